@@ -1,0 +1,136 @@
+"""The errors every component answers with.
+
+    PilotlightError
+    ├── InvalidInput           400   bad tensors, parameters or text
+    ├── Unauthorized           401   no key, or an unknown one
+    ├── Forbidden              403   a key that may not do this
+    ├── ModelNotFound          404   no such model, version or route
+    ├── Conflict               409   a Request-ID reused with another body
+    ├── PayloadTooLarge        413   body, prompt or batch over a limit
+    ├── UnsupportedMediaType   415   a content type that is not spoken here
+    ├── TooManyRequests        429   a quota is spent; carries retry_after_s
+    ├── ClientGone             499   the client hung up; logged only
+    ├── InternalError          500   our bug
+    ├── NotSupported           501   understood, not available on this server
+    ├── Unavailable            503   no capacity, not ready or draining; carries retry_after_s
+    └── DeadlineExceeded       504   the request's time is over
+
+A class knows its HTTP status, its gRPC code (the number of google.rpc.Code) and whether trying again can help. Adapters
+raise these `from` the third-party exception; the server shells translate them and never show a stack trace.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+
+class PilotlightError(Exception):
+    """Base class; `message` is shown to the client, so it says what to do next and carries no secret."""
+
+    http_status: ClassVar[int] = 500
+    grpc_code: ClassVar[int] = 13
+    retryable: ClassVar[bool] = False
+    openai_type: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    @property
+    def retry_after_header(self) -> str | None:
+        """Value of the `Retry-After` header in whole seconds, or None where the class carries no delay."""
+        return None
+
+
+class InvalidInput(PilotlightError):
+    http_status, grpc_code, openai_type = 400, 3, "invalid_request_error"
+
+
+class Unauthorized(PilotlightError):
+    http_status, grpc_code, openai_type = 401, 16, "authentication_error"
+
+
+class Forbidden(PilotlightError):
+    http_status, grpc_code, openai_type = 403, 7, "permission_error"
+
+
+class ModelNotFound(PilotlightError):
+    http_status, grpc_code, openai_type = 404, 5, "not_found_error"
+
+
+class Conflict(PilotlightError):
+    http_status, grpc_code, openai_type = 409, 6, "conflict_error"
+
+
+class PayloadTooLarge(PilotlightError):
+    http_status, grpc_code, openai_type = 413, 11, "invalid_request_error"
+
+
+class UnsupportedMediaType(PilotlightError):
+    http_status, grpc_code, openai_type = 415, 3, "invalid_request_error"
+
+
+class _RetryLater(PilotlightError):
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def retry_after_header(self) -> str:
+        return str(max(1, math.ceil(self.retry_after_s)))
+
+
+class TooManyRequests(_RetryLater):
+    http_status, grpc_code, openai_type = 429, 8, "rate_limit_error"
+
+
+class ClientGone(PilotlightError):
+    http_status, grpc_code, openai_type = 499, 1, "client_closed_request"
+
+
+class InternalError(PilotlightError):
+    pass
+
+
+class NotSupported(PilotlightError):
+    http_status, grpc_code, openai_type = 501, 12, "invalid_request_error"
+
+
+class Unavailable(_RetryLater):
+    http_status, grpc_code, openai_type = 503, 14, "service_unavailable_error"
+
+
+class DeadlineExceeded(PilotlightError):
+    http_status, grpc_code, openai_type, retryable = 504, 4, "timeout_error", True
+
+
+BY_STATUS: dict[int, type[PilotlightError]] = {
+    cls.http_status: cls
+    for cls in (
+        InvalidInput,
+        Unauthorized,
+        Forbidden,
+        ModelNotFound,
+        Conflict,
+        PayloadTooLarge,
+        UnsupportedMediaType,
+        TooManyRequests,
+        ClientGone,
+        InternalError,
+        NotSupported,
+        Unavailable,
+        DeadlineExceeded,
+    )
+}
+
+
+def from_status(status: int, message: str, retry_after_s: float | None = None) -> PilotlightError:
+    """The error an upstream meant by `status`; what has no class of its own becomes 400 (4xx) or 500."""
+    cls = BY_STATUS.get(status) or (InvalidInput if 400 <= status < 500 else InternalError)
+    if issubclass(cls, _RetryLater):
+        return cls(message, retry_after_s=1.0 if retry_after_s is None else retry_after_s)
+    return cls(message)

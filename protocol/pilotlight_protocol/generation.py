@@ -1,0 +1,175 @@
+"""What to generate and what comes back: request parameters, token deltas, and the JSON both travel in.
+
+Responsible for the parameter names, their ranges and the messages that name the one that is wrong. It must not know
+about HTTP, tensors or an engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from pilotlight_protocol.errors import InvalidInput
+
+FinishReason = Literal["stop", "length", "abort"]
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_CHARS = 256
+MAX_STOP_TOKEN_IDS = 128
+MAX_LOGPROBS = 20
+MAX_CHOICES = 128
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+
+_Int32 = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)]
+_StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
+
+
+class GenerationParameters(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """Request-level `parameters` of V2 (design.md §4.1); ranges are vLLM's `SamplingParams`.
+
+    None means: the model's `generation_config.json` decides, then vLLM's default. `max_tokens` None means: up to the
+    context length or the server's limit. `stop` (strings) is honoured by the transformer; a predictor, which sees
+    tokens only, refuses it.
+    """
+
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=INT32_MAX)] | None = None
+    min_tokens: _Int32 = 0
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=-1, le=INT32_MAX)] | None = None
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=-INT64_MAX, le=INT64_MAX)] | None = None
+    stop: Annotated[list[_StopString], msgspec.Meta(max_length=MAX_STOP_STRINGS)] = msgspec.field(default_factory=list)
+    stop_token_ids: Annotated[list[_Int32], msgspec.Meta(max_length=MAX_STOP_TOKEN_IDS)] = msgspec.field(
+        default_factory=list
+    )
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=100)] | None = None
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    prompt_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES)] = 1
+    ignore_eos: bool = False
+    priority: Annotated[int, msgspec.Meta(ge=-INT32_MAX, le=INT32_MAX)] = 0
+    cache_salt: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+
+
+_LIST_FIELDS = frozenset({"stop", "stop_token_ids"})
+_INT_FIELDS = frozenset(
+    name
+    for name in GenerationParameters.__struct_fields__
+    if name
+    in {"max_tokens", "min_tokens", "top_k", "seed", "logprobs", "prompt_logprobs", "n", "priority", "stop_token_ids"}
+)
+
+
+def parse_parameters(raw: Mapping[str, Any] | None) -> GenerationParameters:
+    """Check V2's `parameters` and return them typed.
+
+    A lone `stop` string or stop id becomes a list; a whole-numbered float is taken for an integer field (gRPC and
+    JavaScript clients send them); a JSON-encoded list is taken where gRPC has no list type. An unknown name, a wrong
+    type or a value out of range raises InvalidInput that names the parameter.
+    """
+    if not raw:
+        return _DEFAULTS
+    values: dict[str, Any] = {}
+    for name, given in raw.items():
+        value = given
+        if value is None:
+            continue
+        if name in _LIST_FIELDS:
+            value = _as_list(name, value)
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                raise InvalidInput(f"parameter '{name}' must be a finite number", param=name)
+            if name in _INT_FIELDS and value.is_integer():
+                value = int(value)
+        values[name] = value
+    try:
+        parameters = msgspec.convert(values, GenerationParameters)
+    except msgspec.ValidationError as error:
+        raise _explain(error) from None
+    if parameters.top_k == 0:
+        parameters = msgspec.structs.replace(parameters, top_k=-1)
+    if parameters.max_tokens is not None and parameters.min_tokens > parameters.max_tokens:
+        raise InvalidInput("parameter 'min_tokens' must not be larger than 'max_tokens'", param="min_tokens")
+    if parameters.n > 1 and parameters.temperature is not None and parameters.temperature < 1e-5:
+        raise InvalidInput(
+            "parameter 'n' must be 1 when 'temperature' is 0 (greedy): all choices would be equal", param="n"
+        )
+    return parameters
+
+
+def _as_list(name: str, value: Any) -> Any:
+    if isinstance(value, str) and name == "stop_token_ids":
+        try:
+            value = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            raise InvalidInput(f"parameter '{name}' must be a list of token ids", param=name) from None
+    elif isinstance(value, str) and value.startswith("["):
+        try:
+            decoded = msgspec.json.decode(value, type=list[str])
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            decoded = [value]
+        value = decoded
+    return value if isinstance(value, list) else [value]
+
+
+def _explain(error: msgspec.ValidationError) -> InvalidInput:
+    text = str(error)
+    message, _, path = text.partition(" - at `$.")
+    name = path.rstrip("`").split("[")[0] or None
+    if name is None and "unknown field" in text:
+        name = text.rsplit("`", 2)[-2]
+        known = ", ".join(GenerationParameters.__struct_fields__)
+        return InvalidInput(f"unknown parameter '{name}'; known parameters: {known}", param=name)
+    return InvalidInput(f"parameter '{name}': {message[:1].lower()}{message[1:]}" if name else message, param=name)
+
+
+_DEFAULTS = GenerationParameters()
+
+
+class TokenLogprob(msgspec.Struct, omit_defaults=True):
+    """One token's log-probability (natural log) and the most likely alternatives as [token id, logprob] pairs."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]] = msgspec.field(default_factory=list)
+
+
+class TokenDelta(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """New tokens of one choice of one request, as the engine emits them; the last delta of a choice has a reason.
+
+    `prompt_tokens`, `cached_tokens` and `prompt_logprobs` are on the first delta of choice 0 (else -1, None).
+    """
+
+    index: int
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+    logprobs: list[TokenLogprob] | None = None
+    prompt_tokens: int = -1
+    cached_tokens: int = -1
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+
+
+class TokenEvent(msgspec.Struct, omit_defaults=True):
+    """One server-sent event of the predictor's generate_stream; `error` and `status` end a broken stream."""
+
+    model_name: str = ""
+    model_version: str = ""
+    id: str = ""
+    index: int = 0
+    output_ids: list[int] = msgspec.field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+    logprobs: list[TokenLogprob] | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    error: str | None = None
+    status: int | None = None
