@@ -44,7 +44,7 @@ class EngineInfo(msgspec.Struct, array_like=True):
 
 
 class EngineStats(msgspec.Struct, array_like=True):
-    """A snapshot the engine pushes with its steps. `kv_cache_usage` in [0, 1]; rates are tokens per second, smoothed."""
+    """A snapshot the engine pushes with its steps. `kv_cache_usage` in [0, 1]; the rate is smoothed."""
 
     running: int = 0
     waiting: int = 0
