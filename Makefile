@@ -1,0 +1,54 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo up test check unit integration soak bench bench-overhead bench-endpoints models lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml requirements/cpu.lock
+	@scripts/setup_venv "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+setup: $(READY) ## make the virtual environment (3.4 GB, a few minutes; every other target does it too)
+
+demo: $(READY) ## an endpoint at zero is woken by its first request, streams text to four clients, and goes back to zero
+	@$(BIN)/python scripts/demo.py
+
+up: $(READY) ## run the quickstart on this machine until Ctrl-C
+	@$(BIN)/pilotlight up inferenceservices/quickstart.yaml
+
+test: check unit integration ## everything CI checks: lint, types, import contracts, unit and integration tests
+
+check: $(READY) ## ruff, mypy --strict, import contracts
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check -q . && $(BIN)/mypy && $(BIN)/lint-imports
+
+unit: $(READY) ## unit tests: no sockets, no real time
+	@$(BIN)/python -m pytest tests/unit
+
+integration: $(READY) ## real processes, real vLLM on the CPU
+	@$(BIN)/python -m pytest tests/integration
+
+soak: $(READY) ## ten minutes of mixed traffic over five endpoints with scale to zero and a revision change
+	@$(BIN)/python benchmarks/soak.py
+
+bench: bench-overhead bench-endpoints ## every benchmark
+
+bench-overhead: $(READY) ## vLLM's own server beside predictor and transformer + predictor: tokens/s, TTFT, CPU per token
+	@$(BIN)/python benchmarks/overhead.py
+
+bench-endpoints: $(READY) ## 200 endpoints at zero: time until ready, memory
+	@$(BIN)/python benchmarks/endpoints_at_zero.py
+
+models: $(READY) ## train and quantize the demo model again (about 15 minutes)
+	@$(BIN)/python scripts/make_demo_model.py
+
+lock: ## resolve requirements/cpu.lock again (needs uv)
+	@scripts/lock
+
+clean: ## remove the virtual environment and what tools leave behind
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache benchmarks/out
