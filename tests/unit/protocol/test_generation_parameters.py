@@ -1,0 +1,79 @@
+"""Request parameters: what is taken, what is refused, and that the message names the culprit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.generation import GenerationParameters, parse_parameters
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (None, {}),
+        ({}, {}),
+        ({"max_tokens": 5}, {"max_tokens": 5}),
+        ({"max_tokens": 5.0}, {"max_tokens": 5}),
+        ({"stop": "a"}, {"stop": ["a"]}),
+        ({"stop": '["a","b"]'}, {"stop": ["a", "b"]}),
+        ({"stop": "[not json"}, {"stop": ["[not json"]}),
+        ({"stop_token_ids": "[1,2]"}, {"stop_token_ids": [1, 2]}),
+        ({"stop_token_ids": 7}, {"stop_token_ids": [7]}),
+        ({"top_k": 0}, {"top_k": -1}),
+        ({"temperature": None}, {}),
+        ({"temperature": 1}, {"temperature": 1.0}),
+    ],
+)
+def test_taken(raw: dict[str, Any] | None, expected: dict[str, Any]) -> None:
+    assert parse_parameters(raw) == GenerationParameters(**expected)
+
+
+@pytest.mark.parametrize(
+    ("raw", "param"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 2**40}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": "8"}, "max_tokens"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"temperature": math.inf}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"n": 2, "temperature": 0}, "n"),
+        ({"stop": ""}, "stop"),
+        ({"stop": [1]}, "stop"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"stop_token_ids": "nope"}, "stop_token_ids"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"seed": 2**70}, "seed"),
+        ({"temprature": 1}, "temprature"),
+    ],
+)
+def test_refused_by_name(raw: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_parameters(raw)
+    assert caught.value.param == param
+    assert param in caught.value.message
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(GenerationParameters.__struct_fields__),
+        st.from_type(object) | st.integers() | st.floats() | st.text() | st.lists(st.integers()),
+    )
+)
+def test_anything_is_either_taken_or_invalid_input(raw: dict[str, Any]) -> None:
+    try:
+        parse_parameters(raw)
+    except InvalidInput as error:
+        assert error.message
