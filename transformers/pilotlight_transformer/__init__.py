@@ -1,1 +1,1 @@
-"""Pilotlight."""
+"""The transformer: text in, text out, tokens to and from the predictor."""
