@@ -31,7 +31,7 @@ unit: $(READY) ## unit tests: no sockets, no real time
 	@$(BIN)/python -m pytest tests/unit
 
 integration: $(READY) ## real processes, real vLLM on the CPU
-	@$(BIN)/python -m pytest tests/integration
+	@$(BIN)/python -m pytest tests/integration tests/cluster
 
 soak: $(READY) ## ten minutes of mixed traffic over five endpoints with scale to zero and a revision change
 	@$(BIN)/python benchmarks/soak.py
