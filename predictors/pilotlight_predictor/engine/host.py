@@ -1,0 +1,149 @@
+"""The engine host: one process that owns one vLLM engine and serves one front over one inherited socket.
+
+Two threads. The main thread boots and steps the engine and writes the frames; the socket thread reads frames, answers
+`Metrics`, sends what a slow front left over, and ends the process when the front is gone. A failure in the engine ends
+the process with its reason as the last frame: there is no half-alive engine. Signals are the front's business.
+
+    python -m pilotlight_predictor.engine.host SOCKET_FD
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+from pilotlight_protocol.errors import PilotlightError
+
+from pilotlight_predictor.engine.contract import EngineStats
+from pilotlight_predictor.engine.errors import EngineMisconfigured
+from pilotlight_predictor.engine.frames import (
+    Abort,
+    Check,
+    Checked,
+    Configure,
+    Failed,
+    Generate,
+    Progress,
+    Ready,
+    Refused,
+    Shutdown,
+    Step,
+    encode,
+)
+from pilotlight_predictor.engine.host_socket import HostSocket
+from pilotlight_predictor.engine.outbox import FrontStalled
+from pilotlight_predictor.engine.process_group import die_with_parent, kill_own_group
+
+if TYPE_CHECKING:
+    from pilotlight_predictor.engine.vllm_engine import VllmEngine
+
+_LAST_FRAME_DEADLINE_S = 2.0
+
+
+class BootClock:
+    """Names the boot phase that runs and keeps how long each one took."""
+
+    def __init__(self, link: HostSocket) -> None:
+        self.phases_s: dict[str, float] = {}
+        self._link = link
+        self._phase: str | None = None
+        self._since_s = time.monotonic()
+
+    def enter(self, phase: str) -> None:
+        now_s = time.monotonic()
+        if self._phase is not None:
+            self.phases_s[self._phase] = round(self.phases_s.get(self._phase, 0.0) + now_s - self._since_s, 3)
+        self._phase, self._since_s = phase, now_s
+        self._link.outbox.send(encode(Progress(phase)))
+
+
+def boot(link: HostSocket, config: Configure) -> VllmEngine:
+    """Import vLLM and build the engine; the last phase generates a token, so `Ready` means that it can."""
+    clock = BootClock(link)
+    clock.enter("import")
+    from pilotlight_predictor.engine import vllm_arguments, vllm_engine
+
+    engine_args = vllm_arguments.build(
+        {"model": config.model_dir, "tokenizer": config.model_dir, "served_model_name": config.model_name},
+        config.arguments,
+    )
+    engine = vllm_engine.VllmEngine(engine_args, config.loras, clock.enter)
+    link.on_metrics = vllm_engine.exposition
+    link.outbox.send(encode(Ready(engine.describe(clock.phases_s), engine.stats())))
+    return engine
+
+
+def serve(link: HostSocket, engine: VllmEngine) -> None:
+    """Step while there is work, sleep while there is none; returns on Shutdown."""
+    sent_stats = EngineStats()
+    while True:
+        for frame in link.inbox.take(wait=not engine.has_work()):
+            match frame:
+                case Generate(stream, request):
+                    try:
+                        engine.add(stream, request)
+                    except PilotlightError as error:
+                        link.outbox.send(encode(Refused(stream, error.http_status, error.message)))
+                case Abort(stream):
+                    engine.abort(stream)
+                case Check(call):
+                    link.outbox.send(encode(Checked(call)))
+                case Shutdown():
+                    return
+        if not engine.has_work():
+            continue
+        deltas, failures = engine.step()
+        stats = engine.stats()
+        if deltas or stats != sent_stats:
+            link.outbox.send(encode(Step(deltas, stats)))
+            sent_stats = stats
+        for stream, failure in failures:
+            engine.abort(stream)
+            link.outbox.send(encode(Refused(stream, failure.http_status, failure.message)))
+
+
+def main(argv: list[str]) -> NoReturn:
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
+    die_with_parent()
+    link = HostSocket(socket.socket(fileno=int(argv[1])), on_front_gone=kill_own_group)
+    threading.Thread(target=link.run, name="socket", daemon=True).start()
+    exit_code = 0
+    try:
+        (config,) = link.inbox.take(wait=True)
+        if not isinstance(config, Configure):
+            raise TypeError(f"the front opened with {type(config).__name__} instead of Configure")
+        engine = boot(link, config)
+        serve(link, engine)
+        engine.close()
+    except (FrontStalled, BrokenPipeError, ConnectionResetError) as error:
+        sys.stderr.write(f"engine host ends: {error}\n")
+        exit_code = 1
+    except BaseException as error:
+        traceback.print_exc()
+        _say_last_words(link, error)
+        exit_code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    link.outbox.drain(_LAST_FRAME_DEADLINE_S)
+    # Not sys.exit: nothing that vLLM or torch left behind may keep a failed engine alive.
+    os._exit(exit_code)
+
+
+def _say_last_words(link: HostSocket, error: BaseException) -> None:
+    misconfigured = isinstance(error, EngineMisconfigured)
+    reason = error.message if isinstance(error, EngineMisconfigured) else f"{type(error).__name__}: {error}"
+    try:
+        link.outbox.send(encode(Failed(reason, misconfigured)))
+    except (OSError, FrontStalled):
+        sys.stderr.write("engine host: the front did not hear why\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv)

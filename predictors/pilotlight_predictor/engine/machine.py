@@ -1,0 +1,56 @@
+"""Reads what this process may use of its machine: CPUs, memory, and the libraries vLLM's CPU backend preloads."""
+
+from __future__ import annotations
+
+import math
+import os
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from pilotlight_predictor.engine.environment import MachineLimits
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def limits(cgroup: Path = _CGROUP) -> MachineLimits:
+    """Affinity and cgroup v2 quota (cpu.max), RAM and cgroup v2 limit (memory.max), whichever is less."""
+    cpus = len(os.sched_getaffinity(0))
+    quota, _, period = _read(cgroup / "cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        cpus = min(cpus, max(1, math.ceil(int(quota) / int(period))))
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _read(cgroup / "memory.max").strip()
+    if limit.isdigit():
+        memory_bytes = min(memory_bytes, int(limit))
+    return MachineLimits(cpus, memory_bytes)
+
+
+def cpu_preload() -> tuple[Path, ...]:
+    """vLLM's bundled tcmalloc and PyTorch's OpenMP, as vLLM's CPU platform preloads them for its own children.
+
+    Found without importing either: their import is what the front must never pay.
+    """
+    found: list[Path] = []
+    for package, patterns in (
+        ("vllm", ("libs/libtcmalloc_minimal*.so*", "libs/libtcmalloc.so*")),
+        ("torch", ("../torch.libs/libgomp*.so*", "lib/libgomp*.so*")),
+    ):
+        root = _package_dir(package)
+        matches = [path for pattern in patterns for path in sorted(root.glob(pattern))] if root else []
+        found += matches[:1]
+    return tuple(found)
+
+
+def _package_dir(name: str) -> Path | None:
+    # Not importlib.util.find_spec: it answers None for a name that the front has blocked in sys.modules.
+    spec = PathFinder.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
