@@ -1,0 +1,116 @@
+"""Time windows of the autoscaler: the averaged metric window, the maximum window of scale-down delay, and the meter
+that turns request arrivals and ends into one value per second.
+
+Pure: every function takes the time. Times are seconds of one monotonic clock, buckets are whole seconds of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+BUCKET_S = 1.0
+_ROUND_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class MetricWindow:
+    """A sliding window of one-second buckets (Knative's TimedFloat64Buckets), newest last, gaps counting as zero.
+
+    `first` and `last` are the buckets of the first and the last write since the window was last wholly empty.
+    """
+
+    size: int
+    buckets: tuple[tuple[int, float], ...] = ()
+    first: int = 0
+    last: int = 0
+
+    def record(self, now_s: float, value: float) -> MetricWindow:
+        """Add `value` to the bucket of `now_s`. Late writes within the window count, older ones are dropped."""
+        bucket = math.floor(now_s / BUCKET_S)
+        if not self.buckets or bucket - self.last >= self.size:
+            return replace(self, buckets=((bucket, value),), first=bucket, last=bucket)
+        if bucket <= self.last - self.size:
+            return self
+        last = max(self.last, bucket)
+        merged = {index: total for index, total in self.buckets if index > last - self.size}
+        merged[bucket] = merged.get(bucket, 0.0) + value
+        return replace(self, buckets=tuple(sorted(merged.items())), first=min(self.first, bucket), last=last)
+
+    def is_empty(self, now_s: float) -> bool:
+        """True when nothing was written during the window, so that there is nothing to decide on."""
+        return not self.buckets or math.floor(now_s / BUCKET_S) - self.last > self.size
+
+    def average(self, now_s: float) -> float:
+        """Mean over the part of the window that has filled: seconds since the first write, at most the window."""
+        now = math.floor(now_s / BUCKET_S)
+        silent = max(0, now - self.last)
+        if not self.buckets or silent >= self.size:
+            return 0.0
+        oldest = max(now, self.last) - self.size
+        total = sum(value for index, value in self.buckets if index > oldest)
+        filled = min(self.last - self.first + 1, self.size - silent)
+        return round(total / filled, _ROUND_DIGITS)
+
+
+@dataclass(frozen=True, slots=True)
+class MaxWindow:
+    """The largest value of the last `size` ticks (Knative's max.TimeWindow), for `scale-down-delay`."""
+
+    size: int
+    granularity_s: float
+    entries: tuple[tuple[int, int], ...] = ()
+
+    def record(self, now_s: float, value: int) -> MaxWindow:
+        index = math.floor(now_s / self.granularity_s)
+        # A smaller, older value can never be the maximum again.
+        kept = [entry for entry in self.entries if entry[1] > value and index - entry[0] < self.size]
+        if any(entry[0] >= index for entry in kept):
+            return replace(self, entries=tuple(kept))
+        return replace(self, entries=(*kept, (index, value)))
+
+    @property
+    def current(self) -> int:
+        return self.entries[0][1] if self.entries else 0
+
+
+def max_window(delay_s: float, tick_s: float) -> MaxWindow:
+    """The window that holds a scale-down back for `delay_s` with decisions every `tick_s`."""
+    return MaxWindow(size=max(1, math.ceil(delay_s / tick_s)), granularity_s=tick_s)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMeter:
+    """Time-weighted concurrency and request rate of one revision since the last report (Knative's RequestStats)."""
+
+    since_s: float
+    changed_s: float
+    concurrency: int = 0
+    weighted: float = 0.0
+    requests: int = 0
+
+    def arrived(self, now_s: float) -> RequestMeter:
+        meter = self._advanced(now_s)
+        return replace(meter, concurrency=meter.concurrency + 1, requests=meter.requests + 1)
+
+    def finished(self, now_s: float) -> RequestMeter:
+        meter = self._advanced(now_s)
+        return replace(meter, concurrency=max(0, meter.concurrency - 1))
+
+    def report(self, now_s: float) -> tuple[float, float, RequestMeter]:
+        """(average concurrency, requests per second, meter for the next period)."""
+        meter = self._advanced(now_s)
+        period_s = now_s - meter.since_s
+        fresh = RequestMeter(since_s=now_s, changed_s=now_s, concurrency=meter.concurrency)
+        if period_s <= 0:
+            return float(meter.concurrency), 0.0, replace(fresh, requests=meter.requests)
+        return meter.weighted / period_s, meter.requests / period_s, fresh
+
+    def _advanced(self, now_s: float) -> RequestMeter:
+        elapsed_s = max(0.0, now_s - self.changed_s)
+        return replace(self, changed_s=now_s, weighted=self.weighted + self.concurrency * elapsed_s)
+
+
+def request_meter(now_s: float) -> RequestMeter:
+    """A meter that starts counting now."""
+    return RequestMeter(since_s=now_s, changed_s=now_s)
