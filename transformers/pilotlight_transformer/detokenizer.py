@@ -1,8 +1,8 @@
 """Incremental detokenization: token ids to text, as they come.
 
-Responsible for text that never holds half a UTF-8 character and whose pieces concatenate to exactly what the `tokenizers`
-library decodes for all ids at once, special tokens skipped. No I/O is done here. This is the hottest path of the
-component: a token costs one table look-up and its share of a join.
+Responsible for text that never holds half a UTF-8 character and whose pieces concatenate to exactly what `tokenizers`
+decodes for all ids at once, special tokens skipped. No I/O is done here. This is the hottest path of the component: a
+token costs one table look-up and its share of a join.
 
     decoder in tokenizer.json                     vocabulary              a token in the table is
     ByteLevel                                     ByteLevelVocabulary     its bytes
@@ -218,7 +218,7 @@ class ByteFallbackDetokenizer:
                 parts.append(piece)
             elif piece:
                 self._run += piece  # type: ignore[arg-type]  # bytes: it is neither str nor None
-        return self._stripped("".join(parts))  # type: ignore[arg-type]
+        return self._stripped("".join(parts))
 
     def finish(self) -> str:
         return self._stripped(self._end_run())

@@ -1,8 +1,8 @@
 """Stop strings across chunk borders.
 
-Responsible for finding the first stop string in text that arrives in pieces, and for holding back no more of it than the
-longest suffix that could still become one. Pure. The outcome never depends on how the text was cut: the match that is
-complete first wins (vLLM, which looks after each token, does the same), and of two that end together the longer one.
+Responsible for finding the first stop string in text that arrives in pieces, and for holding back no more of it than
+the longest suffix that could still become one. Pure. The outcome never depends on how the text was cut: the match that
+is complete first wins (vLLM, which looks after each token, does the same), and of two that end together the longer one.
 """
 
 from __future__ import annotations
