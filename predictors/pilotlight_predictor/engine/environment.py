@@ -9,33 +9,20 @@ be writable.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-
-_GIB = 2**30
-_MOST_KV_GIB = 4
-_BASE_RSS_BYTES = int(1.5 * _GIB)  # vLLM + torch on the CPU after boot, without weights
-
-
-@dataclass(frozen=True)
-class MachineLimits:
-    """`cpus`: what this process may run on (affinity, cgroup quota). `memory_bytes`: RAM or the cgroup's limit."""
-
-    cpus: int
-    memory_bytes: int
 
 
 def engine_environment(
     parent: Mapping[str, str],
     work_dir: Path,
     *,
-    on_cpu: bool,
-    limits: MachineLimits,
-    weights_bytes: int,
+    cpus: int | None = None,
     preload: tuple[Path, ...] = (),
-    offline: bool = True,
 ) -> dict[str, str]:
-    """`preload`: libraries vLLM's CPU backend wants in LD_PRELOAD (its allocator, PyTorch's OpenMP)."""
+    """`cpus`: OpenMP threads of a CPU engine, None on a GPU. `preload`: what vLLM's CPU backend wants in LD_PRELOAD.
+
+    The model is a local directory by now, so the hub is never asked.
+    """
     cache = work_dir / "cache"
     paths = {
         "HOME": work_dir,
@@ -58,25 +45,17 @@ def engine_environment(
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if offline:
-        defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    if on_cpu:
-        defaults |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(cpu_kv_cache_gib(limits.memory_bytes, weights_bytes)),
-            "OMP_NUM_THREADS": str(limits.cpus),
-        }
-    forced = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "PYTHONUNBUFFERED": "1"}
+    if cpus is not None:
+        # OpenMP would take every core of the node, whatever share of it the container has.
+        defaults["OMP_NUM_THREADS"] = str(cpus)
+    forced = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
     environment = defaults | dict(parent) | {name: str(path) for name, path in paths.items()} | forced
     if preload:
         names = [str(path) for path in preload]
         environment["LD_PRELOAD"] = ":".join([*names, *filter(None, [parent.get("LD_PRELOAD", "")])])
     return environment
-
-
-def cpu_kv_cache_gib(memory_bytes: int, weights_bytes: int) -> int:
-    """VLLM_CPU_KVCACHE_SPACE when nobody set it: half of what weights and process leave, 1 to 4 GiB, whole GiB.
-
-    vLLM's own default takes 92 % of the machine, which is wrong wherever more than one engine runs.
-    """
-    left_bytes = memory_bytes - weights_bytes - _BASE_RSS_BYTES
-    return max(1, min(_MOST_KV_GIB, left_bytes // (2 * _GIB)))

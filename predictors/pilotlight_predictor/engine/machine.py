@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from pilotlight_predictor.engine.environment import MachineLimits
-
 _CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class MachineLimits:
+    """`cpus`: what this process may run on (affinity, cgroup quota). `memory_bytes`: RAM or the cgroup's limit."""
+
+    cpus: int
+    memory_bytes: int
 
 
 def limits(cgroup: Path = _CGROUP) -> MachineLimits:

@@ -1,0 +1,74 @@
+"""Puts a child engine provider together from what the predictor's command line says. The one call for `__main__`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pilotlight_predictor import engine_args, model_source
+from pilotlight_predictor.engine import device_facts, kv_cache, machine
+from pilotlight_predictor.engine.child import ChildEngineProvider, ChildSettings
+from pilotlight_predictor.engine.environment import engine_environment
+from pilotlight_predictor.engine.errors import EngineMisconfigured
+from pilotlight_predictor.engine.frames import Configure
+from pilotlight_predictor.engine.lora import max_lora_rank
+from pilotlight_predictor.engine.work_dir import open_work_dir
+from pilotlight_predictor.quantization import QuantizationRefused, Requested, checkpoint_facts, choose
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """`engine_args`: of engine_args.parse_engine_args. `loras`: (name, directory). `work_dir`: None to choose one."""
+
+    model_dir: Path
+    model_name: str
+    quantization: Requested = "auto"
+    engine_args: Mapping[str, str] = field(default_factory=dict)
+    loras: tuple[tuple[str, str], ...] = ()
+    work_dir: str | None = None
+    startup_deadline_s: float = 600.0
+    shutdown_grace_s: float = 10.0
+
+
+def child_provider(settings: EngineSettings, environment: Mapping[str, str]) -> ChildEngineProvider:
+    """Decide everything that can be decided before an engine starts.
+
+    Raises EngineMisconfigured (with what to use instead) for a model that this device cannot serve as asked.
+    """
+    config = model_source.read_config(settings.model_dir)
+    device = device_facts.read(environment)
+    choice = choose(settings.quantization, checkpoint_facts(config), device)
+    if isinstance(choice, QuantizationRefused):
+        raise EngineMisconfigured(f"{choice.reason}; {choice.use_instead}")
+    limits = machine.limits()
+    on_cpu = device.kind == "cpu"
+    chosen: dict[str, str | None] = {"quantization": choice.vllm_method, "dtype": choice.dtype}
+    if on_cpu and "VLLM_CPU_KVCACHE_SPACE" not in environment:
+        length = settings.engine_args.get("max_model_len", "")
+        weights_bytes = model_source.weights_bytes(settings.model_dir)
+        size = kv_cache.cpu_kv_cache_bytes(
+            config, int(length) if length.isdigit() else None, limits.memory_bytes, weights_bytes
+        )
+        chosen["kv_cache_memory_bytes"] = str(size)
+    if settings.loras:
+        chosen |= {"enable_lora": "true", "max_lora_rank": str(max_lora_rank(settings.loras))}
+    configure = Configure(
+        str(settings.model_dir),
+        settings.model_name,
+        list(engine_args.with_defaults(settings.engine_args, chosen).items()),
+        list(settings.loras),
+    )
+    return ChildEngineProvider(
+        ChildSettings(
+            configure,
+            engine_environment(
+                environment,
+                open_work_dir(settings.work_dir, environment),
+                cpus=limits.cpus if on_cpu else None,
+                preload=machine.cpu_preload() if on_cpu else (),
+            ),
+            settings.startup_deadline_s,
+            settings.shutdown_grace_s,
+        )
+    )

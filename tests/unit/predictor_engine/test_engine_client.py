@@ -1,0 +1,171 @@
+"""The client against frames we make ourselves: no socket, no process."""
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from pilotlight_predictor.engine.client import EngineClient
+from pilotlight_predictor.engine.contract import EngineInfo, EngineStats, GenerateRequest
+from pilotlight_predictor.engine.frames import (
+    Abort,
+    Check,
+    Checked,
+    Failed,
+    FrameSplitter,
+    FrontFrame,
+    Generate,
+    HostFrame,
+    Metrics,
+    MetricsText,
+    Progress,
+    Ready,
+    Refused,
+    Step,
+    encode,
+)
+from pilotlight_protocol.errors import InvalidInput, Unavailable
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+
+INFO = EngineInfo(128, 512, [2], 16, 8, "bfloat16", "awq", "cpu", "0", [], {"load": 1.0})
+
+
+class FakeTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[FrontFrame] = []
+        self.aborted = False
+        self._splitter = FrameSplitter()
+
+    def write(self, data: Any) -> None:
+        self.sent += [msgspec.msgpack.decode(body, type=FrontFrame) for body in self._splitter.feed(bytes(data))]
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def connect(phases: list[str] | None = None) -> tuple[EngineClient, FakeTransport]:
+    client = EngineClient((phases if phases is not None else []).append, call_deadline_s=0.01)
+    transport = FakeTransport()
+    client.connection_made(transport)
+    return client, transport
+
+
+def say(client: EngineClient, *frames: HostFrame) -> None:
+    client.data_received(b"".join(bytes(encode(frame)) for frame in frames))
+
+
+def request(n: int = 1) -> GenerateRequest:
+    return GenerateRequest("r", [1], GenerationParameters(n=n))
+
+
+async def test_boot_is_heard_phase_by_phase() -> None:
+    phases: list[str] = []
+    client, _ = connect(phases)
+    say(client, Progress("import"), Progress("load"), Ready(INFO, EngineStats()))
+    assert phases == ["import", "load"]
+    assert client.ready.done()
+    assert client.info == INFO
+
+
+async def test_tokens_reach_their_request_and_stats_are_kept() -> None:
+    client, transport = connect()
+    stream = client.generate(request())
+    first = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    (sent,) = transport.sent
+    assert isinstance(sent, Generate)
+    say(client, Step([(sent.stream, TokenDelta(0, [7])), (999, TokenDelta(0, [8]))], EngineStats(1, 2, 0.5, 9.0)))
+    assert [delta.token_ids for delta in await first] == [[7]]
+    say(client, Step([(sent.stream, TokenDelta(0, [9], "stop"))], EngineStats()))
+    assert [delta.token_ids async for deltas in stream for delta in deltas] == [[9]]
+    assert transport.sent == [sent]
+    assert client.stats == EngineStats()
+
+
+async def test_closing_a_request_early_aborts_it() -> None:
+    client, transport = connect()
+    async with contextlib.aclosing(client.generate(request())) as stream:
+        first = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        number = transport.sent[0].stream  # type: ignore[union-attr]
+        say(client, Step([(number, TokenDelta(0, [7]))], EngineStats()))
+        await first
+    assert transport.sent[-1] == Abort(number)
+
+
+async def test_a_cancelled_reader_aborts_its_request() -> None:
+    client, transport = connect()
+    task = asyncio.ensure_future(anext(client.generate(request())))
+    await asyncio.sleep(0)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert isinstance(transport.sent[-1], Abort)
+
+
+async def test_a_refused_request_fails_alone() -> None:
+    client, transport = connect()
+    bad = asyncio.ensure_future(anext(client.generate(request())))
+    good = asyncio.ensure_future(anext(client.generate(request())))
+    await asyncio.sleep(0)
+    first, second = (frame.stream for frame in transport.sent if isinstance(frame, Generate))
+    say(client, Refused(first, 400, "too long"), Step([(second, TokenDelta(0, [1]))], EngineStats()))
+    with pytest.raises(InvalidInput, match="too long"):
+        await bad
+    assert (await good)[0].token_ids == [1]
+    assert not any(frame == Abort(first) for frame in transport.sent)
+
+
+async def test_calls_are_answered_by_number() -> None:
+    client, transport = connect()
+    metrics, check = asyncio.ensure_future(client.metrics()), asyncio.ensure_future(client.check())
+    await asyncio.sleep(0)
+    numbers = {type(frame): frame.call for frame in transport.sent if isinstance(frame, Metrics | Check)}
+    say(client, Checked(numbers[Check]), MetricsText(numbers[Metrics], b"vllm:x 1"))
+    assert await metrics == b"vllm:x 1"
+    await check
+
+
+async def test_an_engine_that_does_not_answer_is_unavailable() -> None:
+    client, _ = connect()
+    with pytest.raises(Unavailable, match="did not answer"):
+        await client.check()
+
+
+async def test_losing_the_engine_fails_everything_with_the_reason() -> None:
+    client, transport = connect()
+    reader = asyncio.ensure_future(anext(client.generate(request())))
+    check = asyncio.ensure_future(client.check())
+    await asyncio.sleep(0)
+    say(client, Failed("boom"))
+    client.lose("the engine failed: boom")
+    for waiting in (reader, check):
+        with pytest.raises(Unavailable, match="boom"):
+            await waiting
+    assert client.lost.result() == "the engine failed: boom"
+    assert transport.aborted
+    with pytest.raises(Unavailable, match="boom"):
+        await anext(client.generate(request()))
+
+
+async def test_a_step_of_32_deltas_costs_well_under_a_millisecond() -> None:
+    client, transport = connect()
+    streams = [client.generate(request()) for _ in range(32)]
+    waiting = [asyncio.ensure_future(anext(stream)) for stream in streams]
+    await asyncio.sleep(0)
+    numbers = [frame.stream for frame in transport.sent if isinstance(frame, Generate)]
+    frame = bytes(encode(Step([(number, TokenDelta(0, [1])) for number in numbers], EngineStats(32))))
+    rounds = 200
+    began_s = time.process_time()
+    for _ in range(rounds):
+        client.data_received(frame)
+    assert (time.process_time() - began_s) / rounds < 0.001
+    await asyncio.gather(*waiting)
+    for stream in streams:
+        await stream.aclose()

@@ -1,0 +1,75 @@
+import msgspec
+import pytest
+from pilotlight_predictor.engine.contract import EngineStats, GenerateRequest
+from pilotlight_predictor.engine.frames import (
+    MAX_FRAME_BYTES,
+    Abort,
+    Check,
+    Checked,
+    Configure,
+    Failed,
+    FrameSplitter,
+    FrontFrame,
+    Generate,
+    HostFrame,
+    Metrics,
+    MetricsText,
+    Progress,
+    Refused,
+    Shutdown,
+    Step,
+    encode,
+)
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta, TokenLogprob
+
+REQUEST = GenerateRequest("r", [1, 2], GenerationParameters(max_tokens=3, temperature=0.5, seed=7), lora="a")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Configure("/m", "demo", [("dtype", "auto")], [("a", "/a")]),
+        Generate(1, REQUEST),
+        Abort(1),
+        Metrics(2),
+        Check(3),
+        Shutdown(),
+    ],
+)
+def test_front_frames_survive_the_wire(frame: FrontFrame) -> None:
+    (body,) = FrameSplitter().feed(bytes(encode(frame)))
+    assert msgspec.msgpack.decode(body, type=FrontFrame) == frame
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Progress("load"),
+        Step(
+            [(4, TokenDelta(0, [1, 2], "stop", 2, [TokenLogprob(1, -0.5, [(1, -0.5)])], 5, 1))], EngineStats(1, 2, 0.5)
+        ),
+        Refused(1, 400, "no"),
+        MetricsText(2, b"vllm:x 1"),
+        Checked(3),
+        Failed("out of memory", True),
+    ],
+)
+def test_host_frames_survive_the_wire(frame: HostFrame) -> None:
+    (body,) = FrameSplitter().feed(bytes(encode(frame)))
+    assert msgspec.msgpack.decode(body, type=HostFrame) == frame
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 7, 100])
+def test_frames_come_out_whole_however_the_bytes_are_cut(cut: int) -> None:
+    frames: list[HostFrame] = [Progress("a"), Refused(1, 400, "x" * 50), Checked(9)]
+    data = b"".join(bytes(encode(frame)) for frame in frames)
+    splitter = FrameSplitter()
+    decoded: list[HostFrame] = []
+    for start in range(0, len(data), cut):
+        decoded += [msgspec.msgpack.decode(body, type=HostFrame) for body in splitter.feed(data[start : start + cut])]
+    assert decoded == frames
+
+
+def test_a_frame_over_the_limit_is_refused_before_it_is_read() -> None:
+    with pytest.raises(ValueError, match="over the limit"):
+        list(FrameSplitter().feed((MAX_FRAME_BYTES + 1).to_bytes(4, "little")))

@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import pytest
+from pilotlight_predictor import model_source
+from pilotlight_predictor.engine.eos import tokenizer_eos_id
+from pilotlight_predictor.engine.lora import max_lora_rank
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound, NotSupported
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    directory = tmp_path / "a model"
+    directory.mkdir()
+    (directory / "config.json").write_text("{}")
+    (directory / "model.safetensors").write_bytes(b"12345")
+    return directory
+
+
+def test_directories_and_file_uris(checkpoint: Path) -> None:
+    assert model_source.resolve(str(checkpoint)) == checkpoint
+    assert model_source.resolve(f"file://{str(checkpoint).replace(' ', '%20')}") == checkpoint
+    assert model_source.weights_bytes(checkpoint) == 5
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "message"),
+    [
+        ("/no/such/dir", ModelNotFound, "check --model_dir"),
+        ("file:///no/such/dir", ModelNotFound, "no model directory"),
+        ("bundled://nothing-like-it", ModelNotFound, "no model directory"),
+        ("s3://bucket/model", NotSupported, "s3://"),
+        ("hf://just-a-name", InvalidInput, "hf://organisation/name"),
+        ("hf://a/b@c d", InvalidInput, "hf://organisation/name"),
+    ],
+)
+def test_what_cannot_be_resolved_says_why(uri: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        model_source.resolve(uri)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt"])
+def test_pickle_weights_are_refused(checkpoint: Path, name: str) -> None:
+    (checkpoint / "model.safetensors").rename(checkpoint / name)
+    with pytest.raises(InvalidInput, match="convert them to safetensors"):
+        model_source.resolve(str(checkpoint))
+
+
+def test_safetensors_beside_pickles_are_fine(checkpoint: Path) -> None:
+    (checkpoint / "pytorch_model.bin").write_bytes(b"")
+    assert model_source.resolve(str(checkpoint)) == checkpoint
+
+
+def test_directories_that_are_no_checkpoint(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(InvalidInput, match=r"no .*safetensors"):
+        model_source.resolve(str(checkpoint))
+    (checkpoint / "config.json").unlink()
+    with pytest.raises(InvalidInput, match=r"config\.json"):
+        model_source.resolve(str(checkpoint))
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_broken_config_is_refused(checkpoint: Path, text: str) -> None:
+    (checkpoint / "config.json").write_text(text)
+    with pytest.raises(InvalidInput, match=r"config\.json"):
+        model_source.read_config(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "expected"),
+    [
+        (None, None, None),
+        ({}, None, None),
+        ({"eos_token": "</s>", "added_tokens_decoder": {"2": {"content": "</s>"}}}, None, 2),
+        ({"eos_token": {"content": "<|im_end|>"}}, {"added_tokens": [{"id": 7, "content": "<|im_end|>"}]}, 7),
+        ({"eos_token": "</s>"}, {"added_tokens": [], "model": {"vocab": {"</s>": 3}}}, 3),
+        ({"eos_token": "</s>"}, {"added_tokens": [], "model": {"vocab": [["</s>", 0.0]]}}, None),
+        ({"eos_token": None}, None, None),
+    ],
+)
+def test_eos_of_the_tokenizer(
+    tmp_path: Path, config: dict[str, object] | None, tokenizer: dict[str, object] | None, expected: int | None
+) -> None:
+    for name, content in (("tokenizer_config.json", config), ("tokenizer.json", tokenizer)):
+        if content is not None:
+            (tmp_path / name).write_text(json.dumps(content))
+    assert tokenizer_eos_id(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("ranks", "expected"), [([4], 8), ([8, 12], 16), ([64], 64), ([300], 320)])
+def test_lora_rank_is_rounded_up_to_what_vllm_offers(tmp_path: Path, ranks: list[int], expected: int) -> None:
+    loras = []
+    for number, rank in enumerate(ranks):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        (directory / "adapter_config.json").write_text(json.dumps({"r": rank}))
+        (directory / "adapter_model.safetensors").write_bytes(b"")
+        loras.append((f"a{number}", str(directory)))
+    assert max_lora_rank(loras) == expected
+
+
+def test_a_lora_without_safetensors_or_rank_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"'x'.*no safetensors"):
+        max_lora_rank([("x", str(tmp_path))])
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(InvalidInput, match=r"'x'.*no rank"):
+        max_lora_rank([("x", str(tmp_path))])
