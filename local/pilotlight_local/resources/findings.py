@@ -1,0 +1,54 @@
+"""What is wrong, unknown or not honoured in the applied files, each by file, document, object and JSON path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Severity = Literal["error", "unsupported", "unknown", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One remark. `error`: the object is not applied. `unsupported`: valid on a cluster, not honoured here.
+
+    `unknown`: no such field (kubectl's strict validation refuses it). `warning`: applied, but worth a look.
+    """
+
+    severity: Severity
+    source: str  # file name and index of the document in it, as "quickstart.yaml[0]"
+    object: str  # "InferenceService default/demo"
+    path: str  # "spec.predictor.nodeSelector"
+    reason: str
+
+    def __str__(self) -> str:
+        where = ": ".join(part for part in (self.source, self.object, self.path) if part)
+        return f"{self.severity}: {where}: {self.reason}"
+
+
+@dataclass(slots=True)
+class Report:
+    """Collects the findings of one object while it is read."""
+
+    source: str
+    object: str
+    findings: list[Finding] = field(default_factory=list)
+
+    def error(self, path: str, reason: str) -> None:
+        self._add("error", path, reason)
+
+    def unsupported(self, path: str, reason: str) -> None:
+        self._add("unsupported", path, reason)
+
+    def unknown(self, path: str) -> None:
+        self._add("unknown", path, "unknown field; check the spelling and the indentation")
+
+    def warning(self, path: str, reason: str) -> None:
+        self._add("warning", path, reason)
+
+    @property
+    def failed(self) -> bool:
+        return any(finding.severity == "error" for finding in self.findings)
+
+    def _add(self, severity: Severity, path: str, reason: str) -> None:
+        self.findings.append(Finding(severity, self.source, self.object, path, reason))
