@@ -1,0 +1,309 @@
+"""The gRPC side: KServe's inference service with Triton's ModelStreamInfer and RepositoryIndex, and grpc.health.v1.
+
+All methods stand in one generic handler on KServe's messages. Errors become status codes with the message as details
+and `retry-after` in the trailing metadata. A client that cancels cancels the handler's task (grpc.aio does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+from pilotlight_protocol.errors import ModelNotFound, PilotlightError
+from pilotlight_protocol.v2 import InferRequest, InferResponse
+
+from pilotlight_serving.data_plane import DataPlane
+from pilotlight_serving.error_bodies import bug
+from pilotlight_serving.gate import Gate
+from pilotlight_serving.grpc_messages import (
+    ModelStreamInferResponse,
+    RepositoryIndexRequest,
+    RepositoryIndexResponse,
+    request_from,
+    response_to,
+    set_parameter,
+)
+from pilotlight_serving.handlers import RequestContext
+from pilotlight_serving.http_app import server_timing_header
+from pilotlight_serving.kserve_sdk import predict_v2 as pb
+from pilotlight_serving.request_identity import request_id
+from pilotlight_serving.settings import ServerSettings
+from pilotlight_serving.shell_metrics import IN_FLIGHT, PHASE, REQUESTS, predict_observer
+
+SERVICE = "inference.GRPCInferenceService"
+HEALTH_SERVICE = "grpc.health.v1.Health"
+_STREAMED_AT_ONCE = 64
+_HEALTH_POLL_S = 0.25
+# What protobuf and gRPC framing may add to a body at the limit.
+_FRAMING_BYTES = 64 * 1024
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+_log = logging.getLogger("pilotlight.grpc")
+
+Unary = Callable[[Any, Any], Awaitable[Any]]
+
+
+def grpc_server(plane: DataPlane, gate: Gate, settings: ServerSettings) -> Any:
+    """A grpc.aio server with all services, not yet bound."""
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", settings.max_body_bytes + _FRAMING_BYTES),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", settings.max_concurrent_requests),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ]
+    )
+    service = InferenceService(plane, gate)
+    health = HealthService(plane)
+    server.add_generic_rpc_handlers((service.handler(), health.handler()))
+    return server
+
+
+def _unary(method: Unary, request: Any, response: Any) -> Any:
+    @functools.wraps(method)
+    async def answer(message: Any, call: Any) -> Any:
+        try:
+            return await method(message, call)
+        except PilotlightError as error:
+            await _abort(call, error)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception:
+            _log.exception("a gRPC call failed")
+            await _abort(call, bug())
+
+    return grpc.unary_unary_rpc_method_handler(answer, request.FromString, response.SerializeToString)
+
+
+async def _abort(call: Any, error: PilotlightError) -> None:
+    trailing = tuple(call.trailing_metadata() or ())
+    if error.retry_after_header is not None:
+        trailing += (("retry-after", error.retry_after_header),)
+    await call.abort(_STATUS[error.grpc_code], error.message, trailing)
+
+
+def _context(call: Any, model_name: str, version: str) -> RequestContext:
+    headers = {
+        name: value if isinstance(value, str) else value.decode("latin-1")
+        for name, value in call.invocation_metadata() or ()
+    }
+    return RequestContext(
+        request_id(headers.get("x-request-id")), headers, model_name=model_name, model_version=version
+    )
+
+
+class InferenceService:
+    def __init__(self, plane: DataPlane, gate: Gate) -> None:
+        self._plane = plane
+        self._gate = gate
+        self._observe_predict = predict_observer(plane.model.name)
+
+    def handler(self) -> Any:
+        methods = {
+            "ServerLive": _unary(self.server_live, pb.ServerLiveRequest, pb.ServerLiveResponse),
+            "ServerReady": _unary(self.server_ready, pb.ServerReadyRequest, pb.ServerReadyResponse),
+            "ModelReady": _unary(self.model_ready, pb.ModelReadyRequest, pb.ModelReadyResponse),
+            "ServerMetadata": _unary(self.server_metadata, pb.ServerMetadataRequest, pb.ServerMetadataResponse),
+            "ModelMetadata": _unary(self.model_metadata, pb.ModelMetadataRequest, pb.ModelMetadataResponse),
+            "ModelInfer": _unary(self.model_infer, pb.ModelInferRequest, pb.ModelInferResponse),
+            "RepositoryIndex": _unary(self.repository_index, RepositoryIndexRequest, RepositoryIndexResponse),
+            "RepositoryModelLoad": _unary(
+                self.repository_load, pb.RepositoryModelLoadRequest, pb.RepositoryModelLoadResponse
+            ),
+            "RepositoryModelUnload": _unary(
+                self.repository_unload, pb.RepositoryModelUnloadRequest, pb.RepositoryModelUnloadResponse
+            ),
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
+                self.model_stream_infer, pb.ModelInferRequest.FromString, ModelStreamInferResponse.SerializeToString
+            ),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    async def server_live(self, message: Any, call: Any) -> Any:
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(self, message: Any, call: Any) -> Any:
+        return pb.ServerReadyResponse(ready=self._plane.ready())
+
+    async def model_ready(self, message: Any, call: Any) -> Any:
+        self._plane.require(message.name, message.version)
+        return pb.ModelReadyResponse(ready=self._plane.ready())
+
+    async def server_metadata(self, message: Any, call: Any) -> Any:
+        return pb.ServerMetadataResponse(**self._plane.server_metadata())
+
+    async def model_metadata(self, message: Any, call: Any) -> Any:
+        self._plane.require(message.name, message.version)
+        return pb.ModelMetadataResponse(**self._plane.model_metadata(message.name))
+
+    async def repository_index(self, message: Any, call: Any) -> Any:
+        return RepositoryIndexResponse(models=self._plane.index(message.ready))
+
+    async def repository_load(self, message: Any, call: Any) -> Any:
+        self._plane.require_own(message.model_name)
+        await self._plane.model.load()
+        return pb.RepositoryModelLoadResponse(model_name=message.model_name, isLoaded=True)
+
+    async def repository_unload(self, message: Any, call: Any) -> Any:
+        self._plane.require_own(message.model_name)
+        await self._plane.model.unload()
+        return pb.RepositoryModelUnloadResponse(model_name=message.model_name, isUnloaded=True)
+
+    async def model_infer(self, message: Any, call: Any) -> Any:
+        self._plane.require(message.model_name, message.model_version)
+        context = _context(call, message.model_name, message.model_version)
+        call.set_trailing_metadata((("x-request-id", context.request_id),))
+        with _Counted(self._gate, context) as counted:
+            request = request_from(message)
+            response = await self._plane.infer(request, context)
+            call.set_trailing_metadata(_trailing(context))
+            answer = response_to(response, request, raw=bool(message.raw_input_contents))
+            counted.status = "OK"
+            return answer
+
+    async def model_stream_infer(self, requests: Any, call: Any) -> None:
+        """Triton's bidirectional method: every request of the stream is answered by a run of responses.
+
+        Requests of one stream run at the same time, at most 64; the next one is read when one has ended. An error ends
+        its request with `error_message`, not the stream. When the request sets `triton_enable_empty_final_response`,
+        its run ends with an empty response whose `triton_final_response` is true.
+        """
+        places = asyncio.Semaphore(_STREAMED_AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            await places.acquire()
+            async for message in requests:
+                task = group.create_task(self._run(message, call))
+                task.add_done_callback(lambda _: places.release())
+                await places.acquire()
+
+    async def _run(self, message: Any, call: Any) -> None:
+        context = _context(call, message.model_name, message.model_version)
+        try:
+            self._plane.require(message.model_name, message.model_version)
+            with _Counted(self._gate, context) as counted:
+                await self._stream(message, context, call)
+                counted.status = "OK"
+        except PilotlightError as error:
+            await call.write(_stream_error(error.message, message.id))
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception:
+            _log.exception("request %s failed", context.request_id)
+            await call.write(_stream_error(bug().message, message.id))
+
+    async def _stream(self, message: Any, context: RequestContext, call: Any) -> None:
+        started_at = time.perf_counter()
+        request = request_from(message)
+        wants_final = request.parameters.pop("triton_enable_empty_final_response", False) is True
+        raw = bool(message.raw_input_contents)
+        responses = self._plane.model.stream_infer(request, context)
+        try:
+            async for response in responses:
+                await call.write(_stream_response(response, request, raw, final=False))
+        finally:
+            close = getattr(responses, "aclose", None)
+            if close is not None:
+                await close()
+        self._observe_predict(time.perf_counter() - started_at)
+        if wants_final:
+            nothing = InferResponse(message.model_name, self._plane.model.version, [], request.id)
+            await call.write(_stream_response(nothing, InferRequest([]), raw, final=True))
+
+
+class _Counted:
+    """A place at the gate for one gRPC request, and its line in the log and metrics."""
+
+    def __init__(self, gate: Gate, context: RequestContext) -> None:
+        self._gate = gate
+        self._context = context
+        self.status = "UNKNOWN"
+
+    def __enter__(self) -> _Counted:
+        self._gate.enter()
+        IN_FLIGHT.inc()
+        self._started_at = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._gate.leave()
+        IN_FLIGHT.dec()
+        if isinstance(error, PilotlightError):
+            self.status = _STATUS[error.grpc_code].name
+        elif isinstance(error, asyncio.CancelledError):
+            self.status = "CANCELLED"
+        REQUESTS.labels("grpc", self.status).inc()
+        for phase, milliseconds in self._context.server_timing.items():
+            PHASE.labels(phase).observe(milliseconds / 1000)
+        _log.info(
+            "%s %s %.1f ms id=%s",
+            self._context.model_name,
+            self.status,
+            (time.perf_counter() - self._started_at) * 1000,
+            self._context.request_id,
+        )
+
+
+def _trailing(context: RequestContext) -> tuple[tuple[str, str], ...]:
+    trailing = [("x-request-id", context.request_id)]
+    if context.server_timing:
+        trailing.append(("server-timing", server_timing_header(context.server_timing)))
+    trailing += [(name.lower(), value) for name, value in context.response_headers.items()]
+    return tuple(trailing)
+
+
+def _stream_response(response: InferResponse, request: InferRequest, raw: bool, *, final: bool) -> Any:
+    message = response_to(response, request, raw)
+    set_parameter(message.parameters, "triton_final_response", final)
+    return ModelStreamInferResponse(infer_response=message)
+
+
+def _stream_error(text: str, id_: str) -> Any:
+    message = ModelStreamInferResponse(error_message=text)
+    # Triton's clients match an error to its request by the id.
+    message.infer_response.id = id_
+    return message
+
+
+class HealthService:
+    """grpc.health.v1: "" and the inference service mean the server, else a model's name."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    def handler(self) -> Any:
+        request, response = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+        methods = {
+            "Check": _unary(self.check, request, response),
+            "Watch": grpc.unary_stream_rpc_method_handler(self.watch, request.FromString, response.SerializeToString),
+        }
+        return grpc.method_handlers_generic_handler(HEALTH_SERVICE, methods)
+
+    def _status(self, service: str) -> Any:
+        known = service in ("", SERVICE) or self._plane.model.serves(service)
+        if not known:
+            return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        serving = health_pb2.HealthCheckResponse.SERVING
+        return serving if self._plane.ready() else health_pb2.HealthCheckResponse.NOT_SERVING
+
+    async def check(self, message: Any, call: Any) -> Any:
+        status = self._status(message.service)
+        if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
+            raise ModelNotFound(f"there is no service '{message.service}' here")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def watch(self, message: Any, call: Any) -> None:
+        last: Any = None
+        while True:
+            status = self._status(message.service)
+            if status != last:
+                last = status
+                await call.write(health_pb2.HealthCheckResponse(status=status))
+            await asyncio.sleep(_HEALTH_POLL_S)

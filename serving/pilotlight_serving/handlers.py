@@ -1,0 +1,154 @@
+"""What a component plugs into the serving shell: a `ServedModel`, its routes, and what a handler gets and gives.
+
+No I/O is done here, and KServe is not imported: a component can build its model before the web stack is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.v2 import InferRequest, InferResponse
+
+ErrorStyle = Literal["v2", "openai"]
+
+JSON = "application/json"
+OCTETS = "application/octet-stream"
+
+
+class RequestContext:
+    """One request, whether it came by HTTP or by gRPC.
+
+    `headers`: lower-case names (gRPC: the call's metadata). `body`: whole and within the size limit (gRPC: empty).
+    `model_name`: from the path or the gRPC message, "" for routes without one. `server_timing`: phase -> milliseconds,
+    sent as `Server-Timing` and observed as a histogram. `response_headers`: sent when the response starts.
+    """
+
+    __slots__ = ("body", "headers", "model_name", "model_version", "request_id", "response_headers", "server_timing")
+
+    def __init__(
+        self,
+        request_id: str,
+        headers: Mapping[str, str],
+        *,
+        body: bytes = b"",
+        model_name: str = "",
+        model_version: str = "",
+    ) -> None:
+        self.request_id = request_id
+        self.headers = headers
+        self.body = body
+        self.model_name = model_name
+        self.model_version = model_version
+        self.server_timing: dict[str, float] = {}
+        self.response_headers: dict[str, str] = {}
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context of the caller, to be sent on unchanged."""
+        return self.headers.get("traceparent")
+
+
+@dataclass(slots=True)
+class Reply:
+    """A whole response."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = JSON
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Stream:
+    """A response in pieces. The shell pulls the first piece before it starts the response, so that an error raised
+    until then keeps its status; an error after it becomes an error event. The shell closes the iterator."""
+
+    events: AsyncIterator[bytes]
+    content_type: str = "text/event-stream"
+
+
+Handler = Callable[[RequestContext], Awaitable[Reply | Stream]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`path` has `{model_name}` and `{version}` as whole segments. A route with `{model_name}` is answered 404 by the
+    shell when the model does not serve that name or version.
+
+    `counted`: the request holds a place of the concurrency bound, delays the end of a drain and is timed in
+    `request_predict_seconds`; False for probes and metadata. `content_types`: what a body may be.
+    """
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    handler: Handler
+    error_style: ErrorStyle = "v2"
+    counted: bool = True
+    content_types: tuple[str, ...] = (JSON,)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """A tensor as V2 describes it; -1 stands for a dimension of any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+class ServedModel(Protocol):
+    """What a component serves. Methods raise PilotlightError; anything else is a bug and answered 500.
+
+    When the client is gone the shell cancels the running call, which must then end its work in `finally`.
+    """
+
+    name: str
+    version: str
+
+    def metadata(self) -> ModelMetadata: ...
+
+    def ready(self) -> bool:
+        """Whether a request sent now would be answered."""
+        ...
+
+    def why_not_ready(self) -> Unavailable:
+        """The answer to a readiness probe while `ready()` is False: the reason and when to try again."""
+        ...
+
+    def names(self) -> Sequence[str]:
+        """Every name it answers to: its own, then its adapters'."""
+        ...
+
+    def serves(self, model_name: str) -> bool: ...
+
+    async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse: ...
+
+    def stream_infer(self, request: InferRequest, context: RequestContext) -> AsyncIterator[InferResponse]:
+        """The responses of one request of gRPC's ModelStreamInfer."""
+        ...
+
+    def routes(self) -> Sequence[Route]: ...
+
+    def openapi(self) -> Mapping[str, Any]:
+        """`paths` and `components` of its own routes and of its infer tensors, merged into the served document."""
+        ...
+
+    async def load(self) -> None: ...
+
+    async def unload(self) -> None: ...
+
+    async def metrics(self) -> bytes:
+        """Prometheus text that is appended to `/metrics`."""
+        ...

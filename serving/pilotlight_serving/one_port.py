@@ -1,0 +1,294 @@
+"""One listening port for HTTP/1.1 and h2c: accepts, peeks at the first bytes, and hands the connection over.
+
+HTTP/1.1 bytes are never copied: the accepted socket itself goes to uvicorn's protocol. Connections that open with the
+HTTP/2 preface are spliced to the gRPC server on its abstract Unix socket, because gRPC's core takes no foreign sockets.
+The number of connections is bounded: at the bound accepting pauses, and the kernel's backlog holds the next ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import resource
+import socket
+from collections.abc import Callable
+from typing import Any
+
+_PREFACE_START = b"PRI"
+_SHORT_PEEK_RETRY_S = 0.01
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# A spliced connection holds three descriptors: the client's socket and both ends of the inner one.
+_DESCRIPTORS_PER_CONNECTION = 3
+_BACKLOG = 2048
+
+_log = logging.getLogger("pilotlight.port")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; `host` "" means every address, IPv6 and IPv4. Raises OSError when the port is taken."""
+    if host:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return _bound(family, (host, port))
+    try:
+        return _bound(socket.AF_INET6, ("::", port))
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return _bound(socket.AF_INET, ("0.0.0.0", port))
+
+
+def _bound(family: int, address: tuple[str, int]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit it on Linux.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if address[0] != "::" else 0)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def connection_bound(wanted: int) -> int:
+    """`wanted`, or what the process's limit of open files leaves room for."""
+    soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft_limit == resource.RLIM_INFINITY:
+        return wanted
+    return max(16, min(wanted, (soft_limit - 64) // _DESCRIPTORS_PER_CONNECTION))
+
+
+class OnePort:
+    """`http_protocol(on_closed)` makes the protocol of one HTTP connection; `grpc_path` is the abstract address of the
+    gRPC server without its leading NUL, None when gRPC is off (its clients are then answered by the HTTP parser)."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        http_protocol: Callable[[Callable[[], None]], asyncio.Protocol],
+        grpc_path: str | None,
+        max_connections: int,
+        first_byte_timeout_s: float,
+    ) -> None:
+        self._listener = listener
+        self._http_protocol = http_protocol
+        self._grpc_path = grpc_path
+        self._max_connections = connection_bound(max_connections)
+        self._first_byte_timeout_s = first_byte_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._open = 0
+        self._accepting = False
+        self._closed = False
+        self._silent: set[_FirstBytes] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._handovers: set[asyncio.Task[None]] = set()
+        self._splices: set[_Splice] = set()
+
+    def start(self) -> None:
+        self._resume()
+
+    def _resume(self) -> None:
+        if not self._accepting and not self._closed:
+            self._accepting = True
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _pause(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            self._loop.remove_reader(self._listener.fileno())
+
+    def _accept(self) -> None:
+        while self._accepting:
+            if self._open >= self._max_connections:
+                _log.warning("%d connections are open, the most this server takes; accepting pauses", self._open)
+                self._pause()
+                return
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_DESCRIPTORS:
+                    raise
+                _log.warning("cannot accept: %s; trying again in a moment", error)
+                self._pause()
+                self._loop.call_later(0.1, self._resume)
+                return
+            sock.setblocking(False)
+            self._open += 1
+            self._empty.clear()
+            self._silent.add(_FirstBytes(self, sock, self._loop, self._first_byte_timeout_s))
+
+    def known(self, first: _FirstBytes, sock: socket.socket, is_http2: bool | None) -> None:
+        """The first bytes of a connection are seen; None: it never sent any, or closed."""
+        self._silent.discard(first)
+        if is_http2 is None or self._closed:
+            sock.close()
+            self.connection_closed()
+            return
+        task = self._loop.create_task(self._hand_over(sock, is_http2))
+        self._handovers.add(task)
+        task.add_done_callback(self._handovers.discard)
+
+    async def _hand_over(self, sock: socket.socket, is_http2: bool) -> None:
+        try:
+            if is_http2 and self._grpc_path is not None:
+                splice = _Splice(self._splice_closed)
+                self._splices.add(splice)
+                await splice.connect(self._loop, sock, self._grpc_path)
+            else:
+                await self._loop.connect_accepted_socket(lambda: self._http_protocol(self.connection_closed), sock)
+        except OSError as error:
+            _log.warning("a connection was lost while it was handed over: %s", error)
+            sock.close()
+            if not is_http2 or self._grpc_path is None:
+                self.connection_closed()
+
+    def _splice_closed(self, splice: _Splice) -> None:
+        if splice in self._splices:
+            self._splices.discard(splice)
+            self.connection_closed()
+
+    def connection_closed(self) -> None:
+        self._open -= 1
+        if self._open == 0:
+            self._empty.set()
+        if not self._closed and self._open < self._max_connections:
+            self._resume()
+
+    async def close_listener(self) -> None:
+        """Take no more connections; those that are open go on."""
+        self._pause()
+        self._closed = True
+        self._listener.close()
+        for first in list(self._silent):
+            first.give_up()
+        if self._handovers:
+            await asyncio.wait(self._handovers, timeout=1)
+
+    async def wait_empty(self, timeout_s: float) -> None:
+        """Return when no connection is open, or after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+
+    def close_splices(self) -> None:
+        for splice in list(self._splices):
+            splice.close()
+
+
+class _FirstBytes:
+    """Waits for a connection's first bytes without taking them, up to a deadline."""
+
+    def __init__(self, port: OnePort, sock: socket.socket, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+        self._port = port
+        self._sock = sock
+        self._loop = loop
+        self._retry: asyncio.TimerHandle | None = None
+        self._deadline = loop.call_later(timeout_s, self.give_up)
+        loop.add_reader(sock.fileno(), self._peek)
+
+    def _peek(self) -> None:
+        try:
+            seen = self._sock.recv(len(_PREFACE_START), socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            seen = b""
+        if not seen:
+            self._finish(None)
+        elif seen == _PREFACE_START:
+            self._finish(True)
+        elif _PREFACE_START.startswith(seen):
+            # The bytes stay readable, so the reader would spin; look again when more may have come.
+            self._loop.remove_reader(self._sock.fileno())
+            self._retry = self._loop.call_later(_SHORT_PEEK_RETRY_S, self._peek_again)
+        else:
+            self._finish(False)
+
+    def _peek_again(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._sock.fileno(), self._peek)
+
+    def give_up(self) -> None:
+        self._finish(None)
+
+    def _finish(self, is_http2: bool | None) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+        self._deadline.cancel()
+        if self._retry is not None:
+            self._retry.cancel()
+        self._port.known(self, self._sock, is_http2)
+
+
+class _Splice:
+    """Copies bytes both ways between a client and the gRPC server, each side paused while the other is full."""
+
+    def __init__(self, on_closed: Callable[[_Splice], None]) -> None:
+        self._on_closed = on_closed
+        self._client = _SpliceEnd(self)
+        self._server = _SpliceEnd(self)
+        self._client.other, self._server.other = self._server, self._client
+
+    async def connect(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, grpc_path: str) -> None:
+        inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            # libuv does not know abstract addresses; connecting to one never waits while its backlog has room.
+            inner.connect("\0" + grpc_path)
+            await loop.create_unix_connection(lambda: self._server, sock=inner)
+            await loop.connect_accepted_socket(lambda: self._client, sock)
+        except BaseException:
+            inner.close()
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._client.close()
+        self._server.close()
+        self._on_closed(self)
+
+
+class _SpliceEnd(asyncio.Protocol):
+    other: _SpliceEnd
+
+    def __init__(self, splice: _Splice) -> None:
+        self._splice = splice
+        self._early = bytearray()
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        if self._early:
+            self.transport.write(bytes(self._early))
+            self._early.clear()
+
+    def data_received(self, data: bytes) -> None:
+        self.other.write(data)
+
+    def write(self, data: bytes) -> None:
+        # gRPC greets with its settings, a few bytes, before the client's side of the splice stands.
+        if self.transport is None:
+            self._early += data
+        else:
+            self.transport.write(data)
+
+    def pause_writing(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._splice.close()
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()

@@ -1,0 +1,48 @@
+"""The shell's own Prometheus metrics, beside KServe's in the same registry, and the text of `/metrics`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
+
+from pilotlight_serving.kserve_sdk import PREDICT_HIST_TIME
+
+REQUESTS = Counter("pilotlight_requests", "Requests answered, by transport and status", ["transport", "status"])
+IN_FLIGHT = Gauge("pilotlight_requests_in_flight", "Requests being answered now")
+PHASE = Histogram(
+    "pilotlight_request_phase_seconds",
+    "Phases of a request, as in its Server-Timing header",
+    ["phase"],
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+
+_FAMILY = re.compile(rb"^# (?:HELP|TYPE) (\S+)", re.MULTILINE)
+
+
+def predict_observer(model_name: str) -> Callable[[float], None]:
+    """Observes seconds in KServe's `request_predict_seconds` for this model."""
+    observe: Callable[[float], None] = PREDICT_HIST_TIME.labels(model_name=model_name).observe
+    return observe
+
+
+def exposition(model_metrics: bytes) -> bytes:
+    """This process's metrics, then the model's, without the families (of Python and the process) that both have."""
+    own: bytes = generate_latest(REGISTRY)
+    return own + without_families(model_metrics, frozenset(_FAMILY.findall(own)))
+
+
+def without_families(text: bytes, dropped: frozenset[bytes]) -> bytes:
+    """Prometheus text without the families in `dropped`: a family starts at its HELP or TYPE line."""
+    kept: list[bytes] = []
+    keep = True
+    for line in text.splitlines(keepends=True):
+        family = _FAMILY.match(line)
+        if family is not None:
+            keep = family[1] not in dropped
+        if keep:
+            kept.append(line)
+    if kept and not kept[-1].endswith(b"\n"):
+        kept.append(b"\n")
+    return b"".join(kept)
