@@ -1,0 +1,207 @@
+"""The ledger under every order of events that hypothesis can think of, and a few stories told step by step."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from pilotlight_warmup.policy import ledger as book
+from pilotlight_warmup.policy.lease_lifecycle import ENDED, LeaseEvent, LeaseState
+from pilotlight_warmup.policy.lease_lifecycle import TRANSITIONS as LEASE_TABLE
+from pilotlight_warmup.policy.lease_terms import LeaseWish
+from pilotlight_warmup.policy.slot_lifecycle import TRANSITIONS as SLOT_TABLE
+from pilotlight_warmup.policy.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
+
+SLOTS = ("cpu:0", "cuda:0")
+
+
+def wish(lease_id: str, model: str = "m", tenant: str = "acme", **terms: object) -> LeaseWish:
+    return replace(LeaseWish(lease_id, tenant, model, fingerprint="f"), **terms)  # type: ignore[arg-type]
+
+
+def pool_with_lease(lease_id: str = "l1", **terms: object) -> book.Ledger:
+    pool = book.admit(book.empty_ledger(SLOTS, 0.0), wish(lease_id, **terms), expires_at_s=60.0, now_s=0.0)  # type: ignore[arg-type]
+    return book.reserve(pool, lease_id, "cpu:0", 0.0)
+
+
+def booted(pool: book.Ledger, now_s: float = 5.0, model: str = "m") -> book.Ledger:
+    pool = book.slot_event(pool, "cpu:0", SlotEvent.BOOT, 0.0, book.Engine(model, "f"))
+    return book.slot_event(pool, "cpu:0", SlotEvent.BOOTED, now_s)
+
+
+def test_a_lease_is_granted_only_once_the_engine_has_its_weights() -> None:
+    pool = pool_with_lease()
+    with pytest.raises(LifeCycleViolation, match="reserve"):
+        book.grant(pool, "cuda:0", 1.0)
+    booting = book.slot_event(pool, "cpu:0", SlotEvent.BOOT, 0.0, book.Engine("m", "f"))
+    with pytest.raises(LifeCycleViolation, match="booting"):
+        book.grant(booting, "cpu:0", 1.0)
+    with pytest.raises(LifeCycleViolation, match="loaded with other"):
+        book.grant(booted(pool, model="other"), "cpu:0", 5.0)
+    granted = book.grant(booted(pool), "cpu:0", 5.0)
+    assert granted.leases["l1"].state is LeaseState.ACTIVE
+    assert book.check(granted) == ()
+
+
+def test_an_engine_that_dies_under_work_sends_its_lease_back_to_the_queue_and_keeps_its_place_in_time() -> None:
+    pool = book.grant(booted(pool_with_lease()), "cpu:0", 5.0)
+    pool = book.slot_event(pool, "cpu:0", SlotEvent.DIED, 9.0)
+    lease = pool.leases["l1"]
+    assert (lease.state, lease.slot_id, lease.tries, lease.queued_at_s) == (LeaseState.QUEUED, None, 1, 0.0)
+    assert pool.slots["cpu:0"].state is SlotState.FAILED
+
+
+def test_preemption_drains_the_slot_and_the_next_lease_may_be_reserved_meanwhile() -> None:
+    pool = book.grant(booted(pool_with_lease()), "cpu:0", 5.0)
+    pool = book.lease_event(pool, "l1", LeaseEvent.WORK_ENDED, 6.0)
+    pool = book.lease_event(pool, "l1", LeaseEvent.PREEMPT, 7.0)
+    assert pool.slots["cpu:0"].state is SlotState.DRAINING
+    pool = book.reserve(book.admit(pool, wish("l2", "n"), 60.0, 7.0), "l2", "cpu:0", 7.0)
+    pool = book.slot_event(pool, "cpu:0", SlotEvent.DRAINED, 7.1)
+    pool = book.slot_event(pool, "cpu:0", SlotEvent.SWAP, 7.1, book.Engine("n", "f"))
+    pool = book.grant(book.slot_event(pool, "cpu:0", SlotEvent.SWAPPED, 7.3), "cpu:0", 7.3)
+    assert pool.leases["l2"].state is LeaseState.ACTIVE
+    # The preempted holder has work again: back into the queue, with a fresh place.
+    pool = book.lease_event(pool, "l1", LeaseEvent.ACQUIRE, 8.0)
+    assert pool.leases["l1"].queued_at_s == 8.0
+    assert book.check(pool) == ()
+
+
+def test_a_process_that_served_one_tenant_is_not_swapped_for_another_that_asks_for_reset() -> None:
+    pool = book.grant(booted(pool_with_lease()), "cpu:0", 5.0)
+    pool = book.lease_event(pool, "l1", LeaseEvent.RELEASE, 6.0)
+    pool = book.slot_event(pool, "cpu:0", SlotEvent.DRAINED, 6.0)
+    pool = book.admit(pool, wish("l2", "n", "globex", isolation="reset"), 60.0, 6.0)
+    pool = book.reserve(pool, "l2", "cpu:0", 6.0)
+    swapped = book.slot_event(pool, "cpu:0", SlotEvent.SWAP, 6.0, book.Engine("n", "f"))
+    swapped = book.slot_event(swapped, "cpu:0", SlotEvent.SWAPPED, 6.2)
+    with pytest.raises(LifeCycleViolation, match="used by acme"):
+        book.grant(swapped, "cpu:0", 6.2)
+    fresh = book.slot_event(pool, "cpu:0", SlotEvent.STOP, 6.0)
+    fresh = book.slot_event(fresh, "cpu:0", SlotEvent.STOPPED, 6.5)
+    fresh = book.slot_event(fresh, "cpu:0", SlotEvent.BOOT, 6.5, book.Engine("n", "f"))
+    fresh = book.grant(book.slot_event(fresh, "cpu:0", SlotEvent.BOOTED, 9.0), "cpu:0", 9.0)
+    assert fresh.slots["cpu:0"].engine == book.Engine("n", "f", "globex", "reset")
+
+
+def test_the_same_lease_id_twice_is_one_lease_with_a_later_expiry() -> None:
+    pool = book.admit(pool_with_lease(), wish("l1"), expires_at_s=90.0, now_s=30.0)
+    assert len(pool.leases) == 1
+    assert (pool.leases["l1"].state, pool.leases["l1"].expires_at_s) == (LeaseState.PLACING, 90.0)
+
+
+def test_leases_without_heartbeats_expire_in_order_and_are_swept_later() -> None:
+    pool = book.admit(pool_with_lease(), wish("l2"), expires_at_s=20.0, now_s=0.0)
+    pool, ended = book.expire(pool, 61.0)
+    assert ended == ("l2", "l1")
+    assert pool.slots["cpu:0"].lease_id is None
+    assert book.sweep(pool, 100.0, keep_s=60.0).leases.keys() == {"l1", "l2"}
+    assert not book.sweep(pool, 122.0, keep_s=60.0).leases
+
+
+def test_after_a_restart_two_slots_that_claim_one_lease_become_one_owner_and_one_stray() -> None:
+    pool = book.grant(booted(pool_with_lease()), "cpu:0", 5.0)
+    slot, lease = pool.slots["cpu:0"], pool.leases["l1"]
+    later = replace(lease, slot_id="cuda:0", since_s=8.0)
+    rebuilt, stray = book.rebuild([slot, replace(slot, slot_id="cuda:0")], [lease, later])
+    assert stray == ("cpu:0",)
+    assert rebuilt.leases["l1"].slot_id == "cuda:0"
+    assert rebuilt.slots["cpu:0"].state is SlotState.DRAINING
+    assert book.check(rebuilt) == ()
+
+
+@pytest.mark.parametrize("table", [SLOT_TABLE, LEASE_TABLE], ids=["slot", "lease"])
+def test_every_state_can_be_reached_and_left_unless_it_is_an_end(table: dict[object, dict[object, object]]) -> None:
+    reached, frontier = set(), [next(iter(table))]
+    while frontier:
+        state = frontier.pop()
+        if state not in reached:
+            reached.add(state)
+            frontier.extend(table[state].values())
+    assert reached == set(table)
+    assert {state for state in table if not table[state]} <= set(ENDED)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Any event, to any lease or slot, at any time: allowed steps keep every promise, others change nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.pool = book.empty_ledger(SLOTS, 0.0)
+        self.admitted: set[str] = set()
+
+    def attempt(self, step: object, *args: object) -> None:
+        self.now_s += 1.0
+        before = {key: lease.state for key, lease in self.pool.leases.items()}
+        try:
+            self.pool = step(self.pool, *args)  # type: ignore[operator]
+        except LifeCycleViolation:
+            return
+        for lease_id, state in before.items():
+            now = self.pool.leases[lease_id].state
+            assert now is state or state not in ENDED, f"{lease_id} came back from {state}"
+
+    @rule(
+        number=st.integers(0, 5),
+        model=st.sampled_from("mn"),
+        tenant=st.sampled_from(["acme", "globex"]),
+        isolation=st.sampled_from(["shared", "reset", "dedicated"]),
+    )
+    def admit(self, number: int, model: str, tenant: str, isolation: str) -> None:
+        self.admitted.add(f"l{number}")
+        terms = wish(f"l{number}", model, tenant, isolation=isolation)
+        self.attempt(book.admit, terms, self.now_s + 20, self.now_s)
+
+    @precondition(lambda self: self.admitted)
+    @rule(data=st.data(), slot_id=st.sampled_from(SLOTS))
+    def reserve(self, data: st.DataObject, slot_id: str) -> None:
+        self.attempt(book.reserve, data.draw(st.sampled_from(sorted(self.admitted))), slot_id, self.now_s)
+
+    @rule(slot_id=st.sampled_from(SLOTS))
+    def grant(self, slot_id: str) -> None:
+        self.attempt(book.grant, slot_id, self.now_s)
+
+    @rule(slot_id=st.sampled_from(SLOTS), event=st.sampled_from(SlotEvent), model=st.sampled_from("mn"))
+    def slot_event(self, slot_id: str, event: SlotEvent, model: str) -> None:
+        self.attempt(book.slot_event, slot_id, event, self.now_s, book.Engine(model, "f"))
+
+    @rule(slot_id=st.sampled_from(SLOTS))
+    def make_ready(self, slot_id: str) -> None:
+        """The usual way up, so that random walks get deep: boot, booted, grant with the right model."""
+        held = self.pool.slots[slot_id].lease_id
+        model = self.pool.leases[held].wish.model if held is not None else "m"
+        self.attempt(book.slot_event, slot_id, SlotEvent.BOOT, self.now_s, book.Engine(model, "f"))
+        self.attempt(book.slot_event, slot_id, SlotEvent.BOOTED, self.now_s)
+        self.attempt(book.grant, slot_id, self.now_s)
+
+    @precondition(lambda self: self.admitted)
+    @rule(data=st.data(), event=st.sampled_from(LeaseEvent))
+    def lease_event(self, data: st.DataObject, event: LeaseEvent) -> None:
+        self.attempt(book.lease_event, data.draw(st.sampled_from(sorted(self.admitted))), event, self.now_s)
+
+    @rule()
+    def expire(self) -> None:
+        self.attempt(lambda pool, now_s: book.expire(pool, now_s)[0], self.now_s)
+
+    @rule()
+    def restart(self) -> None:
+        """A coordinator restart loses no lease that an agent serves, and drains nothing that is in order."""
+        held = [lease for lease in self.pool.leases.values() if lease.slot_id is not None]
+        rebuilt, stray = book.rebuild(self.pool.slots.values(), held)
+        assert stray == ()
+        assert rebuilt.slots == self.pool.slots
+        assert rebuilt.leases == {lease.wish.lease_id: lease for lease in held}
+
+    @invariant()
+    def every_promise_holds(self) -> None:
+        assert book.check(self.pool) == ()
+
+    @invariant()
+    def no_lease_is_lost(self) -> None:
+        assert set(self.pool.leases) == self.admitted
+
+
+LedgerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLedger = LedgerMachine.TestCase
