@@ -1,0 +1,238 @@
+"""`make demo`: an endpoint at zero is woken by its first request, streams text to four clients, returns to zero.
+
+Everything here is a client: `pilotlight up` runs in a process and a state directory of its own, and the demo talks to
+it as anybody would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+from pilotlight_local.control_client import ControlClient
+from pilotlight_local.display import status_table
+from pilotlight_local.display_lines import waterfall_lines
+from pilotlight_local.errors import PlatformError
+from pilotlight_local.platform_status import ComponentStatus, from_json
+from pilotlight_local.server_timing import parse_phases
+from pilotlight_local.state_dir import StateDir
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+ROOT = Path(__file__).parents[1]
+SPEC = "inferenceservices/quickstart.yaml"
+PILOTLIGHT = str(Path(sys.executable).with_name("pilotlight"))
+START_DEADLINE_S = 60
+COLD_DEADLINE_S = 300
+ZERO_DEADLINE_S = 180
+REFRESH_S = 0.25
+
+TRITON_HTTP = """
+import sys
+import numpy as np
+import tritonclient.http as http
+target, model, prompt = sys.argv[1:]
+client = http.InferenceServerClient(target, network_timeout=300.0)
+text = http.InferInput("text_input", [1], "BYTES")
+text.set_data_from_numpy(np.array([prompt.encode()], dtype=object))
+result = client.infer(model, [text], parameters={"max_tokens": 40, "temperature": 0})
+print(result.as_numpy("text_output")[0].decode())
+"""
+TRITON_GRPC = """
+import queue, sys
+import numpy as np
+import tritonclient.grpc as grpc
+target, authority, model, prompt = sys.argv[1:]
+answers = queue.Queue()
+client = grpc.InferenceServerClient(target, channel_args=[("grpc.default_authority", authority)])
+text = grpc.InferInput("text_input", [1], "BYTES")
+text.set_data_from_numpy(np.array([prompt.encode()], dtype=object))
+client.start_stream(lambda result, error: answers.put((result, error)))
+parameters = {"max_tokens": 40, "temperature": 0}
+client.async_stream_infer(model, [text], parameters=parameters, enable_empty_final_response=True)
+while True:
+    result, error = answers.get(timeout=300)
+    if error:
+        sys.exit(str(error))
+    pieces = result.as_numpy("text_output")
+    if pieces is not None:
+        print(b"".join(pieces.reshape(-1).tolist()).decode(), end="", flush=True)
+    if result.get_response().parameters["triton_final_response"].bool_param:
+        break
+print()
+client.stop_stream()
+"""
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    work = Path(tempfile.mkdtemp(prefix="pilotlight-demo-"))
+    try:
+        with platform_up(work) as (control, port):
+            run(control, port)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def run(control: ControlClient, port: int) -> None:
+    base = f"http://127.0.0.1:{port}/serving/default/quickstart"
+    heading("1. The endpoint is applied and at zero: no pod, no memory, no accelerator.")
+    console.print(status_table(rows(control), port))
+
+    heading("2. The first request wakes transformer and predictor at once (openai client, streaming chat).")
+    ask_openai(control, port, base, "What is scale to zero?", cold=True)
+    heading("3. The same, now that it is warm.")
+    ask_openai(control, port, base, "Who are you?", cold=False)
+
+    heading("4. curl, V2 generate_stream.")
+    body = json.dumps({"text_input": "Once upon a time", "parameters": {"max_tokens": 16, "temperature": 0}})
+    command = ["curl", "-sSN", "--fail-with-body", f"{base}/v2/models/quickstart/generate_stream", "-d", body]
+    show([*command, "-H", "Content-Type: application/json"], 60)
+
+    heading("5. tritonclient over HTTP, V2 infer.")
+    target = f"127.0.0.1:{port}"
+    show(
+        [sys.executable, "-c", TRITON_HTTP, f"{target}/serving/default/quickstart", "quickstart", "The little robot"],
+        60,
+    )
+
+    heading("6. tritonclient over gRPC on the same port, ModelStreamInfer.")
+    authority = f"quickstart.default.localhost:{port}"
+    show([sys.executable, "-c", TRITON_GRPC, target, authority, "quickstart", "The sun was"], 60)
+
+    heading("7. Nobody asks any more: Knative's autoscaler takes it back to zero (20 s window, 30 s grace).")
+    begun = time.monotonic()
+    watch(control, port, lambda: all(not row.pods for row in rows(control)), ZERO_DEADLINE_S)
+    console.print(status_table(rows(control), port))
+    console.print(f"[green]At zero {time.monotonic() - begun:.0f} s after the last request.[/]")
+
+
+@contextlib.contextmanager
+def platform_up(work: Path) -> Iterator[tuple[ControlClient, int]]:
+    port = free_port()
+    state, log = work / "state", work / "up.log"
+    command = ["pilotlight", "up", SPEC, "--port", str(port)]
+    console.print(f"[bold]$ {' '.join(command)}[/]")
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [PILOTLIGHT, *command[1:], "--state-dir", str(state)], cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT
+        )
+    control = ControlClient(StateDir(state))
+    try:
+        deadline = time.monotonic() + START_DEADLINE_S
+        while not answers(control):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"pilotlight up did not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.05)
+        yield control, port
+        heading("8. pilotlight down")
+        control.down(60)
+        console.print(f"ended with exit code {process.wait(30)}, no process is left")
+    except BaseException:
+        console.print(f"[red]What pilotlight up said:[/]\n{log.read_text()[-6000:]}", markup=False)
+        raise
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
+
+
+def answers(control: ControlClient) -> bool:
+    try:
+        control.status()
+    except PlatformError:
+        return False
+    return True
+
+
+def rows(control: ControlClient) -> list[ComponentStatus]:
+    return [from_json(row) for row in control.status()["components"]]
+
+
+def ask_openai(control: ControlClient, port: int, base: str, question: str, *, cold: bool) -> None:
+    client = openai.OpenAI(base_url=f"{base}/openai/v1", api_key="unused", timeout=COLD_DEADLINE_S, max_retries=0)
+    answer: list[openai.APIResponse[openai.Stream[openai.types.chat.ChatCompletionChunk]]] = []
+    failure: list[Exception] = []
+
+    def send() -> None:
+        try:
+            answer.append(
+                client.chat.completions.with_raw_response.create(
+                    model="quickstart",
+                    messages=[{"role": "user", "content": question}],
+                    max_tokens=64,
+                    temperature=0,
+                    stream=True,
+                )
+            )
+        except openai.OpenAIError as error:
+            failure.append(error)
+
+    begun = time.monotonic()
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    if cold:
+        watch(control, port, lambda: not sender.is_alive(), COLD_DEADLINE_S)
+    sender.join(COLD_DEADLINE_S)
+    if not answer:
+        raise SystemExit(f"the request failed: {failure[0] if failure else 'no answer in time'}")
+    console.print(f"[cyan]{question}[/] ", end="")
+    first_text_ms = None
+    for chunk in answer[0].parse():
+        text = chunk.choices[0].delta.content if chunk.choices else None
+        if text:
+            first_text_ms = first_text_ms or 1000 * (time.monotonic() - begun)
+            console.print(text, end="", markup=False)
+    console.print()
+    phases = parse_phases(answer[0].headers.get_list("server-timing"))
+    for line in waterfall_lines("  until the first text:", phases, first_text_ms or 0.0):
+        console.print(line, markup=False, style="dim")
+
+
+def watch(control: ControlClient, port: int, done: Callable[[], bool], deadline_s: float) -> None:
+    """A live table until `done`; raises SystemExit with the table when it takes too long."""
+    begun = time.monotonic()
+    if not console.is_terminal:
+        console.print("waiting …")
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while not done():
+            waited = time.monotonic() - begun
+            if waited > deadline_s:
+                console.print(status_table(rows(control), port))
+                raise SystemExit(f"still waiting after {deadline_s:.0f} s")
+            if console.is_terminal:
+                live.update(Group(status_table(rows(control), port), Text(f"{waited:.0f} s")), refresh=True)
+            time.sleep(REFRESH_S)
+
+
+def show(command: list[str], deadline_s: float) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=deadline_s, check=False)
+    console.print(done.stdout.rstrip(), markup=False)
+    if done.returncode != 0 or not done.stdout.strip():
+        raise SystemExit(f"{command[0]} failed ({done.returncode}): {done.stderr[-2000:]}")
+
+
+def heading(text: str) -> None:
+    console.print(f"\n[bold yellow]{text}[/]")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main()
