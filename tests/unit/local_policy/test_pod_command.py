@@ -1,0 +1,146 @@
+"""argv and environment of a process that stands for a pod: exactly what KServe and Knative give, localised."""
+
+import dataclasses
+
+import pytest
+from pilotlight_local.resources import NoEntrypoint, Placement, parse_documents, pod_command, resolve
+from pilotlight_local.resources.pod_command import expand_variables
+
+SPEC = """
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: demo, namespace: team}
+spec:
+  predictor:
+    containers:
+    - image: registry/x/pilotlight-predictor:0.1@sha256:0
+      workingDir: /mnt/models
+      args:
+        [--model_dir=/mnt/models, --draft=/mnt/models-draft, --sub, /mnt/models/tok, --name=$(INFERENCE_SERVICE_NAME)]
+      env:
+      - {name: BASE, value: /mnt/models}
+      - {name: FULL, value: "$(BASE)/a:$(LATER):$$(BASE)"}
+      - {name: LATER, value: "1"}
+  transformer:
+    containerConcurrency: 0
+    containers:
+    - image: pilotlight-transformer
+"""
+
+
+def service():
+    documents, _ = parse_documents(SPEC, "f.yaml")
+    (found,) = resolve(documents).services
+    return found
+
+
+def placed(component, **changes):
+    placement = Placement(port=23001, python="/venv/bin/python", predictor_address="127.0.0.1:4000", **changes)
+    return pod_command(component, f"{component.service_name}-00001", placement)
+
+
+def with_container(component, **changes):
+    container = dataclasses.replace(component.pod.container, **changes)
+    return dataclasses.replace(component, pod=dataclasses.replace(component.pod, container=container))
+
+
+def test_the_environment_is_the_spec_then_kserve_then_knative_and_nothing_else():
+    command = placed(service().predictor)
+    assert command.env == (
+        ("BASE", "/mnt/models"),
+        ("FULL", "/mnt/models/a:$(LATER):$(BASE)"),
+        ("LATER", "1"),
+        ("INFERENCE_SERVICE_NAME", "demo"),
+        ("PORT", "23001"),
+        ("K_REVISION", "demo-predictor-00001"),
+        ("K_CONFIGURATION", "demo-predictor"),
+        ("K_SERVICE", "demo-predictor"),
+    )
+
+
+def test_our_images_name_their_entrypoint_and_python_is_the_platforms():
+    assert placed(service().predictor).argv[:3] == ("/venv/bin/python", "-m", "pilotlight_predictor")
+    assert placed(service().transformer).argv[:3] == ("/venv/bin/python", "-m", "pilotlight_transformer")
+
+
+def test_other_images_need_a_command():
+    with pytest.raises(NoEntrypoint, match="set command"):
+        placed(with_container(service().predictor, image="vllm/vllm-openai:v1"))
+    assert placed(with_container(service().predictor, image="a", command=("bash", "-c"))).argv[:2] == ("bash", "-c")
+
+
+def test_mount_paths_become_directories_in_args_env_and_working_directory():
+    command = placed(service().predictor, directories={"/mnt/models": "/cache/m1"})
+    assert command.argv[3:] == (
+        "--model_dir=/cache/m1",
+        "--draft=/mnt/models-draft",
+        "--sub",
+        "/cache/m1/tok",
+        "--name=demo",
+    )
+    assert dict(command.env)["BASE"] == "/cache/m1"
+    assert dict(command.env)["FULL"].startswith("/cache/m1/a:")
+    assert command.working_dir == "/cache/m1"
+
+
+def test_the_longest_mount_path_wins():
+    component = with_container(service().predictor, args=("/mnt/models/draft/x", "/mnt/models/y"))
+    directories = {"/mnt/models": "/a", "/mnt/models/draft": "/b"}
+    assert placed(component, directories=directories).argv[3:] == ("/b/x", "/a/y")
+
+
+def test_an_empty_dir_on_tmp_is_where_temporary_files_go():
+    assert dict(placed(service().predictor, directories={"/tmp": "/scratch"}).env)["TMPDIR"] == "/scratch"
+    assert "TMPDIR" not in dict(placed(service().predictor).env)
+
+
+def test_the_transformer_gets_its_port_and_the_predictors_address():
+    assert placed(service().transformer).argv[3:] == (
+        "--model_name",
+        "demo",
+        "--predictor_host",
+        "127.0.0.1:4000",
+        "--http_port",
+        "23001",
+        "--workers",
+        "0",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arg", "expected"),
+    [
+        ("--predictor_host=demo-predictor.team:80", "--predictor_host=127.0.0.1:4000"),
+        ("http://demo-predictor.team.svc.cluster.local/v2", "http://127.0.0.1:4000/v2"),
+        ("demo-predictor.team.svc", "127.0.0.1:4000"),
+        ("demo-predictor.teams", "demo-predictor.teams"),
+        ("my-demo-predictor.team", "my-demo-predictor.team"),
+        ("demo-predictor.other", "demo-predictor.other"),
+        ("--http_port=8080", "--http_port=23001"),
+        ("--port=8080", "--port=23001"),
+        ("--http_port=9999", "--http_port=9999"),
+        ("--budget=8080", "--budget=8080"),
+        ("$(PORT)", "23001"),
+        ("$(NOT_SET)", "$(NOT_SET)"),
+    ],
+)
+def test_single_arguments(arg, expected):
+    assert placed(with_container(service().predictor, args=(arg,))).argv[3:] == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("$(A)", "1"),
+        ("$$(A)", "$(A)"),
+        ("$$$(A)", "$1"),
+        ("$A", "$A"),
+        ("$(", "$("),
+        ("$()", "$()"),
+        ("a$(A)b$(B)c", "a1b$(A)c"),
+        ("$", "$"),
+        ("", ""),
+    ],
+)
+def test_kubernetes_variable_expansion(text, expected):
+    assert expand_variables(text, {"A": "1", "B": "$(A)"}) == expected
