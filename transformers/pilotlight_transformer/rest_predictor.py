@@ -1,0 +1,196 @@
+"""The predictor over REST: `/generate` for whole answers, `/generate_stream` (server-sent events) for streams.
+
+Responsible for requests and answers of the token contract. Connections are http_connection.py's.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+from urllib.parse import quote
+
+import msgspec
+from pilotlight_protocol.errors import PayloadTooLarge, Unavailable, from_status
+from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent, TokenLogprob
+
+from pilotlight_transformer.http_connection import ConnectionLost, ConnectionPool, HttpConnection, Silence
+from pilotlight_transformer.predictor_client import (
+    REQUEST_ID,
+    AnswerFacts,
+    PredictorAddress,
+    TokenRequest,
+    answer_facts,
+    parse_retry_after,
+)
+
+ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+_EVENT = b"data:"
+
+_events = msgspec.json.Decoder(TokenEvent)
+_encoder = msgspec.json.Encoder()
+
+
+class _Body(msgspec.Struct):
+    id: str
+    input_ids: list[int]
+    parameters: GenerationParameters
+
+
+class _Output(msgspec.Struct):
+    output_ids: list[int]
+    finish_reason: FinishReason
+    index: int = 0
+    stop_reason: int | None = None
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    cached_tokens: int = 0
+
+
+class _Answer(msgspec.Struct):
+    outputs: list[_Output]
+    usage: _Usage
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: str
+
+
+_answers = msgspec.json.Decoder(_Answer)
+_refusals = msgspec.json.Decoder(_Refusal)
+
+
+class RestPredictor:
+    """A PredictorClient over pooled keep-alive connections."""
+
+    def __init__(self, address: PredictorAddress, *, connect_timeout_s: float, timeout_s: float) -> None:
+        self._authority = address.authority.encode("ascii")
+        self._pool = ConnectionPool(address, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s)
+
+    async def stream(self, request: TokenRequest) -> RestTokenStream:
+        connection = await self._pool.exchange(self._message(request, "generate_stream", b"text/event-stream"))
+        if connection.status != 200:
+            await self._refused(connection)
+        return RestTokenStream(self._pool, connection, request.parameters.n)
+
+    async def generate(self, request: TokenRequest) -> tuple[list[TokenEvent], AnswerFacts]:
+        connection = await self._pool.exchange(self._message(request, "generate", b"application/json"))
+        if connection.status != 200:
+            await self._refused(connection)
+        body = await self._whole(connection)
+        try:
+            answer = _answers.decode(body)
+        except msgspec.MsgspecError as error:
+            raise Unavailable(f"the predictor's answer is not what the contract says: {error}") from error
+        return _as_events(answer), answer_facts(connection.headers)
+
+    async def close(self) -> None:
+        self._pool.close()
+
+    def _message(self, request: TokenRequest, verb: str, accept: bytes) -> bytes:
+        body = _encoder.encode(_Body(request.request_id, request.input_ids, request.parameters))
+        headers = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        return b"".join(
+            (
+                f"POST /v2/models/{quote(request.model_name, safe='')}/{verb} HTTP/1.1\r\nhost: ".encode(),
+                self._authority,
+                b"\r\naccept: ",
+                accept,
+                b"\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(body),
+                f"{REQUEST_ID}: {request.request_id}\r\n{headers}\r\n".encode("latin-1", "replace"),
+                body,
+            )
+        )
+
+    async def _whole(self, connection: HttpConnection) -> bytes:
+        body = bytearray()
+        try:
+            while chunk := await connection.read():
+                body += chunk
+                if len(body) > ANSWER_LIMIT_BYTES:
+                    raise PayloadTooLarge(f"the answer is larger than {ANSWER_LIMIT_BYTES} bytes; ask for fewer tokens")
+        except (ConnectionLost, Silence) as error:
+            raise self._pool.explain(error) from error
+        finally:
+            self._pool.release(connection)
+        return bytes(body)
+
+    async def _refused(self, connection: HttpConnection) -> NoReturn:
+        """Raise the error a status other than 200 stands for, with its message and Retry-After."""
+        body = await self._whole(connection)
+        try:
+            message = _refusals.decode(body).error
+        except msgspec.MsgspecError:  # not the predictor: a proxy or an activator on the way
+            message = f"the predictor's endpoint answered with status {connection.status}"
+        raise from_status(connection.status, message, parse_retry_after(connection.headers.get("retry-after")))
+
+
+class RestTokenStream:
+    """Server-sent events to TokenEvents; those that came together are returned together."""
+
+    def __init__(self, pool: ConnectionPool, connection: HttpConnection, choices: int) -> None:
+        self.facts = answer_facts(connection.headers)
+        self._pool = pool
+        self._connection = connection
+        self._rest = b""
+        self._open_choices = choices
+
+    async def events(self) -> list[TokenEvent]:
+        connection = self._connection
+        while True:
+            try:
+                data = await connection.read()
+            except (ConnectionLost, Silence) as error:
+                raise self._pool.explain(error) from error
+            if not data:
+                if self._open_choices > 0:
+                    raise Unavailable("the predictor ended its stream before the generation was complete; try again")
+                return []
+            events = self._parse(data)
+            if events:
+                return events
+
+    def close(self) -> None:
+        self._pool.release(self._connection)
+
+    def _parse(self, data: bytes) -> list[TokenEvent]:
+        if self._rest:
+            data = self._rest + data
+        *whole, self._rest = data.split(b"\n\n")
+        events = []
+        try:
+            for block in whole:
+                if block.startswith(_EVENT):
+                    event = _events.decode(memoryview(block)[5:])
+                    if event.error is not None:
+                        raise from_status(event.status or 500, event.error)
+                    if event.finish_reason is not None:
+                        self._open_choices -= 1
+                    events.append(event)
+        except msgspec.MsgspecError as error:
+            raise Unavailable(f"the predictor sent an event that is not what the contract says: {error}") from error
+        if len(self._rest) > ANSWER_LIMIT_BYTES:
+            raise Unavailable("the predictor sent an event without an end")
+        return events
+
+
+def _as_events(answer: _Answer) -> list[TokenEvent]:
+    events = [
+        TokenEvent(
+            index=output.index,
+            output_ids=output.output_ids,
+            finish_reason=output.finish_reason,
+            stop_reason=output.stop_reason,
+            logprobs=output.logprobs,
+            prompt_logprobs=output.prompt_logprobs,
+        )
+        for output in sorted(answer.outputs, key=lambda output: output.index)
+    ]
+    if events:
+        events[0].prompt_tokens = answer.usage.prompt_tokens
+        events[0].cached_tokens = answer.usage.cached_tokens
+        events[0].prompt_logprobs = events[0].prompt_logprobs or answer.prompt_logprobs
+    return events
