@@ -9,12 +9,14 @@ from pilotlight_local.kpa import KPAConfig
 
 from .component_fields import UNSUPPORTED_COMPONENT_FIELDS, ComponentFields, read_component_fields
 from .containers import EnvironmentSources, ReadContainer, read_container
-from .desired import MODEL_MOUNT_PATH, Component, Container, InferenceService, ModelMount, Role
+from .desired import Component, Container, InferenceService, ModelMount, Role
 from .fields import Fields
 from .findings import Report
 from .metadata import Metadata
 from .pods import UNSUPPORTED_POD_FIELDS, make_pod, pick_container, place_volumes, read_volumes, storage_from_env
-from .runtimes import NoRuntime, Runtime, fill_placeholders, merge_containers, select_runtime
+from .runtime_merge import fill_placeholders, merge_containers
+from .runtimes import NoRuntime, Runtime, select_runtime
+from .storage import check_schemes, model_mounts, read_storage_uris
 
 DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
 _KNATIVE_MODES = ("Knative", "Serverless")
@@ -33,20 +35,6 @@ _FRAMEWORKS = (
 )
 _MODEL_KEYS = ("modelFormat", "runtime", "runtimeVersion", "protocolVersion", "storageUri", "storage", "confidential")
 _PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
-_KSERVE_SCHEMES = (
-    "gs",
-    "s3",
-    "pvc",
-    "file",
-    "https",
-    "http",
-    "hdfs",
-    "webhdfs",
-    "oci",
-    "oci+native",
-    "oci+fetch",
-    "hf",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +101,7 @@ def _read_predictor(fields: Fields, metadata: Metadata, around: Surroundings) ->
         runtime, merged = _read_model(model, metadata, around)
         annotations = dict(runtime.annotations) if runtime is not None else {}
         volumes = dict(runtime.volumes) if runtime is not None else {}
-        mounts = _model_mounts(model)
+        mounts = model_mounts(model)
     else:
         container = pick_container(containers, fields)
         merged = None if container is None else read_container(container, metadata.namespace, around.sources)
@@ -149,7 +137,7 @@ def _component(
     report = fields.report
     common = read_component_fields(fields, metadata, runtime_annotations, around.config)
     volumes = {**runtime_volumes, **read_volumes(fields)}
-    mounts = (*mounts, *_storage_uris(fields))
+    mounts = (*mounts, *read_storage_uris(fields))
     fields.finish({**UNSUPPORTED_POD_FIELDS, **UNSUPPORTED_COMPONENT_FIELDS})
     if read is None or common.scaling is None:
         return None
@@ -159,7 +147,7 @@ def _component(
     paths = [mount.mount_path for mount in mounts]
     if len(set(paths)) < len(paths):
         report.error(fields.path, f"several models want to lie at the same path: {', '.join(paths)}")
-    _check_schemes(mounts, fields)
+    check_schemes(mounts, fields)
     if report.failed:
         return None
     return Component(
@@ -211,43 +199,6 @@ def _read_model(model: Fields, metadata: Metadata, around: Surroundings) -> tupl
     if silent.failed and not report.failed:
         report.findings.extend(finding for finding in silent.findings if finding.severity == "error")
     return runtime, read
-
-
-def _model_mounts(model: Fields) -> tuple[ModelMount, ...]:
-    uri, storage = model.text("storageUri"), model.mapping("storage")
-    if storage is None:
-        return (ModelMount(uri, MODEL_MOUNT_PATH),) if uri else ()
-    if uri:
-        model.report.error(model.at("storage"), "set only one of storageUri and storage")
-    path, parameters = storage.text("path"), storage.text_map("parameters")
-    kind, bucket = parameters.get("type", ""), parameters.get("bucket", "")
-    if storage.text("key"):
-        storage.report.unsupported(storage.at("key"), "the storage-config secret is not read; set storage.parameters")
-    if storage.text("schemaPath"):
-        storage.report.unsupported(storage.at("schemaPath"), "model schemas are not read")
-    storage.finish()
-    if not kind or not bucket:
-        storage.report.error(storage.path, "set parameters.type and parameters.bucket, or use storageUri")
-        return ()
-    return (ModelMount(f"{kind}://{bucket}/{path.lstrip('/')}", MODEL_MOUNT_PATH),)
-
-
-def _storage_uris(fields: Fields) -> tuple[ModelMount, ...]:
-    found = []
-    for entry in fields.mappings("storageUris"):
-        uri, mount_path = entry.required_text("uri"), entry.text("mountPath") or MODEL_MOUNT_PATH
-        entry.finish()
-        if not mount_path.startswith("/") or mount_path == "/":
-            entry.report.error(entry.at("mountPath"), f"must be an absolute path below /, was {mount_path!r}")
-        found.append(ModelMount(uri, mount_path.rstrip("/")))
-    return tuple(found)
-
-
-def _check_schemes(mounts: tuple[ModelMount, ...], fields: Fields) -> None:
-    for mount in mounts:
-        scheme, separator, _ = mount.uri.partition("://")
-        if separator and scheme not in _KSERVE_SCHEMES:
-            fields.report.warning(fields.path, f"KServe's storage initializer does not know {scheme}:// ({mount.uri})")
 
 
 def _has_arg(args: Sequence[str], flag: str) -> bool:
