@@ -1,0 +1,49 @@
+"""Composition root of `pilotlight`: the only place that reads the environment."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from pilotlight_local.cli import Surroundings, cli
+
+STATE_DIR_NAME = "pilotlight"
+# What the child that downloads models may know of this environment.
+DOWNLOAD_VARIABLES = (
+    "HOME",
+    "HF_HOME",
+    "HF_TOKEN",
+    "HF_ENDPOINT",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+)
+
+
+def _surroundings() -> Surroundings:
+    state_home = os.environ.get("XDG_STATE_HOME")
+    base = Path(state_home) if state_home else Path.home() / ".local" / "state"
+    # `python` in a pod's command means the interpreter that runs the platform.
+    search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    download_env = {name: os.environ[name] for name in DOWNLOAD_VARIABLES if name in os.environ}
+    return Surroundings(
+        default_state_dir=base / STATE_DIR_NAME,
+        search_path=search_path,
+        python=sys.executable,
+        download_env={"PATH": search_path, **download_env},
+        started_s=time.monotonic(),
+    )
+
+
+def main() -> None:
+    """Entry point of the `pilotlight` command."""
+    cli(obj=_surroundings())
+
+
+if __name__ == "__main__":
+    main()

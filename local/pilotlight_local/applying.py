@@ -1,0 +1,66 @@
+"""From files to running endpoints: read, resolve, refuse as a whole when anything is wrong, else apply.
+
+Must not: decide what a field means (see `resources`), or print.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pilotlight_local import resources
+from pilotlight_local.controller import Controller
+from pilotlight_local.errors import RefusedError
+from pilotlight_local.kpa import KPAConfig
+
+
+@dataclass(frozen=True)
+class Desired:
+    """Files that can be applied, and what a person should know about them."""
+
+    services: tuple[resources.InferenceService, ...]
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What an apply did: `(namespace/name, created|configured)` and findings."""
+
+    applied: tuple[tuple[str, str], ...]
+    findings: tuple[str, ...]
+
+
+def load(paths: Sequence[Path], config: KPAConfig) -> Desired:
+    """Read and resolve files and directories. Raises RefusedError with every error found."""
+    missing = [f"{path}: no such file or directory" for path in paths if not path.exists()]
+    if missing:
+        raise RefusedError(missing)
+    documents, problems = resources.read_documents(paths)
+    desired = resources.resolve(documents, config)
+    findings = (*problems, *desired.findings)
+    errors = [str(finding) for finding in findings if finding.severity == "error"]
+    if errors:
+        raise RefusedError(errors)
+    return Desired(desired.services, tuple(str(finding) for finding in findings))
+
+
+class Applier:
+    """Applies files to the running platform, one apply at a time."""
+
+    def __init__(self, controller: Controller, config: KPAConfig) -> None:
+        self._controller = controller
+        self._config = config
+        self._one_at_a_time = asyncio.Lock()
+
+    async def apply(self, paths: Sequence[Path]) -> Applied:
+        """Read off the event loop, apply on it. Raises RefusedError; nothing is changed then."""
+        async with self._one_at_a_time:
+            desired = await asyncio.to_thread(load, paths, self._config)
+            return self.apply_desired(desired)
+
+    def apply_desired(self, desired: Desired) -> Applied:
+        """Apply what was loaded before."""
+        applied = tuple(
+            (f"{service.namespace}/{service.name}", self._controller.apply(service)) for service in desired.services
+        )
+        return Applied(applied, desired.findings)

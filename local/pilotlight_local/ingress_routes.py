@@ -1,0 +1,79 @@
+"""Where a request goes, from its host name and path alone. Pure.
+
+Hosts: `<isvc>.<ns>.localhost` (what clients use), `<isvc>-predictor.<ns>.localhost` and
+`<isvc>-transformer.<ns>.localhost` (what a component is called inside a cluster). Paths: `/serving/<ns>/<isvc>/…` on
+any other host, prefix removed.
+Must not: know which endpoints exist beyond the names it is given.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Component = Literal["predictor", "transformer"]
+PATH_PREFIX = "/serving/"
+DOMAIN = ".localhost"
+
+
+@dataclass(frozen=True)
+class EndpointName:
+    """An InferenceService by namespace and name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """The endpoint a request is for; `component` is None for the endpoint's front, `path` is what the pod sees."""
+
+    endpoint: EndpointName
+    component: Component | None
+    path: str
+
+
+def find_destination(host: str, path: str, exists: Callable[[EndpointName], bool]) -> Destination | None:
+    """Route by host first, by path else; None when no endpoint matches.
+
+    Args:
+        host: the Host header or :authority, with or without a port.
+        path: the request target, with its query.
+        exists: whether an endpoint has this name.
+    """
+    labels = _labels(host)
+    if labels is not None:
+        return _by_host(*labels, path, exists)
+    if not path.startswith(PATH_PREFIX):
+        return None
+    namespace, _, rest = path[len(PATH_PREFIX) :].partition("/")
+    cut = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
+    endpoint = EndpointName(namespace, rest[:cut])
+    remainder = rest[cut:] if rest[cut:].startswith("/") else "/" + rest[cut:]
+    return Destination(endpoint, None, remainder) if exists(endpoint) else None
+
+
+def _labels(host: str) -> tuple[str, str] | None:
+    """`(name, namespace)` of a host below `.localhost`, None for any other host."""
+    bare = host.lower().rstrip(".")
+    if not bare.endswith("]"):
+        bare = bare.rpartition(":")[0] or bare if bare.rpartition(":")[2].isdigit() else bare
+    bare = bare.rstrip(".")
+    if not bare.endswith(DOMAIN):
+        return None
+    name, dot, namespace = bare[: -len(DOMAIN)].partition(".")
+    return (name, namespace) if dot and "." not in namespace else None
+
+
+def _by_host(name: str, namespace: str, path: str, exists: Callable[[EndpointName], bool]) -> Destination | None:
+    front = EndpointName(namespace, name)
+    if exists(front):
+        return Destination(front, None, path)
+    components: tuple[Component, ...] = ("predictor", "transformer")
+    for component in components:
+        endpoint = EndpointName(namespace, name.removesuffix(f"-{component}"))
+        if endpoint != front and exists(endpoint):
+            return Destination(endpoint, component, path)
+    return None

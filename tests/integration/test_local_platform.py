@@ -1,0 +1,466 @@
+"""The embedded platform end to end: real `pilotlight up`, real pods that run `fake_component.py`."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import grpc
+import pytest
+import yaml
+
+pytestmark = pytest.mark.integration
+
+FAKE = Path(__file__).with_name("fake_component.py")
+DEADLINE_S = 30.0
+FAST_SCALING = ("--autoscaler", "scale-to-zero-grace-period=1s", "--autoscaler", "stable-window=6s")
+T = TypeVar("T")
+
+
+def container(*args: str) -> dict[str, Any]:
+    return {
+        "name": "kserve-container",
+        "image": "fake",
+        "command": ["python", str(FAKE)],
+        "args": list(args),
+        "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}, "periodSeconds": 1},
+    }
+
+
+def service(name: str, *args: str, transformer: bool = False, probe: bool = True, **predictor: Any) -> dict[str, Any]:
+    pod = container(*args)
+    if not probe:
+        del pod["readinessProbe"]
+    spec: dict[str, Any] = {"predictor": {"minReplicas": 0, "containers": [pod], **predictor}}
+    if transformer:
+        spec["transformer"] = {"minReplicas": 0, "containers": [container("--answer=transformer")]}
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": name, "annotations": {"serving.kserve.io/deploymentMode": "Knative"}},
+        "spec": spec,
+    }
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def until(read: Callable[[], T], holds: Callable[[T], bool] = bool) -> T:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not holds(value := read()):
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"not within {DEADLINE_S} s, last seen {value!r}")
+        time.sleep(0.05)
+    return value
+
+
+async def until_async(read: Callable[[], Any], holds: Callable[[Any], bool]) -> Any:
+    async with asyncio.timeout(DEADLINE_S):
+        while not holds(value := await read()):  # noqa: ASYNC110 - another process changes, there is no event
+            await asyncio.sleep(0.05)
+    return value
+
+
+def processes_of(marker: str) -> list[int]:
+    """Pids whose environment or command line names the state directory or fake of this test."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                text += bytes((entry / "cwd").readlink())
+            except OSError:
+                continue
+            if marker.encode() in text:
+                found.append(int(entry.name))
+    return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+class Platform:
+    """A `pilotlight up` of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state_dir = folder / "state"
+        self.port = free_port()
+        self.output = folder / "up.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def write(self, *objects: dict[str, Any], name: str = "services.yaml") -> Path:
+        path = self.folder / name
+        path.write_text(yaml.safe_dump_all(objects))
+        return path
+
+    def command(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pilotlight_local", *args, "--state-dir", str(self.state_dir)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def up(self, *objects: dict[str, Any], options: tuple[str, ...] = ()) -> None:
+        argv = [sys.executable, "-m", "pilotlight_local", "up", str(self.write(*objects))]
+        argv += ["--port", str(self.port), "--state-dir", str(self.state_dir), *options]
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(argv, stdout=output, stderr=output, start_new_session=True)
+        until(lambda: "ready in" in self.output.read_text() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.output.read_text()
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        done = self.command("apply", str(self.write(*objects, name="changed.yaml")))
+        assert done.returncode == 0, done.stderr
+
+    def rows(self) -> list[dict[str, Any]]:
+        done = self.command("status", "--json")
+        assert done.returncode == 0, done.stderr
+        return list(json.loads(done.stdout)["components"])
+
+    def url(self, name: str, path: str = "/") -> str:
+        return f"http://127.0.0.1:{self.port}/serving/default/{name}{path}"
+
+    def end(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(30)
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    made = Platform(tmp_path)
+    yield made
+    made.end()
+    until(lambda: processes_of(str(made.state_dir)), lambda pids: pids == [])
+
+
+async def get(url: str, **options: Any) -> tuple[int, Any, Any]:
+    async with aiohttp.ClientSession() as session, session.get(url, **options) as answer:
+        return answer.status, await answer.json(), answer.headers.copy()
+
+
+async def test_a_cold_request_wakes_both_components_at_once_and_says_how_long_it_waited(platform: Platform) -> None:
+    platform.up(service("demo", "--boot_s=1", "--model_name=mine", transformer=True))
+    assert {row["phase"] for row in platform.rows()} == {"Zero"}
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    started_s = time.monotonic()
+    status, body, headers = await get(
+        f"http://127.0.0.1:{platform.port}/via_predictor",
+        headers={"Host": f"demo.default.localhost:{platform.port}", "x-request-id": "mine", "traceparent": trace},
+    )
+    assert status == 200
+    assert headers["x-request-id"] == "mine"
+    timings = headers.getall("Server-Timing")
+    assert any(timing.startswith("activate;dur=") and "transformer" in timing for timing in timings)
+    assert "predictor" in ", ".join(timings)
+    # Pods get what the spec gives, and nothing of this process's environment.
+    predictor = body["predictor"]
+    assert {"PORT", "K_REVISION", "K_SERVICE", "PATH", "INFERENCE_SERVICE_NAME"} <= predictor["env"].keys()
+    assert "HOME" not in predictor["env"]
+    assert predictor["headers"]["X-Request-ID"] == "mine"
+    assert "--model_name=mine" in predictor["argv"]
+    ready = [line for line in platform.output.read_text().splitlines() if ": 0 -> 1 pods" in line]
+    assert len(ready) == 2
+    assert ready[0].split()[0] == ready[1].split()[0]
+    assert "activate transformer" in platform.output.read_text()
+    assert time.monotonic() - started_s < 10
+
+
+async def test_every_request_that_arrives_while_cold_is_answered(platform: Platform) -> None:
+    platform.up(service("demo", "--boot_s=0.5"))
+    answers = await asyncio.gather(*(get(platform.url("demo", f"/echo?n={n}")) for n in range(60)))
+    assert [body["path"] for _, body, _ in answers] == [f"/echo?n={n}" for n in range(60)]
+    assert {status for status, _, _ in answers} == {200}
+    status, body, headers = await get(platform.url("demo", "/status/429"))
+    assert (status, body, headers["Retry-After"]) == (429, {"error": "as asked"}, "7")
+
+
+async def test_a_pod_that_cannot_start_fails_held_requests_at_once_with_its_log(platform: Platform) -> None:
+    platform.up(service("broken", "--boot_s=0.5", "--fail=no such weights"))
+    started_s = time.monotonic()
+    answers = await asyncio.gather(*(get(platform.url("broken", "/echo")) for _ in range(5)))
+    assert time.monotonic() - started_s < 5
+    for status, body, headers in answers:
+        assert status == 503
+        assert int(headers["Retry-After"]) >= 1
+        assert "exited with code 4 before it was ready" in body["error"]
+        assert "no such weights" in body["error"]
+        assert "line before" in body["error"]
+    # While the back-off lasts nobody waits in vain.
+    started_s = time.monotonic()
+    status, body, _ = await get(platform.url("broken", "/echo"))
+    assert status == 503
+    assert time.monotonic() - started_s < 0.5
+    assert [row["phase"] for row in platform.rows()] == ["Failed"]
+    assert "no such weights" in platform.command("logs", "broken").stdout
+
+
+async def test_unknown_hosts_and_paths_are_404_and_the_platform_answers_for_itself(platform: Platform) -> None:
+    platform.up(service("demo"))
+    base = f"http://127.0.0.1:{platform.port}"
+    for url, host in ((f"{base}/x", "nobody.default.localhost"), (f"{base}/serving/default/nobody/", "localhost")):
+        status, body, _ = await get(url, headers={"Host": host})
+        assert status == 404
+        assert "no endpoint" in body["error"]
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{base}/healthz") as answer:
+            assert answer.status == 200
+        await (await session.get(platform.url("demo", "/echo"))).read()
+        async with session.get(f"{base}/metrics") as answer:
+            text = await answer.text()
+    assert 'pilotlight_requests_total{revision="demo-predictor-00001",status="200"} 1' in text
+    assert 'pilotlight_cold_starts_total{namespace="default",endpoint="demo",component="predictor"' in text
+
+
+async def test_streams_pass_both_ways_without_buffering(platform: Platform) -> None:
+    platform.up(service("demo"))
+    async with aiohttp.ClientSession() as session:
+        async with session.get(platform.url("demo", "/stream?n=4&gap=0.3")) as answer:
+            delays = [
+                time.monotonic() - json.loads(line[6:])["sent_s"]
+                async for line in answer.content
+                if line.startswith(b"data: ")
+            ]
+        assert len(delays) == 4
+        assert max(delays) < 0.2
+
+        echoed: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def ping_pong() -> Any:
+            yield b"first"
+            assert await echoed.get() == b"first"
+            yield b"second"
+
+        async with session.post(platform.url("demo", "/duplex"), data=ping_pong()) as answer:
+            async with asyncio.timeout(10):
+                async for piece in answer.content.iter_any():
+                    echoed.put_nowait(piece)
+        body = os.urandom(8 << 20)
+        async with session.post(platform.url("demo", "/duplex"), data=io.BytesIO(body), expect100=True) as answer:
+            assert await answer.read() == body
+
+
+@pytest.mark.parametrize("path", ["/slow?s=60", "/stream?n=600&gap=0.1"])
+async def test_a_client_that_leaves_cancels_its_request_in_the_pod(platform: Platform, path: str) -> None:
+    platform.up(service("demo"))
+
+    async def counts() -> Any:
+        return (await get(platform.url("demo", "/counts")))[1]
+
+    async def request() -> None:
+        async with aiohttp.ClientSession() as session, session.get(platform.url("demo", path)) as answer:
+            await answer.read()
+
+    task = asyncio.create_task(request())
+    await until_async(counts, lambda seen: seen["active"] == 1)
+    task.cancel()
+    await asyncio.wait([task])
+    started_s = time.monotonic()
+    await until_async(counts, lambda seen: seen["active"] == 0 and seen["cancelled"] == 1)
+    assert time.monotonic() - started_s < 2
+    assert [row["running"] for row in platform.rows()] == [0]
+
+
+async def test_container_concurrency_is_never_exceeded(platform: Platform) -> None:
+    platform.up(service("demo", containerConcurrency=2, maxReplicas=1))
+    answers = await asyncio.gather(*(get(platform.url("demo", "/slow?s=0.05")) for _ in range(20)))
+    assert {status for status, _, _ in answers} == {200}
+    assert max(body["most_active"] for _, body, _ in answers) == 2
+
+
+async def test_the_timeout_of_the_revision_includes_the_wait(platform: Platform) -> None:
+    platform.up(service("demo", "--boot_s=20", timeout=1))
+    status, body, _ = await get(platform.url("demo", "/echo"))
+    assert status == 504
+    assert "timeout" in body["error"]
+
+
+async def test_grpc_is_held_and_spliced_by_authority(platform: Platform) -> None:
+    platform.up(service("demo", "--grpc", "--boot_s=0.5", probe=False))
+
+    def channel(host: str) -> grpc.aio.Channel:
+        options = [("grpc.default_authority", host)]
+        return grpc.aio.insecure_channel(f"127.0.0.1:{platform.port}", options=options)
+
+    async with channel("demo.default.localhost") as cold:
+        say = cold.unary_unary("/test.Echo/Say")
+        answers = await asyncio.gather(*(say(f"{n}".encode(), timeout=20) for n in range(10)))
+        assert answers == [f"echo {n}".encode() for n in range(10)]
+        large = os.urandom(1 << 20)
+        assert await say(large, timeout=20) == b"echo " + large
+        counted = [part async for part in cold.unary_stream("/test.Echo/Count")(b"5", timeout=20)]
+        assert counted == [b"0", b"1", b"2", b"3", b"4"]
+        assert [row["running"] for row in platform.rows()] == [0]
+        stream = cold.unary_stream("/test.Echo/Count")(b"1000", timeout=60)
+        await stream.read()
+        assert [row["running"] for row in platform.rows()] == [1]
+        stream.cancel()
+        until(lambda: [row["running"] for row in platform.rows()], lambda running: running == [0])
+    async with channel("nobody.default.localhost") as unknown:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await unknown.unary_unary("/test.Echo/Say")(b"x", timeout=10)
+    assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_new_revision_takes_over_under_load_without_a_failed_request(platform: Platform) -> None:
+    platform.up(service("demo", "--answer=v1"))
+    assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "v1"
+    answers: Counter[tuple[int, str]] = Counter()
+    ending = asyncio.Event()
+
+    async def load(session: aiohttp.ClientSession) -> None:
+        while not ending.is_set():
+            async with session.get(platform.url("demo", "/slow?s=0.02")) as answer:
+                body = await answer.json()
+                answers[answer.status, body.get("answer", str(body))] += 1
+
+    async with aiohttp.ClientSession() as session:
+        workers = [asyncio.create_task(load(session)) for _ in range(8)]
+        long_stream = asyncio.create_task(session.get(platform.url("demo", "/stream?n=30&gap=0.1")))
+        await asyncio.to_thread(platform.apply, service("demo", "--answer=v2", "--boot_s=1"))
+
+        async def answered_by_v2() -> int:
+            return answers[200, "v2"]
+
+        await until_async(answered_by_v2, lambda count: count >= 200)
+        events = await (await long_stream).read()
+        ending.set()
+        await asyncio.gather(*workers)
+    assert set(answers) == {(200, "v1"), (200, "v2")}
+    assert events.count(b"data:") == 30
+
+
+async def test_a_revision_that_cannot_start_leaves_the_old_one_serving(platform: Platform) -> None:
+    platform.up(service("demo", "--answer=v1"))
+    assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "v1"
+    platform.apply(service("demo", "--answer=v2", "--fail=typo in the flags"))
+    until(platform.rows, lambda rows: any(row["phase"] == "Failed" for row in rows))
+    failed = next(row for row in platform.rows() if row["phase"] == "Failed")
+    assert (failed["traffic_percent"], "exited with code 4" in failed["reason"]) == (0, True)
+    assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "v1"
+
+
+async def test_canary_percent_splits_the_traffic_and_its_removal_promotes(platform: Platform) -> None:
+    platform.up(service("demo", "--answer=v1"))
+    assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "v1"
+    platform.apply(service("demo", "--answer=v2", canaryTrafficPercent=20))
+    until(platform.rows, lambda rows: sorted(row["traffic_percent"] for row in rows) == [20, 80])
+    answers = Counter([(await get(platform.url("demo", "/echo")))[1]["answer"] for _ in range(200)])
+    assert 15 <= answers["v2"] <= 70
+    assert answers["v1"] + answers["v2"] == 200
+    platform.apply(service("demo", "--answer=v2"))
+    until(platform.rows, lambda rows: sorted(row["traffic_percent"] for row in rows) == [0, 100])
+    assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "v2"
+
+
+async def test_idle_time_takes_pods_to_zero_but_never_cuts_a_request(platform: Platform) -> None:
+    platform.up(service("demo"), options=FAST_SCALING)
+    url = platform.url("demo", "/stream?n=100&gap=0.1")
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        assert (await answer.read()).count(b"data:") == 100
+    until(platform.rows, lambda rows: [row["phase"] for row in rows] == ["Zero"])
+    until(lambda: processes_of(FAKE.name), lambda pids: pids == [])
+    assert list((platform.state_dir / "pods").iterdir()) == []
+    assert (await get(platform.url("demo", "/echo")))[0] == 200
+
+
+async def test_progress_lines_while_a_cold_endpoint_wakes(platform: Platform) -> None:
+    platform.up(service("demo", "--boot_s=1.5"), service("broken", "--fail=boom", "--boot_s=0.3"))
+    headers = {"Accept": "text/event-stream", "x-pilotlight-progress": "1"}
+    async with aiohttp.ClientSession() as session:
+        async with session.get(platform.url("demo", "/stream?n=2"), headers=headers) as answer:
+            text = (await answer.read()).decode()
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        async with session.get(platform.url("broken", "/stream?n=2"), headers=headers) as answer:
+            failed = (await answer.read()).decode()
+            assert answer.status == 200
+    assert ": phase=predictor-starting eta_s=unknown" in text
+    assert text.count("data: ") == 2
+    assert text.index(": phase=") < text.index("data: ")
+    event = json.loads(failed.split("data: ")[1])
+    assert event["status"] == 503
+    assert "boom" in event["error"]
+
+
+async def test_a_pod_that_crashes_is_replaced_after_its_back_off(platform: Platform) -> None:
+    platform.up(service("demo"))
+    assert (await get(platform.url("demo", "/echo")))[0] == 200
+    async with aiohttp.ClientSession() as session, session.post(platform.url("demo", "/crash")) as answer:
+        assert answer.status == 502
+        assert "broke the connection" in (await answer.json())["error"]
+    status, body, headers = await get(platform.url("demo", "/echo"))
+    assert status == 503
+    assert "exited with code 3" in body["error"]
+    assert 1 <= int(headers["Retry-After"]) <= 10
+
+    async def ask() -> Any:
+        return (await get(platform.url("demo", "/echo")))[0]
+
+    await until_async(ask, lambda status: status == 200)
+
+
+@pytest.mark.parametrize("way", ["down", "SIGKILL", "SIGTERM"])
+async def test_no_process_is_left_however_the_platform_ends(platform: Platform, way: str) -> None:
+    platform.up(service("demo", "--escape", transformer=True))
+    assert (await get(platform.url("demo", "/via_predictor")))[0] == 200
+    assert len(processes_of(str(platform.state_dir))) >= 4
+    assert platform.process is not None
+    if way == "down":
+        assert platform.command("down").returncode == 0
+    else:
+        platform.process.send_signal(getattr(signal, way))
+    platform.process.wait(20)
+    until(lambda: processes_of(str(platform.state_dir)), lambda pids: pids == [])
+    again = platform.command("down")
+    assert again.returncode == 1
+    assert "No platform runs" in again.stderr
+
+
+async def test_a_pod_whose_init_is_killed_leaves_nothing_behind(platform: Platform) -> None:
+    platform.up(service("demo", "--escape"))
+    assert (await get(platform.url("demo", "/echo")))[0] == 200
+    pid = platform.rows()[0]["pods"][0]["pid"]
+    os.kill(parent_of(pid), signal.SIGKILL)
+    marker = str(platform.state_dir / "pods")
+    until(lambda: processes_of(marker), lambda pids: pids == [])
+
+
+def test_a_second_platform_on_the_same_state_says_what_to_do(platform: Platform) -> None:
+    platform.up(service("demo"))
+    second = platform.command("up", str(platform.folder / "services.yaml"), "--port", str(free_port()))
+    assert second.returncode == 1
+    assert "pilotlight apply" in second.stderr
+    assert str(platform.process.pid) in second.stderr  # type: ignore[union-attr]
+
+
+def test_a_file_with_errors_is_refused_as_a_whole(platform: Platform) -> None:
+    wrong = service("demo", containerConcurrency="many", canaryTrafficPercent=200)
+    done = platform.command("up", str(platform.write(wrong)), "--port", str(platform.port))
+    assert done.returncode == 2
+    assert "spec.predictor.containerConcurrency" in done.stderr
+    assert "spec.predictor.canaryTrafficPercent" in done.stderr
+
+
+def test_endpoints_can_be_added_and_deleted_while_it_runs(platform: Platform) -> None:
+    platform.up(service("demo"))
+    platform.apply(service("second"))
+    assert {row["endpoint"] for row in platform.rows()} == {"demo", "second"}
+    assert platform.command("delete", "demo").returncode == 0
+    assert {row["endpoint"] for row in platform.rows()} == {"second"}
+    table = platform.command("status")
+    assert "second-predictor-00001" in table.stdout
