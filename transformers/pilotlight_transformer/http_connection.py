@@ -22,6 +22,9 @@ BUFFER_LIMIT_BYTES = 256 * 1024
 
 IDLE_CONNECTIONS_LIMIT = 64
 
+SETTLE_TIMEOUT_S = 1.0
+"""How long the end of an answer whose content is complete may take to come."""
+
 
 class ConnectionLost(Exception):
     """The peer closed; `before_answer` tells that not one byte of the answer had come."""
@@ -58,6 +61,7 @@ class HttpConnection(asyncio.Protocol):
         self._head_complete = False
         self._keep_alive = False
         self._answered = False
+        self._on_settled: Callable[[], None] | None = None
         self.status = 0
         self.headers: dict[str, str] = {}
 
@@ -104,6 +108,15 @@ class HttpConnection(asyncio.Protocol):
         self.lost = True
         if self._transport is not None:
             self._transport.abort()
+
+    def settle(self, on_settled: Callable[[], None]) -> None:
+        """Call back at the end of the answer, whose rest nobody reads; drop the connection when it does not come."""
+        if self._complete or self.lost:
+            on_settled()
+            return
+        self._on_settled = on_settled
+        self._stop_watchdog()
+        self._watchdog = self._loop.call_later(SETTLE_TIMEOUT_S, self.abort)
 
     async def _wait(self) -> None:
         if self._failure is not None:
@@ -184,6 +197,8 @@ class HttpConnection(asyncio.Protocol):
             return
         self._complete = True
         self._stop_watchdog()
+        if self._on_settled is not None:
+            self._on_settled()
 
 
 class ConnectionPool:
@@ -230,6 +245,10 @@ class ConnectionPool:
             )
         return Unavailable("the predictor closed the connection before its answer was complete; try again")
 
+    def settle(self, connection: HttpConnection) -> None:
+        """Keep a connection once its answer, of which nothing more is needed, has come to its end."""
+        connection.settle(lambda: self.release(connection))
+
     def release(self, connection: HttpConnection) -> None:
         """Keep a connection whose answer was read to its end; close any other, which aborts the work behind it."""
         if connection.reusable and len(self._idle) < IDLE_CONNECTIONS_LIMIT:
@@ -250,11 +269,10 @@ class ConnectionPool:
 
     async def _open(self) -> HttpConnection:
         loop = asyncio.get_running_loop()
-        create: Callable[[], HttpConnection] = lambda: HttpConnection(self._timeout_s)  # noqa: E731
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    create,
+                    lambda: HttpConnection(self._timeout_s),
                     self._address.host,
                     self._address.port,
                     ssl=self._tls,

@@ -154,7 +154,10 @@ class RestTokenStream:
                 return events
 
     def close(self) -> None:
-        self._pool.release(self._connection)
+        if self._open_choices > 0:
+            self._pool.release(self._connection)
+        else:
+            self._pool.settle(self._connection)
 
     def _parse(self, data: bytes) -> list[TokenEvent]:
         if self._rest:

@@ -1,0 +1,116 @@
+"""The transformer as the serving shell's ServedModel: what it says of itself, and loading its files."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.v2 import InferRequest, InferResponse
+from pilotlight_serving.handlers import ModelMetadata, RequestContext, Route, TensorMetadata
+
+from pilotlight_transformer.openai_routes import openai_routes
+from pilotlight_transformer.openapi import openapi
+from pilotlight_transformer.predictor_client import PredictorClient
+from pilotlight_transformer.settings import TransformerSettings
+from pilotlight_transformer.text_loading import load_text
+from pilotlight_transformer.text_model import VERSION, LoadedText, TextModel
+from pilotlight_transformer.tokenizer_files import TokenizerFilesError
+from pilotlight_transformer.v2_requests import FINISH_REASON, TEXT_INPUT, TEXT_OUTPUT
+from pilotlight_transformer.v2_text import V2Text
+
+_log = logging.getLogger("pilotlight.transformer")
+
+
+class ServedTextModel:
+    """`predictor` is closed when `lifespan` ends."""
+
+    def __init__(self, settings: TransformerSettings, predictor: PredictorClient) -> None:
+        self._settings = settings
+        self._predictor = predictor
+        self._model = TextModel((settings.model_name, *settings.lora_names), predictor)
+        self._v2 = V2Text(self._model)
+        self.name = settings.model_name
+        self.version = VERSION
+        self.load_failed = False
+
+    def metadata(self) -> ModelMetadata:
+        return ModelMetadata(
+            name=self.name,
+            versions=(VERSION,),
+            platform="pilotlight_transformer",
+            inputs=(TensorMetadata(TEXT_INPUT, "BYTES", (-1,)),),
+            outputs=(TensorMetadata(TEXT_OUTPUT, "BYTES", (-1,)), TensorMetadata(FINISH_REASON, "BYTES", (-1,))),
+        )
+
+    def ready(self) -> bool:
+        return self._model.is_loaded
+
+    def why_not_ready(self) -> Unavailable:
+        return self._model.why_not_loaded()
+
+    def names(self) -> Sequence[str]:
+        return self._model.names
+
+    def serves(self, model_name: str) -> bool:
+        return model_name in self._model.names
+
+    async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
+        return await self._v2.infer(request, context)
+
+    def stream_infer(self, request: InferRequest, context: RequestContext) -> AsyncIterator[InferResponse]:
+        return self._v2.stream_infer(request, context)
+
+    def routes(self) -> Sequence[Route]:
+        return [*self._v2.routes(), *openai_routes(self._model)]
+
+    def openapi(self) -> Mapping[str, Any]:
+        return openapi(self)
+
+    async def load(self) -> None:
+        """Load the tokenizer and the template again. Raises Unavailable with what is wrong with the files."""
+        settings = self._settings
+        try:
+            self._set_loaded(await asyncio.to_thread(load_text, settings.model_uri, settings.max_model_len))
+        except TokenizerFilesError as error:
+            raise Unavailable(str(error)) from error
+
+    async def unload(self) -> None:
+        self._set_loaded(None)
+
+    def _set_loaded(self, loaded: LoadedText | None) -> None:
+        if self._model.is_loaded:
+            self._model.loaded().codec.close()
+        self._model.set_loaded(loaded)
+
+    async def metrics(self) -> bytes:
+        return b""
+
+    @asynccontextmanager
+    async def lifespan(self, loading: Future[LoadedText], stop: Callable[[], None]) -> AsyncIterator[None]:
+        """Takes what `loading` brings, or calls `stop` when it fails; closes the predictor's connections at the end."""
+        taking = asyncio.create_task(self._take(loading, stop))
+        try:
+            yield
+        finally:
+            taking.cancel()
+            self._set_loaded(None)
+            await self._predictor.close()
+
+    async def _take(self, loading: Future[LoadedText], stop: Callable[[], None]) -> None:
+        try:
+            loaded: LoadedText = await asyncio.wrap_future(loading)
+            self._set_loaded(loaded)
+        except TokenizerFilesError as error:
+            _log.error("%s", error)
+        except Exception:
+            _log.exception("loading the tokenizer failed")
+        else:
+            _log.info("the tokenizer and the chat template of %s are ready", self.name)
+            return
+        self.load_failed = True
+        stop()

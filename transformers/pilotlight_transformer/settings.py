@@ -1,0 +1,99 @@
+"""The command line: the arguments KServe injects, and our own. The environment is a parameter here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+MOUNTED_MODEL_DIR = "/mnt/models"
+
+PredictorProtocol = Literal["v2", "grpc-v2"]
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerSettings:
+    """`model_uri` is a URI or a directory; only tokenizer files of it are read. `ignored`: arguments not known."""
+
+    model_name: str
+    model_uri: str
+    predictor_host: str
+    predictor_protocol: PredictorProtocol = "v2"
+    predictor_use_ssl: bool = False
+    predictor_request_timeout_s: float = 600.0
+    connect_timeout_s: float = 10.0
+    http_port: int = 8080
+    max_model_len: int | None = None
+    lora_names: tuple[str, ...] = ()
+    drain_timeout_s: float = 600.0
+    max_concurrent_requests: int = 1024
+    max_body_bytes: int = 16 * 1024 * 1024
+    workers: int = 1
+    ignored: tuple[str, ...] = ()
+
+
+def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> TransformerSettings:
+    """Exits with a usage message when a required argument is missing or a value is none."""
+    parser = _parser(environment)
+    given, ignored = parser.parse_known_args(arguments)
+    model_uri = given.model_uri or given.model_dir or (MOUNTED_MODEL_DIR if Path(MOUNTED_MODEL_DIR).is_dir() else None)
+    if model_uri is None:
+        parser.error(f"give --model_uri or --model_dir (or mount a model at {MOUNTED_MODEL_DIR}) for the tokenizer")
+    return TransformerSettings(
+        model_name=given.model_name,
+        model_uri=model_uri,
+        predictor_host=given.predictor_host,
+        predictor_protocol="grpc-v2" if given.predictor_protocol == "grpc-v2" else "v2",
+        predictor_use_ssl=given.predictor_use_ssl,
+        predictor_request_timeout_s=given.predictor_request_timeout_seconds,
+        connect_timeout_s=given.connect_timeout_s,
+        http_port=given.http_port,
+        max_model_len=given.max_model_len,
+        lora_names=tuple(name for name in given.lora_names.split(",") if name),
+        drain_timeout_s=given.drain_timeout_s,
+        max_concurrent_requests=given.max_concurrent_requests,
+        max_body_bytes=given.max_body_bytes,
+        workers=given.workers,
+        ignored=tuple(ignored),
+    )
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pilotlight_transformer", description=__doc__, allow_abbrev=False, add_help=True
+    )
+    add = parser.add_argument
+    add("--model_name", required=True, help="the name the model is served under")
+    add("--model_dir", help=f"directory with the model's tokenizer.json (default: {MOUNTED_MODEL_DIR} when it exists)")
+    add("--model_uri", help="hf://org/name[@revision], file:///dir or bundled://name; tokenizer files only are read")
+    add("--predictor_host", required=True, metavar="HOST[:PORT]", help="where the predictor answers")
+    add("--predictor_protocol", default="v2", choices=("v1", "v2", "grpc-v2"), help="v1 is read as v2")
+    add("--predictor_use_ssl", type=_truth, default=False, metavar="BOOL")
+    add(
+        "--predictor_request_timeout_seconds",
+        type=_positive,
+        default=600.0,
+        help="the longest silence of the predictor, from the request to the first byte and between bytes",
+    )
+    add("--connect_timeout_s", type=_positive, default=10.0, help="deadline for a connection to the predictor")
+    add("--http_port", type=int, default=int(environment.get("PORT") or 8080), help="default: $PORT, else 8080")
+    add("--max_model_len", type=int, default=None, help="context length in tokens, where config.json is not to decide")
+    add("--lora_names", default="", metavar="A,B", help="names of LoRA adapters that the predictor serves")
+    add("--drain_timeout_s", type=_positive, default=600.0, help="how long requests in flight may go on after SIGTERM")
+    add("--max_concurrent_requests", type=int, default=1024)
+    add("--max_body_bytes", type=int, default=16 * 1024 * 1024)
+    add("--workers", type=int, default=1, help="KServe sets it to containerConcurrency; one process serves them all")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
+def _truth(text: str) -> bool:
+    return text.strip().lower() in ("true", "1", "yes")
