@@ -106,6 +106,9 @@ class GrpcClientSide(asyncio.Protocol):
         self._count(self._ledger.from_server(frame))
 
     def _count(self, change: int) -> None:
+        if change == 0:
+            # The pod's settings come before this side knows that the connection is made.
+            return
         assert self._route is not None
         assert self._backend is not None
         if change > 0:

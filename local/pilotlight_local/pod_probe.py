@@ -1,5 +1,7 @@
-"""One readiness probe of a pod: HTTP, TCP or a command. Must not: repeat itself, or remember anything. gRPC probes look at the connection
-only."""
+"""One readiness probe of a pod: HTTP, TCP or a command; a gRPC probe only looks whether the port accepts connections.
+
+Must not: repeat itself, or remember anything.
+"""
 
 import asyncio
 import contextlib

@@ -10,7 +10,8 @@ It is the subreaper of its pod (prctl(2)), so a grandchild that left its process
 Must not: import anything outside the standard library, decide about restarts, read its own environment.
 """
 
-# ruff: noqa: PTH - pathlib costs more to import than all of this module
+# pathlib costs more to import than all of this module.
+# ruff: noqa: PTH105, PTH123, PTH208
 import contextlib
 import ctypes
 import json

@@ -155,6 +155,6 @@ async def kill_all_orphans(init_pids: set[int]) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+                os.waitpid(pid, 0)  # noqa: ASYNC222 - it was killed, this takes no time
         # The children of those that just ended become ours.
         await asyncio.sleep(ORPHAN_SWEEP_PERIOD_S)

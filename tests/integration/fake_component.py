@@ -1,6 +1,6 @@
 """A stand-in for predictor and transformer: it starts in a moment, echoes, streams, fails on request.
 
-Run by the platform under test as a pod: `python fake_component.py --http_port N [...]`; unknown arguments are tolerated.
+Run by the platform under test as a pod: `python fake_component.py --http_port N [...]`; unknown arguments are fine.
 """
 
 import argparse
