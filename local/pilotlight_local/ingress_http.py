@@ -181,10 +181,7 @@ class _Exchange:
                     continue
                 self._note_phases(held_ms, upstream)
                 try:
-                    async with asyncio.timeout_at(self._deadline_s):
-                        yield upstream
-                except TimeoutError:
-                    self._abort_client()
+                    yield upstream
                 finally:
                     upstream.release() if upstream.content.at_eof() else upstream.close()
                 return
@@ -219,9 +216,10 @@ class _Exchange:
 
     async def _copy(self, upstream: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
         try:
-            async for chunk in upstream.content.iter_any():
-                await response.write(chunk)
-        except aiohttp.ClientError:
+            async with asyncio.timeout_at(self._deadline_s):
+                async for chunk in upstream.content.iter_any():
+                    await response.write(chunk)
+        except (aiohttp.ClientError, TimeoutError):
             # The answer is cut short; the client must see that, so its connection breaks as well.
             self._abort_client()
 
