@@ -12,6 +12,7 @@ SDK is imported:
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import util
@@ -20,6 +21,8 @@ from typing import Any
 
 # None in sys.modules makes every later import of it an ImportError.
 sys.modules["vllm"] = None  # type: ignore[assignment]
+# Processes are only ever started by exec here; gRPC's fork handlers would stop its threads at each start.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 
 def _package_without_initializer() -> Callable[[], None]:

@@ -117,13 +117,19 @@ class Server(ModelServer):  # type: ignore[misc]
             yield None, nothing
             return
         server = grpc_server(self._plane, self._gate, self._settings)
+
+        async def stop(grace_s: float) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s + 1):
+                    await server.stop(grace_s)
+
         path = f"pilotlight-{secrets.token_hex(8)}"
         server.add_insecure_port(f"unix-abstract:{path}")
         await server.start()
         try:
-            yield path, server.stop
+            yield path, stop
         finally:
-            await server.stop(0)
+            await stop(0)
 
     @contextlib.asynccontextmanager
     async def _port(self, grpc_path: str | None) -> AsyncIterator[OnePort]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 import msgspec
 from pilotlight_protocol.errors import Unavailable, from_status
@@ -115,8 +116,8 @@ class EngineClient(asyncio.Protocol):
             del self._calls[frame.call]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are no subclass of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         for body in self._splitter.feed(data):

@@ -1,0 +1,82 @@
+"""The predictor's command line. Pure: the environment is an argument. Unknown arguments, which KServe injects, pass."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+from pilotlight_predictor.quantization import Requested
+
+ENGINE_ARGS_VARIABLE = "PILOTLIGHT_ENGINE_ARGS"
+DEFAULT_MODEL_DIR = "/mnt/models"
+# A generation slower than this is of no use to a reader; it sizes the drain when nothing else is said.
+SLOWEST_TOKEN_S = 0.05
+LONGEST_OUTPUT_GUESS_TOKENS = 2048
+DRAIN_MIN_S, DRAIN_MAX_S = 30.0, 600.0
+
+
+def parse(argv: Sequence[str], environment: Mapping[str, str]) -> argparse.Namespace:
+    """Exits with a usage message for a value that is wrong, as argparse does."""
+    parser = _parser(environment)
+    args, _ = parser.parse_known_args(argv)
+    if args.model_dir and args.model_uri:
+        parser.error("give --model_dir or --model_uri, not both")
+    if not 0 < args.kv_watermark <= 1:
+        parser.error(f"--kv_watermark must be in (0, 1], not {args.kv_watermark}")
+    for name in ("max_body_bytes", "max_batch", "max_queue", "max_sequences"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    args.model = args.model_uri or args.model_dir or DEFAULT_MODEL_DIR
+    args.loras = tuple(_lora(parser, given) for given in args.lora_module)
+    if args.drain_timeout_s is None:
+        args.drain_timeout_s = longest_generation_s(args.max_output_tokens)
+    return args
+
+
+def longest_generation_s(max_output_tokens: int | None) -> float:
+    """How long a drain may take so that the longest generation ends: tokens x 50 ms, from 30 s to 10 minutes."""
+    tokens = max_output_tokens or LONGEST_OUTPUT_GUESS_TOKENS
+    return min(DRAIN_MAX_S, max(DRAIN_MIN_S, tokens * SLOWEST_TOKEN_S))
+
+
+def _lora(parser: argparse.ArgumentParser, given: str) -> tuple[str, str]:
+    name, separator, path = given.partition("=")
+    if not (name and separator and path):
+        parser.error(f"--lora_module must be NAME=DIRECTORY, not '{given}'")
+    if not Path(path).is_dir():
+        parser.error(f"--lora_module {name}: there is no directory {path}")
+    return name, path
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pilotlight_predictor",
+        description="Serves one model over tokens: V2, generate and gRPC on one port, with vLLM in a child process.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model_name", default=environment.get("INFERENCE_SERVICE_NAME", "model"), help="the name in the paths")
+    add("--model_dir", default=None, help=f"a mounted checkpoint; {DEFAULT_MODEL_DIR} when no model is named")
+    add("--model_uri", default=None, help="bundled://name, file:///dir or hf://org/name[@revision]")
+    add("--http_port", type=int, default=int(environment.get("PORT", "8080")), help="the one port, HTTP and gRPC")
+    add("--host", default="", help="address to listen on; empty for all, IPv6 and IPv4")
+    add("--quantization", default="auto", choices=get_args(Requested), help="refused when the device cannot do it")
+    add("--engine_arg", action="append", default=[], metavar="K=V", help="a vLLM engine argument; may be repeated")
+    add("--lora_module", action="append", default=[], metavar="NAME=DIR", help="an adapter; may be repeated")
+    add("--max_body_bytes", type=int, default=16 * 1024 * 1024, help="largest request body, unpacked")
+    add("--max_prompt_tokens", type=int, default=None, help="longest prompt; the context length when not given")
+    add("--max_output_tokens", type=int, default=None, help="most tokens per sequence; the context's rest if not given")
+    add("--max_batch", type=int, default=64, help="most rows of input_ids in one request")
+    add("--max_sequences", type=int, default=256, help="most rows times n in one request")
+    add("--max_queue", type=int, default=256, help="sequences that may wait for a place in the engine's batch")
+    add("--max_concurrent_requests", type=int, default=1024, help="requests in flight, HTTP and gRPC together")
+    add("--kv_watermark", type=float, default=0.9, help="share of the KV cache that may be promised")
+    add("--drain_timeout_s", type=float, default=None, help="after SIGTERM; sized to the longest generation")
+    add("--startup_deadline_s", type=float, default=600.0, help="an engine that is not ready by then is replaced")
+    add("--work_dir", default=None, help="where the engine may write (compile caches); chosen when not given")
+    add("--log_level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.epilog = f"vLLM engine arguments are also read from ${ENGINE_ARGS_VARIABLE}, space-separated K=V."
+    return parser

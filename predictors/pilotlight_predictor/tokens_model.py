@@ -1,0 +1,210 @@
+"""The predictor's model: tokens in, tokens out, over an engine. What the serving shell plugs in.
+
+One request reads: `token_requests` (what may be asked) -> `engine_queue` (whether there is room) -> the engine ->
+`token_outputs` or `token_events` (how it is answered). When the client goes, closing the engine's iterator aborts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from typing import Any, cast
+
+from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_protocol.v2 import InferRequest, InferResponse
+from pilotlight_serving.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
+
+from pilotlight_predictor.engine.contract import Engine, GenerateRequest
+from pilotlight_predictor.engine_holder import EngineHolder
+from pilotlight_predictor.engine_queue import EngineQueue, QueueLimits
+from pilotlight_predictor.predictor_openapi import predictor_openapi
+from pilotlight_predictor.token_events import EventFormatter
+from pilotlight_predictor.token_outputs import Completion, delta_tensors, generate_reply, output_tensors
+from pilotlight_predictor.token_requests import (
+    INPUT_IDS,
+    INPUT_LENGTHS,
+    RequestLimits,
+    decode_generate,
+    fit,
+    parameters_from,
+    prompts_from,
+)
+
+_INPUTS = (TensorMetadata(INPUT_IDS, "INT32", (-1, -1)), TensorMetadata(INPUT_LENGTHS, "INT32", (-1,)))
+_OUTPUTS = (
+    TensorMetadata("output_ids", "INT32", (-1, -1)),
+    TensorMetadata("output_lengths", "INT32", (-1,)),
+    TensorMetadata("finish_reason", "BYTES", (-1,)),
+)
+PLATFORM = "vllm_tokens"
+
+
+class TokensModel:
+    """Implements `pilotlight_serving.handlers.ServedModel`. `loras`: adapters that are served under their own names."""
+
+    version = "1"
+
+    def __init__(
+        self,
+        name: str,
+        holder: EngineHolder,
+        request_limits: RequestLimits,
+        queue_limits: QueueLimits,
+        loras: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self._holder = holder
+        self._limits = request_limits
+        self._queue = EngineQueue(queue_limits)
+        self._loras = tuple(loras)
+        self._numbers = itertools.count(1)
+
+    def metadata(self) -> ModelMetadata:
+        return ModelMetadata(self.name, (self.version,), PLATFORM, _INPUTS, _OUTPUTS)
+
+    def ready(self) -> bool:
+        return self._holder.held
+
+    def why_not_ready(self) -> Unavailable:
+        return self._holder.why_not_held()
+
+    def names(self) -> Sequence[str]:
+        return (self.name, *self._loras)
+
+    def serves(self, model_name: str) -> bool:
+        return model_name == self.name or model_name in self._loras
+
+    def routes(self) -> Sequence[Route]:
+        routes = []
+        for model in ("/v2/models/{model_name}", "/v2/models/{model_name}/versions/{version}"):
+            routes.append(Route("POST", model + "/generate", self.generate))
+            routes.append(Route("POST", model + "/generate_stream", self.generate_stream))
+        return routes
+
+    def openapi(self) -> Mapping[str, Any]:
+        return predictor_openapi(self)
+
+    async def load(self) -> None:
+        await self._holder.load()
+
+    async def unload(self) -> None:
+        await self._holder.unload()
+
+    async def metrics(self) -> bytes:
+        """vLLM's families, names unchanged."""
+        return await self._holder.engine().metrics()
+
+    async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
+        prompts = prompts_from(request, self._limits.max_batch)
+        engine, parameters = self._prepare(prompts, parameters_from(request.parameters))
+        with self._queue.place(engine, prompts, parameters):
+            completions = await self._complete_all(engine, prompts, parameters, context)
+        return InferResponse(context.model_name, self.version, output_tensors(completions), request.id)
+
+    async def stream_infer(self, request: InferRequest, context: RequestContext) -> AsyncIterator[InferResponse]:
+        """One response per delta with one row each; with n > 1 the parameter `index` tells the choice."""
+        prompts = prompts_from(request, self._limits.max_batch)
+        if len(prompts) > 1:
+            raise InvalidInput(f"a stream takes one prompt, not a batch of {len(prompts)}", param=INPUT_IDS)
+        engine, parameters = self._prepare(prompts, parameters_from(request.parameters))
+        with self._queue.place(engine, prompts, parameters):
+            generate = self._request(prompts[0], parameters, context)
+            started_at = time.perf_counter()
+            async with _aborting(engine.generate(generate)) as stream:
+                async for deltas in stream:
+                    _note_prefill(context, started_at)
+                    for delta in deltas:
+                        yield InferResponse(
+                            context.model_name, self.version, delta_tensors(delta), request.id, {"index": delta.index}
+                        )
+
+    async def generate(self, context: RequestContext) -> Reply:
+        body = decode_generate(context.body)
+        prompts = [body.input_ids]
+        engine, parameters = self._prepare(prompts, parameters_from(body.parameters))
+        with self._queue.place(engine, prompts, parameters):
+            (completion,) = await self._complete_all(engine, prompts, parameters, context)
+        return Reply(generate_reply(context.model_name, self.version, body.id or context.request_id, completion))
+
+    async def generate_stream(self, context: RequestContext) -> Stream:
+        body = decode_generate(context.body)
+        engine, parameters = self._prepare([body.input_ids], parameters_from(body.parameters))
+        request = self._request(body.input_ids, parameters, context)
+        formatter = EventFormatter(context.model_name, self.version, body.id or context.request_id, parameters.n)
+        return Stream(self._events(engine, request, formatter, context))
+
+    async def _events(
+        self, engine: Engine, request: GenerateRequest, formatter: EventFormatter, context: RequestContext
+    ) -> AsyncIterator[bytes]:
+        tokens, started_at = 0, time.perf_counter()
+        with self._queue.place(engine, [request.prompt_token_ids], request.parameters):
+            async with _aborting(engine.generate(request)) as stream:
+                async for deltas in stream:
+                    if not tokens:
+                        _note_prefill(context, started_at)
+                    for delta in deltas:
+                        tokens += len(delta.token_ids)
+                    yield formatter.events(deltas)
+        self._queue.completed(tokens // request.parameters.n)
+
+    def _prepare(
+        self, prompts: Sequence[Sequence[int]], parameters: GenerationParameters
+    ) -> tuple[Engine, GenerationParameters]:
+        engine = self._holder.engine()
+        info = engine.info
+        return engine, fit(prompts, parameters, self._limits, info.vocab_size, info.max_model_len)
+
+    def _request(self, prompt: list[int], parameters: GenerationParameters, context: RequestContext) -> GenerateRequest:
+        lora = None if context.model_name == self.name else context.model_name
+        # A client may send the same x-request-id twice at once; the engine must tell its requests apart.
+        request_id = f"{context.request_id}-{next(self._numbers)}"
+        return GenerateRequest(request_id, prompt, parameters, lora, context.traceparent)
+
+    async def _complete_all(
+        self,
+        engine: Engine,
+        prompts: Sequence[list[int]],
+        parameters: GenerationParameters,
+        context: RequestContext,
+    ) -> list[Completion]:
+        requests = [self._request(prompt, parameters, context) for prompt in prompts]
+        if len(requests) == 1:
+            return [await self._complete(engine, requests[0], context)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._complete(engine, request, context)) for request in requests]
+        except* PilotlightError as failures:
+            raise _first(failures) from None
+        return [task.result() for task in tasks]
+
+    async def _complete(self, engine: Engine, request: GenerateRequest, context: RequestContext) -> Completion:
+        completion, started_at = Completion(request), time.perf_counter()
+        async with _aborting(engine.generate(request)) as stream:
+            async for deltas in stream:
+                _note_prefill(context, started_at)
+                completion.add(deltas)
+        self._queue.completed(completion.output_tokens // len(completion.choices))
+        return completion
+
+
+def _aborting(stream: AsyncIterator[list[TokenDelta]]) -> contextlib.aclosing[AsyncGenerator[list[TokenDelta], None]]:
+    """Closes the engine's iterator when the block ends early, which aborts the request."""
+    return contextlib.aclosing(cast("AsyncGenerator[list[TokenDelta], None]", stream))
+
+
+def _note_prefill(context: RequestContext, started_at: float) -> None:
+    """Set the phase `prefill` at the first delta: the wait in the engine's queue and the prefill together."""
+    if "prefill" not in context.server_timing:
+        context.server_timing["prefill"] = (time.perf_counter() - started_at) * 1000
+
+
+def _first(group: BaseExceptionGroup[PilotlightError]) -> PilotlightError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, PilotlightError)
+    return error

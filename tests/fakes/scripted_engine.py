@@ -1,0 +1,118 @@
+"""A fake engine behind the predictor's engine contract: counts up from the prompt's last token, one token per step.
+
+Token ids with a meaning in a prompt: REFUSED makes the engine refuse the request, LOST makes it die after two tokens.
+A completion that reaches EOS stops there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from pilotlight_predictor.engine.contract import EngineInfo, EngineStats, GenerateRequest
+from pilotlight_protocol.errors import InvalidInput, Unavailable
+from pilotlight_protocol.generation import TokenDelta, TokenLogprob
+
+VOCAB_SIZE = 1000
+EOS = 999
+REFUSED = 13
+LOST = 14
+
+
+class ScriptedEngine:
+    def __init__(self, step_s: float = 0.0, num_kv_blocks: int = 1000) -> None:
+        self.info = EngineInfo(
+            max_model_len=512,
+            vocab_size=VOCAB_SIZE,
+            eos_token_ids=[EOS],
+            block_size=16,
+            num_kv_blocks=num_kv_blocks,
+            dtype="bfloat16",
+            quantization="none",
+            device="fake",
+            vllm_version="0",
+            loras=["adapter"],
+            boot_phases_s={"load": 0.5},
+        )
+        self.stats = EngineStats()
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.step_s = step_s
+        self.seen: list[GenerateRequest] = []
+        self.aborted: list[str] = []
+        self.active = 0
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[list[TokenDelta]]:
+        self.seen.append(request)
+        if REFUSED in request.prompt_token_ids:
+            raise InvalidInput("the engine refuses this request")
+        self.active += 1
+        finished = False
+        try:
+            parameters = request.parameters
+            last = request.prompt_token_ids[-1]
+            steps = parameters.max_tokens or 16
+            for step in range(1, steps + 1):
+                await asyncio.sleep(self.step_s)
+                if self.lost.done():
+                    raise Unavailable(self.lost.result())
+                if LOST in request.prompt_token_ids and step == 3:
+                    self.lose("the scripted engine died")
+                    raise Unavailable("the scripted engine died")
+                token = (last + step) % VOCAB_SIZE
+                stop = token == EOS and not parameters.ignore_eos
+                finished = stop or step == steps
+                yield [self._delta(request, index, token, step, stop, finished) for index in range(parameters.n)]
+                if finished:
+                    return
+        finally:
+            self.active -= 1
+            if not finished:
+                self.aborted.append(request.request_id)
+
+    def _delta(
+        self, request: GenerateRequest, index: int, token: int, step: int, stop: bool, finished: bool
+    ) -> TokenDelta:
+        delta = TokenDelta(index, [token])
+        if step == 1 and index == 0:
+            delta.prompt_tokens, delta.cached_tokens = len(request.prompt_token_ids), 0
+        if request.parameters.logprobs is not None:
+            delta.logprobs = [TokenLogprob(token, -0.5, [(token, -0.5)])]
+        if finished:
+            delta.finish_reason = "stop" if stop else "length"
+        return delta
+
+    def lose(self, reason: str) -> None:
+        if not self.lost.done():
+            self.lost.set_result(reason)
+
+    async def metrics(self) -> bytes:
+        return b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running %d\n" % self.active
+
+    async def check(self) -> None:
+        if self.lost.done():
+            raise Unavailable(self.lost.result())
+
+
+class ScriptedProvider:
+    """Gives a new ScriptedEngine each time, after `boot_s`; `refusals` are raised first, one per acquire."""
+
+    def __init__(self, step_s: float = 0.0, boot_s: float = 0.0, refusals: list[Exception] | None = None) -> None:
+        self.step_s = step_s
+        self.boot_s = boot_s
+        self.refusals = refusals or []
+        self.engines: list[ScriptedEngine] = []
+        self.released: list[ScriptedEngine] = []
+        self.phase = "idle"
+
+    async def acquire(self) -> ScriptedEngine:
+        self.phase = "load"
+        await asyncio.sleep(self.boot_s)
+        if self.refusals:
+            raise self.refusals.pop(0)
+        engine = ScriptedEngine(self.step_s)
+        self.engines.append(engine)
+        self.phase = "ready"
+        return engine
+
+    async def release(self, engine: ScriptedEngine) -> None:
+        self.released.append(engine)
