@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from pilotlight_serving.log_lines import log_to_stderr
 from pilotlight_serving.one_port import listen
@@ -17,7 +18,9 @@ from pilotlight_serving.settings import ServerSettings
 
 from pilotlight_transformer.predictor_client import PredictorAddress, PredictorClient, predictor_address
 from pilotlight_transformer.settings import TransformerSettings, parse_settings
-from pilotlight_transformer.text_model import LoadedText
+
+if TYPE_CHECKING:
+    from pilotlight_transformer.text_model import LoadedText
 
 _log = logging.getLogger("pilotlight.transformer")
 

@@ -1,7 +1,7 @@
 """The predictor over gRPC: ModelInfer for whole answers, ModelStreamInfer for streams.
 
-Responsible for the tensors of the token contract. What they have no place for (log-probabilities) is refused here. KServe
-reads `--predictor_protocol grpc-v2`; REST is the default and the cheaper wire.
+Responsible for the tensors of the token contract. What they have no place for (log-probabilities) is refused here.
+KServe's `--predictor_protocol grpc-v2` asks for it; REST is the default and the cheaper wire.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pilotlight_transformer.predictor_client import (
 _SERVICE = "/inference.GRPCInferenceService/"
 _MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 _DOUBLE_FIELD = b"\x21"
-"""Tag of `double_param = 4` (fixed64) in Triton's InferParameter, which KServe's lacks; it travels as an unknown field."""
+"""Tag of `double_param = 4` (fixed64) of Triton's InferParameter; KServe's lacks it, so it travels as unknown field."""
 
 _STATUS_OF_CODE: dict[int, int] = {}
 for _status, _error in BY_STATUS.items():
@@ -220,11 +220,9 @@ def _facts(metadata: Iterable[tuple[str, Any]] | None) -> AnswerFacts:
 
 def _translated(error: grpc.aio.AioRpcError) -> PilotlightError:
     code = error.code().value[0]
-    trailing = {name: value for name, value in error.trailing_metadata() or ()}
+    retry_after = dict(error.trailing_metadata() or ()).get("retry-after")
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded("the predictor did not answer in time")
-    return from_status(
-        _STATUS_OF_CODE.get(code, 500),
-        error.details() or error.code().name,
-        parse_retry_after(trailing.get("retry-after")),
-    )
+    message = error.details() or error.code().name
+    retry_after_s = parse_retry_after(retry_after) if isinstance(retry_after, str) else None
+    return from_status(_STATUS_OF_CODE.get(code, 500), message, retry_after_s)
