@@ -1,0 +1,125 @@
+"""Fair queueing told one decision at a time, and the table of who gives way."""
+
+import pytest
+from pilotlight_warmup.policy import fairness
+from pilotlight_warmup.policy.fairness import FairnessSpec, FairnessState
+from pilotlight_warmup.policy.lease_terms import LeaseWish
+from pilotlight_warmup.policy.preemption import HeldLease, TenantUse, granted_priority, uses, victims
+
+SPEC = FairnessSpec()
+
+
+def waiting(*wishes: tuple[str, str], spec: FairnessSpec = SPEC, state: FairnessState | None = None) -> FairnessState:
+    """Leases that came one second apart: ("a1", "normal") is tenant a's."""
+    state = state or FairnessState()
+    for second, (lease_id, priority) in enumerate(wishes):
+        wish = LeaseWish(lease_id, lease_id[0], "m", "f", priority)  # type: ignore[arg-type]
+        refusal, state = fairness.enqueue(spec, state, wish, float(second))
+        assert refusal is None
+    return state
+
+
+def test_tenants_alternate_however_many_one_of_them_queues() -> None:
+    state = waiting(*[(f"a{n}", "normal") for n in range(5)], ("b1", "normal"), ("b2", "normal"))
+    assert fairness.order(SPEC, state, 10.0) == ("a0", "b1", "a1", "b2", "a2", "a3", "a4")
+
+
+def test_priority_orders_within_a_tenant_and_buys_nothing_across() -> None:
+    state = waiting(("a1", "normal"), ("a2", "interactive"), ("a3", "interactive"), ("b1", "normal"))
+    assert fairness.order(SPEC, state, 10.0) == ("a2", "b1", "a3", "a1")
+
+
+def test_batch_comes_last_until_its_patience_is_over() -> None:
+    state = waiting(("b1", "batch"), ("a1", "normal"), ("a2", "normal"), ("a3", "normal"))
+    assert fairness.order(SPEC, state, 10.0) == ("a1", "a2", "a3", "b1")
+    assert fairness.order(SPEC, state, 301.0).index("b1") == 1
+
+
+def test_double_weight_is_double_the_leases() -> None:
+    spec = FairnessSpec(weights={"a": 2.0})
+    state = waiting(*[(f"{tenant}{n}", "normal") for tenant in "ab" for n in range(6)], spec=spec)
+    assert sorted(fairness.order(spec, state, 20.0)[:6]) == ["a0", "a1", "a2", "a3", "b0", "b1"]
+
+
+def test_long_leases_cost_more_than_short_ones() -> None:
+    state = waiting(("a1", "normal"), ("b1", "normal"))
+    for lease_id, until_s in (("a1", 100.0), ("b1", 5.0)):
+        state = fairness.ended(SPEC, fairness.started(SPEC, state, lease_id, 0.0), lease_id, until_s)
+    state = waiting(("a2", "normal"), *[(f"b{n}", "normal") for n in range(2, 6)], state=state)
+    assert fairness.order(SPEC, state, 200.0)[:4] == ("b2", "b3", "b4", "b5")
+
+
+def test_absence_saves_up_no_credit() -> None:
+    state = FairnessState()
+    for n in range(50):
+        state = fairness.started(SPEC, waiting((f"a{n}", "normal"), state=state), f"a{n}", float(n))
+    state = waiting(*[(f"c{n}", "normal") for n in range(8)], *[(f"a9{n}", "normal") for n in range(8)], state=state)
+    first_eight = fairness.order(SPEC, state, 60.0)[:8]
+    assert sum(lease_id.startswith("a") for lease_id in first_eight) >= 3
+
+
+def test_ending_twice_or_unknown_changes_nothing_and_tenants_are_forgotten_in_time() -> None:
+    state = fairness.started(SPEC, waiting(("a1", "normal")), "a1", 0.0)
+    once = fairness.ended(SPEC, state, "a1", 10.0)
+    assert fairness.ended(SPEC, once, "a1", 99.0) == once
+    assert fairness.mean_slots(SPEC, once, "a", 10.0) == pytest.approx(0.154, abs=0.001)
+    kept = fairness.forget_idle_tenants(SPEC, once, 20.0)
+    assert "a" in kept.means
+    later = waiting(("b1", "normal"), state=kept)
+    later = fairness.started(SPEC, later, "b1", 900.0)
+    assert "b" in fairness.forget_idle_tenants(SPEC, later, 900.0).finish_tags
+
+
+def held(lease_id: str, priority: str, idle: bool = False, since_s: float = 0.0) -> HeldLease:
+    return HeldLease(lease_id, f"slot-{lease_id}", lease_id[0], priority, idle, since_s)  # type: ignore[arg-type]
+
+
+SMALL, LARGE = TenantUse(2.0, held_slots=1, mean_slots=0.5), TenantUse(2.0, held_slots=4, mean_slots=3.5)
+
+
+@pytest.mark.parametrize(
+    ("wish_priority", "lease", "order"),
+    [
+        ("interactive", held("b1", "interactive", idle=True), 0),
+        ("batch", held("b1", "interactive", idle=True), None),
+        ("batch", held("b1", "batch", idle=True), 0),
+        ("normal", held("b1", "batch"), 1),
+        ("batch", held("b1", "batch"), None),
+        ("normal", held("b1", "normal"), 2),
+        ("normal", held("b1", "interactive"), None),
+        ("interactive", held("a1", "normal"), None),
+    ],
+)
+def test_idle_then_batch_then_lent_and_never_interactive(
+    wish_priority: str, lease: HeldLease, order: int | None
+) -> None:
+    wish = LeaseWish("a9", "a", "m", "f", wish_priority)  # type: ignore[arg-type]
+    found = victims(wish, [lease], {"a": SMALL, "b": LARGE}, now_s=10.0)
+    assert [victim.order for victim in found] == ([] if order is None else [order])
+
+
+def test_the_order_among_many_victims() -> None:
+    pool = [
+        held("b1", "normal"),
+        held("b2", "batch"),
+        held("b3", "batch", since_s=9.0),
+        held("b4", "normal", idle=True),
+    ]
+    found = victims(LeaseWish("a9", "a", "m", "f"), pool, {"a": SMALL, "b": LARGE}, now_s=10.0)
+    assert [victim.lease.lease_id for victim in found] == ["b4", "b3", "b2", "b1"]
+    assert "its share is 2.0" in found[-1].reason
+
+
+def test_interactive_standing_is_kept_for_the_share() -> None:
+    wish = LeaseWish("a9", "a", "m", "f", "interactive")
+    assert granted_priority(wish, SMALL)[0] == "interactive"
+    priority, why = granted_priority(wish, LARGE)
+    assert (priority, why) == ("normal", "a holds 4 slots, lately 3.5, its share is 2.0: lent as normal")
+    shares = uses({"a": 1.0, "b": 3.0}, [held("a1", "normal")], {"a": 0.4}, 8)
+    assert shares == {"a": TenantUse(2.0, 1, 0.4), "b": TenantUse(6.0, 0, 0.0)}
+
+
+def test_a_small_user_may_burst_at_a_floods_expense_and_not_the_other_way_round() -> None:
+    burst, flood = TenantUse(2.0, held_slots=3, mean_slots=0.8), TenantUse(2.0, held_slots=1, mean_slots=1.9)
+    wish = LeaseWish("b9", "b", "m", "f")
+    assert victims(wish, [held("a1", "normal")], {"a": burst, "b": flood}, now_s=10.0) == ()

@@ -1,0 +1,195 @@
+"""Where a lease goes: the slot whose predicted ready time is lowest, with every alternative and its reason.
+
+    slot                                      path      predicted seconds
+    idle, holds the model                     loaded    ~0
+    sleeping engine of the model inside       wake      wake
+    idle, same fingerprint, swap proven       swap      swap + weights from their tier
+    booting or waking an engine for nobody    join      what is left of that (+ swap, where the model differs)
+    empty, failed, or idle with another       fork      (stop) + zygote fork + weights
+      fingerprint or another tenant           boot      the same without a zygote
+    held by a lease that may be preempted     any       drain + one of the above
+    held by another lease                     any       predicted rest of that lease + one of the above: it waits
+
+Among slots within `eta_grain_s` of each other it takes the one whose content is least worth keeping (`keep_value`,
+greedy-dual's priority): a few milliseconds are not worth throwing out a model that comes back every minute.
+
+When nothing is possible now the lease queues; when it never will be, or its deadline is nearer than the lowest
+prediction, it is refused with numbers, early. Pure: it reserves nothing (the ledger does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .isolation import may_replace, may_reuse
+from .lease_terms import LeaseWish
+from .ledger import Engine
+from .prediction import Path, PredictionSpec, PredictionState, Tier, predict
+from .slot_lifecycle import SlotState
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementSpec:
+    """`stop_s` and `drain_s`: what killing an engine and draining a preempted lease usually take."""
+
+    prediction: PredictionSpec
+    eta_grain_s: float = 0.05
+    stop_s: float = 0.5
+    drain_s: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class SlotView:
+    """One slot as placement sees it.
+
+    `free`: no lease holds or has reserved it. `preempts`: the lease that would have to give way (preemption chose
+    it). `free_in_s`: predicted rest of a lease that may not be preempted; None: unknown. `busy_left_s`: predicted
+    rest of a boot, wake, swap or drain under way. `swappable`: swaps of this quantization are proven on this device.
+    `tier`: where the wish's weights are, seen from this node. `memory_bytes`: free for an engine if the present one
+    is stopped. `keep_value`: what its content is worth (greedy-dual priority).
+    """
+
+    slot_id: str
+    state: SlotState
+    engine: Engine | None
+    sleeping: tuple[Engine, ...]
+    tier: Tier
+    memory_bytes: int
+    free: bool = True
+    preempts: str | None = None
+    preempt_reason: str = ""
+    free_in_s: float | None = None
+    busy_left_s: float = 0.0
+    swappable: bool = True
+    has_zygote: bool = True
+    keep_value: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to serve the wish. `stops_engine`: the slot's engine dies for it. `waits`: its lease must end first."""
+
+    slot_id: str
+    path: Path
+    eta_s: float
+    keep_value: float
+    stops_engine: bool
+    preempts: str | None
+    waits: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """`place` on `chosen`; `queue` until something changes; or `refuse`. `ranked`: all ways, best first."""
+
+    verdict: Literal["place", "queue", "refuse"]
+    chosen: Candidate | None
+    eta_s: float | None
+    ranked: tuple[Candidate, ...]
+    reasons: tuple[str, ...]
+
+
+def place(
+    spec: PlacementSpec, wish: LeaseWish, slots: Sequence[SlotView], predictions: PredictionState, now_s: float
+) -> Placement:
+    """Choose for one wish. `slots` are all slots of the pool, free or not: the others explain themselves."""
+    found: list[Candidate] = []
+    reasons: list[str] = []
+    fits_somewhere = False
+    for slot in slots:
+        fits_somewhere = fits_somewhere or slot.memory_bytes >= wish.memory_bytes
+        candidate, why_not = _candidate(spec, wish, slot, predictions)
+        if candidate is not None:
+            found.append(candidate)
+        else:
+            reasons.append(f"{slot.slot_id}: not possible, {why_not}")
+    ranked = _ranked(spec, found)
+    reasons = [f"{c.slot_id}: {c.eta_s:.2f} s, {c.reason}" for c in ranked] + reasons
+    if not fits_somewhere:
+        largest = max((slot.memory_bytes for slot in slots), default=0)
+        why = f"needs {wish.memory_bytes / 1e9:.1f} GB, the largest of {len(slots)} slots has {largest / 1e9:.1f} GB"
+        return Placement("refuse", None, None, ranked, (why, *reasons))
+    if not ranked:
+        return _waiting(wish, reasons, now_s)
+    best = ranked[0]
+    late = _too_late(wish, best.eta_s, now_s)
+    if late is not None:
+        return Placement("refuse", None, best.eta_s, ranked, (late, *reasons))
+    if best.waits:
+        return Placement("queue", None, best.eta_s, ranked, tuple(reasons))
+    return Placement("place", best, best.eta_s, ranked, tuple(reasons))
+
+
+def _waiting(wish: LeaseWish, reasons: list[str], now_s: float) -> Placement:
+    late = _too_late(wish, 0.0, now_s)
+    if late is not None:
+        return Placement("refuse", None, None, (), (late, *reasons))
+    return Placement("queue", None, None, (), ("no slot is free and no lease may be preempted for it", *reasons))
+
+
+def _too_late(wish: LeaseWish, eta_s: float, now_s: float) -> str | None:
+    if wish.deadline_at_s is None or now_s + eta_s <= wish.deadline_at_s:
+        return None
+    return f"ready in {eta_s:.2f} s at the earliest, the deadline is in {wish.deadline_at_s - now_s:.2f} s"
+
+
+def _ranked(spec: PlacementSpec, found: list[Candidate]) -> tuple[Candidate, ...]:
+    by_eta = sorted(found, key=lambda c: (c.eta_s, c.slot_id))
+    if not by_eta:
+        return ()
+    near = [c for c in by_eta if c.eta_s <= by_eta[0].eta_s + spec.eta_grain_s]
+    near.sort(key=lambda c: (c.waits, c.preempts is not None, c.keep_value, c.eta_s, c.slot_id))
+    return (*near, *by_eta[len(near) :])
+
+
+def _candidate(
+    spec: PlacementSpec, wish: LeaseWish, slot: SlotView, predictions: PredictionState
+) -> tuple[Candidate | None, str]:
+    waits = not slot.free and slot.preempts is None
+    if waits and slot.free_in_s is None:
+        return None, "held by a lease that may not be preempted"
+    if slot.memory_bytes < wish.memory_bytes:
+        return None, f"{slot.memory_bytes / 1e9:.1f} GB, the model needs {wish.memory_bytes / 1e9:.1f} GB"
+    path, stops, reason = _path(wish, slot)
+    if path is None:
+        return None, reason
+    eta_s = predict(spec.prediction, predictions, path, slot.tier, wish.fingerprint, wish.weights_bytes)
+    eta_s += slot.busy_left_s + (spec.stop_s if stops else 0.0)
+    if slot.preempts is not None:
+        eta_s += spec.drain_s
+        reason = f"{reason}; preempts {slot.preempts}: {slot.preempt_reason}"
+    if waits and slot.free_in_s is not None:
+        eta_s += slot.free_in_s
+        reason = f"{reason}; its lease should end in {slot.free_in_s:.1f} s"
+    return Candidate(slot.slot_id, path, eta_s, slot.keep_value, stops, slot.preempts, waits, reason), ""
+
+
+def _path(wish: LeaseWish, slot: SlotView) -> tuple[Path | None, bool, str]:
+    """(path, whether the slot's engine is stopped for it, reason)."""
+    engine = slot.engine if slot.state not in {SlotState.STOPPING, SlotState.FAILED} else None
+    wait = f" after {slot.busy_left_s:.2f} s of {slot.state}" if slot.busy_left_s > 0 else ""
+    if engine is not None and may_reuse(engine.tenant, engine.isolation, wish):
+        if engine.model == wish.model:
+            return "loaded", False, f"its engine holds {wish.model}{wait}"
+        if engine.fingerprint == wish.fingerprint and slot.swappable:
+            return "swap", False, f"same fingerprint, weights from {slot.tier}{wait}"
+    asleep = next((other for other in slot.sleeping if other.model == wish.model), None)
+    if asleep is not None and engine is None and may_reuse(asleep.tenant, asleep.isolation, wish):
+        return "wake", False, f"{wish.model} sleeps here{wait}"
+    if engine is not None and not may_replace(engine.tenant, engine.isolation, wish):
+        return None, False, f"dedicated to {engine.tenant}"
+    path: Path = "fork" if slot.has_zygote else "boot"
+    return path, slot.engine is not None, f"{_why_fresh(wish, engine, slot)}, weights from {slot.tier}{wait}"
+
+
+def _why_fresh(wish: LeaseWish, engine: Engine | None, slot: SlotView) -> str:
+    if engine is None:
+        return "no engine yet"
+    if not may_reuse(engine.tenant, engine.isolation, wish):
+        return "its engine served another tenant"
+    if engine.fingerprint != wish.fingerprint:
+        return "its engine has another fingerprint"
+    return "swaps of this kind are not proven on this device"
