@@ -54,6 +54,7 @@ class ControlServer:
     async def close(self) -> None:
         """Stop listening, once answers that are due have been sent."""
         self._server.close()
+        self._http.pre_shutdown()
         await self._http.shutdown(timeout=LAST_ANSWERS_TIMEOUT_S)
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:

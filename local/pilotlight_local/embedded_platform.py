@@ -39,6 +39,7 @@ LISTEN_BACKLOG = 4096
 # Of a client that uploads while its request is held: what is read ahead, before its connection is paused.
 READ_AHEAD_BYTES = 256 << 10
 KEEPALIVE_S = 75.0
+LAST_ANSWERS_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         for task in background:
             task.cancel()
         await asyncio.wait(background)
-        await http_server.shutdown(timeout=1.0)
+        http_server.pre_shutdown()
+        await http_server.shutdown(timeout=LAST_ANSWERS_TIMEOUT_S)
         await control.close()
         display.line("ended, no process is left")
 
