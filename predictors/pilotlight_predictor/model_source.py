@@ -6,6 +6,7 @@ and code that a repository brings along is never run.
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -71,10 +72,14 @@ def weights_bytes(directory: Path) -> int:
 
 def _bundled(name: str) -> Path:
     try:
-        import pilotlight_models
+        # By name: the predictor does not depend on the models' package, an image may leave it out.
+        models = importlib.import_module("pilotlight_models")
     except ImportError:
         raise ModelNotFound("no models are bundled with this installation; use hf:// or file://") from None
-    return Path(pilotlight_models.__file__).parent / name
+    try:
+        return Path(models.bundled_model_path(name))
+    except LookupError as error:
+        raise ModelNotFound(str(error.args[0])) from None
 
 
 def _download(reference: str) -> Path:

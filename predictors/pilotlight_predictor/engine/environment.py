@@ -18,10 +18,11 @@ def engine_environment(
     *,
     cpus: int | None = None,
     preload: tuple[Path, ...] = (),
+    eager: bool = False,
 ) -> dict[str, str]:
-    """`cpus`: OpenMP threads of a CPU engine, None on a GPU. `preload`: what vLLM's CPU backend wants in LD_PRELOAD.
+    """`cpus`: what a CPU engine may use, None on a GPU. `preload`: what vLLM's CPU backend wants in LD_PRELOAD.
 
-    The model is a local directory by now, so the hub is never asked.
+    `eager`: the engine runs with `enforce_eager`. The model is a local directory by now, so the hub is never asked.
     """
     cache = work_dir / "cache"
     paths = {
@@ -46,8 +47,14 @@ def engine_environment(
         "TOKENIZERS_PARALLELISM": "false",
     }
     if cpus is not None:
-        # OpenMP would take every core of the node, whatever share of it the container has.
-        defaults["OMP_NUM_THREADS"] = str(cpus)
+        # OpenMP would take every core of the node, whatever share of it the container has. As in vLLM's own binding one
+        # core is left to the other processes, and threads that wait sleep: on shared cores, spinning ones were measured
+        # to cost a factor of ten (2 cores, 8 streams: 61 tokens/s against 1046).
+        defaults |= {"OMP_NUM_THREADS": str(max(1, cpus - 1)), "OMP_WAIT_POLICY": "PASSIVE"}
+    if eager:
+        # vLLM compiles small functions on first use even then (the first request with logprobs stalled everyone for
+        # 20 s), and an image without a compiler would lose its engine to that request.
+        defaults["TORCH_COMPILE_DISABLE"] = "1"
     forced = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "HF_HUB_OFFLINE": "1",

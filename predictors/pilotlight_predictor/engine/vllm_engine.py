@@ -7,6 +7,7 @@ It must not know frames or sockets.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +17,10 @@ from pilotlight_protocol.errors import InternalError, InvalidInput, PilotlightEr
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenDelta, TokenLogprob
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import generate_latest
+from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.models.registry import ModelRegistry
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -45,10 +48,12 @@ class VllmEngine:
     info: EngineInfo
 
     def __init__(self, engine_args: Any, loras: Sequence[tuple[str, str]], on_phase: Callable[[str], None]) -> None:
+        on_phase("model-class")
+        _register_in_process(Path(engine_args.model))
         on_phase("config")
         try:
             config = engine_args.create_engine_config(UsageContext.ENGINE_CONTEXT)
-        except (ValueError, OSError, NotImplementedError) as error:
+        except (VLLMClientError, ValueError, OSError, NotImplementedError) as error:
             raise EngineMisconfigured(f"vLLM refuses this model or its engine arguments: {error}") from error
         on_phase("load")
         self._engine = LLMEngine(config, _with_phases(Executor.get_class(config), on_phase), log_stats=True)
@@ -107,7 +112,7 @@ class VllmEngine:
                 priority=parameters.priority,
                 trace_headers={"traceparent": request.traceparent} if request.traceparent else None,
             )
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (VLLMClientError, ValueError, TypeError, NotImplementedError) as error:
             self._engine.abort_request([external_id])
             raise InvalidInput(str(error)) from error
         self._streams[external_id] = _Stream(stream, parameters)
@@ -182,7 +187,10 @@ class VllmEngine:
         # Not counted: the first request of a user must be the first in vLLM's metrics.
         loggers, self._engine.logger_manager = self._engine.logger_manager, None
         self._engine.add_request(
-            "boot", tokens_input([0]), SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
+            "boot",
+            tokens_input([0]),
+            # With logprobs: in a compiled engine the first such request compiles for seconds, and everyone waits.
+            SamplingParams(max_tokens=1, logprobs=1, detokenize=False),
         )
         while self.has_work():
             self._engine.step()
@@ -243,6 +251,19 @@ class _VllmCollectors:
 def exposition() -> bytes:
     """vLLM's Prometheus metrics in text format. May be called by any thread."""
     return bytes(generate_latest(_VllmCollectors()))
+
+
+def _register_in_process(model_dir: Path) -> None:
+    """Import the model's class here and now, where it is needed anyway.
+
+    vLLM looks at a class it has not registered in a second Python process that imports everything once more, which
+    takes longer than the rest of the boot whenever its cache is new.
+    """
+    config = json.loads((model_dir / "config.json").read_bytes())
+    for architecture in config.get("architectures") or ():
+        lazy = ModelRegistry.models.get(architecture)
+        if hasattr(lazy, "load_model_cls"):
+            ModelRegistry.register_model(architecture, lazy.load_model_cls())
 
 
 def _token_logprob(token_id: int, entry: Any, count: int) -> TokenLogprob:

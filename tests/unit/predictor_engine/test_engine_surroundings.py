@@ -61,6 +61,16 @@ def test_what_was_set_on_purpose_wins_but_not_the_in_process_core() -> None:
     assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
 
 
+@pytest.mark.parametrize(("cpus", "threads"), [(1, "1"), (2, "1"), (8, "7")])
+def test_a_core_is_left_to_the_other_processes(cpus: int, threads: str) -> None:
+    assert engine_environment({}, Path("/w"), cpus=cpus)["OMP_NUM_THREADS"] == threads
+
+
+def test_eager_compiles_nothing_at_all() -> None:
+    assert engine_environment({}, Path("/w"), eager=True)["TORCH_COMPILE_DISABLE"] == "1"
+    assert "TORCH_COMPILE_DISABLE" not in engine_environment({}, Path("/w"))
+
+
 def test_preloads_are_added_to_those_that_are_there() -> None:
     environment = engine_environment({"LD_PRELOAD": "/a.so"}, Path("/w"), preload=(Path("/gomp.so"),))
     assert environment["LD_PRELOAD"] == "/gomp.so:/a.so"

@@ -28,7 +28,7 @@ def test_directories_and_file_uris(checkpoint: Path) -> None:
     [
         ("/no/such/dir", ModelNotFound, "check --model_dir"),
         ("file:///no/such/dir", ModelNotFound, "no model directory"),
-        ("bundled://nothing-like-it", ModelNotFound, "no model directory"),
+        ("bundled://nothing-like-it", ModelNotFound, "no bundled model"),
         ("s3://bucket/model", NotSupported, "s3://"),
         ("hf://just-a-name", InvalidInput, "hf://organisation/name"),
         ("hf://a/b@c d", InvalidInput, "hf://organisation/name"),
