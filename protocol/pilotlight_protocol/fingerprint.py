@@ -1,0 +1,175 @@
+"""Which checkpoints may be exchanged inside one running engine.
+
+`architecture_hash` covers what the model's files fix (config, tensor inventory, quantization); `engine_fingerprint`
+adds what the engine fixes (its arguments, vLLM's version, the device, and the tokenizer where structured output
+compiles grammars from it). Equal fingerprints mean that a swap is *possible*; whether it is allowed on a device is the
+warm pool's list of proven combinations. Pure: header bytes come in, hashes go out.
+
+What is left out of the config, and why it is safe: names and versions of the tools that wrote it, initial values and
+dropout that only training reads, and token ids and sampling defaults, which a swap sets anew (design 4.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+HEADER_LENGTH_BYTES = 8
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+_WRITTEN_BY_TOOLS = frozenset(
+    {"_name_or_path", "_commit_hash", "transformers_version", "unsloth_version", "unsloth_fixed"}
+)
+_TRAINING_ONLY = frozenset({
+    "initializer_range", "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop",
+    "gradient_checkpointing", "use_cache", "torchscript", "router_aux_loss_coef", "output_router_logits",
+})  # fmt: skip
+_SET_BY_A_SWAP = frozenset({
+    "bos_token_id", "eos_token_id", "pad_token_id", "temperature", "top_p", "top_k", "typical_p", "do_sample",
+    "max_length", "min_length", "repetition_penalty", "length_penalty", "num_beams", "num_beam_groups",
+    "no_repeat_ngram_size", "early_stopping", "num_return_sequences", "diversity_penalty",
+})  # fmt: skip
+_IGNORED = _WRITTEN_BY_TOOLS | _TRAINING_ONLY | _SET_BY_A_SWAP
+
+
+class HeaderInvalid(ValueError):
+    """The bytes are no safetensors header, or one that contradicts itself or its file."""
+
+
+@dataclass(frozen=True, order=True)
+class TensorEntry:
+    """One tensor as its file's header states it; `dtype` in safetensors' words (`BF16`, `I32`)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def header_length(prefix: bytes) -> int:
+    """Bytes of JSON that follow the first eight. Raises HeaderInvalid when the file cannot be safetensors."""
+    if len(prefix) < HEADER_LENGTH_BYTES:
+        raise HeaderInvalid("a safetensors file has at least 8 bytes")
+    length = int.from_bytes(prefix[:HEADER_LENGTH_BYTES], "little")
+    if not 2 <= length <= MAX_HEADER_BYTES:
+        raise HeaderInvalid(f"the header claims {length} bytes, allowed are 2 to {MAX_HEADER_BYTES}")
+    return length
+
+
+def tensor_inventory(header: bytes, file_size_bytes: int) -> tuple[TensorEntry, ...]:
+    """The tensors of one file, by name.
+
+    `header` is the file's beginning: the eight length bytes and the JSON after them. Raises HeaderInvalid when the
+    tensors do not tile the rest of the file exactly (safetensors format: no holes, no overlap, no trailing bytes).
+    """
+    length = header_length(header)
+    if len(header) < HEADER_LENGTH_BYTES + length:
+        raise HeaderInvalid("the file ends inside its header")
+    try:
+        entries = json.loads(header[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + length])
+    except (ValueError, RecursionError) as error:
+        raise HeaderInvalid(f"the header is no JSON: {error}") from error
+    if not isinstance(entries, dict):
+        raise HeaderInvalid("the header is no JSON object")
+    spans: list[tuple[int, int, TensorEntry]] = []
+    for name, entry in entries.items():
+        if name != "__metadata__":
+            spans.append(_span(name, entry))
+    end = 0
+    for begin, stop, tensor in sorted(spans):
+        if begin != end:
+            raise HeaderInvalid(f"tensor {tensor.name!r} begins at {begin}, the one before it ends at {end}")
+        end = stop
+    if HEADER_LENGTH_BYTES + length + end != file_size_bytes:
+        raise HeaderInvalid(f"header and tensors take {HEADER_LENGTH_BYTES + length + end} bytes of {file_size_bytes}")
+    return tuple(sorted(tensor for _, _, tensor in spans))
+
+
+def _span(name: str, entry: object) -> tuple[int, int, TensorEntry]:
+    if not isinstance(entry, dict):
+        raise HeaderInvalid(f"tensor {name!r} is no JSON object")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or not _natural_numbers(shape) or not _natural_numbers(offsets) or len(offsets) != 2:
+        raise HeaderInvalid(f"tensor {name!r} lacks dtype, shape or data_offsets")
+    begin, stop = offsets
+    bits = _BITS.get(dtype)
+    if stop < begin or (bits is not None and math.prod(shape) * bits != (stop - begin) * 8):
+        raise HeaderInvalid(f"tensor {name!r}: {dtype} {shape} does not fill bytes {begin} to {stop}")
+    return begin, stop, TensorEntry(name, dtype, tuple(shape))
+
+
+def _natural_numbers(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def merged_inventory(files: Iterable[Sequence[TensorEntry]]) -> tuple[TensorEntry, ...]:
+    """All tensors of a model, whichever way they are spread over files. Raises HeaderInvalid for a name given twice."""
+    merged = sorted(tensor for tensors in files for tensor in tensors)
+    for previous, tensor in itertools.pairwise(merged):
+        if previous.name == tensor.name:
+            raise HeaderInvalid(f"tensor {tensor.name!r} is in two files")
+    return tuple(merged)
+
+
+def canonical_config(config: Mapping[str, object]) -> dict[str, object]:
+    """The part of a config.json that decides what an engine builds; nested configs (text, vision) alike.
+
+    `torch_dtype` is transformers' older name of `dtype`. null is kept: it is not the same as a key left out.
+    """
+    canonical: dict[str, object] = {}
+    for key, value in config.items():
+        if key in _IGNORED:
+            continue
+        name = "dtype" if key == "torch_dtype" else key
+        canonical[name] = canonical_config(value) if isinstance(value, Mapping) else value
+    return canonical
+
+
+def architecture_hash(config: Mapping[str, object], tensors: Sequence[TensorEntry], quantization: str) -> str:
+    """Hex sha256 of what a model's own files fix; the `architecture` of its manifest."""
+    return _hash({
+        "config": canonical_config(config),
+        "tensors": [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in sorted(tensors)],
+        "quantization": quantization,
+    })  # fmt: skip
+
+
+def engine_fingerprint(
+    architecture: str,
+    *,
+    engine_arguments: Mapping[str, object],
+    vllm_version: str,
+    device: str,
+    structured_output_tokenizer: str | None = None,
+) -> str:
+    """Hex sha256 of what a running engine can exchange weights within.
+
+    `engine_arguments`: every vLLM argument that is set, without the model's path and name. `device` is the kind, not
+    the index (`cpu`, `NVIDIA H100`). `structured_output_tokenizer` is `tokenizer_hash` where structured output is on,
+    else None: grammars are compiled for one vocabulary.
+    """
+    return _hash({
+        "architecture": architecture,
+        "engine_arguments": dict(engine_arguments),
+        "vllm_version": vllm_version,
+        "device": device,
+        "tokenizer": structured_output_tokenizer,
+    })  # fmt: skip
+
+
+def tokenizer_hash(files: Mapping[str, str]) -> str:
+    """Hex sha256 of a model's tokenizer: `files` maps its tokenizer files' names to their sha256."""
+    return _hash(dict(files))
+
+
+def _hash(value: object) -> str:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

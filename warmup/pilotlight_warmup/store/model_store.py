@@ -1,0 +1,356 @@
+"""The model store of one node: composition of sources, transfer, budgets and page cache.
+
+Processes share a store by its folder alone: every decision about what is there is taken under `store.lock`, every
+download under its own lock, and a lease is a locked file, so nothing has to be cleaned up after a process that died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pilotlight_protocol.errors import ModelNotFound
+from pilotlight_protocol.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    ManifestFile,
+    ManifestInvalid,
+    broken_promises,
+    decode_manifest,
+    encode_manifest,
+)
+
+from pilotlight_warmup.store.bandwidth import BandwidthCap
+from pilotlight_warmup.store.checkpoint import describe
+from pilotlight_warmup.store.disk import Staging, journal_intervals
+from pilotlight_warmup.store.errors import (
+    DownloadCancelled,
+    SourceRefused,
+    SourceUnavailable,
+    VerificationFailed,
+)
+from pilotlight_warmup.store.locks import FileLock
+from pilotlight_warmup.store.names import NameRefused, check_name, select
+from pilotlight_warmup.store.retry import GiveUp, RetryState, after_failure
+from pilotlight_warmup.store.shelf import Lease, Model, Shelf, Tier
+from pilotlight_warmup.store.source import Listing, RemoteFile, Source
+from pilotlight_warmup.store.sources import SourceSettings, open_source
+from pilotlight_warmup.store.transfer import BandwidthGate, Transfer, TransferSettings
+
+log = logging.getLogger(__name__)
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`state`: listing, waiting (another process downloads), downloading, verifying, warming or ready."""
+
+    state: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """`disk_budget_bytes` None: what the disk has free, less 5 %. `ram_budget_bytes` None: half of the memory.
+
+    `bandwidth` caps this process's downloads together.
+    """
+
+    folder: Path
+    disk_budget_bytes: int | None = None
+    ram_budget_bytes: int | None = None
+    bandwidth: BandwidthCap | None = None
+    sources: SourceSettings = field(default_factory=SourceSettings)
+    transfer: TransferSettings = field(default_factory=TransferSettings)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be downloaded: the files, and the promise about them where the model ships one."""
+
+    uri: str
+    key: str
+    listing: Listing
+    files: tuple[RemoteFile, ...]
+    shipped: Manifest | None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One `ensure`: whom to tell, and how to end it."""
+
+    report: Callable[[Progress], None]
+    cancel: threading.Event
+
+    def check(self) -> None:
+        if self.cancel.is_set():
+            raise DownloadCancelled("the download was ended; the next one goes on from here")
+
+
+class Store:
+    """Thread-safe. `close` waits until published models are on the disk for good."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
+        self._gate = BandwidthGate(settings.bandwidth)
+        self._shelf = Shelf(settings.folder, settings.disk_budget_bytes, settings.ram_budget_bytes)
+
+    def ensure(
+        self,
+        uri: str,
+        tier: Tier = "disk",
+        *,
+        pin: bool = False,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        cancel: threading.Event | None = None,
+    ) -> Model:
+        """The model at `uri`, downloaded and verified where it was not there, and in memory for `tier="ram"`.
+
+        Blocks; ended by setting `cancel`. `on_progress` is called by one thread at a time. Nothing keeps the model
+        from eviction once this has returned: whoever goes on to use it takes `acquire`.
+        Raises SourceInvalid, SourceRefused, SourceMissing, SourceUnavailable, SourceChanged, VerificationFailed,
+        StoreFull and DownloadCancelled.
+        """
+        lease, model = self.acquire(uri, tier, pin=pin, on_progress=on_progress, cancel=cancel)
+        lease.release()
+        return model
+
+    def acquire(
+        self,
+        uri: str,
+        tier: Tier = "disk",
+        *,
+        pin: bool = False,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        cancel: threading.Event | None = None,
+    ) -> tuple[Lease, Model]:
+        """`ensure` with a lease, so that nobody can evict the model in between."""
+        call = _Call(on_progress, cancel or threading.Event())
+        source = open_source(uri, self._settings.sources)
+        try:
+            lease = self._on_disk(source, call)
+        finally:
+            source.close()
+        try:
+            if pin:
+                self._shelf.pin(lease.digest, True)
+            self._shelf.touch(lease.digest)
+            if tier == "ram":
+                self._warm(lease.digest, call)
+            model = self._shelf.model(lease.digest)
+            call.report(Progress("ready", model.manifest.size_bytes, model.manifest.size_bytes))
+        except BaseException:
+            lease.release()
+            raise
+        return lease, model
+
+    async def ensure_async(
+        self,
+        uri: str,
+        tier: Tier = "disk",
+        *,
+        pin: bool = False,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Model:
+        """`ensure` for an event loop; cancelling the task ends the download before this returns.
+
+        `on_progress` is called from another thread.
+        """
+        cancel = threading.Event()
+        work = asyncio.ensure_future(
+            asyncio.to_thread(self.ensure, uri, tier, pin=pin, on_progress=on_progress, cancel=cancel)
+        )
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            cancel.set()
+            with contextlib.suppress(Exception):
+                await work
+            raise
+
+    def lease(self, digest: str) -> Lease:
+        """Keep a model from eviction until `release`, or until this process ends. Raises ModelNotFound."""
+        return self._shelf.lease(digest)
+
+    def pin(self, digest: str, pinned: bool = True) -> None:
+        """Keep a model from eviction until it is unpinned. Raises ModelNotFound."""
+        self._shelf.pin(digest, pinned)
+
+    def list(self) -> tuple[Model, ...]:
+        """Every published model, the last used first."""
+        return self._shelf.models()
+
+    def tier(self, digest: str) -> Tier:
+        """Where the model is now; memory is measured. Raises ModelNotFound."""
+        return self._shelf.model(digest).tier
+
+    def verify(self, digest: str, cancel: threading.Event | None = None) -> tuple[str, ...]:
+        """What is wrong with a published model's bytes; a model with anything wrong is withdrawn."""
+        stop = (cancel or threading.Event()).is_set
+        return self._shelf.verify(digest, self._settings.transfer.workers, stop, lambda seen, total: None)
+
+    def remove(self, digest: str) -> None:
+        """Raises ModelNotFound, and Conflict for a pinned or leased one."""
+        self._shelf.remove(digest)
+
+    def close(self) -> None:
+        self._shelf.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _warm(self, digest: str, call: _Call) -> None:
+        self._shelf.warm(digest, call.cancel.is_set, lambda done, total: call.report(Progress("warming", done, total)))
+        call.check()
+
+    def _on_disk(self, source: Source, call: _Call) -> Lease:
+        call.report(Progress("listing"))
+        try:
+            wanted = self._wanted(source, call)
+        except SourceUnavailable as error:
+            lease = self._leased(self._shelf.last_known(source.uri), call)
+            if lease is None:
+                raise
+            log.warning("%s; the model that was fetched from there last is used", error.message)
+            return lease
+        lease = self._leased(self._shelf.known(wanted.uri, wanted.key), call)
+        if lease is not None:
+            return lease
+        with self._single_flight(wanted, call):
+            # Another process may have downloaded it while this one waited for the lock.
+            lease = self._leased(self._shelf.known(wanted.uri, wanted.key), call)
+            return lease or self._download(source, wanted, call)
+
+    def _wanted(self, source: Source, call: _Call) -> _Wanted:
+        rules, state, failures = self._settings.transfer.retries, RetryState(), 0
+        while True:
+            call.check()
+            try:
+                listing = source.listing()
+                return self._selected(source, listing)
+            except SourceUnavailable as error:
+                failures += 1
+                jitter = random.random()  # noqa: S311
+                decision, state = after_failure(rules, state, failures, jitter, error.retry_after_s)
+                if isinstance(decision, GiveUp):
+                    raise
+                call.cancel.wait(decision)
+
+    def _selected(self, source: Source, listing: Listing) -> _Wanted:
+        by_name = {file.name: file for file in listing.files}
+        key = listing.key(source.uri)
+        shipped_file = by_name.get(MANIFEST_NAME)
+        try:
+            if shipped_file is not None:
+                shipped = self._shipped(source, shipped_file)
+                files = tuple(_promised(source, file, by_name) for file in shipped.files)
+                return _Wanted(source.uri, key, listing, files, shipped)
+            selection = select(by_name)
+        except NameRefused as error:
+            raise SourceRefused(f"{source.uri}: {error}") from error
+        if selection.code:
+            log.warning("%s: left out because loading them can run code: %s", source.uri, ", ".join(selection.code))
+        return _Wanted(source.uri, key, listing, tuple(by_name[name] for name in selection.wanted), None)
+
+    def _shipped(self, source: Source, file: RemoteFile) -> Manifest:
+        if file.size_bytes > MAX_MANIFEST_BYTES:
+            raise SourceRefused(f"{source.uri}/{file.name} has {file.size_bytes} bytes; that is no manifest")
+        body = b"".join(bytes(block) for block in source.blocks(file, 0, file.size_bytes)) if file.size_bytes else b""
+        try:
+            return decode_manifest(body)
+        except ManifestInvalid as error:
+            raise SourceRefused(f"{source.uri}/{file.name}: {error}") from error
+
+    @contextlib.contextmanager
+    def _single_flight(self, wanted: _Wanted, call: _Call) -> Iterator[None]:
+        """One process per node downloads; the others wait and report its progress."""
+        lock = None
+        while lock is None:
+            call.check()
+            lock = FileLock.try_acquire(self._shelf.staging_lock(wanted.key))
+            if lock is None:
+                done = journal_intervals(
+                    self._shelf.staging(wanted.key) / "journal", [file.size_bytes for file in wanted.files]
+                )
+                done_bytes = sum(end - start for intervals in done for start, end in intervals)
+                call.report(Progress("waiting", done_bytes, sum(file.size_bytes for file in wanted.files)))
+                call.cancel.wait(_POLL_S)
+        try:
+            yield
+        finally:
+            lock.release(remove=True)
+
+    def _download(self, source: Source, wanted: _Wanted, call: _Call) -> Lease:
+        total_bytes = sum(file.size_bytes for file in wanted.files)
+        self._shelf.reserve(wanted.key, wanted.uri, tuple(file.size_bytes for file in wanted.files))
+        staging = Staging(self._shelf.staging(wanted.key), wanted.files)
+        started_s = time.monotonic()
+        transfer = Transfer(source, wanted.files, staging, self._settings.transfer, self._gate, call.cancel)
+        try:
+            hashes = transfer.run(lambda: call.report(Progress("downloading", transfer.done_bytes, total_bytes)))
+            files = tuple(
+                ManifestFile(file.name, file.size_bytes, sha256)
+                for file, sha256 in zip(wanted.files, hashes, strict=True)
+            )
+            listing = wanted.listing
+            found = describe(staging.content, files, wanted.uri, listing.revision, listing.license)
+            if wanted.shipped is not None and (lies := broken_promises(wanted.shipped, found)):
+                raise VerificationFailed(f"{wanted.uri}: the shipped manifest lies: {'; '.join(lies)}")
+        except VerificationFailed:
+            # What was downloaded is not wanted in any form: the next attempt must not go on from it.
+            self._shelf.discard(wanted.key)
+            raise
+        staging.path(MANIFEST_NAME).write_bytes(encode_manifest(found))
+        return self._shelf.publish(wanted.key, found, time.monotonic() - started_s)
+
+    def _leased(self, digest: str | None, call: _Call) -> Lease | None:
+        """A lease on a published model, or None when it must be downloaded (again).
+
+        A model that a crash of the machine may have hurt is read first, and withdrawn if it was.
+        """
+        if digest is None:
+            return None
+        try:
+            lease = self._shelf.lease(digest)
+        except ModelNotFound:
+            return None
+        try:
+            if self._shelf.trusted(digest) or not self._shelf.verify(
+                digest,
+                self._settings.transfer.workers,
+                call.cancel.is_set,
+                lambda seen, total: call.report(Progress("verifying", seen, total)),
+            ):
+                return lease
+        except BaseException:
+            lease.release()
+            raise
+        lease.release()
+        return None
+
+
+def _promised(source: Source, promised: ManifestFile, by_name: dict[str, RemoteFile]) -> RemoteFile:
+    """The source's file that a shipped manifest names, with the sha256 it must have."""
+    check_name(promised.name)
+    file = by_name.get(promised.name)
+    if file is None:
+        raise VerificationFailed(f"{source.uri} does not have {promised.name}, which its manifest promises")
+    if file.size_bytes != promised.size_bytes:
+        raise VerificationFailed(
+            f"{source.uri}/{file.name} has {file.size_bytes} bytes, its manifest promises {promised.size_bytes}"
+        )
+    if file.sha256 not in {None, promised.sha256}:
+        raise VerificationFailed(f"{source.uri}/{file.name}: source and manifest promise different sha256")
+    return RemoteFile(file.name, file.size_bytes, file.locator, file.etag, promised.sha256, file.git_sha1, file.ranged)

@@ -1,0 +1,79 @@
+"""Which of a source's files belong to a model: weights as safetensors, and the text files engines and tokenizers read.
+
+Pure. A pickle can run code when it is loaded, so it is never stored, whatever it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pilotlight_protocol.manifest import MANIFEST_NAME, unsafe_name
+
+# Formats that unpickle, or that hold code. `.bin` and `.pt` are PyTorch's, `.npz` and `.npy` may hold pickled objects.
+CODE_SUFFIXES = frozenset({
+    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz", ".mar", ".h5", ".keras",
+    ".pb", ".msgpack", ".ot", ".nemo", ".torchscript", ".ptl", ".py", ".pyc", ".so", ".sh", ".exe", ".dll",
+    ".zip", ".tar", ".gz", ".tgz", ".xz", ".zst", ".7z",
+})  # fmt: skip
+WANTED_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken", ".md"})
+WANTED_NAMES = frozenset({"LICENSE", "LICENCE", "NOTICE", "USE_POLICY"})
+# Other frameworks' copies of the same weights and training leftovers, by folder.
+UNWANTED_FOLDERS = frozenset({"original", "onnx", "openvino", "coreml", "runs", ".git", ".cache"})
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`wanted` are downloaded, `code` would have run code and stay behind."""
+
+    wanted: tuple[str, ...]
+    code: tuple[str, ...]
+
+
+class NameRefused(ValueError):
+    """A file that must not come into the store; the message names it."""
+
+
+def check_name(name: str) -> None:
+    """Raises NameRefused for a name that could leave the model's directory or a file that could run code."""
+    if reason := unsafe_name(name):
+        raise NameRefused(f"file {name!r} is refused: {reason}")
+    if holds_code(name):
+        raise NameRefused(f"file {name!r} is refused: loading it can run code; convert the weights to safetensors")
+
+
+def holds_code(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in CODE_SUFFIXES
+
+
+def select(names: Iterable[str]) -> Selection:
+    """What to take of a source that ships no manifest.
+
+    Raises NameRefused for an unsafe name, for two names that differ in case only (one would overwrite the other on
+    some file systems), and for a source whose only weights are pickles or that has none.
+    """
+    wanted: list[str] = []
+    code: list[str] = []
+    folded: set[str] = set()
+    for name in names:
+        if reason := unsafe_name(name):
+            raise NameRefused(f"file {name!r} is refused: {reason}")
+        if name.casefold() in folded:
+            raise NameRefused(f"file {name!r} is refused: another file's name differs in case only")
+        folded.add(name.casefold())
+        path = PurePosixPath(name)
+        if UNWANTED_FOLDERS & set(path.parts[:-1]) or name == MANIFEST_NAME or path.name.startswith("."):
+            continue
+        if holds_code(name):
+            code.append(name)
+        elif path.suffix.lower() in WANTED_SUFFIXES or path.name in WANTED_NAMES:
+            wanted.append(name)
+    if not any(name.endswith(".safetensors") for name in wanted):
+        if code:
+            raise NameRefused(
+                f"refused: the weights are in {', '.join(sorted(code)[:3])}, and loading such files can run code; "
+                "convert them to safetensors"
+            )
+        raise NameRefused("refused: no *.safetensors file is there; give the folder that holds the weights")
+    return Selection(tuple(sorted(wanted)), tuple(sorted(code)))
