@@ -89,7 +89,7 @@ def main() -> None:
 def run(control: ControlClient, port: int) -> None:
     base = f"http://127.0.0.1:{port}/serving/default/quickstart"
     heading("1. The endpoint is applied and at zero: no pod, no memory, no accelerator.")
-    console.print(status_table(rows(control), port))
+    console.print(status_table(rows(control), port, console.width))
 
     heading("2. The first request wakes transformer and predictor at once (openai client, streaming chat).")
     ask_openai(control, port, base, "What is scale to zero?", cold=True)
@@ -115,7 +115,7 @@ def run(control: ControlClient, port: int) -> None:
     heading("7. Nobody asks any more: Knative's autoscaler takes it back to zero (20 s window, 30 s grace).")
     begun = time.monotonic()
     watch(control, port, lambda: all(not row.pods for row in rows(control)), ZERO_DEADLINE_S)
-    console.print(status_table(rows(control), port))
+    console.print(status_table(rows(control), port, console.width))
     console.print(f"[green]At zero {time.monotonic() - begun:.0f} s after the last request.[/]")
 
 
@@ -141,7 +141,7 @@ def platform_up(work: Path) -> Iterator[tuple[ControlClient, int]]:
         control.down(60)
         console.print(f"ended with exit code {process.wait(30)}, no process is left")
     except BaseException:
-        console.print(f"[red]What pilotlight up said:[/]\n{log.read_text()[-6000:]}", markup=False)
+        console.print(f"What pilotlight up said:\n{log.read_text()[-6000:]}", markup=False, style="red")
         raise
     finally:
         if process.poll() is None:
@@ -210,10 +210,12 @@ def watch(control: ControlClient, port: int, done: Callable[[], bool], deadline_
         while not done():
             waited = time.monotonic() - begun
             if waited > deadline_s:
-                console.print(status_table(rows(control), port))
+                console.print(status_table(rows(control), port, console.width))
                 raise SystemExit(f"still waiting after {deadline_s:.0f} s")
             if console.is_terminal:
-                live.update(Group(status_table(rows(control), port), Text(f"{waited:.0f} s")), refresh=True)
+                live.update(
+                    Group(status_table(rows(control), port, console.width), Text(f"{waited:.0f} s")), refresh=True
+                )
             time.sleep(REFRESH_S)
 
 
