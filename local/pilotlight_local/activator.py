@@ -152,10 +152,18 @@ class Activator:
         leaving = [backend for backend in self._ready if backend not in backends]
         self._ready = list(backends)
         self._cursor = 0
-        for backend in leaving:
+        self._ask_to_reconnect(leaving)
+        self._admit_waiting()
+
+    def ask_to_reconnect(self) -> None:
+        """Traffic has moved: connections that carry many requests should be made anew for the next one."""
+        self._ask_to_reconnect(self._ready)
+
+    @staticmethod
+    def _ask_to_reconnect(backends: list[Backend]) -> None:
+        for backend in backends:
             for tell in list(backend.on_drain):
                 tell()
-        self._admit_waiting()
 
     def _admit_waiting(self) -> None:
         while self._waiting and (backend := self._pick()) is not None:

@@ -128,6 +128,7 @@ class _Exchange:
             )
             response.headers.add(SERVER_TIMING, format_phase(self.phases[0]))
             response.headers.setdefault(REQUEST_ID, self._request_id)
+            response.headers.setdefault("Server", "pilotlight")
             await response.prepare(self._request)
             await self._copy(upstream, response)
             return response

@@ -67,6 +67,7 @@ class LiveService:
             self.live[decision.latest_created] = self._new_revision(decision.latest_created, component)
         # What is not in the template, such as maxReplicas, changes the revision that exists.
         self.live[decision.latest_created].component = component
+        has_moved = decision.traffic != self.traffic
         self.traffic = decision.traffic
         for name in decision.removed:
             self._remove(name)
@@ -76,6 +77,8 @@ class LiveService:
                 revision.prove()
             else:
                 revision.stop_proving()
+            if has_moved:
+                revision.activator.ask_to_reconnect()
 
     def _new_revision(self, name: str, component: Component) -> LiveRevision:
         revision = LiveRevision(name, component, self._surroundings, self._predictor_address, self._listener, self._rng)

@@ -114,7 +114,7 @@ class FakeComponent:
         return app
 
 
-async def serve_grpc(port: int) -> None:
+async def serve_grpc(port: int, answer: str) -> None:
     import grpc
 
     async def say(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
@@ -125,7 +125,11 @@ async def serve_grpc(port: int) -> None:
             yield str(index).encode()
             await asyncio.sleep(0.05)
 
+    async def who(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        return answer.encode()
+
     handlers = {
+        "Who": grpc.unary_unary_rpc_method_handler(who),
         "Say": grpc.unary_unary_rpc_method_handler(say),
         "Count": grpc.unary_stream_rpc_method_handler(count),
     }
@@ -158,7 +162,7 @@ def main() -> None:
         print(options.fail, file=sys.stderr, flush=True)
         raise SystemExit(4)
     if options.grpc:
-        asyncio.run(serve_grpc(options.http_port))
+        asyncio.run(serve_grpc(options.http_port, options.answer))
     else:
         web.run_app(
             FakeComponent(options).app(),

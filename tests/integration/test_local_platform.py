@@ -345,6 +345,33 @@ async def test_a_new_revision_takes_over_under_load_without_a_failed_request(pla
     assert events.count(b"data:") == 30
 
 
+async def test_a_grpc_channel_moves_to_the_new_revision_without_a_failed_call(platform: Platform) -> None:
+    platform.up(service("demo", "--grpc", "--answer=v1", probe=False))
+    options = [("grpc.default_authority", "demo.default.localhost")]
+    answers: Counter[bytes] = Counter()
+    ending = asyncio.Event()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{platform.port}", options=options) as channel:
+        who, count = channel.unary_unary("/test.Echo/Who"), channel.unary_stream("/test.Echo/Count")
+
+        async def load() -> None:
+            while not ending.is_set():
+                answers[await who(b"", timeout=20)] += 1
+
+        async def last() -> int:
+            return answers[b"v2"]
+
+        workers = [asyncio.create_task(load()) for _ in range(4)]
+        stream = count(b"60", timeout=60)
+        assert await stream.read() == b"0"
+        await asyncio.to_thread(platform.apply, service("demo", "--grpc", "--answer=v2", probe=False))
+        await until_async(last, lambda calls: calls >= 50)
+        ending.set()
+        await asyncio.gather(*workers)
+        for index in range(1, 60):
+            assert await stream.read() == str(index).encode()
+    assert set(answers) == {b"v1", b"v2"}
+
+
 async def test_a_revision_that_cannot_start_leaves_the_old_one_serving(platform: Platform) -> None:
     platform.up(service("demo", "--answer=v1"))
     assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "v1"
