@@ -1,0 +1,45 @@
+"""The predictor's command line: what KServe injects passes, what is wrong is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pilotlight_predictor.arguments import longest_generation_s, parse
+
+
+def test_kserves_injected_arguments_pass() -> None:
+    args = parse(["--model_name", "m", "--workers=3", "--grpc_port", "9", "--predictor_protocol", "v2"], {})
+    assert (args.model_name, args.http_port, args.model) == ("m", 8080, "/mnt/models")
+
+
+def test_port_and_name_come_from_the_environment() -> None:
+    args = parse(["--model_uri", "bundled://demo-awq"], {"PORT": "9000", "INFERENCE_SERVICE_NAME": "isvc"})
+    assert (args.http_port, args.model_name, args.model) == (9000, "isvc", "bundled://demo-awq")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--model_dir", "/a", "--model_uri", "hf://a/b"], "not both"),
+        (["--kv_watermark", "1.5"], "kv_watermark"),
+        (["--max_batch", "0"], "max_batch"),
+        (["--quantization", "gguf"], "invalid choice"),
+        (["--lora_module", "adapter"], "NAME=DIRECTORY"),
+        (["--lora_module", "adapter=/nowhere/at/all"], "no directory"),
+    ],
+)
+def test_wrong_values_are_named(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(argv, {})
+    assert words in capsys.readouterr().err
+
+
+def test_lora_modules(tmp_path: Path) -> None:
+    assert parse(["--lora_module", f"a={tmp_path}"], {}).loras == (("a", str(tmp_path)),)
+
+
+@pytest.mark.parametrize(("tokens", "seconds"), [(None, 102.4), (10, 30), (4000, 200), (10**6, 600)])
+def test_the_drain_is_sized_to_the_longest_generation(tokens: int | None, seconds: float) -> None:
+    assert longest_generation_s(tokens) == pytest.approx(seconds)
+    assert parse([], {}).drain_timeout_s == pytest.approx(longest_generation_s(None))

@@ -1,0 +1,189 @@
+"""The predictor's model over a scripted engine: fan-out, aborts, admission, and a lost engine's replacement."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import pytest
+from pilotlight_predictor.engine.errors import EngineMisconfigured
+from pilotlight_predictor.engine_holder import EngineHolder
+from pilotlight_predictor.engine_queue import QueueLimits
+from pilotlight_predictor.token_requests import RequestLimits
+from pilotlight_predictor.tokens_model import TokensModel
+from pilotlight_protocol.errors import InvalidInput, Unavailable
+from pilotlight_protocol.v2 import InferRequest, Tensor
+from pilotlight_serving.handlers import Reply, RequestContext, Stream
+from scripted_engine import LOST, REFUSED, ScriptedProvider
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 the fakes have no event to wait for
+            await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    provider: ScriptedProvider, queue: QueueLimits | None = None
+) -> AsyncIterator[tuple[TokensModel, asyncio.Task[None]]]:
+    holder = EngineHolder(provider)
+    model = TokensModel("m", holder, RequestLimits(), queue or QueueLimits(), ["adapter"])
+    task = asyncio.create_task(holder.run())
+    try:
+        await until(lambda: model.ready() or task.done())
+        yield model, task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def context(body: dict[str, Any] | None = None, name: str = "m") -> RequestContext:
+    return RequestContext("r", {}, body=msgspec.json.encode(body or {}), model_name=name)
+
+
+def infer_request(rows: list[list[int]], **parameters: Any) -> InferRequest:
+    return InferRequest([Tensor("input_ids", "INT32", np.array(rows, dtype=np.int32))], parameters=parameters)
+
+
+async def test_a_batch_is_answered_row_by_row() -> None:
+    async with serving(ScriptedProvider()) as (model, _):
+        response = await model.infer(infer_request([[1, 2], [5, 996]], max_tokens=4), context())
+    ids, lengths, reasons = (tensor.data.tolist() for tensor in response.outputs)
+    assert ids == [[3, 4, 5, 6], [997, 998, 999, 0]]
+    assert lengths == [4, 3]
+    assert reasons == [b"length", b"stop"]
+
+
+async def test_choices_are_rows_behind_one_another() -> None:
+    async with serving(ScriptedProvider()) as (model, _):
+        response = await model.infer(infer_request([[1], [5]], max_tokens=1, n=2), context())
+    assert response.outputs[0].data.tolist() == [[2], [2], [6], [6]]
+
+
+async def test_one_failing_row_aborts_the_others() -> None:
+    provider = ScriptedProvider()
+    async with serving(provider) as (model, _):
+        with pytest.raises(InvalidInput, match="refuses"):
+            await model.infer(infer_request([[1, 2], [1, REFUSED]], max_tokens=400), context())
+        assert provider.engines[0].active == 0
+
+
+async def test_a_cancelled_call_aborts_every_row() -> None:
+    provider = ScriptedProvider()
+    async with serving(provider) as (model, _):
+        call = asyncio.create_task(model.infer(infer_request([[1], [2], [3]], max_tokens=500), context()))
+        await until(lambda: provider.engines[0].active == 3)
+        call.cancel()
+        await asyncio.wait({call})
+        assert provider.engines[0].active == 0
+        assert len(provider.engines[0].aborted) == 3
+
+
+async def test_generate_has_usage_and_the_first_choice_on_top() -> None:
+    async with serving(ScriptedProvider()) as (model, _):
+        reply = await model.generate(context({"id": "x", "input_ids": [1, 2], "parameters": {"max_tokens": 2, "n": 2}}))
+    assert isinstance(reply, Reply)
+    answer = msgspec.json.decode(reply.body)
+    assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 4, "cached_tokens": 0}
+    assert (answer["id"], answer["output_ids"], answer["finish_reason"]) == ("x", [3, 4], "length")
+    assert [output["index"] for output in answer["outputs"]] == [0, 1]
+
+
+async def events(model: TokensModel, body: dict[str, Any]) -> list[dict[str, Any]]:
+    given = context(body)
+    stream = await model.generate_stream(given)
+    assert isinstance(stream, Stream)
+    chunks = [chunk async for chunk in stream.events]
+    assert given.server_timing["prefill"] >= 0
+    return [msgspec.json.decode(event[6:]) for chunk in chunks for event in chunk.split(b"\n\n") if event]
+
+
+async def test_a_stream_has_the_prompts_size_first_and_the_reason_last() -> None:
+    async with serving(ScriptedProvider()) as (model, _):
+        told = await events(model, {"input_ids": [1, 2], "parameters": {"max_tokens": 3, "logprobs": 1}})
+    assert [event["output_ids"] for event in told] == [[3], [4], [5]]
+    assert told[0]["prompt_tokens"] == 2
+    assert told[-1]["finish_reason"] == "length"
+    assert told[1]["logprobs"][0]["token_id"] == 4
+
+
+async def test_closing_a_stream_aborts_its_request() -> None:
+    provider = ScriptedProvider()
+    async with serving(provider) as (model, _):
+        stream = cast(
+            Stream, await model.generate_stream(context({"input_ids": [1], "parameters": {"max_tokens": 99}}))
+        )
+        await anext(stream.events)
+        await cast(Any, stream.events).aclose()
+        assert provider.engines[0].aborted == [provider.engines[0].seen[0].request_id]
+
+
+async def test_an_adapter_is_asked_for_by_its_name() -> None:
+    provider = ScriptedProvider()
+    async with serving(provider) as (model, _):
+        body = {"input_ids": [1], "parameters": {"max_tokens": 1}}
+        await model.generate(context(body, "adapter"))
+        await model.generate(context(body))
+        assert [request.lora for request in provider.engines[0].seen] == ["adapter", None]
+        assert len({request.request_id for request in provider.engines[0].seen}) == 2
+
+
+async def test_a_full_queue_is_refused_with_a_time_to_wait() -> None:
+    provider = ScriptedProvider()
+    async with serving(provider, QueueLimits(max_queue=1)) as (model, _):
+        running = asyncio.create_task(model.infer(infer_request([[1]], max_tokens=500), context()))
+        await until(lambda: provider.engines[0].active == 1)
+        with pytest.raises(Unavailable) as caught:
+            await model.infer(infer_request([[1]], max_tokens=5), context())
+        assert caught.value.retry_after_s >= 1
+        running.cancel()
+        await asyncio.wait({running})
+        await model.infer(infer_request([[1]], max_tokens=5), context())
+
+
+async def test_a_lost_engine_fails_its_requests_and_is_replaced() -> None:
+    provider = ScriptedProvider()
+    async with serving(provider) as (model, _):
+        with pytest.raises(Unavailable, match="died"):
+            await events(model, {"input_ids": [LOST, 1], "parameters": {"max_tokens": 9}})
+        await until(lambda: len(provider.engines) == 2 and model.ready())
+        assert provider.released == provider.engines[:1]
+        await events(model, {"input_ids": [1], "parameters": {"max_tokens": 1}})
+
+
+async def test_before_the_engine_is_there_the_answer_says_the_phase() -> None:
+    provider = ScriptedProvider(boot_s=60)
+    holder = EngineHolder(provider)
+    model = TokensModel("m", holder, RequestLimits(), QueueLimits())
+    task = asyncio.create_task(holder.run())
+    await until(lambda: provider.phase == "load")
+    assert not model.ready()
+    with pytest.raises(Unavailable, match="load") as caught:
+        await model.infer(infer_request([[1]]), context())
+    assert 1 <= caught.value.retry_after_s <= 60
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_an_engine_that_can_never_start_ends_the_holder() -> None:
+    provider = ScriptedProvider(refusals=[EngineMisconfigured("no such device")])
+    async with serving(provider) as (_, task):
+        with pytest.raises(EngineMisconfigured, match="no such device"):
+            await task
+
+
+async def test_unload_gives_the_engine_back_and_load_gets_another() -> None:
+    provider = ScriptedProvider()
+    async with serving(provider) as (model, _):
+        await model.unload()
+        assert not model.ready()
+        assert provider.released == provider.engines
+        assert "unloaded" in model.why_not_ready().message
+        await model.load()
+        assert model.ready()
+        assert len(provider.engines) == 2

@@ -1,0 +1,72 @@
+"""How a path finds its route."""
+
+from __future__ import annotations
+
+import pytest
+from pilotlight_serving.handlers import Reply, RequestContext, Route
+from pilotlight_serving.route_table import RouteTable
+
+
+async def handler(context: RequestContext) -> Reply:
+    return Reply(b"")
+
+
+TABLE = RouteTable(
+    [
+        Route("GET", "/", handler),
+        Route("GET", "/v2", handler),
+        Route("GET", "/v2/models", handler),
+        Route("GET", "/v2/models/{model_name}", handler),
+        Route("POST", "/v2/models/{model_name}/infer", handler),
+        Route("POST", "/v2/models/{model_name}/versions/{version}/infer", handler),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "found", "parameters"),
+    [
+        ("GET", "/", "/", {}),
+        ("GET", "/v2/", "/v2", {}),
+        ("HEAD", "/v2", "/v2", {}),
+        ("GET", "/v2/models/", "/v2/models", {}),
+        ("GET", "/v2/models/m", "/v2/models/{model_name}", {"model_name": "m"}),
+        ("GET", "/v2/models/org%2Fname", "/v2/models/{model_name}", {"model_name": "org/name"}),
+        ("GET", "/v2/models/%E2%82%AC", "/v2/models/{model_name}", {"model_name": "€"}),
+        ("POST", "/v2/models/m/infer", "/v2/models/{model_name}/infer", {"model_name": "m"}),
+        (
+            "POST",
+            "/v2/models/m/versions/1/infer",
+            "/v2/models/{model_name}/versions/{version}/infer",
+            {"model_name": "m", "version": "1"},
+        ),
+    ],
+)
+def test_found(method: str, path: str, found: str, parameters: dict[str, str]) -> None:
+    match = TABLE.find(method, path)
+    assert match is not None
+    assert match.route is not None
+    assert (match.route.path, match.parameters) == (found, parameters)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1", "/v2/models/m/nothing", "/v2/models//infer", "/v2/models/m/versions", "//", ""]
+)
+def test_unknown_paths(path: str) -> None:
+    match = TABLE.find("GET", path)
+    assert match is None or (path == "" and match.route is not None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("POST", "/v2", ("GET", "HEAD")), ("GET", "/v2/models/m/infer", ("POST",)), ("TRACE", "/", ("GET", "HEAD"))],
+)
+def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allowed: tuple[str, ...]) -> None:
+    match = TABLE.find(method, path)
+    assert match is not None
+    assert (match.route, match.allowed) == (None, allowed)
+
+
+def test_two_routes_at_one_place_are_a_mistake() -> None:
+    with pytest.raises(ValueError, match="two routes"):
+        RouteTable([Route("GET", "/v2", handler), Route("GET", "/v2/", handler)])
