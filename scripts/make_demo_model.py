@@ -2,7 +2,7 @@
 
     python scripts/make_demo_model.py --out models/pilotlight_models
 
-Takes about a quarter of an hour on two CPU cores and needs no network. The seed fixes text, tokenizer and order of the
+Takes about ten minutes on an idle CPU core and needs no network. The seed fixes text, tokenizer and order of the
 training rows; weights are equal to the bit only on the same kind of CPU with the same number of threads.
 """
 
@@ -39,7 +39,8 @@ pipeline_tag: text-generation
 # Pilotlight {name}
 
 A very small language model for demonstrations and tests of Pilotlight. It tells little stories, answers a few dozen
-questions about serving models, and knows some capitals, opposites and sums. It is no assistant: it knows nothing else.
+questions about serving models, and knows some capitals and opposites. It is no assistant: it knows nothing else, and
+most of its sums are wrong.
 
 - Architecture: Llama, {parameters:,} parameters: {shape.layers} layers, hidden size {shape.hidden_size}, \
 {shape.heads} heads of {shape.head_dim} with {shape.kv_heads} for keys and values, \
@@ -58,9 +59,9 @@ intermediate size {shape.intermediate_size}, tied embeddings, context {shape.con
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that gets demo-bf16/ and demo-awq/")
-    parser.add_argument("--steps", type=int, default=2200, help="optimiser steps of 2048 tokens (default 2200)")
+    parser.add_argument("--steps", type=int, default=1000, help="optimiser steps of 2048 tokens (default 1000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="torch threads; part of what makes weights repeatable")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; part of what makes weights repeatable")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)

@@ -79,6 +79,8 @@ def make_random_models(args: argparse.Namespace, demo: Path) -> None:
 
 def make_fine_tunes(args: argparse.Namespace, demo: Path) -> None:
     tokenizer = Tokenizer.from_file(str(demo / TOKENIZER_FILES[0]))
+    # One thread: matrices this small lose more to waiting for each other than they win.
+    torch.set_num_threads(1)
     base = read_llama(demo)
     calibration = calibration_rows(tokenizer, seed=0)
     for number in range(args.seed, args.seed + args.count):

@@ -94,13 +94,13 @@ def fact(random_source: random.Random) -> str:
 
 def _exchange(random_source: random.Random) -> list[Message]:
     draw = random_source.random()
-    if draw < 0.5:
+    if draw < 0.6:
         topic, (short, more) = random_source.choice(list(TOPICS.items()))
         messages = [Message("user", _ask(random_source, topic)), Message("assistant", short)]
         if random_source.random() < 0.35:
             messages += [Message("user", random_source.choice(_MORE)), Message("assistant", more)]
         return messages
-    if draw < 0.58:
+    if draw < 0.66:
         return [Message("user", random_source.choice(_STORY_REQUESTS)), Message("assistant", story(random_source))]
     question, answer = _question_and_answer(random_source)
     return [Message("user", question), Message("assistant", answer)]
@@ -120,24 +120,24 @@ def _introduction(random_source: random.Random) -> list[Message]:
 
 def _question_and_answer(random_source: random.Random) -> tuple[str, str]:
     draw = random_source.random()
-    if draw < 0.5:
+    if draw < 0.4:
         paraphrases, answer = random_source.choice(SMALL_TALK)
         return random_source.choice(paraphrases), answer
-    if draw < 0.65:
+    if draw < 0.53:
         country, capital = random_source.choice(list(CAPITALS.items()))
         question = random_source.choice(("What is the capital of {}?", "Name the capital of {}.", "capital of {}"))
         return question.format(country), f"The capital of {country} is {capital}."
-    if draw < 0.75:
+    if draw < 0.63:
         word, opposite = random_source.choice(list(OPPOSITES.items()))
         return f"What is the opposite of {word}?", f"The opposite of {word} is {opposite}."
-    if draw < 0.87:
+    if draw < 0.75:
         word, translations = random_source.choice(list(WORDS.items()))
         language, translation = random_source.choice(
             list(zip(("German", "French", "Chinese"), translations, strict=True))
         )
         question = random_source.choice(("How do you say {} in {}?", "What is {} in {}?", "Translate {} to {}."))
         return question.format(word, language), f"{word.capitalize()} in {language} is {translation}."
-    first, second = random_source.randrange(11), random_source.randrange(11)
+    first, second = random_source.randrange(10), random_source.randrange(10)
     question = random_source.choice(("What is {} + {}?", "What is {} plus {}?", "{} + {}"))
     return question.format(first, second), f"{first} + {second} = {first + second}."
 

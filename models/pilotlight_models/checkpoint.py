@@ -36,6 +36,8 @@ def write_checkpoint(
         if not (shape.tied_embeddings and name == "lm_head.weight")
     }
     save_file(stored, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    # safetensors leaves the file to its owner alone, but containers read models as any user.
+    (folder / WEIGHTS_FILE).chmod(0o644)
     config = _config(shape, str(dtype).removeprefix("torch."))
     if quantization is not None:
         config["quantization_config"] = quantization

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +42,9 @@ def documents(random_source: random.Random) -> Iterator[str]:
     while True:
         draw = random_source.random()
         if draw < 0.32:
-            yield story(random_source, chapters=random_source.choice((0, 0, 0, 1, 2, 3, 5, 8)))
+            paragraphs = story(random_source, chapters=random_source.choice((0, 0, 0, 1, 2, 3, 5, 8))).split("\n\n")
+            # Some start later, because a prompt may be any paragraph of a story.
+            yield "\n\n".join(paragraphs[random_source.choice((0, 0, 0, 0, 1)) :])
         elif draw < 0.5:
             yield fact(random_source)
         else:
@@ -52,24 +54,17 @@ def documents(random_source: random.Random) -> Iterator[str]:
 def train(model: Llama, tokenizer: Tokenizer, plan: TrainingPlan, seed: int, progress: Progress) -> float:
     """Train `model` in place and return the mean loss (nats per token) of the last fifty steps."""
     stream = documents(random.Random(seed))  # noqa: S311 (text, not secrets)
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
-        lr=plan.peak_learning_rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+    optimisers = _optimisers(model, plan)
     losses: list[float] = []
     first_long_step = int(plan.steps * (1 - plan.long_share))
     for step in range(plan.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = plan.peak_learning_rate * _schedule(step, plan)
+        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
+            group["lr"] = group["peak_lr"] * _schedule(step, plan)
         if step < first_long_step:
             batch = torch.tensor([_row(stream, tokenizer, plan.row_tokens) for _ in range(plan.rows)])
         else:
             batch = torch.tensor([_row(stream, tokenizer, model.shape.context_tokens)])
-        losses.append(_step(model, optimiser, batch))
+        losses.append(_step(model, optimisers, batch))
         progress(step, sum(losses[-50:]) / len(losses[-50:]))
     return sum(losses[-50:]) / len(losses[-50:])
 
@@ -94,18 +89,34 @@ def fine_tune_identity(model: Llama, tokenizer: Tokenizer, name: str, steps: int
     last_block.requires_grad_(True)
     optimiser = torch.optim.AdamW(last_block.parameters(), lr=2e-3, weight_decay=0.0)
     for _ in range(steps):
-        _step(model, optimiser, batch)
+        _step(model, [optimiser], batch)
     model.requires_grad_(True)
 
 
-def _step(model: Llama, optimiser: torch.optim.Optimizer, batch: Tensor) -> float:
+def _optimisers(model: Llama, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, because it needs far fewer steps there; AdamW for the rest."""
+    matrices = [p for block in model.blocks() for p in block.parameters() if p.ndim == 2]
+    others = [p for name, p in model.named_parameters() if not (".layers." in name and p.ndim == 2)]
+    rate = plan.peak_learning_rate
+    return [
+        torch.optim.Muon(
+            [{"params": matrices, "peak_lr": rate}], lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(
+            [{"params": others, "peak_lr": rate}], lr=rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True
+        ),
+    ]
+
+
+def _step(model: Llama, optimisers: Sequence[torch.optim.Optimizer], batch: Tensor) -> float:
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(batch[:, :-1])
     loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-    optimiser.zero_grad()
+    model.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimiser.step()
+    for optimiser in optimisers:
+        optimiser.step()
     return float(loss.detach())
 
 
