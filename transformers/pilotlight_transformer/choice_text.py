@@ -92,7 +92,7 @@ class ChoiceText:
         for seen, token_id in enumerate(ids, start=1):
             text = self._detokenizer.push((token_id,))
             if self.completion_tokens + seen <= self._min_tokens:
-                parts.append(scanner.finish() + text)
+                parts.append(text)
                 continue
             if text:
                 parts.append(scanner.push(text))

@@ -1,0 +1,132 @@
+"""OpenAI bodies to parameters, prompts and template messages. What is refused is tested over HTTP, too."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_transformer.openai_requests import (
+    chat_parameters,
+    completion_parameters,
+    prompts_of,
+    read_chat_request,
+    read_completion_request,
+    template_messages,
+)
+
+
+def chat(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
+
+
+def completion(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", "prompt": "hi", **fields}).encode()
+
+
+def test_every_parameter_of_openai_and_vllm_is_passed_on() -> None:
+    fields = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "n": 2,
+        "seed": 7,
+        "stop": "x",
+        "presence_penalty": 0.1,
+        "frequency_penalty": 0.2,
+        "top_k": 5,
+        "min_p": 0.1,
+        "min_tokens": 1,
+        "repetition_penalty": 1.1,
+        "ignore_eos": True,
+        "stop_token_ids": [3],
+        "priority": -1,
+        "cache_salt": "s",
+    }
+    made = chat_parameters(read_chat_request(chat(**fields, max_completion_tokens=9, max_tokens=5)))
+    assert {name: getattr(made, name) for name in fields} == fields | {"stop": ["x"]}
+    assert made.max_tokens == 9
+
+
+def test_null_is_the_same_as_nothing_and_unknown_fields_are_ignored() -> None:
+    names = "temperature stop n max_tokens tools logit_bias response_format stream stream_options logprobs top_logprobs"
+    request = read_chat_request(chat(**dict.fromkeys(names.split()), user="u", metadata={"a": 1}, store=True, what=[]))
+    assert chat_parameters(request) == chat_parameters(read_chat_request(chat()))
+
+
+@pytest.mark.parametrize(
+    ("fields", "logprobs"),
+    [({}, None), ({"logprobs": False}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 5}, 5)],
+)
+def test_chat_logprobs(fields: dict[str, Any], logprobs: int | None) -> None:
+    assert chat_parameters(read_chat_request(chat(**fields))).logprobs == logprobs
+
+
+def test_completion_defaults_and_echo() -> None:
+    made = completion_parameters(read_completion_request(completion()))
+    assert (made.max_tokens, made.logprobs, made.prompt_logprobs) == (16, None, None)
+    made = completion_parameters(read_completion_request(completion(echo=True, logprobs=3, max_tokens=0)))
+    assert (made.max_tokens, made.logprobs, made.prompt_logprobs) == (1, 3, 3)
+    with pytest.raises(InvalidInput):
+        completion_parameters(read_completion_request(completion(max_tokens=0)))
+    assert read_completion_request(completion(best_of=2, n=2)).best_of == 2
+
+
+def test_what_it_cannot_do_is_harmless_when_it_asks_for_nothing() -> None:
+    read_chat_request(chat(tools=[{"type": "function"}], tool_choice="none", modalities=["text"]))
+    read_chat_request(chat(response_format={"type": "text"}, logit_bias={}, functions=[]))
+    read_completion_request(completion(suffix="", best_of=1, use_beam_search=False))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("a", ["a"]),
+        (["a"], ["a"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [[1, 2]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+    ],
+)
+def test_prompts(prompt: Any, prompts: list[Any]) -> None:
+    assert prompts_of(prompt) == prompts
+
+
+@pytest.mark.parametrize("prompt", [[], ["a", 1], [[1], "a"], ["a"] * 257])
+def test_bad_prompts(prompt: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        prompts_of(prompt)
+    assert caught.value.param == "prompt"
+
+
+def test_messages_for_the_template() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}], "name": "n"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    first, second = template_messages(messages)
+    assert first == {"role": "user", "content": "one\ntwo", "name": "n"}
+    assert second["content"] == ""
+    assert second["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"content": "x"}, "messages[0].role"),
+        ({"role": "user"}, "messages[0].content"),
+        ({"role": "user", "content": 1}, "messages[0].content"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
+        ({"role": "user", "content": [{"type": "input_audio"}]}, "messages[0].content[0]"),
+        ({"role": "assistant", "tool_calls": [1]}, "messages[0].tool_calls[0].function"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+    ],
+)
+def test_bad_messages(message: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        template_messages([message])
+    assert caught.value.param == param
