@@ -290,13 +290,9 @@ async def test_a_killed_host_is_lost_with_a_reason_and_replaced() -> None:
     assert not is_alive(pid)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"max_model_length": "5"}, "did you mean max_model_len")],
-)
-async def test_a_wrong_engine_argument_is_a_misconfiguration(arguments: dict[str, str], message: str) -> None:
-    provider = new_provider(engine_args=arguments)
-    with pytest.raises(EngineMisconfigured, match=message):
+async def test_a_wrong_engine_argument_is_a_misconfiguration() -> None:
+    provider = new_provider(engine_args={"max_model_length": "5"})
+    with pytest.raises(EngineMisconfigured, match="did you mean max_model_len"):
         await provider.acquire()
     assert provider.pid is None
 
