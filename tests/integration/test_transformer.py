@@ -41,7 +41,7 @@ def predictor() -> Iterator[FakeTokenPredictor]:
 @pytest.fixture(scope="module")
 def served(predictor: FakeTokenPredictor) -> Iterator[RunningTransformer]:
     host = f"demo-predictor.ns.localhost:{predictor.port}"
-    with transformer(host, "--lora_names", "tuned", "--unknown_to_us", "1") as running:
+    with transformer(host, "--lora_module", "tuned=/adapters/tuned", "--unknown_to_us", "1") as running:
         yield running
 
 

@@ -51,7 +51,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         connect_timeout_s=given.connect_timeout_s,
         http_port=given.http_port,
         max_model_len=given.max_model_len,
-        lora_names=tuple(name for name in given.lora_names.split(",") if name),
+        lora_names=tuple(module.partition("=")[0] for module in given.lora_module),
         drain_timeout_s=given.drain_timeout_s,
         max_concurrent_requests=given.max_concurrent_requests,
         max_body_bytes=given.max_body_bytes,
@@ -80,7 +80,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--connect_timeout_s", type=_positive, default=10.0, help="deadline for a connection to the predictor")
     add("--http_port", type=int, default=int(environment.get("PORT") or 8080), help="default: $PORT, else 8080")
     add("--max_model_len", type=int, default=None, help="context length in tokens, where config.json is not to decide")
-    add("--lora_names", default="", metavar="A,B", help="names of LoRA adapters that the predictor serves")
+    add(
+        "--lora_module",
+        action="append",
+        default=[],
+        metavar="NAME[=DIR]",
+        help="an adapter that the predictor serves, in the predictor's spelling; only the name is read",
+    )
     add("--drain_timeout_s", type=_positive, default=600.0, help="how long requests in flight may go on after SIGTERM")
     add("--max_concurrent_requests", type=int, default=1024)
     add("--max_body_bytes", type=int, default=16 * 1024 * 1024)
