@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 
+from pilotlight_predictor.engine.client import told_to_clients
 from pilotlight_predictor.engine.contract import Engine, EngineProvider
 from pilotlight_predictor.engine.errors import EngineMisconfigured
 from pilotlight_predictor.front_metrics import BOOT_PHASE, ENGINE_HELD, ENGINES_LOST
@@ -97,7 +98,7 @@ class EngineHolder:
             except EngineMisconfigured:
                 raise
             except PilotlightError as error:
-                self._last_failure = error.message
+                self._last_failure = told_to_clients(error.message)
                 _log.warning("no engine: %s", error.message)
                 await asyncio.sleep(_RETRY_PAUSE_S)
 
@@ -133,5 +134,5 @@ class EngineHolder:
             unwanted.cancel()
         if engine.lost.done():
             ENGINES_LOST.inc()
-            self._last_failure = engine.lost.result()
-            _log.error("the engine was lost: %s", self._last_failure)
+            self._last_failure = told_to_clients(engine.lost.result())
+            _log.error("the engine was lost: %s", engine.lost.result())

@@ -177,29 +177,30 @@ class InferenceService:
         its run ends with an empty response whose `triton_final_response` is true.
         """
         places = asyncio.Semaphore(_STREAMED_AT_ONCE)
+        writer = _Writer(call)
         async with asyncio.TaskGroup() as group:
             await places.acquire()
             async for message in requests:
-                task = group.create_task(self._run(message, call))
+                task = group.create_task(self._run(message, call, writer))
                 task.add_done_callback(lambda _: places.release())
                 await places.acquire()
 
-    async def _run(self, message: Any, call: Any) -> None:
+    async def _run(self, message: Any, call: Any, writer: _Writer) -> None:
         context = _context(call, message.model_name, message.model_version)
         try:
             self._plane.require(message.model_name, message.model_version)
             with _Counted(self._gate, context) as counted:
-                await self._stream(message, context, call)
+                await self._stream(message, context, writer)
                 counted.status = "OK"
         except PilotlightError as error:
-            await call.write(_stream_error(error.message, message.id))
+            await writer.write(_stream_error(error.message, message.id))
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception:
             _log.exception("request %s failed", context.request_id)
-            await call.write(_stream_error(bug().message, message.id))
+            await writer.write(_stream_error(bug().message, message.id))
 
-    async def _stream(self, message: Any, context: RequestContext, call: Any) -> None:
+    async def _stream(self, message: Any, context: RequestContext, writer: _Writer) -> None:
         started_at = time.perf_counter()
         request = request_from(message)
         wants_final = request.parameters.pop("triton_enable_empty_final_response", False) is True
@@ -207,7 +208,7 @@ class InferenceService:
         responses = self._plane.model.stream_infer(request, context)
         try:
             async for response in responses:
-                await call.write(_stream_response(response, request, raw, final=False))
+                await writer.write(_stream_response(response, request, raw, final=False))
         finally:
             close = getattr(responses, "aclose", None)
             if close is not None:
@@ -215,7 +216,19 @@ class InferenceService:
         self._observe_predict(time.perf_counter() - started_at)
         if wants_final:
             nothing = InferResponse(message.model_name, self._plane.model.version, [], request.id)
-            await call.write(_stream_response(nothing, InferRequest([]), raw, final=True))
+            await writer.write(_stream_response(nothing, InferRequest([]), raw, final=True))
+
+
+class _Writer:
+    """Writes for the requests of one stream in turn: gRPC's core takes one message at a time."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._turn = asyncio.Lock()
+
+    async def write(self, message: Any) -> None:
+        async with self._turn:
+            await self._call.write(message)
 
 
 class _Counted:

@@ -129,6 +129,9 @@ class OnePort:
         """The first bytes of a connection are seen; None: it never sent any, or closed."""
         self._silent.discard(first)
         if is_http2 is None or self._closed:
+            with contextlib.suppress(OSError):
+                # Unread bytes would turn the close into a reset.
+                sock.recv(4096)
             sock.close()
             self.connection_closed()
             return

@@ -36,6 +36,11 @@ from pilotlight_predictor.engine.frames import (
 from pilotlight_predictor.engine.mailbox import Mailbox
 
 
+def told_to_clients(reason: str) -> str:
+    """The reason an engine was lost without the host's last output, which is for the log."""
+    return reason.partition("; last output:")[0]
+
+
 class EngineClient(asyncio.Protocol):
     """Implements `contract.Engine` once `ready` has a result; `info` is not set before.
 
@@ -84,7 +89,7 @@ class EngineClient(asyncio.Protocol):
     def send(self, frame: FrontFrame) -> None:
         """Write a frame. Raises Unavailable when the engine was lost or is about to be."""
         if self.lost.done():
-            raise Unavailable(self.lost.result())
+            raise Unavailable(told_to_clients(self.lost.result()))
         if self._transport is None or self._transport.is_closing():
             raise Unavailable("the engine ended unexpectedly; it is being replaced")
         self._transport.write(encode(frame))
@@ -94,7 +99,7 @@ class EngineClient(asyncio.Protocol):
         if self.lost.done():
             return
         self.lost.set_result(reason)
-        error = Unavailable(reason)
+        error = Unavailable(told_to_clients(reason))
         for mailbox in self._mailboxes.values():
             mailbox.fail(error)
         for call in self._calls.values():
