@@ -126,7 +126,7 @@ class _Exchange:
             response = web.StreamResponse(
                 status=upstream.status, reason=upstream.reason, headers=end_to_end(upstream.headers)
             )
-            response.headers.add(SERVER_TIMING, format_phase(self.phases[0]))
+            response.headers[SERVER_TIMING] = ", ".join(map(format_phase, self.phases))
             response.headers.setdefault(REQUEST_ID, self._request_id)
             response.headers.setdefault("Server", "pilotlight")
             await response.prepare(self._request)

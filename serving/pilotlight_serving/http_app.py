@@ -261,7 +261,7 @@ class _Exchange:
             headers.append((b"content-length", b"%d" % length))
         if context.server_timing:
             for phase, milliseconds in context.server_timing.items():
-                PHASE.labels(phase).observe(milliseconds / 1000)
+                PHASE.labels(phase.partition(";")[0]).observe(milliseconds / 1000)
             headers.append((b"server-timing", server_timing_header(context.server_timing).encode("latin-1")))
         for name, value in context.response_headers.items():
             headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))

@@ -6,6 +6,7 @@ are rest_predictor.py and grpc_predictor.py, and a test's fake.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -128,18 +129,23 @@ def answer_facts(headers: Mapping[str, str]) -> AnswerFacts:
 
 
 def parse_server_timing(value: str) -> dict[str, float]:
-    """`queue;dur=1.5, prefill;dur=20` to {"queue": 1.5, "prefill": 20.0}; entries without a duration are left out."""
+    """`queue;dur=1.5, activate;dur=20;desc="p"` to {"queue": 1.5, 'activate;desc="p"': 20.0}; no duration, no entry.
+
+    The description stays with the name: each hop has an `activate` of its own.
+    """
     phases: dict[str, float] = {}
     for entry in value.split(","):
         name, *parameters = (part.strip() for part in entry.split(";"))
+        duration_ms = None
         for parameter in parameters:
-            key, _, number = parameter.partition("=")
-            try:
-                duration = float(number.strip('"'))
-            except ValueError:
-                continue
-            if name and key == "dur":
-                phases[name] = duration
+            key, _, text = parameter.partition("=")
+            if key == "desc":
+                name = f"{name};{parameter}"
+            elif key == "dur":
+                with contextlib.suppress(ValueError):
+                    duration_ms = float(text.strip('"'))
+        if name and duration_ms is not None:
+            phases[name] = duration_ms
     return phases
 
 

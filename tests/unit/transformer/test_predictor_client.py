@@ -58,7 +58,7 @@ def test_forwarded_headers() -> None:
     [
         ("", {}),
         ("queue;dur=1.5, prefill;dur=20", {"queue": 1.5, "prefill": 20.0}),
-        ('cache;desc="hit";dur="3"', {"cache": 3.0}),
+        ('cache;desc="hit";dur="3"', {'cache;desc="hit"': 3.0}),
         ("miss, bad;dur=x, ;dur=1", {}),
     ],
 )
