@@ -1,0 +1,240 @@
+"""Servers of our own for the store's tests: one that counts ranges and misbehaves on request, and a small hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from pilotlight_warmup.store import SourceSettings, Store, StoreSettings, TransferSettings
+from pilotlight_warmup.store.addresses import AddressRules
+from pilotlight_warmup.store.retry import RetryRules
+
+CHUNK_BYTES = 256 * 1024
+
+
+@dataclass
+class Trouble:
+    """What the server does wrong, for paths that contain `where`."""
+
+    where: str = ".safetensors"
+    status: int | None = None
+    times: int = 1_000_000
+    flip_at: int | None = None
+    cut_after: int | None = None
+    announce: int | None = None
+    shift: int = 0
+    encoding: str | None = None
+    etag: Callable[[], str] | None = None
+    redirect: str | None = None
+    ignore_ranges: bool = False
+    extra: bytes = b""
+    pause_after: int | None = None  # bytes served of the weights in total; then wait for `go_on`
+
+
+class RangeServer:
+    """Serves `files`; notes every range of every file it sent in full or part."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.trouble = Trouble(times=0)
+        self.sent: list[tuple[str, int, int]] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.go_on = threading.Event()
+        self.paused = threading.Event()
+        self._lock = threading.Lock()
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                owner.serve(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # clients that are killed are what these tests are about
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+        self.thread.start()
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def close(self) -> None:
+        self.go_on.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def bytes_sent(self, suffix: str = ".safetensors") -> int:
+        return sum(end - start for name, start, end in self.sent if name.endswith(suffix) and end - start > 1)
+
+    def serve(self, request: BaseHTTPRequestHandler) -> None:
+        path = unquote(urlsplit(request.path).path)
+        with self._lock:
+            self.requests.append((request.path, dict(request.headers)))
+            trouble = self.trouble if self.trouble.where in path and self.trouble.times > 0 else Trouble(times=0)
+            if trouble.times:
+                trouble.times -= 1
+        if trouble.redirect is not None:
+            return self._head(request, 302, {"Location": trouble.redirect, "Content-Length": "0"})
+        if trouble.status is not None:
+            return self._head(request, trouble.status, {"Content-Length": "0", "Retry-After": "0"})
+        if path not in self.files:
+            return self._head(request, 404, {"Content-Length": "0"})
+        body = self.files[path]
+        etag = trouble.etag() if trouble.etag else f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        if request.headers.get("If-Match", etag) != etag:
+            return self._head(request, 412, {"Content-Length": "0"})
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+        start, end, status = 0, len(body), 200
+        headers = {"ETag": etag}
+        if asked and not trouble.ignore_ranges:
+            start, end, status = int(asked[1]), min(int(asked[2]) + 1, len(body)), 206
+            if start >= len(body):
+                return self._head(request, 416, {"Content-Range": f"bytes */{len(body)}", "Content-Length": "0"})
+            headers["Content-Range"] = f"bytes {start + trouble.shift}-{end - 1 + trouble.shift}/{len(body)}"
+        if trouble.encoding:
+            headers["Content-Encoding"] = trouble.encoding
+        headers["Content-Length"] = str(trouble.announce or end - start + len(trouble.extra))
+        self._head(request, status, headers)
+        self._body(request, path, body, start, end, trouble)
+        return None
+
+    def _head(self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.end_headers()
+
+    def _body(
+        self, request: BaseHTTPRequestHandler, path: str, body: bytes, start: int, end: int, trouble: Trouble
+    ) -> None:
+        data = bytearray(body[start:end])
+        if trouble.flip_at is not None and start <= trouble.flip_at < end:
+            data[trouble.flip_at - start] ^= 1
+        if trouble.cut_after is not None and end - start > 1:
+            data = data[: trouble.cut_after]
+        data += trouble.extra
+        for position in range(0, len(data), 16_384):
+            if trouble.pause_after is not None and self.bytes_sent() >= trouble.pause_after:
+                self.paused.set()
+                self.go_on.wait(60)
+            block = data[position : position + 16_384]
+            request.wfile.write(block)
+            with self._lock:
+                self.sent.append((path, start + position, start + position + len(block)))
+        if trouble.cut_after is not None or trouble.announce:
+            request.close_connection = True
+
+
+@dataclass(frozen=True)
+class MadeModel:
+    """A tiny model: its files, and the manifest as a dict that fits them."""
+
+    files: dict[str, bytes]
+    manifest: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(len(body) for name, body in self.files.items() if name.endswith(".safetensors"))
+
+
+def make_model(weights_bytes: int = 3_000_000, shards: int = 1, seed: int = 0) -> MadeModel:
+    noise = random.Random(seed)
+    files = {
+        "config.json": json.dumps(
+            {"model_type": "llama", "hidden_size": 8, "max_position_embeddings": 2048, "torch_dtype": "bfloat16"}
+        ).encode(),
+        "tokenizer.json": b'{"seed": %d}' % seed,
+        "tokenizer_config.json": b"{}",
+    }
+    weight_map = {}
+    for number in range(shards):
+        size = weights_bytes // shards
+        name = f"model-{number + 1:05d}-of-{shards:05d}.safetensors" if shards > 1 else "model.safetensors"
+        entry = {f"w{number}": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
+        header = json.dumps(entry).encode()
+        files[name] = len(header).to_bytes(8, "little") + header + noise.randbytes(size)
+        weight_map[f"w{number}"] = name
+    if shards > 1:
+        files["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
+    manifest = {
+        "format": 1,
+        "files": [
+            {"name": name, "size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+            for name, body in files.items()
+        ],
+        "quantization": "none",
+        "dtype": "bfloat16",
+        "context_length": 2048,
+    }
+    return MadeModel(files, manifest)
+
+
+@pytest.fixture
+def made() -> Callable[..., MadeModel]:
+    return make_model
+
+
+@pytest.fixture
+def server() -> Iterator[RangeServer]:
+    running = RangeServer()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def trouble() -> type[Trouble]:
+    return Trouble
+
+
+@pytest.fixture
+def serve_model(server: RangeServer) -> Callable[..., str]:
+    """Puts a model below /model (or another folder) and returns its URI."""
+
+    def serve(model: MadeModel, folder: str = "/model", *, manifest: bool = False) -> str:
+        server.files |= {f"{folder}/{name}": body for name, body in model.files.items()}
+        if manifest:
+            server.files[f"{folder}/pilotlight-manifest.json"] = json.dumps(model.manifest).encode()
+        return server.origin + folder
+
+    return serve
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+    """A store with small chunks, quick retries, and loopback allowed unless said otherwise."""
+    opened: list[Store] = []
+
+    def make(folder: Path | None = None, **change: object) -> Store:
+        sources = change.pop("sources", SourceSettings(addresses=AddressRules(allow_private=True), timeout_s=10.0))
+        transfer = TransferSettings(
+            workers=3,
+            chunk_bytes=CHUNK_BYTES,
+            longest_run_bytes=4 * CHUNK_BYTES,
+            retries=RetryRules(attempts=3, base_s=0.01, longest_s=0.05),
+        )
+        settings = StoreSettings(folder or tmp_path / "store", sources=sources, transfer=transfer, **change)  # type: ignore[arg-type]
+        opened.append(Store(settings))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        store.close()
