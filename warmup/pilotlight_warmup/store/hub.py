@@ -49,8 +49,8 @@ class HubSource:
             raise SourceMissing(f"{self.uri} is not on the hub, or needs a token (set HF_TOKEN)") from error
         except HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else 0
-            if status in {401, 403}:
-                raise SourceMissing(f"{self.uri} needs a token that may read it (set HF_TOKEN)") from error
+            if status in {401, 403, 404}:
+                raise SourceMissing(f"{self.uri} is not on the hub, or needs a token (set HF_TOKEN)") from error
             raise SourceUnavailable(f"{self.uri}: the hub answers {status}") from error
         # The client's transport (httpx) is not ours to name: whatever else it raises is a failed connection.
         except Exception as error:

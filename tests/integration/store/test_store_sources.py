@@ -1,0 +1,283 @@
+"""The other sources: an S3 server (moto), a hub of our own, nginx, claims on disk; and the commands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pilotlight_warmup.store import SourceSettings
+from pilotlight_warmup.store.addresses import AddressRules
+from pilotlight_warmup.store.errors import SourceInvalid, SourceMissing, SourceRefused, VerificationFailed
+
+pytestmark = pytest.mark.integration
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until_open(port: int, process: subprocess.Popen[Any]) -> None:
+    end = time.monotonic() + 30
+    while True:
+        assert process.poll() is None, "the server ended"
+        assert time.monotonic() < end, "the server did not start"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """obstore's options for a moto server of its own."""
+    port = free_port()
+    code = "from moto.server import main; import sys; main(sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    try:
+        until_open(port, process)
+        yield {
+            "endpoint": f"http://127.0.0.1:{port}",
+            "access_key_id": "testing",
+            "secret_access_key": "testing",
+            "region": "us-east-1",
+            "virtual_hosted_style_request": "false",
+        }
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def bucket(s3: dict[str, str]) -> Any:
+    import urllib.request
+
+    import obstore
+    from obstore.store import S3Store
+
+    urllib.request.urlopen(urllib.request.Request(f"{s3['endpoint']}/models", method="PUT"), timeout=10).close()
+    store = S3Store("models", client_options={"allow_http": True}, **s3)
+    return lambda name, body: obstore.put(store, name, body)
+
+
+@pytest.mark.parametrize("manifest", [False, True])
+def test_s3(made: Any, make_store: Any, s3: dict[str, str], bucket: Any, manifest: bool) -> None:
+    model = made(shards=2)
+    for name, body in model.files.items():
+        bucket(f"org/name/{name}", body)
+    bucket("org/name-other/config.json", b"not ours")
+    if manifest:
+        bucket("org/name/pilotlight-manifest.json", json.dumps(model.manifest).encode())
+    found = make_store(sources=SourceSettings(object_store_options=s3)).ensure("s3://models/org/name")
+    for name, body in model.files.items():
+        assert (found.path / name).read_bytes() == body
+    assert found.manifest.source == "s3://models/org/name"
+
+
+def test_s3_that_changes_lies_or_is_empty(made: Any, make_store: Any, s3: dict[str, str], bucket: Any) -> None:
+    model = made()
+    for name, body in model.files.items():
+        bucket(f"m/{name}", body)
+    store = make_store(sources=SourceSettings(object_store_options=s3))
+    first = store.ensure("s3://models/m")
+    bucket("m/model.safetensors", made(seed=5).files["model.safetensors"])
+    assert store.ensure("s3://models/m").digest != first.digest
+    bucket("m/pilotlight-manifest.json", json.dumps(model.manifest).encode())
+    with pytest.raises(VerificationFailed):
+        store.ensure("s3://models/m")
+    with pytest.raises(SourceMissing):
+        store.ensure("s3://models/nothing")
+    bucket("pickle/pytorch_model.bin", b"x")
+    with pytest.raises(SourceRefused, match="run code"):
+        store.ensure("s3://models/pickle")
+
+
+COMMIT = "c0ffee" + "0" * 34
+
+
+@pytest.fixture
+def hub(server: Any) -> Any:
+    """Makes the counting server answer like a hub for org/name."""
+
+    def publish(model: Any, repository: str = "org/name") -> None:
+        siblings = []
+        for name, body in model.files.items():
+            entry: dict[str, object] = {
+                "rfilename": name,
+                "size": len(body),
+                "blobId": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest(),
+            }
+            if name.endswith(".safetensors"):
+                entry["lfs"] = {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 1}
+            siblings.append(entry)
+            server.files[f"/{repository}/resolve/{COMMIT}/{name}"] = body
+        info = {"id": repository, "sha": COMMIT, "siblings": siblings, "cardData": {"license": "mit"}, "tags": []}
+        for path in (f"/api/models/{repository}", f"/api/models/{repository}/revision/{COMMIT}"):
+            server.files[path] = json.dumps(info).encode()
+
+    return publish
+
+
+def test_the_hub(made: Any, make_store: Any, server: Any, hub: Any) -> None:
+    model = made(shards=2)
+    hub(model)
+    sources = SourceSettings(hub_endpoint=server.origin, hub_token="hf_s3cret")
+    store = make_store(sources=sources)
+    found = store.ensure("hf://org/name")
+    assert (found.manifest.revision, found.manifest.license) == (COMMIT, "mit")
+    for name, body in model.files.items():
+        assert (found.path / name).read_bytes() == body
+    assert all(
+        headers.get("Authorization") == "Bearer hf_s3cret" for path, headers in server.requests if "resolve" in path
+    )
+    assert store.ensure(f"hf://org/name@{COMMIT}").digest == found.digest
+    for uri, error in (("hf://org/absent", SourceMissing), ("hf://name", SourceInvalid), ("hf://a/b/c", SourceInvalid)):
+        with pytest.raises(error):
+            store.ensure(uri)
+    assert "s3cret" not in repr(sources)
+
+
+def test_the_hubs_token_does_not_follow_a_redirect_and_private_targets_are_refused(
+    made: Any, make_store: Any, server: Any, hub: Any, trouble: Any
+) -> None:
+    hub(made())
+    port = server.origin.rpartition(":")[2]
+    server.files["/cdn/model.safetensors"] = made().files["model.safetensors"]
+    server.trouble = trouble(where="/resolve/", redirect=f"http://localhost:{port}/cdn/model.safetensors")
+    with pytest.raises(SourceRefused, match="localhost"):
+        make_store(sources=SourceSettings(hub_endpoint=server.origin, hub_token="hf_s3cret")).ensure("hf://org/name")
+    server.trouble = trouble(
+        where="resolve/" + COMMIT + "/model.safetensors",
+        redirect=f"http://localhost:{port}/cdn/model.safetensors?Signature=1",
+    )
+    rules = AddressRules(allowed_hosts=frozenset({"localhost"}))
+    sources = SourceSettings(addresses=rules, hub_endpoint=server.origin, hub_token="hf_s3cret")
+    assert make_store(sources=sources).ensure("hf://org/name")
+    on_cdn = [headers for path, headers in server.requests if path.startswith("/cdn/")]
+    assert on_cdn
+    assert not any("Authorization" in headers for headers in on_cdn)
+
+
+@pytest.mark.parametrize("what", ["model.safetensors", "config.json"])
+def test_the_hubs_own_hashes_are_enforced(
+    made: Any, make_store: Any, server: Any, hub: Any, trouble: Any, what: str
+) -> None:
+    hub(made())
+    server.trouble = trouble(where=f"{COMMIT}/{what}", flip_at=10)
+    with pytest.raises(VerificationFailed, match="not the promised"):
+        make_store(sources=SourceSettings(hub_endpoint=server.origin)).ensure("hf://org/name")
+
+
+def test_nginx(made: Any, make_store: Any, tmp_path: Path) -> None:
+    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if nginx is None:
+        pytest.skip("nginx is not installed (Debian: nginx-light)")
+    root = tmp_path / "www" / "model"
+    root.mkdir(parents=True)
+    model = made(weights_bytes=20_000_000, shards=2)
+    for name, body in model.files.items():
+        (root / name).write_bytes(body)
+    tmp_path.chmod(0o755)
+    port = free_port()
+    temporary = " ".join(f"{kind}_temp_path {tmp_path};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi"))
+    user = "user root;" if os.geteuid() == 0 else ""
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; {user} pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
+        f"http {{ access_log {tmp_path}/access.log; client_body_temp_path {tmp_path}; {temporary}\n"
+        "gzip on; gzip_types *;\n"
+        f"server {{ listen 127.0.0.1:{port}; root {tmp_path}/www; }} }}\n"
+    )
+    process = subprocess.Popen(
+        [nginx, "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)], stderr=subprocess.DEVNULL
+    )
+    try:
+        until_open(port, process)
+        found = make_store().ensure(f"http://127.0.0.1:{port}/model")
+        for name, body in model.files.items():
+            assert (found.path / name).read_bytes() == body
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_claims(made: Any, make_store: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "claims" / "team-a" / "llm"
+    folder.mkdir(parents=True)
+    for name, body in made().files.items():
+        (folder / name).write_bytes(body)
+    store = make_store(sources=SourceSettings(claims_folder=tmp_path / "claims"))
+    assert store.ensure("pvc://team-a/llm").manifest.source == "pvc://team-a/llm"
+    with pytest.raises(SourceMissing):
+        store.ensure("pvc://team-b/llm")
+    for uri in ("pvc://team-a/../../etc", "pvc://../x", "pvc:///x", "file://host/x"):
+        with pytest.raises(SourceInvalid):
+            store.ensure(uri)
+
+
+@pytest.mark.parametrize(
+    "uri", ["ftp://h/x", "model", "", "s3://", "s3://b?x=1", "http://", "http://u:p@h/x", "http://[/"]
+)
+def test_uris_that_mean_nothing(make_store: Any, uri: str) -> None:
+    with pytest.raises(SourceInvalid):
+        make_store().ensure(uri)
+
+
+def run_command(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    code = f"from pilotlight_warmup.commands import {name}; {name}()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+def test_the_commands(made: Any, serve_model: Any, tmp_path: Path) -> None:
+    uri = serve_model(made())
+    store = str(tmp_path / "store")
+    refused = run_command("prefetch", uri, PILOTLIGHT_STORE=store)
+    assert refused.returncode == 1
+    assert "--allow-host" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    done = run_command("prefetch", uri + "?sig=s3cret", "--pin", "--allow-host", "127.0.0.1", PILOTLIGHT_STORE=store)
+    assert done.returncode == 0, done.stderr
+    digest = done.stdout.split()[0]
+    assert re.search(r"ready http://127.0.0.1:\d+/model  3\.0 MB of 3\.0 MB", done.stderr)
+    listed = run_command("models", PILOTLIGHT_STORE=store)
+    header, row = listed.stdout.splitlines()
+    assert header.split() == ["DIGEST", "SIZE", "TIER", "PINNED", "LEASES", "LAST", "USE", "QUANTIZATION", "SOURCE"]
+    assert row.startswith(digest)
+    assert "yes" in row
+    assert "s3cret" not in done.stdout + done.stderr + listed.stdout
+    assert "pinned" in run_command("models", "--remove", digest, PILOTLIGHT_STORE=store).stderr
+    gone = run_command("models", "--unpin", digest, "--remove", digest, "--verify", PILOTLIGHT_STORE=store)
+    assert gone.returncode == 0, gone.stderr
+    assert len(gone.stdout.splitlines()) == 1
+
+
+def test_two_million_bytes_a_second_take_their_time(made: Any, serve_model: Any, tmp_path: Path) -> None:
+    uri = serve_model(made(weights_bytes=3_000_000), manifest=True)
+    started = time.monotonic()
+    done = run_command(
+        "prefetch", uri, "--allow-host", "127.0.0.1", "--bandwidth", "2M", "--store", str(tmp_path / "store")
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started >= 1.2
