@@ -42,6 +42,7 @@ IDLE_S = (25.0, 70.0)
 ACTIVE_AT_ONCE = 2
 REQUEST_DEADLINE_S = 240.0
 AT_ZERO_DEADLINE_S = 90.0
+COLD_S = 3.0
 RSS_GROWTH_LIMIT = 1.15
 FD_GROWTH_LIMIT = 8
 console = Console(width=130)
@@ -132,6 +133,7 @@ async def client(name: str, port: int, until_s: float, slots: asyncio.Semaphore,
     async with aiohttp.ClientSession(timeout=timeout) as session:
         while time.monotonic() < until_s:
             async with slots:
+                await one(session, base, name, dice, tally)
                 burst_until = min(until_s, time.monotonic() + dice.uniform(*BURST_S))
                 await asyncio.gather(*(burst(session, base, name, burst_until, dice, tally) for _ in range(3)))
             await asyncio.sleep(min(dice.uniform(*IDLE_S), max(0.0, until_s - time.monotonic())))
@@ -140,19 +142,21 @@ async def client(name: str, port: int, until_s: float, slots: asyncio.Semaphore,
 async def burst(
     session: aiohttp.ClientSession, base: str, name: str, until_s: float, dice: random.Random, tally: Tally
 ) -> None:
-    first = True
-    while first or time.monotonic() < until_s:
-        kind = dice.choices([chat, generate_stream, infer, disconnect], [4, 3, 2, 1])[0]
-        begun = time.monotonic()
-        try:
-            await kind(session, base, name, dice)
-        except Exception as error:
-            tally.failures.append(f"{time.strftime('%H:%M:%S')} {name}: {error!r}")
-        took = time.monotonic() - begun
-        tally.cold += took > 3
-        tally.latencies_s.setdefault(kind.__name__, []).append(took)
-        first = False
+    while time.monotonic() < until_s:
+        await one(session, base, name, dice, tally)
         await asyncio.sleep(dice.uniform(0.05, 0.6))
+
+
+async def one(session: aiohttp.ClientSession, base: str, name: str, dice: random.Random, tally: Tally) -> None:
+    kind = dice.choices([chat, generate_stream, infer, disconnect], [4, 3, 2, 1])[0]
+    begun = time.monotonic()
+    try:
+        await kind(session, base, name, dice)
+    except Exception as error:
+        tally.failures.append(f"{time.strftime('%H:%M:%S')} {name}: {error!r}")
+    took = time.monotonic() - begun
+    tally.cold += took > COLD_S
+    tally.latencies_s.setdefault(kind.__name__, []).append(took)
 
 
 async def watch(control: ControlClient, process: psutil.Process, readings: list[Reading], begun_s: float) -> None:
@@ -274,7 +278,7 @@ def main() -> None:
     console.print(table)
     first, last = readings[0], readings[-1]
     console.print(
-        f"{len(tally.failures)} failed, {tally.cold} waited over 3 s for a cold endpoint; platform memory "
+        f"{len(tally.failures)} failed, {tally.cold} waited over {COLD_S:.0f} s for a cold endpoint; platform memory "
         f"{first.rss_bytes / 1e6:.0f} → {last.rss_bytes / 1e6:.0f} MB, descriptors {first.fds} → {last.fds}"
     )
     plot(readings, OUT / "soak.png")

@@ -41,7 +41,7 @@ def load(paths: Sequence[Path], config: KPAConfig) -> Desired:
     errors = [str(finding) for finding in findings if finding.severity == "error"]
     if errors:
         raise RefusedError(errors)
-    return Desired(desired.services, tuple(str(finding) for finding in findings))
+    return Desired(desired.services, resources.summarize(findings))
 
 
 class Applier:

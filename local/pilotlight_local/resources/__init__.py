@@ -11,7 +11,7 @@ from .desired import (
     PodSpec,
     Probe,
 )
-from .findings import Finding
+from .findings import Finding, summarize
 from .pod_command import NoEntrypoint, Placement, PodCommand, pod_command
 from .resolve import resolve
 from .yaml_files import Document, parse_documents, read_documents
@@ -35,4 +35,5 @@ __all__ = [
     "pod_command",
     "read_documents",
     "resolve",
+    "summarize",
 ]

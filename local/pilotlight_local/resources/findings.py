@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
+
+PLACES_SHOWN = 2
 
 Severity = Literal["error", "unsupported", "unknown", "warning"]
 
@@ -24,6 +27,22 @@ class Finding:
     def __str__(self) -> str:
         where = ": ".join(part for part in (self.source, self.object, self.path) if part)
         return f"{self.severity}: {where}: {self.reason}"
+
+
+def summarize(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """One line per field and reason, in the order in which they were found, naming the first places and a count."""
+    groups: dict[tuple[Severity, str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.severity, finding.path.rpartition(".")[2], finding.reason), []).append(finding)
+    lines = []
+    for (severity, name, reason), group in groups.items():
+        if len(group) == 1:
+            lines.append(str(group[0]))
+            continue
+        places = ", ".join(f"{finding.source} {finding.path}" for finding in group[:PLACES_SHOWN])
+        more = f" and {len(group) - PLACES_SHOWN} more" if len(group) > PLACES_SHOWN else ""
+        lines.append(f"{severity}: {name} in {len(group)} places: {reason} ({places}{more})")
+    return tuple(lines)
 
 
 @dataclass(slots=True)
