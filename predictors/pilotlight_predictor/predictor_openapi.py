@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from pilotlight_serving.handlers import ServedModel
-from pilotlight_serving.openapi_document import BODY_ERRORS, error_responses, json_response, path_parameters
+from pilotlight_serving.openapi_document import (
+    BODY_ERRORS,
+    error_responses,
+    event_stream,
+    json_response,
+    path_parameters,
+)
 
 _TOKEN = {"type": "integer", "minimum": 0, "maximum": 2147483647}
 _TOKENS = {"type": "array", "items": _TOKEN}
@@ -18,7 +24,11 @@ _LOGPROBS = {
         "properties": {
             "token_id": _TOKEN,
             "logprob": {"type": "number"},
-            "top": {"type": "array", "items": {"type": "array", "prefixItems": [_TOKEN, {"type": "number"}]}},
+            "top": {
+                "type": "array",
+                "description": "pairs of token id and logprob",
+                "items": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+            },
         },
     },
 }
@@ -46,12 +56,7 @@ def _ref(name: str) -> dict[str, str]:
 def _answer(verb: str) -> dict[str, Any]:
     if verb == "generate":
         return json_response("the whole completion", _ref("Generated"))
-    return {
-        "200": {
-            "description": "one `data:` event per delta (TokenEvent); an error after the first is an event too",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        }
-    }
+    return event_stream("one event per delta; an error after the first is an event too", _ref("TokenEvent"))
 
 
 def _schemas() -> dict[str, Any]:
@@ -61,10 +66,11 @@ def _schemas() -> dict[str, Any]:
             "required": ["input_ids"],
             "additionalProperties": False,
             "properties": {
-                "id": {"type": "string"},
+                "id": {"type": ["string", "null"]},
                 "input_ids": {**_TOKENS, "minItems": 1},
                 "parameters": _ref("GenerationParameters"),
             },
+            "examples": [{"input_ids": [1, 2, 3], "parameters": {"max_tokens": 8, "temperature": 0}}],
         },
         "Generated": {
             "type": "object",

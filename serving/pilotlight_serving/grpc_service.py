@@ -254,7 +254,7 @@ class _Counted:
             self.status = "CANCELLED"
         REQUESTS.labels("grpc", self.status).inc()
         for phase, milliseconds in self._context.server_timing.items():
-            PHASE.labels(phase).observe(milliseconds / 1000)
+            PHASE.labels(phase.partition(";")[0]).observe(milliseconds / 1000)
         _log.info(
             "%s %s %.1f ms id=%s",
             self._context.model_name,

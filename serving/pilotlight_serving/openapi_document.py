@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pilotlight_protocol.generation import MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS
+from pilotlight_protocol.generation import (
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    MAX_STOP_STRING_CHARS,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
+)
 from pilotlight_protocol.v2 import DTYPES
 
 from pilotlight_serving.handlers import ServedModel
@@ -59,34 +65,57 @@ def path_parameters(model: ServedModel, path: str) -> list[dict[str, Any]]:
 
 BODY_ERRORS = (400, 404, 408, 413, 415, 500, 503)
 
+_INT32_MAX = 2**31 - 1
+_TOKEN_ID = {"type": "integer", "minimum": 0, "maximum": _INT32_MAX}
+_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_STRING_CHARS}
+
+
+def _integer(minimum: int, maximum: int = _INT32_MAX) -> dict[str, Any]:
+    return {"type": ["integer", "null"], "minimum": minimum, "maximum": maximum}
+
+
+def _number(**bounds: float) -> dict[str, Any]:
+    return {"type": ["number", "null"], **bounds}
+
+
+# As `pilotlight_protocol.generation.parse_parameters` takes them: null means not given, a list of one may stand alone.
 GENERATION_PARAMETERS: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        "max_tokens": {"type": "integer", "minimum": 1, "maximum": 2147483647},
-        "min_tokens": {"type": "integer", "minimum": 0, "maximum": 2147483647},
-        "temperature": {"type": "number", "minimum": 0, "maximum": 100},
-        "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
-        "top_k": {"type": "integer", "minimum": -1, "maximum": 2147483647},
-        "min_p": {"type": "number", "minimum": 0, "maximum": 1},
-        "seed": {"type": "integer", "minimum": -(2**63) + 1, "maximum": 2**63 - 1},
-        "stop": {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_STOP_STRINGS},
+        "max_tokens": _integer(1),
+        "min_tokens": _integer(0),
+        "temperature": _number(minimum=0, maximum=100),
+        "top_p": _number(exclusiveMinimum=0, maximum=1),
+        "top_k": _integer(-1),
+        "min_p": _number(minimum=0, maximum=1),
+        "seed": _integer(-(2**63) + 1, 2**63 - 1),
+        "stop": {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOP_STRINGS}, {"type": "null"}]},
         "stop_token_ids": {
-            "type": "array",
-            "items": {"type": "integer", "minimum": 0, "maximum": 2147483647},
-            "maxItems": MAX_STOP_TOKEN_IDS,
+            "anyOf": [
+                _TOKEN_ID,
+                {"type": "array", "items": _TOKEN_ID, "maxItems": MAX_STOP_TOKEN_IDS},
+                {"type": "null"},
+            ]
         },
-        "repetition_penalty": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
-        "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
-        "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
-        "logprobs": {"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS},
-        "prompt_logprobs": {"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS},
-        "n": {"type": "integer", "minimum": 1, "maximum": MAX_CHOICES},
-        "ignore_eos": {"type": "boolean"},
-        "priority": {"type": "integer", "minimum": -2147483647, "maximum": 2147483647},
-        "cache_salt": {"type": "string", "minLength": 1, "maxLength": 256},
+        "repetition_penalty": _number(exclusiveMinimum=0, maximum=100),
+        "presence_penalty": _number(minimum=-2, maximum=2),
+        "frequency_penalty": _number(minimum=-2, maximum=2),
+        "logprobs": _integer(0, MAX_LOGPROBS),
+        "prompt_logprobs": _integer(0, MAX_LOGPROBS),
+        "n": _integer(1, MAX_CHOICES),
+        "ignore_eos": {"type": ["boolean", "null"]},
+        "priority": _integer(-_INT32_MAX),
+        "cache_salt": {"type": ["string", "null"], "minLength": 1, "maxLength": 256},
     },
 }
+
+
+def event_stream(description: str, event_schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A 200 response of server-sent events whose `data` is JSON of this schema."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": dict(event_schema)}
+    event = {"type": "object", "required": ["data"], "properties": {"data": data}}
+    return {"200": {"description": description, "content": {"text/event-stream": {"schema": event}}}}
 
 
 def openapi_document(model: ServedModel) -> dict[str, Any]:
@@ -275,7 +304,7 @@ def _schemas() -> dict[str, Any]:
             "type": "object",
             "required": ["inputs"],
             "properties": {
-                "id": {"type": "string"},
+                "id": {"type": ["string", "null"]},
                 "parameters": {"type": "object"},
                 "inputs": {"type": "array", "items": tensor, "minItems": 1},
                 "outputs": {
