@@ -18,15 +18,17 @@ from typing import Any
 
 @dataclass
 class Script:
-    """`deltas`: the token ids of each event, per choice the same. `refuse`: (status, body, headers) instead of an
-    answer. `break_after`: close the connection after so many events. `fail_after`: (events, status, message) inside the
-    stream. `hold`: keep the stream open after the events until the client hangs up. `coalesce`: all in one write.
+    """`deltas`: the token ids of each event, the same for each choice; `choices`: as many as asked for when None.
+
+    `refuse`: (status, body, headers) instead of an answer. `break_after`: close the connection after so many events.
+    `fail_after`: (events, status, message) inside the stream. `hold`: keep the stream open after the events until the
+    client hangs up. `coalesce`: all events in one write. `drop`: close the connection instead of answering.
     """
 
     deltas: list[list[int]] = field(default_factory=lambda: [[1], [2]])
     finish_reason: str = "length"
     stop_reason: int | None = None
-    choices: int = 1
+    choices: int | None = None
     logprobs: bool = False
     prompt_logprobs: list[Any] | None = None
     cached_tokens: int = 0
@@ -36,6 +38,7 @@ class Script:
     fail_after: tuple[int, int, str] | None = None
     hold: bool = False
     coalesce: bool = False
+    drop: bool = False
 
 
 @dataclass
@@ -109,6 +112,8 @@ class FakeTokenPredictor:
         seen = Seen(request_line.split(" ")[1], headers, body, number)
         self.seen.append(seen)
         script = self.scripts.popleft() if self.scripts else Script()
+        if script.drop:
+            return False
         if script.refuse is not None:
             status, answer, extra = script.refuse
             self._whole(writer, status, answer, extra)
@@ -170,7 +175,7 @@ class FakeTokenPredictor:
         events = []
         last = len(script.deltas) - 1
         for place, ids in enumerate(script.deltas):
-            for index in range(script.choices):
+            for index in range(_choices(script, body)):
                 ends = place == last and not script.hold
                 event: dict[str, Any] = {
                     "model_name": "m",
@@ -201,17 +206,21 @@ class FakeTokenPredictor:
                 "stop_reason": script.stop_reason,
             }
             | ({"logprobs": [_logprob(token_id) for token_id in ids]} if script.logprobs else {})
-            for index in range(script.choices)
+            for index in range(_choices(script, body))
         ]
         usage = {
             "prompt_tokens": len(body["input_ids"]),
-            "completion_tokens": len(ids) * script.choices,
+            "completion_tokens": len(ids) * len(outputs),
             "cached_tokens": script.cached_tokens,
         }
         answer: dict[str, Any] = {"model_name": "m", "model_version": "1", "id": body["id"]}
         answer |= {"outputs": outputs, "usage": usage}
         answer |= {"output_ids": ids, "finish_reason": script.finish_reason}
         return answer if script.prompt_logprobs is None else answer | {"prompt_logprobs": script.prompt_logprobs}
+
+
+def _choices(script: Script, body: dict[str, Any]) -> int:
+    return script.choices or int(body["parameters"].get("n", 1))
 
 
 def _logprob(token_id: int) -> dict[str, Any]:

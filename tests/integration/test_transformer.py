@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
-
+from component_process import RunningComponent, free_port, tail
 from fake_token_predictor import FakeTokenPredictor, Script
 from pilotlight_transformer.text_loading import load_text
-from transformer_process import MODEL_URI, RunningTransformer, free_port, transformer
+from transformer_process import MODEL_URI, transformer
 
 pytestmark = pytest.mark.integration
 
@@ -39,20 +38,21 @@ def predictor() -> Iterator[FakeTokenPredictor]:
 
 
 @pytest.fixture(scope="module")
-def served(predictor: FakeTokenPredictor) -> Iterator[RunningTransformer]:
+def served(predictor: FakeTokenPredictor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningComponent]:
     host = f"demo-predictor.ns.localhost:{predictor.port}"
-    with transformer(host, "--lora_module", "tuned=/adapters/tuned", "--unknown_to_us", "1") as running:
+    log = tmp_path_factory.mktemp("transformer") / "transformer.log"
+    with transformer(host, log, "--lora_module", "tuned=/adapters/tuned", "--unknown_to_us", "1") as running:
         yield running
 
 
 @pytest.fixture
-def http(served: RunningTransformer) -> Iterator[httpx.Client]:
+def http(served: RunningComponent) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=served.base, timeout=30) as client:
         yield client
 
 
 @pytest.fixture
-def client(served: RunningTransformer) -> Iterator[openai.OpenAI]:
+def client(served: RunningComponent) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=served.base + "/openai/v1", api_key="none", max_retries=0) as made:
         yield made
 
@@ -104,6 +104,16 @@ def test_connections_are_used_again(http: httpx.Client, predictor: FakeTokenPred
     for verb in ("generate", "generate_stream") * 3:
         assert http.post(f"/v2/models/demo/{verb}", json={"text_input": "Hi"}).status_code == 200
     assert len({seen.connection for seen in predictor.seen}) <= 2, "one more may be needed while a stream's end comes"
+
+
+def test_a_connection_that_closes_as_it_is_used_again_is_replaced(
+    http: httpx.Client, predictor: FakeTokenPredictor
+) -> None:
+    predictor.plan(Script(), Script(drop=True), Script())
+    for _ in range(2):
+        assert http.post("/v2/models/demo/generate", json={"text_input": "Hi"}).status_code == 200
+    first, dropped, again = predictor.seen
+    assert first.connection == dropped.connection != again.connection
 
 
 # Text
@@ -405,10 +415,17 @@ def test_other_refusals(http: httpx.Client) -> None:
     assert http.post("/v2/models/demo/generate", json={"text_input": "x", "temprature": 1}).status_code == 400
 
 
+@pytest.mark.xfail(strict=True, reason="the shell answers a model it does not know before it takes the route's style")
+def test_an_unknown_model_has_openais_error_shape(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("nope")
+    assert caught.value.param == "model"
+
+
 # Cancellation
 
 
-def test_a_client_that_leaves_aborts_the_generation(served: RunningTransformer, predictor: FakeTokenPredictor) -> None:
+def test_a_client_that_leaves_aborts_the_generation(served: RunningComponent, predictor: FakeTokenPredictor) -> None:
     asks: list[tuple[str, dict[str, Any]]] = [
         ("/v2/models/demo/generate_stream", {"text_input": "Hi"}),
         (
@@ -425,7 +442,7 @@ def test_a_client_that_leaves_aborts_the_generation(served: RunningTransformer, 
 
 
 def test_a_client_that_leaves_a_whole_answer_aborts_it_too(
-    served: RunningTransformer, predictor: FakeTokenPredictor
+    served: RunningComponent, predictor: FakeTokenPredictor
 ) -> None:
     predictor.plan(Script(deltas=deltas("one two"), hold=True))
     with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=httpx.Timeout(5, read=0.3)) as client:
@@ -436,8 +453,8 @@ def test_a_client_that_leaves_a_whole_answer_aborts_it_too(
 # Without a predictor
 
 
-def test_readiness_does_not_ask_for_the_predictor() -> None:
-    with transformer(f"127.0.0.1:{free_port()}", "--drain_timeout_s", "2") as running:
+def test_readiness_does_not_ask_for_the_predictor(tmp_path: Path) -> None:
+    with transformer(f"127.0.0.1:{free_port()}", tmp_path / "log", "--drain_timeout_s", "2") as running:
         assert httpx.get(running.base + "/v2/models/demo/ready").status_code == 200
         answer = httpx.post(running.base + "/v2/models/demo/generate", json={"text_input": "Hi"})
         assert answer.status_code == 503
@@ -445,10 +462,27 @@ def test_readiness_does_not_ask_for_the_predictor() -> None:
         assert "cannot connect to the predictor" in answer.json()["error"]
 
 
-def test_a_silent_predictor_is_a_timeout(predictor: FakeTokenPredictor) -> None:
+def test_a_silent_predictor_is_a_timeout(predictor: FakeTokenPredictor, tmp_path: Path) -> None:
     predictor.plan(Script(deltas=deltas("one"), hold=True))
     host = f"127.0.0.1:{predictor.port}"
-    with transformer(host, "--predictor_request_timeout_seconds", "0.5") as running:
+    with transformer(host, tmp_path / "log", "--predictor_request_timeout_seconds", "0.5") as running:
         answer = httpx.post(running.base + "/v2/models/demo/generate", json={"text_input": "Hi", "stop": "zzz"})
     assert answer.status_code == 504
     assert "--predictor_request_timeout_seconds" in answer.json()["error"]
+
+
+# Any input at all
+
+
+def test_schemathesis_finds_nothing(served: RunningComponent, predictor: FakeTokenPredictor) -> None:
+    predictor.plan()
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{served.base}/openapi.json"]
+    command += ["--max-examples=8", "--generation-deterministic", "--no-color"]
+    # Unloading leaves nothing to test. Embeddings are answered 501, as documented.
+    command += ["--exclude-operation-id=unload", "--exclude-path-regex=/embeddings$"]
+    # Has a test of its own: test_an_unknown_model_has_openais_error_shape.
+    command += ["--exclude-operation-id=retrieve_model", "--exclude-operation-id=retrieve_model_short"]
+    # Fields that depend on one another cannot be said in JSON Schema: what fits it may rightly get 400.
+    command += ["--exclude-checks=positive_data_acceptance"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:] + tail(served.log)

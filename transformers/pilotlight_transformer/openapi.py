@@ -43,7 +43,8 @@ def _generate(model: ServedModel, base: str, verb: str, suffix: str) -> dict[str
             "responses": {
                 "200": {
                     "description": "the text; streamed, one TextEvent per event",
-                    "content": (whole if verb == "generate" else {}) | _EVENTS,
+                    "content": (whole if verb == "generate" else {})
+                    | _events(contentMediaType="application/json", contentSchema=_ref("TextEvent")),
                 },
                 **error_responses(405, *BODY_ERRORS, *_PREDICTOR_ERRORS),
             },
@@ -51,7 +52,10 @@ def _generate(model: ServedModel, base: str, verb: str, suffix: str) -> dict[str
     }
 
 
-_EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+def _events(**data: Any) -> dict[str, Any]:
+    """A stream, described by one of its events, as OpenAPI 3.2 and the tools that test streams read it."""
+    event = _object(["data"], data={"type": "string", **data})
+    return {"text/event-stream": {"schema": event}}
 
 
 def _openai_paths(model: ServedModel, prefix: str, suffix: str) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def _completion_path(operation: str, request: str, answer: str) -> dict[str, Any
             "responses": {
                 "200": {
                     "description": "the completion; with `stream`, its chunks",
-                    "content": {"application/json": {"schema": _ref(answer)}, **_EVENTS},
+                    "content": {"application/json": {"schema": _ref(answer)}, **_events()},
                 },
                 **error_responses(405, *BODY_ERRORS, *_PREDICTOR_ERRORS, schema=_OPENAI),
             },
@@ -142,7 +146,7 @@ def _schemas(names: list[str]) -> dict[str, Any]:
 
 def _v2_schemas() -> dict[str, Any]:
     known = GENERATION_PARAMETERS["properties"]
-    flags = {name: {"type": "boolean"} for name in ("stream", "include_stop_str_in_output")}
+    flags = {name: {"type": ["boolean", "null"]} for name in ("stream", "include_stop_str_in_output")}
     choice = _object(
         ["index", "text_output", "finish_reason", "stop_reason"],
         index=_COUNT,
@@ -158,8 +162,8 @@ def _v2_schemas() -> dict[str, Any]:
             "additionalProperties": False,
             "properties": {
                 "text_input": {"type": "string", "minLength": 1},
-                "id": _STRING,
-                "parameters": {**GENERATION_PARAMETERS, "properties": {**known, **flags}},
+                "id": {"type": ["string", "null"]},
+                "parameters": _nullable({**GENERATION_PARAMETERS, "properties": {**known, **flags}}),
                 **known,
                 **flags,
             },

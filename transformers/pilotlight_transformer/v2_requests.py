@@ -56,6 +56,8 @@ def read_generate(body: bytes) -> TextCall:
     parameters = fields.pop("parameters", None)
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidInput("'parameters' must be an object", param="parameters")
+    if fields and parameters:
+        _call([text], fields, request_id)  # what is said twice must be right twice; the nested one counts
     return _call([text], {**fields, **(parameters or {})}, request_id)
 
 

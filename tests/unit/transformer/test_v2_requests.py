@@ -48,6 +48,7 @@ def test_parameters_nested_and_flat(body: dict[str, Any]) -> None:
         ({"text_input": "a", "max_tokens": "x"}, "max_tokens"),
         ({"text_input": "a", "exclude_input_in_output": False}, "exclude_input_in_output"),
         ({"text_input": "a", "surprise": 1}, "surprise"),
+        ({"text_input": "a", "top_k": "x", "parameters": {"top_k": 1}}, "top_k"),
     ],
 )
 def test_bad_bodies_name_the_field(body: dict[str, Any], param: str) -> None:

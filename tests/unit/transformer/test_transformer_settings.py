@@ -1,0 +1,37 @@
+"""The command line as KServe writes it."""
+
+from __future__ import annotations
+
+import pytest
+from pilotlight_transformer.settings import parse_settings
+
+REQUIRED = ["--model_name", "m", "--predictor_host", "m-predictor.ns", "--model_uri", "bundled://demo-awq"]
+
+
+def test_what_kserve_injects_is_taken() -> None:
+    settings = parse_settings([*REQUIRED, "--http_port", "8080", "--workers", "100", "--grpc_port", "8081"], {})
+    assert (settings.http_port, settings.workers, settings.ignored) == (8080, 100, ("--grpc_port", "8081"))
+    assert (settings.predictor_protocol, settings.predictor_use_ssl) == ("v2", False)
+    assert settings.predictor_request_timeout_s == 600
+
+
+def test_the_port_of_knative() -> None:
+    assert parse_settings(REQUIRED, {"PORT": "9000"}).http_port == 9000
+    assert parse_settings([*REQUIRED, "--http_port=1"], {"PORT": "9000"}).http_port == 1
+
+
+def test_ours_and_kserves_other_flags() -> None:
+    flags = ["--predictor_protocol", "grpc-v2", "--predictor_use_ssl", "True", "--lora_module", "a=/x"]
+    settings = parse_settings([*REQUIRED, *flags, "--lora_module=b", "--predictor_request_timeout_seconds", "5"], {})
+    assert (settings.predictor_protocol, settings.predictor_use_ssl) == ("grpc-v2", True)
+    assert (settings.lora_names, settings.predictor_request_timeout_s) == (("a", "b"), 5.0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], REQUIRED[:4], [*REQUIRED, "--predictor_request_timeout_seconds=0"], [*REQUIRED, "--http_port=x"]],
+)
+def test_what_cannot_work_is_a_usage_error(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_settings(arguments, {})
+    assert caught.value.code == 2
