@@ -104,7 +104,14 @@ def run(control: ControlClient, port: int) -> None:
     heading("5. tritonclient over HTTP, V2 infer.")
     target = f"127.0.0.1:{port}"
     show(
-        [sys.executable, "-c", TRITON_HTTP, f"{target}/serving/default/quickstart", "quickstart", "The little robot"],
+        [
+            sys.executable,
+            "-c",
+            TRITON_HTTP,
+            f"{target}/serving/default/quickstart",
+            "quickstart",
+            "The quick brown fox",
+        ],
         60,
     )
 
