@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pilotlight_protocol.engine_frames import Configure
+
 from pilotlight_predictor import engine_args, model_source
 from pilotlight_predictor.engine import device_facts, kv_cache, machine
 from pilotlight_predictor.engine.child import ChildEngineProvider, ChildSettings
 from pilotlight_predictor.engine.environment import engine_environment
 from pilotlight_predictor.engine.errors import EngineMisconfigured
-from pilotlight_predictor.engine.frames import Configure
 from pilotlight_predictor.engine.lora import max_lora_rank
 from pilotlight_predictor.engine.work_dir import open_work_dir
 from pilotlight_predictor.quantization import QuantizationRefused, Requested, checkpoint_facts, choose

@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from pilotlight_protocol.engine_frames import Configure, Shutdown
 from pilotlight_protocol.errors import Unavailable
 
 from pilotlight_predictor.engine import restart
 from pilotlight_predictor.engine.client import EngineClient
 from pilotlight_predictor.engine.contract import Engine
 from pilotlight_predictor.engine.errors import EngineMisconfigured
-from pilotlight_predictor.engine.frames import Configure, Shutdown
 from pilotlight_predictor.engine.process_group import kill_group
 
 _STDERR_LINES = 40

@@ -12,11 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 import msgspec
-from pilotlight_protocol.errors import Unavailable, from_status
-from pilotlight_protocol.generation import TokenDelta
-
-from pilotlight_predictor.engine.contract import EngineInfo, EngineStats, GenerateRequest
-from pilotlight_predictor.engine.frames import (
+from pilotlight_protocol.engine_frames import (
     Abort,
     Check,
     Checked,
@@ -33,6 +29,10 @@ from pilotlight_predictor.engine.frames import (
     Step,
     encode,
 )
+from pilotlight_protocol.errors import Unavailable, from_status
+from pilotlight_protocol.generation import TokenDelta
+
+from pilotlight_predictor.engine.contract import EngineInfo, EngineStats, GenerateRequest
 from pilotlight_predictor.engine.mailbox import Mailbox
 
 

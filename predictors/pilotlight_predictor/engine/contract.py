@@ -10,46 +10,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-import msgspec
-from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_protocol.engine_frames import EngineInfo, EngineStats, GenerateRequest
+from pilotlight_protocol.generation import TokenDelta
 
-
-class GenerateRequest(msgspec.Struct, array_like=True):
-    """`prompt_token_ids`: int[seq], each in [0, vocab_size). `lora`: the name of a configured adapter, or None.
-
-    `parameters.max_tokens` is None when the rest of the context may be used. `stop` strings were refused before.
-    """
-
-    request_id: str
-    prompt_token_ids: list[int]
-    parameters: GenerationParameters
-    lora: str | None = None
-    traceparent: str | None = None
-
-
-class EngineInfo(msgspec.Struct, array_like=True):
-    """Facts of a running engine; `boot_phases_s` maps phase names to seconds in the order in which they ran."""
-
-    max_model_len: int
-    vocab_size: int
-    eos_token_ids: list[int]
-    block_size: int
-    num_kv_blocks: int
-    dtype: str
-    quantization: str
-    device: str
-    vllm_version: str
-    loras: list[str]
-    boot_phases_s: dict[str, float]
-
-
-class EngineStats(msgspec.Struct, array_like=True):
-    """A snapshot the engine pushes with its steps. `kv_cache_usage` in [0, 1]; the rate is smoothed."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_cache_usage: float = 0.0
-    generation_tokens_per_s: float = 0.0
+__all__ = ["Engine", "EngineInfo", "EngineProvider", "EngineStats", "GenerateRequest"]
 
 
 class Engine(Protocol):

@@ -18,11 +18,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from pilotlight_protocol.errors import PilotlightError
-
-from pilotlight_predictor.engine.contract import EngineStats
-from pilotlight_predictor.engine.errors import EngineMisconfigured
-from pilotlight_predictor.engine.frames import (
+from pilotlight_protocol.engine_frames import (
     Abort,
     Check,
     Checked,
@@ -36,6 +32,10 @@ from pilotlight_predictor.engine.frames import (
     Step,
     encode,
 )
+from pilotlight_protocol.errors import PilotlightError
+
+from pilotlight_predictor.engine.contract import EngineStats
+from pilotlight_predictor.engine.errors import EngineMisconfigured
 from pilotlight_predictor.engine.host_socket import HostSocket
 from pilotlight_predictor.engine.outbox import FrontStalled
 from pilotlight_predictor.engine.process_group import die_with_parent, kill_own_group

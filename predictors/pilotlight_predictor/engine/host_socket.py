@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable
 
 import msgspec
+from pilotlight_protocol.engine_frames import FrameSplitter, FrontFrame, Metrics, MetricsText, encode
 
-from pilotlight_predictor.engine.frames import FrameSplitter, FrontFrame, Metrics, MetricsText, encode
 from pilotlight_predictor.engine.inbox import Inbox
 from pilotlight_predictor.engine.outbox import Outbox
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from pilotlight_predictor.engine.frames import FrontFrame
+from pilotlight_protocol.engine_frames import FrontFrame
 
 
 class Inbox:

@@ -5,9 +5,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from pilotlight_predictor.engine.frames import Abort, Check
 from pilotlight_predictor.engine.inbox import Inbox
 from pilotlight_predictor.engine.outbox import FrontStalled, Outbox
+from pilotlight_protocol.engine_frames import Abort, Check
 
 
 class FakeSocket:

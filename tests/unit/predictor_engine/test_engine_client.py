@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from pilotlight_predictor.engine.client import EngineClient
 from pilotlight_predictor.engine.contract import EngineInfo, EngineStats, GenerateRequest
-from pilotlight_predictor.engine.frames import (
+from pilotlight_protocol.engine_frames import (
     Abort,
     Check,
     Checked,

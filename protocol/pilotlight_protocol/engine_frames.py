@@ -1,0 +1,420 @@
+"""The frames an engine host speaks, and their framing. No I/O is done here.
+
+A frame is a 4-byte little-endian length followed by one msgpack message. Three kinds of connection carry them:
+
+    child    front -> host   Configure  Generate  Abort  Metrics  Check  Shutdown
+             host  -> front  Progress  Ready  Step  Refused  MetricsText  Checked  Failed
+    data     front -> host   Hello  Generate  Abort  Metrics  Check               (a lease on a host of a warm pool)
+             host  -> front  Welcome  Step  Refused  MetricsText  Checked  Failed
+    control  agent -> host   Boot  Swap  Grant  Revoke  Sleep  Wake  Stats  Metrics  Check  Shutdown
+             host  -> agent  Progress  Booted  Swapped  SwapRefused  SwapFailed  Granted  Revoked  Busy  Idle
+                             Slept  Woken  Rejected  StatsReport  MetricsText  Checked  Failed
+    zygote   agent -> zygote Fork                        (with two file descriptors, see `Fork`)
+             zygote -> agent ZygoteReady  Forked  ForkFailed  HostExited
+
+Generation is multiplexed by `stream`, a number the front gives to each request; the host sends at most one `Step` per
+engine step. Tags are unique over all frames, so that a frame on the wrong connection is an error and nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+
+MAX_FRAME_BYTES = 64 * 2**20
+_HEADER = struct.Struct("<I")
+
+
+class GenerateRequest(msgspec.Struct, array_like=True):
+    """`prompt_token_ids`: int[seq], each in [0, vocab_size). `lora`: the name of a configured adapter, or None.
+
+    `parameters.max_tokens` is None when the rest of the context may be used. `stop` strings were refused before.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    parameters: GenerationParameters
+    lora: str | None = None
+    traceparent: str | None = None
+
+
+class EngineInfo(msgspec.Struct, array_like=True):
+    """Facts of a running engine; `boot_phases_s` maps phase names to seconds in the order in which they ran."""
+
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: list[int]
+    block_size: int
+    num_kv_blocks: int
+    dtype: str
+    quantization: str
+    device: str
+    vllm_version: str
+    loras: list[str]
+    boot_phases_s: dict[str, float]
+
+
+class EngineStats(msgspec.Struct, array_like=True):
+    """A snapshot the engine pushes with its steps. `kv_cache_usage` in [0, 1]; the rate is smoothed."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_cache_usage: float = 0.0
+    generation_tokens_per_s: float = 0.0
+
+
+class HostConfig(msgspec.Struct, kw_only=True):
+    """What an engine host of a warm pool boots, and what it may use.
+
+    `engine_args` are texts of vLLM's arguments, as `--engine_arg` takes them. `quantization`: "auto" or one of
+    awq, gptq, fp8, int8, none. `loras`: (name, directory). `listen`: `unix:///path.sock` in a private directory, or
+    `tcp://host:port` (port 0 lets the kernel choose; `Booted.endpoint` says which). `device`: `cpu:0`, `cuda:0` or
+    `cuda:<GPU or MIG UUID>`. `cpus`: CPU threads of this slot, None for the machine's share. `memory_bytes`: what the
+    slot may take, None for the machine's.
+    """
+
+    slot: str
+    listen: str
+    model_dir: str
+    model_name: str
+    engine_args: dict[str, str] = msgspec.field(default_factory=dict)
+    quantization: str = "auto"
+    loras: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    device: str = "cpu:0"
+    cpus: int | None = None
+    memory_bytes: int | None = None
+
+
+class Canary(msgspec.Struct, array_like=True):
+    """The first greedy token after a fixed prompt and its logprob (natural log): equal weights give equal canaries on
+    the same device and kernels, so a swap can be compared with a boot of the same model."""
+
+    token_id: int
+    logprob: float
+
+
+# ---- front -> host
+
+
+class Configure(msgspec.Struct, array_like=True, tag=0):
+    """What to boot. `arguments` are vLLM's, as (field name of EngineArgs, text); `loras` are (name, directory)."""
+
+    model_dir: str
+    model_name: str
+    arguments: list[tuple[str, str]]
+    loras: list[tuple[str, str]]
+
+
+class Generate(msgspec.Struct, array_like=True, tag=1):
+    stream: int
+    request: GenerateRequest
+
+
+class Abort(msgspec.Struct, array_like=True, tag=2):
+    stream: int
+
+
+class Metrics(msgspec.Struct, array_like=True, tag=3):
+    call: int
+
+
+class Check(msgspec.Struct, array_like=True, tag=4):
+    """Answered by the thread that steps the engine, so an answer proves that it is not stuck."""
+
+    call: int
+
+
+class Shutdown(msgspec.Struct, array_like=True, tag=5):
+    """End at once; the front has drained or given up on its requests."""
+
+
+class Hello(msgspec.Struct, array_like=True, tag=6):
+    """Opens a data connection. `secret` is the lease's; the host knows its sha256 only. Never log this frame."""
+
+    lease_id: str
+    secret: str
+
+
+# ---- agent -> host
+
+
+class Boot(msgspec.Struct, array_like=True, tag=16):
+    """First frame on the control socket of a host that was started by exec; a forked one has its config already."""
+
+    config: HostConfig
+
+
+class Swap(msgspec.Struct, array_like=True, tag=17):
+    """Serve another model of the same fingerprint. The lease ends; its requests get `drain_s` to finish.
+
+    `generation` is the agent's number for this swap and comes back in the answer.
+    """
+
+    generation: int
+    model_dir: str
+    model_name: str
+    loras: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    drain_s: float = 0.0
+
+
+class Grant(msgspec.Struct, array_like=True, tag=18):
+    """Let the holder of a secret in; a lease that is still there ends. `secret_sha256`: hex digest of the secret's
+    UTF-8 bytes. When `tenant` is not the previous one, KV cache and metrics start anew. Answered by `Granted`."""
+
+    lease_id: str
+    secret_sha256: str
+    tenant: str
+
+
+class Revoke(msgspec.Struct, array_like=True, tag=19):
+    """End a lease: abort its requests, close its connection. Answered by `Revoked`, also when it is gone already.
+
+    `reset`: forget the prefix cache now and not first when another tenant comes.
+    """
+
+    lease_id: str
+    reason: str
+    reset: bool = False
+
+
+class Sleep(msgspec.Struct, array_like=True, tag=20):
+    """vLLM's sleep level 1 (weights to pinned memory) or 2 (dropped). Answered by `Slept` or `Rejected`."""
+
+    level: int = 1
+
+
+class Wake(msgspec.Struct, array_like=True, tag=21):
+    """Answered by `Woken` or `Rejected`."""
+
+
+class Stats(msgspec.Struct, array_like=True, tag=22):
+    call: int
+
+
+# ---- host -> front
+
+
+class Progress(msgspec.Struct, array_like=True, tag=32):
+    """A boot phase began."""
+
+    phase: str
+
+
+class Ready(msgspec.Struct, array_like=True, tag=33):
+    info: EngineInfo
+    stats: EngineStats
+
+
+class Step(msgspec.Struct, array_like=True, tag=34):
+    """All tokens of one engine step as (stream, delta)."""
+
+    deltas: list[tuple[int, TokenDelta]]
+    stats: EngineStats
+
+
+class Refused(msgspec.Struct, array_like=True, tag=35):
+    """The engine will not go on with this one request; `status` is the HTTP status to answer with."""
+
+    stream: int
+    status: int
+    message: str
+
+
+class MetricsText(msgspec.Struct, array_like=True, tag=36):
+    call: int
+    text: bytes
+
+
+class Checked(msgspec.Struct, array_like=True, tag=37):
+    call: int
+
+
+class Failed(msgspec.Struct, array_like=True, tag=38):
+    """The host's last words on this connection. `misconfigured`: booting it again the same way would fail again.
+
+    On a data connection it may also mean that only the lease ended.
+    """
+
+    reason: str
+    misconfigured: bool = False
+
+
+class Welcome(msgspec.Struct, array_like=True, tag=39):
+    info: EngineInfo
+    stats: EngineStats
+    model_name: str
+
+
+# ---- host -> agent
+
+
+class Booted(msgspec.Struct, array_like=True, tag=48):
+    """The engine has generated its first token and the data listener is open at `endpoint`."""
+
+    info: EngineInfo
+    endpoint: str
+    canary: Canary
+
+
+class Swapped(msgspec.Struct, array_like=True, tag=49):
+    """`phases_s`: drain, inspect, weights, reset, defaults, check, in seconds and in this order."""
+
+    generation: int
+    phases_s: dict[str, float]
+    info: EngineInfo
+    canary: Canary
+
+
+class SwapRefused(msgspec.Struct, array_like=True, tag=50):
+    """Nothing was touched, the old model is still served: this host cannot be swapped to that model; boot another."""
+
+    generation: int
+    reason: str
+
+
+class SwapFailed(msgspec.Struct, array_like=True, tag=51):
+    """The swap broke after the first weight was touched; the host ends itself right after this frame."""
+
+    generation: int
+    reason: str
+
+
+class Granted(msgspec.Struct, array_like=True, tag=52):
+    """The lease's secret is accepted from now on: its holder may be told the endpoint."""
+
+    lease_id: str
+
+
+class Revoked(msgspec.Struct, array_like=True, tag=53):
+    """Nothing of the lease runs any more and its connection is closed."""
+
+    lease_id: str
+
+
+class Busy(msgspec.Struct, array_like=True, tag=54):
+    """The engine has work, after it had none."""
+
+
+class Idle(msgspec.Struct, array_like=True, tag=55):
+    """The engine has no work, after it had some."""
+
+
+class Slept(msgspec.Struct, array_like=True, tag=56):
+    level: int
+
+
+class Woken(msgspec.Struct, array_like=True, tag=57):
+    pass
+
+
+class Rejected(msgspec.Struct, array_like=True, tag=58):
+    """A control frame that cannot be done, by its class's name; nothing changed. `status` as in errors.py."""
+
+    frame: str
+    status: int
+    message: str
+
+
+class StatsReport(msgspec.Struct, array_like=True, tag=59):
+    """`lease_id` and `connected`: the lease that is granted, and whether its holder is connected. `refused_hellos`:
+    connections that gave a wrong secret or none since boot. `rss_bytes`: of this process."""
+
+    call: int
+    stats: EngineStats
+    model_name: str
+    generation: int
+    lease_id: str | None
+    connected: bool
+    refused_hellos: int
+    rss_bytes: int
+
+
+# ---- zygote
+
+
+class Fork(msgspec.Struct, array_like=True, tag=64):
+    """Fork a host. Two descriptors come with the first byte of this frame (SCM_RIGHTS): the host's end of its control
+    socket, and where its standard output and error go. Send one Fork per `sendmsg`."""
+
+    config: HostConfig
+
+
+class ZygoteReady(msgspec.Struct, array_like=True, tag=72):
+    """Everything is imported: Fork is quick from now on (and is taken before, too, it only waits)."""
+
+    pid: int
+    import_s: float
+
+
+class Forked(msgspec.Struct, array_like=True, tag=73):
+    slot: str
+    pid: int
+
+
+class ForkFailed(msgspec.Struct, array_like=True, tag=74):
+    slot: str
+    reason: str
+
+
+class HostExited(msgspec.Struct, array_like=True, tag=75):
+    """`code`: the exit code, or minus the signal that ended it. The zygote has reaped it and killed its group."""
+
+    slot: str
+    pid: int
+    code: int
+
+
+FrontFrame = Configure | Generate | Abort | Metrics | Check | Shutdown
+HostFrame = Progress | Ready | Step | Refused | MetricsText | Checked | Failed
+LeaseFrame = Hello | Generate | Abort | Metrics | Check
+LeaseHostFrame = Welcome | Step | Refused | MetricsText | Checked | Failed
+AgentFrame = Boot | Swap | Grant | Revoke | Sleep | Wake | Stats | Metrics | Check | Shutdown
+ControlFrame = (
+    Progress | Booted | Swapped | SwapRefused | SwapFailed | Granted | Revoked | Busy | Idle | Slept | Woken | Rejected
+    | StatsReport | MetricsText | Checked | Failed
+)  # fmt: skip
+ZygoteFrame = ZygoteReady | Forked | ForkFailed | HostExited
+Frame = FrontFrame | HostFrame | LeaseFrame | LeaseHostFrame | AgentFrame | ControlFrame | Fork | ZygoteFrame
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(frame: Frame) -> bytearray:
+    """The frame with its length in front, ready to be written."""
+    buffer = bytearray(_HEADER.size)
+    _encoder.encode_into(frame, buffer, _HEADER.size)
+    _HEADER.pack_into(buffer, 0, len(buffer) - _HEADER.size)
+    return buffer
+
+
+class FrameSplitter:
+    """Cuts a byte stream into message bodies. A body is valid until the next call; nothing is copied when a read holds
+    whole frames.
+
+    Raises ValueError on a frame longer than `limit_bytes`: the peer does not speak this protocol.
+    """
+
+    def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._rest = bytearray()
+        self._limit_bytes = limit_bytes
+
+    def feed(self, data: bytes) -> Iterator[memoryview]:
+        if self._rest:
+            self._rest += data
+            data = bytes(self._rest)
+        view = memoryview(data)
+        start, end = 0, len(data)
+        while end - start >= _HEADER.size:
+            (length,) = _HEADER.unpack_from(view, start)
+            if length > self._limit_bytes:
+                raise ValueError(f"a frame of {length} bytes is over the limit of {self._limit_bytes}")
+            body = start + _HEADER.size
+            if end - body < length:
+                break
+            start = body + length
+            yield view[body:start]
+        self._rest = bytearray(view[start:])
