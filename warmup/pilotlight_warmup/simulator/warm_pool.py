@@ -32,7 +32,8 @@ class PoolSpec:
     """Seconds of each path, and the policy's one knob (`keep.price_slot_s`).
 
     `thin_pod_s`: starting the endpoint's CPU pod, needed when it was idle for `thin_pod_keep_s` (Knative's 60 + 30 s);
-    it overlaps with making the engine ready. `forecast`: None leaves the day's profile out. `rule` "fixed": every level is kept for exactly `price_slot_s` (ablation).
+    it overlaps with making the engine ready. `forecast`: None leaves the day's profile out. `rule` "fixed": every level
+    is kept for exactly `price_slot_s` (ablation).
     """
 
     boot_s: float = 29.0
@@ -46,7 +47,7 @@ class PoolSpec:
     rule: KeepRule = "histogram"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Level:
     """The k-th simultaneous demand of a fingerprint. `stamp` voids the events of gaps that are over."""
 
@@ -60,13 +61,14 @@ class _Level:
     stamp: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Family:
     """One fingerprint: `engines` counts booting ones too, `parked` maps an engine to the endpoint whose weights it has.
 
     `levels[k]` is demand k + 1; levels below `demand` are busy.
     """
 
+    number: int
     demand: int = 0
     engines: int = 0
     booting: int = 0
@@ -86,7 +88,7 @@ class _Run:
         self.trace, self.spec = trace, spec
         self.outcome = Outcome(name, len(trace.arrivals_s))
         names = sorted({endpoint.fingerprint for endpoint in trace.endpoints})
-        self.families = [_Family() for _ in names]
+        self.families = [_Family(number) for number in range(len(names))]
         self.family_of = [self.families[names.index(endpoint.fingerprint)] for endpoint in trace.endpoints]
         count = len(trace.endpoints)
         self.held = [False] * count
@@ -175,7 +177,10 @@ class _Run:
         self.serve(endpoint, now_s, now_s + self.swap_s(endpoint), swapped=True)
 
     def serve(self, endpoint: int, now_s: float, ready_s: float, *, swapped: bool) -> None:
-        """The endpoint has an engine that is ready at `ready_s`; everything that waited for it is served then."""
+        """The endpoint has an engine that is ready at `ready_s`; everything that waited for it is served then.
+
+        `swapped`: a parked engine was swapped for it at once, so the swap is all it waits for (and its thin pod).
+        """
         idle_s = now_s - self.busy_until_s[endpoint]
         if idle_s > self.spec.thin_pod_keep_s:
             ready_s = max(ready_s, self.pending[endpoint][0][0] + self.spec.thin_pod_s)
@@ -199,7 +204,7 @@ class _Run:
         level.idle_since_s = now_s
         if family.waiting:
             waiting = family.waiting.popleft()
-            self.serve(waiting, now_s, now_s + self.swap_s(waiting), swapped=True)
+            self.serve(waiting, now_s, now_s + self.swap_s(waiting), swapped=False)
         else:
             family.parked[endpoint] = None
         self.plan(family, family.demand, now_s)
@@ -214,7 +219,7 @@ class _Run:
             else:
                 level.plan = keep_alive.decide(self.spec.keep, level.histogram)
             level.planned_at_count = level.histogram.count
-        number, subject = self.families.index(family), depth * _STAMPS + level.stamp
+        number, subject = family.number, depth * _STAMPS + level.stamp
         level.kept = level.plan.keep_s > 0.0
         if level.kept:
             self.at(now_s + level.plan.keep_s, "release", number, subject)
@@ -247,8 +252,11 @@ class _Run:
         self.at(now_s + spec.slice_s, "slice", 0, 0)
 
     def wanted(self, family: _Family) -> int:
-        idle = family.levels[family.demand :]
-        return family.demand + sum(level.kept or level.forecast_kept for level in idle)
+        wanted = family.demand
+        for level in family.levels[wanted:]:
+            if level.kept or level.forecast_kept:
+                wanted += 1
+        return wanted
 
     def fill(self, family: _Family, now_s: float) -> None:
         while family.engines < self.wanted(family):
@@ -270,7 +278,7 @@ class _Run:
         family.booting += 1
         self.outcome.boots += 1
         self.count_slots(1, now_s)
-        self.at(now_s + self.spec.boot_s, "booted", self.families.index(family), 0)
+        self.at(now_s + self.spec.boot_s, "booted", family.number, 0)
 
     def booted(self, family: _Family, now_s: float) -> None:
         family.booting -= 1

@@ -1,0 +1,146 @@
+"""Greedy-dual eviction, cron schedules and the day's profile."""
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pilotlight_warmup.policy import forecast, prewarm_schedule
+from pilotlight_warmup.policy.forecast import DAY_S, DayProfile, ForecastSpec
+from pilotlight_warmup.policy.greedy_dual import GreedyDualState, forget, make_room, touch
+from pilotlight_warmup.policy.prewarm_schedule import InvalidSchedule
+
+
+def tier(*entries: tuple[str, int, float]) -> GreedyDualState:
+    state = GreedyDualState()
+    for key, size, cost_s in entries:
+        state = touch(state, key, size, cost_s)
+    return state
+
+
+def test_the_cheapest_to_bring_back_for_its_size_goes_first() -> None:
+    state = tier(("small and slow", 10, 8.0), ("large and fast", 50, 4.0), ("middle", 30, 6.0))
+    eviction, after = make_room(state, needed=30, budget=100)
+    assert (eviction.fits, eviction.victims) == (True, ("large and fast",))
+    assert after.used == 40
+    assert after.clock == pytest.approx(4.0 / 50)
+
+
+def test_what_is_used_often_stays_and_what_was_used_once_ages() -> None:
+    state = tier(("often", 10, 1.0), ("once", 10, 1.0))
+    for _ in range(5):
+        state = touch(state, "often", 10, 1.0)
+    for n in range(20):
+        eviction, state = make_room(state, 10, 30)
+        assert "often" not in eviction.victims or n > 3
+        state = touch(state, f"new {n}", 10, 1.0)
+    assert "often" not in state.entries  # the clock has overtaken it
+
+
+def test_pinned_and_leased_entries_are_never_dropped_and_the_refusal_has_numbers() -> None:
+    state = tier(("pinned", 60, 1.0), ("leased", 30, 1.0), ("free", 10, 9.0))
+    eviction, after = make_room(state, 20, 100, kept={"pinned", "leased"})
+    assert (eviction.fits, after) == (False, state)
+    assert eviction.reason == "20 needed, 90 of 100 are pinned or leased: free some of that"
+    assert make_room(state, 101, 100)[0].reason.startswith("101 needed, the budget is 100")
+    assert forget(state, "free").used == 90
+
+
+_KEPT = st.sets(st.integers(0, 19))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.floats(0.01, 60.0)), max_size=20),
+    st.integers(1, 120),
+    st.sets(st.integers(0, 19)),
+)
+def test_the_budget_holds_and_nothing_is_dropped_in_vain(
+    entries: list[tuple[int, float]], needed: int, kept: set[int]
+) -> None:
+    state = GreedyDualState()
+    for index, (size, cost_s) in enumerate(entries):
+        eviction, state = make_room(state, size, 100)
+        state = touch(state, str(index), size, cost_s)
+    assert state.used <= 100
+    eviction, after = make_room(state, needed, 100, {str(index) for index in kept})
+    assert eviction.fits == (after.used + needed <= 100)
+    assert not set(eviction.victims) & {str(index) for index in kept}
+    if not eviction.fits:
+        assert after == state
+
+
+def at(text: str, zone: str = "UTC") -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
+
+
+def test_a_schedule_is_warm_from_a_boot_early_until_its_window_is_over() -> None:
+    schedules = prewarm_schedule.parse("cron 55 8 * * 1-5 for 30m")
+    monday = "2026-11-23T"
+    before = prewarm_schedule.decide(schedules, 29.0, at(monday + "08:54:00"))
+    assert before is not None
+    assert before.warm_until_s is None
+    assert before.next_change_s == at(monday + "08:54:31")
+    for moment in ("08:54:31", "08:55:00", "09:24:59"):
+        within = prewarm_schedule.decide(schedules, 29.0, at(monday + moment))
+        assert within is not None
+        assert within.warm_until_s == at(monday + "09:25:00"), moment
+    over = prewarm_schedule.decide(schedules, 29.0, at(monday + "09:25:00"))
+    assert over is not None
+    assert (over.warm_until_s, over.next_change_s) == (None, at("2026-11-24T08:54:31"))
+
+
+def test_time_zones_weekends_and_several_schedules() -> None:
+    schedules = prewarm_schedule.parse(
+        "cron 0 9 * * 1-5 for 1h in Europe/Berlin; cron 30 9 * * * for 2h in Europe/Berlin"
+    )
+    summer = prewarm_schedule.decide(schedules, 0.0, at("2026-07-01T07:45:00"))
+    assert summer is not None
+    assert summer.warm_until_s == at("2026-07-01T11:30:00", "Europe/Berlin")
+    saturday = prewarm_schedule.decide(schedules, 0.0, at("2026-11-28T09:15:00", "Europe/Berlin"))
+    assert saturday is not None
+    assert saturday.warm_until_s is None
+    assert prewarm_schedule.decide((), 29.0, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ("every morning", 'write "cron 55 8'),
+        ("cron 55 8 * *", "is not understood"),
+        ("cron 61 8 * * *", "61"),
+        ("cron 0 8 * * * for soon", "soon is no duration"),
+        ("cron 0 8 * * * for 48h", "at most 24h"),
+        ("cron 0 8 * * * in Mars/Olympus", "Mars/Olympus"),
+    ],
+)
+def test_a_schedule_that_is_not_understood_says_how_to_write_it(annotation: str, message: str) -> None:
+    with pytest.raises(InvalidSchedule, match=message) as caught:
+        prewarm_schedule.parse(annotation)
+    assert "pilotlight.dev/prewarm" in str(caught.value)
+
+
+def test_mornings_are_foreseen_after_a_few_working_days_and_not_for_the_weekend() -> None:
+    spec, profile = ForecastSpec(), DayProfile()
+    monday = datetime(2026, 11, 2, tzinfo=UTC).timestamp()
+    nine = 9 * 3600.0
+    for day in (0, 1, 2, 3, 4):
+        profile = forecast.record(spec, profile, 14 * 3600.0, monday + day * DAY_S + nine + 120)
+        # The chatter of the day does not count: only what ends a long gap.
+        profile = forecast.record(spec, profile, 60.0, monday + day * DAY_S + nine + 4000)
+    next_monday = monday + 7 * DAY_S
+    assert forecast.probability(spec, profile, next_monday + nine) > 0.9
+    assert forecast.probability(spec, profile, next_monday + nine + 4000) == 0.0
+    assert forecast.probability(spec, profile, monday + 5 * DAY_S + nine) == 0.0
+    assert forecast.is_worth_holding(spec, profile, next_monday + nine, price_slot_s=1000.0)[0]
+    assert not forecast.is_worth_holding(spec, profile, next_monday + nine, price_slot_s=300.0)[0]
+
+
+def test_a_habit_that_ended_is_forgotten_in_two_weeks() -> None:
+    spec, profile = ForecastSpec(), DayProfile()
+    monday = datetime(2026, 11, 2, tzinfo=UTC).timestamp()
+    for day in range(5):
+        profile = forecast.record(spec, profile, DAY_S, monday + day * DAY_S)
+    likely = [forecast.probability(spec, profile, monday + week * 7 * DAY_S) for week in (1, 2, 3)]
+    assert likely == sorted(likely, reverse=True)
+    assert likely[-1] < 0.1
