@@ -30,6 +30,7 @@ from pilotlight_warmup.store.errors import (
 from pilotlight_warmup.store.source import BLOCK_BYTES
 
 MAX_REDIRECTS = 5
+WORTH_READING_BYTES = 16 * 1024
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -58,7 +59,7 @@ class HttpRanges:
         self._rules = rules
         self._timeout_s = timeout_s
         self._headers = headers
-        self._tls = ssl.create_default_context()
+        self._tls: ssl.SSLContext | None = None
         self._local = threading.local()
         self._open: set[_CheckedConnection] = set()
         self._lock = threading.Lock()
@@ -140,8 +141,7 @@ class HttpRanges:
                 _raise_for(response, url)
                 yield response
         finally:
-            if not response.isclosed():
-                connection.close()
+            _finish(connection, response)
 
     def _follow(self, url: str, headers: Mapping[str, str]) -> tuple[_CheckedConnection, http.client.HTTPResponse]:
         origin = _origin(_split(url))
@@ -190,7 +190,7 @@ class HttpRanges:
         if connection is None:
             host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
             connection = kept[origin] = _CheckedConnection(
-                host, port, self._rules, self._timeout_s, self._tls if parts.scheme == "https" else None
+                host, port, self._rules, self._timeout_s, self._tls_context() if parts.scheme == "https" else None
             )
             with self._lock:
                 self._open.add(connection)
@@ -198,6 +198,13 @@ class HttpRanges:
             connection.shut()
             raise SourceUnavailable("the transfer was ended")
         return connection
+
+    def _tls_context(self) -> ssl.SSLContext:
+        """One for all connections, made when it is needed: it reads every certificate of the system (tens of ms)."""
+        with self._lock:
+            if self._tls is None:
+                self._tls = ssl.create_default_context()
+            return self._tls
 
 
 class _CheckedConnection(http.client.HTTPConnection):
@@ -269,6 +276,15 @@ def _raise_for(response: http.client.HTTPResponse, url: str) -> None:
         after = response.getheader("Retry-After") or ""
         raise SourceUnavailable(f"{shown}: {status}", retry_after_s=float(after) if after.isdigit() else 0.0)
     raise SourceMissing(f"{shown}: the server answers {status}")
+
+
+def _finish(connection: _CheckedConnection, response: http.client.HTTPResponse) -> None:
+    """Keep the connection where what is left of the answer is small: a new one costs round trips."""
+    if not response.isclosed() and response.length is not None and response.length <= WORTH_READING_BYTES:
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            response.read()
+    if not response.isclosed():
+        connection.close()
 
 
 def _redirected(url: str, location: str | None) -> str:

@@ -297,6 +297,7 @@ class Store:
         self._shelf.reserve(wanted.key, wanted.uri, tuple(file.size_bytes for file in wanted.files))
         staging = Staging(self._shelf.staging(wanted.key), wanted.files)
         started_s = time.monotonic()
+        call.report(Progress("downloading", 0, total_bytes))
         transfer = Transfer(source, wanted.files, staging, self._settings.transfer, self._gate, call.cancel)
         try:
             hashes = transfer.run(lambda: call.report(Progress("downloading", transfer.done_bytes, total_bytes)))

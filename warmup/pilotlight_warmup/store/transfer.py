@@ -1,8 +1,8 @@
 """Downloads a listing into a staging area: workers fetch runs, hashers follow each file's growing prefix.
 
-Fetching and hashing are apart because sha256 must read a file in order and ranges arrive out of order. A hasher reads
-what was written back from the page cache (an extra ~0.1 s of CPU per GB), which makes a resumed file, a fresh one and a
-disk that lies one case. Blocking threads: sockets, pwrite and sha256 all release the interpreter's lock.
+sha256 must read a file in order and ranges arrive out of order. A worker whose block is the file's next one hashes it
+while it is still in the core's cache; everything else (what others fetched ahead, what an earlier process left) is read
+back from the page cache by a hasher. Blocking threads: sockets, pwrite and sha256 all release the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -51,8 +51,36 @@ class BandwidthGate:
             stop.wait(wait_s)
 
 
+class _Hash:
+    """A file's sha256 (and git's object id where it is promised) up to `position`. One thread at a time, by `lock`."""
+
+    def __init__(self, remote: RemoteFile) -> None:
+        self._remote = remote
+        self.lock = threading.Lock()
+        self.restart()
+
+    def restart(self) -> None:
+        self.position = 0
+        self.sha256 = hashlib.sha256()
+        self._git_sha1 = None
+        if self._remote.git_sha1 is not None:
+            # An identity, not a defence: sha1 over a header and the content is what git calls a file.
+            self._git_sha1 = hashlib.sha1(b"blob %d\0" % self._remote.size_bytes, usedforsecurity=False)
+
+    def update(self, block: memoryview) -> None:
+        self.sha256.update(block)
+        if self._git_sha1 is not None:
+            self._git_sha1.update(block)
+        self.position += len(block)
+
+    def as_promised(self) -> bool:
+        promised = self._remote.sha256 in {None, self.sha256.hexdigest()}
+        return promised and (self._git_sha1 is None or self._git_sha1.hexdigest() == self._remote.git_sha1)
+
+
 @dataclass
 class _File:
+    hash: _Hash
     free: tuple[Interval, ...]
     done: tuple[Interval, ...]
     resumed: bool
@@ -101,7 +129,7 @@ class Transfer:
         done = self._staging.open()
         try:
             self._files = [
-                _File(missing(file.size_bytes, intervals), intervals, bool(intervals))
+                _File(_Hash(file), missing(file.size_bytes, intervals), intervals, bool(intervals))
                 for file, intervals in zip(self._remote, done, strict=True)
             ]
             for number, file in enumerate(self._files):
@@ -191,6 +219,7 @@ class Transfer:
             if self._stop.is_set():
                 raise DownloadCancelled("another part of the download failed")
             self._staging.write(run.file, block, position)
+            self._hash_if_next(run.file, block, position)
             position += size
             with self._counting:
                 self._arrived_bytes += size
@@ -200,6 +229,15 @@ class Transfer:
                 recorded = border
         if position != run.end:
             raise SourceUnavailable(f"{self._remote[run.file].name}: {run.end - position} bytes did not arrive")
+
+    def _hash_if_next(self, number: int, block: memoryview, position: int) -> None:
+        ahead = self._files[number].hash
+        if ahead.position == position and ahead.lock.acquire(blocking=False):
+            try:
+                if ahead.position == position:
+                    ahead.update(block)
+            finally:
+                ahead.lock.release()
 
     def _arrived(self, number: int, start: int, end: int) -> None:
         self._staging.record(number, start, end)
@@ -217,6 +255,10 @@ class Transfer:
             file.failures += 1
             if not remote.ranged:
                 self._forget(run.file)
+            elif file.hash.position > prefix_bytes(file.done):
+                # Hashed from a chunk that will be fetched again, and may come differently.
+                with file.hash.lock:
+                    file.hash.restart()
             left = missing(run.end, [(0, run.start), *file.done])
             file.free = merged([*file.free, *left])
             self._count()
@@ -240,6 +282,8 @@ class Transfer:
         self._staging.forget(number)
         file = self._files[number]
         file.done, file.free, file.resumed = (), missing(self._remote[number].size_bytes, ()), False
+        with file.hash.lock:
+            file.hash.restart()
 
     def _hash_files(self) -> None:
         buffer = memoryview(bytearray(BLOCK_BYTES))
@@ -249,58 +293,43 @@ class Transfer:
     def _claim_hash(self) -> int | None:
         with self._changed:
             while not self._stop.is_set():
-                waiting = [number for number, file in enumerate(self._files) if not file.sha256 and not file.hashing]
+                waiting = [number for number, file in enumerate(self._files) if not file.sha256]
                 if not waiting:
                     return None
                 for number in waiting:
-                    if prefix_bytes(self._files[number].done) or not self._remote[number].size_bytes:
-                        self._files[number].hashing = True
+                    file = self._files[number]
+                    prefix = prefix_bytes(file.done)
+                    if not file.hashing and (prefix > file.hash.position or prefix == self._remote[number].size_bytes):
+                        file.hashing = True
                         return number
                 self._changed.wait(_LOOK_AGAIN_S)
         return None
 
     def _hash(self, number: int, buffer: memoryview) -> None:
+        """Hash what is there in order and was not hashed on its way; at the file's end, judge it."""
         file, remote = self._files[number], self._remote[number]
-        sha256, git_sha1, position = hashlib.sha256(), _git_blob(remote), 0
-        while position < remote.size_bytes:
-            with self._changed:
-                while (prefix := prefix_bytes(file.done)) == position and not self._stop.is_set():
-                    self._changed.wait(_LOOK_AGAIN_S)
-                if self._stop.is_set():
-                    return
-                if prefix < position:  # an unranged file began anew
-                    sha256, git_sha1, position = hashlib.sha256(), _git_blob(remote), 0
-                    continue
-            while position < prefix:
-                if self._stop.is_set():
-                    return
-                count = self._staging.read_into(number, buffer[: min(len(buffer), prefix - position)], position)
+        with file.hash.lock:
+            while (left := prefix_bytes(file.done) - file.hash.position) > 0 and not self._stop.is_set():
+                count = self._staging.read_into(number, buffer[: min(len(buffer), left)], file.hash.position)
                 if count == 0:
                     raise VerificationFailed(f"{remote.name} became shorter in the store while it was downloaded")
-                sha256.update(buffer[:count])
-                if git_sha1 is not None:
-                    git_sha1.update(buffer[:count])
-                position += count
-        promised = remote.sha256 in {None, sha256.hexdigest()}
-        promised = promised and (git_sha1 is None or git_sha1.hexdigest() == remote.git_sha1)
+                file.hash.update(buffer[:count])
         with self._changed:
             file.hashing = False
-            if promised:
-                file.sha256 = sha256.hexdigest()
-            elif file.resumed:
-                # An earlier attempt left bytes that the disk lost or somebody changed: this once, fetch the file anew.
-                self._forget(number)
-                self._count()
-            else:
-                raise VerificationFailed(
-                    f"{remote.name} is not the promised file: its sha256 is {sha256.hexdigest()}, "
-                    f"promised is {remote.sha256 or 'git ' + str(remote.git_sha1)}; nothing was published"
-                )
+            if file.hash.position == remote.size_bytes == prefix_bytes(file.done):
+                self._judge(number)
             self._changed.notify_all()
 
-
-def _git_blob(remote: RemoteFile) -> hashlib._Hash | None:
-    """git's object id of a file: sha1 over a header and the content; an identity here, not a defence."""
-    if remote.git_sha1 is None:
-        return None
-    return hashlib.sha1(b"blob %d\0" % remote.size_bytes, usedforsecurity=False)
+    def _judge(self, number: int) -> None:
+        file, remote = self._files[number], self._remote[number]
+        if file.hash.as_promised():
+            file.sha256 = file.hash.sha256.hexdigest()
+        elif file.resumed:
+            # An earlier attempt left bytes that the disk lost or somebody changed: this once, fetch the file anew.
+            self._forget(number)
+            self._count()
+        else:
+            raise VerificationFailed(
+                f"{remote.name} is not the promised file: its sha256 is {file.hash.sha256.hexdigest()}, "
+                f"promised is {remote.sha256 or 'git ' + str(remote.git_sha1)}; nothing was published"
+            )
