@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from .lease_terms import LeaseWish, Priority
 
-_CLEARLY = 0.75
+_CLEARLY = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _victim(wish: LeaseWish, lease: HeldLease, tenants: Mapping[str, TenantUse],
     theirs, mine = tenants[lease.tenant], tenants[wish.tenant]
     if lease.priority == "interactive" or lease.tenant == wish.tenant or not theirs.beyond_share:
         return None
-    if mine.relative >= _CLEARLY * min(1.0, theirs.relative):
+    if mine.relative >= min(1.0, _CLEARLY * theirs.relative):
         return None
     return Victim(
         lease,
