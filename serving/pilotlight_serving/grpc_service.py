@@ -193,12 +193,12 @@ class InferenceService:
                 await self._stream(message, context, writer)
                 counted.status = "OK"
         except PilotlightError as error:
-            await writer.write(_stream_error(error.message, message.id))
+            await writer.write(_stream_error(error, message.id))
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception:
             _log.exception("request %s failed", context.request_id)
-            await writer.write(_stream_error(bug().message, message.id))
+            await writer.write(_stream_error(bug(), message.id))
 
     async def _stream(self, message: Any, context: RequestContext, writer: _Writer) -> None:
         started_at = time.perf_counter()
@@ -278,10 +278,14 @@ def _stream_response(response: InferResponse, request: InferRequest, raw: bool, 
     return ModelStreamInferResponse(infer_response=message)
 
 
-def _stream_error(text: str, id_: str) -> Any:
-    message = ModelStreamInferResponse(error_message=text)
+def _stream_error(error: PilotlightError, id_: str) -> Any:
+    """The message has no place for a code: `status` (HTTP) and `retry_after_s` are parameters of an empty response."""
+    message = ModelStreamInferResponse(error_message=error.message)
     # Triton's clients match an error to its request by the id.
     message.infer_response.id = id_
+    set_parameter(message.infer_response.parameters, "status", error.http_status)
+    if error.retry_after_header is not None:
+        set_parameter(message.infer_response.parameters, "retry_after_s", int(error.retry_after_header))
     return message
 
 

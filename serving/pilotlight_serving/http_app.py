@@ -33,6 +33,8 @@ DISCONNECT = "pilotlight.on_disconnect"
 _DISCARD_BYTES = 64 * 1024 * 1024
 _DISCARD_TIMEOUT_S = 2.0
 
+_OPENAI_PREFIXES = ("/openai/", "/v1/")
+
 _log = logging.getLogger("pilotlight.http")
 
 
@@ -125,7 +127,7 @@ class _Exchange:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._style: ErrorStyle = "v2"
+        self._style = _error_style(match, scope["path"])
         self._status = 0
         self._started_at = time.perf_counter()
         self._client_gone = False
@@ -146,7 +148,6 @@ class _Exchange:
         try:
             try:
                 route = self._app.route_for(self._match, self._context)
-                self._style = route.error_style
                 if route.counted:
                     self._app.gate.enter()
                     counted = True
@@ -269,6 +270,13 @@ class _Exchange:
             headers.append((b"connection", b"close"))
         self._status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+def _error_style(match: Match | None, path: str) -> ErrorStyle:
+    """The matched route's; where none matched, what a client of that part of the tree can read."""
+    if match is not None and match.route is not None:
+        return match.route.error_style
+    return "openai" if path.startswith(_OPENAI_PREFIXES) else "v2"
 
 
 def server_timing_header(phases: dict[str, float]) -> str:

@@ -415,7 +415,6 @@ def test_other_refusals(http: httpx.Client) -> None:
     assert http.post("/v2/models/demo/generate", json={"text_input": "x", "temprature": 1}).status_code == 400
 
 
-@pytest.mark.xfail(strict=True, reason="the shell answers a model it does not know before it takes the route's style")
 def test_an_unknown_model_has_openais_error_shape(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("nope")
