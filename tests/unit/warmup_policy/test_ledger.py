@@ -52,6 +52,12 @@ def test_an_engine_that_dies_under_work_sends_its_lease_back_to_the_queue_and_ke
     assert pool.slots["cpu:0"].state is SlotState.FAILED
 
 
+def test_a_slot_never_drains_under_a_lease_that_stays() -> None:
+    pool = book.grant(booted(pool_with_lease()), "cpu:0", 5.0)
+    with pytest.raises(LifeCycleViolation, match="lease_event"):
+        book.slot_event(pool, "cpu:0", SlotEvent.DRAIN, 6.0)
+
+
 def test_preemption_drains_the_slot_and_the_next_lease_may_be_reserved_meanwhile() -> None:
     pool = book.grant(booted(pool_with_lease()), "cpu:0", 5.0)
     pool = book.lease_event(pool, "l1", LeaseEvent.WORK_ENDED, 6.0)
@@ -203,5 +209,5 @@ class LedgerMachine(RuleBasedStateMachine):
         assert set(self.pool.leases) == self.admitted
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+LedgerMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
 TestLedger = LedgerMachine.TestCase

@@ -97,11 +97,12 @@ def slot_event(ledger: Ledger, slot_id: str, event: SlotEvent, now_s: float, eng
     """Move a slot. `engine` is the one that BOOT, WAKE or SWAP is about to bring.
 
     A slot that dies or fails a swap takes its lease's seat away: the lease queues again (or is preempted if it was
-    idle). STOP and SLEEP keep a reservation, since the slot makes room for it. LEASE is `grant`'s alone.
+    idle). STOP and SLEEP keep a reservation, since the slot makes room for it. LEASE is `grant`'s
+    alone, and DRAIN `lease_event`'s: a slot drains because its lease leaves it, never under a lease that stays.
     """
     slot = ledger.slots[slot_id]
-    if event is SlotEvent.LEASE:
-        raise LifeCycleViolation(f"slot {slot_id}", slot.state, event, "grant()")
+    if event in {SlotEvent.LEASE, SlotEvent.DRAIN}:
+        raise LifeCycleViolation(f"slot {slot_id}", slot.state, event, "grant() or lease_event()")
     state = next_slot_state(slot.state, event, slot_id)
     if event in {SlotEvent.DIED, SlotEvent.SWAP_FAILED}:
         ledger = _unseat(ledger, slot.lease_id, LeaseEvent.ENGINE_LOST, now_s)
