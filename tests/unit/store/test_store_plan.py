@@ -43,14 +43,15 @@ def test_the_prefix_ends_at_the_first_hole(done: tuple[tuple[int, int], ...], pr
 
 
 def test_idle_files_come_first_each_as_one_request() -> None:
-    files = [FileProgress(((0, 40 * MIB),)) for _ in range(4)]
+    files = [FileProgress(40 * MIB, ((0, 40 * MIB),)) for _ in range(4)]
     assert next_run(files, 4, 8 * MIB, 256 * MIB) == Run(0, 0, 40 * MIB)
-    files[0] = FileProgress((), busy=1)
-    assert next_run(files, 4, 8 * MIB, 256 * MIB) == Run(1, 0, 40 * MIB)
+    for number in range(1, 4):
+        files[number - 1] = FileProgress(40 * MIB, (), busy=1)
+        assert next_run(files, 4, 8 * MIB, 256 * MIB) == Run(number, 0, 40 * MIB)
 
 
 def test_a_single_file_is_split_in_shares_that_shrink() -> None:
-    file, lengths = FileProgress(((0, 1024 * MIB),)), []
+    file, lengths = FileProgress(1024 * MIB, ((0, 1024 * MIB),)), []
     while (run := next_run([file], 4, 8 * MIB, 256 * MIB)) is not None:
         lengths.append((run.end - run.start) // MIB)
         file = replace(file, free=without(file.free, run.start, run.end), busy=1)
@@ -60,7 +61,7 @@ def test_a_single_file_is_split_in_shares_that_shrink() -> None:
 
 
 def test_a_file_without_ranges_is_one_worker_from_the_beginning() -> None:
-    file = FileProgress(((0, 100),), ranged=False)
+    file = FileProgress(100, ((0, 100),), ranged=False)
     assert next_run([file], 4, 10, 20) == Run(0, 0, 100)
     assert next_run([replace(file, busy=1)], 4, 10, 20) is None
 
@@ -73,7 +74,7 @@ def test_a_file_without_ranges_is_one_worker_from_the_beginning() -> None:
     order=st.randoms(use_true_random=False),
 )
 def test_whatever_the_order_every_byte_is_fetched_once(sizes, workers, chunk, longest, order) -> None:  # type: ignore[no-untyped-def]
-    files = [FileProgress(missing(size, ())) for size in sizes]
+    files = [FileProgress(size, missing(size, ())) for size in sizes]
     fetched: list[set[int]] = [set() for _ in sizes]
     flying: list[Run] = []
     while True:

@@ -27,6 +27,7 @@ class Run:
 class FileProgress:
     """`free`: intervals nobody has or fetches, in order; `busy`: workers on it; `ranged`: the source serves ranges."""
 
+    size_bytes: int
     free: tuple[Interval, ...]
     busy: int = 0
     ranged: bool = True
@@ -77,7 +78,9 @@ def next_run(files: Sequence[FileProgress], workers: int, chunk_bytes: int, long
     """
     idle = [number for number, file in enumerate(files) if file.free and file.busy == 0]
     if idle:
-        chosen, shares = idle[0], max(1, workers // len(idle))
+        chosen = idle[0]
+        # A file that is all there is gets every worker, one of many gets one: object stores like few large requests.
+        shares = max(1, workers * files[chosen].size_bytes // max(1, sum(file.size_bytes for file in files)))
     else:
         open_files = [number for number, file in enumerate(files) if file.free and file.ranged]
         if not open_files:

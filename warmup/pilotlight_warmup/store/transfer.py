@@ -196,7 +196,7 @@ class Transfer:
         with self._changed:
             while not self._stop.is_set() and not all(file.sha256 for file in self._files):
                 progress = [
-                    FileProgress(file.free, file.busy, remote.ranged)
+                    FileProgress(remote.size_bytes, file.free, file.busy, remote.ranged)
                     for file, remote in zip(self._files, self._remote, strict=True)
                 ]
                 run = next_run(progress, settings.workers, settings.chunk_bytes, settings.longest_run_bytes)
