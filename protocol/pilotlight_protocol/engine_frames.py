@@ -43,7 +43,10 @@ class GenerateRequest(msgspec.Struct, array_like=True):
 
 
 class EngineInfo(msgspec.Struct, array_like=True):
-    """Facts of a running engine; `boot_phases_s` maps phase names to seconds in the order in which they ran."""
+    """Facts of a running engine; `boot_phases_s` maps phase names to seconds in the order in which they ran.
+
+    `default_max_tokens`: the limit for a request without `max_tokens`, of the model's generation_config.json.
+    """
 
     max_model_len: int
     vocab_size: int
@@ -56,6 +59,7 @@ class EngineInfo(msgspec.Struct, array_like=True):
     vllm_version: str
     loras: list[str]
     boot_phases_s: dict[str, float]
+    default_max_tokens: int | None = None
 
 
 class EngineStats(msgspec.Struct, array_like=True):
