@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo up test check unit integration soak bench bench-overhead bench-endpoints models lock clean
+.PHONY: help setup demo up test check unit integration soak bench bench-overhead bench-endpoints bench-policy bench-prefetch models lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -36,7 +36,13 @@ integration: $(READY) ## real processes, real vLLM on the CPU
 soak: $(READY) ## ten minutes of mixed traffic over five endpoints with scale to zero and a revision change
 	@$(BIN)/python benchmarks/soak.py
 
-bench: bench-overhead bench-endpoints ## every benchmark
+bench-policy: $(READY) ## keep-alive policies over a week of synthetic requests: cold starts against slot-hours
+	@$(BIN)/python benchmarks/policy.py
+
+bench-prefetch: $(READY) ## the store beside curl, aria2c and hf download (needs nginx and aria2)
+	@$(BIN)/python benchmarks/prefetch.py
+
+bench: bench-overhead bench-endpoints bench-policy ## every benchmark
 
 bench-overhead: $(READY) ## vLLM's own server beside predictor and transformer + predictor: tokens/s, TTFT, CPU per token
 	@$(BIN)/python benchmarks/overhead.py

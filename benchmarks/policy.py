@@ -23,7 +23,7 @@ from pilotlight_warmup.policy.forecast import ForecastSpec
 from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
 from pilotlight_warmup.simulator import fixed_window, public_traces, synthetic, warm_pool
 from pilotlight_warmup.simulator.outcome import COLD_S, Outcome
-from pilotlight_warmup.simulator.trace import Endpoint, Trace, read_csv
+from pilotlight_warmup.simulator.request_trace import Endpoint, Trace, read_csv
 from rich.console import Console
 from rich.table import Table
 

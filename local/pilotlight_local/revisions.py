@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pilotlight_local.resources import Component
+from pilotlight_local.resources.desired import Component
 
 Phase = Literal["Deploying", "Ready", "Failed"]
 # Fields of a component that Knative keeps outside of the revision template: changing them makes no revision.

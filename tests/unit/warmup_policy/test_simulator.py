@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from pilotlight_warmup.policy.forecast import ForecastSpec
 from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
-from pilotlight_warmup.simulator import fixed_window, public_traces, synthetic, trace, warm_pool
+from pilotlight_warmup.simulator import fixed_window, public_traces, request_trace, synthetic, warm_pool
 from pilotlight_warmup.simulator.outcome import Outcome
-from pilotlight_warmup.simulator.trace import Endpoint, InvalidTrace
+from pilotlight_warmup.simulator.request_trace import Endpoint, InvalidTrace
 
 SPEC = warm_pool.PoolSpec(thin_pod_s=0.0, swap_ram_s=0.25, swap_disk_s=1.0, keep=KeepAliveSpec(price_slot_s=600.0))
 
 
-def two_fine_tunes(*requests: tuple[float, int, float], shared: bool = True) -> trace.Trace:
+def two_fine_tunes(*requests: tuple[float, int, float], shared: bool = True) -> request_trace.Trace:
     endpoints = [Endpoint(f"e{n}", "acme", "f" if shared else f"f{n}") for n in range(3)]
-    return trace.build(endpoints, requests)
+    return request_trace.build(endpoints, requests)
 
 
 def test_a_fixed_window_boots_waits_and_counts_its_slot_until_the_trace_ends() -> None:
@@ -102,13 +102,13 @@ def test_on_the_synthetic_week_the_pool_halves_cold_starts_with_fewer_slots() ->
 
 def test_our_own_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     story = two_fine_tunes((5.0, 0, 1.5), (0.0, 2, 2.0))
-    trace.write_csv(story, tmp_path / "t.csv")
-    again = trace.read_csv(tmp_path / "t.csv")
+    request_trace.write_csv(story, tmp_path / "t.csv")
+    again = request_trace.read_csv(tmp_path / "t.csv")
     assert [again.endpoints[i].name for i in again.endpoint_of] == ["e2", "e0"]
     assert list(again.durations_s) == [2.0, 1.5]
     (tmp_path / "bad.csv").write_text("timestamp_s,endpoint\n1,x\n")
     with pytest.raises(InvalidTrace, match=r"bad\.csv:2.*expected timestamp_s,endpoint"):
-        trace.read_csv(tmp_path / "bad.csv")
+        request_trace.read_csv(tmp_path / "bad.csv")
 
 
 def test_azure_functions_2019(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ one pod serves any number at once (continuous batching), and the pod goes when i
 from __future__ import annotations
 
 from .outcome import Outcome
-from .trace import Trace
+from .request_trace import Trace
 
 
 def simulate(trace: Trace, keep_s: float, boot_s: float, name: str) -> Outcome:

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .trace import Endpoint, InvalidTrace, Trace, build
+from .request_trace import Endpoint, InvalidTrace, Trace, build
 
 _MINUTE_S = 60.0
 _DAY_S = 86_400.0

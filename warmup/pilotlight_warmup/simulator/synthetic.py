@@ -17,7 +17,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .trace import Endpoint, Trace, build
+from .request_trace import Endpoint, Trace, build
 
 _DAY_S = 86_400.0
 _HOUR_S = 3_600.0

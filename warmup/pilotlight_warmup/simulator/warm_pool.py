@@ -22,7 +22,7 @@ from typing import Literal
 
 from ..policy import forecast, greedy_dual, idle_histogram, keep_alive
 from .outcome import Outcome
-from .trace import Trace
+from .request_trace import Trace
 
 KeepRule = Literal["histogram", "fixed"]
 
