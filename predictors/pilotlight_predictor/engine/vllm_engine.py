@@ -8,13 +8,17 @@ It must not know frames or sockets.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pilotlight_protocol.engine_frames import Canary, EngineInfo, EngineStats, GenerateRequest
 from pilotlight_protocol.errors import InternalError, InvalidInput, PilotlightError
-from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenDelta, TokenLogprob
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import generate_latest
 from vllm.exceptions import VLLMClientError
@@ -25,29 +29,38 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.executor import Executor
+from vllm.v1.metrics.loggers import StatLoggerManager
 from vllm.version import __version__ as vllm_version
 
-from pilotlight_predictor.engine.contract import EngineInfo, EngineStats, GenerateRequest
-from pilotlight_predictor.engine.eos import tokenizer_eos_id
-from pilotlight_predictor.engine.errors import EngineMisconfigured
+from pilotlight_predictor.engine import checkpoint, model_defaults, swap_rules, weight_loading
+from pilotlight_predictor.engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
+from pilotlight_predictor.engine.model_defaults import ModelDefaults
+from pilotlight_predictor.engine.token_deltas import Rate, Stream
 
-_FINISH_REASONS: dict[str | None, FinishReason | None] = {
-    None: None,
-    "stop": "stop",
-    "repetition": "stop",
-    "length": "length",
-    "abort": "abort",
-}
-_LOWEST_LOGPROB = -9999.0  # vLLM's OpenAI server sends this for -inf, which JSON cannot carry
-_RATE_SMOOTHING_S = 2.0
+_CANARY_PROMPT = [0]
+
+
+@dataclass(frozen=True)
+class SwapReport:
+    """`phases_s`: drain is the host's; inspect, weights, reset, defaults, check are here, in this order."""
+
+    phases_s: dict[str, float]
+    canary: Canary
 
 
 class VllmEngine:
-    """`step` while `has_work`. `on_phase` is told the name of each boot phase as it begins."""
+    """`step` while `has_work`. `on_phase` is told the name of each boot phase as it begins.
 
-    info: EngineInfo
+    `swap_threads`: how many threads a swap's copying may take; 1 where nobody swaps.
+    """
 
-    def __init__(self, engine_args: Any, loras: Sequence[tuple[str, str]], on_phase: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        engine_args: Any,
+        loras: Sequence[tuple[str, str]],
+        on_phase: Callable[[str], None],
+        swap_threads: int = 1,
+    ) -> None:
         on_phase("model-class")
         _register_in_process(Path(engine_args.model))
         on_phase("config")
@@ -56,40 +69,110 @@ class VllmEngine:
         except (VLLMClientError, ValueError, OSError, NotImplementedError) as error:
             raise EngineMisconfigured(f"vLLM refuses this model or its engine arguments: {error}") from error
         on_phase("load")
+        self._config = config
         self._engine = LLMEngine(config, _with_phases(Executor.get_class(config), on_phase), log_stats=True)
         self._core = self._engine.engine_core.engine_core
+        self._swap_threads = swap_threads
+        self._copier: weight_loading.WeightCopier | None = None
+        self._checkpoint: checkpoint.Checkpoint | None = None
         model = config.model_config
         self._vocab_size = int(model.get_vocab_size())
         self._max_model_len = int(model.max_model_len)
-        self._defaults = dict(model.get_diff_sampling_param())
-        eos_id = tokenizer_eos_id(Path(model.model))
-        self._engine.renderer.get_eos_token_id = lambda: eos_id
-        generation_eos = self._engine.input_processor.generation_config_fields.get("eos_token_id")
-        self._eos_ids = _as_ids(eos_id) | _as_ids(generation_eos)
+        self._adopt(model_defaults.read(model, Path(model.model)))
         self._loras = {name: LoRARequest(name, number, path) for number, (name, path) in enumerate(loras, 1)}
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
         self._internal_ids: dict[int, str] = {}
-        self._rate = _Rate()
+        self._rate = Rate()
         on_phase("warm-up")
-        self._generate_one_token()
+        # Sampled and with logprobs: in a compiled engine the first such request compiles for seconds, everyone waits.
+        self._generate_one_token(SamplingParams(max_tokens=1, logprobs=1, detokenize=False))
+        self.canary = self._sing()
         on_phase("ready")
-        self._config = config
 
     def describe(self, boot_phases_s: dict[str, float]) -> EngineInfo:
         model, cache = self._config.model_config, self._config.cache_config
         return EngineInfo(
             max_model_len=self._max_model_len,
             vocab_size=self._vocab_size,
-            eos_token_ids=sorted(self._eos_ids),
+            eos_token_ids=self._defaults.eos_ids,
             block_size=int(cache.block_size),
             num_kv_blocks=int(cache.num_gpu_blocks or 0),
             dtype=str(model.dtype).removeprefix("torch."),
-            quantization=str(model.quantization or "none"),
+            quantization=self._quantization,
             device=str(self._config.device_config.device_type),
             vllm_version=vllm_version,
             loras=list(self._loras),
             boot_phases_s=boot_phases_s,
         )
+
+    def prepare_swaps(self) -> None:
+        """Find out how this engine's weights are exchanged, once, while nobody waits for it. `swap` does it if need be.
+
+        Raises SwapNotPossible when this engine's own checkpoint cannot be read.
+        """
+        try:
+            self._checkpoint = checkpoint.read(Path(self._config.model_config.model))
+        except PilotlightError as error:
+            raise SwapNotPossible(error.message) from error
+        if self._config.parallel_config.world_size == 1:
+            self._copier = weight_loading.WeightCopier.plan(self._model(), self._checkpoint.places, self._swap_threads)
+
+    def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]] = ()) -> SwapReport:
+        """Serve the model in `model_dir` from now on, under `model_name` (design.md 4.2). No request may be running.
+
+        Raises SwapNotPossible: nothing was touched, the old model is served as before. Raises SwapBroken: the engine
+        holds neither model and must not generate again.
+        """
+        clock = _PhaseClock()
+        with clock.phase("inspect"):
+            wanted, defaults = self._inspect(model_dir, loras)
+        model = self._config.model_config
+        try:
+            with clock.phase("weights"):
+                if self._copier is not None:
+                    self._copier.copy(wanted)
+                else:
+                    weight_loading.reload(self._core.model_executor, self._model(), wanted)
+            with clock.phase("reset"):
+                self.forget()
+            with clock.phase("defaults"):
+                model.model = model.tokenizer = str(model_dir)
+                model.model_weights, model.revision, model.served_model_name = "", None, model_name
+                self._adopt(defaults)
+                self.renew_metrics()
+            with clock.phase("check"):
+                self.canary = self._sing()
+        except Exception as error:
+            raise SwapBroken(f"the swap to {model_dir} broke off: {type(error).__name__}: {error}") from error
+        self._checkpoint = wanted
+        return SwapReport(clock.phases_s, self.canary)
+
+    def forget(self) -> None:
+        """Drop every cached key, value and encoder output. Raises SwapBroken when something still holds one."""
+        if not self._engine.reset_prefix_cache():
+            raise SwapBroken("the prefix cache is still in use")
+        self._engine.reset_mm_cache()
+        self._engine.reset_encoder_cache()
+
+    def renew_metrics(self) -> None:
+        """Start vLLM's metrics at zero, under the name of the model that is served now."""
+        self._engine.logger_manager = StatLoggerManager(vllm_config=self._config)
+        self._engine.logger_manager.log_engine_initialized()
+
+    def sleep(self, level: int) -> None:
+        """vLLM's sleep: 1 moves the weights to pinned memory, 2 drops them. No request may be running. CUDA only."""
+        self._engine.sleep(level)
+
+    def wake(self) -> None:
+        self._engine.wake_up()
+
+    @property
+    def device_type(self) -> str:
+        return str(self._config.device_config.device_type)
+
+    @property
+    def can_sleep(self) -> bool:
+        return self.device_type == "cuda" and bool(self._config.model_config.enable_sleep_mode)
 
     def add(self, stream: int, request: GenerateRequest) -> None:
         """Queue a request. Raises InvalidInput where vLLM refuses it; the engine is then as it was."""
@@ -115,7 +198,7 @@ class VllmEngine:
         except (VLLMClientError, ValueError, TypeError, NotImplementedError) as error:
             self._engine.abort_request([external_id])
             raise InvalidInput(str(error)) from error
-        self._streams[external_id] = _Stream(stream, parameters)
+        self._streams[external_id] = Stream(stream, parameters.logprobs)
         self._internal_ids[stream] = internal_id
 
     def abort(self, stream: int) -> None:
@@ -160,9 +243,50 @@ class VllmEngine:
         """End vLLM's worker processes, where it has any."""
         self._engine.engine_core.shutdown()
 
+    @property
+    def _quantization(self) -> str:
+        return str(self._config.model_config.quantization or "none")
+
+    def _model(self) -> Any:
+        return self._core.model_executor.driver_worker.worker.get_model()
+
+    def _inspect(
+        self, model_dir: Path, loras: Sequence[tuple[str, str]]
+    ) -> tuple[checkpoint.Checkpoint, ModelDefaults]:
+        if self.has_work():
+            raise SwapNotPossible("requests are still running")
+        if self._checkpoint is None:
+            self.prepare_swaps()
+        assert self._checkpoint is not None
+        config, model = self._config, self._config.model_config
+        try:
+            wanted = checkpoint.read(model_dir)
+            defaults = model_defaults.read(model, model_dir)
+        except (PilotlightError, OSError, ValueError) as error:
+            raise SwapNotPossible(f"{model_dir} cannot be served: {error}") from error
+        shape = swap_rules.EngineShape(
+            quantization=self._quantization,
+            device=self.device_type,
+            workers=config.parallel_config.world_size,
+            speculative=config.speculative_config is not None,
+            lora=config.lora_config is not None,
+            multimodal=bool(model.is_multimodal_model),
+            foreign_config=bool(model.hf_config_path or model.hf_overrides)
+            or model.generation_config not in ("auto", "vllm"),
+        )
+        reason = swap_rules.refusal(shape, self._checkpoint.architecture, wanted.architecture, bool(loras))
+        if reason is not None:
+            raise SwapNotPossible(reason)
+        return wanted, defaults
+
+    def _adopt(self, defaults: ModelDefaults) -> None:
+        self._defaults = defaults
+        self._engine.renderer.get_eos_token_id = lambda: defaults.tokenizer_eos_id
+        self._engine.input_processor.generation_config_fields = dict(defaults.generation_fields)
+
     def _sampling_params(self, asked: GenerationParameters, prompt_tokens: int) -> SamplingParams:
         room = max(1, self._max_model_len - prompt_tokens)
-        values = dict(self._defaults)
+        values = dict(self._defaults.sampling)
         for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"):
             if (value := getattr(asked, name)) is not None:
                 values[name] = value
@@ -183,62 +307,38 @@ class VllmEngine:
             **values,
         )
 
-    def _generate_one_token(self) -> None:
+    def _sing(self) -> Canary:
+        output = self._generate_one_token(SamplingParams(temperature=0.0, max_tokens=1, logprobs=1, detokenize=False))
+        (token_id,) = output.outputs[0].token_ids
+        logprob = output.outputs[0].logprobs[0][token_id].logprob
+        if not math.isfinite(logprob):
+            raise InternalError(f"the engine's logits are not finite (logprob {logprob})")
+        return Canary(token_id, logprob)
+
+    def _generate_one_token(self, parameters: SamplingParams) -> Any:
         # Not counted: the first request of a user must be the first in vLLM's metrics.
         loggers, self._engine.logger_manager = self._engine.logger_manager, None
-        self._engine.add_request(
-            "boot",
-            tokens_input([0]),
-            # With logprobs: in a compiled engine the first such request compiles for seconds, and everyone waits.
-            SamplingParams(max_tokens=1, logprobs=1, detokenize=False),
-        )
+        self._engine.add_request("boot", tokens_input(_CANARY_PROMPT), parameters)
+        outputs: list[Any] = []
         while self.has_work():
-            self._engine.step()
+            outputs += self._engine.step()
         self._engine.logger_manager = loggers
+        return outputs[-1]
 
 
-class _Stream:
-    __slots__ = ("_first", "_logprobs", "number")
-
-    def __init__(self, number: int, parameters: GenerationParameters) -> None:
-        self.number = number
-        self._logprobs = parameters.logprobs
-        self._first = True
-
-    def delta(self, output: Any, completion: Any) -> TokenDelta:
-        delta = TokenDelta(completion.index, list(completion.token_ids))
-        if completion.finish_reason is not None:
-            delta.finish_reason = _FINISH_REASONS[completion.finish_reason]
-            delta.stop_reason = completion.stop_reason
-        if self._logprobs is not None and completion.logprobs:
-            delta.logprobs = [
-                _token_logprob(token_id, entry, self._logprobs)
-                for token_id, entry in zip(completion.token_ids, completion.logprobs, strict=True)
-            ]
-        if self._first and completion.index == 0:
-            self._first = False
-            delta.prompt_tokens = len(output.prompt_token_ids)
-            delta.cached_tokens = output.num_cached_tokens or 0
-            if output.prompt_logprobs:
-                delta.prompt_logprobs = [
-                    None if entry is None else _token_logprob(token_id, entry, len(entry))
-                    for token_id, entry in zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
-                ]
-        return delta
-
-
-class _Rate:
-    """Tokens per second, exponentially smoothed over the time in which the engine steps."""
+class _PhaseClock:
+    """Seconds of each phase, in the order in which they ran."""
 
     def __init__(self) -> None:
-        self.per_s = 0.0
-        self._last_s = 0.0
+        self.phases_s: dict[str, float] = {}
 
-    def add(self, tokens: int, now_s: float) -> None:
-        elapsed_s, self._last_s = now_s - self._last_s, now_s
-        if 0.0 < elapsed_s < _RATE_SMOOTHING_S:
-            weight = elapsed_s / (_RATE_SMOOTHING_S + elapsed_s)
-            self.per_s += weight * (tokens / elapsed_s - self.per_s)
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases_s[name] = round(time.perf_counter() - began_s, 6)
 
 
 class _VllmCollectors:
@@ -264,18 +364,6 @@ def _register_in_process(model_dir: Path) -> None:
         lazy = ModelRegistry.models.get(architecture)
         if hasattr(lazy, "load_model_cls"):
             ModelRegistry.register_model(architecture, lazy.load_model_cls())
-
-
-def _token_logprob(token_id: int, entry: Any, count: int) -> TokenLogprob:
-    ranked = sorted(((value.rank or 0, key, value.logprob) for key, value in entry.items()))
-    top = [(key, max(logprob, _LOWEST_LOGPROB)) for rank, key, logprob in ranked if rank <= count]
-    return TokenLogprob(token_id, max(entry[token_id].logprob, _LOWEST_LOGPROB), top[:count])
-
-
-def _as_ids(value: int | list[int] | None) -> set[int]:
-    if value is None:
-        return set()
-    return {value} if isinstance(value, int) else set(value)
 
 
 def _with_phases(executor_class: type[Any], on_phase: Callable[[str], None]) -> type[Any]:

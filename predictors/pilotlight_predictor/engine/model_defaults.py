@@ -1,0 +1,42 @@
+"""What requests get from a model's files: sampling defaults and the ids that end a text. Adapter to vLLM's config.
+
+Everything an engine derives from its model directory besides the weights is read here, at boot and at a swap alike.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pilotlight_predictor.engine.eos import tokenizer_eos_id
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """`sampling`: defaults of SamplingParams' fields. `generation_fields`: what vLLM takes more stop ids from."""
+
+    sampling: Mapping[str, Any]
+    generation_fields: Mapping[str, Any]
+    tokenizer_eos_id: int | None
+
+    @property
+    def eos_ids(self) -> list[int]:
+        return sorted(_as_ids(self.tokenizer_eos_id) | _as_ids(self.generation_fields.get("eos_token_id")))
+
+
+def read(model_config: Any, directory: Path) -> ModelDefaults:
+    """`model_config`: vLLM's ModelConfig, left as it is; `directory`: the model to read for."""
+    asked = copy.copy(model_config)
+    asked.model, asked.revision = str(directory), None
+    return ModelDefaults(
+        dict(asked.get_diff_sampling_param()), asked.try_get_generation_config(), tokenizer_eos_id(directory)
+    )
+
+
+def _as_ids(value: int | list[int] | None) -> set[int]:
+    if value is None:
+        return set()
+    return {value} if isinstance(value, int) else set(value)

@@ -1,0 +1,69 @@
+"""vLLM's outputs as the protocol's token deltas. Adapter to vLLM's output objects; imports nothing of vLLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pilotlight_protocol.generation import FinishReason, TokenDelta, TokenLogprob
+
+_FINISH_REASONS: dict[str | None, FinishReason | None] = {
+    None: None,
+    "stop": "stop",
+    "repetition": "stop",
+    "length": "length",
+    "abort": "abort",
+}
+_LOWEST_LOGPROB = -9999.0  # vLLM's OpenAI server sends this for -inf, which JSON cannot carry
+_RATE_SMOOTHING_S = 2.0
+
+
+class Stream:
+    """One request; `number` is its stream in the frames. `logprobs`: how many alternatives it asked for, or None."""
+
+    __slots__ = ("_first", "_logprobs", "number")
+
+    def __init__(self, number: int, logprobs: int | None) -> None:
+        self.number = number
+        self._logprobs = logprobs
+        self._first = True
+
+    def delta(self, output: Any, completion: Any) -> TokenDelta:
+        delta = TokenDelta(completion.index, list(completion.token_ids))
+        if completion.finish_reason is not None:
+            delta.finish_reason = _FINISH_REASONS[completion.finish_reason]
+            delta.stop_reason = completion.stop_reason
+        if self._logprobs is not None and completion.logprobs:
+            delta.logprobs = [
+                _token_logprob(token_id, entry, self._logprobs)
+                for token_id, entry in zip(completion.token_ids, completion.logprobs, strict=True)
+            ]
+        if self._first and completion.index == 0:
+            self._first = False
+            delta.prompt_tokens = len(output.prompt_token_ids)
+            delta.cached_tokens = output.num_cached_tokens or 0
+            if output.prompt_logprobs:
+                delta.prompt_logprobs = [
+                    None if entry is None else _token_logprob(token_id, entry, len(entry))
+                    for token_id, entry in zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
+                ]
+        return delta
+
+
+class Rate:
+    """Tokens per second, exponentially smoothed over the time in which the engine steps."""
+
+    def __init__(self) -> None:
+        self.per_s = 0.0
+        self._last_s = 0.0
+
+    def add(self, tokens: int, now_s: float) -> None:
+        elapsed_s, self._last_s = now_s - self._last_s, now_s
+        if 0.0 < elapsed_s < _RATE_SMOOTHING_S:
+            weight = elapsed_s / (_RATE_SMOOTHING_S + elapsed_s)
+            self.per_s += weight * (tokens / elapsed_s - self.per_s)
+
+
+def _token_logprob(token_id: int, entry: Any, count: int) -> TokenLogprob:
+    ranked = sorted(((value.rank or 0, key, value.logprob) for key, value in entry.items()))
+    top = [(key, max(logprob, _LOWEST_LOGPROB)) for rank, key, logprob in ranked if rank <= count]
+    return TokenLogprob(token_id, max(entry[token_id].logprob, _LOWEST_LOGPROB), top[:count])
