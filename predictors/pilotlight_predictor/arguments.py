@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from pilotlight_protocol.errors import InvalidInput
+
+from pilotlight_predictor.pool_http import check_pool_url
 from pilotlight_predictor.quantization import Requested
 
 ENGINE_ARGS_VARIABLE = "PILOTLIGHT_ENGINE_ARGS"
+POOL_URL_VARIABLE = "PILOTLIGHT_POOL_URL"
+TENANT_VARIABLE = "PILOTLIGHT_TENANT"
+# A lease is gone for good after a deadline this long; the API takes no longer one.
+LEASE_DEADLINE_MAX_S = 3600.0
 DEFAULT_MODEL_DIR = "/mnt/models"
 # A generation slower than this is of no use to a reader; it sizes the drain when nothing else is said.
 SLOWEST_TOKEN_S = 0.05
@@ -28,6 +35,16 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> argparse.Names
     for name in ("max_body_bytes", "max_batch", "max_queue", "max_sequences"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    if args.pool_url:
+        try:
+            check_pool_url(args.pool_url)
+        except InvalidInput as error:
+            parser.error(error.message)
+    if not 0 < args.lease_deadline_s <= LEASE_DEADLINE_MAX_S:
+        parser.error(f"--lease_deadline_s must be in (0, {LEASE_DEADLINE_MAX_S:g}], not {args.lease_deadline_s:g}")
+    for name in ("lease_idle_s", "resume_deadline_s", "max_resumes"):
+        if getattr(args, name) < 0:
+            parser.error(f"--{name} must not be negative")
     args.model = args.model_uri or args.model_dir or DEFAULT_MODEL_DIR
     args.loras = tuple(_lora(parser, given) for given in args.lora_module)
     if args.drain_timeout_s is None:
@@ -53,7 +70,7 @@ def _lora(parser: argparse.ArgumentParser, given: str) -> tuple[str, str]:
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pilotlight_predictor",
-        description="Serves one model over tokens: V2, generate and gRPC on one port, with vLLM in a child process.",
+        description="Serves one model over tokens: V2, generate and gRPC on one port, with an own or a lent engine.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -76,6 +93,21 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--kv_watermark", type=float, default=0.9, help="share of the KV cache that may be promised")
     add("--drain_timeout_s", type=float, default=None, help="after SIGTERM; sized to the longest generation")
     add("--startup_deadline_s", type=float, default=600.0, help="an engine that is not ready by then is replaced")
+    add("--max_resumes", type=int, default=3, help="engines a request may lose before it fails; 0: it fails at once")
+    add("--resume_deadline_s", type=float, default=60.0, help="how long a request waits for another engine")
+    pool_url = environment.get(POOL_URL_VARIABLE, "")
+    add("--pool_url", default=pool_url, help="lease engines there: http://host:port or unix:///path; empty: start one")
+    add("--lease_idle_s", type=float, default=5.0, help="a lease without work for so long is given back")
+    add("--lease_deadline_s", type=float, default=120.0, help="how long a request waits for a lease")
+    tenant = environment.get(TENANT_VARIABLE) or environment.get("POD_NAMESPACE") or "default"
+    add("--tenant", default=tenant, help="whose share of the pool the leases count against")
+    add("--priority", default="normal", choices=["interactive", "normal", "batch"], help="of the leases")
+    add(
+        "--isolation",
+        default=None,
+        choices=["shared", "reset", "dedicated"],
+        help="of engines; the pool's own default",
+    )
     add("--work_dir", default=None, help="where the engine may write (compile caches); chosen when not given")
     add("--log_level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     parser.epilog = f"vLLM engine arguments are also read from ${ENGINE_ARGS_VARIABLE}, space-separated K=V."

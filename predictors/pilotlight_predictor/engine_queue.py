@@ -10,7 +10,7 @@ from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import GenerationParameters
 
 from pilotlight_predictor.admission import AdmissionLimits, Admit, EngineLoad, Estimate, admit
-from pilotlight_predictor.engine.contract import Engine
+from pilotlight_predictor.engine.contract import EngineInfo, EngineStats
 from pilotlight_predictor.front_metrics import IN_FLIGHT_SEQUENCES, PROMISED_TOKENS, REFUSED
 
 # What a completion is taken to be long before any has been seen, and the weight of each one that is.
@@ -35,11 +35,14 @@ class EngineQueue:
 
     @contextlib.contextmanager
     def place(
-        self, engine: Engine, prompts: Sequence[Sequence[int]], parameters: GenerationParameters
+        self,
+        info: EngineInfo,
+        stats: EngineStats,
+        prompts: Sequence[Sequence[int]],
+        parameters: GenerationParameters,
     ) -> Iterator[None]:
         """A place for these prompts until the block ends; raises Unavailable with the time to wait."""
         estimate = self._estimate(prompts, parameters)
-        info, stats = engine.info, engine.stats
         decision = admit(
             AdmissionLimits(self._limits.max_queue, self._limits.kv_watermark, info.block_size, info.num_kv_blocks),
             EngineLoad(

@@ -1,7 +1,8 @@
 """The predictor's model: tokens in, tokens out, over an engine. What the serving shell plugs in.
 
-One request reads: `token_requests` (what may be asked) -> `engine_queue` (whether there is room) -> the engine ->
-`token_outputs` or `token_events` (how it is answered). When the client goes, closing the engine's iterator aborts.
+One request reads: `token_requests` (what may be asked) -> `engine_queue` (whether there is room) ->
+`resumed_generation` (the engine, and the next one) ->
+`token_outputs` or `token_events` (how it is answered). When the client goes, closing the iterator aborts.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -18,10 +18,12 @@ from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_serving.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
 
-from pilotlight_predictor.engine.contract import Engine, GenerateRequest
+from pilotlight_predictor.engine.contract import GenerateRequest
 from pilotlight_predictor.engine_holder import EngineHolder
 from pilotlight_predictor.engine_queue import EngineQueue, QueueLimits
 from pilotlight_predictor.predictor_openapi import predictor_openapi
+from pilotlight_predictor.resume import ResumeLimits
+from pilotlight_predictor.resumed_generation import Generator
 from pilotlight_predictor.token_events import EventFormatter
 from pilotlight_predictor.token_outputs import Completion, delta_tensors, generate_reply, output_tensors
 from pilotlight_predictor.token_requests import (
@@ -55,9 +57,11 @@ class TokensModel:
         request_limits: RequestLimits,
         queue_limits: QueueLimits,
         loras: Sequence[str] = (),
+        resume_limits: ResumeLimits | None = None,
     ) -> None:
         self.name = name
         self._holder = holder
+        self._generator = Generator(holder, resume_limits or ResumeLimits())
         self._limits = request_limits
         self._queue = EngineQueue(queue_limits)
         self._loras = tuple(loras)
@@ -67,7 +71,7 @@ class TokensModel:
         return ModelMetadata(self.name, (self.version,), PLATFORM, _INPUTS, _OUTPUTS)
 
     def ready(self) -> bool:
-        return self._holder.held
+        return self._holder.ready
 
     def why_not_ready(self) -> Unavailable:
         return self._holder.why_not_held()
@@ -95,14 +99,15 @@ class TokensModel:
         await self._holder.unload()
 
     async def metrics(self) -> bytes:
-        """vLLM's families, names unchanged."""
-        return await self._holder.engine().metrics()
+        """vLLM's families, names unchanged; none while no engine is held."""
+        engine = await self._holder.engine()
+        return await engine.metrics()
 
     async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
         prompts = prompts_from(request, self._limits.max_batch)
-        engine, parameters = self._prepare(prompts, parameters_from(request.parameters))
-        with self._queue.place(engine, prompts, parameters):
-            completions = await self._complete_all(engine, prompts, parameters, context)
+        parameters = self._fit(prompts, parameters_from(request.parameters))
+        with self._place(prompts, parameters):
+            completions = await self._complete_all(prompts, parameters, context)
         return InferResponse(context.model_name, self.version, output_tensors(completions), request.id)
 
     async def stream_infer(self, request: InferRequest, context: RequestContext) -> AsyncIterator[InferResponse]:
@@ -110,13 +115,11 @@ class TokensModel:
         prompts = prompts_from(request, self._limits.max_batch)
         if len(prompts) > 1:
             raise InvalidInput(f"a stream takes one prompt, not a batch of {len(prompts)}", param=INPUT_IDS)
-        engine, parameters = self._prepare(prompts, parameters_from(request.parameters))
-        with self._queue.place(engine, prompts, parameters):
+        parameters = self._fit(prompts, parameters_from(request.parameters))
+        with self._place(prompts, parameters):
             generate = self._request(prompts[0], parameters, context)
-            started_at = time.perf_counter()
-            async with _aborting(engine.generate(generate)) as stream:
+            async with _aborting(self._generator.generate(generate, context)) as stream:
                 async for deltas in stream:
-                    _note_prefill(context, started_at)
                     for delta in deltas:
                         yield InferResponse(
                             context.model_name, self.version, delta_tensors(delta), request.id, {"index": delta.index}
@@ -125,38 +128,39 @@ class TokensModel:
     async def generate(self, context: RequestContext) -> Reply:
         body = decode_generate(context.body)
         prompts = [body.input_ids]
-        engine, parameters = self._prepare(prompts, parameters_from(body.parameters))
-        with self._queue.place(engine, prompts, parameters):
-            (completion,) = await self._complete_all(engine, prompts, parameters, context)
+        parameters = self._fit(prompts, parameters_from(body.parameters))
+        with self._place(prompts, parameters):
+            (completion,) = await self._complete_all(prompts, parameters, context)
         return Reply(generate_reply(context.model_name, self.version, body.id or context.request_id, completion))
 
     async def generate_stream(self, context: RequestContext) -> Stream:
         body = decode_generate(context.body)
-        engine, parameters = self._prepare([body.input_ids], parameters_from(body.parameters))
+        parameters = self._fit([body.input_ids], parameters_from(body.parameters))
         request = self._request(body.input_ids, parameters, context)
         formatter = EventFormatter(context.model_name, self.version, body.id or context.request_id, parameters.n)
-        return Stream(self._events(engine, request, formatter, context))
+        return Stream(self._events(request, formatter, context))
 
     async def _events(
-        self, engine: Engine, request: GenerateRequest, formatter: EventFormatter, context: RequestContext
+        self, request: GenerateRequest, formatter: EventFormatter, context: RequestContext
     ) -> AsyncIterator[bytes]:
-        tokens, started_at = 0, time.perf_counter()
-        with self._queue.place(engine, [request.prompt_token_ids], request.parameters):
-            async with _aborting(engine.generate(request)) as stream:
+        tokens = 0
+        with self._place([request.prompt_token_ids], request.parameters):
+            async with _aborting(self._generator.generate(request, context)) as stream:
                 async for deltas in stream:
-                    if not tokens:
-                        _note_prefill(context, started_at)
                     for delta in deltas:
                         tokens += len(delta.token_ids)
                     yield formatter.events(deltas)
         self._queue.completed(tokens // request.parameters.n)
 
-    def _prepare(
+    def _fit(self, prompts: Sequence[Sequence[int]], parameters: GenerationParameters) -> GenerationParameters:
+        info, _ = self._holder.facts()
+        return fit(prompts, parameters, self._limits, info.vocab_size, info.max_model_len)
+
+    def _place(
         self, prompts: Sequence[Sequence[int]], parameters: GenerationParameters
-    ) -> tuple[Engine, GenerationParameters]:
-        engine = self._holder.engine()
-        info = engine.info
-        return engine, fit(prompts, parameters, self._limits, info.vocab_size, info.max_model_len)
+    ) -> contextlib.AbstractContextManager[None]:
+        info, stats = self._holder.facts()
+        return self._queue.place(info, stats, prompts, parameters)
 
     def _request(self, prompt: list[int], parameters: GenerationParameters, context: RequestContext) -> GenerateRequest:
         lora = None if context.model_name == self.name else context.model_name
@@ -165,27 +169,22 @@ class TokensModel:
         return GenerateRequest(request_id, prompt, parameters, lora, context.traceparent)
 
     async def _complete_all(
-        self,
-        engine: Engine,
-        prompts: Sequence[list[int]],
-        parameters: GenerationParameters,
-        context: RequestContext,
+        self, prompts: Sequence[list[int]], parameters: GenerationParameters, context: RequestContext
     ) -> list[Completion]:
         requests = [self._request(prompt, parameters, context) for prompt in prompts]
         if len(requests) == 1:
-            return [await self._complete(engine, requests[0], context)]
+            return [await self._complete(requests[0], context)]
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._complete(engine, request, context)) for request in requests]
+                tasks = [group.create_task(self._complete(request, context)) for request in requests]
         except* PilotlightError as failures:
             raise _first(failures) from None
         return [task.result() for task in tasks]
 
-    async def _complete(self, engine: Engine, request: GenerateRequest, context: RequestContext) -> Completion:
-        completion, started_at = Completion(request), time.perf_counter()
-        async with _aborting(engine.generate(request)) as stream:
+    async def _complete(self, request: GenerateRequest, context: RequestContext) -> Completion:
+        completion = Completion(request)
+        async with _aborting(self._generator.generate(request, context)) as stream:
             async for deltas in stream:
-                _note_prefill(context, started_at)
                 completion.add(deltas)
         self._queue.completed(completion.output_tokens // len(completion.choices))
         return completion
@@ -194,12 +193,6 @@ class TokensModel:
 def _aborting(stream: AsyncIterator[list[TokenDelta]]) -> contextlib.aclosing[AsyncGenerator[list[TokenDelta], None]]:
     """Closes the engine's iterator when the block ends early, which aborts the request."""
     return contextlib.aclosing(cast("AsyncGenerator[list[TokenDelta], None]", stream))
-
-
-def _note_prefill(context: RequestContext, started_at: float) -> None:
-    """Set the phase `prefill` at the first delta: the wait in the engine's queue and the prefill together."""
-    if "prefill" not in context.server_timing:
-        context.server_timing["prefill"] = (time.perf_counter() - started_at) * 1000
 
 
 def _first(group: BaseExceptionGroup[PilotlightError]) -> PilotlightError:

@@ -102,6 +102,7 @@ class ScriptedProvider:
         self.refusals = refusals or []
         self.engines: list[ScriptedEngine] = []
         self.released: list[ScriptedEngine] = []
+        self.engine_class = ScriptedEngine
         self.phase = "idle"
 
     async def acquire(self) -> ScriptedEngine:
@@ -109,7 +110,7 @@ class ScriptedProvider:
         await asyncio.sleep(self.boot_s)
         if self.refusals:
             raise self.refusals.pop(0)
-        engine = ScriptedEngine(self.step_s)
+        engine = self.engine_class(self.step_s)
         self.engines.append(engine)
         self.phase = "ready"
         return engine

@@ -146,13 +146,13 @@ async def test_a_full_queue_is_refused_with_a_time_to_wait() -> None:
         await model.infer(infer_request([[1]], max_tokens=5), context())
 
 
-async def test_a_lost_engine_fails_its_requests_and_is_replaced() -> None:
+async def test_a_request_that_kills_every_engine_fails_and_the_next_one_is_served() -> None:
     provider = ScriptedProvider()
     async with serving(provider) as (model, _):
-        with pytest.raises(Unavailable, match="died"):
-            await events(model, {"input_ids": [LOST, 1], "parameters": {"max_tokens": 9}})
-        await until(lambda: len(provider.engines) == 2 and model.ready())
-        assert provider.released == provider.engines[:1]
+        with pytest.raises(Unavailable, match=r"died.*given up after 3 resumes"):
+            await events(model, {"input_ids": [LOST, 1], "parameters": {"max_tokens": 90}})
+        await until(lambda: len(provider.engines) == 5 and model.ready())
+        assert provider.released == provider.engines[:4]
         await events(model, {"input_ids": [1], "parameters": {"max_tokens": 1}})
 
 

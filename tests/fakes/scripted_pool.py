@@ -1,0 +1,90 @@
+"""A fake warm pool behind the predictor's `Transport`: answers in the order of a script, and remembers what was asked.
+
+A script entry is an `Answer`, an exception to raise, or a callable that gets the body. DELETE and heartbeats that no
+script foresees are answered well.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pilotlight_predictor.lease_errors import PoolUnreachable
+from pilotlight_predictor.pool_http import Answer
+
+Entry = Answer | Exception | Callable[[Mapping[str, Any]], Answer]
+
+
+def lease(state: str = "active", **more: Any) -> Answer:
+    """The answer of the lease API for a lease in this state."""
+    content = {"lease_id": "L1", "state": state, "expires_s": 15.0, "secret": "s3cret", "path": "swap"}
+    if state == "active":
+        content |= {"endpoint": "unix:///slot.sock", "phases_s": {"queue": 0.0, "swap": 0.05}}
+    return Answer(201, content | more)
+
+
+def error(status: int, message: str = "no", retry_after_s: float | None = None) -> Answer:
+    return Answer(status, {"error": message}, retry_after_s)
+
+
+class ScriptedPool:
+    """`calls`: (method, path) in order; `bodies`: of the POSTs for leases. Call it for a transport."""
+
+    def __init__(self, *script: Entry) -> None:
+        self.script = list(script)
+        self.calls: list[tuple[str, str]] = []
+        self.bodies: list[Mapping[str, Any]] = []
+        self.heartbeats: list[Entry] = []
+        self.healthy = True
+        self.news = threading.Event()
+
+    def __call__(self) -> ScriptedTransport:
+        return ScriptedTransport(self)
+
+    def answer(self, entry: Answer) -> None:
+        """End the long poll that is under way with this."""
+        self.script.append(entry)
+        self.news.set()
+
+    @property
+    def given_back(self) -> list[str]:
+        return [path.rsplit("/", 1)[-1] for method, path in self.calls if method == "DELETE"]
+
+
+class ScriptedTransport:
+    def __init__(self, pool: ScriptedPool) -> None:
+        self._pool = pool
+        self._closed = threading.Event()
+
+    def exchange(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> Answer:
+        pool = self._pool
+        pool.calls.append((method, path.partition("?")[0]))
+        if not pool.healthy:
+            raise PoolUnreachable("nobody answers")
+        if path == "/healthz":
+            return Answer(200, {})
+        if method == "DELETE":
+            return Answer(204, {})
+        if path.endswith("/heartbeat"):
+            return _play(pool.heartbeats.pop(0) if pool.heartbeats else Answer(200, {}), {})
+        if path == "/v1/leases":
+            pool.bodies.append(dict(body or {}))
+        if not pool.script:
+            # A long poll: until `answer` or `close`.
+            self._pool.news.wait(timeout_s)
+            if self._closed.is_set():
+                raise PoolUnreachable("closed")
+        return _play(pool.script.pop(0), body or {})
+
+    def close(self) -> None:
+        self._closed.set()
+        self._pool.news.set()
+
+
+def _play(entry: Entry, body: Mapping[str, Any]) -> Answer:
+    if isinstance(entry, Answer):
+        return entry
+    if isinstance(entry, Exception):
+        raise entry
+    return entry(body)

@@ -1,0 +1,135 @@
+"""A request over engines that die under it: no token twice, none left out, and a clear end where it cannot go on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pilotlight_predictor.engine.contract import GenerateRequest
+from pilotlight_predictor.engine_holder import EngineHolder
+from pilotlight_predictor.resume import ResumeLimits
+from pilotlight_predictor.resumed_generation import Generator
+from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_serving.handlers import RequestContext
+from scripted_engine import ScriptedEngine, ScriptedProvider
+
+
+@contextlib.asynccontextmanager
+async def holding(provider: ScriptedProvider) -> AsyncIterator[EngineHolder]:
+    holder = EngineHolder(provider)
+    task = asyncio.create_task(holder.run())
+    try:
+        async with asyncio.timeout(5):
+            while not holder.held:  # noqa: ASYNC110 the fakes have no event to wait for
+                await asyncio.sleep(0)
+        yield holder
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def deltas_of(
+    provider: ScriptedProvider,
+    limits: ResumeLimits | None = None,
+    kill_after: tuple[int, ...] = (),
+    **parameters: Any,
+) -> list[TokenDelta]:
+    """Everything the client is given when the engine dies after so many of its batches."""
+    seen: list[TokenDelta] = []
+    async with holding(provider) as holder:
+        request = GenerateRequest("r", [1], GenerationParameters(**parameters))
+        stream = Generator(holder, limits or ResumeLimits()).generate(request, RequestContext("r", {}))
+        batches = 0
+        async for deltas in stream:
+            seen += deltas
+            batches += 1
+            if batches in kill_after:
+                provider.engines[-1].lose("killed by the test")
+    return seen
+
+
+def ids(deltas: list[TokenDelta], index: int = 0) -> list[int]:
+    return [token for delta in deltas if delta.index == index for token in delta.token_ids]
+
+
+@pytest.mark.parametrize("kill_after", [(1,), (5,), (9,), (1, 2, 3)])
+async def test_a_stream_over_dead_engines_equals_an_undisturbed_one(kill_after: tuple[int, ...]) -> None:
+    wanted = {"max_tokens": 10, "temperature": 0.0, "logprobs": 1}
+    undisturbed = await deltas_of(ScriptedProvider(), **wanted)
+    disturbed = await deltas_of(ScriptedProvider(), kill_after=kill_after, **wanted)
+    assert disturbed == undisturbed
+
+
+async def test_every_choice_goes_on() -> None:
+    wanted = {"max_tokens": 6, "n": 3, "temperature": 1.0}
+    undisturbed = await deltas_of(ScriptedProvider(), **wanted)
+    disturbed = await deltas_of(ScriptedProvider(), kill_after=(2, 4), **wanted)
+    for index in range(3):
+        assert ids(disturbed, index) == ids(undisturbed, index)
+    assert [delta.finish_reason for delta in disturbed].count("length") == 3
+    assert [delta.prompt_tokens for delta in disturbed if delta.prompt_tokens >= 0] == [1]
+
+
+async def test_a_seeded_sample_ends_with_a_clear_error() -> None:
+    with pytest.raises(Unavailable, match="after 2 tokens, and a request with a seed cannot go on"):
+        await deltas_of(ScriptedProvider(), kill_after=(2,), max_tokens=9, seed=1)
+
+
+async def test_resumes_are_bounded() -> None:
+    with pytest.raises(Unavailable, match="given up after 1 resumes"):
+        await deltas_of(ScriptedProvider(), ResumeLimits(max_resumes=1), kill_after=(2, 3), max_tokens=9)
+
+
+async def test_a_wait_for_the_next_engine_has_a_deadline() -> None:
+    provider = ScriptedProvider()
+    async with holding(provider) as holder:
+        request = GenerateRequest("r", [1], GenerationParameters(max_tokens=9))
+        stream = Generator(holder, ResumeLimits(deadline_s=0.01)).generate(request, RequestContext("r", {}))
+        await anext(stream)
+        provider.boot_s = 60
+        provider.engines[-1].lose("killed by the test")
+        with pytest.raises(Unavailable, match="killed by the test; no other engine: the engine is starting"):
+            await anext(stream)
+
+
+class AbortingEngine(ScriptedEngine):
+    """Its first request ends with `abort`, as one of a lease that was taken away."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[list[TokenDelta]]:
+        if self.seen:
+            async for deltas in super().generate(request):
+                yield deltas
+            return
+        self.seen.append(request)
+        yield [TokenDelta(0, [2], prompt_tokens=1, cached_tokens=0)]
+        self.lose("revoked")
+        yield [TokenDelta(0, [3], "abort")]
+
+
+async def test_an_abort_that_nobody_asked_for_is_a_loss_and_not_an_end() -> None:
+    provider = ScriptedProvider()
+    provider.engine_class = AbortingEngine
+    async with holding(provider) as holder:
+        provider.engine_class = ScriptedEngine
+        request = GenerateRequest("r", [1], GenerationParameters(max_tokens=5))
+        stream = Generator(holder, ResumeLimits()).generate(request, RequestContext("r", {}))
+        seen = [delta async for deltas in stream for delta in deltas]
+    assert ids(seen) == [2, 3, 4, 5, 6]
+    assert [delta.finish_reason for delta in seen] == [None, None, None, None, "length"]
+
+
+async def test_closing_a_resumed_stream_aborts_its_parts() -> None:
+    provider = ScriptedProvider()
+    async with holding(provider) as holder:
+        request = GenerateRequest("r", [1], GenerationParameters(max_tokens=99, n=2))
+        stream: Any = Generator(holder, ResumeLimits()).generate(request, RequestContext("r", {}))
+        await anext(stream)
+        provider.engines[0].lose("killed by the test")
+        await anext(stream)
+        assert provider.engines[1].active == 2
+        await stream.aclose()
+        assert provider.engines[1].active == 0
