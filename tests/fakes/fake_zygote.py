@@ -1,0 +1,239 @@
+"""A zygote and engine hosts that speak the frames and own no engine: `python fake_zygote.py FD`.
+
+A model is a folder whose `fake.json` says how its engines behave; everything is optional:
+
+    {"tokens": [7], "boot_s": 0.02, "swap_s": 0.005, "step_s": 0.001,
+     "boot": "crash|misconfigured|hang", "swap": "fail|refuse|crash|hang", "revoke": "hang",
+     "once": "path of a file: misbehave only until it exists", "canary": [7, -0.5], "swapped_canary": [8, -3.0]}
+
+Generate answers with `tokens`, one per step and as many as asked for, `step_s` apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import hmac
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pilotlight_protocol import engine_frames as f
+from pilotlight_protocol.generation import TokenDelta
+
+
+def info(boot_s: float) -> f.EngineInfo:
+    phases_s = {"config": boot_s / 2, "load": boot_s / 2}
+    return f.EngineInfo(2048, 32000, [2], 16, 64, "bfloat16", "none", "cpu", "fake", [], phases_s)
+
+
+class Host:
+    def __init__(self, config: f.HostConfig, control: socket.socket) -> None:
+        self.config = config
+        self.control = control
+        self.model = load(config.model_dir)
+        self.model_name = config.model_name
+        self.generation = 0
+        self.grant: f.Grant | None = None
+        self.holder: socket.socket | None = None
+        self.streams: dict[int, list[Any]] = {}
+        self.was_busy = False
+
+    def run(self) -> None:
+        self.tell(f.Progress("load"))
+        boot_s = self.model.get("boot_s", 0.02)
+        time.sleep(boot_s)
+        misbehave(self.model, "boot", self.fail)
+        path = self.config.listen.removeprefix("unix://")
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.tell(f.Booted(info(boot_s), self.config.listen, self.canary("canary")))
+        splitters: dict[socket.socket, f.FrameSplitter] = {self.control: f.FrameSplitter()}
+        agent, lease = msgspec.msgpack.Decoder(f.AgentFrame), msgspec.msgpack.Decoder(f.LeaseFrame)
+        while True:
+            readable, _, _ = select.select([*splitters, self.listener], [], [], self.step())
+            for sock in readable:
+                if sock is self.listener:
+                    splitters[sock.accept()[0]] = f.FrameSplitter()
+                    continue
+                data = b""
+                with contextlib.suppress(OSError):
+                    data = sock.recv(65536)
+                if not data and sock is self.control:
+                    os._exit(0)
+                if not data:
+                    splitters.pop(sock).feed(b"")
+                    sock.close()
+                    if sock is self.holder:
+                        self.holder, self.streams = None, {}
+                    continue
+                for body in list(splitters[sock].feed(data)):
+                    if sock is self.control:
+                        self.command(agent.decode(body))
+                    else:
+                        self.request(sock, lease.decode(body))
+            for sock in [sock for sock in splitters if sock.fileno() < 0]:
+                del splitters[sock]
+
+    def command(self, frame: f.AgentFrame) -> None:
+        match frame:
+            case f.Swap(generation, model_dir, model_name):
+                model = load(model_dir)
+                time.sleep(model.get("swap_s", 0.005))
+                kind = trouble(model, "swap")
+                if kind == "refuse":
+                    self.tell(f.SwapRefused(generation, "another architecture"))
+                    return
+                if kind == "fail":
+                    self.tell(f.SwapFailed(generation, "a tensor is missing"))
+                    os._exit(1)
+                misbehave(model, "swap", self.fail)
+                self.close_holder("swapped")
+                self.model, self.model_name, self.generation = model, model_name, generation
+                phases_s = {"drain": 0.0, "weights": model.get("swap_s", 0.005), "reset": 0.0}
+                canary = self.canary("swapped_canary" if "swapped_canary" in model else "canary")
+                self.tell(f.Swapped(generation, phases_s, info(0.0), canary))
+            case f.Grant(lease_id):
+                self.close_holder("another lease")
+                self.grant = frame
+                self.tell(f.Granted(lease_id))
+            case f.Revoke(lease_id, reason):
+                if trouble(self.model, "revoke") == "hang":
+                    time.sleep(600)
+                if self.grant is not None and self.grant.lease_id == lease_id:
+                    self.grant = None
+                    self.close_holder(reason)
+                self.tell(f.Revoked(lease_id))
+            case f.Shutdown():
+                os._exit(0)
+
+    def request(self, sock: socket.socket, frame: f.LeaseFrame) -> None:
+        match frame:
+            case f.Hello(lease_id, secret):
+                digest = hashlib.sha256(secret.encode()).hexdigest()
+                grant = self.grant
+                if grant is None or grant.lease_id != lease_id or not hmac.compare_digest(grant.secret_sha256, digest):
+                    sock.close()
+                    return
+                self.holder = sock
+                sock.sendall(f.encode(f.Welcome(info(0.0), f.EngineStats(), self.model_name)))
+            case f.Generate(stream, request) if sock is self.holder:
+                self.streams[stream] = [request.parameters.max_tokens or 1, 0]
+            case f.Abort(stream):
+                self.streams.pop(stream, None)
+
+    def step(self) -> float | None:
+        """Send a token of every stream; returns how long to sleep, None for until there is work."""
+        if bool(self.streams) != self.was_busy:
+            self.was_busy = bool(self.streams)
+            self.tell(f.Busy() if self.was_busy else f.Idle())
+        if not self.streams or self.holder is None:
+            return None
+        deltas: list[tuple[int, TokenDelta]] = []
+        tokens = self.model.get("tokens", [7])
+        for stream, (left, sent) in list(self.streams.items()):
+            last = left == 1
+            deltas.append((stream, TokenDelta(0, [tokens[sent % len(tokens)]], "length" if last else None)))
+            self.streams[stream] = [left - 1, sent + 1]
+            if last:
+                del self.streams[stream]
+        with contextlib.suppress(OSError):
+            self.holder.sendall(f.encode(f.Step(deltas, f.EngineStats(len(self.streams)))))
+        return float(self.model.get("step_s", 0.001))
+
+    def close_holder(self, reason: str) -> None:
+        self.streams = {}
+        if self.holder is not None:
+            with contextlib.suppress(OSError):
+                self.holder.sendall(f.encode(f.Failed(reason)))
+                self.holder.shutdown(socket.SHUT_RDWR)
+            self.holder = None
+
+    def canary(self, name: str) -> f.Canary:
+        token_id, logprob = self.model.get(name) or self.model.get("canary") or [self.model.get("tokens", [7])[0], -0.5]
+        return f.Canary(token_id, logprob)
+
+    def fail(self, kind: str) -> None:
+        if kind == "misconfigured":
+            self.tell(f.Failed("engine argument 'nonsense' is unknown", misconfigured=True))
+            os._exit(1)
+        if kind == "hang":
+            time.sleep(600)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def tell(self, frame: f.ControlFrame) -> None:
+        try:
+            self.control.sendall(f.encode(frame))
+        except OSError:
+            os._exit(0)
+
+
+def load(model_dir: str) -> dict[str, Any]:
+    path = Path(model_dir) / "fake.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def trouble(model: dict[str, Any], when: str) -> str:
+    kind = str(model.get(when, ""))
+    once = model.get("once")
+    if not kind or once is None:
+        return kind
+    if Path(once).exists():
+        return ""
+    Path(once).touch()
+    return kind
+
+
+def misbehave(model: dict[str, Any], when: str, fail: Any) -> None:
+    if kind := trouble(model, when):
+        fail(kind)
+
+
+def main() -> None:
+    agent = socket.socket(fileno=int(sys.argv[1]))
+    agent.sendall(f.encode(f.ZygoteReady(os.getpid(), 0.0)))
+    decoder, splitter, children = msgspec.msgpack.Decoder(f.Fork), f.FrameSplitter(), {}
+    while True:
+        readable, _, _ = select.select([agent], [], [], 0.02 if children else None)
+        while children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            agent.sendall(f.encode(f.HostExited(children.pop(pid), pid, os.waitstatus_to_exitcode(status))))
+        if not readable:
+            continue
+        data, fds, _, _ = socket.recv_fds(agent, 65536, 2)
+        if not data:
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+            os._exit(0)
+        for body in splitter.feed(data):
+            config = decoder.decode(body).config
+            pid = os.fork()
+            if pid == 0:
+                ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, as real hosts do
+                agent.close()
+                os.dup2(fds[1], 1)
+                os.dup2(fds[1], 2)
+                os.close(fds[1])
+                try:
+                    Host(config, socket.socket(fileno=fds[0])).run()
+                finally:
+                    os._exit(1)
+            children[pid] = config.slot
+            for number in fds:
+                os.close(number)
+            agent.sendall(f.encode(f.Forked(config.slot, pid)))
+
+
+if __name__ == "__main__":
+    main()

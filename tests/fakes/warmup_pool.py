@@ -1,0 +1,193 @@
+"""A running warm pool for tests: the service as a process, its HTTP API, and a holder's end of the data endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+from pilotlight_protocol import engine_frames as f
+from pilotlight_protocol.generation import GenerationParameters
+
+FAKE_POOL = Path(__file__).parents[1] / "fakes" / "fake_pool.py"
+
+
+def fake_model(folder: Path, number: int, *, hidden_size: int = 8, **behaviour: Any) -> Path:
+    """A model folder for fake engines; its engines answer with token `number`."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"hidden_size": hidden_size}))
+    header = json.dumps({"w": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes([number % 256] * 8))
+    (folder / "fake.json").write_text(json.dumps({"tokens": [number]} | behaviour))
+    return folder
+
+
+@dataclass
+class Answer:
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+
+class Pool:
+    """One service process. `argv`: what runs it, without --listen and --run_dir."""
+
+    def __init__(self, folder: Path, *argv: str) -> None:
+        self.run_dir = folder / "run"
+        self._log_path = folder / "log"
+        self._argv = [sys.executable, *argv, "--listen", "tcp://127.0.0.1:0", "--run_dir", str(self.run_dir)]
+
+    async def __aenter__(self) -> Pool:
+        environment = os.environ | {"PILOTLIGHT_TEST_POOL": str(self.run_dir)}
+        self._marker = f"PILOTLIGHT_TEST_POOL={self.run_dir}".encode()
+        with self._log_path.open("wb") as log:
+            self.process = subprocess.Popen(  # noqa: ASYNC220  (it only starts it)
+                self._argv, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
+        self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120))
+        await self.until(lambda: b"leases at http" in self._log_path.read_bytes(), 20)
+        found = re.search(r"leases at (http://\S+),", self.log())
+        assert found is not None
+        self.url = found[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.session.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                await asyncio.to_thread(self.process.wait, 15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                raise
+        self.process.wait()
+        await self.until(lambda: not self.children(), 5)
+
+    def log(self) -> str:
+        return self._log_path.read_text()
+
+    async def call(self, method: str, path: str, body: object = None) -> Answer:
+        async with self.session.request(method, self.url + path, json=body) as response:
+            text = await response.text()
+            is_json = response.content_type == "application/json"
+            return Answer(response.status, json.loads(text) if is_json else {"text": text}, dict(response.headers))
+
+    async def ask(self, model: Path | str, *, name: str = "m", wait_s: float = 30.0, **more: Any) -> Answer:
+        body = {"model": str(model), "model_name": name, "wait_s": wait_s, **more}
+        return await self.call("POST", "/v1/leases", body)
+
+    async def lease(self, model: Path | str, **more: Any) -> dict[str, Any]:
+        answer = await self.ask(model, **more)
+        assert answer.status == 201, answer
+        assert answer.body["state"] == "active", answer
+        return answer.body
+
+    async def release(self, lease: dict[str, Any]) -> None:
+        assert (await self.call("DELETE", f"/v1/leases/{lease['lease_id']}")).status == 204
+
+    async def heartbeat(self, lease: dict[str, Any]) -> Answer:
+        return await self.call("POST", f"/v1/leases/{lease['lease_id']}/heartbeat")
+
+    async def slots(self) -> list[dict[str, Any]]:
+        return list((await self.call("GET", "/v1/slots")).body["slots"])
+
+    async def state_becomes(self, state: str, slot: int = 0, within_s: float = 10.0) -> None:
+        end_s = time.monotonic() + within_s
+        while (found := (await self.slots())[slot]["state"]) != state:
+            assert time.monotonic() < end_s, f"the slot is still {found}\n{self.log()}"
+            await asyncio.sleep(0.02)
+
+    async def until(self, done: Callable[[], object], within_s: float = 10.0) -> None:
+        end_s = time.monotonic() + within_s
+        while not done():
+            assert time.monotonic() < end_s, self.log()
+            await asyncio.sleep(0.02)
+
+    def children(self) -> list[int]:
+        """Every process that the service has started, and what those have started, as far as they live."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != self.process.pid:
+                with contextlib.suppress(OSError):
+                    if self._marker in (entry / "environ").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+        return found
+
+    def zygote_pid(self) -> int:
+        return int(re.findall(r"the zygote \(pid (\d+)\) is ready", self.log())[-1])
+
+    def engine_pid(self, slot: str = "cpu:0") -> int:
+        return int(re.findall(rf"the engine of {slot} is pid (\d+)", self.log())[-1])
+
+
+class Holder:
+    """The data connection of a lease."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._splitter = f.FrameSplitter()
+        self._decoder = msgspec.msgpack.Decoder(f.LeaseHostFrame)
+        self._frames: list[Any] = []
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, lease: dict[str, Any], secret: str | None = None) -> AsyncIterator[Holder]:
+        path = lease["endpoint"].removeprefix("unix://")
+        reader, writer = await asyncio.open_unix_connection(path)
+        try:
+            writer.write(f.encode(f.Hello(lease["lease_id"], secret or lease["secret"])))
+            yield cls(reader, writer)
+        finally:
+            writer.close()
+
+    async def frame(self) -> Any:
+        """The next frame; EOFError at the end of the connection."""
+        async with asyncio.timeout(30):
+            while not self._frames:
+                data = await self._reader.read(65536)
+                if not data:
+                    raise EOFError
+                self._frames += [self._decoder.decode(bytes(body)) for body in self._splitter.feed(data)]
+        return self._frames.pop(0)
+
+    def ask(self, max_tokens: int, prompt: list[int] | None = None, stream: int = 1) -> None:
+        parameters = GenerationParameters(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+        request = f.GenerateRequest(f"r{stream}", prompt or [1, 2, 3], parameters)
+        self._writer.write(f.encode(f.Generate(stream, request)))
+
+    async def tokens(self, max_tokens: int, prompt: list[int] | None = None) -> list[int]:
+        self.ask(max_tokens, prompt)
+        found: list[int] = []
+        while True:
+            frame = await self.frame()
+            if isinstance(frame, f.Failed | f.Refused):
+                raise EOFError(str(frame))
+            if isinstance(frame, f.Step):
+                for _, delta in frame.deltas:
+                    found += delta.token_ids
+                    if delta.finish_reason is not None:
+                        return found
+
+
+async def generate(lease: dict[str, Any], max_tokens: int, prompt: list[int] | None = None) -> list[int]:
+    async with Holder.open(lease) as holder:
+        welcome = await holder.frame()
+        assert isinstance(welcome, f.Welcome)
+        return await holder.tokens(max_tokens, prompt)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,241 @@
+"""From a model's URI to a folder, a fingerprint and a tier. Blocking: called in threads.
+
+Folders (a path, `file://`, `bundled://`) are served where they are; everything else goes through the store, under a
+store lease for as long as an engine holds it. What was read of a model is kept per identity: a folder's is its files'
+names, sizes and times, a stored model's its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+from pilotlight_models import bundled_model_path
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound
+from pilotlight_protocol.fingerprint import architecture_hash, engine_fingerprint
+from pilotlight_protocol.manifest import ManifestFile
+
+from pilotlight_warmup.agent_port import ModelFacts, ModelOrder
+from pilotlight_warmup.policy.prediction import Tier
+from pilotlight_warmup.store import Lease, Store, page_cache
+from pilotlight_warmup.store.checkpoint import inventory, quantization_of
+from pilotlight_warmup.store.errors import VerificationFailed
+
+PROVEN_SWAPS = frozenset({("none", "cpu"), ("awq", "cpu")})
+"""(quantization, device kind) whose swap is proven by tests; the engine host has the same list and the last word."""
+
+_Value = TypeVar("_Value")
+_REMEMBERED = 1024
+_RESOLUTION_KEPT_S = 300.0
+_TIER_KEPT_S = 2.0
+_RESIDENT_SHARE = 0.99
+_ENGINE_BYTES = {"cpu": 1536 * 2**20, "cuda": 2 * 2**30}  # process and device context, without weights and KV cache
+_LEAST_KV_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """`device`: `cpu` or `cuda`; `vllm_version` as installed where the engines run."""
+
+    device: str
+    vllm_version: str
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model on this node. `digest` where the store has it, "" for a folder; `files` are its weights."""
+
+    identity: str
+    folder: Path
+    digest: str
+    files: tuple[Path, ...]
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    hash: str
+    quantization: str
+
+
+class ModelFiles:
+    """Thread-safe. `store` None: only folders are served."""
+
+    def __init__(self, store: Store | None, node: NodeFacts) -> None:
+        self._store = store
+        self._node = node
+        self._lock = threading.Lock()
+        self._architectures: OrderedDict[str, _Architecture] = OrderedDict()
+        self._digests: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._tiers: OrderedDict[str, tuple[Tier, float]] = OrderedDict()
+
+    def locate(self, uri: str) -> Located:
+        """Where the model is, fetched if it must be. Raises PilotlightError (400, 403, 404, 502, 503, 507)."""
+        folder = _folder(uri)
+        if folder is not None:
+            return _located(folder, "")
+        lease, folder = self._acquire(uri)
+        try:
+            return _located(folder, lease.digest)
+        finally:
+            lease.release()
+
+    def keep(self, located: Located) -> Lease | None:
+        """A store lease for an engine that serves this model; None for a folder. Raises ModelNotFound if evicted."""
+        if not located.digest or self._store is None:
+            return None
+        return self._store.lease(located.digest)
+
+    def describe(self, order: ModelOrder) -> ModelFacts:
+        """Raises PilotlightError: what `locate` raises, and InvalidInput for a folder that is no model."""
+        located = self.locate(order.uri)
+        architecture = self._architecture(located)
+        adapters = [(name, _located(_adapter_folder(path), "").identity) for name, path in order.loras]
+        arguments: dict[str, object] = dict(order.engine_args)
+        if adapters:
+            arguments |= {"enable_lora": True, "max_lora_rank": max(_rank(path) for _, path in order.loras)}
+        requested = order.quantization if order.quantization != "auto" else architecture.quantization
+        arguments["quantization"] = requested
+        fingerprint = engine_fingerprint(
+            architecture.hash,
+            engine_arguments=arguments,
+            vllm_version=self._node.vllm_version,
+            device=self._node.device,
+        )
+        return ModelFacts(
+            key=_hash([located.identity, adapters]) if adapters else located.identity,
+            fingerprint=fingerprint,
+            quantization=requested,
+            weights_bytes=located.weights_bytes,
+            memory_bytes=located.weights_bytes + _ENGINE_BYTES[self._node.device] + _kv_bytes(order),
+            tier=self.tier(located),
+            swappable=(requested, self._node.device) in PROVEN_SWAPS,
+        )
+
+    def tier(self, located: Located) -> Tier:
+        """Measured, and believed for two seconds."""
+        now_s = time.monotonic()
+        with self._lock:
+            known = self._tiers.get(located.identity)
+        if known is not None and now_s < known[1]:
+            return known[0]
+        resident = sum(page_cache.resident_bytes(path) for path in located.files)
+        tier: Tier = "ram" if resident >= _RESIDENT_SHARE * located.weights_bytes else "disk"
+        with self._lock:
+            _remember(self._tiers, located.identity, (tier, now_s + _TIER_KEPT_S))
+        return tier
+
+    def _acquire(self, uri: str) -> tuple[Lease, Path]:
+        if self._store is None:
+            raise InvalidInput(f"{uri}: this pool has no store; start it with --store, or give a folder")
+        now_s = time.monotonic()
+        with self._lock:
+            digest, until_s = self._digests.get(uri, ("", 0.0))
+        if digest and now_s < until_s:
+            try:
+                lease = self._store.lease(digest)
+            except ModelNotFound:
+                pass
+            else:
+                return lease, lease.path
+        lease, model = self._store.acquire(uri)
+        with self._lock:
+            _remember(self._digests, uri, (model.digest, now_s + _RESOLUTION_KEPT_S))
+        return lease, model.path
+
+    def _architecture(self, located: Located) -> _Architecture:
+        with self._lock:
+            known = self._architectures.get(located.identity)
+        if known is not None:
+            return known
+        read = _read_architecture(located)
+        with self._lock:
+            _remember(self._architectures, located.identity, read)
+        return read
+
+
+def _folder(uri: str) -> Path | None:
+    parts = urlsplit(uri)
+    if parts.scheme == "bundled":
+        try:
+            return bundled_model_path(parts.netloc)
+        except LookupError as error:
+            raise ModelNotFound(str(error)) from error
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
+        return Path(unquote(parts.path))
+    if parts.scheme == "" and uri.startswith("/"):
+        return Path(uri)
+    if parts.scheme == "":
+        raise InvalidInput(f"{uri!r} is neither a URI nor an absolute path")
+    return None
+
+
+def _located(folder: Path, digest: str) -> Located:
+    try:
+        found = sorted((path, path.stat()) for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise ModelNotFound(f"{folder}: {error.strerror or error}") from error
+    weights = [(path, facts) for path, facts in found if path.suffix == ".safetensors"]
+    if not weights:
+        raise InvalidInput(f"{folder} holds no safetensors weights; pickled ones are refused, convert the model first")
+    identity = digest or _hash(
+        [str(folder.resolve()), [[path.name, facts.st_size, facts.st_mtime_ns, facts.st_ino] for path, facts in found]]
+    )
+    return Located(
+        identity, folder, digest, tuple(path for path, _ in weights), sum(facts.st_size for _, facts in weights)
+    )
+
+
+def _read_architecture(located: Located) -> _Architecture:
+    try:
+        config = json.loads((located.folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{located.folder}: config.json cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise InvalidInput(f"{located.folder}: config.json is no JSON object")
+    names = {path.name for path in located.folder.iterdir()}
+    files: Sequence[ManifestFile] = [ManifestFile(path.name, path.stat().st_size, "") for path in located.files]
+    try:
+        tensors = inventory(located.folder, files)
+    except VerificationFailed as error:
+        raise InvalidInput(f"{located.folder}: {error.message}") from error
+    quantization = quantization_of(config, names)
+    return _Architecture(architecture_hash(config, tensors, quantization), quantization)
+
+
+def _adapter_folder(path: str) -> Path:
+    folder = _folder(path)
+    if folder is None:
+        raise InvalidInput(f"adapter {path!r} is not a folder of this node")
+    return folder
+
+
+def _rank(path: str) -> int:
+    try:
+        return int(json.loads((_adapter_folder(path) / "adapter_config.json").read_bytes())["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path}: adapter_config.json gives no rank: {error}") from error
+
+
+def _kv_bytes(order: ModelOrder) -> int:
+    asked = order.engine_args.get("kv_cache_memory_bytes", "")
+    return int(asked) if asked.isdigit() else _LEAST_KV_BYTES
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _remember(known: OrderedDict[str, _Value], key: str, value: _Value) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > _REMEMBERED:
+        known.popitem(last=False)

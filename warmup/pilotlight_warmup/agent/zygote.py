@@ -1,0 +1,151 @@
+"""The pre-imported process that forks engine hosts, kept alive: started at once, started again when it ends.
+
+Hosts die with it (PR_SET_PDEATHSIG), and it dies with us. Fork requests wait for its imports; those that were under way
+when it ended fail, and the coordinator tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+from pilotlight_protocol.engine_frames import (
+    Fork,
+    Forked,
+    ForkFailed,
+    FrameSplitter,
+    HostConfig,
+    HostExited,
+    ZygoteFrame,
+    ZygoteReady,
+    encode,
+)
+
+from pilotlight_warmup.agent.engine_process import EngineProcess
+from pilotlight_warmup.agent_port import EngineGone
+
+log = logging.getLogger(__name__)
+_FIRST_BACK_OFF_S = 0.5
+_LONGEST_BACK_OFF_S = 30.0
+_FORGIVEN_AFTER_S = 60.0
+_END_GRACE_S = 3.0
+ZYGOTE_MODULE = "pilotlight_predictor.engine.zygote"
+
+
+@dataclass(frozen=True)
+class ZygoteSettings:
+    """`environment` is the whole environment of zygote and engines. `argv` is followed by the
+    socket's number and `arguments`."""
+
+    environment: Mapping[str, str]
+    argv: tuple[str, ...] = (sys.executable, "-m", ZYGOTE_MODULE)
+    arguments: tuple[str, ...] = ()
+    import_deadline_s: float = 180.0
+
+
+class Zygote:
+    """`run` until cancelled, which ends the process and every engine with it."""
+
+    def __init__(self, settings: ZygoteSettings) -> None:
+        self._settings = settings
+        self._sock: socket.socket | None = None
+        self._ready = asyncio.Event()
+        self._forking: dict[str, EngineProcess] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        return self._ready.is_set()
+
+    async def fork(self, config: HostConfig, process: EngineProcess, control: socket.socket, output_fd: int) -> None:
+        """Hand both descriptors to a new engine host. Raises EngineGone; what becomes of it is told to `process`."""
+        try:
+            async with asyncio.timeout(self._settings.import_deadline_s):
+                await self._ready.wait()
+        except TimeoutError:
+            raise EngineGone(f"the zygote was not ready within {self._settings.import_deadline_s:g} s") from None
+        assert self._sock is not None  # while ready
+        self._forking[config.slot] = process
+        try:
+            socket.send_fds(self._sock, [bytes(encode(Fork(config)))], [control.fileno(), output_fd])
+        except OSError as error:
+            del self._forking[config.slot]
+            raise EngineGone(f"the zygote takes no requests: {error}") from error
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            began_s = time.monotonic()
+            code = await self._live()
+            failures = 0 if time.monotonic() - began_s > _FORGIVEN_AFTER_S else failures + 1
+            delay_s = min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** min(failures - 1, 16)) if failures else 0.0
+            log.warning("the zygote ended with %s; it is started again in %.1f s", code, delay_s)
+            await asyncio.sleep(delay_s)
+
+    async def _live(self) -> int:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *self._settings.argv,
+                str(theirs.fileno()),
+                *self._settings.arguments,
+                pass_fds=(theirs.fileno(),),
+                env=dict(self._settings.environment),
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._sock = ours
+        try:
+            await self._read(ours)
+        finally:
+            self._ready.clear()
+            self._sock = None
+            ours.close()
+            for waiting in self._forking.values():
+                waiting.not_started("the zygote ended before it had forked")
+            self._forking.clear()
+            await _end(process)
+        return process.returncode or 0
+
+    async def _read(self, ours: socket.socket) -> None:
+        loop, splitter, decoder = asyncio.get_running_loop(), FrameSplitter(), msgspec.msgpack.Decoder(ZygoteFrame)
+        with contextlib.suppress(OSError):
+            while data := await loop.sock_recv(ours, 65536):
+                for body in splitter.feed(data):
+                    self._hear(decoder.decode(body))
+
+    def _hear(self, frame: ZygoteFrame) -> None:
+        match frame:
+            case ZygoteReady(pid, import_s):
+                log.info("the zygote (pid %d) is ready, its imports took %.2f s", pid, import_s)
+                self._ready.set()
+            case Forked(slot, pid):
+                if (process := self._forking.pop(slot, None)) is not None:
+                    log.info("the engine of %s is pid %d", slot, pid)
+                    process.watch(pid)
+            case ForkFailed(slot, reason):
+                if (process := self._forking.pop(slot, None)) is not None:
+                    process.not_started(reason)
+            case HostExited(slot, pid, code):
+                log.info("the engine of %s (pid %d) ended with %d", slot, pid, code)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Its socket is closed, so it ends by itself; if not, it is killed, and the kernel kills its engines."""
+    try:
+        async with asyncio.timeout(_END_GRACE_S):
+            await process.wait()
+    except (TimeoutError, asyncio.CancelledError) as error:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        await process.wait()
+        if isinstance(error, asyncio.CancelledError):
+            raise

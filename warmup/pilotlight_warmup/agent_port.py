@@ -1,0 +1,188 @@
+"""What the coordinator asks of an agent, and what an agent tells it: the seam between the two.
+
+In one process the agent implements `AgentPort` directly; apart, `agent.http_client` implements it over HTTP. Commands
+return when they are done and raise when they failed; what happens by itself arrives as an event. An agent never
+chooses: it does what it is told, refuses what its slot cannot do, and knows what it has granted.
+
+    AgentError
+    ├── EngineGone        the engine process of that slot is dead (or was, before the command came)
+    ├── SwapFailed        the process lives, its weights are not to be trusted: stop it
+    ├── EngineRefused     booting it again the same way would fail again; the message says what to change
+    └── AgentUnreachable  nobody knows what became of the command
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from .policy.lease_terms import Isolation, Priority
+from .policy.prediction import Tier
+from .policy.slot_lifecycle import SlotState
+
+
+class AgentError(Exception):
+    """A command failed; the message is for a person."""
+
+
+class EngineGone(AgentError):
+    pass
+
+
+class SwapFailed(AgentError):
+    pass
+
+
+class EngineRefused(AgentError):
+    pass
+
+
+class AgentUnreachable(AgentError):
+    pass
+
+
+class SlotFacts(msgspec.Struct, frozen=True):
+    """A device share. `device`: `cpu`, `cuda:0`, a MIG UUID. `cpus`: threads its engine may use, 0 on a GPU."""
+
+    slot_id: str
+    device: str
+    memory_bytes: int
+    cpus: int
+
+
+class ModelOrder(msgspec.Struct, frozen=True):
+    """A model as a holder asks for it. `loras`: (name, directory)."""
+
+    uri: str
+    engine_args: dict[str, str] = {}
+    quantization: str = "auto"
+    loras: tuple[tuple[str, str], ...] = ()
+
+
+class ModelFacts(msgspec.Struct, frozen=True):
+    """What the agent found out about a model. `key` names the bytes that an engine would serve (files and adapters);
+    `swappable`: exchanging weights of this quantization is proven on this device; `memory_bytes`: what an engine for
+    it needs of a slot."""
+
+    key: str
+    fingerprint: str
+    quantization: str
+    weights_bytes: int
+    memory_bytes: int
+    tier: Tier
+    swappable: bool
+
+
+class EngineOrder(msgspec.Struct, frozen=True):
+    """Which engine a slot is to run: the model's facts, what they were read from, and the name it is served under."""
+
+    model: ModelOrder
+    facts: ModelFacts
+    model_name: str
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """One lease on one engine. The agent keeps it, so that a new coordinator can learn of it. `held_s`: since when,
+    as an age, because the clocks of two machines differ."""
+
+    lease_id: str
+    secret_sha256: str
+    tenant: str
+    model_name: str
+    priority: Priority
+    granted_priority: Priority
+    isolation: Isolation
+    held_s: float = 0.0
+
+
+class EngineReady(msgspec.Struct, frozen=True):
+    """A boot or swap is done. `incarnation` numbers the slot's processes; `weights_s` is what moving weights took,
+    `phases_s` everything by name, in order."""
+
+    incarnation: int
+    weights_s: float
+    phases_s: dict[str, float]
+
+
+class SlotReport(msgspec.Struct, frozen=True):
+    """One slot as its agent knows it; `tenant` and `isolation` are what the process remembers (policy.isolation)."""
+
+    slot_id: str
+    state: SlotState
+    incarnation: int
+    engine: EngineOrder | None = None
+    tenant: str = ""
+    isolation: Isolation = "shared"
+    grant: Grant | None = None
+    idle: bool = True
+    endpoint: str = ""
+
+
+class EngineLost(msgspec.Struct, frozen=True, tag="lost"):
+    """`incarnation` counts a slot's engine processes, so that late news about an old one are recognised."""
+
+    slot_id: str
+    incarnation: int
+    reason: str
+
+
+class WorkBegan(msgspec.Struct, frozen=True, tag="busy"):
+    slot_id: str
+    lease_id: str
+
+
+class WorkEnded(msgspec.Struct, frozen=True, tag="idle"):
+    slot_id: str
+    lease_id: str
+
+
+EngineEvent = EngineLost | WorkBegan | WorkEnded
+Listener = Callable[[EngineEvent], None]
+
+
+class AgentPort(Protocol):
+    """One agent. Commands for one slot never overlap; the coordinator sees to that."""
+
+    name: str
+    slots: tuple[SlotFacts, ...]
+
+    @property
+    def has_zygote(self) -> bool:
+        """True while a fork is possible, so that a boot needs no imports."""
+        ...
+
+    def listen(self, listener: Listener) -> None:
+        """Hear events from now on; `listener` must not block."""
+        ...
+
+    async def describe(self, order: ModelOrder) -> ModelFacts:
+        """Fetch the model where it is not here yet and say what it is. Raises PilotlightError (400, 404, 5xx)."""
+        ...
+
+    async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
+        """Fork (or start) an engine in an empty slot. Raises EngineGone, EngineRefused; then it is empty again."""
+        ...
+
+    async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
+        """Exchange the weights of an idle engine. Raises EngineGone, SwapFailed."""
+        ...
+
+    async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
+        """Serve the lease; returns the endpoint (`unix:///…`, `tcp://host:port`). `tenant` and `isolation`: what the
+        process remembers from now on. Raises EngineGone."""
+        ...
+
+    async def revoke(self, slot_id: str, lease_id: str, reason: str, deadline_s: float) -> None:
+        """End the lease's streams and connection and drop its KV cache. A lease that is not there (any more) is fine.
+        Raises EngineGone, also where the engine did not answer in time."""
+        ...
+
+    async def stop(self, slot_id: str) -> None:
+        """End the engine process, gently if it hears it; returns when its memory is free. An empty slot is fine."""
+        ...
+
+    async def report(self) -> tuple[SlotReport, ...]:
+        """Every slot."""
+        ...

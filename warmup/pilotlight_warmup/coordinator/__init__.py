@@ -1,0 +1,13 @@
+"""The coordinator: leases in, engines out. Decides with `policy`, acts through `agent_port`.
+
+module         is responsible for
+lease_bodies   the JSON of the lease API
+pool           the one state (ledger, queue, predictions, worth) and every step that changes it
+dispatch       who is next and where: fair order, preemption, placement
+slot_driver    one task per slot: brings it from what it is to what its lease needs
+warmth         what idle engines are kept for, stopped for, or booted ahead for
+desk           the holders' side: ask, poll, renew, release
+exposition     Prometheus metrics
+http_api       the routes
+coordinator    puts these together and owns their tasks
+"""

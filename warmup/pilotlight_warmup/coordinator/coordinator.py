@@ -1,0 +1,248 @@
+"""Puts the coordinator together and owns its tasks: one dispatcher, one ticker, one driver per slot.
+
+Everything happens in one event loop and every step on the pool is synchronous, so there are no locks. A task that
+fails ends `run`, and with it the process: engines end with their agent, and whoever supervises starts afresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pilotlight_protocol.errors import InvalidInput, TooManyRequests, Unavailable
+
+from pilotlight_warmup.agent_port import (
+    AgentPort,
+    EngineEvent,
+    EngineLost,
+    EngineOrder,
+    ModelFacts,
+    ModelOrder,
+    SlotReport,
+    WorkBegan,
+)
+from pilotlight_warmup.coordinator.desk import Desk
+from pilotlight_warmup.coordinator.dispatch import Dispatch
+from pilotlight_warmup.coordinator.exposition import Exposition
+from pilotlight_warmup.coordinator.lease_bodies import LeaseLine, ModelLine, PrewarmRequest, SlotLine
+from pilotlight_warmup.coordinator.pool import Pool, PoolPolicy
+from pilotlight_warmup.coordinator.slot_driver import DriverSettings, SlotDriver
+from pilotlight_warmup.coordinator.warmth import MOST_SCHEDULES, LoadAhead, Warmth
+from pilotlight_warmup.policy.forecast import ForecastSpec
+from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
+from pilotlight_warmup.policy.lease_lifecycle import LeaseEvent, LeaseState
+from pilotlight_warmup.policy.lease_terms import Isolation
+from pilotlight_warmup.policy.ledger import Engine, Slot
+from pilotlight_warmup.policy.prewarm_schedule import InvalidSchedule
+
+log = logging.getLogger(__name__)
+_TICK_S = 0.2
+_SWEEP_EVERY = 50
+_KNOWN_MODELS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorSettings:
+    policy: PoolPolicy = field(default_factory=PoolPolicy)
+    driver: DriverSettings = field(default_factory=DriverSettings)
+    keep_alive: KeepAliveSpec = field(default_factory=KeepAliveSpec)
+    forecast: ForecastSpec = field(default_factory=ForecastSpec)
+    isolation: Isolation = "shared"
+
+
+class Coordinator:
+    """`attach` agents, then `run` until cancelled. `desk` is the holders' side."""
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self.pool = Pool(settings.policy, clock)
+        self.exposition = Exposition(self.pool)
+        self.desk = Desk(self.pool, self.describe, self.exposition, settings.isolation)
+        self._held_warm: dict[str, float] = {}
+        self._drivers: dict[str, SlotDriver] = {}
+        self._agents: dict[str, AgentPort] = {}
+        self._known: dict[str, EngineOrder] = {}
+        self._dispatch = Dispatch(self.pool, self._drivers, self._held_warm)
+        self._warmth = Warmth(
+            self.pool, self._dispatch.would_place, self._held_warm, settings.keep_alive, settings.forecast, unix_clock
+        )
+        self._wake = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self.pool.on_change.append(self._on_change)
+
+    async def run(self, agents: list[AgentPort]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            for agent in agents:
+                await self.attach(agent)
+            tasks.create_task(self._dispatching(), name="dispatch")
+            tasks.create_task(self._ticking(), name="ticker")
+
+    async def attach(self, agent: AgentPort) -> None:
+        """Take over an agent's slots as they are."""
+        assert self._tasks is not None  # `run` attaches, or runs
+        reports = await agent.report()
+        for facts in agent.slots:
+            self._agents[facts.slot_id] = agent
+            driver = SlotDriver(facts.slot_id, agent, self.pool, self.exposition, self._settings.driver)
+            self._drivers[facts.slot_id] = driver
+        now_s = self.pool.now_s()
+        slots = {report.slot_id: _slot(report, now_s) for report in reports}
+        self.pool.add_slots({facts.slot_id: facts for facts in agent.slots}, slots)
+        agent.listen(self._hear)
+        for facts in agent.slots:
+            self._tasks.create_task(self._drivers[facts.slot_id].run(), name=f"driver of {facts.slot_id}")
+        log.info("agent %s has %s", agent.name, ", ".join(facts.slot_id for facts in agent.slots))
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no more leases; return when none holds a slot any more, or after the deadline."""
+        self.desk.close()
+        changed = asyncio.Event()
+        self.pool.on_change.append(changed.set)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                while any(slot.lease_id is not None for slot in self.pool.ledger.slots.values()):
+                    await changed.wait()
+                    changed.clear()
+
+    async def describe(self, order: ModelOrder) -> ModelFacts:
+        if not self._agents:
+            raise Unavailable("no agent has registered yet")
+        facts = await next(iter(self._agents.values())).describe(order)
+        self._known[facts.key] = EngineOrder(order, facts, "")
+        if len(self._known) > _KNOWN_MODELS:
+            del self._known[next(iter(self._known))]
+        return facts
+
+    async def prewarm(self, asked: PrewarmRequest) -> ModelLine:
+        """Raises InvalidInput for a schedule that is not understood, and what `describe` raises."""
+        model = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
+        order = EngineOrder(model, await self.describe(model), asked.model_name)
+        if asked.schedule is not None:
+            if self._warmth.scheduled >= MOST_SCHEDULES:
+                raise TooManyRequests(f"{MOST_SCHEDULES} schedules at most; end one with an empty schedule first")
+            try:
+                self._warmth.schedule(order, asked.schedule)
+            except InvalidSchedule as error:
+                raise InvalidInput(str(error), param="schedule") from error
+        else:
+            self._warmth.hold(order, asked.hold_s)
+        self._keep_warm()
+        return self._model_line(order)
+
+    def leases(self) -> list[LeaseLine]:
+        now_s = self.pool.now_s()
+        lines: list[LeaseLine] = []
+        for lease_id, lease in self.pool.ledger.leases.items():
+            record, wish = self.pool.records[lease_id], lease.wish
+            lines.append(
+                LeaseLine(
+                    lease_id, wish.tenant, wish.model, record.order.model_name, wish.priority,
+                    record.granted_priority, wish.isolation, lease.state, now_s - record.asked_s, lease.slot_id,
+                    record.path, record.eta_s, record.reasons,
+                )
+            )  # fmt: skip
+        return lines
+
+    def slots(self) -> list[SlotLine]:
+        now_s = self.pool.now_s()
+        lines: list[SlotLine] = []
+        for slot_id, slot in self.pool.ledger.slots.items():
+            facts, engine = self.pool.slots[slot_id], slot.engine
+            lines.append(
+                SlotLine(
+                    slot_id, self._agents[slot_id].name, facts.device, facts.memory_bytes, facts.cpus, slot.state,
+                    now_s - slot.since_s, engine.model if engine else None, engine.fingerprint if engine else None,
+                    engine.tenant if engine else None, slot.lease_id, self._drivers[slot_id].busy_left_s(now_s),
+                )
+            )  # fmt: skip
+        return lines
+
+    def models(self) -> list[ModelLine]:
+        return [self._model_line(order) for order in self._known.values()]
+
+    def _model_line(self, order: EngineOrder) -> ModelLine:
+        facts, slots = order.facts, self.pool.ledger.slots.values()
+        until_s = self._held_warm.get(facts.key)
+        return ModelLine(
+            order.model.uri, facts.key, facts.fingerprint, facts.quantization, facts.weights_bytes, facts.tier,
+            facts.swappable,
+            tuple(slot.slot_id for slot in slots if slot.engine is not None and slot.engine.model == facts.key),
+            until_s - self.pool.now_s() if until_s is not None else None,
+            self._warmth.schedule_of(facts.key),
+        )  # fmt: skip
+
+    def _on_change(self) -> None:
+        self._wake.set()
+        for driver in self._drivers.values():
+            driver.kick()
+
+    async def _dispatching(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._dispatch.run()
+            self._warmth.observe()
+
+    async def _ticking(self) -> None:
+        ticks = 0
+        while True:
+            await asyncio.sleep(_TICK_S)
+            for lease_id in self.pool.expire():
+                self.exposition.ended("expired")
+                log.info("lease %s expired: its holder was silent for %g s", lease_id, self.pool.policy.expires_s)
+            self._refuse_late()
+            self._keep_warm()
+            # Predictions change with time alone: look again at those who wait.
+            if self.pool.fair.waiting:
+                self._wake.set()
+            ticks += 1
+            if ticks % _SWEEP_EVERY == 0:
+                self.pool.sweep()
+
+    def _refuse_late(self) -> None:
+        now_s = self.pool.now_s()
+        for lease_id, lease in list(self.pool.ledger.leases.items()):
+            if lease.state not in {LeaseState.QUEUED, LeaseState.PLACING} or lease.wish.deadline_at_s is None:
+                continue
+            if now_s >= lease.wish.deadline_at_s:
+                reasons = "; ".join(self.pool.records[lease_id].reasons)
+                log.info("lease %s is refused: its deadline passed while it was %s", lease_id, lease.state)
+                self.exposition.ended("late")
+                why = f"the deadline passed while the lease was {lease.state}: {reasons}"
+                self.pool.end(lease_id, LeaseEvent.REFUSE, Unavailable(why, retry_after_s=5.0))
+
+    def _keep_warm(self) -> None:
+        for wish in self._warmth.decide():
+            driver = self._drivers[wish.slot_id]
+            if isinstance(wish, LoadAhead):
+                log.info("slot %s: %s is loaded ahead (%s: %s)", wish.slot_id, wish.order.facts.key[:12], wish.why,
+                         wish.reason)  # fmt: skip
+                self.exposition.prewarmed(wish.why)
+                driver.warm(wish.order)
+            else:
+                driver.stop_idle(wish.reason)
+
+    def _hear(self, event: EngineEvent) -> None:
+        if isinstance(event, EngineLost):
+            self._drivers[event.slot_id].lost(event.incarnation, event.reason)
+            return
+        began = isinstance(event, WorkBegan)
+        self.pool.work(event.lease_id, LeaseEvent.WORK_BEGAN if began else LeaseEvent.WORK_ENDED)
+
+
+def _slot(report: SlotReport, now_s: float) -> Slot:
+    order = report.engine
+    if order is None:
+        return Slot(report.slot_id, report.state, now_s)
+    engine = Engine(order.facts.key, order.facts.fingerprint, report.tenant, report.isolation)
+    return Slot(report.slot_id, report.state, now_s, engine)

@@ -1,0 +1,109 @@
+"""The JSON of the lease API. Unknown fields are refused, so that a misspelt one is not silently ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from pilotlight_warmup.policy.lease_terms import Isolation, Priority
+
+LONGEST_WAIT_S = 600.0
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
+Uri = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=LONGEST_WAIT_S)]
+
+
+class LeaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`deadline_s`: ready by then, or refused. `wait_s`: hold the call until the lease is active, at most so long.
+
+    `isolation` null: the service's own setting. `quantization`: what the engine host is asked for (`auto`, `awq`, …).
+    """
+
+    model: Uri
+    model_name: Name
+    tenant: Name = "default"
+    priority: Priority = "normal"
+    deadline_s: Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)] = 60.0
+    wait_s: Seconds = 0.0
+    isolation: Isolation | None = None
+    quantization: Name = "auto"
+    engine_args: Annotated[dict[Name, str], msgspec.Meta(max_length=64)] = {}
+    loras: Annotated[tuple[tuple[Name, Uri], ...], msgspec.Meta(max_length=64)] = ()
+
+
+class PrewarmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`hold_s`: keep it warm for so long. `schedule`: the value of the annotation `pilotlight.dev/prewarm`; it replaces
+    the model's earlier one, and an empty one ends it."""
+
+    model: Uri
+    model_name: Name
+    hold_s: Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)] = 900.0
+    schedule: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
+    quantization: Name = "auto"
+    engine_args: Annotated[dict[Name, str], msgspec.Meta(max_length=64)] = {}
+    loras: Annotated[tuple[tuple[Name, Uri], ...], msgspec.Meta(max_length=64)] = ()
+
+
+class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`secret` is in the answer to the POST alone. `endpoint` is there once the state is active or idle."""
+
+    lease_id: str
+    state: str
+    expires_s: float
+    path: str = ""
+    eta_s: float | None = None
+    endpoint: str = ""
+    secret: str = ""
+    reasons: tuple[str, ...] = ()
+    phases_s: dict[str, float] = {}
+
+
+class LeaseLine(msgspec.Struct, frozen=True):
+    """One line of `GET /v1/leases`."""
+
+    lease_id: str
+    tenant: str
+    model: str
+    model_name: str
+    priority: str
+    granted_priority: str
+    isolation: str
+    state: str
+    age_s: float
+    slot: str | None
+    path: str
+    eta_s: float | None
+    reasons: tuple[str, ...]
+
+
+class SlotLine(msgspec.Struct, frozen=True):
+    """One line of `GET /v1/slots`. `model` is the digest of what is loaded; `tenant` whom the process has served."""
+
+    slot: str
+    agent: str
+    device: str
+    memory_bytes: int
+    cpus: int
+    state: str
+    since_s: float
+    model: str | None
+    fingerprint: str | None
+    tenant: str | None
+    lease_id: str | None
+    busy_left_s: float
+
+
+class ModelLine(msgspec.Struct, frozen=True):
+    """One line of `GET /v1/models`: what was asked for since the start, and where it is."""
+
+    model: str
+    key: str
+    fingerprint: str
+    quantization: str
+    weights_bytes: int
+    tier: str
+    swappable: bool
+    loaded_in: tuple[str, ...]
+    held_until_s: float | None
+    schedule: str

@@ -1,0 +1,213 @@
+"""The pool's one state and every step that changes it, so that ledger, queue, charges and holders never disagree.
+
+Belongs to one event loop. It does not choose (dispatch does) and does not act (slot drivers do); whoever changes
+something here is told apart by nothing: `changed` calls everyone who may have something to do now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pilotlight_protocol.errors import PilotlightError, Unavailable
+
+from pilotlight_warmup.agent_port import EngineOrder, SlotFacts
+from pilotlight_warmup.policy import fairness, greedy_dual, ledger, placement, prediction
+from pilotlight_warmup.policy.fairness import FairnessSpec
+from pilotlight_warmup.policy.lease_lifecycle import ENDED, LeaseEvent, LeaseState
+from pilotlight_warmup.policy.lease_terms import LeaseWish, Priority
+from pilotlight_warmup.policy.placement import PlacementSpec
+from pilotlight_warmup.policy.prediction import PredictionSpec
+from pilotlight_warmup.policy.slot_lifecycle import SlotEvent
+
+log = logging.getLogger(__name__)
+MOST_TRIES = 3
+_REMEMBERED_MODELS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPolicy:
+    """`expires_s`: a lease whose holder has been silent for so long ends. `keep_ended_s`: for answering 410."""
+
+    fairness: FairnessSpec = field(default_factory=FairnessSpec)
+    placement: PlacementSpec = field(default_factory=lambda: PlacementSpec(PredictionSpec()))
+    expires_s: float = 15.0
+    keep_ended_s: float = 60.0
+
+
+@dataclass
+class LeaseRecord:
+    """What the ledger does not know of a lease: what to load, and what to answer its holder."""
+
+    wish: LeaseWish
+    order: EngineOrder
+    secret_sha256: str
+    asked_s: float
+    granted_priority: Priority
+    phases_s: dict[str, float] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    path: str = ""
+    eta_s: float | None = None
+    promised_s: float = 0.0
+    endpoint: str = ""
+    error: PilotlightError | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Pool:
+    """`on_change` callbacks are called after every step, in the loop, and must not block or change the pool."""
+
+    def __init__(self, policy: PoolPolicy, clock: Callable[[], float]) -> None:
+        self.policy = policy
+        self.now_s = clock
+        self.ledger = ledger.empty_ledger((), clock())
+        self.fair = fairness.FairnessState()
+        self.predictions = prediction.PredictionState()
+        self.worth = greedy_dual.GreedyDualState()
+        self.records: dict[str, LeaseRecord] = {}
+        self.slots: dict[str, SlotFacts] = {}
+        self.on_change: list[Callable[[], None]] = []
+
+    def add_slots(self, facts: Mapping[str, SlotFacts], reported: Mapping[str, ledger.Slot]) -> None:
+        """An agent's slots, as it reports them."""
+        self.slots.update(facts)
+        self.ledger = ledger.Ledger(self.ledger.leases, {**self.ledger.slots, **reported})
+        self._changed()
+
+    def admit(self, record: LeaseRecord) -> None:
+        """Queue a lease. Raises Unavailable when the queue, or its tenant's part of it, is full."""
+        now_s = self.now_s()
+        refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, record.wish, now_s)
+        if refusal is not None:
+            raise Unavailable(refusal, retry_after_s=5.0)
+        self.ledger = ledger.admit(self.ledger, record.wish, now_s + self.policy.expires_s, now_s)
+        self.records[record.wish.lease_id] = record
+        self._changed()
+
+    def renew(self, lease_id: str) -> None:
+        self.ledger = ledger.heartbeat(self.ledger, lease_id, self.now_s() + self.policy.expires_s)
+
+    def reserve(self, lease_id: str, chosen: placement.Candidate) -> None:
+        """Bind a waiting lease to the slot that placement chose; the slot's driver does the rest."""
+        now_s = self.now_s()
+        record = self.records[lease_id]
+        record.path, record.eta_s, record.promised_s = chosen.path, chosen.eta_s, now_s + chosen.eta_s
+        record.phases_s["queue"] = now_s - record.asked_s - record.phases_s.get("prefetch", 0.0)
+        self.ledger = ledger.reserve(self.ledger, lease_id, chosen.slot_id, now_s)
+        self.fair = fairness.started(self.policy.fairness, self.fair, lease_id, now_s)
+        self._tell(lease_id)
+
+    def begin(self, slot_id: str, event: SlotEvent, order: EngineOrder) -> None:
+        """BOOT or SWAP: from now on the slot is on its way to this engine."""
+        engine = ledger.Engine(order.facts.key, order.facts.fingerprint)
+        self._slot(slot_id, event, engine)
+
+    def slot_event(self, slot_id: str, event: SlotEvent) -> None:
+        """Any event that takes no seat away."""
+        self._slot(slot_id, event)
+
+    def engine_lost(self, slot_id: str, event: SlotEvent, error: PilotlightError, *, again: bool) -> None:
+        """DIED or SWAP_FAILED. A lease that was being placed queues again unless not `again` or out of tries; one that
+        had its engine has lost it, and its holder decides what to do."""
+        lease_id = self.ledger.slots[slot_id].lease_id
+        before = self.ledger.leases[lease_id].state if lease_id is not None else None
+        self._slot(slot_id, event)
+        if lease_id is None or before is None:
+            return
+        now_s = self.now_s()
+        self.fair = fairness.ended(self.policy.fairness, self.fair, lease_id, now_s)
+        lease = self.ledger.leases[lease_id]
+        if before is LeaseState.PLACING and again and lease.tries < MOST_TRIES:
+            refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, lease.queued_at_s)
+            if refusal is None:
+                log.info("lease %s waits again after try %d: %s", lease_id, lease.tries, error.message)
+                self._tell(lease_id)
+                return
+        self.records[lease_id].error = error
+        if lease.state is LeaseState.QUEUED:
+            self.end(lease_id, LeaseEvent.REFUSE, error)
+        else:
+            self._tell(lease_id)
+
+    def grant(self, slot_id: str, endpoint: str) -> LeaseRecord:
+        """The slot's engine serves the lease it was reserved for."""
+        now_s = self.now_s()
+        lease_id = self.ledger.slots[slot_id].lease_id
+        self.ledger = ledger.grant(self.ledger, slot_id, now_s)
+        assert lease_id is not None  # ledger.grant raised otherwise
+        record = self.records[lease_id]
+        record.endpoint, record.eta_s = endpoint, 0.0
+        self.renew(lease_id)
+        self._touch(record)
+        self._tell(lease_id)
+        return record
+
+    def end(self, lease_id: str, event: LeaseEvent, error: PilotlightError | None = None) -> None:
+        """RELEASE, EXPIRE, REFUSE or PREEMPT; its seat, place in the queue and charge are given back."""
+        record = self.records[lease_id]
+        now_s = self.now_s()
+        self.ledger = ledger.lease_event(self.ledger, lease_id, event, now_s)
+        self.fair = fairness.withdraw(self.fair, lease_id)
+        self.fair = fairness.ended(self.policy.fairness, self.fair, lease_id, now_s)
+        record.error = error or record.error
+        self._tell(lease_id)
+
+    def work(self, lease_id: str, event: LeaseEvent) -> None:
+        """WORK_BEGAN or WORK_ENDED, where it changes anything."""
+        lease = self.ledger.leases.get(lease_id)
+        wanted = LeaseState.IDLE if event is LeaseEvent.WORK_BEGAN else LeaseState.ACTIVE
+        if lease is not None and lease.state is wanted:
+            self.ledger = ledger.lease_event(self.ledger, lease_id, event, self.now_s())
+            self._changed()
+
+    def expire(self) -> tuple[str, ...]:
+        """End every lease whose holder is silent; returns their ids."""
+        now_s = self.now_s()
+        self.ledger, late = ledger.expire(self.ledger, now_s)
+        for lease_id in late:
+            self.fair = fairness.withdraw(self.fair, lease_id)
+            self.fair = fairness.ended(self.policy.fairness, self.fair, lease_id, now_s)
+            self._tell(lease_id)
+        return late
+
+    def sweep(self) -> None:
+        """Forget what ended a while ago, so that nothing here grows without bound."""
+        now_s = self.now_s()
+        self.ledger = ledger.sweep(self.ledger, now_s, self.policy.keep_ended_s)
+        self.records = {key: record for key, record in self.records.items() if key in self.ledger.leases}
+        self.fair = fairness.forget_idle_tenants(self.policy.fairness, self.fair, now_s)
+
+    def learn(self, outcome: prediction.Outcome) -> None:
+        self.predictions = prediction.observe(self.policy.placement.prediction, self.predictions, outcome)
+
+    def is_over(self, lease_id: str) -> bool:
+        lease = self.ledger.leases.get(lease_id)
+        return lease is None or lease.state in ENDED or lease.state is LeaseState.PREEMPTED
+
+    def _touch(self, record: LeaseRecord) -> None:
+        facts = record.order.facts
+        spec = self.policy.placement.prediction
+        back_s = prediction.predict(spec, self.predictions, "swap", facts.tier, facts.fingerprint, facts.weights_bytes)
+        self.worth = greedy_dual.touch(self.worth, facts.key, 1, back_s)
+        spare = len(self.worth.entries) - _REMEMBERED_MODELS
+        if spare > 0:
+            _, self.worth = greedy_dual.make_room(self.worth, 0, _REMEMBERED_MODELS)
+
+    def _slot(self, slot_id: str, event: SlotEvent, engine: ledger.Engine | None = None) -> None:
+        before = self.ledger.slots[slot_id].state
+        self.ledger = ledger.slot_event(self.ledger, slot_id, event, self.now_s(), engine)
+        log.debug("slot %s: %s -> %s (%s)", slot_id, before, self.ledger.slots[slot_id].state, event)
+        self._changed()
+
+    def _tell(self, lease_id: str) -> None:
+        record = self.records.get(lease_id)
+        if record is not None:
+            record.changed.set()
+            record.changed = asyncio.Event()
+        self._changed()
+
+    def _changed(self) -> None:
+        for callback in self.on_change:
+            callback()

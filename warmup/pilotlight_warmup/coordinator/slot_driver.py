@@ -1,0 +1,313 @@
+"""One task per slot: looks at what the slot is and what its lease needs, does the next step, and looks again.
+
+    slot                                       next step
+    failed                                     wait out the back-off, stop what is left
+    draining                                   revoke the lease that ended
+    idle, reserved, weights and tenant right   grant
+    idle, reserved, swap possible              swap
+    idle, reserved, anything else              stop, then boot
+    idle, nobody's, no longer wanted           stop
+    idle or empty, ordered warm                swap or boot, and stay idle
+    empty, reserved                            boot
+
+Level-triggered: a reservation that disappears or changes during a step is seen at the next look. The only caller of an
+agent's commands for its slot, so that they never overlap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
+
+from pilotlight_warmup.agent_port import (
+    AgentError,
+    AgentPort,
+    EngineOrder,
+    EngineReady,
+    EngineRefused,
+    Grant,
+    SwapFailed,
+)
+from pilotlight_warmup.coordinator.exposition import Exposition
+from pilotlight_warmup.coordinator.pool import MOST_TRIES, LeaseRecord, Pool
+from pilotlight_warmup.policy.isolation import after_serving, may_reuse
+from pilotlight_warmup.policy.lease_terms import LeaseWish
+from pilotlight_warmup.policy.ledger import Slot
+from pilotlight_warmup.policy.prediction import Outcome, Path, predict
+from pilotlight_warmup.policy.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSettings:
+    """Deadlines of an agent's commands, and the back-off after an engine failed, which doubles up to its end."""
+
+    boot_deadline_s: float = 300.0
+    swap_deadline_s: float = 60.0
+    drain_deadline_s: float = 5.0
+    first_back_off_s: float = 0.25
+    longest_back_off_s: float = 30.0
+
+
+class SlotDriver:
+    """`run` until cancelled; `kick` after anything that may concern this slot."""
+
+    def __init__(
+        self, slot_id: str, agent: AgentPort, pool: Pool, exposition: Exposition, settings: DriverSettings
+    ) -> None:
+        self._slot_id = slot_id
+        self._agent = agent
+        self._pool = pool
+        self._exposition = exposition
+        self._settings = settings
+        self._wake = asyncio.Event()
+        self._failures = 0
+        self._not_before_s = 0.0
+        self._step_ends_s = 0.0
+        self._granted = ""
+        self._incarnation = 0
+        self._unwanted = ""
+        self._warm: EngineOrder | None = None
+
+    @property
+    def has_zygote(self) -> bool:
+        return self._agent.has_zygote
+
+    def busy_left_s(self, now_s: float) -> float:
+        """Predicted rest of what the slot is doing now, the back-off included."""
+        return max(0.0, self._step_ends_s - now_s, self._not_before_s - now_s)
+
+    def kick(self) -> None:
+        self._wake.set()
+
+    def stop_idle(self, reason: str) -> None:
+        """Nobody wants this engine: stop it unless a lease comes first."""
+        self._unwanted = reason
+        self.kick()
+
+    def warm(self, order: EngineOrder) -> None:
+        """Hold this model, unless a lease comes first."""
+        self._warm = order
+        self.kick()
+
+    def serves(self, lease_id: str, incarnation: int) -> None:
+        """A new coordinator learns what its agent granted before."""
+        self._granted, self._incarnation = lease_id, incarnation
+
+    def lost(self, incarnation: int, reason: str) -> None:
+        """The agent says that an engine process is gone; news about an earlier one are dropped."""
+        if incarnation == self._incarnation:
+            self._died(reason)
+
+    def _died(self, reason: str) -> None:
+        if self._slot.state in {SlotState.EMPTY, SlotState.FAILED, SlotState.STOPPING}:
+            return
+        self._fail(SlotEvent.DIED, Unavailable(f"the engine was lost: {reason}"))
+        self.kick()
+
+    async def run(self) -> None:
+        while True:
+            self._wake.clear()
+            step = self._next_step()
+            if step is None:
+                await self._wake.wait()
+                continue
+            try:
+                await step()
+            except AgentError as error:
+                self._died(str(error))
+            except LifeCycleViolation as violation:
+                log.info("slot %s: came too late: %s", self._slot_id, violation)
+            finally:
+                self._step_ends_s = 0.0
+
+    @property
+    def _slot(self) -> Slot:
+        return self._pool.ledger.slots[self._slot_id]
+
+    def _next_step(self) -> Callable[[], Awaitable[None]] | None:
+        slot = self._slot
+        match slot.state:
+            case SlotState.FAILED:
+                return self._clear_failed
+            case SlotState.DRAINING:
+                return self._drain
+            case SlotState.STOPPING:
+                return self._stop
+            case SlotState.IDLE:
+                return self._from_idle(slot)
+            case SlotState.EMPTY:
+                self._unwanted = ""
+                order = self._wanted_order(slot)
+                return None if order is None else lambda: self._boot(order)
+        return None
+
+    def _from_idle(self, slot: Slot) -> Callable[[], Awaitable[None]] | None:
+        order, engine = self._wanted_order(slot), slot.engine
+        assert engine is not None  # the ledger's promise for every state but empty
+        if order is None:
+            return self._begin_stop if self._unwanted else None
+        self._unwanted = ""
+        wish = self._pool.ledger.leases[slot.lease_id].wish if slot.lease_id is not None else None
+        if wish is None or may_reuse(engine.tenant, engine.isolation, wish):
+            if engine.model == order.facts.key:
+                return None if wish is None else lambda: self._grant(wish, order)
+            if engine.fingerprint == order.facts.fingerprint and order.facts.swappable:
+                return lambda: self._swap(order)
+        return self._begin_stop
+
+    def _wanted_order(self, slot: Slot) -> EngineOrder | None:
+        if slot.lease_id is not None:
+            self._warm = None
+            return self._pool.records[slot.lease_id].order
+        warm = self._warm
+        if warm is not None and slot.engine is not None and slot.engine.model == warm.facts.key:
+            self._warm = None
+            return None
+        return warm
+
+    async def _boot(self, order: EngineOrder) -> None:
+        path: Path = "fork" if self._agent.has_zygote else "boot"
+        predicted_s = self._expect(path, order)
+        self._pool.begin(self._slot_id, SlotEvent.BOOT, order)
+        began_s = self._pool.now_s()
+        try:
+            ready = await self._agent.boot(self._slot_id, order, self._settings.boot_deadline_s)
+        except EngineRefused as error:
+            self._refuse(InvalidInput(str(error)))
+            return
+        self._incarnation = ready.incarnation
+        self._pool.slot_event(self._slot_id, SlotEvent.BOOTED)
+        self._finish(path, order, ready, predicted_s, began_s)
+
+    async def _swap(self, order: EngineOrder) -> None:
+        predicted_s = self._expect("swap", order)
+        self._pool.begin(self._slot_id, SlotEvent.SWAP, order)
+        began_s = self._pool.now_s()
+        try:
+            ready = await self._agent.swap(self._slot_id, order, self._settings.swap_deadline_s)
+        except SwapFailed as error:
+            self._exposition.swap_failed()
+            self._fail(SlotEvent.SWAP_FAILED, Unavailable(f"the swap failed: {error}"))
+            return
+        self._pool.slot_event(self._slot_id, SlotEvent.SWAPPED)
+        self._finish("swap", order, ready, predicted_s, began_s)
+
+    async def _grant(self, wish: LeaseWish, order: EngineOrder) -> None:
+        engine = self._slot.engine
+        assert engine is not None
+        record = self._pool.records[wish.lease_id]
+        tenant, isolation = after_serving(engine.tenant, engine.isolation, wish)
+        grant = Grant(
+            wish.lease_id, record.secret_sha256, wish.tenant, order.model_name,
+            wish.priority, record.granted_priority, wish.isolation,
+        )  # fmt: skip
+        began_s = self._pool.now_s()
+        endpoint = await self._agent.grant(self._slot_id, grant, tenant, isolation)
+        if self._slot.state is not SlotState.IDLE:
+            return
+        if self._slot.lease_id != wish.lease_id:
+            await self._agent.revoke(
+                self._slot_id, wish.lease_id, "it ended while it was granted", self._settings.drain_deadline_s
+            )
+            return
+        now_s = self._pool.now_s()
+        took_s = now_s - began_s
+        record.phases_s["grant"] = took_s
+        if record.path == "loaded":
+            predicted_s = self._predicted("loaded", order)
+            self._pool.learn(Outcome("loaded", order.facts.tier, order.facts.fingerprint, 0, took_s, 0.0, predicted_s))
+        self._failures = 0
+        self._granted = wish.lease_id
+        self._pool.grant(self._slot_id, endpoint)
+        self._exposition.granted(record, now_s - record.asked_s, now_s - record.promised_s)
+        log.info(
+            "lease %s is active on %s after %.3f s (%s)", wish.lease_id, self._slot_id, now_s - record.asked_s,
+            ", ".join(f"{name} {seconds:.3f}" for name, seconds in record.phases_s.items()),
+        )  # fmt: skip
+
+    async def _drain(self) -> None:
+        self._step_ends_s = self._pool.now_s() + self._pool.policy.placement.drain_s
+        await self._agent.revoke(self._slot_id, self._granted, self._why_drained(), self._settings.drain_deadline_s)
+        if self._slot.state is SlotState.DRAINING:
+            self._pool.slot_event(self._slot_id, SlotEvent.DRAINED)
+
+    def _why_drained(self) -> str:
+        record = self._pool.records.get(self._granted)
+        return record.error.message if record is not None and record.error is not None else "the lease has ended"
+
+    async def _begin_stop(self) -> None:
+        slot = self._slot
+        model = slot.engine.model[:12] if slot.engine is not None else ""
+        why = f"{slot.lease_id} needs another" if slot.lease_id is not None else self._unwanted or "a prewarm"
+        log.info("slot %s: its engine with %s is stopped: %s", self._slot_id, model, why)
+        self._exposition.evicted("lease" if slot.lease_id is not None else "keep-alive")
+        self._pool.slot_event(self._slot_id, SlotEvent.STOP)
+
+    async def _stop(self) -> None:
+        self._step_ends_s = self._pool.now_s() + self._pool.policy.placement.stop_s
+        began_s = self._pool.now_s()
+        await self._agent.stop(self._slot_id)
+        self._pool.slot_event(self._slot_id, SlotEvent.STOPPED)
+        record = self._reserved()
+        if record is not None:
+            record.phases_s["stop"] = self._pool.now_s() - began_s
+
+    async def _clear_failed(self) -> None:
+        delay_s = self._not_before_s - self._pool.now_s()
+        if delay_s > 0:
+            await asyncio.sleep(delay_s)
+        self._pool.slot_event(self._slot_id, SlotEvent.STOP)
+
+    def _fail(self, event: SlotEvent, error: PilotlightError) -> None:
+        self._failures += 1
+        # The first failure is let off: a kill at random should not cost a lease that waits another second.
+        delay_s = 0.0 if self._failures == 1 else self._settings.first_back_off_s * 2.0 ** (self._failures - 2)
+        self._not_before_s = self._pool.now_s() + min(delay_s, self._settings.longest_back_off_s)
+        if self._failures >= MOST_TRIES:
+            self._warm = None
+        self._exposition.engine_failed()
+        log.warning("slot %s: %s (failure %d in a row)", self._slot_id, error.message, self._failures)
+        self._pool.engine_lost(self._slot_id, event, error, again=True)
+
+    def _refuse(self, error: InvalidInput) -> None:
+        """The engine's arguments or the model are wrong: another try would end the same way."""
+        log.warning("slot %s: the engine refuses its configuration: %s", self._slot_id, error.message)
+        self._pool.engine_lost(self._slot_id, SlotEvent.DIED, error, again=False)
+        self._warm = None
+
+    def _finish(self, path: Path, order: EngineOrder, ready: EngineReady, predicted_s: float, began_s: float) -> None:
+        facts = order.facts
+        took_s = self._pool.now_s() - began_s
+        process_s = max(0.0, took_s - ready.weights_s)
+        self._pool.learn(
+            Outcome(path, facts.tier, facts.fingerprint, facts.weights_bytes, process_s, ready.weights_s, predicted_s)
+        )
+        self._exposition.made_ready(path, ready, predicted_s, took_s)
+        record = self._reserved()
+        if record is not None:
+            record.phases_s[path] = took_s
+            record.phases_s |= {f"{path}.{name}": seconds for name, seconds in ready.phases_s.items()}
+        log.info(
+            "slot %s: %s of %s took %.3f s, predicted were %.3f s", self._slot_id, path, facts.key[:12], took_s,
+            predicted_s,
+        )  # fmt: skip
+
+    def _expect(self, path: Path, order: EngineOrder) -> float:
+        predicted_s = self._predicted(path, order)
+        self._step_ends_s = self._pool.now_s() + predicted_s
+        return predicted_s
+
+    def _predicted(self, path: Path, order: EngineOrder) -> float:
+        facts = order.facts
+        spec = self._pool.policy.placement.prediction
+        return predict(spec, self._pool.predictions, path, facts.tier, facts.fingerprint, facts.weights_bytes)
+
+    def _reserved(self) -> LeaseRecord | None:
+        lease_id = self._slot.lease_id
+        return self._pool.records[lease_id] if lease_id is not None else None
