@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+from pilotlight_protocol.engine_frames import GenerateRequest
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
-
-from pilotlight_predictor.engine.contract import GenerateRequest
 
 # vLLM's SamplingParams takes a temperature below this for greedy.
 GREEDY_BELOW = 1e-5

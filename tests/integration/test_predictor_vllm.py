@@ -183,14 +183,14 @@ def test_the_front_stays_light(predictor: RunningComponent) -> None:
 
 
 @contextlib.contextmanager
-def reading_stream(predictor: RunningComponent) -> Any:
+def reading_stream(predictor: RunningComponent, **parameters: Any) -> Any:
     """A long stream read in a thread; yields the list its lines go to."""
     lines: list[str] = []
     started = threading.Event()
 
     def read() -> None:
-        body = {"input_ids": PROMPT, "parameters": {**LONG, "max_tokens": 400}}
-        with httpx.stream("POST", url(predictor, "generate_stream"), json=body, timeout=120) as response:
+        body = {"input_ids": PROMPT, "parameters": {**LONG, "max_tokens": 400, **parameters}}
+        with httpx.stream("POST", url(predictor, "generate_stream"), json=body, timeout=200) as response:
             for line in response.iter_lines():
                 if line:
                     lines.append(line)
@@ -200,25 +200,39 @@ def reading_stream(predictor: RunningComponent) -> Any:
     thread.start()
     assert started.wait(60)
     yield lines
-    thread.join(120)
+    thread.join(240)
 
 
-def test_a_killed_engine_is_told_and_replaced_and_the_drain_waits(tmp_path: Path) -> None:
+def test_a_stream_outlives_its_engine_and_the_drain_waits(tmp_path: Path) -> None:
     port = free_port()
     argv = ["-m", "pilotlight_predictor", "--model_name=demo", "--model_uri=bundled://demo-awq", f"--http_port={port}"]
+    argv.append("--resume_deadline_s=180")
     with running(argv, port, tmp_path / "predictor.log", deadline_s=180) as predictor:
+        with reading_stream(predictor) as undisturbed:
+            pass
         (host,) = predictor.children()
         with reading_stream(predictor) as lines:
             os.kill(host, signal.SIGKILL)
+            until(lambda: predictor.get("/v2/health/ready")[0] == 503, 10, "not ready without an engine")
+            response = httpx.post(url(predictor, "generate"), json={"input_ids": PROMPT})
+            assert response.status_code == 503
+            assert 1 <= int(response.headers["retry-after"]) <= 60
+        assert tokens(lines) == tokens(undisturbed)
+        assert len(tokens(lines)) == 400
+        assert json.loads(lines[-1].removeprefix("data: "))["finish_reason"] == "length"
+        with reading_stream(predictor, temperature=1.0, seed=3) as lines:
+            os.kill(predictor.children()[0], signal.SIGKILL)
         last = json.loads(lines[-1].removeprefix("data: "))
         assert last["status"] == 503
+        assert "a request with a seed cannot go on" in last["error"]
         assert "\n" not in last["error"]
-        response = httpx.get(predictor.base + "/v2/health/ready")
-        assert response.status_code == 503
-        assert 1 <= int(response.headers["retry-after"]) <= 60
         until(lambda: predictor.get("/v2/health/ready")[0] == 200, 180, "a new engine")
         with reading_stream(predictor) as lines:
             predictor.process.send_signal(signal.SIGTERM)
-        assert json.loads(lines[-1].removeprefix("data: "))["finish_reason"] == "length"
+        assert tokens(lines) == tokens(undisturbed)
         assert predictor.process.wait(30) == 0
         assert not Path(f"/proc/{host}").exists()
+
+
+def tokens(lines: list[str]) -> list[int]:
+    return [token for line in lines for token in json.loads(line.removeprefix("data: "))["output_ids"]]
