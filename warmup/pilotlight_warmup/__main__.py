@@ -65,7 +65,7 @@ async def serve(arguments: Arguments, environment: Mapping[str, str], zygote_set
                 await asyncio.sleep(0)
                 from pilotlight_warmup.http_server import HttpServer
 
-                server = HttpServer(coordinator, listener, lambda: agent.has_zygote)
+                server = HttpServer(coordinator, listener, lambda: zygote.is_ready)
                 running.append(tasks.create_task(coordinator.run([agent]), name="coordinator"))
                 running.append(tasks.create_task(server.run(), name="http"))
                 log.info("leases at %s, slots %s", server.address, ", ".join(facts.slot_id for facts in slots))

@@ -99,10 +99,11 @@ class Grant(msgspec.Struct, frozen=True):
 
 class EngineReady(msgspec.Struct, frozen=True):
     """A boot or swap is done. `incarnation` numbers the slot's processes; `weights_s` is what moving weights took,
-    `phases_s` everything by name, in order."""
+    `zygote_s` what was waited for the zygote's imports, `phases_s` everything by name, in order."""
 
     incarnation: int
     weights_s: float
+    zygote_s: float
     phases_s: dict[str, float]
 
 
@@ -148,9 +149,8 @@ class AgentPort(Protocol):
     name: str
     slots: tuple[SlotFacts, ...]
 
-    @property
-    def has_zygote(self) -> bool:
-        """True while a fork is possible, so that a boot needs no imports."""
+    def zygote_ready_in_s(self) -> float:
+        """Predicted seconds until engines can be forked; 0 while the zygote is ready."""
         ...
 
     def listen(self, listener: Listener) -> None:

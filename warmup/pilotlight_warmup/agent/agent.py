@@ -83,9 +83,8 @@ class Agent:
         self._canaries: dict[str, Canary] = {}
         self._unswappable: dict[str, float] = {}
 
-    @property
-    def has_zygote(self) -> bool:
-        return self._zygote.is_ready
+    def zygote_ready_in_s(self) -> float:
+        return self._zygote.ready_in_s()
 
     def listen(self, listener: Listener) -> None:
         self._listener = listener
@@ -109,24 +108,29 @@ class Agent:
 
     async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         seat, began_s = self._seats[slot_id], time.monotonic()
-        if seat.process is not None:
-            await self.stop(slot_id)
         located, lease = await self._fetch(order)
         seat.incarnation += 1
         seat.order, seat.store_lease, seat.tenant, seat.isolation = order, lease, "", "shared"
         incarnation = seat.incarnation
         try:
+            fetched_s = time.monotonic()
+            await self._zygote.wait_ready()
+            forking_s = time.monotonic()
             process = await self._fork(seat, located, order)
-            fork_s = time.monotonic() - began_s
-            booted = await process.booted(max(1.0, deadline_s - fork_s))
+            booting_s = time.monotonic()
+            booted = await process.booted(max(1.0, began_s + deadline_s - booting_s))
         except (EngineGone, asyncio.CancelledError):
             await self.stop(slot_id)
             raise
         seat.endpoint = booted.endpoint
         self._remember_canary(order.facts.key, booted.canary)
-        phases_s = {"request": fork_s, **booted.info.boot_phases_s}
-        log.info("slot %s: engine %d booted in %.3f s", slot_id, incarnation, time.monotonic() - began_s)
-        return EngineReady(incarnation, phases_s.get("load", 0.0), phases_s)
+        phases_s = {
+            "fetch": fetched_s - began_s,
+            "zygote": forking_s - fetched_s,
+            "request": booting_s - forking_s,
+            **booted.info.boot_phases_s,
+        }
+        return EngineReady(incarnation, phases_s.get("load", 0.0), phases_s["zygote"], phases_s)
 
     async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         seat = self._seats[slot_id]
@@ -154,7 +158,7 @@ class Agent:
         if seat.store_lease is not None:
             seat.store_lease.release()
         seat.order, seat.store_lease, seat.grant = order, lease, None
-        return EngineReady(seat.incarnation, answer.phases_s.get("weights", 0.0), answer.phases_s)
+        return EngineReady(seat.incarnation, answer.phases_s.get("weights", 0.0), 0.0, answer.phases_s)
 
     async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
         seat = self._seats[slot_id]
@@ -236,7 +240,11 @@ class Agent:
         with theirs, open(output_fd, "wb", buffering=0):  # noqa: ASYNC230, PTH123  (closes the descriptor, nothing else)
             ours.setblocking(False)
             await asyncio.get_running_loop().create_connection(lambda: process, sock=ours)
-            await self._zygote.fork(config, process, theirs, output_fd)
+            try:
+                self._zygote.fork(config, process, theirs, output_fd)
+            except EngineGone as error:
+                process.not_started(str(error))
+                raise
         return process
 
     def _living(self, seat: _Seat) -> EngineProcess:

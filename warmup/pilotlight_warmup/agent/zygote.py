@@ -43,12 +43,13 @@ ZYGOTE_MODULE = "pilotlight_predictor.engine.zygote"
 @dataclass(frozen=True)
 class ZygoteSettings:
     """`environment` is the whole environment of zygote and engines. `argv` is followed by the
-    socket's number and `arguments`."""
+    socket's number and `arguments`. `usual_import_s`: expected until it was measured (vLLM on 2 cores)."""
 
     environment: Mapping[str, str]
     argv: tuple[str, ...] = (sys.executable, "-m", ZYGOTE_MODULE)
     arguments: tuple[str, ...] = ()
     import_deadline_s: float = 180.0
+    usual_import_s: float = 10.0
 
 
 class Zygote:
@@ -58,20 +59,30 @@ class Zygote:
         self._settings = settings
         self._sock: socket.socket | None = None
         self._ready = asyncio.Event()
+        self._import_s = settings.usual_import_s
+        self._ready_at_s = time.monotonic() + self._import_s
         self._forking: dict[str, EngineProcess] = {}
 
     @property
     def is_ready(self) -> bool:
         return self._ready.is_set()
 
-    async def fork(self, config: HostConfig, process: EngineProcess, control: socket.socket, output_fd: int) -> None:
-        """Hand both descriptors to a new engine host. Raises EngineGone; what becomes of it is told to `process`."""
+    def ready_in_s(self) -> float:
+        """Predicted from its last start; a start that takes longer than the last is expected to end any moment."""
+        return 0.0 if self.is_ready else max(0.1, self._ready_at_s - time.monotonic())
+
+    async def wait_ready(self) -> None:
+        """Raises EngineGone when its imports take too long."""
         try:
             async with asyncio.timeout(self._settings.import_deadline_s):
                 await self._ready.wait()
         except TimeoutError:
             raise EngineGone(f"the zygote was not ready within {self._settings.import_deadline_s:g} s") from None
-        assert self._sock is not None  # while ready
+
+    def fork(self, config: HostConfig, process: EngineProcess, control: socket.socket, output_fd: int) -> None:
+        """Hand both descriptors to a new engine host. Raises EngineGone; what becomes of it is told to `process`."""
+        if self._sock is None:
+            raise EngineGone("the zygote has just ended")
         self._forking[config.slot] = process
         try:
             socket.send_fds(self._sock, [bytes(encode(Fork(config)))], [control.fileno(), output_fd])
@@ -86,6 +97,7 @@ class Zygote:
             code = await self._live()
             failures = 0 if time.monotonic() - began_s > _FORGIVEN_AFTER_S else failures + 1
             delay_s = min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** min(failures - 1, 16)) if failures else 0.0
+            self._ready_at_s = time.monotonic() + delay_s + self._import_s
             log.warning("the zygote ended with %s; it is started again in %.1f s", code, delay_s)
             await asyncio.sleep(delay_s)
 
@@ -126,6 +138,7 @@ class Zygote:
         match frame:
             case ZygoteReady(pid, import_s):
                 log.info("the zygote (pid %d) is ready, its imports took %.2f s", pid, import_s)
+                self._import_s = import_s
                 self._ready.set()
             case Forked(slot, pid):
                 if (process := self._forking.pop(slot, None)) is not None:

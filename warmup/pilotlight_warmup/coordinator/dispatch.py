@@ -28,9 +28,6 @@ _LEAST_HOLD_S = 0.25
 class SlotOutlook(Protocol):
     """What only a slot's driver knows."""
 
-    @property
-    def has_zygote(self) -> bool: ...
-
     def busy_left_s(self, now_s: float) -> float: ...
 
     def kick(self) -> None: ...
@@ -133,7 +130,6 @@ class Dispatch:
             free_in_s=self._free_in_s(slot, now_s),
             busy_left_s=outlook.busy_left_s(now_s),
             swappable=facts.swappable,
-            has_zygote=outlook.has_zygote,
             keep_value=float("inf") if model in self._held_warm else worth.priority if worth is not None else 0.0,
         )
         victim = chosen.get(slot.slot_id)

@@ -74,13 +74,12 @@ class SlotDriver:
         self._unwanted = ""
         self._warm: EngineOrder | None = None
 
-    @property
-    def has_zygote(self) -> bool:
-        return self._agent.has_zygote
-
     def busy_left_s(self, now_s: float) -> float:
-        """Predicted rest of what the slot is doing now, the back-off included."""
-        return max(0.0, self._step_ends_s - now_s, self._not_before_s - now_s)
+        """Predicted rest of what the slot is doing now, with back-off and zygote where an engine must be forked."""
+        left_s = max(0.0, self._step_ends_s - now_s, self._not_before_s - now_s)
+        if self._slot.state in {SlotState.EMPTY, SlotState.STOPPING, SlotState.FAILED}:
+            return max(left_s, self._agent.zygote_ready_in_s())
+        return left_s
 
     def kick(self) -> None:
         self._wake.set()
@@ -172,8 +171,7 @@ class SlotDriver:
         return warm
 
     async def _boot(self, order: EngineOrder) -> None:
-        path: Path = "fork" if self._agent.has_zygote else "boot"
-        predicted_s = self._expect(path, order)
+        predicted_s = self._expect("fork", order, self._agent.zygote_ready_in_s())
         self._pool.begin(self._slot_id, SlotEvent.BOOT, order)
         began_s = self._pool.now_s()
         try:
@@ -183,7 +181,7 @@ class SlotDriver:
             return
         self._incarnation = ready.incarnation
         self._pool.slot_event(self._slot_id, SlotEvent.BOOTED)
-        self._finish(path, order, ready, predicted_s, began_s)
+        self._finish("fork", order, ready, predicted_s, began_s)
 
     async def _swap(self, order: EngineOrder) -> None:
         predicted_s = self._expect("swap", order)
@@ -284,7 +282,7 @@ class SlotDriver:
     def _finish(self, path: Path, order: EngineOrder, ready: EngineReady, predicted_s: float, began_s: float) -> None:
         facts = order.facts
         took_s = self._pool.now_s() - began_s
-        process_s = max(0.0, took_s - ready.weights_s)
+        process_s = max(0.0, took_s - ready.weights_s - ready.zygote_s)
         self._pool.learn(
             Outcome(path, facts.tier, facts.fingerprint, facts.weights_bytes, process_s, ready.weights_s, predicted_s)
         )
@@ -298,9 +296,9 @@ class SlotDriver:
             predicted_s,
         )  # fmt: skip
 
-    def _expect(self, path: Path, order: EngineOrder) -> float:
+    def _expect(self, path: Path, order: EngineOrder, before_s: float = 0.0) -> float:
         predicted_s = self._predicted(path, order)
-        self._step_ends_s = self._pool.now_s() + predicted_s
+        self._step_ends_s = self._pool.now_s() + before_s + predicted_s
         return predicted_s
 
     def _predicted(self, path: Path, order: EngineOrder) -> float:
