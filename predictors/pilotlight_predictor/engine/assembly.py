@@ -37,32 +37,11 @@ def child_provider(settings: EngineSettings, environment: Mapping[str, str]) -> 
 
     Raises EngineMisconfigured (with what to use instead) for a model that this device cannot serve as asked.
     """
-    config = model_source.read_config(settings.model_dir)
-    device = device_facts.read(environment)
-    choice = choose(settings.quantization, checkpoint_facts(config), device)
-    if isinstance(choice, QuantizationRefused):
-        raise EngineMisconfigured(f"{choice.reason}; {choice.use_instead}")
     limits = machine.limits()
-    on_cpu = device.kind == "cpu"
-    chosen: dict[str, str | None] = {"quantization": choice.vllm_method, "dtype": choice.dtype}
-    if on_cpu and "VLLM_CPU_KVCACHE_SPACE" not in environment:
-        length = settings.engine_args.get("max_model_len", "")
-        weights_bytes = model_source.weights_bytes(settings.model_dir)
-        size = kv_cache.cpu_kv_cache_bytes(
-            config, int(length) if length.isdigit() else None, limits.memory_bytes, weights_bytes
-        )
-        chosen["kv_cache_memory_bytes"] = str(size)
-    if settings.loras:
-        chosen |= {"enable_lora": "true", "max_lora_rank": str(max_lora_rank(settings.loras))}
-    configure = Configure(
-        str(settings.model_dir),
-        settings.model_name,
-        list(engine_args.with_defaults(settings.engine_args, chosen).items()),
-        list(settings.loras),
-    )
+    on_cpu = device_facts.read(environment).kind == "cpu"
     return ChildEngineProvider(
         ChildSettings(
-            configure,
+            configure(settings, environment, limits),
             engine_environment(
                 environment,
                 open_work_dir(settings.work_dir, environment),
@@ -73,4 +52,32 @@ def child_provider(settings: EngineSettings, environment: Mapping[str, str]) -> 
             settings.startup_deadline_s,
             settings.shutdown_grace_s,
         )
+    )
+
+
+def configure(settings: EngineSettings, environment: Mapping[str, str], limits: machine.MachineLimits) -> Configure:
+    """What the engine host is to boot: quantization, dtype and KV cache decided for this device and these limits.
+
+    Raises EngineMisconfigured as `child_provider` does.
+    """
+    config = model_source.read_config(settings.model_dir)
+    device = device_facts.read(environment)
+    choice = choose(settings.quantization, checkpoint_facts(config), device)
+    if isinstance(choice, QuantizationRefused):
+        raise EngineMisconfigured(f"{choice.reason}; {choice.use_instead}")
+    chosen: dict[str, str | None] = {"quantization": choice.vllm_method, "dtype": choice.dtype}
+    if device.kind == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in environment:
+        length = settings.engine_args.get("max_model_len", "")
+        weights_bytes = model_source.weights_bytes(settings.model_dir)
+        size = kv_cache.cpu_kv_cache_bytes(
+            config, int(length) if length.isdigit() else None, limits.memory_bytes, weights_bytes
+        )
+        chosen["kv_cache_memory_bytes"] = str(size)
+    if settings.loras:
+        chosen |= {"enable_lora": "true", "max_lora_rank": str(max_lora_rank(settings.loras))}
+    return Configure(
+        str(settings.model_dir),
+        settings.model_name,
+        list(engine_args.with_defaults(settings.engine_args, chosen).items()),
+        list(settings.loras),
     )

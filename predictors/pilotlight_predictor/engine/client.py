@@ -21,12 +21,14 @@ from pilotlight_protocol.engine_frames import (
     FrontFrame,
     Generate,
     HostFrame,
+    LeaseFrame,
     Metrics,
     MetricsText,
     Progress,
     Ready,
     Refused,
     Step,
+    Welcome,
     encode,
 )
 from pilotlight_protocol.errors import Unavailable, from_status
@@ -57,11 +59,12 @@ class EngineClient(asyncio.Protocol):
         self.ready: asyncio.Future[None] = loop.create_future()
         self.disconnected = asyncio.Event()
         self.last_words: Failed | None = None
+        self.model_name = ""
         self._on_phase = on_phase
         self._call_deadline_s = call_deadline_s
         self._transport: asyncio.Transport | None = None
         self._splitter = FrameSplitter()
-        self._decoder = msgspec.msgpack.Decoder(HostFrame)
+        self._decoder = msgspec.msgpack.Decoder(HostFrame | Welcome)
         self._numbers = itertools.count(1)
         self._mailboxes: dict[int, Mailbox] = {}
         self._calls: dict[int, asyncio.Future[bytes]] = {}
@@ -86,7 +89,7 @@ class EngineClient(asyncio.Protocol):
     async def check(self) -> None:
         await self._call(Check(next(self._numbers)))
 
-    def send(self, frame: FrontFrame) -> None:
+    def send(self, frame: FrontFrame | LeaseFrame) -> None:
         """Write a frame. Raises Unavailable when the engine was lost or is about to be."""
         if self.lost.done():
             raise Unavailable(told_to_clients(self.lost.result()))
@@ -131,7 +134,7 @@ class EngineClient(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.disconnected.set()
 
-    def _dispatch(self, frame: HostFrame) -> None:
+    def _dispatch(self, frame: HostFrame | Welcome) -> None:
         if isinstance(frame, Step):
             self.stats = frame.stats
             mailboxes = self._mailboxes
@@ -151,6 +154,10 @@ class EngineClient(asyncio.Protocol):
                 self._on_phase(phase)
             case Ready(info, stats):
                 self.info, self.stats = info, stats
+                if not self.ready.done():
+                    self.ready.set_result(None)
+            case Welcome(info, stats, model_name):
+                self.info, self.stats, self.model_name = info, stats, model_name
                 if not self.ready.done():
                     self.ready.set_result(None)
             case Failed():

@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
@@ -34,6 +33,7 @@ from pilotlight_protocol.engine_frames import (
 )
 from pilotlight_protocol.errors import PilotlightError
 
+from pilotlight_predictor.engine.boot_clock import BootClock
 from pilotlight_predictor.engine.contract import EngineStats
 from pilotlight_predictor.engine.errors import EngineMisconfigured
 from pilotlight_predictor.engine.host_socket import HostSocket
@@ -46,26 +46,9 @@ if TYPE_CHECKING:
 _LAST_FRAME_DEADLINE_S = 2.0
 
 
-class BootClock:
-    """Names the boot phase that runs and keeps how long each one took."""
-
-    def __init__(self, link: HostSocket) -> None:
-        self.phases_s: dict[str, float] = {}
-        self._link = link
-        self._phase: str | None = None
-        self._since_s = time.monotonic()
-
-    def enter(self, phase: str) -> None:
-        now_s = time.monotonic()
-        if self._phase is not None:
-            self.phases_s[self._phase] = round(self.phases_s.get(self._phase, 0.0) + now_s - self._since_s, 3)
-        self._phase, self._since_s = phase, now_s
-        self._link.outbox.send(encode(Progress(phase)))
-
-
 def boot(link: HostSocket, config: Configure) -> VllmEngine:
     """Import vLLM and build the engine; the last phase generates a token, so `Ready` means that it can."""
-    clock = BootClock(link)
+    clock = BootClock(lambda phase: link.outbox.send(encode(Progress(phase))))
     clock.enter("import")
     from pilotlight_predictor.engine import vllm_arguments, vllm_engine
 

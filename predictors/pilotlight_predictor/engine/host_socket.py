@@ -35,7 +35,7 @@ class HostSocket:
         self._read_paused = False
         self._splitter = FrameSplitter()
         self._decoder = msgspec.msgpack.Decoder(FrontFrame)
-        self.inbox = Inbox(_INBOX_FRAMES, self._wake)
+        self.inbox: Inbox[FrontFrame] = Inbox(_INBOX_FRAMES, self._wake)
         self.outbox = Outbox(sock, self._wake, _BACKLOG_BYTES, _STALL_DEADLINE_S)
         self.on_metrics: Callable[[], bytes] | None = None
 

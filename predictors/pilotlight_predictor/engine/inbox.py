@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from pilotlight_protocol.engine_frames import FrontFrame
+T = TypeVar("T")
 
 
-class Inbox:
+class Inbox(Generic[T]):
     """`on_room` is called when a full inbox was emptied: the socket thread may read again."""
 
     def __init__(self, limit: int, on_room: Callable[[], None]) -> None:
         self._limit = limit
         self._on_room = on_room
-        self._frames: list[FrontFrame] = []
+        self._frames: list[T] = []
         self._arrived = threading.Condition()
         self._was_full = False
 
-    def put(self, frame: FrontFrame) -> bool:
+    def put(self, frame: T) -> bool:
         """Add a frame; False when the inbox is full with it, so that no more is read from the socket."""
         with self._arrived:
             self._frames.append(frame)
@@ -30,7 +31,7 @@ class Inbox:
             self._was_full = len(self._frames) >= self._limit
             return not self._was_full
 
-    def take(self, *, wait: bool) -> list[FrontFrame]:
+    def take(self, *, wait: bool) -> list[T]:
         """All frames that are here; with `wait`, sleeps until there is one."""
         if not wait and not self._frames:
             return []
