@@ -12,6 +12,7 @@ from pilotlight_local import resources
 from pilotlight_local.controller import Controller
 from pilotlight_local.errors import RefusedError
 from pilotlight_local.kpa import KPAConfig
+from pilotlight_local.warm_pool import WarmPool
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ def load(paths: Sequence[Path], config: KPAConfig) -> Desired:
 class Applier:
     """Applies files to the running platform, one apply at a time."""
 
-    def __init__(self, controller: Controller, config: KPAConfig) -> None:
+    def __init__(self, controller: Controller, config: KPAConfig, pool: WarmPool | None) -> None:
         self._controller = controller
         self._config = config
+        self._pool = pool
         self._one_at_a_time = asyncio.Lock()
 
     async def apply(self, paths: Sequence[Path]) -> Applied:
@@ -59,8 +61,11 @@ class Applier:
             return self.apply_desired(desired)
 
     def apply_desired(self, desired: Desired) -> Applied:
-        """Apply what was loaded before."""
+        """Apply what was loaded before; the first endpoint that leases engines starts the pool."""
         applied = tuple(
             (f"{service.namespace}/{service.name}", self._controller.apply(service)) for service in desired.services
         )
+        components = (component for service in desired.services for component in service.components)
+        if self._pool is not None and any(map(resources.leases_engines, components)):
+            self._pool.start()
         return Applied(applied, desired.findings)

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 cannot be done now (the message says what to do), 2 wrong 
 import json
 import time
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ DEFAULT_NAMESPACE = "default"
 END_GRACE_S = 10.0
 REFUSED_EXIT_CODE = 2
 PIPED_COLUMNS = 200
+POOL_PACKAGE = "pilotlight_warmup"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ def cli() -> None:
     metavar="KEY=VALUE",
     help="A config-autoscaler key, as scale-to-zero-grace-period=5s; may be repeated.",
 )
+@click.option(
+    "--slots", type=click.IntRange(min=1), default=1, show_default=True, help="Engines of the warm pool at a time."
+)
+@click.option("--no-pool", is_flag=True, help="No warm pool: every predictor starts an engine of its own.")
 @state_dir_option
 @click.pass_obj
 def up(
@@ -85,6 +91,8 @@ def up(
     port: int,
     initial_scale: int,
     autoscaler: tuple[str, ...],
+    slots: int,
+    no_pool: bool,
     state_dir: Path | None,
 ) -> None:
     """Apply FILES (YAML, JSON or directories) and serve until Ctrl-C or `pilotlight down`."""
@@ -108,6 +116,7 @@ def up(
         search_path=surroundings.search_path,
         download_env=surroundings.download_env,
         end_grace_s=END_GRACE_S,
+        pool_slots=0 if no_pool or find_spec(POOL_PACKAGE) is None else slots,
     )
     embedded_platform.run(settings, Display(Console()), surroundings.started_s)
 
@@ -150,7 +159,7 @@ def status(surroundings: Surroundings, as_json: bool, state_dir: Path | None) ->
         return
     from rich.console import Console
 
-    from pilotlight_local.display import status_table
+    from pilotlight_local.display import slots_table, status_table
     from pilotlight_local.platform_status import from_json
 
     console = Console()
@@ -158,11 +167,14 @@ def status(surroundings: Surroundings, as_json: bool, state_dir: Path | None) ->
         console = Console(width=PIPED_COLUMNS)
     rows = [from_json(row) for row in answer["components"]]
     console.print(status_table(rows, answer["port"], console.width))
+    if answer["pool"] is not None:
+        console.print(slots_table(answer["pool"]))
 
 
 @cli.command()
-@click.argument("endpoint")
+@click.argument("endpoint", required=False)
 @click.option("-n", "--namespace", default=DEFAULT_NAMESPACE, show_default=True)
+@click.option("--pool", is_flag=True, help="The log of the warm pool and its engines, instead of an endpoint's.")
 @click.option(
     "-c", "--component", type=click.Choice(["predictor", "transformer"]), default="predictor", show_default=True
 )
@@ -170,14 +182,25 @@ def status(surroundings: Surroundings, as_json: bool, state_dir: Path | None) ->
 @state_dir_option
 @click.pass_obj
 def logs(
-    surroundings: Surroundings, endpoint: str, namespace: str, component: str, follow: bool, state_dir: Path | None
+    surroundings: Surroundings,
+    endpoint: str | None,
+    namespace: str,
+    pool: bool,
+    component: str,
+    follow: bool,
+    state_dir: Path | None,
 ) -> None:
     """Print the log of the newest pod of ENDPOINT."""
     from pilotlight_local.pod_logs import follow_newest, newest_logs, read_log
 
-    folder = _state_dir(surroundings, state_dir).component_logs(namespace, endpoint, component)
+    if pool == (endpoint is not None):
+        raise click.UsageError("Name an ENDPOINT or say --pool.")
+    paths = _state_dir(surroundings, state_dir)
+    folder = paths.pool_logs if endpoint is None else paths.component_logs(namespace, endpoint, component)
     found = newest_logs(folder)
     if not found and not follow:
+        if endpoint is None:
+            raise PlatformError("The warm pool has no log yet; it starts with the first endpoint that uses it.")
         raise PlatformError(
             f"{namespace}/{endpoint} has no log of its {component} yet; it starts with the first request."
         )

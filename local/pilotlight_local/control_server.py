@@ -2,7 +2,7 @@
 
     POST /apply   {"paths": [...]}                 -> {"applied": [[name, verb]], "findings": [...], "errors": [...]}
     POST /delete  {"namespace": ..., "name": ...}  -> {"deleted": bool}
-    GET  /status                                   -> {"port": n, "pid": n, "components": [...]}
+    GET  /status                                   -> {"port": n, "pid": n, "components": [...], "pool": {...}}
     POST /down                                     -> {}   and the platform ends
 
 Must not: decide anything.
@@ -22,6 +22,7 @@ from pilotlight_local.controller import Controller
 from pilotlight_local.errors import RefusedError
 from pilotlight_local.ingress_routes import EndpointName
 from pilotlight_local.unix_paths import short_unix_path
+from pilotlight_local.warm_pool import WarmPool
 
 LAST_ANSWERS_TIMEOUT_S = 2.0
 
@@ -29,9 +30,12 @@ LAST_ANSWERS_TIMEOUT_S = 2.0
 class ControlServer:
     """Answers `pilotlight status|apply|delete|down`."""
 
-    def __init__(self, controller: Controller, applier: Applier, port: int, end: Callable[[], None]) -> None:
+    def __init__(
+        self, controller: Controller, applier: Applier, pool: WarmPool | None, port: int, end: Callable[[], None]
+    ) -> None:
         self._controller = controller
         self._applier = applier
+        self._pool = pool
         self._port = port
         self._end = end
 
@@ -61,7 +65,8 @@ class ControlServer:
         match request.method, request.path:
             case "GET", "/status":
                 rows = [row.as_json() for row in self._controller.status()]
-                return web.json_response({"port": self._port, "pid": os.getpid(), "components": rows})
+                pool = await self._pool.describe() if self._pool is not None else None
+                return web.json_response({"port": self._port, "pid": os.getpid(), "components": rows, "pool": pool})
             case "POST", "/apply":
                 return await self._apply(await request.json())
             case "POST", "/delete":

@@ -5,7 +5,8 @@ Implements `controller.PlatformEvents`. Must not: know how anything is decided, 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -61,6 +62,31 @@ def status_table(rows: Iterable[ComponentStatus], port: int, width: int, most_ro
             f"{row.traffic_percent}%",
             *(url if is_wide else []),
             escape(row.reason),
+        )
+    return table
+
+
+def slots_table(pool: Mapping[str, Any]) -> Table:
+    """The warm pool's slots, each with the lease it serves; `pool` as `WarmPool.describe` gives it."""
+    waiting = [lease for lease in pool["leases"] if lease.get("slot") is None]
+    table = Table(box=None, pad_edge=False, title=f"warm pool: {pool['state']}", title_justify="left")
+    for heading in ("SLOT", "STATE", "SINCE", "LEASE", "TENANT", "MODEL", "PATH"):
+        table.add_column(heading, no_wrap=True)
+    by_id = {lease["lease_id"]: lease for lease in pool["leases"]}
+    for slot in pool["slots"]:
+        lease = by_id.get(slot.get("lease_id"), {})
+        table.add_row(
+            slot["slot"],
+            slot["state"],
+            f"{slot['since_s']:.0f} s",
+            str(lease.get("state", "")),
+            str(lease.get("tenant") or slot.get("tenant") or ""),
+            escape(str(lease.get("model_name") or "")),
+            str(lease.get("path", "")),
+        )
+    for lease in waiting:
+        table.add_row(
+            "", "", f"{lease['age_s']:.0f} s", lease["state"], lease["tenant"], escape(lease["model_name"]), ""
         )
     return table
 

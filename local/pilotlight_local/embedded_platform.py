@@ -7,6 +7,7 @@ and ended, then everything else. Must not: read the environment (see `__main__`)
 import asyncio
 import contextlib
 import errno
+import os
 import random
 import signal
 import socket
@@ -34,17 +35,20 @@ from pilotlight_local.model_mounts import ModelMounts
 from pilotlight_local.process_pod import adopt_orphans
 from pilotlight_local.service_addresses import ServiceAddresses
 from pilotlight_local.state_dir import StateDir
+from pilotlight_local.warm_pool import WarmPool, WarmPoolSettings
 
 LISTEN_BACKLOG = 4096
 # Of a client that uploads while its request is held: what is read ahead, before its connection is paused.
 READ_AHEAD_BYTES = 256 << 10
 KEEPALIVE_S = 75.0
+# Of the machine's memory, what the warm pool's engines may take together; pods and page cache have the rest.
+POOL_MEMORY_SHARE = 0.5
 LAST_ANSWERS_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True)
 class PlatformSettings:
-    """Everything `pilotlight up` was told."""
+    """Everything `pilotlight up` was told. `pool_slots`: engines of the warm pool, 0 for none."""
 
     state_dir: StateDir
     port: int
@@ -54,6 +58,7 @@ class PlatformSettings:
     search_path: str
     download_env: Mapping[str, str]
     end_grace_s: float
+    pool_slots: int
 
 
 def run(settings: PlatformSettings, display: Display, started_s: float) -> None:
@@ -75,8 +80,15 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         session = await stack.enter_async_context(new_upstream_session())
         mounts = ModelMounts(settings.state_dir.models, settings.download_env)
         stack.push_async_callback(mounts.close)
+        pool = _warm_pool(settings, display) if settings.pool_slots else None
         surroundings = PodSurroundings(
-            settings.state_dir, mounts, LoopbackPorts(), session, settings.python, settings.search_path
+            settings.state_dir,
+            mounts,
+            LoopbackPorts(),
+            session,
+            settings.python,
+            settings.search_path,
+            pool.url if pool is not None else None,
         )
         ingress: list[HttpIngress] = []
 
@@ -88,8 +100,8 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         ingress.append(HttpIngress(controller, session))
         http_server = _http_server(ingress[0].handle)
         listening = _listen(settings.port)
-        applier = Applier(controller, settings.kpa)
-        control = ControlServer(controller, applier, settings.port, ended.set)
+        applier = Applier(controller, settings.kpa, pool)
+        control = ControlServer(controller, applier, pool, settings.port, ended.set)
         await control.serve(settings.state_dir.control_socket)
         stack.callback(settings.state_dir.control_socket.unlink, missing_ok=True)
         applier.apply_desired(desired)
@@ -110,6 +122,8 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         display.line("ending: pods finish their requests")
         listener.close()
         await controller.close(settings.end_grace_s)
+        if pool is not None:
+            await pool.close(settings.end_grace_s)
         for task in background:
             task.cancel()
         await asyncio.wait(background)
@@ -127,6 +141,20 @@ async def _until(ended: asyncio.Event, background: Sequence["asyncio.Task[None]"
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+
+
+def _warm_pool(settings: PlatformSettings, display: Display) -> WarmPool:
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return WarmPool(
+        WarmPoolSettings(
+            settings.state_dir.pool,
+            settings.pool_slots,
+            int(memory_bytes * POOL_MEMORY_SHARE),
+            settings.python,
+            settings.download_env,
+        ),
+        display.line,
+    )
 
 
 def _http_server(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> web.Server:

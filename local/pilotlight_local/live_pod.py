@@ -23,7 +23,15 @@ from pilotlight_local.loopback_ports import LoopbackPorts
 from pilotlight_local.model_mounts import ModelMounts
 from pilotlight_local.pod_logs import prune_logs
 from pilotlight_local.process_pod import PodProcess
-from pilotlight_local.resources import Component, NoEntrypoint, Placement, pod_command
+from pilotlight_local.resources import (
+    POOL_URL_VARIABLE,
+    TENANT_VARIABLE,
+    Component,
+    NoEntrypoint,
+    Placement,
+    leases_engines,
+    pod_command,
+)
 from pilotlight_local.state_dir import StateDir
 
 PodPhase = Literal["Mounting", "Starting", "Ready", "NotReady", "Draining", "Gone"]
@@ -43,6 +51,8 @@ class PodSurroundings:
     session: aiohttp.ClientSession
     python: str
     search_path: str
+    pool_url: str | None = None
+    """Where predictors lease engines; None: each starts its own."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +179,15 @@ class LivePod:
             directories={mount_path: str(local) for mount_path, local in directories.items()},
         )
         command = pod_command(self.component, self._revision, placement)
-        env = {"PATH": self._around.search_path, **dict(command.env)}
+        env = {"PATH": self._around.search_path, **self._pool_env(), **dict(command.env)}
         return await PodProcess.start(command.argv, env, Path(command.working_dir or working_dir), self.log_path)
+
+    def _pool_env(self) -> dict[str, str]:
+        """What a cluster's ServingRuntime would say of the pool; the spec's own environment wins."""
+        pool_url = self._around.pool_url
+        if pool_url is None or not leases_engines(self.component):
+            return {}
+        return {POOL_URL_VARIABLE: pool_url, TENANT_VARIABLE: self.component.namespace}
 
     async def _attend(self, process: PodProcess) -> None:
         exited = asyncio.create_task(process.wait())

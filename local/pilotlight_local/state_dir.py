@@ -41,6 +41,15 @@ class StateDir:
     def models(self) -> Path:
         return self.root / "models"
 
+    @property
+    def pool(self) -> Path:
+        """Sockets, log and models of the warm pool."""
+        return self.root / "pool"
+
+    @property
+    def pool_logs(self) -> Path:
+        return self.pool / "logs"
+
     def component_logs(self, namespace: str, endpoint: str, component: str) -> Path:
         """Folder of the logs of all pods of one component."""
         return self.root / "logs" / namespace / endpoint / component

@@ -12,11 +12,21 @@ from .desired import (
     Probe,
 )
 from .findings import Finding, summarize
-from .pod_command import NoEntrypoint, Placement, PodCommand, pod_command
+from .pod_command import (
+    POOL_URL_VARIABLE,
+    TENANT_VARIABLE,
+    NoEntrypoint,
+    Placement,
+    PodCommand,
+    leases_engines,
+    pod_command,
+)
 from .resolve import resolve
 from .yaml_files import Document, parse_documents, read_documents
 
 __all__ = [
+    "POOL_URL_VARIABLE",
+    "TENANT_VARIABLE",
     "Component",
     "Container",
     "Desired",
@@ -31,6 +41,7 @@ __all__ = [
     "PodCommand",
     "PodSpec",
     "Probe",
+    "leases_engines",
     "parse_documents",
     "pod_command",
     "read_documents",

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from .desired import Component, Container
 
+POOL_URL_VARIABLE = "PILOTLIGHT_POOL_URL"
+TENANT_VARIABLE = "PILOTLIGHT_TENANT"
 _ENTRYPOINTS = {
     "pilotlight-predictor": "pilotlight_predictor",
     "pilotlight-transformer": "pilotlight_transformer",
@@ -71,6 +73,22 @@ def pod_command(component: Component, revision_name: str, placement: Placement) 
         argv=(*command, *_with_port(args, container.port, placement.port)),
         env=tuple(declared.items()),
         working_dir=local.text(container.working_dir),
+    )
+
+
+def leases_engines(component: Component) -> bool:
+    """Whether a warm pool serves this component: it runs our predictor, and its spec says nothing about a pool."""
+    if component.role != "predictor":
+        return False
+    container = component.pod.container
+    if any(variable.name == POOL_URL_VARIABLE for variable in container.env):
+        return False
+    try:
+        command = _entrypoint(container)
+    except NoEntrypoint:
+        return False
+    return any("pilotlight_predictor" in part for part in (*command, *container.args)) and not any(
+        arg.partition("=")[0] == "--pool_url" for arg in container.args
     )
 
 
