@@ -265,7 +265,7 @@ def picture(cells: dict[tuple[str, int], Cell], systems: list[str], levels: list
     right.set_ylabel("CPU seconds per 1k tokens, engine left out")
     for axes in (left, right):
         axes.set_xticks(range(len(levels)), [f"{level} streams" for level in levels])
-        axes.margins(y=0.2)
+        axes.set_ylim(top=1.3 * axes.get_ylim()[1])
     left.legend(fontsize=8)
     labels = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
     right.legend(labels.values(), labels.keys(), fontsize=8)

@@ -214,7 +214,8 @@ def plot(readings: list[Reading], path: Path) -> None:
     for name in ENDPOINTS:
         top.step(times, [reading.ready.get(name, 0) for reading in readings], where="post", label=name)
     top.set_ylabel("ready pods")
-    top.legend(ncols=5, fontsize=8)
+    top.set_ylim(top=2.6)
+    top.legend(ncols=5, fontsize=8, loc="upper center")
     bottom.plot(
         times, [reading.rss_bytes / 1e6 for reading in readings], color="#c0392b", label="RSS of pilotlight up, MB"
     )
