@@ -42,7 +42,7 @@ def main(engine_provider: Callable[[Namespace], PhasedProvider] | None = None) -
         )
         if args.pool_url and engine_provider is None:
             new_ask = _asks(args)
-            first = lease_client.begin(new_ask())
+            first = lease_client.begin(new_ask(args.startup_deadline_s))
             from pilotlight_predictor import front
 
             return front.run(args, listener, front.leased(new_ask, first))
@@ -55,19 +55,19 @@ def main(engine_provider: Callable[[Namespace], PhasedProvider] | None = None) -
         return 1
 
 
-def _asks(args: Namespace) -> Callable[[], LeaseAsk]:
+def _asks(args: Namespace) -> Callable[[float], LeaseAsk]:
+    """Makes asks for this predictor's lease, given how many seconds each may take."""
     wish = LeaseWish(
         model=args.model,
         model_name=args.model_name,
         tenant=args.tenant,
         priority=args.priority,
-        deadline_s=args.lease_deadline_s,
         engine_args=args.engine_args,
         quantization=args.quantization,
         loras=args.loras,
         isolation=args.isolation,
     )
-    return lambda: LeaseAsk(wish, lambda: PoolHttp(args.pool_url))
+    return lambda deadline_s: LeaseAsk(wish, lambda: PoolHttp(args.pool_url), deadline_s)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> argparse.Names
             check_pool_url(args.pool_url)
         except InvalidInput as error:
             parser.error(error.message)
-    if not 0 < args.lease_deadline_s <= LEASE_DEADLINE_MAX_S:
-        parser.error(f"--lease_deadline_s must be in (0, {LEASE_DEADLINE_MAX_S:g}], not {args.lease_deadline_s:g}")
+    for name in ("lease_deadline_s", "startup_deadline_s"):
+        if not 0 < getattr(args, name) <= LEASE_DEADLINE_MAX_S:
+            parser.error(f"--{name} must be in (0, {LEASE_DEADLINE_MAX_S:g}], not {getattr(args, name):g}")
     for name in ("lease_idle_s", "resume_deadline_s", "max_resumes"):
         if getattr(args, name) < 0:
             parser.error(f"--{name} must not be negative")

@@ -13,6 +13,7 @@ import socket
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -21,10 +22,11 @@ from pilotlight_serving.settings import ServerSettings
 from pilotlight_predictor import model_source
 from pilotlight_predictor.engine.assembly import EngineSettings, child_provider
 from pilotlight_predictor.engine.child import ChildEngineProvider
+from pilotlight_predictor.engine.pool_client import connect
 from pilotlight_predictor.engine_holder import EngineHolder, Lending, PhasedProvider
 from pilotlight_predictor.engine_queue import QueueLimits
 from pilotlight_predictor.lease_client import Lease, LeaseAsk
-from pilotlight_predictor.lease_provider import CONNECT_DEADLINE_S, LeasedEngine, LeaseProvider
+from pilotlight_predictor.lease_provider import CONNECT_DEADLINE_S, LeaseDeadlines, LeasedEngine, LeaseProvider
 from pilotlight_predictor.model_engine_provider import ModelEngineProvider
 from pilotlight_predictor.pool_http import PoolHttp
 from pilotlight_predictor.resume import ResumeLimits
@@ -68,16 +70,16 @@ def child_engines(args: Namespace, environment: Mapping[str, str]) -> ModelEngin
     return ModelEngineProvider(fetch, provide)
 
 
-def leased(new_ask: Callable[[], LeaseAsk], first: tuple[LeaseAsk, Future[Lease]]) -> Source:
+def leased(new_ask: Callable[[float], LeaseAsk], first: tuple[LeaseAsk, Future[Lease]]) -> Source:
     """Engines of a warm pool, held while there is work. `first`: the ask that is already under way."""
-
-    from pilotlight_predictor.engine.pool_client import connect
 
     async def connected(lease: Lease) -> LeasedEngine:
         return await connect(lease.endpoint, lease.lease_id, lease.secret, deadline_s=CONNECT_DEADLINE_S)
 
     def holder(args: Namespace) -> EngineHolder:
-        provider = LeaseProvider(args.model_name, new_ask, lambda: PoolHttp(args.pool_url), connected, first)
+        deadlines = LeaseDeadlines(args.startup_deadline_s, args.lease_deadline_s)
+        transport = partial(PoolHttp, args.pool_url)
+        provider = LeaseProvider(args.model_name, new_ask, deadlines, transport, connected, first)
         lending = Lending(args.lease_idle_s, args.lease_deadline_s, provider.check_pool, lambda: provider.news)
         return EngineHolder(provider, lending)
 

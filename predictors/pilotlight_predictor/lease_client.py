@@ -34,13 +34,12 @@ _SERVING = ("active", "idle")
 
 @dataclass(frozen=True, slots=True)
 class LeaseWish:
-    """The body of `POST /v1/leases`. `model`: a URI or a directory. `deadline_s`: ready by then, or refused."""
+    """The body of `POST /v1/leases`, but for its times. `model`: a URI or a directory."""
 
     model: str
     model_name: str
     tenant: str = "default"
     priority: str = "normal"
-    deadline_s: float = 120.0
     engine_args: Mapping[str, str] = field(default_factory=dict)
     quantization: str = "auto"
     loras: tuple[tuple[str, str], ...] = ()
@@ -60,13 +59,21 @@ class Lease:
 
 
 class LeaseAsk:
-    """Asks for one lease. `run` in a thread of its own; `cancel` from any other ends it and gives back what it got."""
+    """Asks for one lease. `run` in a thread of its own; `cancel` from any other ends it and gives back what it got.
+
+    `deadline_s`: the pool refuses at once where it expects to take longer.
+    """
 
     def __init__(
-        self, wish: LeaseWish, transport: Callable[[], Transport], clock: Callable[[], float] = time.monotonic
+        self,
+        wish: LeaseWish,
+        transport: Callable[[], Transport],
+        deadline_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wish = wish
         self._transport = transport
+        self._deadline_s = deadline_s
         self._clock = clock
         self._lock = threading.Lock()
         self._open: Transport | None = None
@@ -74,7 +81,7 @@ class LeaseAsk:
 
     def run(self) -> Lease:
         """Raises LeaseRefused, PoolUnreachable, LeaseEnded (cancelled), or what is wrong with the wish."""
-        until_s = self._clock() + self._wish.deadline_s
+        until_s = self._clock() + self._deadline_s
         while True:
             opened = self._call("POST", "/v1/leases", self._body(until_s), until_s - self._clock())
             lease_id = _text(opened, "lease_id")
@@ -107,7 +114,7 @@ class LeaseAsk:
             left_s = until_s - self._clock()
             if left_s <= 0:
                 reasons = "; ".join(answer.get("reasons", ())) or f"it is {state}"
-                raise LeaseRefused(f"no engine within {self._wish.deadline_s:g} s: {reasons}", retry_after_s=5)
+                raise LeaseRefused(f"no engine within {self._deadline_s:g} s: {reasons}", retry_after_s=5)
             wait_s = min(POLL_WAIT_S, left_s)
             answer = self._call("GET", f"{_path(lease_id)}?wait_s={wait_s:.3f}", None, wait_s)
         return _granted(answer, lease_id, secret)

@@ -51,6 +51,15 @@ class LeasedEngine(Engine, Protocol):
 Connect = Callable[[Lease], Awaitable[LeasedEngine]]
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseDeadlines:
+    """How long an ask may take. `first_s`: until one was granted (nobody waits, and an engine may have to boot);
+    `later_s`: afterwards."""
+
+    first_s: float
+    later_s: float
+
+
 @dataclass
 class _Held:
     lease: Lease
@@ -62,14 +71,15 @@ class _Held:
 class LeaseProvider:
     """Implements `contract.EngineProvider` with at most one lease at a time. Belongs to one event loop.
 
-    `new_ask` makes an ask for one lease; `first` is one that already runs, with its result. `model_name`: the only name
-    that may be served.
+    `new_ask` makes an ask for one lease that may take so many seconds; `first` is one that already runs, with its
+    result. `model_name`: the only name that may be served.
     """
 
     def __init__(
         self,
         model_name: str,
-        new_ask: Callable[[], LeaseAsk],
+        new_ask: Callable[[float], LeaseAsk],
+        deadlines: LeaseDeadlines,
         transport: Callable[[], Transport],
         connect: Connect,
         first: tuple[LeaseAsk, Future[Lease]] | None = None,
@@ -79,6 +89,7 @@ class LeaseProvider:
         self.news = LeaseNews("", {})
         self._model_name = model_name
         self._new_ask = new_ask
+        self._deadlines = deadlines
         self._transport = transport
         self._connect = connect
         self._first = first
@@ -139,13 +150,16 @@ class LeaseProvider:
 
     async def _lease(self) -> Lease:
         first, self._first = self._first, None
-        ask, future = first if first is not None else lease_client.begin(self._new_ask())
+        ask, future = first if first is not None else lease_client.begin(self._new_ask(self._deadline_s()))
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             ask.cancel()
             future.add_done_callback(self._give_back_unheard)
             raise
+
+    def _deadline_s(self) -> float:
+        return self._deadlines.later_s if self.news.path else self._deadlines.first_s
 
     def _give_back_unheard(self, future: Future[Lease]) -> None:
         """Granted in the moment in which the ask was cancelled."""

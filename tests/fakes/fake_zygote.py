@@ -6,7 +6,8 @@ A model is a folder whose `fake.json` says how its engines behave; everything is
      "boot": "crash|misconfigured|hang", "swap": "fail|refuse|crash|hang", "revoke": "hang",
      "once": "path of a file: misbehave only until it exists", "canary": [7, -0.5], "swapped_canary": [8, -3.0]}
 
-Generate answers with `tokens`, one per step and as many as asked for, `step_s` apart.
+Generate answers with `tokens`, one per step and as many as asked for, `step_s` apart; with `"counting": 100` it counts
+up by that from the prompt's last token instead, so that a request that goes on elsewhere can be told apart.
 """
 
 from __future__ import annotations
@@ -127,7 +128,11 @@ class Host:
                 self.holder = sock
                 sock.sendall(f.encode(f.Welcome(info(0.0), f.EngineStats(), self.model_name)))
             case f.Generate(stream, request) if sock is self.holder:
-                self.streams[stream] = [request.parameters.max_tokens or 1, 0]
+                self.streams[stream] = [request.parameters.max_tokens or 1, 0, request.prompt_token_ids[-1]]
+            case f.Check(call):
+                sock.sendall(f.encode(f.Checked(call)))
+            case f.Metrics(call):
+                sock.sendall(f.encode(f.MetricsText(call, b"")))
             case f.Abort(stream):
                 self.streams.pop(stream, None)
 
@@ -139,11 +144,12 @@ class Host:
         if not self.streams or self.holder is None:
             return None
         deltas: list[tuple[int, TokenDelta]] = []
-        tokens = self.model.get("tokens", [7])
-        for stream, (left, sent) in list(self.streams.items()):
+        tokens, counting = self.model.get("tokens", [7]), self.model.get("counting")
+        for stream, (left, sent, prompt) in list(self.streams.items()):
             last = left == 1
-            deltas.append((stream, TokenDelta(0, [tokens[sent % len(tokens)]], "length" if last else None)))
-            self.streams[stream] = [left - 1, sent + 1]
+            token = tokens[sent % len(tokens)] if counting is None else (prompt + counting * (sent + 1)) % 32000
+            deltas.append((stream, TokenDelta(0, [token], "length" if last else None)))
+            self.streams[stream] = [left - 1, sent + 1, prompt]
             if last:
                 del self.streams[stream]
         with contextlib.suppress(OSError):

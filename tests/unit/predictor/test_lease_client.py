@@ -12,12 +12,12 @@ from pilotlight_predictor.pool_http import Answer, check_pool_url
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PayloadTooLarge
 from scripted_pool import Entry, ScriptedPool, error, lease
 
-WISH = LeaseWish("bundled://demo", "m", deadline_s=60.0, engine_args={"max_model_len": "64"}, loras=(("a", "/a"),))
+WISH = LeaseWish("bundled://demo", "m", engine_args={"max_model_len": "64"}, loras=(("a", "/a"),))
 QUEUED = lease("queued", reasons=["slot busy"])
 
 
 def ask(pool: ScriptedPool, times: Iterator[float] | None = None) -> LeaseAsk:
-    return LeaseAsk(WISH, pool, (lambda: next(times)) if times is not None else lambda: 0.0)
+    return LeaseAsk(WISH, pool, 60.0, (lambda: next(times)) if times is not None else lambda: 0.0)
 
 
 def test_a_lease_that_is_granted_at_once_takes_one_call() -> None:

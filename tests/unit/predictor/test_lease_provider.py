@@ -14,7 +14,7 @@ from pilotlight_predictor.engine_holder import EngineHolder, Lending
 from pilotlight_predictor.engine_queue import QueueLimits
 from pilotlight_predictor.lease_client import Lease, LeaseAsk, LeaseWish
 from pilotlight_predictor.lease_errors import LeaseRefused, PoolUnreachable
-from pilotlight_predictor.lease_provider import LeaseProvider
+from pilotlight_predictor.lease_provider import LeaseDeadlines, LeaseProvider
 from pilotlight_predictor.token_requests import RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import Unavailable
@@ -46,8 +46,9 @@ class Rig:
         self.pool = ScriptedPool(*script)
         self.engines: list[LeasedScriptedEngine] = []
         self.names = names
-        wish = LeaseWish("file:///m", "m", deadline_s=5.0)
-        provider = LeaseProvider("m", lambda: LeaseAsk(wish, self.pool), self.pool, self.connect)
+        wish = LeaseWish("file:///m", "m")
+        deadlines = LeaseDeadlines(first_s=600.0, later_s=5.0)
+        provider = LeaseProvider("m", lambda s: LeaseAsk(wish, self.pool, s), deadlines, self.pool, self.connect)
         lending = Lending(idle_s, wait_s, provider.check_pool, lambda: provider.news)
         self.holder = EngineHolder(provider, lending)
         self.model = TokensModel("m", self.holder, RequestLimits(), QueueLimits(max_queue=2))
@@ -89,6 +90,7 @@ async def test_ready_with_the_first_grant_and_still_when_it_is_given_back() -> N
         assert rig.engines[0].closed
         tokens, context = await rig.ask()
         assert tokens == [2, 3, 4, 5]
+        assert [round(body["deadline_s"]) for body in rig.pool.bodies] == [600, 5]
         assert context.server_timing["swap"] == 50.0
         assert "lease" in context.server_timing
         assert context.response_headers["x-pilotlight-lease"] == "path=swap; swap=0.0500"
