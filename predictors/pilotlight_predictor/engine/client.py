@@ -35,7 +35,7 @@ from pilotlight_protocol.errors import Unavailable, from_status
 from pilotlight_protocol.generation import TokenDelta
 
 from pilotlight_predictor.engine.contract import EngineInfo, EngineStats, GenerateRequest
-from pilotlight_predictor.engine.mailbox import Mailbox
+from pilotlight_predictor.engine.token_mailbox import Mailbox
 
 
 def told_to_clients(reason: str) -> str:

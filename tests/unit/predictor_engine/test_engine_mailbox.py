@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from pilotlight_predictor.engine.mailbox import Mailbox
+from pilotlight_predictor.engine.token_mailbox import Mailbox
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import TokenDelta, TokenLogprob
 
