@@ -68,7 +68,7 @@ def status_table(rows: Iterable[ComponentStatus], port: int, width: int, most_ro
 
 def slots_table(pool: Mapping[str, Any]) -> Table:
     """The warm pool's slots, each with the lease it serves; `pool` as `WarmPool.describe` gives it."""
-    waiting = [lease for lease in pool["leases"] if lease.get("slot") is None]
+    waiting = [lease for lease in pool["leases"] if lease["state"] == "queued"]
     table = Table(box=None, pad_edge=False, title=f"warm pool: {pool['state']}", title_justify="left")
     for heading in ("SLOT", "STATE", "SINCE", "LEASE", "TENANT", "MODEL", "PATH"):
         table.add_column(heading, no_wrap=True)

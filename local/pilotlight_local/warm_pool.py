@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,10 @@ class WarmPool:
             self._supervising = asyncio.create_task(self._supervise(), name="warm pool")
 
     async def describe(self) -> dict[str, Any]:
-        """`{"state": "off|starting|up", "slots": [...], "leases": [...]}` in the pool's own words."""
+        """`{"state": "off|starting|importing|ready", "slots": [...], "leases": [...]}`, the lists in the pool's words.
+
+        `importing`: leases are taken already, an engine waits for the imports. `ready`: it takes a fork.
+        """
         if self._supervising is None:
             return {"state": "off", "slots": [], "leases": []}
         connector = aiohttp.UnixConnector(str(self._run_dir / SOCKET_NAME))
@@ -76,9 +80,11 @@ class WarmPool:
             async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
                 slots = await _get(session, "/v1/slots")
                 leases = await _get(session, "/v1/leases")
+                async with session.get("http://pool/readyz") as answer:
+                    state = "ready" if answer.status == HTTPStatus.OK else "importing"
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return {"state": "starting", "slots": [], "leases": []}
-        return {"state": "up", "slots": slots.get("slots", []), "leases": leases.get("leases", [])}
+        return {"state": state, "slots": slots.get("slots", []), "leases": leases.get("leases", [])}
 
     async def close(self, grace_s: float) -> None:
         """End it and every engine it has; returns when they are gone."""
