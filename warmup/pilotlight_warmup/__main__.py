@@ -39,6 +39,8 @@ def main() -> None:
     try:
         arguments = parse(sys.argv[1:])
         logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        if arguments.work_dir is not None:
+            Path(arguments.work_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         work_dir = ("--work_dir", arguments.work_dir) if arguments.work_dir is not None else ()
         zygote = ZygoteSettings(os.environ, arguments=work_dir)
         asyncio.run(serve(arguments, os.environ, zygote))

@@ -58,26 +58,29 @@ class Zygote:
     def __init__(self, settings: ZygoteSettings) -> None:
         self._settings = settings
         self._sock: socket.socket | None = None
-        self._ready = asyncio.Event()
+        self._ready = False
+        self._started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._import_s = settings.usual_import_s
         self._ready_at_s = time.monotonic() + self._import_s
         self._forking: dict[str, EngineProcess] = {}
 
     @property
     def is_ready(self) -> bool:
-        return self._ready.is_set()
+        return self._ready
 
     def ready_in_s(self) -> float:
         """Predicted from its last start; a start that takes longer than the last is expected to end any moment."""
         return 0.0 if self.is_ready else max(0.1, self._ready_at_s - time.monotonic())
 
     async def wait_ready(self) -> None:
-        """Raises EngineGone when its imports take too long."""
+        """Raises EngineGone when this start of it fails, or takes too long."""
         try:
             async with asyncio.timeout(self._settings.import_deadline_s):
-                await self._ready.wait()
+                failure = await asyncio.shield(self._started)
         except TimeoutError:
             raise EngineGone(f"the zygote was not ready within {self._settings.import_deadline_s:g} s") from None
+        if failure:
+            raise EngineGone(failure)
 
     def fork(self, config: HostConfig, process: EngineProcess, control: socket.socket, output_fd: int) -> None:
         """Hand both descriptors to a new engine host. Raises EngineGone; what becomes of it is told to `process`."""
@@ -118,7 +121,10 @@ class Zygote:
         try:
             await self._read(ours)
         finally:
-            self._ready.clear()
+            if not self._started.done():
+                self._started.set_result("the zygote ended before it was ready; its output in the log says why")
+            self._started = asyncio.get_running_loop().create_future()
+            self._ready = False
             self._sock = None
             ours.close()
             for waiting in self._forking.values():
@@ -139,7 +145,8 @@ class Zygote:
             case ZygoteReady(pid, import_s):
                 log.info("the zygote (pid %d) is ready, its imports took %.2f s", pid, import_s)
                 self._import_s = import_s
-                self._ready.set()
+                self._ready = True
+                self._started.set_result("")
             case Forked(slot, pid):
                 if (process := self._forking.pop(slot, None)) is not None:
                     log.info("the engine of %s is pid %d", slot, pid)

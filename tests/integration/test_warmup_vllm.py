@@ -1,0 +1,71 @@
+"""The warm pool with real vLLM on the CPU: fine-tunes of one architecture share one engine, and each stays itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+from warmup_pool import Pool, generate
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+QUESTION = "<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture(scope="module")
+def tenants(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three AWQ fine-tunes of the demo model; each introduces itself by its own name."""
+    folder = tmp_path_factory.mktemp("tenants")
+    script = [sys.executable, str(ROOT / "scripts" / "make_models.py"), "--out", str(folder)]
+    subprocess.run([*script, "--from-demo", "--count", "3", "--quantization", "awq"], check=True, timeout=300)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.timeout(300)
+async def test_three_fine_tunes_share_one_engine_and_none_speaks_for_another(
+    tenants: list[Path], tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.from_file(str(tenants[0] / "tokenizer.json"))
+    prompt = tokenizer.encode(QUESTION).ids
+    settings = ("--slot", "cpu:0=4GiB", "--drain_s", "0", "--store", str(tmp_path / "store"))
+    async with Pool(tmp_path, "-m", "pilotlight_warmup", *settings) as pool:
+
+        async def says(model: Path | str, name: str) -> tuple[str, str, float]:
+            lease = await pool.lease(
+                model, name=name, tenant=name, wait_s=120, deadline_s=120, engine_args={"enforce_eager": "true"}
+            )
+            text = tokenizer.decode(await generate(lease, 7, prompt))
+            await pool.release(lease)
+            return lease["path"], text, sum(lease["phases_s"][part] for part in ("queue", lease["path"], "grant") if
+                                            part in lease["phases_s"])  # fmt: skip
+
+        path, text, _ = await says(tenants[0], "first")
+        assert (path, text) == ("fork", "I am tenant-00.")
+        for turn in range(6):
+            model = tenants[(turn + 1) % 3]
+            path, text, took_s = await says(model, model.name)
+            assert (path, text) == ("swap", f"I am {model.name}.")
+            assert took_s < 2.0  # tens of milliseconds; a boot takes many seconds
+        path, text, _ = await says(tenants[0], tenants[0].name)
+        assert (path, text) == ("loaded", "I am tenant-00.")
+
+        # Another architecture cannot be swapped in: it gets an engine of its own, from the zygote.
+        path, text, _ = await says("bundled://demo-bf16", "plain")
+        assert path == "fork"
+        assert text.startswith("I am")
+
+        # A killed engine costs its holder the lease and nobody else anything.
+        lease = await pool.lease(tenants[1], name="m", wait_s=120, engine_args={"enforce_eager": "true"})
+        os.kill(pool.engine_pid(), signal.SIGKILL)
+        await pool.until(lambda: "the engine was lost" in pool.log())
+        assert (await pool.heartbeat(lease)).status == 410
+        assert (await says(tenants[2], "t"))[:2] == ("fork", "I am tenant-02.")
+
+        answer = await pool.ask(tenants[0], wait_s=120, deadline_s=120, engine_args={"no_such_argument": "1"})
+        assert answer.status == 400, answer
+        assert "no_such_argument" in answer.body["error"]
