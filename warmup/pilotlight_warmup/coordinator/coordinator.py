@@ -136,7 +136,7 @@ class Coordinator:
                 raise InvalidInput(str(error), param="schedule") from error
         else:
             self._warmth.hold(order, asked.hold_s)
-        self._keep_warm()
+        self.keep_warm()
         return self._model_line(order)
 
     def leases(self) -> list[LeaseLine]:
@@ -201,7 +201,7 @@ class Coordinator:
                 self.exposition.ended("expired")
                 log.info("lease %s expired: its holder was silent for %g s", lease_id, self.pool.policy.expires_s)
             self._refuse_late()
-            self._keep_warm()
+            self.keep_warm()
             # Predictions change with time alone: look again at those who wait.
             if self.pool.fair.waiting:
                 self._wake.set()
@@ -221,7 +221,8 @@ class Coordinator:
                 why = f"the deadline passed while the lease was {lease.state}: {reasons}"
                 self.pool.end(lease_id, LeaseEvent.REFUSE, Unavailable(why, retry_after_s=5.0))
 
-    def _keep_warm(self) -> None:
+    def keep_warm(self) -> None:
+        """Stop what is not worth keeping and load what is worth having; the ticker calls it."""
         for wish in self._warmth.decide():
             driver = self._drivers[wish.slot_id]
             if isinstance(wish, LoadAhead):

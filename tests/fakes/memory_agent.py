@@ -1,0 +1,116 @@
+"""An agent without processes: engines are entries of a dict. Commands wait for the test when it holds them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from pilotlight_protocol.errors import ModelNotFound
+from pilotlight_warmup.agent_port import (
+    AgentError,
+    EngineEvent,
+    EngineGone,
+    EngineLost,
+    EngineOrder,
+    EngineReady,
+    Grant,
+    Listener,
+    ModelFacts,
+    ModelOrder,
+    SlotFacts,
+    SlotReport,
+)
+from pilotlight_warmup.policy.lease_terms import Isolation
+from pilotlight_warmup.policy.slot_lifecycle import SlotState
+
+GIB = 2**30
+
+
+class MemoryAgent:
+    """`fails(command, slot_id, model)` may return an error to raise; `gate` None lets every command through at once."""
+
+    def __init__(self, *slot_ids: str, memory_bytes: int = 4 * GIB) -> None:
+        self.name = "memory"
+        self.slots = tuple(SlotFacts(slot_id, "cpu", memory_bytes, 1) for slot_id in slot_ids)
+        self.calls: list[tuple[str, ...]] = []
+        self.granted: dict[str, str] = {}
+        self.loaded: dict[str, str] = {}
+        self.incarnations = dict.fromkeys(slot_ids, 0)
+        self.fails: Callable[[str, str, str], AgentError | None] = lambda command, slot_id, model: None
+        self.gate: asyncio.Event | None = None
+        self.reports: dict[str, SlotReport] = {}
+        self._listener: Listener = lambda event: None
+
+    def zygote_ready_in_s(self) -> float:
+        return 0.0
+
+    def listen(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def tell(self, event: EngineEvent) -> None:
+        self._listener(event)
+
+    def die(self, slot_id: str, reason: str = "killed") -> None:
+        """The engine's process ends by itself."""
+        self.loaded.pop(slot_id, None)
+        self.granted.pop(slot_id, None)
+        self.tell(EngineLost(slot_id, self.incarnations[slot_id], reason))
+
+    async def describe(self, order: ModelOrder) -> ModelFacts:
+        """`model://fingerprint/name` with `?gib=` memory and `?boot` where a swap is not proven."""
+        if not order.uri.startswith("model://"):
+            raise ModelNotFound(f"{order.uri} is not there")
+        path, _, query = order.uri.removeprefix("model://").partition("?")
+        fingerprint = path.partition("/")[0]
+        gib = int(query.removeprefix("gib=")) if query.startswith("gib=") else 1
+        return ModelFacts(order.uri, fingerprint, "awq", 1000, gib * GIB, "ram", query != "boot")
+
+    async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
+        assert slot_id not in self.loaded
+        await self._command("boot", slot_id, order.facts.key)
+        self.incarnations[slot_id] += 1
+        self.loaded[slot_id] = order.facts.key
+        return EngineReady(self.incarnations[slot_id], 0.0, 0.0, {"load": 0.0})
+
+    async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
+        self._living(slot_id)
+        assert slot_id not in self.granted
+        await self._command("swap", slot_id, order.facts.key)
+        self._living(slot_id)
+        self.loaded[slot_id] = order.facts.key
+        return EngineReady(self.incarnations[slot_id], 0.0, 0.0, {"weights": 0.0})
+
+    async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
+        self._living(slot_id)
+        assert slot_id not in self.granted
+        await self._command("grant", slot_id, grant.lease_id)
+        self._living(slot_id)
+        self.granted[slot_id] = grant.lease_id
+        return f"unix:///{slot_id}"
+
+    async def revoke(self, slot_id: str, lease_id: str, reason: str, deadline_s: float) -> None:
+        self._living(slot_id)
+        await self._command("revoke", slot_id, lease_id)
+        self._living(slot_id)
+        self.granted.pop(slot_id, None)
+
+    async def stop(self, slot_id: str) -> None:
+        await self._command("stop", slot_id, "")
+        self.loaded.pop(slot_id, None)
+        self.granted.pop(slot_id, None)
+
+    async def report(self) -> tuple[SlotReport, ...]:
+        return tuple(
+            self.reports.get(facts.slot_id, SlotReport(facts.slot_id, SlotState.EMPTY, 0)) for facts in self.slots
+        )
+
+    async def _command(self, name: str, slot_id: str, subject: str) -> None:
+        self.calls.append((name, slot_id, subject))
+        if self.gate is not None:
+            await self.gate.wait()
+        if (error := self.fails(name, slot_id, subject)) is not None:
+            raise error
+
+    def _living(self, slot_id: str) -> None:
+        if slot_id not in self.loaded:
+            raise EngineGone("there is no engine in this slot")

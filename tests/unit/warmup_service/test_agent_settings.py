@@ -1,0 +1,101 @@
+"""What the command line means: slots, addresses, weights; and the folder the engines listen in."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_warmup.agent.slot_settings import parse_slots
+from pilotlight_warmup.agent_port import SlotFacts
+from pilotlight_warmup.arguments import parse
+from pilotlight_warmup.listener import address_of, open_listener
+from pilotlight_warmup.run_dir import open_run_dir
+
+NEEDED = ["--run_dir", "/run/pool", "--slot", "cpu:0=4GiB"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "cpus", "expected"),
+    [
+        (["cpu:0=4GiB"], 8, [("cpu:0", 4 * 2**30, 8)]),
+        (["cpu:0=4GiB", "cpu:1=500M"], 8, [("cpu:0", 4 * 2**30, 4), ("cpu:1", 500_000_000, 4)]),
+        (["cpu:a=1.5G", "cpu:b=1Gi"], 1, [("cpu:a", 1_500_000_000, 1), ("cpu:b", 2**30, 1)]),
+        (["cuda:0=70GiB"], 8, [("cuda:0", 70 * 2**30, 0)]),
+        (["cuda:MIG-4f2a/7/0=9GiB"], 8, [("cuda:MIG-4f2a/7/0", 9 * 2**30, 0)]),
+    ],
+)  # fmt: skip
+def test_slots(texts: list[str], cpus: int, expected: list[tuple[str, int, int]]) -> None:
+    assert parse_slots(texts, cpus) == tuple(SlotFacts(name, name, size, threads) for name, size, threads in expected)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [[], ["cpu:0"], ["cpu=4GiB"], ["cpu:0=4"], ["gpu:0=4GiB"], ["cpu:0=1G", "cpu:0=2G"], ["cpu:0=1G", "cuda:0=2G"]],
+)
+def test_slots_that_mean_nothing(texts: list[str]) -> None:
+    with pytest.raises(InvalidInput):
+        parse_slots(texts, 2)
+
+
+def test_defaults_and_weights() -> None:
+    arguments = parse([*NEEDED, "--tenant_weight", "acme=2", "--tenant_weight", "a=b=0.5"])
+    assert arguments.listen == "tcp://127.0.0.1:8090"
+    assert arguments.weights == {"acme": 2.0, "a=b": 0.5}
+    assert (arguments.isolation, arguments.store) == ("shared", None)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--listen", "localhost"),
+        ("--listen", "tcp://host:99999"),
+        ("--listen", "unix://relative"),
+        ("--tenant_weight", "acme"),
+        ("--tenant_weight", "acme=0"),
+        ("--tenant_weight", "acme=inf"),
+        ("--lease_expires_s", "0"),
+    ],
+)
+def test_flags_that_mean_nothing_name_themselves(flag: str, value: str) -> None:
+    with pytest.raises(InvalidInput, match=flag):
+        parse([*NEEDED, flag, value])
+
+
+def test_the_run_folder_is_private_ours_alone_and_swept(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o755)
+    (folder / "cpu-0.1.sock").touch()
+    with open_run_dir(folder) as found:
+        assert found == folder
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert not list(folder.glob("*.sock"))
+        with pytest.raises(InvalidInput, match="another warm pool"), open_run_dir(folder):
+            pass
+        (folder / "cpu-0.2.sock").touch()
+    assert not list(folder.iterdir())
+    with open_run_dir(folder):
+        pass
+
+
+def test_a_run_folder_too_deep_for_sockets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="too deep"), open_run_dir(tmp_path / ("x" * 100)):
+        pass
+
+
+def test_a_unix_listener_is_private_and_replaces_a_dead_one(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    mask = os.umask(0)
+    os.umask(mask)
+    with open_listener(f"unix://{path}") as listener:
+        assert address_of(listener) == f"unix://{path}"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with pytest.raises(InvalidInput, match="another process"), open_listener(f"unix://{path}"):
+            pass
+    assert not path.exists()
+    assert os.umask(mask) == mask

@@ -1,0 +1,365 @@
+"""The coordinator over an agent without processes, in virtual time. After every step the ledger keeps its promises."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from memory_agent import MemoryAgent
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PayloadTooLarge, PilotlightError, Unavailable
+from pilotlight_warmup.agent_port import EngineGone, EngineLost, EngineRefused, SwapFailed, WorkBegan, WorkEnded
+from pilotlight_warmup.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_warmup.coordinator.errors import LeaseGone
+from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest, PrewarmRequest
+from pilotlight_warmup.coordinator.slot_driver import DriverSettings
+from pilotlight_warmup.policy import ledger
+from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
+
+A, B, C = "model://f/a", "model://f/b", "model://g/c"
+
+
+class World:
+    """A coordinator that runs, its agent, and the clock."""
+
+    def __init__(self, agent: MemoryAgent, settings: CoordinatorSettings) -> None:
+        self.now_s = 1000.0
+        self.agent = agent
+        self.coordinator = Coordinator(settings, lambda: self.now_s, lambda: self.now_s)
+        self.coordinator.pool.on_change.append(self._check)
+
+    def _check(self) -> None:
+        assert ledger.check(self.coordinator.pool.ledger) == ()
+
+    async def settle(self) -> None:
+        for _ in range(40):
+            await asyncio.sleep(0)
+
+    async def ask(self, model: str, **more: Any) -> LeaseAnswer:
+        request = LeaseRequest(model, "m", **{"deadline_s": 600.0} | more)
+        waiting = asyncio.create_task(self.coordinator.desk.request(request))
+        await self.settle()
+        return await waiting
+
+    async def lease(self, model: str, **more: Any) -> LeaseAnswer:
+        answer = await self.ask(model, **more)
+        return await self.coordinator.desk.poll(answer.lease_id, 0.0)
+
+    async def release(self, answer: LeaseAnswer) -> None:
+        self.coordinator.desk.release(answer.lease_id)
+        await self.settle()
+
+    def commands(self) -> list[str]:
+        return [name for name, *_ in self.agent.calls]
+
+    def states(self) -> list[str]:
+        return [str(slot.state) for slot in self.coordinator.pool.ledger.slots.values()]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Callable[..., Any]]:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def _start(*slots: str, agent: MemoryAgent | None = None, **settings: Any) -> World:
+        settings.setdefault("driver", DriverSettings(first_back_off_s=0.0))
+        world = World(agent or MemoryAgent(*(slots or ("s0",))), CoordinatorSettings(**settings))
+        tasks.append(asyncio.create_task(world.coordinator.run([world.agent])))
+        await world.settle()
+        return world
+
+    yield _start
+    for task in tasks:
+        assert not task.done(), task
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_paths_from_empty_to_loaded(start: Any) -> None:
+    world = await start()
+    for model, path, commands in (
+        (A, "fork", ["boot", "grant"]),
+        (A, "loaded", ["grant"]),
+        (B, "swap", ["swap", "grant"]),
+        (C, "fork", ["stop", "boot", "grant"]),
+        ("model://g/d?boot", "fork", ["stop", "boot", "grant"]),
+    ):
+        world.agent.calls.clear()
+        lease = await world.lease(model)
+        assert (lease.state, lease.path) == ("active", path), model
+        assert world.commands() == commands, model
+        await world.release(lease)
+        assert world.commands()[-1] == "revoke"
+        assert world.states() == ["idle"]
+
+
+async def test_a_lease_that_ends_while_its_engine_boots_leaves_it_idle_for_the_next(start: Any) -> None:
+    world = await start()
+    world.agent.gate = asyncio.Event()
+    first = await world.ask(A)
+    assert first.state == "placing"
+    await world.release(first)
+    second = await world.ask(B)
+    world.agent.gate.set()
+    await world.settle()
+    assert (await world.coordinator.desk.poll(second.lease_id, 0.0)).state == "active"
+    assert world.commands() == ["boot", "swap", "grant"]
+
+
+async def test_a_lease_that_ends_while_it_is_granted_is_revoked(start: Any) -> None:
+    world = await start()
+    await world.release(await world.lease(A))
+    world.agent.gate = asyncio.Event()
+    lease = await world.ask(A)
+    await world.release(lease)
+    world.agent.gate.set()
+    await world.settle()
+    assert world.agent.granted == {}
+    assert world.states() == ["idle"]
+
+
+@pytest.mark.parametrize("command", ["boot", "swap", "grant"])
+async def test_a_failure_on_the_way_is_tried_again_and_not_for_ever(start: Any, command: str) -> None:
+    world = await start()
+    await world.release(await world.lease(A))
+    if command == "boot":
+        world.agent.die("s0")
+        await world.settle()
+    failures = iter([SwapFailed("odd") if command == "swap" else EngineGone("crash")])
+    world.agent.fails = lambda name, slot_id, model: next(failures, None) if name == command else None
+    lease = await world.lease(B)
+    assert lease.state == "active"
+    await world.release(lease)
+
+    world.agent.fails = lambda name, slot_id, model: EngineGone("crash") if name in {"boot", "swap"} else None
+    with pytest.raises(Unavailable, match="the engine was lost: crash"):
+        await world.lease(C)
+    world.agent.fails = lambda name, slot_id, model: None
+    assert (await world.lease(A)).state == "active"
+
+
+async def test_a_refused_configuration_is_the_askers_mistake(start: Any) -> None:
+    world = await start()
+    world.agent.fails = lambda name, slot_id, model: EngineRefused("no such argument") if name == "boot" else None
+    with pytest.raises(InvalidInput, match="no such argument"):
+        await world.lease(A)
+    assert world.commands().count("boot") == 1
+    world.agent.fails = lambda name, slot_id, model: None
+    assert (await world.lease(A)).state == "active"
+
+
+async def test_a_lost_engine_ends_its_lease_with_the_reason(start: Any) -> None:
+    world = await start()
+    lease = await world.lease(A)
+    world.agent.die("s0", "out of memory")
+    with pytest.raises(LeaseGone, match="out of memory"):
+        world.coordinator.desk.heartbeat(lease.lease_id)
+    await world.settle()
+    assert world.states() == ["empty"]
+
+
+async def test_news_about_an_earlier_engine_are_dropped(start: Any) -> None:
+    world = await start()
+    lease = await world.lease(A)
+    world.agent.die("s0")
+    await world.settle()
+    lease = await world.lease(A)
+    world.agent.tell(EngineLost("s0", 1, "late news"))
+    await world.settle()
+    assert world.coordinator.desk.heartbeat(lease.lease_id).state == "active"
+
+
+async def test_an_engine_that_does_not_end_its_lease_is_killed(start: Any) -> None:
+    world = await start()
+    lease = await world.lease(A)
+    world.agent.fails = lambda name, slot_id, model: EngineGone("no answer to Revoke") if name == "revoke" else None
+    await world.release(lease)
+    assert world.commands()[-2:] == ["revoke", "stop"]
+    assert world.states() == ["empty"]
+
+
+async def test_work_and_idleness_come_from_the_engine_and_idle_leases_give_way(start: Any) -> None:
+    world = await start()
+    lease = await world.lease(A, tenant="a", priority="interactive")
+    world.agent.tell(WorkBegan("s0", lease.lease_id))
+    other = await world.ask(B, tenant="b")
+    assert other.state == "queued"
+    assert any("held by a lease" in reason for reason in other.reasons)
+    world.agent.tell(WorkEnded("s0", lease.lease_id))
+    await world.settle()
+    assert (await world.coordinator.desk.poll(other.lease_id, 0.0)).state == "active"
+    with pytest.raises(LeaseGone, match="preempted for b"):
+        world.coordinator.desk.heartbeat(lease.lease_id)
+
+
+async def test_batch_work_gives_way_after_a_moment_to_connect(start: Any) -> None:
+    world = await start()
+    lease = await world.lease(A, tenant="a", priority="batch")
+    other = await world.ask(B, tenant="b")
+    assert other.state == "queued"
+    world.now_s += 1.0
+    world.coordinator.pool.renew(lease.lease_id)
+    await world.settle()
+    third = await world.ask(C, tenant="b", priority="batch")
+    assert (await world.coordinator.desk.poll(other.lease_id, 0.0)).state == "active"
+    assert third.state == "queued"
+
+
+async def test_expired_leases_make_room(start: Any) -> None:
+    world = await start()
+    lease = await world.lease(A)
+    waiting = await world.ask(B)
+    world.now_s += 14.0
+    world.coordinator.pool.renew(waiting.lease_id)
+    world.now_s += 2.0
+    assert world.coordinator.pool.expire() == (lease.lease_id,)
+    await world.settle()
+    assert (await world.coordinator.desk.poll(waiting.lease_id, 0.0)).state == "active"
+    with pytest.raises(LeaseGone):
+        world.coordinator.desk.heartbeat(lease.lease_id)
+    world.now_s += 100.0
+    world.coordinator.pool.renew(waiting.lease_id)
+    world.coordinator.pool.sweep()
+    with pytest.raises(ModelNotFound):
+        world.coordinator.desk.heartbeat(lease.lease_id)
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "error"),
+    [
+        (A, {"deadline_s": 1.0}, Unavailable),  # a fork takes 4 s
+        ("model://f/a?gib=8", {}, PayloadTooLarge),
+        ("nowhere", {}, ModelNotFound),
+    ],
+)
+async def test_what_cannot_be_is_refused_at_once(
+    start: Any, model: str, more: dict[str, Any], error: type[PilotlightError]
+) -> None:
+    world = await start()
+    with pytest.raises(error):
+        await world.lease(model, **more)
+    assert world.commands() == []
+
+
+async def test_shutting_down_tells_those_who_wait(start: Any) -> None:
+    world = await start()
+    await world.lease(A)
+    waiting = await world.ask(B)
+    world.coordinator.desk.close()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await world.coordinator.desk.poll(waiting.lease_id, 0.0)
+    with pytest.raises(Unavailable, match="shutting down"):
+        await world.lease(A)
+
+
+async def test_prewarm_loads_and_holds_and_takes_no_lease_its_slot(start: Any) -> None:
+    world = await start("s0", "s1")
+    lease = await world.lease(A)
+    await world.coordinator.prewarm(PrewarmRequest(B, "b", hold_s=100.0))
+    await world.settle()
+    assert world.agent.loaded == {"s0": A, "s1": B}
+    await world.coordinator.prewarm(PrewarmRequest(C, "c", hold_s=100.0))
+    await world.settle()
+    assert world.agent.loaded == {"s0": A, "s1": B}, "what is leased or held stays"
+    await world.release(lease)
+    await world.coordinator.prewarm(PrewarmRequest(C, "c", hold_s=100.0))
+    await world.settle()
+    assert world.agent.loaded == {"s0": C, "s1": B}
+    assert (await world.lease(C)).path == "loaded"
+
+
+async def test_a_schedule_loads_when_its_time_comes(start: Any) -> None:
+    world = await start()
+    with pytest.raises(InvalidInput, match="not understood"):
+        await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule="at nine"))
+    line = await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule="cron 0 9 * * * for 30m"))
+    assert line.schedule == "cron 0 9 * * * for 30m"
+    await world.settle()
+    assert world.commands() == []
+    world.now_s = 9 * 3600.0 + 1
+    world.coordinator.keep_warm()
+    await world.settle()
+    assert world.agent.loaded == {"s0": A}
+
+
+async def test_an_idle_engine_is_stopped_when_keeping_it_does_not_pay(start: Any) -> None:
+    world = await start(keep_alive=KeepAliveSpec(price_slot_s=60.0))
+    await world.release(await world.lease(A))
+    world.now_s += 50.0
+    world.coordinator.keep_warm()
+    await world.settle()
+    assert world.states() == ["idle"]
+    world.now_s += 20.0
+    world.coordinator.keep_warm()
+    await world.settle()
+    assert world.states() == ["empty"]
+
+
+async def test_predictions_are_learned_and_their_errors_shown(start: Any) -> None:
+    world = await start()
+    for model in (A, B, A):
+        await world.release(await world.lease(model))
+    text = world.coordinator.exposition.text().decode()
+    assert 'pilotlight_prediction_error_seconds_count{path="swap"} 2.0' in text
+    assert 'pilotlight_prediction_bias_seconds{path="fork"} -4.0' in text
+    assert 'pilotlight_slots{state="idle"} 1.0' in text
+    assert 'pilotlight_leases{path="swap",state="released"} 2.0' in text
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) -> None:
+    """Random holders and random failures: every request ends, and a slot serves what the coordinator believes."""
+    dice = random.Random(seed)
+    world = await start("s0", "s1", "s2")
+    coordinator, agent = world.coordinator, world.agent
+
+    def fails(name: str, slot_id: str, model: str) -> Any:
+        if dice.random() > 0.1 or name == "stop":
+            return None
+        return SwapFailed("odd") if name == "swap" and dice.random() < 0.5 else EngineGone("gone")
+
+    agent.fails = fails
+    living: dict[str, str] = {}
+    ended = 0
+    for _ in range(150):
+        world.now_s += dice.random()
+        kind = dice.random()
+        if kind < 0.45:
+            model, tenant = dice.choice([A, B, C, "model://f/d"]), dice.choice("xyz")
+            priority = dice.choice(["interactive", "normal", "batch"])
+            isolation = dice.choice(["shared", "shared", "reset"])
+            try:
+                answer = await world.ask(model, tenant=tenant, priority=priority, isolation=isolation)
+                living[answer.lease_id] = model
+            except Unavailable:
+                ended += 1
+        elif kind < 0.7 and living:
+            lease_id = dice.choice(list(living))
+            coordinator.desk.release(lease_id)
+            del living[lease_id]
+        elif kind < 0.8 and agent.loaded:
+            agent.die(dice.choice(list(agent.loaded)))
+        elif agent.granted:
+            slot_id = dice.choice(list(agent.granted))
+            event = dice.choice([WorkBegan, WorkEnded])
+            agent.tell(event(slot_id, agent.granted[slot_id]))
+        await world.settle()
+        for lease_id in list(living):
+            try:
+                coordinator.desk.heartbeat(lease_id)
+            except PilotlightError:
+                del living[lease_id]
+                ended += 1
+        for slot in coordinator.pool.ledger.slots.values():
+            if slot.state == "leased":
+                assert agent.granted[slot.slot_id] == slot.lease_id
+                assert agent.loaded[slot.slot_id] == living[slot.lease_id or ""]
+    agent.fails = lambda name, slot_id, model: None
+    for lease_id in living:
+        coordinator.desk.release(lease_id)
+    await world.settle()
+    assert set(world.states()) <= {"idle", "empty"}
+    assert not coordinator.pool.fair.waiting
+    assert not coordinator.pool.fair.running
+    assert (await world.lease(A)).state == "active"
