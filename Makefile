@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo up test check unit integration soak bench bench-overhead bench-endpoints bench-policy bench-prefetch models lock clean
+.PHONY: help setup demo demo-pool up test check unit integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-policy bench-prefetch models lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -14,10 +14,16 @@ $(READY): pyproject.toml requirements/cpu.lock
 	@scripts/setup_venv "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-setup: $(READY) ## make the virtual environment (3.4 GB, a few minutes; every other target does it too)
+setdemo-pool: $(READY) ## ten fine-tunes of one architecture share one engine slot; each answers with its own name
+	@$(BIN)/python scripts/demo_fine_tunes.py
+
+up: $(READY) ## make the virtual environment (3.4 GB, a few minutes; every other target does it too)
 
 demo: $(READY) ## an endpoint at zero is woken by its first request, streams text to four clients, and goes back to zero
 	@$(BIN)/python scripts/demo.py
+
+demo-pool: $(READY) ## ten fine-tunes of one architecture share one engine slot; each answers with its own name
+	@$(BIN)/python scripts/demo_fine_tunes.py
 
 up: $(READY) ## run the quickstart on this machine until Ctrl-C
 	@$(BIN)/pilotlight up inferenceservices/quickstart.yaml
@@ -41,6 +47,15 @@ bench-policy: $(READY) ## keep-alive policies over a week of synthetic requests:
 
 bench-prefetch: $(READY) ## the store beside curl, aria2c and hf download (needs nginx and aria2)
 	@$(BIN)/python benchmarks/prefetch.py
+
+bench-coldstart: $(READY) ## from zero to the first token: vLLM's server, predictor, fork, swap, parked, whole path
+	@$(BIN)/python benchmarks/coldstart.py
+
+bench-swap: $(READY) ## weight swap and zygote fork of one engine beside the copy of the same bytes
+	@$(BIN)/python benchmarks/swap.py
+
+churn: $(READY) ## fifty fine-tunes on two slots for ten minutes while engines, pool and predictors are killed
+	@$(BIN)/python benchmarks/churn.py
 
 bench: bench-overhead bench-endpoints bench-policy ## every benchmark
 
