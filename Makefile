@@ -14,10 +14,7 @@ $(READY): pyproject.toml requirements/cpu.lock
 	@scripts/setup_venv "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-setdemo-pool: $(READY) ## ten fine-tunes of one architecture share one engine slot; each answers with its own name
-	@$(BIN)/python scripts/demo_fine_tunes.py
-
-up: $(READY) ## make the virtual environment (3.4 GB, a few minutes; every other target does it too)
+setup: $(READY) ## make the virtual environment (3.4 GB, a few minutes; every other target does it too)
 
 demo: $(READY) ## an endpoint at zero is woken by its first request, streams text to four clients, and goes back to zero
 	@$(BIN)/python scripts/demo.py
