@@ -1,0 +1,178 @@
+"""What a swap costs, phase by phase, beside copying the same bytes; and a fork from the zygote beside a plain boot.
+
+    python benchmarks/swap.py [--rounds 7] [--forks 5] [--compiled] [--out benchmarks/out/swap.json]
+
+Per model: three fine-tunes of one shape are swapped in turn, so that every swap brings other weights from the page
+cache; each is followed by a lease's first token over a new connection. `copy` is the same number of bytes copied
+between two warm buffers by one thread, and by as many as a swap uses. Medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pilotlight_predictor.engine import pool_client
+from pilotlight_protocol.engine_frames import GenerateRequest, HostConfig, HostExited, Shutdown
+from pilotlight_protocol.generation import GenerationParameters
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fakes"))
+
+from pool_agent import Host, ZygoteProcess, exec_host, private_dir
+
+ROOT = Path(__file__).parents[1]
+PROMPT = [5, 6, 7, 8] * 4
+KINDS = {
+    "demo AWQ": ("--from-demo", "--quantization", "awq"),
+    "340 MB bf16": ("--preset", "340m"),
+}
+PHASES = ("drain", "inspect", "weights", "reset", "defaults", "check")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="swaps that count, per model")
+    parser.add_argument("--forks", type=int, default=5)
+    parser.add_argument("--compiled", action="store_true", help="graphs compiled as vLLM does by default; else eager")
+    parser.add_argument("--models", type=Path, help="where the models are kept for the next run")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "out" / "swap.json")
+    args = parser.parse_args()
+    arguments = {} if args.compiled else {"enforce_eager": "true"}
+    results: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = private_dir(Path(folder) / "work")
+        kinds = {name: make(name, options, args.models or Path(folder)) for name, options in KINDS.items()}
+        with ZygoteProcess(work, work / "zygote.log") as zygote:
+            import_s = zygote.wait_ready().import_s
+            for name, models in kinds.items():
+                results[name] = {"import": import_s, **measure(zygote, models, arguments, work, args)}
+        for name, models in kinds.items():
+            results[name]["exec"] = median(boot_by_exec(models[0], arguments, work) for _ in range(args.forks))
+    args.out.parent.mkdir(exist_ok=True)
+    args.out.write_text(json.dumps(results, indent=2) + "\n")
+    show(results)
+
+
+def make(name: str, options: tuple[str, ...], folder: Path) -> list[Path]:
+    out = folder / name.replace(" ", "-")
+    if not out.exists():
+        argv = [sys.executable, str(ROOT / "scripts" / "make_models.py"), "--out", str(out), "--count", "3", *options]
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    return sorted(out.iterdir())
+
+
+def measure(
+    zygote: ZygoteProcess, models: list[Path], arguments: dict[str, str], work: Path, args: argparse.Namespace
+) -> dict[str, float]:
+    forks: list[float] = []
+    for number in range(args.forks):
+        began_s = time.perf_counter()
+        host = zygote.fork(config(f"fork-{number}", models[number % len(models)], arguments, work))
+        host.wait_booted(deadline_s=300.0)
+        first_token_s(host)
+        forks.append(time.perf_counter() - began_s)
+        if number < args.forks - 1:
+            host.send(Shutdown())
+            zygote.frames.until(HostExited)
+    phases: dict[str, list[float]] = {phase: [] for phase in (*PHASES, "swap", "first token", "swap to first token")}
+    # One swap to each model does not count: the allocator's pages are touched for the first time.
+    for number in range(args.rounds + len(models)):
+        began_s = time.perf_counter()
+        swapped = host.swap(models[(number + 1) % len(models)], generation=number)
+        swap_s = time.perf_counter() - began_s
+        token_s = first_token_s(host)
+        if number >= len(models):
+            for phase, seconds in swapped.phases_s.items():
+                phases[phase].append(seconds)
+            phases["swap"].append(swap_s)
+            phases["first token"].append(token_s)
+            phases["swap to first token"].append(time.perf_counter() - began_s)
+    host.send(Shutdown())
+    zygote.frames.until(HostExited)
+    size = sum(path.stat().st_size for path in models[0].glob("*.safetensors"))
+    threads = len(os.sched_getaffinity(0))
+    return {
+        "bytes": size, "fork to first token": median(forks), **{name: median(times) for name, times in phases.items()},
+        "copy, 1 thread": copy_s(size, 1), f"copy, {threads} threads": copy_s(size, threads),
+    }  # fmt: skip
+
+
+def boot_by_exec(model: Path, arguments: dict[str, str], work: Path) -> float:
+    began_s = time.perf_counter()
+    process, host = exec_host(config("exec", model, arguments, work), work, work / "exec.log")
+    host.wait_booted(deadline_s=300.0)
+    first_token_s(host)
+    elapsed_s = time.perf_counter() - began_s
+    host.send(Shutdown())
+    process.wait(30.0)
+    host.sock.close()
+    return elapsed_s
+
+
+def config(slot: str, model: Path, arguments: dict[str, str], work: Path) -> HostConfig:
+    return HostConfig(
+        slot=slot, listen=f"unix://{work}/{slot}.sock", model_dir=str(model), model_name="model",
+        engine_args=arguments | {"max_num_seqs": "8"},
+    )  # fmt: skip
+
+
+def first_token_s(host: Host) -> float:
+    """A grant, a new connection and its first token."""
+    began_s = time.perf_counter()
+    host.grant("lease", "secret", "tenant")
+
+    async def first() -> None:
+        assert host.booted is not None
+        engine = await pool_client.connect(host.booted.endpoint, "lease", "secret")
+        parameters = GenerationParameters(max_tokens=1, temperature=0.0, ignore_eos=True)
+        async for _ in engine.generate(GenerateRequest("bench", PROMPT, parameters)):
+            pass
+        await engine.close()
+
+    asyncio.run(first())
+    return time.perf_counter() - began_s
+
+
+def copy_s(size: int, threads: int) -> float:
+    source, target = bytearray(size), bytearray(size)
+    step = -(-size // threads)
+
+    import numpy as np
+
+    to, of = np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8)
+    to[:] = 1
+    with ThreadPoolExecutor(threads) as pool:
+
+        def once() -> float:
+            began_s = time.perf_counter()
+            list(pool.map(lambda start: np.copyto(to[start : start + step], of[start : start + step]),
+                          range(0, size, step)))  # fmt: skip
+            return time.perf_counter() - began_s
+
+        return median(once() for _ in range(7))
+
+
+def median(values: object) -> float:
+    return statistics.median(values)  # type: ignore[type-var, arg-type, return-value]
+
+
+def show(results: dict[str, dict[str, float]]) -> None:
+    print(f"{'ms':28}" + "".join(f"{name:>16}" for name in results))
+    first = next(iter(results.values()))
+    for row in (*(key for key in first if key not in ("bytes", "import")), "import"):
+        print(f"{row:28}" + "".join(f"{result[row] * 1000:16.1f}" for result in results.values()))
+    shares = [result["copy, 1 thread"] / result["weights"] for result in results.values()]
+    print(f"{'weights against copy':28}" + "".join(f"{share:16.0%}" for share in shares))
+
+
+if __name__ == "__main__":
+    main()

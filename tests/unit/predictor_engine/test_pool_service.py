@@ -1,0 +1,314 @@
+"""The engine thread of a pool's host, over a fake engine and connections: who is let in, and what is gone after."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+from pilotlight_predictor.engine.errors import SwapBroken, SwapNotPossible
+from pilotlight_predictor.engine.pool_link import FromLease, Joined, LeaseLink, Left
+from pilotlight_predictor.engine.pool_service import PoolService
+from pilotlight_protocol.engine_frames import (
+    Abort,
+    Busy,
+    Canary,
+    Check,
+    Checked,
+    ControlFrame,
+    EngineInfo,
+    EngineStats,
+    Failed,
+    Generate,
+    GenerateRequest,
+    Grant,
+    Granted,
+    Idle,
+    LeaseHostFrame,
+    Refused,
+    Rejected,
+    Revoke,
+    Revoked,
+    Shutdown,
+    Sleep,
+    Slept,
+    Stats,
+    StatsReport,
+    Step,
+    Swap,
+    SwapFailed,
+    Swapped,
+    SwapRefused,
+    Wake,
+    Welcome,
+    Woken,
+)
+from pilotlight_protocol.errors import InvalidInput, PilotlightError
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+
+INFO = EngineInfo(512, 1000, [2], 16, 10, "bfloat16", "none", "fake", "0", [], {})
+
+
+@dataclass
+class Report:
+    phases_s: dict[str, float]
+
+
+@dataclass
+class FakeEngine:
+    """Every request gets one token per step until it is aborted; token 13 in a prompt is refused."""
+
+    swap_error: Exception | None = None
+    can_sleep: bool = False
+    canary: Canary = field(default_factory=lambda: Canary(1, -0.5))
+    log: list[str] = field(default_factory=list)
+    running: dict[int, int] = field(default_factory=dict)
+
+    def add(self, stream: int, request: GenerateRequest) -> None:
+        if 13 in request.prompt_token_ids:
+            raise InvalidInput("no thirteen")
+        self.running[stream] = 0
+
+    def abort(self, stream: int) -> None:
+        self.running.pop(stream, None)
+
+    def has_work(self) -> bool:
+        return bool(self.running)
+
+    def step(self) -> tuple[list[tuple[int, TokenDelta]], list[tuple[int, PilotlightError]]]:
+        return [(stream, TokenDelta(0, [7])) for stream in self.running], []
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=len(self.running))
+
+    def describe(self, boot_phases_s: dict[str, float]) -> EngineInfo:
+        return INFO
+
+    def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]]) -> Report:
+        self.log.append(f"swap {model_name} while {len(self.running)} run")
+        if self.swap_error is not None:
+            raise self.swap_error
+        return Report({"inspect": 0.1, "weights": 0.2})
+
+    def forget(self) -> None:
+        self.log.append("forget")
+
+    def renew_metrics(self) -> None:
+        self.log.append("renew metrics")
+
+    def sleep(self, level: int) -> None:
+        self.log.append(f"sleep {level}")
+
+    def wake(self) -> None:
+        self.log.append("wake")
+
+
+class Heard:
+    """An outbox that keeps what it was given."""
+
+    def __init__(self, frame_type: object) -> None:
+        self._decoder = msgspec.msgpack.Decoder(frame_type)
+        self.frames: list[object] = []
+
+    def send(self, frame: bytearray, *, wait: bool = True) -> None:
+        self.frames.append(self._decoder.decode(memoryview(frame)[4:]))
+
+    def drain(self, deadline_s: float) -> bool:
+        return True
+
+    def of(self, kind: type) -> list[object]:
+        return [frame for frame in self.frames if isinstance(frame, kind)]
+
+
+class FakeLease(LeaseLink):
+    def __init__(self, grant: Grant) -> None:
+        self.grant = grant
+        self.outbox: Heard = Heard(LeaseHostFrame)  # type: ignore[assignment]
+        self.ended = False
+
+    def end(self) -> None:
+        self.ended = True
+
+
+class FakeLink:
+    """Gives the script item by item (a callable is run first and may return an item); Shutdown when it is over."""
+
+    def __init__(self, script: Sequence[object]) -> None:
+        self.script = deque(script)
+        self.control = Heard(ControlFrame)
+        self.grant: Grant | None = None
+        self.refused_hellos = 3
+        self.inbox = self
+
+    def take(self, *, wait: bool) -> list[object]:
+        if not self.script:
+            return [Shutdown()]
+        item = self.script.popleft()
+        if isinstance(item, Callable):  # type: ignore[arg-type]
+            item = item()  # type: ignore[operator]
+        return [] if item is None else [item]
+
+
+def grant(lease: str, tenant: str = "a") -> Grant:
+    return Grant(lease, "digest", tenant)
+
+
+def ask(stream: int, *prompt: int) -> Generate:
+    return Generate(stream, GenerateRequest("r", list(prompt) or [1], GenerationParameters()))
+
+
+def play(engine: FakeEngine, *script: object) -> FakeLink:
+    link = FakeLink(script)
+    PoolService(link, engine, "first", {}, clock=lambda: 0.0).serve()  # type: ignore[arg-type]
+    return link
+
+
+def test_a_lease_is_granted_welcomed_and_served() -> None:
+    first = grant("L1")
+    lease = FakeLease(first)
+    link = play(
+        FakeEngine(), first, Joined(lease), FromLease(lease, ask(5)), None, FromLease(lease, Check(9)),
+        FromLease(lease, Abort(5)),
+    )  # fmt: skip
+    assert link.control.of(Granted) == [Granted("L1")]
+    assert lease.outbox.of(Welcome) == [Welcome(INFO, EngineStats(), "first")]
+    steps = lease.outbox.of(Step)
+    assert steps[0] == Step([(5, TokenDelta(0, [7]))], EngineStats(running=1))
+    assert lease.outbox.of(Checked) == [Checked(9)]
+    assert [type(frame) for frame in link.control.frames] == [Granted, Busy, Idle]
+
+
+def test_who_joins_under_a_grant_that_is_over_is_shown_out() -> None:
+    old, new = grant("L1"), grant("L2")
+    late = FakeLease(old)
+    play(FakeEngine(), old, new, Joined(late), FromLease(late, ask(1)))
+    assert late.ended
+    assert not late.outbox.frames
+
+
+def test_a_second_connection_of_the_lease_takes_over() -> None:
+    first = grant("L1")
+    one, two = FakeLease(first), FakeLease(first)
+    engine = FakeEngine()
+    play(engine, first, Joined(one), FromLease(one, ask(1)), Joined(two), FromLease(two, ask(1)))
+    assert one.ended
+    assert "took over" in one.outbox.of(Failed)[0].reason  # type: ignore[attr-defined]
+    assert two.outbox.of(Step)
+    assert "forget" not in engine.log
+
+
+def test_revoking_aborts_closes_and_answers() -> None:
+    first = grant("L1")
+    lease = FakeLease(first)
+    engine = FakeEngine()
+    link = play(engine, first, Joined(lease), FromLease(lease, ask(1)), Revoke("L1", "preempted"), None)
+    assert lease.ended
+    assert lease.outbox.frames[-1] == Failed("preempted")
+    assert link.control.of(Revoked) == [Revoked("L1")]
+    assert link.grant is None
+    assert not engine.running
+
+
+def test_revoking_an_unknown_lease_leaves_the_other_alone() -> None:
+    first = grant("L1")
+    lease = FakeLease(first)
+    seen: list[bool] = []
+    link = play(FakeEngine(), first, Joined(lease), Revoke("other", "gone"), lambda: seen.append(lease.ended))
+    assert link.control.of(Revoked) == [Revoked("other")]
+    assert seen == [False]
+
+
+@pytest.mark.parametrize(("tenants", "resets"), [(("a", "a"), 0), (("a", "b"), 1), (("a", "b", "a"), 2), (("a",), 0)])
+def test_another_tenant_finds_nothing_of_the_one_before(tenants: tuple[str, ...], resets: int) -> None:
+    engine = FakeEngine()
+    play(engine, *(grant(f"L{number}", tenant) for number, tenant in enumerate(tenants)))
+    assert engine.log == ["forget", "renew metrics"] * resets
+
+
+def test_a_lease_that_left_stops_its_requests_and_may_come_back() -> None:
+    first = grant("L1")
+    one, two = FakeLease(first), FakeLease(first)
+    engine = FakeEngine()
+    running: list[int] = []
+    play(
+        engine, first, Joined(one), FromLease(one, ask(1)), Left(one), lambda: running.append(len(engine.running)),
+        Joined(two),
+    )  # fmt: skip
+    assert running == [0]
+    assert two.outbox.of(Welcome)
+
+
+def test_a_swap_ends_the_lease_and_forgets_the_tenant() -> None:
+    first = grant("L1", "a")
+    lease = FakeLease(first)
+    engine = FakeEngine()
+    link = play(
+        engine, first, Joined(lease), FromLease(lease, ask(1)), Swap(4, "/m", "second"), grant("L2", "b"), Stats(1)
+    )
+    assert lease.ended
+    assert link.control.of(Swapped) == [
+        Swapped(4, {"drain": 0.0, "inspect": 0.1, "weights": 0.2}, INFO, Canary(1, -0.5))
+    ]
+    assert engine.log == ["swap second while 0 run"]
+    (report,) = link.control.of(StatsReport)
+    assert isinstance(report, StatsReport)
+    assert (report.model_name, report.generation, report.lease_id, report.refused_hellos) == ("second", 4, "L2", 3)
+    assert report.rss_bytes > 0
+
+
+def test_a_swap_that_is_not_possible_leaves_the_old_model() -> None:
+    link = play(FakeEngine(swap_error=SwapNotPossible("other shape")), Swap(1, "/m", "second"), Stats(1))
+    assert link.control.of(SwapRefused) == [SwapRefused(1, "other shape")]
+    (report,) = link.control.of(StatsReport)
+    assert isinstance(report, StatsReport)
+    assert (report.model_name, report.generation) == ("first", 0)
+
+
+def test_a_swap_that_broke_ends_the_host_after_saying_so() -> None:
+    link = FakeLink([Swap(1, "/m", "second"), Stats(1)])
+    service = PoolService(link, FakeEngine(swap_error=SwapBroken("half")), "first", {})  # type: ignore[arg-type]
+    with pytest.raises(SwapBroken):
+        service.serve()
+    assert link.control.frames == [SwapFailed(1, "half")]
+
+
+def test_a_refused_request_fails_alone() -> None:
+    first = grant("L1")
+    lease = FakeLease(first)
+    play(FakeEngine(), first, Joined(lease), FromLease(lease, ask(1, 13)), FromLease(lease, ask(2)))
+    assert lease.outbox.of(Refused) == [Refused(1, 400, "no thirteen")]
+    assert lease.outbox.of(Step)
+
+
+def test_sleep_needs_a_device_that_can() -> None:
+    link = play(FakeEngine(), Sleep(1), Wake())
+    assert [(frame.frame, frame.status) for frame in link.control.of(Rejected)] == [("Sleep", 501), ("Wake", 501)]  # type: ignore[attr-defined]
+
+
+def test_a_sleeping_engine_refuses_work_until_it_wakes() -> None:
+    engine = FakeEngine(can_sleep=True)
+    first = grant("L1")
+    lease = FakeLease(first)
+    link = play(
+        engine, Sleep(1), Sleep(1), first, Joined(lease), FromLease(lease, ask(1)), Wake(), FromLease(lease, ask(2))
+    )
+    assert engine.log == ["sleep 1", "wake"]
+    assert link.control.of(Slept) == [Slept(1), Slept(1)]
+    assert link.control.of(Woken) == [Woken()]
+    assert lease.outbox.of(Refused) == [Refused(1, 503, "the engine is asleep")]
+    assert lease.outbox.of(Step)
+
+
+def test_a_swap_wakes_first() -> None:
+    engine = FakeEngine(can_sleep=True)
+    play(engine, Sleep(2), Swap(1, "/m", "second"))
+    assert engine.log == ["sleep 2", "wake", "swap second while 0 run"]
+
+
+def test_frames_of_another_connection_are_rejected() -> None:
+    (rejected,) = play(FakeEngine(), Abort(1)).control.of(Rejected)
+    assert isinstance(rejected, Rejected)
+    assert rejected.status == 400
