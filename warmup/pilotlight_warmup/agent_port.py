@@ -1,14 +1,13 @@
 """What the coordinator asks of an agent, and what an agent tells it: the seam between the two.
 
-In one process the agent implements `AgentPort` directly; apart, `agent.http_client` implements it over HTTP. Commands
-return when they are done and raise when they failed; what happens by itself arrives as an event. An agent never
-chooses: it does what it is told, refuses what its slot cannot do, and knows what it has granted.
+Commands return when they are done and raise when they failed; what happens by itself arrives as an event. Everything
+that crosses is a msgspec struct, so that the two can also run apart. An agent never chooses: it does what it is told,
+and it holds the truth about what it has granted.
 
     AgentError
     ├── EngineGone        the engine process of that slot is dead (or was, before the command came)
     ├── SwapFailed        the process lives, its weights are not to be trusted: stop it
-    ├── EngineRefused     booting it again the same way would fail again; the message says what to change
-    └── AgentUnreachable  nobody knows what became of the command
+    └── EngineRefused     booting it again the same way would fail again; the message says what to change
 """
 
 from __future__ import annotations
@@ -36,10 +35,6 @@ class SwapFailed(AgentError):
 
 
 class EngineRefused(AgentError):
-    pass
-
-
-class AgentUnreachable(AgentError):
     pass
 
 

@@ -10,13 +10,26 @@ from typing import Any
 import pytest
 from memory_agent import MemoryAgent
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PayloadTooLarge, PilotlightError, Unavailable
-from pilotlight_warmup.agent_port import EngineGone, EngineLost, EngineRefused, SwapFailed, WorkBegan, WorkEnded
+from pilotlight_warmup.agent_port import (
+    EngineGone,
+    EngineLost,
+    EngineOrder,
+    EngineRefused,
+    Grant,
+    ModelFacts,
+    ModelOrder,
+    SlotReport,
+    SwapFailed,
+    WorkBegan,
+    WorkEnded,
+)
 from pilotlight_warmup.coordinator.coordinator import Coordinator, CoordinatorSettings
 from pilotlight_warmup.coordinator.errors import LeaseGone
 from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest, PrewarmRequest
 from pilotlight_warmup.coordinator.slot_driver import DriverSettings
 from pilotlight_warmup.policy import ledger
 from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
+from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
 A, B, C = "model://f/a", "model://f/b", "model://g/c"
 
@@ -305,6 +318,53 @@ async def test_predictions_are_learned_and_their_errors_shown(start: Any) -> Non
     assert 'pilotlight_prediction_bias_seconds{path="fork"} -4.0' in text
     assert 'pilotlight_slots{state="idle"} 1.0' in text
     assert 'pilotlight_leases{path="swap",state="released"} 2.0' in text
+
+
+def report(slot_id: str, model: str, lease_id: str, held_s: float, *, idle: bool = False) -> SlotReport:
+    facts = ModelFacts(model, "f", "awq", 1000, 2**30, "ram", True)
+    order = EngineOrder(ModelOrder(model), facts, "m")
+    grant = Grant(lease_id, "hash", "a", "m", "normal", "normal", "shared", held_s)
+    return SlotReport(slot_id, SlotState.LEASED, 5, order, "a", "shared", grant, idle, f"unix:///{slot_id}")
+
+
+async def test_a_new_coordinator_learns_from_the_agent_what_is_granted(start: Any) -> None:
+    agent = MemoryAgent("s0", "s1", "s2")
+    agent.reports = {"s0": report("s0", A, "one", 5.0), "s1": report("s1", B, "two", 9.0, idle=True)}
+    agent.loaded, agent.granted = {"s0": A, "s1": B}, {"s0": "one", "s1": "two"}
+    agent.incarnations |= {"s0": 5, "s1": 5}
+    world = await start(agent=agent)
+    desk = world.coordinator.desk
+    assert [desk.heartbeat(lease_id).state for lease_id in ("one", "two")] == ["active", "idle"]
+    desk.release("one")
+    await world.settle()
+    assert agent.granted == {"s1": "two"}
+    assert (await world.lease(A, tenant="b")).path == "loaded"
+    agent.die("s1")
+    with pytest.raises(LeaseGone):
+        desk.heartbeat("two")
+
+
+async def test_a_lease_that_two_slots_claim_stays_where_it_went_last(start: Any) -> None:
+    agent = MemoryAgent("s0", "s1")
+    agent.reports = {"s0": report("s0", A, "one", 9.0), "s1": report("s1", A, "one", 2.0)}
+    agent.loaded, agent.granted = {"s0": A, "s1": A}, {"s0": "one", "s1": "one"}
+    world = await start(agent=agent)
+    assert agent.granted == {"s1": "one"}
+    assert world.states() == ["idle", "leased"]
+    assert world.coordinator.desk.heartbeat("one").state == "active"
+
+
+async def test_a_lease_that_is_never_used_is_idle_before_long(start: Any) -> None:
+    world = await start()
+    lease = await world.lease(A, tenant="a", priority="interactive")
+    world.now_s += 2.0
+    other = await world.ask(B, tenant="b", priority="interactive")
+    assert other.state == "queued"
+    world.coordinator.find_unused()
+    await world.settle()
+    assert (await world.coordinator.desk.poll(other.lease_id, 0.0)).state == "active"
+    with pytest.raises(LeaseGone):
+        world.coordinator.desk.heartbeat(lease.lease_id)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -6,6 +6,7 @@ Holds the truth about grants: a coordinator that starts anew learns them from `r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -43,6 +44,9 @@ from pilotlight_warmup.store import Lease
 
 log = logging.getLogger(__name__)
 _GRANT_DEADLINE_S = 10.0
+_CHECK_PERIOD_S = 10.0
+# Longer than any step and any swap: frames are answered in order.
+_CHECK_DEADLINE_S = 90.0
 _MOST_CANARIES = 1024
 _UNSWAPPABLE_S = 600.0
 # Logprobs of one prompt differ in the last bits between a boot and a swap at most; another model's differ by far more.
@@ -91,7 +95,9 @@ class Agent:
 
     async def run(self) -> None:
         try:
-            await self._zygote.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._zygote.run(), name="zygote")
+                tasks.create_task(self._checking(), name="health")
         finally:
             self._listener = None
             for seat in self._seats.values():
@@ -203,6 +209,13 @@ class Agent:
             endpoint=seat.endpoint,
         )
 
+    async def _checking(self) -> None:
+        """Find engines that live and no longer step."""
+        while True:
+            await asyncio.sleep(_CHECK_PERIOD_S)
+            processes = [seat.process for seat in self._seats.values() if seat.process is not None and seat.endpoint]
+            await asyncio.gather(*(_checked(process) for process in processes))
+
     async def _fetch(self, order: EngineOrder) -> tuple[Located, Lease | None]:
         """The model as it was described. Raises EngineGone where it has changed or gone since."""
         try:
@@ -280,6 +293,11 @@ class Agent:
             return
         if expected.token_id != found.token_id or abs(expected.logprob - found.logprob) > _CANARY_TOLERANCE:
             raise SwapFailed(f"its first token is {found}, a freshly booted engine's was {expected}")
+
+
+async def _checked(process: EngineProcess) -> None:
+    with contextlib.suppress(EngineGone):
+        await process.check(_CHECK_DEADLINE_S)
 
 
 def _release(seat: _Seat) -> None:

@@ -17,6 +17,8 @@ from pilotlight_protocol.engine_frames import (
     AgentFrame,
     Booted,
     Busy,
+    Check,
+    Checked,
     ControlFrame,
     Failed,
     FrameSplitter,
@@ -107,6 +109,10 @@ class EngineProcess(asyncio.Protocol):
     async def revoke(self, frame: Revoke, deadline_s: float) -> None:
         await self._ask(frame, Revoked, deadline_s)
 
+    async def check(self, deadline_s: float) -> None:
+        """Answered by the thread that steps the engine; one that is stuck is killed, and `on_lost` says so."""
+        await self._ask(Check(0), Checked, deadline_s)
+
     async def end(self) -> None:
         """Shutdown, then SIGKILL; returns when the process is gone."""
         self._ending = True
@@ -134,8 +140,10 @@ class EngineProcess(asyncio.Protocol):
             async with asyncio.timeout(deadline_s):
                 return await self._or_lost(waiting)
         except TimeoutError:
+            reason = f"no answer to {type(frame).__name__} within {deadline_s:g} s, so it was killed"
+            self._words = Failed(reason)
             self.kill()
-            raise EngineGone(f"no answer to {type(frame).__name__} within {deadline_s:g} s, so it was killed") from None
+            raise EngineGone(reason) from None
         finally:
             del self._waiting[answer]
 

@@ -7,6 +7,7 @@ dispatch       who is next and where: fair order, preemption, placement
 slot_driver    one task per slot: brings it from what it is to what its lease needs
 warmth         what idle engines are kept for, stopped for, or booted ahead for
 desk           the holders' side: ask, poll, renew, release
+reported_state what an agent reports, in the ledger's words
 exposition     Prometheus metrics
 http_api       the routes
 coordinator    puts these together and owns their tasks

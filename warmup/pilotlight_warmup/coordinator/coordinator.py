@@ -22,7 +22,6 @@ from pilotlight_warmup.agent_port import (
     EngineOrder,
     ModelFacts,
     ModelOrder,
-    SlotReport,
     WorkBegan,
 )
 from pilotlight_warmup.coordinator.desk import Desk
@@ -30,17 +29,18 @@ from pilotlight_warmup.coordinator.dispatch import Dispatch
 from pilotlight_warmup.coordinator.exposition import Exposition
 from pilotlight_warmup.coordinator.lease_bodies import LeaseLine, ModelLine, PrewarmRequest, SlotLine
 from pilotlight_warmup.coordinator.pool import Pool, PoolPolicy
+from pilotlight_warmup.coordinator.reported_state import reported_slot, served_lease
 from pilotlight_warmup.coordinator.slot_driver import DriverSettings, SlotDriver
 from pilotlight_warmup.coordinator.warmth import MOST_SCHEDULES, LoadAhead, Warmth
 from pilotlight_warmup.policy.forecast import ForecastSpec
 from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
 from pilotlight_warmup.policy.lease_lifecycle import LeaseEvent, LeaseState
 from pilotlight_warmup.policy.lease_terms import Isolation
-from pilotlight_warmup.policy.ledger import Engine, Slot
 from pilotlight_warmup.policy.prewarm_schedule import InvalidSchedule
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.2
+_UNUSED_S = 1.0
 _SWEEP_EVERY = 50
 _KNOWN_MODELS = 1024
 
@@ -96,8 +96,17 @@ class Coordinator:
             driver = SlotDriver(facts.slot_id, agent, self.pool, self.exposition, self._settings.driver)
             self._drivers[facts.slot_id] = driver
         now_s = self.pool.now_s()
-        slots = {report.slot_id: _slot(report, now_s) for report in reports}
-        self.pool.add_slots({facts.slot_id: facts for facts in agent.slots}, slots)
+        expires_at_s = now_s + self.pool.policy.expires_s
+        stray = self.pool.add_slots(
+            {facts.slot_id: facts for facts in agent.slots},
+            [reported_slot(report, now_s) for report in reports],
+            [served for report in reports if (served := served_lease(report, now_s, expires_at_s)) is not None],
+        )
+        for report in reports:
+            granted = report.grant.lease_id if report.grant is not None else ""
+            self._drivers[report.slot_id].took_over(granted, report.incarnation)
+        if stray:
+            log.warning("agent %s: %s serve leases that are held elsewhere: they are ended", agent.name, stray)
         agent.listen(self._hear)
         for facts in agent.slots:
             self._tasks.create_task(self._drivers[facts.slot_id].run(), name=f"driver of {facts.slot_id}")
@@ -201,6 +210,7 @@ class Coordinator:
                 self.exposition.ended("expired")
                 log.info("lease %s expired: its holder was silent for %g s", lease_id, self.pool.policy.expires_s)
             self._refuse_late()
+            self.find_unused()
             self.keep_warm()
             # Predictions change with time alone: look again at those who wait.
             if self.pool.fair.waiting:
@@ -221,6 +231,14 @@ class Coordinator:
                 why = f"the deadline passed while the lease was {lease.state}: {reasons}"
                 self.pool.end(lease_id, LeaseEvent.REFUSE, Unavailable(why, retry_after_s=5.0))
 
+    def find_unused(self) -> None:
+        """A lease without any work since it was granted is as idle as one whose work has ended."""
+        now_s = self.pool.now_s()
+        for lease_id, lease in list(self.pool.ledger.leases.items()):
+            record = self.pool.records[lease_id]
+            if lease.state is LeaseState.ACTIVE and not record.worked and now_s - record.granted_s > _UNUSED_S:
+                self.pool.work(lease_id, LeaseEvent.WORK_ENDED)
+
     def keep_warm(self) -> None:
         """Stop what is not worth keeping and load what is worth having; the ticker calls it."""
         for wish in self._warmth.decide():
@@ -239,11 +257,3 @@ class Coordinator:
             return
         began = isinstance(event, WorkBegan)
         self.pool.work(event.lease_id, LeaseEvent.WORK_BEGAN if began else LeaseEvent.WORK_ENDED)
-
-
-def _slot(report: SlotReport, now_s: float) -> Slot:
-    order = report.engine
-    if order is None:
-        return Slot(report.slot_id, report.state, now_s)
-    engine = Engine(order.facts.key, order.facts.fingerprint, report.tenant, report.isolation)
-    return Slot(report.slot_id, report.state, now_s, engine)

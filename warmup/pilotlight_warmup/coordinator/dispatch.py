@@ -69,7 +69,7 @@ class Dispatch:
         victims = [
             victim
             for victim in preemption.victims(wish, self._held(), tenants, now_s)
-            if victim.lease.idle or now_s - victim.lease.since_s >= _LEAST_HOLD_S
+            if self._has_had_its_moment(victim.lease, now_s)
         ]
         chosen = {victim.lease.slot_id: victim for victim in victims if victim.order == victims[0].order}
         views = [self._view(slot, chosen, pool.records[lease_id].order.facts) for slot in pool.ledger.slots.values()]
@@ -93,6 +93,10 @@ class Dispatch:
         pool.reserve(lease_id, decision.chosen)
         self._outlooks[decision.chosen.slot_id].kick()
         return decision
+
+    def _has_had_its_moment(self, lease: preemption.HeldLease, now_s: float) -> bool:
+        record = self._pool.records[lease.lease_id]
+        return (lease.idle and record.worked) or now_s - record.granted_s >= _LEAST_HOLD_S
 
     def _held(self) -> list[preemption.HeldLease]:
         pool = self._pool

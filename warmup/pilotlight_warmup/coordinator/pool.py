@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pilotlight_protocol.errors import PilotlightError, Unavailable
@@ -18,6 +18,7 @@ from pilotlight_warmup.policy import fairness, greedy_dual, ledger, placement, p
 from pilotlight_warmup.policy.fairness import FairnessSpec
 from pilotlight_warmup.policy.lease_lifecycle import ENDED, LeaseEvent, LeaseState
 from pilotlight_warmup.policy.lease_terms import LeaseWish, Priority
+from pilotlight_warmup.policy.ledger import Lease
 from pilotlight_warmup.policy.placement import PlacementSpec
 from pilotlight_warmup.policy.prediction import PredictionSpec
 from pilotlight_warmup.policy.slot_lifecycle import SlotEvent
@@ -51,6 +52,8 @@ class LeaseRecord:
     path: str = ""
     eta_s: float | None = None
     promised_s: float = 0.0
+    granted_s: float = 0.0
+    worked: bool = False
     endpoint: str = ""
     error: PilotlightError | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,11 +73,25 @@ class Pool:
         self.slots: dict[str, SlotFacts] = {}
         self.on_change: list[Callable[[], None]] = []
 
-    def add_slots(self, facts: Mapping[str, SlotFacts], reported: Mapping[str, ledger.Slot]) -> None:
-        """An agent's slots, as it reports them."""
+    def add_slots(
+        self, facts: Mapping[str, SlotFacts], slots: Sequence[ledger.Slot], served: Sequence[tuple[Lease, LeaseRecord]]
+    ) -> tuple[str, ...]:
+        """An agent's slots and the leases they serve, as it reports them. Returns the slots that serve a lease which
+        is not theirs (any more): they drain."""
+        now_s = self.now_s()
+        holding = [lease for lease in self.ledger.leases.values() if lease.slot_id is not None]
+        rebuilt, stray = ledger.rebuild(
+            [*self.ledger.slots.values(), *slots], [*holding, *(lease for lease, _ in served)]
+        )
         self.slots.update(facts)
-        self.ledger = ledger.Ledger(self.ledger.leases, {**self.ledger.slots, **reported})
+        self.ledger = ledger.Ledger({**self.ledger.leases, **rebuilt.leases}, rebuilt.slots)
+        for lease, record in served:
+            if rebuilt.leases.get(lease.wish.lease_id) is lease:
+                self.records[lease.wish.lease_id] = record
+                _, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, now_s)
+                self.fair = fairness.started(self.policy.fairness, self.fair, lease.wish.lease_id, now_s)
         self._changed()
+        return stray
 
     def admit(self, record: LeaseRecord) -> None:
         """Queue a lease. Raises Unavailable when the queue, or its tenant's part of it, is full."""
@@ -138,7 +155,7 @@ class Pool:
         self.ledger = ledger.grant(self.ledger, slot_id, now_s)
         assert lease_id is not None  # ledger.grant raised otherwise
         record = self.records[lease_id]
-        record.endpoint, record.eta_s = endpoint, 0.0
+        record.endpoint, record.eta_s, record.granted_s = endpoint, 0.0, now_s
         self.renew(lease_id)
         self._touch(record)
         self._tell(lease_id)
@@ -157,6 +174,8 @@ class Pool:
     def work(self, lease_id: str, event: LeaseEvent) -> None:
         """WORK_BEGAN or WORK_ENDED, where it changes anything."""
         lease = self.ledger.leases.get(lease_id)
+        if lease is not None and event is LeaseEvent.WORK_BEGAN:
+            self.records[lease_id].worked = True
         wanted = LeaseState.IDLE if event is LeaseEvent.WORK_BEGAN else LeaseState.ACTIVE
         if lease is not None and lease.state is wanted:
             self.ledger = ledger.lease_event(self.ledger, lease_id, event, self.now_s())

@@ -94,8 +94,8 @@ class SlotDriver:
         self._warm = order
         self.kick()
 
-    def serves(self, lease_id: str, incarnation: int) -> None:
-        """A new coordinator learns what its agent granted before."""
+    def took_over(self, lease_id: str, incarnation: int) -> None:
+        """What the agent granted ("" for nothing) before this coordinator knew of it."""
         self._granted, self._incarnation = lease_id, incarnation
 
     def lost(self, incarnation: int, reason: str) -> None:

@@ -74,6 +74,7 @@ class Warmth:
         self._forecast = forecast_spec
         self._unix_s = unix_s
         self._levels: OrderedDict[tuple[str, int], _Level] = OrderedDict()
+        self._busy: Counter[str] = Counter()
         self._schedules: dict[str, _Schedule] = {}
         self._asked: dict[str, EngineOrder] = {}
         self.held = held
@@ -118,6 +119,9 @@ class Warmth:
                 level.histogram = idle_histogram.record(level.histogram, gap_s)
                 level.profile = forecast.record(self._forecast, level.profile, gap_s, self._unix_s())
                 level.gap_began_s = level.plan = None
+        if busy == self._busy:
+            return
+        self._busy = busy
         for (fingerprint, k), level in self._levels.items():
             if level.gap_began_s is None and k > busy[fingerprint]:
                 level.gap_began_s = now_s

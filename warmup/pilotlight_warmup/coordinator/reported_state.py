@@ -1,0 +1,40 @@
+"""What an agent reports, in the ledger's words: how a coordinator that starts anew learns what is granted. Pure."""
+
+from __future__ import annotations
+
+from pilotlight_warmup.agent_port import SlotReport
+from pilotlight_warmup.coordinator.pool import LeaseRecord
+from pilotlight_warmup.policy.lease_lifecycle import LeaseState
+from pilotlight_warmup.policy.lease_terms import LeaseWish
+from pilotlight_warmup.policy.ledger import Engine, Lease, Slot
+
+
+def reported_slot(report: SlotReport, now_s: float) -> Slot:
+    order = report.engine
+    if order is None:
+        return Slot(report.slot_id, report.state, now_s)
+    engine = Engine(order.facts.key, order.facts.fingerprint, report.tenant, report.isolation)
+    lease_id = report.grant.lease_id if report.grant is not None else None
+    return Slot(report.slot_id, report.state, now_s, engine, lease_id)
+
+
+def served_lease(report: SlotReport, now_s: float, expires_at_s: float) -> tuple[Lease, LeaseRecord] | None:
+    """The lease that the slot serves, None where it serves none. Its deadline is behind it."""
+    grant, order = report.grant, report.engine
+    if grant is None or order is None:
+        return None
+    began_s = now_s - grant.held_s
+    wish = LeaseWish(
+        grant.lease_id,
+        grant.tenant,
+        order.facts.key,
+        order.facts.fingerprint,
+        grant.priority,
+        grant.isolation,
+        order.facts.weights_bytes,
+        order.facts.memory_bytes,
+    )
+    state = LeaseState.IDLE if report.idle else LeaseState.ACTIVE
+    record = LeaseRecord(wish, order, grant.secret_sha256, began_s, grant.granted_priority)
+    record.endpoint, record.granted_s, record.worked, record.eta_s = report.endpoint, began_s, True, 0.0
+    return Lease(wish, state, began_s, began_s, expires_at_s, report.slot_id), record
