@@ -3,7 +3,8 @@
     python scripts/demo_fine_tunes.py [--models DIR] [--count 10]
 
 Without --models the fine-tunes are made first, once. Each endpoint is asked who it is: at zero, then again in another
-order, then once more with its lease held and once with its engine parked. Everything here is a client of a `pilotlight up` of its own.
+order, then once more with its lease held and once with its engine parked. Everything here is a client of a
+`pilotlight up` of its own.
 """
 
 from __future__ import annotations

@@ -3,7 +3,15 @@
 import dataclasses
 
 import pytest
-from pilotlight_local.resources import NoEntrypoint, Placement, parse_documents, pod_command, resolve
+from pilotlight_local.resources import (
+    EnvVar,
+    NoEntrypoint,
+    Placement,
+    leases_engines,
+    parse_documents,
+    pod_command,
+    resolve,
+)
 from pilotlight_local.resources.pod_command import expand_variables
 
 SPEC = """
@@ -144,3 +152,24 @@ def test_single_arguments(arg, expected):
 )
 def test_kubernetes_variable_expansion(text, expected):
     assert expand_variables(text, {"A": "1", "B": "$(A)"}) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "leases"),
+    [
+        ({}, True),
+        ({"image": "x", "command": ("python", "-m", "pilotlight_predictor")}, True),
+        ({"image": "x", "command": ("sh", "-c", "exec python -m pilotlight_predictor")}, True),
+        ({"image": "x", "command": ("python", "serve.py")}, False),
+        ({"image": "x"}, False),
+        ({"env": (EnvVar("PILOTLIGHT_POOL_URL", "http://pool:8090"),)}, False),
+        ({"env": (EnvVar("PILOTLIGHT_POOL_URL", ""),)}, False),
+        ({"args": ("--pool_url=http://pool:8090",)}, False),
+    ],
+)
+def test_our_predictor_leases_engines_unless_its_spec_says_something_about_a_pool(changes, leases):
+    assert leases_engines(with_container(service().predictor, **changes)) is leases
+
+
+def test_a_transformer_leases_nothing():
+    assert not leases_engines(service().transformer)
