@@ -70,9 +70,13 @@ def test_bad_requests_are_told_what_is_wrong(
     assert scripted.get("/v2/health/ready")[0] == 200
 
 
-def test_a_lost_engine_is_replaced(scripted: RunningComponent) -> None:
-    response = httpx.post(f"{scripted.base}/v2/models/m/generate_stream", json={"input_ids": [14, 1]})
-    assert response.text.endswith('data: {"error":"the scripted engine died","status":503}\n\n')
+def test_a_request_that_kills_every_engine_ends_with_an_error_and_the_engine_is_replaced(
+    scripted: RunningComponent,
+) -> None:
+    response = httpx.post(f"{scripted.base}/v2/models/m/generate_stream", json={"input_ids": [14, 1]}, timeout=60)
+    assert response.text.endswith(
+        'data: {"error":"the scripted engine died (given up after 3 resumes)","status":503}\n\n'
+    )
     until(lambda: scripted.get("/v2/health/ready")[0] == 200, 10, "ready again")
     assert httpx.post(f"{scripted.base}/v2/models/m/generate", json={"input_ids": [1]}).status_code == 200
 
