@@ -1,4 +1,4 @@
-"""`make demo`: an endpoint at zero is woken by its first request, streams text to four clients, returns to zero.
+"""`make demo`: an endpoint at zero is woken by its first request, streams text to four clients, returns to zero, wakes.
 
 Everything here is a client: `pilotlight up` runs in a process and a state directory of its own, and the demo talks to
 it as anybody would.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import openai
 from pilotlight_local.control_client import ControlClient
-from pilotlight_local.display import status_table
+from pilotlight_local.display import slots_table, status_table
 from pilotlight_local.display_lines import waterfall_lines
 from pilotlight_local.errors import PlatformError
 from pilotlight_local.platform_status import ComponentStatus, from_json
@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 SPEC = "inferenceservices/quickstart.yaml"
 PILOTLIGHT = str(Path(sys.executable).with_name("pilotlight"))
 START_DEADLINE_S = 60
+POOL_DEADLINE_S = 180
 COLD_DEADLINE_S = 300
 ZERO_DEADLINE_S = 180
 REFRESH_S = 0.25
@@ -91,9 +92,13 @@ def run(control: ControlClient, port: int) -> None:
     heading("1. The endpoint is applied and at zero: no pod, no memory, no accelerator.")
     console.print(status_table(rows(control), port, console.width))
 
-    heading("2. The first request wakes transformer and predictor at once (openai client, streaming chat).")
+    heading("2. The warm pool imports vLLM, once per machine; engines are forked from it.")
+    watch(control, port, lambda: control.status()["pool"]["state"] == "ready", POOL_DEADLINE_S)
+    console.print(slots_table(control.status()["pool"]))
+
+    heading("3. The first request wakes transformer and predictor at once; the predictor leases an engine.")
     ask_openai(control, port, base, "What is scale to zero?", cold=True)
-    heading("3. The same, now that it is warm.")
+    heading("   The same, now that it is warm.")
     ask_openai(control, port, base, "Who are you?", cold=False)
 
     heading("4. curl, V2 generate_stream.")
@@ -125,6 +130,9 @@ def run(control: ControlClient, port: int) -> None:
     console.print(status_table(rows(control), port, console.width))
     console.print(f"[green]At zero {time.monotonic() - begun:.0f} s after the last request.[/]")
 
+    heading("8. From zero again: no pod runs, but the pool's engine still has the weights.")
+    ask_openai(control, port, base, "What is a warm pool?", cold=True)
+
 
 @contextlib.contextmanager
 def platform_up(work: Path) -> Iterator[tuple[ControlClient, int]]:
@@ -144,7 +152,7 @@ def platform_up(work: Path) -> Iterator[tuple[ControlClient, int]]:
                 raise SystemExit(f"pilotlight up did not start:\n{log.read_text()[-3000:]}")
             time.sleep(0.05)
         yield control, port
-        heading("8. pilotlight down")
+        heading("9. pilotlight down")
         control.down(60)
         console.print(f"ended with exit code {process.wait(30)}, no process is left")
     except BaseException:
