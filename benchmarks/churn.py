@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -115,6 +116,8 @@ def main() -> None:
     parser.add_argument("--kill_every_s", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
+    # So that service and predictors end with it, also when it is stopped from outside.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pilotlight-churn-") as work:
         tally, starts = asyncio.run(run(args, Path(work)))

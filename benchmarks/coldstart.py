@@ -17,6 +17,7 @@ import argparse
 import json
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -205,7 +206,8 @@ def write(samples: Samples, figures: Mapping[str, float], args: argparse.Namespa
     }
     (OUT / f"coldstart-{args.model}.json").write_text(json.dumps(raw, indent=1))
     picture = OUT / f"coldstart-{args.model}.png"
-    draw({f"({path}) {PATHS[path]}": median_phases(rows) for path, rows in samples.items()}, title, picture)
+    named = {f"({path}) {PATHS[path]}: {_time(median(rows))}": median_phases(rows) for path, rows in samples.items()}
+    draw(named, title, picture)
     console.print(f"picture: benchmarks/out/{picture.name}")
     if args.publish:
         shutil.copyfile(picture, ROOT / "docs" / "pictures" / picture.name)
@@ -218,6 +220,8 @@ def main() -> None:
     parser.add_argument("--paths", nargs="+", choices=sorted(PATHS), default=sorted(PATHS))
     parser.add_argument("--publish", action="store_true", help="copy the picture to docs/pictures")
     args = parser.parse_args()
+    # So that the servers end with it, also when it is stopped from outside.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     OUT.mkdir(parents=True, exist_ok=True)
     samples: Samples = {path: [] for path in args.paths}
     copies_s: list[float] = []

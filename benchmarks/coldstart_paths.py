@@ -195,7 +195,7 @@ def lease_phases(told: Mapping[str, float]) -> dict[str, float]:
         if "." in name or not seconds:
             continue
         parts |= detail
-        parts[name] = max(0.0, seconds - sum(detail.values()))
+        parts[f"{name}, rest" if detail else name] = max(0.0, seconds - sum(detail.values()))
     return parts
 
 

@@ -38,7 +38,7 @@ def draw(paths: Mapping[str, Mapping[str, float]], title: str, target: Path) -> 
         axes.set_ylim(len(phases) - 0.4, -0.6)
         axes.set_yticks([])
         axes.tick_params(labelsize=7)
-        axes.set_title(f"{name}: {begun:.3g} {unit}", loc="left", fontsize=9, fontweight="bold")
+        axes.set_title(name, loc="left", fontsize=9, fontweight="bold")
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
     figure.suptitle(title, fontsize=10)
