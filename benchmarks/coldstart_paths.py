@@ -43,8 +43,7 @@ ZERO_DEADLINE_S = 120.0
 SLOT_MEMORY = "6GiB"
 # A phase of vLLM's own server ends when its log says so. Nothing but the log tells.
 VLLM_MARKS = (
-    ("imports", "vLLM API server version"),
-    ("engine process", "Initializing a V1 LLM engine"),
+    ("imports, engine process", "Initializing a V1 LLM engine"),
     ("worker process", "Starting to load model"),
     ("weights", "Loading weights took"),
     ("profile, KV cache, warm-up", "init engine ("),
