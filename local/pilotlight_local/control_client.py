@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 from pilotlight_local.errors import NoPlatformError, PlatformError
@@ -43,11 +44,11 @@ class ControlClient:
 
     def down(self, timeout_s: float) -> None:
         """End the platform; returns when it is gone. Raises PlatformError when it takes too long."""
+        running = self._state_dir.running()
         self._ask("POST", "/down", {})
         deadline_s = time.monotonic() + timeout_s
-        while self._state_dir.is_locked():
+        while self._state_dir.is_locked() or (running is not None and Path(f"/proc/{running.pid}/exe").exists()):
             if time.monotonic() > deadline_s:
-                running = self._state_dir.running()
                 raise PlatformError(
                     f"The platform still ends its pods after {timeout_s:.0f} s. Wait, or kill its process"
                     + (f" {running.pid} (its pods die with it)." if running else ".")

@@ -92,6 +92,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--max_queue", type=int, default=256, help="sequences that may wait for a place in the engine's batch")
     add("--max_concurrent_requests", type=int, default=1024, help="requests in flight, HTTP and gRPC together")
     add("--kv_watermark", type=float, default=0.9, help="share of the KV cache that may be promised")
+    add("--model_control", choices=("none", "explicit"), default="none", help="let clients load and unload the model")
     add("--drain_timeout_s", type=float, default=None, help="after SIGTERM; sized to the longest generation")
     add("--startup_deadline_s", type=float, default=600.0, help="an engine that is not ready by then is replaced")
     add("--max_resumes", type=int, default=3, help="engines a request may lose before it fails; 0: it fails at once")

@@ -105,6 +105,7 @@ async def _serve(args: Namespace, listener: socket.socket, source: Source) -> in
         max_body_bytes=args.max_body_bytes,
         max_concurrent_requests=args.max_concurrent_requests,
         drain_timeout_s=args.drain_timeout_s,
+        model_control=args.model_control == "explicit",
     )
     async with _held(holder) as holding:
         serving = await asyncio.to_thread(importlib.import_module, "pilotlight_serving.server")

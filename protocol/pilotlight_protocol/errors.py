@@ -129,7 +129,12 @@ BY_STATUS: dict[int, type[PilotlightError]] = {
 
 
 def from_status(status: int, message: str, retry_after_s: float | None = None) -> PilotlightError:
-    """The error an upstream meant by `status`; what has no class of its own becomes 400 (4xx) or 500."""
+    """The error an upstream meant by `status`; what has no class of its own becomes 400 (4xx) or 500.
+
+    502 is a hop's word for a replica that died under the request: another one may answer, so it is Unavailable.
+    """
+    if status == 502:
+        return Unavailable(message, retry_after_s=1.0 if retry_after_s is None else retry_after_s)
     cls = BY_STATUS.get(status) or (InvalidInput if 400 <= status < 500 else InternalError)
     if issubclass(cls, _RetryLater):
         return cls(message, retry_after_s=1.0 if retry_after_s is None else retry_after_s)

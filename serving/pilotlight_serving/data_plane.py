@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pilotlight_protocol.errors import ModelNotFound, PilotlightError, Unavailable
+from pilotlight_protocol.errors import Forbidden, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 
 from pilotlight_serving.gate import Gate
@@ -48,9 +48,10 @@ class KServeAdapter(Model):  # type: ignore[misc]
 
 
 class DataPlane:
-    def __init__(self, model: ServedModel, gate: Gate, repository: ModelRepository) -> None:
+    def __init__(self, model: ServedModel, gate: Gate, repository: ModelRepository, *, model_control: bool) -> None:
         self.model = model
         self._gate = gate
+        self._model_control = model_control
         self._adapter = KServeAdapter(model, gate)
         repository.update(self._adapter)
 
@@ -72,8 +73,12 @@ class DataPlane:
                 f"model '{model_name}' has no version '{version}', only '{self.model.version}'", param="model"
             )
 
-    def require_own(self, model_name: str) -> None:
-        """Raises ModelNotFound unless it is the model itself: an adapter cannot be loaded or unloaded by itself."""
+    def require_control(self, model_name: str) -> None:
+        """Raises Forbidden unless model control is on, ModelNotFound for an adapter: it is not loaded by itself."""
+        if not self._model_control:
+            raise Forbidden(
+                "clients may not load or unload models here; start the server with --model_control explicit"
+            )
         if model_name != self.model.name:
             raise ModelNotFound(f"there is no model '{model_name}' to load here, only '{self.model.name}'")
 

@@ -148,12 +148,12 @@ class InferenceService:
         return RepositoryIndexResponse(models=self._plane.index(message.ready))
 
     async def repository_load(self, message: Any, call: Any) -> Any:
-        self._plane.require_own(message.model_name)
+        self._plane.require_control(message.model_name)
         await self._plane.model.load()
         return pb.RepositoryModelLoadResponse(model_name=message.model_name, isLoaded=True)
 
     async def repository_unload(self, message: Any, call: Any) -> Any:
-        self._plane.require_own(message.model_name)
+        self._plane.require_control(message.model_name)
         await self._plane.model.unload()
         return pb.RepositoryModelUnloadResponse(model_name=message.model_name, isUnloaded=True)
 

@@ -21,6 +21,7 @@ from pilotlight_serving.handlers import ServedModel
 
 _REASONS = {
     400: "bad input; the message names what is wrong",
+    403: "model control is off",
     404: "no such model, version or path",
     405: "the path does not take this method",
     408: "the body stopped arriving",
@@ -242,7 +243,7 @@ def _model_paths(model: ServedModel) -> dict[str, Any]:
                     **json_response(
                         "done", {"type": "object", "properties": {"name": {"type": "string"}, verb: {"const": True}}}
                     ),
-                    **error_responses(405, *BODY_ERRORS, 501),
+                    **error_responses(403, 405, *BODY_ERRORS, 501),
                 },
             },
         }

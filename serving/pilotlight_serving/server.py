@@ -50,7 +50,7 @@ class Server(ModelServer):  # type: ignore[misc]
         self._settings = settings
         self._listener = listener
         self._gate = Gate(settings.max_concurrent_requests)
-        self._plane = DataPlane(model, self._gate, self.registered_models)
+        self._plane = DataPlane(model, self._gate, self.registered_models, model_control=settings.model_control)
         document = openapi_document(model)
         routes = [*V2Routes(self._plane, document).routes(), *model.routes()]
         self._app = HttpApp(routes, model, self._gate, settings, app)

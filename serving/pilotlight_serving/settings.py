@@ -15,7 +15,8 @@ class ServerSettings:
     kernel choose. `drain_timeout_s`: how long in-flight requests may go on after SIGTERM. `accept_while_draining_s`:
     how long requests that still arrive then are served (endpoint removal takes that long to spread), later ones get
     503. `drain_quiet_s`: an idle server ends after so long without a request. `keep_alive_s` is longer than Envoy's and
-    queue-proxy's idle time-outs, so that they never reuse a connection that was just closed.
+    queue-proxy's idle time-outs, so that they never reuse a connection that was just closed. `model_control`: whether
+    clients may load and unload the model; off, because whoever may ask for text could switch the endpoint off.
     """
 
     http_port: int = 8080
@@ -31,3 +32,4 @@ class ServerSettings:
     drain_timeout_s: float = 60.0
     accept_while_draining_s: float = 5.0
     drain_quiet_s: float = 0.5
+    model_control: bool = False

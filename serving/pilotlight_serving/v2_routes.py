@@ -83,12 +83,12 @@ class V2Routes:
         return _json(self._plane.index(request.ready))
 
     async def load(self, context: RequestContext) -> Reply:
-        self._plane.require_own(context.model_name)
+        self._plane.require_control(context.model_name)
         await self._plane.model.load()
         return _json({"name": context.model_name, "load": True})
 
     async def unload(self, context: RequestContext) -> Reply:
-        self._plane.require_own(context.model_name)
+        self._plane.require_control(context.model_name)
         await self._plane.model.unload()
         return _json({"name": context.model_name, "unload": True})
 

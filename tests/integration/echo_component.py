@@ -126,6 +126,7 @@ def main() -> int:
     from pilotlight_serving.server import Server
 
     settings = ServerSettings(
+        model_control=True,
         http_port=args.port,
         host="127.0.0.1",
         max_body_bytes=256 * 1024,

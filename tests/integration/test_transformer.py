@@ -309,7 +309,7 @@ def test_the_predictors_errors_keep_status_and_retry_after(
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(400, 400), (404, 404), (413, 413), (418, 400), (429, 429), (500, 500), (502, 500), (504, 504)],
+    [(400, 400), (404, 404), (413, 413), (418, 400), (429, 429), (500, 500), (502, 503), (504, 504)],
 )
 def test_statuses_from_the_way(http: httpx.Client, predictor: FakeTokenPredictor, status: int, expected: int) -> None:
     predictor.plan(Script(refuse=(status, b"<html>a proxy's page</html>", {})))

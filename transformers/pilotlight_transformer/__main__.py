@@ -40,6 +40,7 @@ def main() -> int:
         max_body_bytes=settings.max_body_bytes,
         max_concurrent_requests=settings.max_concurrent_requests,
         drain_timeout_s=settings.drain_timeout_s,
+        model_control=settings.model_control,
     )
     listener = listen(server_settings.host, server_settings.http_port)
     loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")

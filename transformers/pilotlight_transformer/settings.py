@@ -28,6 +28,7 @@ class TransformerSettings:
     max_model_len: int | None = None
     lora_names: tuple[str, ...] = ()
     drain_timeout_s: float = 600.0
+    model_control: bool = False
     max_concurrent_requests: int = 1024
     max_body_bytes: int = 16 * 1024 * 1024
     workers: int = 1
@@ -53,6 +54,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         max_model_len=given.max_model_len,
         lora_names=tuple(module.partition("=")[0] for module in given.lora_module),
         drain_timeout_s=given.drain_timeout_s,
+        model_control=given.model_control == "explicit",
         max_concurrent_requests=given.max_concurrent_requests,
         max_body_bytes=given.max_body_bytes,
         workers=given.workers,
@@ -87,6 +89,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="NAME[=DIR]",
         help="an adapter that the predictor serves, in the predictor's spelling; only the name is read",
     )
+    add("--model_control", choices=("none", "explicit"), default="none", help="let clients load and unload the model")
     add("--drain_timeout_s", type=_positive, default=600.0, help="how long requests in flight may go on after SIGTERM")
     add("--max_concurrent_requests", type=int, default=1024)
     add("--max_body_bytes", type=int, default=16 * 1024 * 1024)

@@ -13,7 +13,14 @@ _MAX_S = 24 * 3600
 
 def read_readiness(container: Fields, port: int) -> Probe:
     """The readiness probe. Without one Knative knocks on the TCP port; `periodSeconds` unset or 0 polls fast."""
-    return _read(container, "readinessProbe", port, default_period_s=0) or Probe()
+    probe = _read(container, "readinessProbe", port, default_period_s=0)
+    if probe is None:
+        container.report.warning(
+            container.at("readinessProbe"),
+            "missing: Knative then knocks on the TCP port, which may be open before the model is; "
+            "add httpGet {path: /v2/health/ready, port: 8080}",
+        )
+    return probe or Probe()
 
 
 def read_liveness(container: Fields, port: int) -> Probe | None:

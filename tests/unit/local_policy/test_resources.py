@@ -453,15 +453,23 @@ def test_a_namespace_is_fine():
     assert not applied("apiVersion: v1\nkind: Namespace\nmetadata: {name: team}\n").findings
 
 
+PROBED = CUSTOM + "      readinessProbe: {httpGet: {path: /v2/health/ready, port: 8080}}\n"
+
+
 def test_a_clean_spec_has_no_findings():
-    assert not applied(isvc()).findings
+    assert not applied(isvc(PROBED)).findings
+
+
+def test_a_container_without_a_readiness_probe_is_warned_about():
+    warnings = paths(applied(isvc()), "warning")
+    assert "/v2/health/ready" in warnings["spec.predictor.containers[0].readinessProbe"]
 
 
 def test_the_deployment_mode_is_checked():
     mode = 'metadata.annotations["serving.kserve.io/deploymentMode"]'
     assert mode in paths(applied(isvc().replace("Knative", "RawDeployment")), "unsupported")
     assert mode in paths(applied(isvc().replace("Knative", "ModelMesh")), "error")
-    assert not applied(isvc().replace("Knative", "Serverless")).findings
+    assert not applied(isvc(PROBED).replace("Knative", "Serverless")).findings
     assert mode in paths(applied(isvc().replace("serving.kserve.io/deploymentMode: Knative", "")), "warning")
 
 

@@ -14,7 +14,7 @@ def test_a_status_survives_a_hop(status: int) -> None:
     assert error.retry_after_header == ("3" if status in (429, 503) else None)
 
 
-@pytest.mark.parametrize(("status", "becomes"), [(418, 400), (502, 500), (302, 500)])
+@pytest.mark.parametrize(("status", "becomes"), [(418, 400), (502, 503), (507, 500), (302, 500)])
 def test_a_status_without_a_class_keeps_its_side(status: int, becomes: int) -> None:
     assert errors.from_status(status, "why").http_status == becomes
 
