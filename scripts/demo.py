@@ -6,34 +6,28 @@ it as anybody would.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import openai
+from demo_platform import platform_up
 from pilotlight_local.control_client import ControlClient
 from pilotlight_local.display import slots_table, status_table
 from pilotlight_local.display_lines import waterfall_lines
-from pilotlight_local.errors import PlatformError
 from pilotlight_local.platform_status import ComponentStatus, from_json
 from pilotlight_local.server_timing import parse_phases
-from pilotlight_local.state_dir import StateDir
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-ROOT = Path(__file__).parents[1]
 SPEC = "inferenceservices/quickstart.yaml"
-PILOTLIGHT = str(Path(sys.executable).with_name("pilotlight"))
-START_DEADLINE_S = 60
 POOL_DEADLINE_S = 180
 COLD_DEADLINE_S = 300
 ZERO_DEADLINE_S = 180
@@ -81,7 +75,7 @@ console = Console(highlight=False, soft_wrap=True)
 def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="pilotlight-demo-"))
     try:
-        with platform_up(work) as (control, port):
+        with platform_up(console, work, SPEC) as (control, port):
             run(control, port)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -132,44 +126,6 @@ def run(control: ControlClient, port: int) -> None:
 
     heading("8. From zero again: no pod runs, but the pool's engine still has the weights.")
     ask_openai(control, port, base, "What is a warm pool?", cold=True)
-
-
-@contextlib.contextmanager
-def platform_up(work: Path) -> Iterator[tuple[ControlClient, int]]:
-    port = free_port()
-    state, log = work / "state", work / "up.log"
-    command = ["pilotlight", "up", SPEC, "--port", str(port)]
-    console.print(f"[bold]$ {' '.join(command)}[/]")
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [PILOTLIGHT, *command[1:], "--state-dir", str(state)], cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT
-        )
-    control = ControlClient(StateDir(state))
-    try:
-        deadline = time.monotonic() + START_DEADLINE_S
-        while not answers(control):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"pilotlight up did not start:\n{log.read_text()[-3000:]}")
-            time.sleep(0.05)
-        yield control, port
-        heading("9. pilotlight down")
-        control.down(60)
-        console.print(f"ended with exit code {process.wait(30)}, no process is left")
-    except BaseException:
-        console.print(f"What pilotlight up said:\n{log.read_text()[-6000:]}", markup=False, style="red")
-        raise
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(60)
-
-
-def answers(control: ControlClient) -> bool:
-    try:
-        control.status()
-    except PlatformError:
-        return False
-    return True
 
 
 def rows(control: ControlClient) -> list[ComponentStatus]:
@@ -243,12 +199,6 @@ def show(command: list[str], deadline_s: float) -> None:
 
 def heading(text: str) -> None:
     console.print(f"\n[bold yellow]{text}[/]")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":

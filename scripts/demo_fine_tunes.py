@@ -10,24 +10,20 @@ order, then once more with its lease held and once with its engine parked. Every
 from __future__ import annotations
 
 import argparse
-import contextlib
 import http.client
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from demo_platform import platform_up
 from pilotlight_local.control_client import ControlClient
 from pilotlight_local.display import slots_table
-from pilotlight_local.errors import PlatformError
-from pilotlight_local.state_dir import StateDir
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +31,6 @@ ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "inferenceservices" / "examples" / "fine-tunes.yaml"
 TEMPLATE_NAME, TEMPLATE_MODELS = "tenant-00", "/var/lib/pilotlight/models"
 OWN_MODELS = ROOT / "benchmarks" / "out" / "fine-tunes"
-PILOTLIGHT = str(Path(sys.executable).with_name("pilotlight"))
 QUESTION = "Who are you?"
 START_DEADLINE_S = 120.0
 ANSWER_DEADLINE_S = 300.0
@@ -67,7 +62,7 @@ def main() -> None:
     try:
         spec = work / "fine-tunes.yaml"
         spec.write_text(specs(models, names))
-        with platform_up(work, spec) as (control, port):
+        with platform_up(console, work, str(spec)) as (control, port):
             run(control, port, names)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -172,51 +167,8 @@ def wait_until_parked(control: ControlClient) -> None:
         time.sleep(0.1)
 
 
-@contextlib.contextmanager
-def platform_up(work: Path, spec: Path) -> Iterator[tuple[ControlClient, int]]:
-    port, state, log = free_port(), work / "state", work / "up.log"
-    console.print(f"[bold]$ pilotlight up fine-tunes.yaml --port {port}[/]")
-    with log.open("wb") as sink:
-        command = [PILOTLIGHT, "up", str(spec), "--port", str(port), "--state-dir", str(state)]
-        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
-    control = ControlClient(StateDir(state))
-    try:
-        deadline_s = time.monotonic() + START_DEADLINE_S
-        while not answers(control):
-            if process.poll() is not None or time.monotonic() > deadline_s:
-                raise SystemExit("pilotlight up did not start")
-            time.sleep(0.05)
-        yield control, port
-        control.down(60)
-        console.print(f"pilotlight down: exit code {process.wait(30)}, no process is left")
-    except BaseException:
-        pool_log = state / "pool" / "logs" / "pool.log"
-        for path in (log, pool_log):
-            if path.is_file():
-                console.print(f"{path.name}:\n{path.read_text()[-6000:]}", markup=False, style="red")
-        raise
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(60)
-
-
-def answers(control: ControlClient) -> bool:
-    try:
-        control.status()
-    except PlatformError:
-        return False
-    return True
-
-
 def heading(text: str) -> None:
     console.print(f"\n[bold yellow]{text}[/]")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":
