@@ -47,12 +47,14 @@ class CheckpointFacts:
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """`capability` is CUDA's compute capability as (major, minor), (0, 0) on a CPU. `amx`: AMX tiles (x86)."""
+    """`capability` is CUDA's compute capability as (major, minor), (0, 0) on a CPU. `amx`: AMX tiles (x86).
+    `memory_bytes`: the GPU's, 0 on a CPU."""
 
     kind: Literal["cpu", "cuda"]
     capability: tuple[int, int] = (0, 0)
     amx: bool = False
     name: str = ""
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True)

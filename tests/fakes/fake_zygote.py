@@ -114,6 +114,16 @@ class Host:
                     self.grant = None
                     self.close_holder(reason)
                 self.tell(f.Revoked(lease_id))
+            case f.Sleep(level):
+                if self.config.engine_args.get("enable_sleep_mode") != "true":
+                    self.tell(f.Rejected("Sleep", 501, "booted without sleep mode"))
+                    return
+                self.grant = None
+                self.close_holder("put to sleep")
+                self.tell(f.Slept(level))
+            case f.Wake():
+                misbehave(self.model, "wake", self.fail)
+                self.tell(f.Woken())
             case f.Shutdown():
                 os._exit(0)
 

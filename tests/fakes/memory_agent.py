@@ -29,13 +29,15 @@ GIB = 2**30
 class MemoryAgent:
     """`fails(command, slot_id, model)` may return an error to raise; `gate` None lets every command through at once."""
 
-    def __init__(self, *slot_ids: str, memory_bytes: int = 4 * GIB) -> None:
+    def __init__(self, *slot_ids: str, memory_bytes: int = 4 * GIB, sleepers: int = 0) -> None:
         self.name = "memory"
-        self.slots = tuple(SlotFacts(slot_id, "cpu", memory_bytes, 1) for slot_id in slot_ids)
+        self.slots = tuple(SlotFacts(slot_id, "cpu", memory_bytes, 1, sleepers, GIB) for slot_id in slot_ids)
         self.calls: list[tuple[str, ...]] = []
         self.granted: dict[str, str] = {}
         self.loaded: dict[str, str] = {}
+        self.asleep: dict[str, dict[int, str]] = {slot_id: {} for slot_id in slot_ids}
         self.incarnations = dict.fromkeys(slot_ids, 0)
+        self._booted = dict.fromkeys(slot_ids, 0)
         self.fails: Callable[[str, str, str], AgentError | None] = lambda command, slot_id, model: None
         self.gate: asyncio.Event | None = None
         self.reports: dict[str, SlotReport] = {}
@@ -68,7 +70,8 @@ class MemoryAgent:
     async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         assert slot_id not in self.loaded
         await self._command("boot", slot_id, order.facts.key)
-        self.incarnations[slot_id] += 1
+        self._booted[slot_id] += 1
+        self.incarnations[slot_id] = self._booted[slot_id]
         self.loaded[slot_id] = order.facts.key
         return EngineReady(self.incarnations[slot_id], 0.0, 0.0, {"load": 0.0})
 
@@ -98,6 +101,22 @@ class MemoryAgent:
         await self._command("stop", slot_id, "")
         self.loaded.pop(slot_id, None)
         self.granted.pop(slot_id, None)
+
+    async def sleep(self, slot_id: str, deadline_s: float) -> None:
+        self._living(slot_id)
+        assert slot_id not in self.granted
+        await self._command("sleep", slot_id, self.loaded[slot_id])
+        self.asleep[slot_id][self.incarnations[slot_id]] = self.loaded.pop(slot_id)
+
+    async def wake(self, slot_id: str, incarnation: int, deadline_s: float) -> EngineReady:
+        assert slot_id not in self.loaded
+        model = self.asleep[slot_id].pop(incarnation)
+        await self._command("wake", slot_id, model)
+        self.incarnations[slot_id], self.loaded[slot_id] = incarnation, model
+        return EngineReady(incarnation, 0.0, 0.0, {"wake": 0.0})
+
+    async def discard(self, slot_id: str, incarnation: int) -> None:
+        await self._command("discard", slot_id, self.asleep[slot_id].pop(incarnation))
 
     async def report(self) -> tuple[SlotReport, ...]:
         return tuple(

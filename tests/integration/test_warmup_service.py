@@ -252,6 +252,27 @@ async def test_an_engine_nobody_pays_for_is_stopped(start: Start, models: Any) -
         await pool.state_becomes("empty", within_s=5)
 
 
+async def test_on_a_gpu_an_engine_that_has_to_go_sleeps_and_is_woken(start: Start, models: Any, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    flags = ("--sleepers", "1", "--sleep_memory", "1GiB")
+    async with start(*flags, slots=("cuda:0=16GiB",)) as pool:
+        first, second = models(1), models(2, wake="crash", once=str(once))
+        paths = []
+        for model, token in ((first, 1), (second, 2), (first, 1)):
+            lease = await pool.lease(model)
+            assert await generate(lease, 3) == [token] * 3
+            paths.append(lease["path"])
+            await pool.release(lease)
+        assert paths == ["fork", "fork", "wake"]
+        await pool.state_becomes("idle")
+        (slot,) = await pool.slots()
+        assert len(slot["sleeping"]) == 1
+        assert len(pool.children()) == 3, "the zygote, the engine that is awake and the one that sleeps"
+        lease = await pool.lease(second)
+        assert await generate(lease, 3) == [2] * 3, "the wake crashed, so it was booted"
+        assert lease["path"] == "fork"
+
+
 async def test_wrong_requests_are_answered_with_what_to_do(start: Start, models: Any, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

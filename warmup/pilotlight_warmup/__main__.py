@@ -54,7 +54,7 @@ async def serve(arguments: Arguments, environment: Mapping[str, str], zygote_set
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
-    slots = parse_slots(arguments.slots, len(os.sched_getaffinity(0)))
+    slots = parse_slots(arguments.slots, len(os.sched_getaffinity(0)), arguments.sleepers, arguments.sleep_memory)
     zygote = Zygote(zygote_settings)
     with open_run_dir(arguments.run_dir) as run_dir, _open_store(arguments, environment) as store:
         files = ModelFiles(store, NodeFacts(slots[0].device.partition(":")[0], _vllm_version()))

@@ -39,12 +39,16 @@ class EngineRefused(AgentError):
 
 
 class SlotFacts(msgspec.Struct, frozen=True):
-    """A device share. `device`: `cpu`, `cuda:0`, a MIG UUID. `cpus`: threads its engine may use, 0 on a GPU."""
+    """A device share. `device`: `cpu`, `cuda:0`, a MIG UUID. `memory_bytes` is for the engine that is awake. `cpus`:
+    threads it may use, 0 on a GPU. `sleepers` engines may sleep beside it, with `sleep_bytes` of weights in host
+    memory; 0 where none can."""
 
     slot_id: str
     device: str
     memory_bytes: int
     cpus: int
+    sleepers: int = 0
+    sleep_bytes: int = 0
 
 
 class ModelOrder(msgspec.Struct, frozen=True):
@@ -102,6 +106,15 @@ class EngineReady(msgspec.Struct, frozen=True):
     phases_s: dict[str, float]
 
 
+class SleeperReport(msgspec.Struct, frozen=True):
+    """An engine that sleeps in a slot; `tenant` and `isolation` as in SlotReport."""
+
+    incarnation: int
+    engine: EngineOrder
+    tenant: str
+    isolation: Isolation
+
+
 class SlotReport(msgspec.Struct, frozen=True):
     """One slot as its agent knows it; `tenant` and `isolation` are what the process remembers (policy.isolation)."""
 
@@ -114,6 +127,7 @@ class SlotReport(msgspec.Struct, frozen=True):
     grant: Grant | None = None
     idle: bool = True
     endpoint: str = ""
+    sleeping: tuple[SleeperReport, ...] = ()
 
 
 class EngineLost(msgspec.Struct, frozen=True, tag="lost"):
@@ -176,6 +190,18 @@ class AgentPort(Protocol):
 
     async def stop(self, slot_id: str) -> None:
         """End the engine process, gently if it hears it; returns when its memory is free. An empty slot is fine."""
+        ...
+
+    async def sleep(self, slot_id: str, deadline_s: float) -> None:
+        """Put the idle engine to sleep: the slot is then empty and the device's memory free. Raises EngineGone."""
+        ...
+
+    async def wake(self, slot_id: str, incarnation: int, deadline_s: float) -> EngineReady:
+        """Wake a sleeping engine into the empty slot, with the weights it fell asleep with. Raises EngineGone."""
+        ...
+
+    async def discard(self, slot_id: str, incarnation: int) -> None:
+        """End a sleeping engine; returns when its memory is free. One that is gone is fine."""
         ...
 
     async def report(self) -> tuple[SlotReport, ...]:

@@ -19,6 +19,8 @@ class Arguments:
 
     listen: str
     slots: tuple[str, ...]
+    sleepers: int
+    sleep_memory: str
     run_dir: Path
     store: Path | None
     work_dir: str | None
@@ -36,6 +38,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     return Arguments(
         listen=_address(given.listen),
         slots=tuple(given.slot),
+        sleepers=given.sleepers,
+        sleep_memory=given.sleep_memory,
         run_dir=given.run_dir,
         store=given.store,
         work_dir=given.work_dir,
@@ -53,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--listen", default="tcp://127.0.0.1:8090", help="tcp://host:port or unix:///path of the lease API")
     add("--slot", action="append", required=True, metavar="DEVICE=MEMORY", help="cpu:0=4GiB, cuda:0=70GiB; repeat it")
+    add("--sleepers", type=int, default=0, help="GPU: engines that may sleep in each slot instead of being stopped")
+    add("--sleep_memory", default="16GiB", help="GPU: host memory for the weights of a slot's sleeping engines")
     add("--run_dir", type=Path, required=True, help="private folder for the engines' sockets; made when missing")
     add("--store", type=Path, help="the model store's folder; without one only folders and bundled:// are served")
     add("--work_dir", help="where engines keep compile caches (default: chosen by the engine host)")

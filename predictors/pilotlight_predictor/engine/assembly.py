@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ from pilotlight_predictor.quantization import QuantizationRefused, Requested, ch
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """`engine_args`: of engine_args.parse_engine_args. `loras`: (name, directory). `work_dir`: None to choose one."""
+    """`engine_args`: of engine_args.parse_engine_args. `loras`: (name, directory). `work_dir`: None to choose one.
+    `device_memory_bytes`: a slot's share of a GPU; None leaves it to vLLM."""
 
     model_dir: Path
     model_name: str
@@ -28,6 +30,7 @@ class EngineSettings:
     engine_args: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[tuple[str, str], ...] = ()
     work_dir: str | None = None
+    device_memory_bytes: int | None = None
     startup_deadline_s: float = 600.0
     shutdown_grace_s: float = 10.0
 
@@ -73,6 +76,8 @@ def configure(settings: EngineSettings, environment: Mapping[str, str], limits: 
             config, int(length) if length.isdigit() else None, limits.memory_bytes, weights_bytes
         )
         chosen["kv_cache_memory_bytes"] = str(size)
+    if device.kind == "cuda" and settings.device_memory_bytes is not None:
+        chosen["gpu_memory_utilization"] = _share(settings.device_memory_bytes, device.memory_bytes)
     if settings.loras:
         chosen |= {"enable_lora": "true", "max_lora_rank": str(max_lora_rank(settings.loras))}
     return Configure(
@@ -81,3 +86,16 @@ def configure(settings: EngineSettings, environment: Mapping[str, str], limits: 
         list(engine_args.with_defaults(settings.engine_args, chosen).items()),
         list(settings.loras),
     )
+
+
+def _share(slot_bytes: int, device_bytes: int) -> str | None:
+    """vLLM's gpu_memory_utilization for a slot; None where the driver does not say how much there is."""
+    if not device_bytes:
+        return None
+    if slot_bytes > device_bytes:
+        gib = 2**30
+        raise EngineMisconfigured(
+            f"the slot has {slot_bytes / gib:.1f} GiB, its GPU only {device_bytes / gib:.1f} GiB; "
+            "give it less (--slot cuda:0=70GiB)"
+        )
+    return f"{math.floor(slot_bytes / device_bytes * 1000) / 1000:g}"

@@ -14,6 +14,12 @@ _NVML_SUCCESS = 0
 _NAME_BYTES = 96
 
 
+class _Memory(ctypes.Structure):
+    """nvmlMemory_t, bytes."""
+
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
 def read(
     environment: Mapping[str, str],
     cpuinfo: Path = Path("/proc/cpuinfo"),
@@ -46,7 +52,11 @@ def _first_gpu(environment: Mapping[str, str], load_nvml: Callable[[], Any]) -> 
         nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
         name = ctypes.create_string_buffer(_NAME_BYTES)
         nvml.nvmlDeviceGetName(handle, name, ctypes.c_uint(_NAME_BYTES))
-        return DeviceFacts("cuda", (major.value, minor.value), name=name.value.decode(errors="replace"))
+        memory = _Memory()
+        if nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) != _NVML_SUCCESS:
+            memory.total = 0
+        label = name.value.decode(errors="replace")
+        return DeviceFacts("cuda", (major.value, minor.value), name=label, memory_bytes=memory.total)
     finally:
         nvml.nvmlShutdown()
 

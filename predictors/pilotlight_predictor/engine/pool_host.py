@@ -89,7 +89,12 @@ def _settings(config: HostConfig) -> EngineSettings:
             f"quantization must be one of {', '.join(REQUESTS)}, not '{config.quantization}'"
         ) from None
     return EngineSettings(
-        Path(config.model_dir), config.model_name, quantization, config.engine_args, tuple(config.loras)
+        Path(config.model_dir),
+        config.model_name,
+        quantization,
+        config.engine_args,
+        tuple(config.loras),
+        device_memory_bytes=config.memory_bytes,
     )
 
 

@@ -2,8 +2,13 @@ import ctypes
 from pathlib import Path
 
 import pytest
-from pilotlight_predictor.engine import device_facts
+from pilotlight_models import bundled_model_path
+from pilotlight_predictor.engine import assembly, device_facts
+from pilotlight_predictor.engine.errors import EngineMisconfigured
+from pilotlight_predictor.engine.machine import MachineLimits
 from pilotlight_predictor.quantization import DeviceFacts
+
+GPU_BYTES = 80 * 2**30
 
 
 class FakeNvml:
@@ -32,6 +37,10 @@ class FakeNvml:
         major._obj.value, minor._obj.value = self.gpus[handle.value - 1]  # type: ignore[attr-defined]
         return 0
 
+    def nvmlDeviceGetMemoryInfo(self, handle: ctypes.c_void_p, memory: object) -> int:
+        memory._obj.total = GPU_BYTES  # type: ignore[attr-defined]
+        return 0
+
     def nvmlDeviceGetName(self, handle: ctypes.c_void_p, name: ctypes.Array[ctypes.c_char], size: object) -> int:
         name.value = b"NVIDIA Test"
         return 0
@@ -53,7 +62,7 @@ def test_the_first_visible_gpu_counts(tmp_path: Path, visible: str | None, expec
     if expected is None:
         assert facts == DeviceFacts("cpu")
     else:
-        assert facts == DeviceFacts("cuda", expected, name="NVIDIA Test")
+        assert facts == DeviceFacts("cuda", expected, name="NVIDIA Test", memory_bytes=GPU_BYTES)
     assert nvml.opened == 0
 
 
@@ -66,3 +75,24 @@ def test_without_a_driver_it_is_a_cpu(tmp_path: Path, flags: str, amx: bool) -> 
         raise OSError("libnvidia-ml.so.1: cannot open shared object file")
 
     assert device_facts.read({}, cpuinfo, no_driver) == DeviceFacts("cpu", amx=amx)
+
+
+@pytest.mark.parametrize(
+    ("slot_bytes", "share"), [(70 * 2**30, "0.875"), (GPU_BYTES, "1"), (GPU_BYTES // 3, "0.333"), (None, None)]
+)
+def test_a_slots_share_of_a_gpu_bounds_its_engine(
+    monkeypatch: pytest.MonkeyPatch, slot_bytes: int | None, share: str | None
+) -> None:
+    gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
+    monkeypatch.setattr(assembly.device_facts, "read", lambda environment: gpu)
+    settings = assembly.EngineSettings(bundled_model_path("demo-bf16"), "m", device_memory_bytes=slot_bytes)
+    configured = assembly.configure(settings, {}, MachineLimits(2, 2**34))
+    assert dict(configured.arguments).get("gpu_memory_utilization") == share
+
+
+def test_a_slot_larger_than_its_gpu_is_refused_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
+    monkeypatch.setattr(assembly.device_facts, "read", lambda environment: gpu)
+    settings = assembly.EngineSettings(bundled_model_path("demo-bf16"), "m", device_memory_bytes=GPU_BYTES + 1)
+    with pytest.raises(EngineMisconfigured, match=r"80\.0 GiB, its GPU only 80\.0 GiB"):
+        assembly.configure(settings, {}, MachineLimits(2, 2**34))

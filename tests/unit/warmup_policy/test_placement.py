@@ -34,6 +34,11 @@ FOREIGN = slot("foreign", Engine("other", "g", "acme"))
         ([EMPTY, SAME, ASLEEP, LOADED], ("loaded", "loaded"), 0.005),
         ([EMPTY, SAME, ASLEEP], ("asleep", "wake"), 0.5),
         ([EMPTY, SAME], ("same", "swap"), 0.55),
+        # Of the same fingerprint: woken and swapped. One that is awake and of no use goes to sleep first.
+        ([EMPTY, slot("kin", sleeping=(Engine("other", "f"),))], ("kin", "wake"), 1.05),
+        ([EMPTY, replace(FOREIGN, sleeping=ASLEEP.sleeping)], ("foreign", "wake"), 1.0),
+        ([EMPTY, slot("kin", sleeping=(Engine("other", "f"),), swappable=False)], ("empty", "fork"), 4.5),
+        ([slot("rival's", sleeping=(Engine("mine", "f", "globex", "reset"),))], ("rival's", "fork"), 4.5),
         ([EMPTY, FOREIGN], ("empty", "fork"), 4.5),
         ([FOREIGN], ("foreign", "fork"), 5.0),
         ([replace(EMPTY, has_zygote=False)], ("empty", "boot"), 29.5),

@@ -41,6 +41,25 @@ def test_slots_that_mean_nothing(texts: list[str]) -> None:
         parse_slots(texts, 2)
 
 
+def test_sleepers_take_their_context_off_the_slot() -> None:
+    (slot,) = parse_slots(["cuda:0=70GiB"], 8, 2, "64GiB")
+    assert slot == SlotFacts("cuda:0", "cuda:0", 66 * 2**30, 0, 2, 64 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("slot", "sleepers", "memory", "says"),
+    [
+        ("cpu:0=4GiB", 1, "16GiB", "needs a GPU"),
+        ("cuda:0=4GiB", 2, "16GiB", "leaves cuda:0 nothing"),
+        ("cuda:0=70GiB", -1, "16GiB", "--sleepers -1"),
+        ("cuda:0=70GiB", 1, "much", "write for example 64GiB"),
+    ],
+)
+def test_sleepers_that_cannot_be(slot: str, sleepers: int, memory: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        parse_slots([slot], 2, sleepers, memory)
+
+
 def test_defaults_and_weights() -> None:
     arguments = parse([*NEEDED, "--tenant_weight", "acme=2", "--tenant_weight", "a=b=0.5"])
     assert arguments.listen == "tcp://127.0.0.1:8090"

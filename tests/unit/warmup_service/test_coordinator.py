@@ -18,6 +18,7 @@ from pilotlight_warmup.agent_port import (
     Grant,
     ModelFacts,
     ModelOrder,
+    SleeperReport,
     SlotReport,
     SwapFailed,
     WorkBegan,
@@ -423,3 +424,84 @@ async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) 
     assert not coordinator.pool.fair.waiting
     assert not coordinator.pool.fair.running
     assert (await world.lease(A)).state == "active"
+
+
+D = "model://h/d"
+
+
+async def test_an_engine_that_has_to_go_sleeps_and_is_woken(start: Any) -> None:
+    world = await start(agent=MemoryAgent("s0", sleepers=2))
+    for model in (A, C, A):
+        await world.release(await world.lease(model))
+    made_ready = [call[0] for call in world.agent.calls if call[0] not in {"grant", "revoke"}]
+    assert made_ready == ["boot", "sleep", "boot", "sleep", "wake"]
+    assert world.agent.loaded == {"s0": A}
+    assert list(world.agent.asleep["s0"].values()) == [C]
+
+
+async def test_a_sleeper_of_the_same_fingerprint_is_woken_and_swapped(start: Any) -> None:
+    world = await start(agent=MemoryAgent("s0", sleepers=2))
+    for model in (A, C):
+        await world.release(await world.lease(model))
+    answer = await world.lease(B)
+    assert (answer.state, answer.path) == ("active", "wake")
+    assert [call[0] for call in world.agent.calls][-4:] == ["sleep", "wake", "swap", "grant"]
+    assert world.agent.loaded == {"s0": B}
+
+
+async def test_the_sleeper_that_is_worth_least_ends_for_the_next_one(start: Any) -> None:
+    world = await start(agent=MemoryAgent("s0", sleepers=1))
+    for model in (A, A, C, C, C, D):
+        await world.release(await world.lease(model))
+    assert ("discard", "s0", A) in world.agent.calls
+    assert list(world.agent.asleep["s0"].values()) == [C]
+    assert [engine.model for engine in world.coordinator.pool.ledger.slots["s0"].sleeping] == [C]
+
+
+async def test_two_engines_take_turns_where_one_may_sleep(start: Any) -> None:
+    world = await start(agent=MemoryAgent("s0", sleepers=1))
+    for model in (A, C, A, C):
+        await world.release(await world.lease(model))
+    assert [call[0] for call in world.agent.calls if call[0] not in {"grant", "revoke"}] == [
+        "boot", "sleep", "boot", "sleep", "wake", "sleep", "wake",
+    ]  # fmt: skip
+
+
+async def test_a_sleeper_that_dies_is_forgotten_and_its_slot_goes_on(start: Any) -> None:
+    world = await start(agent=MemoryAgent("s0", sleepers=1))
+    await world.release(await world.lease(A))
+    lease = await world.lease(C)
+    world.agent.asleep["s0"].clear()
+    world.agent.tell(EngineLost("s0", 1, "killed"))
+    await world.settle()
+    assert (await world.coordinator.desk.poll(lease.lease_id, 0.0)).state == "active"
+    await world.release(lease)
+    assert (await world.lease(A)).path == "fork"
+
+
+async def test_a_wake_that_fails_boots_instead(start: Any) -> None:
+    world = await start(agent=MemoryAgent("s0", sleepers=1))
+    for model in (A, C):
+        await world.release(await world.lease(model))
+    world.agent.fails = lambda command, slot_id, model: EngineGone("no memory") if command == "wake" else None
+    answer = await world.ask(A)
+    await world.settle()
+    assert (await world.coordinator.desk.poll(answer.lease_id, 0.0)).state == "active"
+    assert world.agent.loaded == {"s0": A}
+
+
+async def test_a_new_coordinator_learns_what_sleeps(start: Any) -> None:
+    agent = MemoryAgent("s0", sleepers=1)
+    facts = ModelFacts(A, "f", "awq", 1000, 2**30, "ram", True)
+    asleep = SleeperReport(3, EngineOrder(ModelOrder(A), facts, "m"), "a", "shared")
+    agent.reports["s0"] = SlotReport("s0", SlotState.EMPTY, 4, sleeping=(asleep,))
+    agent.asleep["s0"][3] = A
+    world = await start(agent=agent)
+    assert (await world.lease(A)).path == "wake"
+
+
+async def test_a_tenant_that_wants_its_own_process_wakes_nobody_elses(start: Any) -> None:
+    world = await start(agent=MemoryAgent("s0", sleepers=2))
+    await world.release(await world.lease(A, tenant="globex", isolation="reset"))
+    await world.release(await world.lease(C))
+    assert (await world.lease(A, tenant="acme")).path == "fork"

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import socket
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -21,6 +20,7 @@ from pilotlight_protocol.errors import PilotlightError
 from pilotlight_warmup.agent.engine_output import EngineOutput
 from pilotlight_warmup.agent.engine_process import EngineProcess
 from pilotlight_warmup.agent.model_files import Located, ModelFiles
+from pilotlight_warmup.agent.seat import Seat, SeatedEngine
 from pilotlight_warmup.agent.zygote import Zygote
 from pilotlight_warmup.agent_port import (
     EngineEvent,
@@ -39,11 +39,12 @@ from pilotlight_warmup.agent_port import (
     WorkEnded,
 )
 from pilotlight_warmup.policy.lease_terms import Isolation
-from pilotlight_warmup.policy.slot_lifecycle import SlotState
 from pilotlight_warmup.store import Lease
 
 log = logging.getLogger(__name__)
 _GRANT_DEADLINE_S = 10.0
+# Weights to pinned memory; the KV cache is dropped.
+_SLEEP_LEVEL = 1
 _CHECK_PERIOD_S = 10.0
 # Longer than any step and any swap: frames are answered in order.
 _CHECK_DEADLINE_S = 90.0
@@ -51,24 +52,6 @@ _MOST_CANARIES = 1024
 _UNSWAPPABLE_S = 600.0
 # Logprobs of one prompt differ in the last bits between a boot and a swap at most; another model's differ by far more.
 _CANARY_TOLERANCE = 0.02
-
-
-@dataclass
-class _Seat:
-    """One slot. `process` is None while it is empty; `busy` is the engine's own word."""
-
-    facts: SlotFacts
-    process: EngineProcess | None = None
-    incarnation: int = 0
-    generation: int = 0
-    order: EngineOrder | None = None
-    endpoint: str = ""
-    tenant: str = ""
-    isolation: Isolation = "shared"
-    grant: Grant | None = None
-    granted_s: float = 0.0
-    busy: bool = False
-    store_lease: Lease | None = field(default=None, repr=False)
 
 
 class Agent:
@@ -82,7 +65,7 @@ class Agent:
         self._files = files
         self._zygote = zygote
         self._run_dir = run_dir
-        self._seats = {facts.slot_id: _Seat(facts) for facts in slots}
+        self._seats = {facts.slot_id: Seat(facts) for facts in slots}
         self._listener: Listener | None = None
         self._canaries: dict[str, Canary] = {}
         self._unswappable: dict[str, float] = {}
@@ -100,10 +83,10 @@ class Agent:
                 tasks.create_task(self._checking(), name="health")
         finally:
             self._listener = None
-            for seat in self._seats.values():
-                if seat.process is not None:
-                    seat.process.kill()
-                _release(seat)
+            for engine in [engine for seat in self._seats.values() for engine in seat.engines()]:
+                engine.let_go()
+                if engine.process is not None:
+                    engine.process.kill()
 
     async def describe(self, order: ModelOrder) -> ModelFacts:
         facts = await asyncio.to_thread(self._files.describe, order)
@@ -115,20 +98,19 @@ class Agent:
     async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         seat, began_s = self._seats[slot_id], time.monotonic()
         located, lease = await self._fetch(order)
-        seat.incarnation += 1
-        seat.order, seat.store_lease, seat.tenant, seat.isolation = order, lease, "", "shared"
-        incarnation = seat.incarnation
+        seat.booted += 1
+        seat.engine = engine = SeatedEngine(seat.booted, order, lease)
         try:
             fetched_s = time.monotonic()
             await self._zygote.wait_ready()
             forking_s = time.monotonic()
-            process = await self._fork(seat, located, order)
+            process = await self._fork(seat, engine, located)
             booting_s = time.monotonic()
             booted = await process.booted(max(1.0, began_s + deadline_s - booting_s))
         except (EngineGone, asyncio.CancelledError):
             await self.stop(slot_id)
             raise
-        seat.endpoint = booted.endpoint
+        engine.endpoint = booted.endpoint
         self._remember_canary(order.facts.key, booted.canary)
         phases_s = {
             "fetch": fetched_s - began_s,
@@ -136,18 +118,17 @@ class Agent:
             "request": booting_s - forking_s,
             **booted.info.boot_phases_s,
         }
-        return EngineReady(incarnation, phases_s.get("load", 0.0), phases_s["zygote"], phases_s)
+        return EngineReady(engine.incarnation, phases_s.get("load", 0.0), phases_s["zygote"], phases_s)
 
     async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
-        seat = self._seats[slot_id]
-        process = self._living(seat)
+        engine = self._seats[slot_id].awake
         located, lease = await self._fetch(order)
-        seat.generation += 1
+        engine.generation += 1
         frame = engine_frames.Swap(
-            seat.generation, str(located.folder), order.model_name, list(order.model.loras), drain_s=0.0
+            engine.generation, str(located.folder), order.model_name, list(order.model.loras), drain_s=0.0
         )
         try:
-            answer = await process.swap(frame, deadline_s)
+            answer = await engine.living.swap(frame, deadline_s)
             if isinstance(answer, SwapRefused):
                 raise SwapFailed(f"refused: {answer.reason}")
             self._check_canary(order.facts.key, answer)
@@ -161,59 +142,60 @@ class Agent:
             if lease is not None:
                 lease.release()
             raise
-        if seat.store_lease is not None:
-            seat.store_lease.release()
-        seat.order, seat.store_lease, seat.grant = order, lease, None
-        return EngineReady(seat.incarnation, answer.phases_s.get("weights", 0.0), 0.0, answer.phases_s)
+        engine.exchange(order, lease)
+        return EngineReady(engine.incarnation, answer.phases_s.get("weights", 0.0), 0.0, answer.phases_s)
 
     async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
         seat = self._seats[slot_id]
+        engine = seat.awake
         frame = engine_frames.Grant(grant.lease_id, grant.secret_sha256, grant.tenant)
         seat.grant, seat.granted_s = grant, time.monotonic()
-        seat.tenant, seat.isolation = tenant, isolation
-        await self._living(seat).grant(frame, _GRANT_DEADLINE_S)
-        return seat.endpoint
+        engine.tenant, engine.isolation = tenant, isolation
+        await engine.living.grant(frame, _GRANT_DEADLINE_S)
+        return engine.endpoint
 
     async def revoke(self, slot_id: str, lease_id: str, reason: str, deadline_s: float) -> None:
         seat = self._seats[slot_id]
-        await self._living(seat).revoke(engine_frames.Revoke(lease_id, reason), deadline_s)
+        await seat.awake.living.revoke(engine_frames.Revoke(lease_id, reason), deadline_s)
         if seat.grant is not None and seat.grant.lease_id == lease_id:
             seat.grant = None
 
     async def stop(self, slot_id: str) -> None:
         seat = self._seats[slot_id]
-        process, seat.process = seat.process, None
-        _release(seat)
-        if process is not None:
-            await process.end()
+        engine, seat.engine, seat.grant = seat.engine, None, None
+        if engine is not None:
+            await engine.end()
+
+    async def sleep(self, slot_id: str, deadline_s: float) -> None:
+        seat = self._seats[slot_id]
+        engine = seat.awake
+        await engine.living.sleep(engine_frames.Sleep(_SLEEP_LEVEL), deadline_s)
+        seat.engine, seat.grant = None, None
+        seat.asleep[engine.incarnation] = engine
+
+    async def wake(self, slot_id: str, incarnation: int, deadline_s: float) -> EngineReady:
+        seat, began_s = self._seats[slot_id], time.monotonic()
+        engine = seat.asleep.pop(incarnation, None)
+        if engine is None:
+            raise EngineGone("that engine sleeps here no more")
+        seat.engine = engine
+        await engine.living.wake(engine_frames.Wake(), deadline_s)
+        return EngineReady(engine.incarnation, 0.0, 0.0, {"wake": time.monotonic() - began_s})
+
+    async def discard(self, slot_id: str, incarnation: int) -> None:
+        engine = self._seats[slot_id].asleep.pop(incarnation, None)
+        if engine is not None:
+            await engine.end()
 
     async def report(self) -> tuple[SlotReport, ...]:
-        return tuple(self._report(seat) for seat in self._seats.values())
-
-    def _report(self, seat: _Seat) -> SlotReport:
-        if seat.process is None or not seat.endpoint:
-            state = SlotState.EMPTY if seat.process is None else SlotState.FAILED
-            return SlotReport(seat.facts.slot_id, state, seat.incarnation, seat.order)
-        grant = seat.grant
-        if grant is not None:
-            grant = msgspec.structs.replace(grant, held_s=time.monotonic() - seat.granted_s)
-        return SlotReport(
-            seat.facts.slot_id,
-            SlotState.IDLE if grant is None else SlotState.LEASED,
-            seat.incarnation,
-            seat.order,
-            seat.tenant,
-            seat.isolation,
-            grant,
-            idle=not seat.busy,
-            endpoint=seat.endpoint,
-        )
+        return tuple(seat.report() for seat in self._seats.values())
 
     async def _checking(self) -> None:
         """Find engines that live and no longer step."""
         while True:
             await asyncio.sleep(_CHECK_PERIOD_S)
-            processes = [seat.process for seat in self._seats.values() if seat.process is not None and seat.endpoint]
+            serving = [engine for seat in self._seats.values() for engine in seat.engines() if engine.endpoint]
+            processes = [engine.process for engine in serving if engine.process is not None]
             await asyncio.gather(*(_checked(process) for process in processes))
 
     async def _fetch(self, order: EngineOrder) -> tuple[Located, Lease | None]:
@@ -227,15 +209,14 @@ class Agent:
         except PilotlightError as error:
             raise EngineGone(f"the model cannot be read any more: {error.message}") from error
 
-    async def _fork(self, seat: _Seat, located: Located, order: EngineOrder) -> EngineProcess:
-        facts = seat.facts
-        incarnation = seat.incarnation
+    async def _fork(self, seat: Seat, engine: SeatedEngine, located: Located) -> EngineProcess:
+        facts, order = seat.facts, engine.order
         config = HostConfig(
             slot=facts.slot_id,
-            listen=f"unix://{self._run_dir / _socket_name(facts.slot_id, incarnation)}",
+            listen=f"unix://{self._run_dir / _socket_name(facts.slot_id, engine.incarnation)}",
             model_dir=str(located.folder),
             model_name=order.model_name,
-            engine_args=dict(order.model.engine_args),
+            engine_args=_arguments(order, facts),
             quantization=order.model.quantization,
             loras=list(order.model.loras),
             device=facts.device,
@@ -245,10 +226,10 @@ class Agent:
         output, output_fd = await EngineOutput.open(facts.slot_id)
         process = EngineProcess(
             output,
-            on_lost=lambda reason: self._lost(seat, incarnation, reason),
-            on_work=lambda busy: self._work(seat, busy),
+            on_lost=lambda reason: self._lost(seat, engine, reason),
+            on_work=lambda busy: self._work(seat, engine, busy),
         )
-        seat.process = process
+        engine.process = process
         ours, theirs = socket.socketpair()
         with theirs, open(output_fd, "wb", buffering=0):  # noqa: ASYNC230, PTH123  (closes the descriptor, nothing else)
             ours.setblocking(False)
@@ -260,20 +241,17 @@ class Agent:
                 raise
         return process
 
-    def _living(self, seat: _Seat) -> EngineProcess:
-        if seat.process is None:
-            raise EngineGone("there is no engine in this slot")
-        return seat.process
+    def _lost(self, seat: Seat, engine: SeatedEngine, reason: str) -> None:
+        engine.endpoint, engine.busy = "", False
+        if seat.engine is engine:
+            seat.grant = None
+        elif seat.asleep.pop(engine.incarnation, None) is not None:
+            engine.let_go()
+        self._tell(EngineLost(seat.facts.slot_id, engine.incarnation, reason))
 
-    def _lost(self, seat: _Seat, incarnation: int, reason: str) -> None:
-        if seat.incarnation != incarnation:
-            return
-        seat.grant, seat.endpoint, seat.busy = None, "", False
-        self._tell(EngineLost(seat.facts.slot_id, incarnation, reason))
-
-    def _work(self, seat: _Seat, busy: bool) -> None:
-        seat.busy = busy
-        if seat.grant is not None:
+    def _work(self, seat: Seat, engine: SeatedEngine, busy: bool) -> None:
+        engine.busy = busy
+        if seat.engine is engine and seat.grant is not None:
             kind = WorkBegan if busy else WorkEnded
             self._tell(kind(seat.facts.slot_id, seat.grant.lease_id))
 
@@ -300,11 +278,9 @@ async def _checked(process: EngineProcess) -> None:
         await process.check(_CHECK_DEADLINE_S)
 
 
-def _release(seat: _Seat) -> None:
-    if seat.store_lease is not None:
-        seat.store_lease.release()
-    seat.order = seat.store_lease = seat.grant = None
-    seat.endpoint, seat.busy, seat.tenant, seat.isolation = "", False, "", "shared"
+def _arguments(order: EngineOrder, facts: SlotFacts) -> dict[str, str]:
+    """An engine can be put to sleep only where it was booted for it."""
+    return {**order.model.engine_args, **({"enable_sleep_mode": "true"} if facts.sleepers else {})}
 
 
 def _socket_name(slot_id: str, incarnation: int) -> str:

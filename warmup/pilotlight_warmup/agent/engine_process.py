@@ -30,9 +30,13 @@ from pilotlight_protocol.engine_frames import (
     Revoke,
     Revoked,
     Shutdown,
+    Sleep,
+    Slept,
     Swap,
     Swapped,
     SwapRefused,
+    Wake,
+    Woken,
     encode,
 )
 from pilotlight_protocol.engine_frames import SwapFailed as SwapFailedFrame
@@ -44,6 +48,7 @@ _SHUTDOWN_GRACE_S = 2.0
 _REAP_DEADLINE_S = 10.0
 _LAST_WORDS_S = 0.5
 _Answer = TypeVar("_Answer")
+_ANSWERS: dict[str, type] = {"Grant": Granted, "Revoke": Revoked, "Swap": Swapped, "Sleep": Slept, "Wake": Woken}
 
 
 class EngineProcess(asyncio.Protocol):
@@ -108,6 +113,12 @@ class EngineProcess(asyncio.Protocol):
 
     async def revoke(self, frame: Revoke, deadline_s: float) -> None:
         await self._ask(frame, Revoked, deadline_s)
+
+    async def sleep(self, frame: Sleep, deadline_s: float) -> None:
+        await self._ask(frame, Slept, deadline_s)
+
+    async def wake(self, frame: Wake, deadline_s: float) -> None:
+        await self._ask(frame, Woken, deadline_s)
 
     async def check(self, deadline_s: float) -> None:
         """Answered by the thread that steps the engine; one that is stuck is killed, and `on_lost` says so."""
@@ -190,7 +201,7 @@ class EngineProcess(asyncio.Protocol):
             case SwapRefused() | SwapFailedFrame():
                 self._answer(Swapped, frame)
             case Rejected(name, _, message):
-                kind = {"Grant": Granted, "Revoke": Revoked, "Swap": Swapped}.get(name)
+                kind = _ANSWERS.get(name)
                 waiting = self._waiting.get(kind) if kind is not None else None
                 if waiting is not None and not waiting.done():
                     waiting.set_exception(EngineGone(f"it refused {name}: {message}"))

@@ -93,7 +93,7 @@ class Coordinator:
         reports = await agent.report()
         for facts in agent.slots:
             self._agents[facts.slot_id] = agent
-            driver = SlotDriver(facts.slot_id, agent, self.pool, self.exposition, self._settings.driver)
+            driver = SlotDriver(facts, agent, self.pool, self.exposition, self._settings.driver)
             self._drivers[facts.slot_id] = driver
         now_s = self.pool.now_s()
         expires_at_s = now_s + self.pool.policy.expires_s
@@ -103,8 +103,7 @@ class Coordinator:
             [served for report in reports if (served := served_lease(report, now_s, expires_at_s)) is not None],
         )
         for report in reports:
-            granted = report.grant.lease_id if report.grant is not None else ""
-            self._drivers[report.slot_id].took_over(granted, report.incarnation)
+            self._drivers[report.slot_id].took_over(report)
         if stray:
             log.warning("agent %s: %s serve leases that are held elsewhere: they are ended", agent.name, stray)
         agent.listen(self._hear)
@@ -172,6 +171,7 @@ class Coordinator:
                     slot_id, self._agents[slot_id].name, facts.device, facts.memory_bytes, facts.cpus, slot.state,
                     now_s - slot.since_s, engine.model if engine else None, engine.fingerprint if engine else None,
                     engine.tenant if engine else None, slot.lease_id, self._drivers[slot_id].busy_left_s(now_s),
+                    tuple(sleeper.model for sleeper in slot.sleeping),
                 )
             )  # fmt: skip
         return lines

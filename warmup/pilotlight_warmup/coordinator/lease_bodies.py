@@ -92,6 +92,7 @@ class SlotLine(msgspec.Struct, frozen=True):
     tenant: str | None
     lease_id: str | None
     busy_left_s: float
+    sleeping: tuple[str, ...]
 
 
 class ModelLine(msgspec.Struct, frozen=True):

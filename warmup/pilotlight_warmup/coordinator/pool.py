@@ -121,6 +121,15 @@ class Pool:
         engine = ledger.Engine(order.facts.key, order.facts.fingerprint)
         self._slot(slot_id, event, engine)
 
+    def begin_wake(self, slot_id: str, engine: ledger.Engine) -> None:
+        """WAKE: from now on the slot is on its way to this engine, which sleeps there."""
+        self._slot(slot_id, SlotEvent.WAKE, engine)
+
+    def discard_sleeper(self, slot_id: str, engine: ledger.Engine) -> None:
+        """A sleeping engine is gone, or about to be ended."""
+        self.ledger = ledger.discard_sleeper(self.ledger, slot_id, engine)
+        self._changed()
+
     def slot_event(self, slot_id: str, event: SlotEvent) -> None:
         """Any event that takes no seat away."""
         self._slot(slot_id, event)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilotlight_warmup.agent_port import SlotReport
+from pilotlight_warmup.agent_port import SleeperReport, SlotReport
 from pilotlight_warmup.coordinator.pool import LeaseRecord
 from pilotlight_warmup.policy.lease_lifecycle import LeaseState
 from pilotlight_warmup.policy.lease_terms import LeaseWish
@@ -11,11 +11,17 @@ from pilotlight_warmup.policy.ledger import Engine, Lease, Slot
 
 def reported_slot(report: SlotReport, now_s: float) -> Slot:
     order = report.engine
+    sleeping = tuple(sleeper_engine(sleeper) for sleeper in report.sleeping)
     if order is None:
-        return Slot(report.slot_id, report.state, now_s)
+        return Slot(report.slot_id, report.state, now_s, sleeping=sleeping)
     engine = Engine(order.facts.key, order.facts.fingerprint, report.tenant, report.isolation)
     lease_id = report.grant.lease_id if report.grant is not None else None
-    return Slot(report.slot_id, report.state, now_s, engine, lease_id)
+    return Slot(report.slot_id, report.state, now_s, engine, lease_id, sleeping)
+
+
+def sleeper_engine(report: SleeperReport) -> Engine:
+    facts = report.engine.facts
+    return Engine(facts.key, facts.fingerprint, report.tenant, report.isolation)
 
 
 def served_lease(report: SlotReport, now_s: float, expires_at_s: float) -> tuple[Lease, LeaseRecord] | None:

@@ -5,10 +5,11 @@
     draining                                   revoke the lease that ended
     idle, reserved, weights and tenant right   grant
     idle, reserved, swap possible              swap
-    idle, reserved, anything else              stop, then boot
-    idle, nobody's, no longer wanted           stop
-    idle or empty, ordered warm                swap or boot, and stay idle
-    empty, reserved                            boot
+    idle, reserved, anything else              sleep or stop, then one of the two below
+    idle, nobody's, no longer wanted           sleep or stop
+    idle or empty, ordered warm                as if reserved, and stay idle
+    empty, wanted, one that fits sleeps here   wake (and swap)
+    empty, wanted                              boot
 
 Level-triggered: a reservation that disappears or changes during a step is seen at the next look. The only caller of an
 agent's commands for its slot, so that they never overlap.
@@ -30,10 +31,13 @@ from pilotlight_warmup.agent_port import (
     EngineReady,
     EngineRefused,
     Grant,
+    SlotFacts,
+    SlotReport,
     SwapFailed,
 )
 from pilotlight_warmup.coordinator.exposition import Exposition
 from pilotlight_warmup.coordinator.pool import MOST_TRIES, LeaseRecord, Pool
+from pilotlight_warmup.coordinator.slot_sleepers import Dormant, SlotSleepers
 from pilotlight_warmup.policy.isolation import after_serving, may_reuse
 from pilotlight_warmup.policy.lease_terms import LeaseWish
 from pilotlight_warmup.policy.ledger import Slot
@@ -50,6 +54,7 @@ class DriverSettings:
     boot_deadline_s: float = 300.0
     swap_deadline_s: float = 60.0
     drain_deadline_s: float = 5.0
+    sleep_deadline_s: float = 60.0
     first_back_off_s: float = 0.25
     longest_back_off_s: float = 30.0
 
@@ -58,9 +63,9 @@ class SlotDriver:
     """`run` until cancelled; `kick` after anything that may concern this slot."""
 
     def __init__(
-        self, slot_id: str, agent: AgentPort, pool: Pool, exposition: Exposition, settings: DriverSettings
+        self, facts: SlotFacts, agent: AgentPort, pool: Pool, exposition: Exposition, settings: DriverSettings
     ) -> None:
-        self._slot_id = slot_id
+        self._slot_id = facts.slot_id
         self._agent = agent
         self._pool = pool
         self._exposition = exposition
@@ -71,6 +76,8 @@ class SlotDriver:
         self._step_ends_s = 0.0
         self._granted = ""
         self._incarnation = 0
+        self._order: EngineOrder | None = None
+        self._sleepers = SlotSleepers(facts, pool)
         self._unwanted = ""
         self._warm: EngineOrder | None = None
 
@@ -94,13 +101,17 @@ class SlotDriver:
         self._warm = order
         self.kick()
 
-    def took_over(self, lease_id: str, incarnation: int) -> None:
-        """What the agent granted ("" for nothing) before this coordinator knew of it."""
-        self._granted, self._incarnation = lease_id, incarnation
+    def took_over(self, report: SlotReport) -> None:
+        """What the slot runs, what the agent granted and what sleeps, from before this coordinator knew of it."""
+        self._granted = report.grant.lease_id if report.grant is not None else ""
+        self._incarnation, self._order = report.incarnation, report.engine
+        self._sleepers.took_over(report.sleeping)
 
     def lost(self, incarnation: int, reason: str) -> None:
         """The agent says that an engine process is gone; news about an earlier one are dropped."""
-        if incarnation == self._incarnation:
+        if self._sleepers.discard(incarnation):
+            log.warning("slot %s: a sleeping engine was lost: %s", self._slot_id, reason)
+        elif incarnation == self._incarnation:
             self._died(reason)
 
     def _died(self, reason: str) -> None:
@@ -138,19 +149,29 @@ class SlotDriver:
                 return self._drain
             case SlotState.STOPPING:
                 return self._stop
+            case SlotState.FALLING_ASLEEP:
+                return self._sleep
             case SlotState.IDLE:
                 return self._from_idle(slot)
             case SlotState.EMPTY:
                 self._unwanted = ""
                 order = self._wanted_order(slot)
-                return None if order is None else lambda: self._boot(order)
+                return None if order is None else self._from_empty(slot, order)
         return None
+
+    def _from_empty(self, slot: Slot, order: EngineOrder) -> Callable[[], Awaitable[None]]:
+        dormant = self._to_wake(slot, order)
+        return (lambda: self._boot(order)) if dormant is None else (lambda: self._wake_up(dormant))
+
+    def _to_wake(self, slot: Slot, order: EngineOrder) -> Dormant | None:
+        wish = self._pool.ledger.leases[slot.lease_id].wish if slot.lease_id is not None else _nobodys_wish(order)
+        return self._sleepers.to_wake(wish, swappable=order.facts.swappable)
 
     def _from_idle(self, slot: Slot) -> Callable[[], Awaitable[None]] | None:
         order, engine = self._wanted_order(slot), slot.engine
         assert engine is not None  # the ledger's promise for every state but empty
         if order is None:
-            return self._begin_stop if self._unwanted else None
+            return self._make_way if self._unwanted else None
         self._unwanted = ""
         wish = self._pool.ledger.leases[slot.lease_id].wish if slot.lease_id is not None else None
         if wish is None or may_reuse(engine.tenant, engine.isolation, wish):
@@ -158,7 +179,7 @@ class SlotDriver:
                 return None if wish is None else lambda: self._grant(wish, order)
             if engine.fingerprint == order.facts.fingerprint and order.facts.swappable:
                 return lambda: self._swap(order)
-        return self._begin_stop
+        return self._make_way
 
     def _wanted_order(self, slot: Slot) -> EngineOrder | None:
         if slot.lease_id is not None:
@@ -179,7 +200,7 @@ class SlotDriver:
         except EngineRefused as error:
             self._refuse(InvalidInput(str(error)))
             return
-        self._incarnation = ready.incarnation
+        self._incarnation, self._order = ready.incarnation, order
         self._pool.slot_event(self._slot_id, SlotEvent.BOOTED)
         self._finish("fork", order, ready, predicted_s, began_s)
 
@@ -193,6 +214,7 @@ class SlotDriver:
             self._exposition.swap_failed()
             self._fail(SlotEvent.SWAP_FAILED, Unavailable(f"the swap failed: {error}"))
             return
+        self._order = order
         self._pool.slot_event(self._slot_id, SlotEvent.SWAPPED)
         self._finish("swap", order, ready, predicted_s, began_s)
 
@@ -239,13 +261,46 @@ class SlotDriver:
         record = self._pool.records.get(self._granted)
         return record.error.message if record is not None and record.error is not None else "the lease has ended"
 
-    async def _begin_stop(self) -> None:
+    async def _make_way(self) -> None:
         slot = self._slot
+        sleeps = self._room_to_sleep() is not None
         model = slot.engine.model[:12] if slot.engine is not None else ""
         why = f"{slot.lease_id} needs another" if slot.lease_id is not None else self._unwanted or "a prewarm"
-        log.info("slot %s: its engine with %s is stopped: %s", self._slot_id, model, why)
+        becomes = "put to sleep" if sleeps else "stopped"
+        log.info("slot %s: its engine with %s is %s: %s", self._slot_id, model, becomes, why)
         self._exposition.evicted("lease" if slot.lease_id is not None else "keep-alive")
-        self._pool.slot_event(self._slot_id, SlotEvent.STOP)
+        self._pool.slot_event(self._slot_id, SlotEvent.SLEEP if sleeps else SlotEvent.STOP)
+
+    def _room_to_sleep(self) -> tuple[int, ...] | None:
+        dormant, order = self._this(), self._wanted_order(self._slot)
+        next_awake = self._to_wake(self._slot, order) if order is not None else None
+        return self._sleepers.room_for(dormant, next_awake) if dormant is not None else None
+
+    def _this(self) -> Dormant | None:
+        engine, order = self._slot.engine, self._order
+        return Dormant(self._incarnation, engine, order) if engine is not None and order is not None else None
+
+    async def _sleep(self) -> None:
+        self._step_ends_s = self._pool.now_s() + self._pool.policy.placement.stop_s
+        dormant = self._this()
+        assert dormant is not None  # _make_way has looked
+        for incarnation in self._room_to_sleep() or ():
+            self._sleepers.discard(incarnation)
+            await self._agent.discard(self._slot_id, incarnation)
+        await self._agent.sleep(self._slot_id, self._settings.sleep_deadline_s)
+        if self._slot.state is SlotState.FALLING_ASLEEP:
+            self._sleepers.fell_asleep(dormant)
+            self._pool.slot_event(self._slot_id, SlotEvent.SLEPT)
+
+    async def _wake_up(self, dormant: Dormant) -> None:
+        predicted_s = self._expect("wake", dormant.order)
+        self._sleepers.woke(dormant)
+        self._pool.begin_wake(self._slot_id, dormant.engine)
+        self._incarnation, self._order = dormant.incarnation, dormant.order
+        began_s = self._pool.now_s()
+        ready = await self._agent.wake(self._slot_id, dormant.incarnation, self._settings.sleep_deadline_s)
+        self._pool.slot_event(self._slot_id, SlotEvent.WOKEN)
+        self._finish("wake", dormant.order, ready, predicted_s, began_s)
 
     async def _stop(self) -> None:
         self._step_ends_s = self._pool.now_s() + self._pool.policy.placement.stop_s
@@ -309,3 +364,8 @@ class SlotDriver:
     def _reserved(self) -> LeaseRecord | None:
         lease_id = self._slot.lease_id
         return self._pool.records[lease_id] if lease_id is not None else None
+
+
+def _nobodys_wish(order: EngineOrder) -> LeaseWish:
+    facts = order.facts
+    return LeaseWish("", "", facts.key, facts.fingerprint, "batch", "shared", facts.weights_bytes, facts.memory_bytes)

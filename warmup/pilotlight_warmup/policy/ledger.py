@@ -110,6 +110,12 @@ def slot_event(ledger: Ledger, slot_id: str, event: SlotEvent, now_s: float, eng
     return _with_slot(ledger, _slot_after(slot, event, state, engine, now_s))
 
 
+def discard_sleeper(ledger: Ledger, slot_id: str, engine: Engine) -> Ledger:
+    """A sleeping engine of the slot is gone; one that does not sleep there (any more) changes nothing."""
+    slot = ledger.slots[slot_id]
+    return _with_slot(ledger, replace(slot, sleeping=_without(slot.sleeping, engine)))
+
+
 def grant(ledger: Ledger, slot_id: str, now_s: float) -> Ledger:
     """The slot is idle with the weights of the lease it was reserved for: from now on it serves that lease."""
     slot = ledger.slots[slot_id]
@@ -243,7 +249,7 @@ def _slot_after(slot: Slot, event: SlotEvent, state: SlotState, engine: Engine |
         if event is SlotEvent.WAKE:
             if engine not in sleeping:
                 raise LifeCycleViolation(f"slot {slot.slot_id}", slot.state, event, "an engine that sleeps here")
-            sleeping = tuple(other for other in sleeping if other != engine)
+            sleeping = _without(sleeping, engine)
         if event is SlotEvent.SWAP and slot.engine is not None:
             # New weights, same process: what the process remembers of its tenants stays.
             engine = replace(engine, tenant=slot.engine.tenant, isolation=slot.engine.isolation)
@@ -253,6 +259,12 @@ def _slot_after(slot: Slot, event: SlotEvent, state: SlotState, engine: Engine |
     if event is SlotEvent.STOPPED:
         return replace(after, engine=None)
     return after
+
+
+def _without(sleeping: tuple[Engine, ...], engine: Engine) -> tuple[Engine, ...]:
+    # Two that look alike may sleep in one slot: an engine that was swapped to a sleeper's model went to sleep itself.
+    first = sleeping.index(engine) if engine in sleeping else len(sleeping)
+    return sleeping[:first] + sleeping[first + 1 :]
 
 
 def _agrees(lease: Lease, seats: Mapping[str, Slot]) -> bool:

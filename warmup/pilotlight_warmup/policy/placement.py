@@ -2,7 +2,8 @@
 
     slot                                      path      predicted seconds
     idle, holds the model                     loaded    ~0
-    sleeping engine of the model inside       wake      wake
+    sleeping engine of the model inside       wake      (sleep) + wake
+    the same, of the same fingerprint         wake      (sleep) + wake + swap + weights from their tier
     idle, same fingerprint, swap proven       swap      swap + weights from their tier
     booting or waking an engine for nobody    join      what is left of that (+ swap, where the model differs)
     empty, failed, or idle with another       fork      (stop) + zygote fork + weights
@@ -27,6 +28,7 @@ from .isolation import may_replace, may_reuse
 from .lease_terms import LeaseWish
 from .ledger import Engine
 from .prediction import Path, PredictionSpec, PredictionState, Tier, predict
+from .sleepers import to_wake
 from .slot_lifecycle import SlotState
 
 
@@ -153,36 +155,51 @@ def _candidate(
         return None, "held by a lease that may not be preempted"
     if slot.memory_bytes < wish.memory_bytes:
         return None, f"{slot.memory_bytes / 1e9:.1f} GB, the model needs {wish.memory_bytes / 1e9:.1f} GB"
-    path, stops, reason = _path(wish, slot)
-    if path is None:
-        return None, reason
-    eta_s = predict(spec.prediction, predictions, path, slot.tier, wish.fingerprint, wish.weights_bytes)
-    eta_s += slot.busy_left_s + (spec.stop_s if stops else 0.0)
+    way = _way(wish, slot)
+    if isinstance(way, str):
+        return None, way
+    reason = way.reason
+    eta_s = slot.busy_left_s + (spec.stop_s if way.stops_engine else 0.0)
+    for path in way.steps:
+        eta_s += predict(spec.prediction, predictions, path, slot.tier, wish.fingerprint, wish.weights_bytes)
     if slot.preempts is not None:
         eta_s += spec.drain_s
         reason = f"{reason}; preempts {slot.preempts}: {slot.preempt_reason}"
     if waits and slot.free_in_s is not None:
         eta_s += slot.free_in_s
         reason = f"{reason}; its lease should end in {slot.free_in_s:.1f} s"
-    return Candidate(slot.slot_id, path, eta_s, slot.keep_value, stops, slot.preempts, waits, reason), ""
+    first, stops = way.steps[0], way.stops_engine
+    return Candidate(slot.slot_id, first, eta_s, slot.keep_value, stops, slot.preempts, waits, reason), ""
 
 
-def _path(wish: LeaseWish, slot: SlotView) -> tuple[Path | None, bool, str]:
-    """(path, whether the slot's engine is stopped for it, reason)."""
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """`steps` until the engine is ready. `stops_engine`: the one that is awake has to go (to sleep, where it can)."""
+
+    steps: tuple[Path, ...]
+    stops_engine: bool
+    reason: str
+
+
+def _way(wish: LeaseWish, slot: SlotView) -> _Way | str:
+    """How the slot could serve the wish, or why it cannot."""
     engine = slot.engine if slot.state not in {SlotState.STOPPING, SlotState.FAILED} else None
     wait = f" after {slot.busy_left_s:.2f} s of {slot.state}" if slot.busy_left_s > 0 else ""
     if engine is not None and may_reuse(engine.tenant, engine.isolation, wish):
         if engine.model == wish.model:
-            return "loaded", False, f"its engine holds {wish.model}{wait}"
+            return _Way(("loaded",), False, f"its engine holds {wish.model}{wait}")
         if engine.fingerprint == wish.fingerprint and slot.swappable:
-            return "swap", False, f"same fingerprint, weights from {slot.tier}{wait}"
-    asleep = next((other for other in slot.sleeping if other.model == wish.model), None)
-    if asleep is not None and engine is None and may_reuse(asleep.tenant, asleep.isolation, wish):
-        return "wake", False, f"{wish.model} sleeps here{wait}"
+            return _Way(("swap",), False, f"same fingerprint, weights from {slot.tier}{wait}")
     if engine is not None and not may_replace(engine.tenant, engine.isolation, wish):
-        return None, False, f"dedicated to {engine.tenant}"
+        return f"dedicated to {engine.tenant}"
+    occupied = slot.engine is not None
+    asleep = to_wake(slot.sleeping, wish, swappable=slot.swappable)
+    if asleep is not None and asleep.model == wish.model:
+        return _Way(("wake",), occupied, f"{wish.model} sleeps here{wait}")
+    if asleep is not None:
+        return _Way(("wake", "swap"), occupied, f"an engine of its fingerprint sleeps here{wait}")
     path: Path = "fork" if slot.has_zygote else "boot"
-    return path, slot.engine is not None, f"{_why_fresh(wish, engine, slot)}, weights from {slot.tier}{wait}"
+    return _Way((path,), occupied, f"{_why_fresh(wish, engine, slot)}, weights from {slot.tier}{wait}")
 
 
 def _why_fresh(wish: LeaseWish, engine: Engine | None, slot: SlotView) -> str:

@@ -1,0 +1,34 @@
+"""The tier of sleeping engines: bounded in number and bytes, kept by worth."""
+
+import pytest
+from pilotlight_warmup.policy.ledger import Engine
+from pilotlight_warmup.policy.sleepers import SleepBudget, Sleeper, make_room
+
+GB = 10**9
+
+
+def sleeper(incarnation: int, gb: float, worth: float) -> Sleeper:
+    return Sleeper(incarnation, Engine(f"m{incarnation}", "f"), int(gb * GB), worth)
+
+
+OLD, GOOD, NEW = sleeper(1, 8, 1.0), sleeper(2, 8, 5.0), sleeper(3, 8, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "asleep", "ended"),
+    [
+        (SleepBudget(0, 100 * GB), [], None),
+        (SleepBudget(2, 100 * GB), [], ()),
+        (SleepBudget(2, 4 * GB), [], None),
+        (SleepBudget(2, 100 * GB), [OLD], ()),
+        (SleepBudget(2, 100 * GB), [OLD, GOOD], (1,)),
+        (SleepBudget(1, 100 * GB), [GOOD], None),
+        (SleepBudget(9, 16 * GB), [OLD, GOOD], (1,)),
+        (SleepBudget(9, 8 * GB), [OLD, GOOD], None),
+        (SleepBudget(9, 8 * GB), [OLD], (1,)),
+    ],
+)
+def test_room_is_made_by_ending_what_is_worth_least(
+    budget: SleepBudget, asleep: list[Sleeper], ended: tuple[int, ...] | None
+) -> None:
+    assert make_room(budget, asleep, NEW) == ended
