@@ -67,7 +67,7 @@ def _asks(args: Namespace) -> Callable[[float], LeaseAsk]:
         loras=args.loras,
         isolation=args.isolation,
     )
-    return lambda deadline_s: LeaseAsk(wish, lambda: PoolHttp(args.pool_url), deadline_s)
+    return lambda deadline_s: LeaseAsk(wish, lambda: PoolHttp(args.pool_url, args.pool_key), deadline_s)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pilotlight_predictor.quantization import Requested
 
 ENGINE_ARGS_VARIABLE = "PILOTLIGHT_ENGINE_ARGS"
 POOL_URL_VARIABLE = "PILOTLIGHT_POOL_URL"
+POOL_KEY_VARIABLE = "PILOTLIGHT_POOL_KEY"
 TENANT_VARIABLE = "PILOTLIGHT_TENANT"
 # A lease is gone for good after a deadline this long; the API takes no longer one.
 LEASE_DEADLINE_MAX_S = 3600.0
@@ -98,7 +99,11 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--max_resumes", type=int, default=3, help="engines a request may lose before it fails; 0: it fails at once")
     add("--resume_deadline_s", type=float, default=60.0, help="how long a request waits for another engine")
     pool_url = environment.get(POOL_URL_VARIABLE, "")
-    add("--pool_url", default=pool_url, help="lease engines there: http://host:port or unix:///path; empty: start one")
+    add(
+        "--pool_url",
+        default=pool_url,
+        help="lease engines there: http(s)://host:port or unix:///path; empty: start one",
+    )
     add("--lease_idle_s", type=float, default=5.0, help="a lease without work for so long is given back")
     add("--lease_deadline_s", type=float, default=120.0, help="how long a request waits for a lease")
     tenant = environment.get(TENANT_VARIABLE) or environment.get("POD_NAMESPACE") or "default"
@@ -112,5 +117,9 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     add("--work_dir", default=None, help="where the engine may write (compile caches); chosen when not given")
     add("--log_level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
-    parser.epilog = f"vLLM engine arguments are also read from ${ENGINE_ARGS_VARIABLE}, space-separated K=V."
+    parser.set_defaults(pool_key=environment.get(POOL_KEY_VARIABLE, ""))
+    parser.epilog = (
+        f"vLLM engine arguments are also read from ${ENGINE_ARGS_VARIABLE}, space-separated K=V; "
+        f"the pool's lease key from ${POOL_KEY_VARIABLE}."
+    )
     return parser

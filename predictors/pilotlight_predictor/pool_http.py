@@ -37,10 +37,14 @@ class Transport(Protocol):
 
 
 class PoolHttp:
-    """Implements `Transport`; `pool_url`: `http://host:port` or `unix:///path`."""
+    """Implements `Transport`; `pool_url`: `http(s)://host:port` or `unix:///path`. `key`: the pool's lease key for this
+    tenant, "" where it wants none."""
 
-    def __init__(self, pool_url: str) -> None:
+    def __init__(self, pool_url: str, key: str = "") -> None:
         self._url = pool_url
+        self._headers = {"Content-Type": "application/json", "Connection": "close"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
         self._connection: http.client.HTTPConnection | None = None
         self._closed = False
 
@@ -50,8 +54,7 @@ class PoolHttp:
         try:
             if self._closed:
                 raise ConnectionAbortedError("closed")
-            headers = {"Content-Type": "application/json", "Connection": "close"}
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            connection.request(method, path, None if body is None else json.dumps(body), self._headers)
             response = connection.getresponse()
             return _answer(response, response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -72,9 +75,11 @@ class PoolHttp:
 def check_pool_url(url: str) -> None:
     """Raises InvalidInput for what is not a pool's address."""
     parts = urlsplit(url)
-    if (parts.scheme == "http" and parts.hostname) or (parts.scheme == "unix" and parts.path and not parts.netloc):
+    if (parts.scheme in ("http", "https") and parts.hostname) or (
+        parts.scheme == "unix" and parts.path and not parts.netloc
+    ):
         return
-    raise InvalidInput(f"--pool_url must be http://host:port or unix:///path, not '{url}'")
+    raise InvalidInput(f"--pool_url must be http(s)://host:port or unix:///path, not '{url}'")
 
 
 def connection_to(url: str, timeout_s: float) -> http.client.HTTPConnection:
@@ -82,7 +87,9 @@ def connection_to(url: str, timeout_s: float) -> http.client.HTTPConnection:
     if parts.scheme == "unix":
         return _UnixConnection(parts.path, timeout_s)
     assert parts.hostname is not None  # check_pool_url
-    return http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s)
+    return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -79,8 +79,9 @@ class Pool:
     def log(self) -> str:
         return self._log_path.read_text()
 
-    async def call(self, method: str, path: str, body: object = None) -> Answer:
-        async with self.session.request(method, self.url + path, json=body) as response:
+    async def call(self, method: str, path: str, body: object = None, key: str = "") -> Answer:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        async with self.session.request(method, self.url + path, json=body, headers=headers) as response:
             text = await response.text()
             is_json = response.content_type == "application/json"
             return Answer(response.status, json.loads(text) if is_json else {"text": text}, dict(response.headers))

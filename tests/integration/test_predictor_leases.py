@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -32,12 +33,17 @@ LONG = {"max_tokens": 400, "temperature": 0}
 class FakePool:
     """A warm pool of fake engines on a Unix socket; `kill` and `start` make it restart."""
 
-    def __init__(self, folder: Path, slots: int = 1) -> None:
+    def __init__(self, folder: Path, slots: int = 1, key: str = "") -> None:
         self.folder = folder
         self.socket = folder / "pool.sock"
         self.log = folder / "pool.log"
         self.argv = [sys.executable, str(FAKE_POOL), f"--listen=unix://{self.socket}", f"--run_dir={folder / 'run'}"]
         self.argv += [f"--slot=cpu:{number}=4GiB" for number in range(slots)]
+        self.key = key
+        if key:
+            entry = {"sha256": hashlib.sha256(key.encode()).hexdigest(), "operator": True}
+            (folder / "keys.json").write_text(json.dumps({"keys": [entry]}))
+            self.argv += [f"--lease_keys={folder / 'keys.json'}", "--model_root=/"]
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -60,7 +66,7 @@ class FakePool:
         return False
 
     def get(self, path: str) -> Answer:
-        return PoolHttp(self.url).exchange("GET", path, None, 10)
+        return PoolHttp(self.url, self.key).exchange("GET", path, None, 10)
 
     def leases(self) -> list[dict[str, Any]]:
         """Those that hold a slot or wait for one."""
@@ -111,7 +117,7 @@ def predictor(pool: FakePool, folder: Path, name: str, counting: int, *flags: st
         model(folder, name, counting)
     port = free_port()
     argv = ["-m", "pilotlight_predictor", f"--model_name={name}", f"--model_dir={place}", f"--http_port={port}", *flags]
-    environment = {"PILOTLIGHT_POOL_URL": pool.url}
+    environment = {"PILOTLIGHT_POOL_URL": pool.url, "PILOTLIGHT_POOL_KEY": pool.key}
     with running(
         argv, port, folder / f"{name}.log", deadline_s=DEADLINE_S, model_name=name, environment=environment
     ) as it:
@@ -240,3 +246,16 @@ def test_the_lease_is_asked_for_before_the_web_stack_is_imported(tmp_path: Path)
         finally:
             process.terminate()
             assert process.wait(30) in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
+
+
+def test_a_predictor_shows_its_key_and_gives_the_lease_back_with_it(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="pl-") as folder:
+        pool = FakePool(Path(folder), key="a long secret")
+        pool.start()
+        try:
+            with predictor(pool, tmp_path, "keyed", 3, "--lease_idle_s=0.1") as component:
+                assert generate(component).json()["output_ids"] == [4, 7, 10]
+                until(lambda: not pool.leases(), DEADLINE_S, "the lease to be given back")
+                assert "a long secret" not in component.log.read_text() + pool.log.read_text()
+        finally:
+            pool.kill()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import random
 import re
 import time
@@ -271,6 +273,42 @@ async def test_on_a_gpu_an_engine_that_has_to_go_sleeps_and_is_woken(start: Star
         lease = await pool.lease(second)
         assert await generate(lease, 3) == [2] * 3, "the wake crashed, so it was booted"
         assert lease["path"] == "fork"
+
+
+async def test_with_keys_tenants_neither_see_nor_touch_one_another(start: Start, models: Any, tmp_path: Path) -> None:
+    first = models(1)
+    keys, file = {"acme": "key of acme", "globex": "key of globex"}, tmp_path / "keys.json"
+    entries: list[dict[str, object]] = [
+        {"sha256": hashlib.sha256(key.encode()).hexdigest(), "tenant": tenant, "sources": [f"file://{first}/"]}
+        for tenant, key in keys.items()
+    ]
+    file.write_text(json.dumps({"keys": entries[:1]}))
+    async with start("--lease_keys", str(file), "--model_root", str(tmp_path)) as pool:
+        body = {"model": f"{first}/", "model_name": "m", "wait_s": 30.0}
+        for wrong in ("", "another", keys["globex"]):
+            assert (await pool.call("POST", "/v1/leases", body, wrong)).status == 401
+        granted = await pool.call("POST", "/v1/leases", body, keys["acme"])
+        assert (granted.status, granted.body["state"]) == (201, "active")
+        assert (await pool.call("POST", "/v1/leases", body | {"tenant": "globex"}, keys["acme"])).status == 403
+        assert (await pool.call("POST", "/v1/leases", body | {"model": str(models(2))}, keys["acme"])).status == 403
+
+        entries.append({"sha256": hashlib.sha256(b"root").hexdigest(), "operator": True})
+        file.write_text(json.dumps({"keys": entries}))
+        end_s = time.monotonic() + 10
+        while (theirs := await pool.call("GET", "/v1/leases", key=keys["globex"])).status == 401:
+            assert time.monotonic() < end_s, "the keys were not read again"
+            await asyncio.sleep(0.1)
+        assert theirs.body == {"leases": []}
+        path = f"/v1/leases/{granted.body['lease_id']}"
+        for method, route in (("GET", path), ("DELETE", path), ("POST", f"{path}/heartbeat")):
+            assert (await pool.call(method, route, key=keys["globex"])).status == 404
+        for route in ("/v1/slots", "/v1/models"):
+            assert (await pool.call("GET", route, key=keys["acme"])).status == 403
+            assert (await pool.call("GET", route, key="root")).status == 200
+        (line,) = (await pool.call("GET", "/v1/leases", key=keys["acme"])).body["leases"]
+        assert (line["tenant"], line["state"] in ("active", "idle")) == ("acme", True)
+        assert (await pool.call("DELETE", path, key=keys["acme"])).status == 204
+        assert "key of" not in pool.log()
 
 
 async def test_wrong_requests_are_answered_with_what_to_do(start: Start, models: Any, tmp_path: Path) -> None:

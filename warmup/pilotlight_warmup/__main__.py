@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import metadata
@@ -25,8 +26,10 @@ from pilotlight_warmup.agent.slot_settings import parse_slots
 from pilotlight_warmup.agent.zygote import Zygote, ZygoteSettings
 from pilotlight_warmup.arguments import Arguments, parse
 from pilotlight_warmup.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_warmup.coordinator.lease_keys import LeaseKeys
 from pilotlight_warmup.coordinator.pool import PoolPolicy
 from pilotlight_warmup.listener import open_listener
+from pilotlight_warmup.policy.access import TRUSTED
 from pilotlight_warmup.policy.fairness import FairnessSpec
 from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
 from pilotlight_warmup.run_dir import open_run_dir
@@ -56,8 +59,11 @@ async def serve(arguments: Arguments, environment: Mapping[str, str], zygote_set
         loop.add_signal_handler(number, ending.set)
     slots = parse_slots(arguments.slots, len(os.sched_getaffinity(0)), arguments.sleepers, arguments.sleep_memory)
     zygote = Zygote(zygote_settings)
+    keys = arguments.lease_keys
+    caller_of = LeaseKeys(keys, time.monotonic).caller if keys is not None else lambda header: TRUSTED
     with open_run_dir(arguments.run_dir) as run_dir, _open_store(arguments, environment) as store:
-        files = ModelFiles(store, NodeFacts(slots[0].device.partition(":")[0], _vllm_version()))
+        node = NodeFacts(slots[0].device.partition(":")[0], _vllm_version())
+        files = ModelFiles(store, node, arguments.model_roots)
         agent = Agent("local", slots, files, zygote, run_dir)
         coordinator = Coordinator(_settings(arguments))
         with open_listener(arguments.listen) as listener:
@@ -65,9 +71,10 @@ async def serve(arguments: Arguments, environment: Mapping[str, str], zygote_set
                 # The order matters: the zygote's process exists before this one spends half a second on imports.
                 running = [tasks.create_task(agent.run(), name="agent")]
                 await asyncio.sleep(0)
+                from pilotlight_warmup.coordinator.http_api import build_app
                 from pilotlight_warmup.http_server import HttpServer
 
-                server = HttpServer(coordinator, listener, lambda: zygote.is_ready)
+                server = HttpServer(build_app(coordinator, lambda: zygote.is_ready, caller_of), listener)
                 running.append(tasks.create_task(coordinator.run([agent]), name="coordinator"))
                 running.append(tasks.create_task(server.run(), name="http"))
                 log.info("leases at %s, slots %s", server.address, ", ".join(facts.slot_id for facts in slots))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,8 @@ from pilotlight_warmup.policy.lease_terms import Isolation
 
 @dataclass(frozen=True)
 class Arguments:
-    """`listen`: `tcp://host:port` or `unix:///path`. `weights`: fair-queueing weights by tenant."""
+    """`listen`: `tcp://host:port` or `unix:///path`. `weights`: fair-queueing weights by tenant. `model_roots`: where
+    folders are served from; everywhere when there are no lease keys and none was given."""
 
     listen: str
     slots: tuple[str, ...]
@@ -23,6 +26,8 @@ class Arguments:
     sleep_memory: str
     run_dir: Path
     store: Path | None
+    lease_keys: Path | None
+    model_roots: tuple[Path, ...]
     work_dir: str | None
     isolation: Isolation
     weights: dict[str, float]
@@ -35,13 +40,19 @@ class Arguments:
 def parse(argv: Sequence[str]) -> Arguments:
     """Raises InvalidInput; exits for --help and unknown flags as argparse does."""
     given = _parser().parse_args(argv)
+    listen = _address(given.listen)
+    if given.lease_keys is None and not _is_private(listen):
+        raise InvalidInput(f"--listen {listen} is open to the network: give every tenant a key (--lease_keys FILE)")
+    roots = tuple(given.model_root)
     return Arguments(
-        listen=_address(given.listen),
+        listen=listen,
         slots=tuple(given.slot),
         sleepers=given.sleepers,
         sleep_memory=given.sleep_memory,
         run_dir=given.run_dir,
         store=given.store,
+        lease_keys=given.lease_keys,
+        model_roots=roots if roots or given.lease_keys is not None else (Path("/"),),
         work_dir=given.work_dir,
         isolation=given.isolation,
         weights=dict(_weight(text) for text in given.tenant_weight),
@@ -61,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--sleep_memory", default="16GiB", help="GPU: host memory for the weights of a slot's sleeping engines")
     add("--run_dir", type=Path, required=True, help="private folder for the engines' sockets; made when missing")
     add("--store", type=Path, help="the model store's folder; without one only folders and bundled:// are served")
+    add("--lease_keys", type=Path, help="JSON with tenants' keys (hashed); without it everybody here is trusted")
+    add("--model_root", action="append", type=Path, default=[], help="serve model folders below it; repeat it")
     add("--work_dir", help="where engines keep compile caches (default: chosen by the engine host)")
     add("--isolation", choices=get_args(Isolation), default="shared", help="where a lease does not ask for one")
     add("--tenant_weight", action="append", default=[], metavar="TENANT=WEIGHT", help="its share of slots; default 1")
@@ -83,6 +96,13 @@ def _address(text: str) -> str:
     if text.startswith("tcp://") and host and colon and port.isdecimal() and int(port) < 65536:
         return text
     raise InvalidInput(f"--listen {text!r} is not understood; write tcp://127.0.0.1:8090 or unix:///run/pool.sock")
+
+
+def _is_private(address: str) -> bool:
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return address.startswith("unix://") or host == "localhost"
 
 
 def _weight(text: str) -> tuple[str, float]:

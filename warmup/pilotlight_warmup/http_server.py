@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import uvicorn
+from fastapi import FastAPI
 
-from pilotlight_warmup.coordinator.coordinator import Coordinator
-from pilotlight_warmup.coordinator.http_api import build_app
 from pilotlight_warmup.listener import address_of
 
 _END_GRACE_S = 2
@@ -25,11 +24,11 @@ class _Quiet(uvicorn.Server):  # type: ignore[misc]  # uvicorn is not followed b
 class HttpServer:
     """`run` until `close`."""
 
-    def __init__(self, coordinator: Coordinator, listener: socket.socket, is_ready: Callable[[], bool]) -> None:
+    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
         self._listener = listener
         self.address = address_of(listener)
         config = uvicorn.Config(
-            build_app(coordinator, is_ready),
+            app,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -121,7 +121,7 @@ def test_addresses_of_a_pool(url: str) -> None:
     check_pool_url(url)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:9", "https://pool", "unix://run/pool.sock", "http://", "pool"])
+@pytest.mark.parametrize("url", ["127.0.0.1:9", "ftp://pool", "unix://run/pool.sock", "http://", "pool"])
 def test_what_is_no_address_of_a_pool(url: str) -> None:
     with pytest.raises(InvalidInput, match="--pool_url must be"):
         check_pool_url(url)

@@ -60,6 +60,23 @@ def test_sleepers_that_cannot_be(slot: str, sleepers: int, memory: str, says: st
         parse_slots([slot], 2, sleepers, memory)
 
 
+@pytest.mark.parametrize(
+    ("flags", "roots"),
+    [
+        ([], ("/",)),
+        (["--model_root", "/models"], ("/models",)),
+        (["--lease_keys", "/keys"], ()),
+        (["--lease_keys", "/keys", "--model_root", "/models"], ("/models",)),
+    ],
+)
+def test_with_keys_folders_are_served_from_where_the_operator_says(flags: list[str], roots: tuple[str, ...]) -> None:
+    assert parse([*NEEDED, *flags]).model_roots == tuple(Path(root) for root in roots)
+
+
+def test_with_keys_it_may_listen_to_the_network() -> None:
+    assert parse([*NEEDED, "--lease_keys", "/keys", "--listen", "tcp://0.0.0.0:8090"]).listen == "tcp://0.0.0.0:8090"
+
+
 def test_defaults_and_weights() -> None:
     arguments = parse([*NEEDED, "--tenant_weight", "acme=2", "--tenant_weight", "a=b=0.5"])
     assert arguments.listen == "tcp://127.0.0.1:8090"
@@ -73,6 +90,9 @@ def test_defaults_and_weights() -> None:
         ("--listen", "localhost"),
         ("--listen", "tcp://host:99999"),
         ("--listen", "unix://relative"),
+        ("--listen", "tcp://0.0.0.0:8090"),
+        ("--listen", "tcp://[::]:8090"),
+        ("--listen", "tcp://pool.internal:8090"),
         ("--tenant_weight", "acme"),
         ("--tenant_weight", "acme=0"),
         ("--tenant_weight", "acme=inf"),

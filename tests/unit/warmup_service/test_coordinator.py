@@ -29,6 +29,7 @@ from pilotlight_warmup.coordinator.errors import LeaseGone
 from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest, PrewarmRequest
 from pilotlight_warmup.coordinator.slot_driver import DriverSettings
 from pilotlight_warmup.policy import ledger
+from pilotlight_warmup.policy.access import TRUSTED
 from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
 from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
@@ -53,16 +54,16 @@ class World:
 
     async def ask(self, model: str, **more: Any) -> LeaseAnswer:
         request = LeaseRequest(model, "m", **{"deadline_s": 600.0} | more)
-        waiting = asyncio.create_task(self.coordinator.desk.request(request))
+        waiting = asyncio.create_task(self.coordinator.desk.request(request, TRUSTED))
         await self.settle()
         return await waiting
 
     async def lease(self, model: str, **more: Any) -> LeaseAnswer:
         answer = await self.ask(model, **more)
-        return await self.coordinator.desk.poll(answer.lease_id, 0.0)
+        return await self.coordinator.desk.poll(answer.lease_id, 0.0, TRUSTED)
 
     async def release(self, answer: LeaseAnswer) -> None:
-        self.coordinator.desk.release(answer.lease_id)
+        self.coordinator.desk.release(answer.lease_id, TRUSTED)
         await self.settle()
 
     def commands(self) -> list[str]:
@@ -117,7 +118,7 @@ async def test_a_lease_that_ends_while_its_engine_boots_leaves_it_idle_for_the_n
     second = await world.ask(B)
     world.agent.gate.set()
     await world.settle()
-    assert (await world.coordinator.desk.poll(second.lease_id, 0.0)).state == "active"
+    assert (await world.coordinator.desk.poll(second.lease_id, 0.0, TRUSTED)).state == "active"
     assert world.commands() == ["boot", "swap", "grant"]
 
 
@@ -168,7 +169,7 @@ async def test_a_lost_engine_ends_its_lease_with_the_reason(start: Any) -> None:
     lease = await world.lease(A)
     world.agent.die("s0", "out of memory")
     with pytest.raises(LeaseGone, match="out of memory"):
-        world.coordinator.desk.heartbeat(lease.lease_id)
+        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
     await world.settle()
     assert world.states() == ["empty"]
 
@@ -181,7 +182,7 @@ async def test_news_about_an_earlier_engine_are_dropped(start: Any) -> None:
     lease = await world.lease(A)
     world.agent.tell(EngineLost("s0", 1, "late news"))
     await world.settle()
-    assert world.coordinator.desk.heartbeat(lease.lease_id).state == "active"
+    assert world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED).state == "active"
 
 
 async def test_an_engine_that_does_not_end_its_lease_is_killed(start: Any) -> None:
@@ -202,9 +203,9 @@ async def test_work_and_idleness_come_from_the_engine_and_idle_leases_give_way(s
     assert any("held by a lease" in reason for reason in other.reasons)
     world.agent.tell(WorkEnded("s0", lease.lease_id))
     await world.settle()
-    assert (await world.coordinator.desk.poll(other.lease_id, 0.0)).state == "active"
+    assert (await world.coordinator.desk.poll(other.lease_id, 0.0, TRUSTED)).state == "active"
     with pytest.raises(LeaseGone, match="preempted for b"):
-        world.coordinator.desk.heartbeat(lease.lease_id)
+        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
 
 
 async def test_batch_work_gives_way_after_a_moment_to_connect(start: Any) -> None:
@@ -216,7 +217,7 @@ async def test_batch_work_gives_way_after_a_moment_to_connect(start: Any) -> Non
     world.coordinator.pool.renew(lease.lease_id)
     await world.settle()
     third = await world.ask(C, tenant="b", priority="batch")
-    assert (await world.coordinator.desk.poll(other.lease_id, 0.0)).state == "active"
+    assert (await world.coordinator.desk.poll(other.lease_id, 0.0, TRUSTED)).state == "active"
     assert third.state == "queued"
 
 
@@ -229,14 +230,14 @@ async def test_expired_leases_make_room(start: Any) -> None:
     world.now_s += 2.0
     assert world.coordinator.pool.expire() == (lease.lease_id,)
     await world.settle()
-    assert (await world.coordinator.desk.poll(waiting.lease_id, 0.0)).state == "active"
+    assert (await world.coordinator.desk.poll(waiting.lease_id, 0.0, TRUSTED)).state == "active"
     with pytest.raises(LeaseGone):
-        world.coordinator.desk.heartbeat(lease.lease_id)
+        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
     world.now_s += 100.0
     world.coordinator.pool.renew(waiting.lease_id)
     world.coordinator.pool.sweep()
     with pytest.raises(ModelNotFound):
-        world.coordinator.desk.heartbeat(lease.lease_id)
+        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +263,7 @@ async def test_shutting_down_tells_those_who_wait(start: Any) -> None:
     waiting = await world.ask(B)
     world.coordinator.desk.close()
     with pytest.raises(Unavailable, match="shutting down"):
-        await world.coordinator.desk.poll(waiting.lease_id, 0.0)
+        await world.coordinator.desk.poll(waiting.lease_id, 0.0, TRUSTED)
     with pytest.raises(Unavailable, match="shutting down"):
         await world.lease(A)
 
@@ -335,14 +336,14 @@ async def test_a_new_coordinator_learns_from_the_agent_what_is_granted(start: An
     agent.incarnations |= {"s0": 5, "s1": 5}
     world = await start(agent=agent)
     desk = world.coordinator.desk
-    assert [desk.heartbeat(lease_id).state for lease_id in ("one", "two")] == ["active", "idle"]
-    desk.release("one")
+    assert [desk.heartbeat(lease_id, TRUSTED).state for lease_id in ("one", "two")] == ["active", "idle"]
+    desk.release("one", TRUSTED)
     await world.settle()
     assert agent.granted == {"s1": "two"}
     assert (await world.lease(A, tenant="b")).path == "loaded"
     agent.die("s1")
     with pytest.raises(LeaseGone):
-        desk.heartbeat("two")
+        desk.heartbeat("two", TRUSTED)
 
 
 async def test_a_lease_that_two_slots_claim_stays_where_it_went_last(start: Any) -> None:
@@ -352,7 +353,7 @@ async def test_a_lease_that_two_slots_claim_stays_where_it_went_last(start: Any)
     world = await start(agent=agent)
     assert agent.granted == {"s1": "one"}
     assert world.states() == ["idle", "leased"]
-    assert world.coordinator.desk.heartbeat("one").state == "active"
+    assert world.coordinator.desk.heartbeat("one", TRUSTED).state == "active"
 
 
 async def test_a_lease_that_is_never_used_is_idle_before_long(start: Any) -> None:
@@ -363,9 +364,9 @@ async def test_a_lease_that_is_never_used_is_idle_before_long(start: Any) -> Non
     assert other.state == "queued"
     world.coordinator.find_unused()
     await world.settle()
-    assert (await world.coordinator.desk.poll(other.lease_id, 0.0)).state == "active"
+    assert (await world.coordinator.desk.poll(other.lease_id, 0.0, TRUSTED)).state == "active"
     with pytest.raises(LeaseGone):
-        world.coordinator.desk.heartbeat(lease.lease_id)
+        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -397,7 +398,7 @@ async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) 
                 ended += 1
         elif kind < 0.7 and living:
             lease_id = dice.choice(list(living))
-            coordinator.desk.release(lease_id)
+            coordinator.desk.release(lease_id, TRUSTED)
             del living[lease_id]
         elif kind < 0.8 and agent.loaded:
             agent.die(dice.choice(list(agent.loaded)))
@@ -408,7 +409,7 @@ async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) 
         await world.settle()
         for lease_id in list(living):
             try:
-                coordinator.desk.heartbeat(lease_id)
+                coordinator.desk.heartbeat(lease_id, TRUSTED)
             except PilotlightError:
                 del living[lease_id]
                 ended += 1
@@ -418,7 +419,7 @@ async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) 
                 assert agent.loaded[slot.slot_id] == living[slot.lease_id or ""]
     agent.fails = lambda name, slot_id, model: None
     for lease_id in living:
-        coordinator.desk.release(lease_id)
+        coordinator.desk.release(lease_id, TRUSTED)
     await world.settle()
     assert set(world.states()) <= {"idle", "empty"}
     assert not coordinator.pool.fair.waiting
@@ -474,7 +475,7 @@ async def test_a_sleeper_that_dies_is_forgotten_and_its_slot_goes_on(start: Any)
     world.agent.asleep["s0"].clear()
     world.agent.tell(EngineLost("s0", 1, "killed"))
     await world.settle()
-    assert (await world.coordinator.desk.poll(lease.lease_id, 0.0)).state == "active"
+    assert (await world.coordinator.desk.poll(lease.lease_id, 0.0, TRUSTED)).state == "active"
     await world.release(lease)
     assert (await world.lease(A)).path == "fork"
 
@@ -486,7 +487,7 @@ async def test_a_wake_that_fails_boots_instead(start: Any) -> None:
     world.agent.fails = lambda command, slot_id, model: EngineGone("no memory") if command == "wake" else None
     answer = await world.ask(A)
     await world.settle()
-    assert (await world.coordinator.desk.poll(answer.lease_id, 0.0)).state == "active"
+    assert (await world.coordinator.desk.poll(answer.lease_id, 0.0, TRUSTED)).state == "active"
     assert world.agent.loaded == {"s0": A}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from pilotlight_predictor.engine.swap_rules import PROVEN
-from pilotlight_protocol.errors import InvalidInput, ModelNotFound
+from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_warmup.agent.model_files import PROVEN_SWAPS, ModelFiles, NodeFacts
 from pilotlight_warmup.agent_port import ModelOrder
 from pilotlight_warmup.store import Store, StoreSettings
@@ -32,6 +32,26 @@ def adapter(folder: Path, rank: int) -> Path:
 @pytest.fixture
 def files() -> ModelFiles:
     return ModelFiles(None, NodeFacts("cpu", "0.32.0"))
+
+
+def test_folders_are_served_from_the_roots_alone_wherever_links_lead(tmp_path: Path) -> None:
+    ours, theirs = model(tmp_path / "ours" / "m"), model(tmp_path / "theirs" / "m")
+    (tmp_path / "ours" / "link").symlink_to(theirs)
+    partly = model(tmp_path / "ours" / "partly")
+    (partly / "model.safetensors").unlink()
+    (partly / "model.safetensors").symlink_to(theirs / "model.safetensors")
+    files = ModelFiles(None, NodeFacts("cpu", "0.32.0"), [tmp_path / "ours"])
+    assert files.describe(ModelOrder(str(ours))).weights_bytes > 8
+    assert files.describe(ModelOrder("bundled://demo-awq")).quantization == "awq"
+    adapted = ModelOrder(str(ours), loras=(("a", str(adapter(tmp_path / "theirs" / "adapter", 8))),))
+    for order in (
+        ModelOrder(str(theirs)),
+        ModelOrder(f"file://{tmp_path}/ours/link"),
+        ModelOrder(str(partly)),
+        adapted,
+    ):
+        with pytest.raises(Forbidden, match="--model_root"):
+            files.describe(order)
 
 
 def test_fine_tunes_share_a_fingerprint_and_not_a_key(files: ModelFiles, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pilotlight_models import bundled_model_path
-from pilotlight_protocol.errors import InvalidInput, ModelNotFound
+from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_protocol.fingerprint import architecture_hash, engine_fingerprint
 from pilotlight_protocol.manifest import ManifestFile
 
@@ -67,9 +67,11 @@ class _Architecture:
 
 
 class ModelFiles:
-    """Thread-safe. `store` None: only folders are served."""
+    """Thread-safe. `store` None: only folders are served. `roots`: folders outside of these are not, whatever links
+    lead there; the bundled models always are."""
 
-    def __init__(self, store: Store | None, node: NodeFacts) -> None:
+    def __init__(self, store: Store | None, node: NodeFacts, roots: Sequence[Path] = (Path("/"),)) -> None:
+        self._roots = [root.resolve() for root in roots]
         self._store = store
         self._node = node
         self._lock = threading.Lock()
@@ -81,12 +83,19 @@ class ModelFiles:
         """Where the model is, fetched if it must be. Raises PilotlightError (400, 403, 404, 502, 503, 507)."""
         folder = _folder(uri)
         if folder is not None:
-            return _located(folder, "")
+            return self._within_roots(_located(folder, ""), uri)
         lease, folder = self._acquire(uri)
         try:
             return _located(folder, lease.digest)
         finally:
             lease.release()
+
+    def _within_roots(self, located: Located, uri: str) -> Located:
+        if not uri.startswith("bundled://"):
+            for path in (located.folder, *located.files, located.folder / "config.json"):
+                if not any(path.resolve().is_relative_to(root) for root in self._roots):
+                    raise Forbidden(f"{uri} is not a folder this pool serves from (--model_root)")
+        return located
 
     def keep(self, located: Located) -> Lease | None:
         """A store lease for an engine that serves this model; None for a folder. Raises ModelNotFound if evicted."""
@@ -98,7 +107,9 @@ class ModelFiles:
         """Raises PilotlightError: what `locate` raises, and InvalidInput for a folder that is no model."""
         located = self.locate(order.uri)
         architecture = self._architecture(located)
-        adapters = [(name, _located(_adapter_folder(path), "").identity) for name, path in order.loras]
+        adapters = [
+            (name, self._within_roots(_located(_adapter_folder(path), ""), path).identity) for name, path in order.loras
+        ]
         arguments: dict[str, object] = dict(order.engine_args)
         if adapters:
             arguments |= {"enable_lora": True, "max_lora_rank": max(_rank(path) for _, path in order.loras)}

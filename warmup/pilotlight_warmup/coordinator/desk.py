@@ -15,6 +15,8 @@ from pilotlight_warmup.coordinator.errors import LeaseGone
 from pilotlight_warmup.coordinator.exposition import Exposition
 from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
 from pilotlight_warmup.coordinator.pool import LeaseRecord, Pool
+from pilotlight_warmup.policy import access
+from pilotlight_warmup.policy.access import Caller
 from pilotlight_warmup.policy.lease_lifecycle import ENDED, LeaseEvent, LeaseState
 from pilotlight_warmup.policy.lease_terms import Isolation, LeaseWish
 
@@ -33,13 +35,16 @@ class Desk:
         self._isolation = isolation
         self._closing = False
 
-    async def request(self, asked: LeaseRequest) -> LeaseAnswer:
+    async def request(self, asked: LeaseRequest, caller: Caller) -> LeaseAnswer:
         """A new lease, with its secret. Cancelling gives it back, since nobody would know its id.
 
-        Raises Unavailable (queue full, or never ready by its deadline), InvalidInput, ModelNotFound, PayloadTooLarge.
+        Raises Unavailable (queue full, or never ready by its deadline), InvalidInput, ModelNotFound, PayloadTooLarge,
+        Forbidden (another tenant's, or a model or engine argument that is not the caller's to choose).
         """
         if self._closing:
             raise Unavailable("the pool is shutting down")
+        tenant = access.tenant_of(caller, asked.tenant)
+        access.check_order(caller, [asked.model, *(path for _, path in asked.loras)], asked.engine_args)
         pool, began_s = self._pool, self._pool.now_s()
         order = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
         try:
@@ -52,7 +57,7 @@ class Desk:
         secret = secrets.token_hex(32)
         wish = LeaseWish(
             lease_id=secrets.token_hex(12),
-            tenant=asked.tenant,
+            tenant=tenant,
             model=facts.key,
             fingerprint=facts.fingerprint,
             priority=asked.priority,
@@ -67,9 +72,9 @@ class Desk:
         record.phases_s["prefetch"] = pool.now_s() - began_s
         pool.admit(record)
         try:
-            answer = await self.poll(wish.lease_id, asked.wait_s)
+            answer = await self._awaited(wish.lease_id, asked.wait_s)
         except asyncio.CancelledError:
-            self.release(wish.lease_id)
+            self._release(wish.lease_id)
             raise
         except LeaseGone as gone:
             # Granted and preempted before the holder heard of it: to the holder it never was ready.
@@ -79,8 +84,15 @@ class Desk:
             answer.reasons, answer.phases_s,
         )  # fmt: skip
 
-    async def poll(self, lease_id: str, wait_s: float) -> LeaseAnswer:
-        """The lease as soon as it serves, or as it is after `wait_s`. Renews it. Raises what ended it, or LeaseGone."""
+    async def poll(self, lease_id: str, wait_s: float, caller: Caller) -> LeaseAnswer:
+        """The lease as soon as it serves, or as it is after `wait_s`. Renews it. Raises what ended it, or LeaseGone.
+
+        Here as below: another tenant's lease is one that nobody knows.
+        """
+        self._check_owner(lease_id, caller)
+        return await self._awaited(lease_id, wait_s)
+
+    async def _awaited(self, lease_id: str, wait_s: float) -> LeaseAnswer:
         pool, until_s = self._pool, self._pool.now_s() + wait_s
         while True:
             # The placement that follows a request is on its way in this very turn of the loop: let it answer.
@@ -96,8 +108,9 @@ class Desk:
             except TimeoutError:
                 continue
 
-    def heartbeat(self, lease_id: str) -> LeaseAnswer:
+    def heartbeat(self, lease_id: str, caller: Caller) -> LeaseAnswer:
         """Raises LeaseGone with the reason when the lease is over."""
+        self._check_owner(lease_id, caller)
         try:
             record = self._living(lease_id)
         except LeaseGone:
@@ -109,8 +122,12 @@ class Desk:
         self._pool.renew(lease_id)
         return self._answer(record)
 
-    def release(self, lease_id: str) -> None:
+    def release(self, lease_id: str, caller: Caller) -> None:
         """The engine stays as it is, loaded and idle. Raises ModelNotFound for an id that nobody knows."""
+        self._check_owner(lease_id, caller)
+        self._release(lease_id)
+
+    def _release(self, lease_id: str) -> None:
         lease = self._pool.ledger.leases.get(lease_id)
         if lease is None:
             raise _unknown(lease_id)
@@ -123,6 +140,11 @@ class Desk:
         self._closing = True
         for lease_id in list(self._pool.fair.waiting):
             self._pool.end(lease_id, LeaseEvent.REFUSE, Unavailable("the pool is shutting down"))
+
+    def _check_owner(self, lease_id: str, caller: Caller) -> None:
+        lease = self._pool.ledger.leases.get(lease_id)
+        if lease is not None and not caller.owns(lease.wish.tenant):
+            raise _unknown(lease_id)
 
     def _living(self, lease_id: str) -> LeaseRecord:
         record = self._pool.records.get(lease_id)

@@ -8,7 +8,8 @@
     POST   /v1/prewarm                  202
     GET    /metrics, /healthz, /readyz
 
-Errors are `{"error": "…"}` with the protocol's statuses and `Retry-After`.
+With lease keys every route under /v1 wants `Authorization: Bearer KEY`; a tenant sees its own leases, and slots and
+models are the operator's. Errors are `{"error": "…"}` with the protocol's statuses and `Retry-After`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from typing import Any, TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request, Response
-from pilotlight_protocol.errors import ClientGone, InvalidInput, PayloadTooLarge, PilotlightError
+from pilotlight_protocol.errors import ClientGone, Forbidden, InvalidInput, PayloadTooLarge, PilotlightError
 from starlette.exceptions import HTTPException
 
 from pilotlight_warmup.coordinator.coordinator import Coordinator
 from pilotlight_warmup.coordinator.lease_bodies import LONGEST_WAIT_S, LeaseRequest, PrewarmRequest
+from pilotlight_warmup.policy import access
+from pilotlight_warmup.policy.access import Caller
 
 log = logging.getLogger(__name__)
 _MOST_BODY_BYTES = 64 * 1024
@@ -32,45 +35,53 @@ _Body = TypeVar("_Body")
 _Result = TypeVar("_Result")
 
 
-def build_app(coordinator: Coordinator, is_ready: Callable[[], bool]) -> FastAPI:
-    """`is_ready`: what /readyz answers, for supervisors; leases are taken from the first moment."""
+def build_app(coordinator: Coordinator, is_ready: Callable[[], bool], caller_of: Callable[[str], Caller]) -> FastAPI:
+    """`is_ready`: what /readyz answers, for supervisors; leases are taken from the first moment. `caller_of`: whose an
+    `Authorization` header is; raises Unauthorized."""
     app = FastAPI(title="Pilotlight leases", docs_url=None, redoc_url=None)
     desk = coordinator.desk
 
+    def who(request: Request) -> Caller:
+        return caller_of(request.headers.get("authorization", ""))
+
     @app.post("/v1/leases", status_code=201)
     async def ask(request: Request) -> Response:
-        asked = await _read(request, LeaseRequest)
-        return _json(await _while_connected(request, desk.request(asked)), 201)
+        caller, asked = who(request), await _read(request, LeaseRequest)
+        return _json(await _while_connected(request, desk.request(asked, caller)), 201)
 
     @app.get("/v1/leases/{lease_id}")
     async def poll(request: Request, lease_id: str) -> Response:
         wait_s = _wait_s(request.query_params.get("wait_s", "0"))
-        return _json(await _while_connected(request, desk.poll(lease_id, wait_s)))
+        return _json(await _while_connected(request, desk.poll(lease_id, wait_s, who(request))))
 
     @app.post("/v1/leases/{lease_id}/heartbeat")
-    async def heartbeat(lease_id: str) -> Response:
-        return _json(desk.heartbeat(lease_id))
+    async def heartbeat(request: Request, lease_id: str) -> Response:
+        return _json(desk.heartbeat(lease_id, who(request)))
 
     @app.delete("/v1/leases/{lease_id}", status_code=204)
-    async def release(lease_id: str) -> Response:
-        desk.release(lease_id)
+    async def release(request: Request, lease_id: str) -> Response:
+        desk.release(lease_id, who(request))
         return Response(status_code=204)
 
     @app.get("/v1/leases")
-    async def leases() -> Response:
-        return _json({"leases": coordinator.leases()})
+    async def leases(request: Request) -> Response:
+        caller = who(request)
+        return _json({"leases": [line for line in coordinator.leases() if caller.owns(line.tenant)]})
 
     @app.get("/v1/slots")
-    async def slots() -> Response:
+    async def slots(request: Request) -> Response:
+        _operator(who(request))
         return _json({"slots": coordinator.slots()})
 
     @app.get("/v1/models")
-    async def models() -> Response:
+    async def models(request: Request) -> Response:
+        _operator(who(request))
         return _json({"models": coordinator.models()})
 
     @app.post("/v1/prewarm", status_code=202)
     async def prewarm(request: Request) -> Response:
-        asked = await _read(request, PrewarmRequest)
+        caller, asked = who(request), await _read(request, PrewarmRequest)
+        access.check_order(caller, [asked.model, *(path for _, path in asked.loras)], asked.engine_args)
         return _json(await _while_connected(request, coordinator.prewarm(asked)), 202)
 
     @app.get("/metrics")
@@ -132,6 +143,11 @@ async def _while_connected(request: Request, work: Awaitable[_Result]) -> _Resul
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         continue
+
+
+def _operator(caller: Caller) -> None:
+    if not caller.operator:
+        raise Forbidden("what the pool's slots and models are is the operator's to see")
 
 
 def _wait_s(text: str) -> float:

@@ -17,12 +17,13 @@ Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=LONGEST_WAIT_S)]
 class LeaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`deadline_s`: ready by then, or refused. `wait_s`: hold the call until the lease is active, at most so long.
 
-    `isolation` null: the service's own setting. `quantization`: what the engine host is asked for (`auto`, `awq`, …).
+    `tenant` null: the key's, or `default`. `isolation` null: the service's own setting. `quantization`: what the engine
+    host is asked for (`auto`, `awq`, …).
     """
 
     model: Uri
     model_name: Name
-    tenant: Name = "default"
+    tenant: Name | None = None
     priority: Priority = "normal"
     deadline_s: Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)] = 60.0
     wait_s: Seconds = 0.0
