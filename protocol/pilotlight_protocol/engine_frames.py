@@ -6,9 +6,10 @@ A frame is a 4-byte little-endian length followed by one msgpack message. Three 
              host  -> front  Progress  Ready  Step  Refused  MetricsText  Checked  Failed
     data     front -> host   Hello  Generate  Abort  Metrics  Check               (a lease on a host of a warm pool)
              host  -> front  Welcome  Step  Refused  MetricsText  Checked  Failed
-    control  agent -> host   Boot  Swap  Grant  Revoke  Sleep  Wake  Stats  Metrics  Check  Shutdown
+    control  agent -> host   Boot  Swap  Grant  Revoke  Sleep  Wake  Stats  Metrics  Check  Ping
+                             Shutdown
              host  -> agent  Progress  Booted  Swapped  SwapRefused  SwapFailed  Granted  Revoked  Busy  Idle
-                             Slept  Woken  Rejected  StatsReport  MetricsText  Checked  Failed
+                             Slept  Woken  Rejected  StatsReport  MetricsText  Checked  Pong  Failed
     zygote   agent -> zygote Fork                        (with two file descriptors, see `Fork`)
              zygote -> agent ZygoteReady  Forked  ForkFailed  HostExited
 
@@ -167,11 +168,13 @@ class Swap(msgspec.Struct, array_like=True, tag=17):
 
 class Grant(msgspec.Struct, array_like=True, tag=18):
     """Let the holder of a secret in; a lease that is still there ends. `secret_sha256`: hex digest of the secret's
-    UTF-8 bytes. When `tenant` is not the previous one, KV cache and metrics start anew. Answered by `Granted`."""
+    UTF-8 bytes. When `tenant` is not the previous one, KV cache and metrics start anew. `model_name`: what the loaded
+    model is called from now on, since endpoints may share one; empty: as before. Answered by `Granted`."""
 
     lease_id: str
     secret_sha256: str
     tenant: str
+    model_name: str = ""
 
 
 class Revoke(msgspec.Struct, array_like=True, tag=19):
@@ -197,6 +200,10 @@ class Wake(msgspec.Struct, array_like=True, tag=21):
 
 class Stats(msgspec.Struct, array_like=True, tag=22):
     call: int
+
+
+class Ping(msgspec.Struct, array_like=True, tag=23):
+    """Answered with `Pong` by the thread that reads the sockets, whatever the engine is doing."""
 
 
 # ---- host -> front
@@ -315,6 +322,10 @@ class Woken(msgspec.Struct, array_like=True, tag=57):
     pass
 
 
+class Pong(msgspec.Struct, array_like=True, tag=60):
+    pass
+
+
 class Rejected(msgspec.Struct, array_like=True, tag=58):
     """A control frame that cannot be done, by its class's name; nothing changed. `status` as in errors.py."""
 
@@ -376,10 +387,10 @@ FrontFrame = Configure | Generate | Abort | Metrics | Check | Shutdown
 HostFrame = Progress | Ready | Step | Refused | MetricsText | Checked | Failed
 LeaseFrame = Hello | Generate | Abort | Metrics | Check
 LeaseHostFrame = Welcome | Step | Refused | MetricsText | Checked | Failed
-AgentFrame = Boot | Swap | Grant | Revoke | Sleep | Wake | Stats | Metrics | Check | Shutdown
+AgentFrame = Boot | Swap | Grant | Revoke | Sleep | Wake | Stats | Metrics | Check | Ping | Shutdown
 ControlFrame = (
     Progress | Booted | Swapped | SwapRefused | SwapFailed | Granted | Revoked | Busy | Idle | Slept | Woken | Rejected
-    | StatsReport | MetricsText | Checked | Failed
+    | StatsReport | MetricsText | Checked | Pong | Failed
 )  # fmt: skip
 ZygoteFrame = ZygoteReady | Forked | ForkFailed | HostExited
 Frame = FrontFrame | HostFrame | LeaseFrame | LeaseHostFrame | AgentFrame | ControlFrame | Fork | ZygoteFrame

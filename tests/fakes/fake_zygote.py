@@ -106,6 +106,7 @@ class Host:
             case f.Grant(lease_id):
                 self.close_holder("another lease")
                 self.grant = frame
+                self.model_name = frame.model_name or self.model_name
                 self.tell(f.Granted(lease_id))
             case f.Revoke(lease_id, reason):
                 if trouble(self.model, "revoke") == "hang":
@@ -124,6 +125,10 @@ class Host:
             case f.Wake():
                 misbehave(self.model, "wake", self.fail)
                 self.tell(f.Woken())
+            case f.Ping():
+                self.tell(f.Pong())
+            case f.Check(call):
+                self.tell(f.Checked(call))
             case f.Shutdown():
                 os._exit(0)
 

@@ -25,6 +25,8 @@ from pilotlight_protocol.engine_frames import (
     LeaseFrame,
     Metrics,
     MetricsText,
+    Ping,
+    Pong,
     encode,
 )
 
@@ -159,6 +161,8 @@ class PoolLink:
             frame = self._control_decoder.decode(body)
             if isinstance(frame, Metrics):
                 self.control.send(encode(MetricsText(frame.call, self._metrics())), wait=False)
+            elif isinstance(frame, Ping):
+                self.control.send(encode(Pong()), wait=False)
             else:
                 self.inbox.put(frame)
         return bool(data)

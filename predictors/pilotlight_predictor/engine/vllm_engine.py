@@ -159,6 +159,11 @@ class VllmEngine:
         self._engine.logger_manager = StatLoggerManager(vllm_config=self._config)
         self._engine.logger_manager.log_engine_initialized()
 
+    def rename(self, model_name: str) -> None:
+        """Serve the same weights under another name; its metrics start at zero."""
+        self._config.model_config.served_model_name = model_name
+        self.renew_metrics()
+
     def sleep(self, level: int) -> None:
         """vLLM's sleep: 1 moves the weights to pinned memory, 2 drops them. No request may be running. CUDA only."""
         self._engine.sleep(level)

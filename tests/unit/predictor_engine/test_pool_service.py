@@ -99,6 +99,9 @@ class FakeEngine:
     def renew_metrics(self) -> None:
         self.log.append("renew metrics")
 
+    def rename(self, model_name: str) -> None:
+        self.log.append(f"rename {model_name}")
+
     def sleep(self, level: int) -> None:
         self.log.append(f"sleep {level}")
 
@@ -179,6 +182,15 @@ def test_a_lease_is_granted_welcomed_and_served() -> None:
     assert steps[0] == Step([(5, TokenDelta(0, [7]))], EngineStats(running=1))
     assert lease.outbox.of(Checked) == [Checked(9)]
     assert [type(frame) for frame in link.control.frames] == [Granted, Busy, Idle]
+
+
+def test_an_engine_takes_the_name_under_which_it_is_lent() -> None:
+    """Two endpoints may serve the same model: the second must not find an engine that calls itself by the first."""
+    engine, second = FakeEngine(), Grant("L2", "digest", "b", "second")
+    lease = FakeLease(second)
+    play(engine, Grant("L1", "digest", "a", "first"), second, Joined(lease))
+    assert lease.outbox.of(Welcome) == [Welcome(INFO, EngineStats(), "second")]
+    assert engine.log == ["forget", "renew metrics", "rename second"]
 
 
 def test_who_joins_under_a_grant_that_is_over_is_shown_out() -> None:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 _GRANT_DEADLINE_S = 10.0
 # Weights to pinned memory; the KV cache is dropped.
 _SLEEP_LEVEL = 1
+_PING_PERIOD_S = 5.0
+# The thread that answers does nothing else: it is late only when the whole process stands still.
+_PING_DEADLINE_S = 15.0
 _CHECK_PERIOD_S = 10.0
 # Longer than any step and any swap: frames are answered in order.
 _CHECK_DEADLINE_S = 90.0
@@ -80,7 +84,8 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._zygote.run(), name="zygote")
-                tasks.create_task(self._checking(), name="health")
+                tasks.create_task(self._asking(EngineProcess.ping, _PING_PERIOD_S, _PING_DEADLINE_S), name="pings")
+                tasks.create_task(self._asking(EngineProcess.check, _CHECK_PERIOD_S, _CHECK_DEADLINE_S), name="checks")
         finally:
             self._listener = None
             for engine in [engine for seat in self._seats.values() for engine in seat.engines()]:
@@ -148,7 +153,7 @@ class Agent:
     async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
         seat = self._seats[slot_id]
         engine = seat.awake
-        frame = engine_frames.Grant(grant.lease_id, grant.secret_sha256, grant.tenant)
+        frame = engine_frames.Grant(grant.lease_id, grant.secret_sha256, grant.tenant, grant.model_name)
         seat.grant, seat.granted_s = grant, time.monotonic()
         engine.tenant, engine.isolation = tenant, isolation
         await engine.living.grant(frame, _GRANT_DEADLINE_S)
@@ -190,13 +195,15 @@ class Agent:
     async def report(self) -> tuple[SlotReport, ...]:
         return tuple(seat.report() for seat in self._seats.values())
 
-    async def _checking(self) -> None:
-        """Find engines that live and no longer step."""
+    async def _asking(
+        self, ask: Callable[[EngineProcess, float], Awaitable[None]], period_s: float, deadline_s: float
+    ) -> None:
+        """Find engines that do not answer any more: `ask` kills them, and their loss is told as any other."""
         while True:
-            await asyncio.sleep(_CHECK_PERIOD_S)
+            await asyncio.sleep(period_s)
             serving = [engine for seat in self._seats.values() for engine in seat.engines() if engine.endpoint]
             processes = [engine.process for engine in serving if engine.process is not None]
-            await asyncio.gather(*(_checked(process) for process in processes))
+            await asyncio.gather(*(_asked(ask(process, deadline_s)) for process in processes))
 
     async def _fetch(self, order: EngineOrder) -> tuple[Located, Lease | None]:
         """The model as it was described. Raises EngineGone where it has changed or gone since."""
@@ -273,9 +280,9 @@ class Agent:
             raise SwapFailed(f"its first token is {found}, a freshly booted engine's was {expected}")
 
 
-async def _checked(process: EngineProcess) -> None:
+async def _asked(question: Awaitable[None]) -> None:
     with contextlib.suppress(EngineGone):
-        await process.check(_CHECK_DEADLINE_S)
+        await question
 
 
 def _arguments(order: EngineOrder, facts: SlotFacts) -> dict[str, str]:

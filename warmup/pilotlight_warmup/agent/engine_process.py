@@ -25,6 +25,8 @@ from pilotlight_protocol.engine_frames import (
     Grant,
     Granted,
     Idle,
+    Ping,
+    Pong,
     Progress,
     Rejected,
     Revoke,
@@ -120,6 +122,10 @@ class EngineProcess(asyncio.Protocol):
     async def wake(self, frame: Wake, deadline_s: float) -> None:
         await self._ask(frame, Woken, deadline_s)
 
+    async def ping(self, deadline_s: float) -> None:
+        """Answered by the thread that reads sockets; a process that stands still is killed, and `on_lost` says so."""
+        await self._ask(Ping(), Pong, deadline_s)
+
     async def check(self, deadline_s: float) -> None:
         """Answered by the thread that steps the engine; one that is stuck is killed, and `on_lost` says so."""
         await self._ask(Check(0), Checked, deadline_s)
@@ -151,6 +157,9 @@ class EngineProcess(asyncio.Protocol):
             async with asyncio.timeout(deadline_s):
                 return await self._or_lost(waiting)
         except TimeoutError:
+            if waiting.done():
+                # It was this process that stood still.
+                return waiting.result()
             reason = f"no answer to {type(frame).__name__} within {deadline_s:g} s, so it was killed"
             self._words = Failed(reason)
             self.kill()
