@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pilotlight_protocol.engine_frames import Canary, EngineInfo, EngineStats, GenerateRequest
 from pilotlight_protocol.errors import InternalError, InvalidInput, PilotlightError
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
@@ -69,6 +70,7 @@ class VllmEngine:
         except (VLLMClientError, ValueError, OSError, NotImplementedError) as error:
             raise EngineMisconfigured(f"vLLM refuses this model or its engine arguments: {error}") from error
         on_phase("load")
+        _allow_amx()
         self._config = config
         self._engine = LLMEngine(config, _with_phases(Executor.get_class(config), on_phase), log_stats=True)
         self._core = self._engine.engine_core.engine_core
@@ -356,6 +358,13 @@ class _VllmCollectors:
 def exposition() -> bytes:
     """vLLM's Prometheus metrics in text format. May be called by any thread."""
     return bytes(generate_latest(_VllmCollectors()))
+
+
+def _allow_amx() -> None:
+    """Ask the kernel for AMX's tile registers, where the CPU has them: vLLM's bf16 attention takes them without asking,
+    and the process ends with SIGILL."""
+    if torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()
 
 
 def _register_in_process(model_dir: Path) -> None:
