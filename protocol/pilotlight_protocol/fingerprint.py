@@ -17,10 +17,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import BinaryIO, TypeGuard
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 HEADER_LENGTH_BYTES = 8
+MAX_RANK = 64  # PyTorch's own limit on a tensor's dimensions
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
@@ -54,6 +55,21 @@ class TensorEntry:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, order=True)
+class TensorSpan:
+    """Where a tensor's bytes lie in its file: [start, end), from the file's first byte."""
+
+    start: int
+    end: int
+    entry: TensorEntry
+
+
+def read_header(file: BinaryIO) -> bytes:
+    """The beginning of a safetensors file as `tensor_spans` takes it. Raises HeaderInvalid before reading too much."""
+    prefix = file.read(HEADER_LENGTH_BYTES)
+    return prefix + file.read(header_length(prefix))
+
+
 def header_length(prefix: bytes) -> int:
     """Bytes of JSON that follow the first eight. Raises HeaderInvalid when the file cannot be safetensors."""
     if len(prefix) < HEADER_LENGTH_BYTES:
@@ -65,7 +81,12 @@ def header_length(prefix: bytes) -> int:
 
 
 def tensor_inventory(header: bytes, file_size_bytes: int) -> tuple[TensorEntry, ...]:
-    """The tensors of one file, by name.
+    """The tensors of one file, by name. Raises HeaderInvalid; see `tensor_spans`."""
+    return tuple(sorted(span.entry for span in tensor_spans(header, file_size_bytes)))
+
+
+def tensor_spans(header: bytes, file_size_bytes: int) -> tuple[TensorSpan, ...]:
+    """Where the tensors of one file lie, in the order of their bytes.
 
     `header` is the file's beginning: the eight length bytes and the JSON after them. Raises HeaderInvalid when the
     tensors do not tile the rest of the file exactly (safetensors format: no holes, no overlap, no trailing bytes).
@@ -79,21 +100,21 @@ def tensor_inventory(header: bytes, file_size_bytes: int) -> tuple[TensorEntry, 
         raise HeaderInvalid(f"the header is no JSON: {error}") from error
     if not isinstance(entries, dict):
         raise HeaderInvalid("the header is no JSON object")
-    spans: list[tuple[int, int, TensorEntry]] = []
-    for name, entry in entries.items():
-        if name != "__metadata__":
-            spans.append(_span(name, entry))
-    end = 0
-    for begin, stop, tensor in sorted(spans):
-        if begin != end:
-            raise HeaderInvalid(f"tensor {tensor.name!r} begins at {begin}, the one before it ends at {end}")
-        end = stop
-    if HEADER_LENGTH_BYTES + length + end != file_size_bytes:
-        raise HeaderInvalid(f"header and tensors take {HEADER_LENGTH_BYTES + length + end} bytes of {file_size_bytes}")
-    return tuple(sorted(tensor for _, _, tensor in spans))
+    end = data_start = HEADER_LENGTH_BYTES + length
+    spans = sorted(_span(name, entry, data_start) for name, entry in entries.items() if name != "__metadata__")
+    for span in spans:
+        if span.start != end:
+            raise HeaderInvalid(
+                f"tensor {span.entry.name!r} begins at {span.start - data_start}, "
+                f"the one before it ends at {end - data_start}"
+            )
+        end = span.end
+    if end != file_size_bytes:
+        raise HeaderInvalid(f"header and tensors take {end} bytes of {file_size_bytes}")
+    return tuple(spans)
 
 
-def _span(name: str, entry: object) -> tuple[int, int, TensorEntry]:
+def _span(name: str, entry: object, data_start: int) -> TensorSpan:
     if not isinstance(entry, dict):
         raise HeaderInvalid(f"tensor {name!r} is no JSON object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -103,11 +124,16 @@ def _span(name: str, entry: object) -> tuple[int, int, TensorEntry]:
     bits = _BITS.get(dtype)
     if stop < begin or (bits is not None and math.prod(shape) * bits != (stop - begin) * 8):
         raise HeaderInvalid(f"tensor {name!r}: {dtype} {shape} does not fill bytes {begin} to {stop}")
-    return begin, stop, TensorEntry(name, dtype, tuple(shape))
+    return TensorSpan(data_start + begin, data_start + stop, TensorEntry(name, dtype, tuple(shape)))
 
 
 def _natural_numbers(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    # Bounded, because a header of huge numbers would keep their product busy for hours.
+    return (
+        isinstance(value, list)
+        and len(value) <= MAX_RANK
+        and all(type(item) is int and 0 <= item < 2**63 for item in value)
+    )
 
 
 def merged_inventory(files: Iterable[Sequence[TensorEntry]]) -> tuple[TensorEntry, ...]:

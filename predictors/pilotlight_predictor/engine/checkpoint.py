@@ -5,20 +5,18 @@ Adapter to the disk and the safetensors format. No torch is imported here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.fingerprint import (
-    HEADER_LENGTH_BYTES,
     HeaderInvalid,
     TensorEntry,
     architecture_hash,
-    header_length,
     merged_inventory,
-    tensor_inventory,
+    read_header,
+    tensor_spans,
 )
 
 from pilotlight_predictor import model_source
@@ -67,12 +65,5 @@ def read(directory: Path) -> Checkpoint:
 
 def _places(path: Path) -> list[TensorPlace]:
     with path.open("rb") as file:
-        prefix = file.read(HEADER_LENGTH_BYTES)
-        header = file.read(header_length(prefix))
-    entries = {entry.name: entry for entry in tensor_inventory(prefix + header, path.stat().st_size)}
-    data_start = HEADER_LENGTH_BYTES + len(header)
-    return [
-        TensorPlace(entries[name], path, data_start + begin, end - begin)
-        for name, (begin, end) in ((name, entry["data_offsets"]) for name, entry in json.loads(header).items()
-                                   if name != "__metadata__")
-    ]  # fmt: skip
+        spans = tensor_spans(read_header(file), path.stat().st_size)
+    return [TensorPlace(span.entry, path, span.start, span.end - span.start) for span in spans]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -7,11 +8,14 @@ import pytest
 from pilotlight_protocol.fingerprint import (
     HeaderInvalid,
     TensorEntry,
+    TensorSpan,
     architecture_hash,
     canonical_config,
     engine_fingerprint,
     merged_inventory,
+    read_header,
     tensor_inventory,
+    tensor_spans,
     tokenizer_hash,
 )
 
@@ -38,6 +42,9 @@ def test_the_inventory_is_the_headers_tensors_by_name() -> None:
         {"b": tensor("I32", [4], 12, 28), "a": tensor("BF16", [2, 3], 0, 12), "__metadata__": {"format": "pt"}}
     )
     assert tensor_inventory(prefix, len(prefix) + 28) == TENSORS
+    first, second = tensor_spans(read_header(io.BytesIO(prefix + bytes(28))), len(prefix) + 28)
+    assert first == TensorSpan(len(prefix), len(prefix) + 12, TENSORS[0])
+    assert second == TensorSpan(len(prefix) + 12, len(prefix) + 28, TENSORS[1])
 
 
 @pytest.mark.parametrize(
@@ -55,6 +62,8 @@ def test_the_inventory_is_the_headers_tensors_by_name() -> None:
         (header({"a": tensor("F32", [1], 0, 4), "b": tensor("F32", [1], 2, 6)}), 6, "begins at 2"),
         (header({"a": tensor("F32", [1], 0, 4)}), 5, "bytes of"),
         (header({"a": {"dtype": "F32", "shape": [1]}}), 4, "lacks"),
+        (header({"a": tensor("F32", [2**64], 0, 4)}), 4, "lacks"),
+        (header({"a": tensor("F32", [1] * 65, 0, 4)}), 4, "lacks"),
     ],
 )
 def test_a_header_that_contradicts_itself_or_its_file_is_refused(prefix: bytes, extra_bytes: int, message: str) -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight_protocol.fingerprint import (
-    HEADER_LENGTH_BYTES,
     HeaderInvalid,
     TensorEntry,
     architecture_hash,
-    header_length,
     merged_inventory,
+    read_header,
     tensor_inventory,
 )
 from pilotlight_protocol.manifest import Manifest, ManifestFile
@@ -56,9 +55,7 @@ def inventory(folder: Path, files: Sequence[ManifestFile]) -> tuple[TensorEntry,
         if file.name.endswith(".safetensors"):
             try:
                 with (folder / file.name).open("rb") as weights:
-                    prefix = weights.read(HEADER_LENGTH_BYTES)
-                    header = prefix + weights.read(header_length(prefix))
-                found.append(tensor_inventory(header, file.size_bytes))
+                    found.append(tensor_inventory(read_header(weights), file.size_bytes))
             except HeaderInvalid as error:
                 raise VerificationFailed(f"{file.name} is no valid safetensors file: {error}") from error
     try:
