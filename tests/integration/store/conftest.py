@@ -45,6 +45,7 @@ class RangeServer:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.heads: dict[str, dict[str, str]] = {}  # what HEAD answers, by path
         self.trouble = Trouble(times=0)
         self.sent: list[tuple[str, int, int]] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
@@ -58,6 +59,10 @@ class RangeServer:
 
             def do_GET(self) -> None:
                 owner.serve(self)
+
+            def do_HEAD(self) -> None:
+                headers = owner.heads.get(unquote(urlsplit(self.path).path))
+                owner._head(self, 404 if headers is None else 200, headers or {"Content-Length": "0"})
 
             def log_message(self, *_: object) -> None:
                 pass

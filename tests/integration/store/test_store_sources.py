@@ -1,8 +1,7 @@
-"""The other sources: an S3 server (moto), a hub of our own, nginx, claims on disk; and the commands."""
+"""The other sources: an S3 server (moto), nginx, claims on disk; and the commands."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -17,7 +16,6 @@ from typing import Any
 
 import pytest
 from pilotlight_warmup.store import SourceSettings
-from pilotlight_warmup.store.addresses import AddressRules
 from pilotlight_warmup.store.errors import SourceInvalid, SourceMissing, SourceRefused, VerificationFailed
 
 pytestmark = pytest.mark.integration
@@ -107,82 +105,6 @@ def test_s3_that_changes_lies_or_is_empty(made: Any, make_store: Any, s3: dict[s
     bucket("pickle/pytorch_model.bin", b"x")
     with pytest.raises(SourceRefused, match="run code"):
         store.ensure("s3://models/pickle")
-
-
-COMMIT = "c0ffee" + "0" * 34
-
-
-@pytest.fixture
-def hub(server: Any) -> Any:
-    """Makes the counting server answer like a hub for org/name."""
-
-    def publish(model: Any, repository: str = "org/name") -> None:
-        siblings = []
-        for name, body in model.files.items():
-            entry: dict[str, object] = {
-                "rfilename": name,
-                "size": len(body),
-                "blobId": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest(),
-            }
-            if name.endswith(".safetensors"):
-                entry["lfs"] = {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 1}
-            siblings.append(entry)
-            server.files[f"/{repository}/resolve/{COMMIT}/{name}"] = body
-        info = {"id": repository, "sha": COMMIT, "siblings": siblings, "cardData": {"license": "mit"}, "tags": []}
-        for path in (f"/api/models/{repository}", f"/api/models/{repository}/revision/{COMMIT}"):
-            server.files[path] = json.dumps(info).encode()
-
-    return publish
-
-
-def test_the_hub(made: Any, make_store: Any, server: Any, hub: Any) -> None:
-    model = made(shards=2)
-    hub(model)
-    sources = SourceSettings(hub_endpoint=server.origin, hub_token="hf_s3cret")
-    store = make_store(sources=sources)
-    found = store.ensure("hf://org/name")
-    assert (found.manifest.revision, found.manifest.license) == (COMMIT, "mit")
-    for name, body in model.files.items():
-        assert (found.path / name).read_bytes() == body
-    assert all(
-        headers.get("Authorization") == "Bearer hf_s3cret" for path, headers in server.requests if "resolve" in path
-    )
-    assert store.ensure(f"hf://org/name@{COMMIT}").digest == found.digest
-    for uri, error in (("hf://org/absent", SourceMissing), ("hf://name", SourceInvalid), ("hf://a/b/c", SourceInvalid)):
-        with pytest.raises(error):
-            store.ensure(uri)
-    assert "s3cret" not in repr(sources)
-
-
-def test_the_hubs_token_does_not_follow_a_redirect_and_private_targets_are_refused(
-    made: Any, make_store: Any, server: Any, hub: Any, trouble: Any
-) -> None:
-    hub(made())
-    port = server.origin.rpartition(":")[2]
-    server.files["/cdn/model.safetensors"] = made().files["model.safetensors"]
-    server.trouble = trouble(where="/resolve/", redirect=f"http://localhost:{port}/cdn/model.safetensors")
-    with pytest.raises(SourceRefused, match="localhost"):
-        make_store(sources=SourceSettings(hub_endpoint=server.origin, hub_token="hf_s3cret")).ensure("hf://org/name")
-    server.trouble = trouble(
-        where="resolve/" + COMMIT + "/model.safetensors",
-        redirect=f"http://localhost:{port}/cdn/model.safetensors?Signature=1",
-    )
-    rules = AddressRules(allowed_hosts=frozenset({"localhost"}))
-    sources = SourceSettings(addresses=rules, hub_endpoint=server.origin, hub_token="hf_s3cret")
-    assert make_store(sources=sources).ensure("hf://org/name")
-    on_cdn = [headers for path, headers in server.requests if path.startswith("/cdn/")]
-    assert on_cdn
-    assert not any("Authorization" in headers for headers in on_cdn)
-
-
-@pytest.mark.parametrize("what", ["model.safetensors", "config.json"])
-def test_the_hubs_own_hashes_are_enforced(
-    made: Any, make_store: Any, server: Any, hub: Any, trouble: Any, what: str
-) -> None:
-    hub(made())
-    server.trouble = trouble(where=f"{COMMIT}/{what}", flip_at=10)
-    with pytest.raises(VerificationFailed, match="not the promised"):
-        make_store(sources=SourceSettings(hub_endpoint=server.origin)).ensure("hf://org/name")
 
 
 def test_nginx(made: Any, make_store: Any, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Model store: from a URI to verified files on this node's disk, and on to its memory.
 
 Pure policy: `names`, `addresses`, `plan`, `bandwidth`, `retry`, `eviction`. Adapters: `http_ranges` and `http_source`,
-`hub`, `object_store`, `local_files`, `disk`, `locks`, `page_cache`, `checkpoint`, `verification`. `transfer` moves
-bytes, `shelf` knows what is there, `model_store` puts them together.
+`hub` and `xet_ranges`, `object_store`, `local_files`, `disk`, `locks`, `page_cache`, `checkpoint`, `verification`.
+`transfer` moves bytes, `shelf` knows what is there, `model_store` puts them together.
 """
 
 from pilotlight_warmup.store.model_store import Progress, Store, StoreSettings

@@ -115,6 +115,12 @@ class HttpRanges:
             if extra:
                 raise VerificationFailed(f"{without_secrets(url)}: the server sends more bytes than it was asked for")
 
+    def check(self, url: str) -> None:
+        """Raises SourceInvalid and SourceRefused where these ranges would not connect to `url` themselves."""
+        parts = _split(url)
+        with _translated(url):
+            _checked_addresses(parts.hostname or "", _port(parts), self._rules)
+
     def abort(self) -> None:
         with self._lock:
             self._aborted = True
@@ -188,9 +194,12 @@ class HttpRanges:
         origin = _origin(parts)
         connection = kept.get(origin)
         if connection is None:
-            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
             connection = kept[origin] = _CheckedConnection(
-                host, port, self._rules, self._timeout_s, self._tls_context() if parts.scheme == "https" else None
+                parts.hostname or "",
+                _port(parts),
+                self._rules,
+                self._timeout_s,
+                self._tls_context() if parts.scheme == "https" else None,
             )
             with self._lock:
                 self._open.add(connection)
@@ -217,12 +226,8 @@ class _CheckedConnection(http.client.HTTPConnection):
         self._tls = tls
 
     def connect(self) -> None:
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        checked = permitted(self.host, self.port, [str(entry[4][0]) for entry in found], self._rules)
-        if isinstance(checked, str):
-            raise SourceRefused(checked)
         failure: OSError | None = None
-        for address in checked:
+        for address in _checked_addresses(self.host, self.port, self._rules):
             try:
                 raw = socket.create_connection((address, self.port), self.timeout)
             except OSError as error:
@@ -239,6 +244,14 @@ class _CheckedConnection(http.client.HTTPConnection):
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+
+
+def _checked_addresses(host: str, port: int, rules: AddressRules) -> tuple[str, ...]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    checked = permitted(host, port, [str(entry[4][0]) for entry in found], rules)
+    if isinstance(checked, str):
+        raise SourceRefused(checked)
+    return checked
 
 
 def _check(response: http.client.HTTPResponse, url: str, start: int, end: int, known: Probe, whole: bool) -> None:
@@ -310,7 +323,11 @@ def _split(url: str) -> SplitResult:
 
 
 def _origin(parts: SplitResult) -> str:
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    return f"{parts.scheme}://{parts.hostname}:{_port(parts)}"
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _short(error: Exception) -> str:
