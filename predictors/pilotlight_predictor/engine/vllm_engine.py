@@ -62,6 +62,9 @@ class VllmEngine:
         on_phase: Callable[[str], None],
         swap_threads: int = 1,
     ) -> None:
+        # Linux ends a process that uses AMX tiles unasked. oneDNN asks; vLLM's own kernels for small layers do not, so
+        # an engine that has only such layers was ended by SIGILL. Does nothing on a CPU without AMX.
+        torch.cpu._init_amx()
         on_phase("model-class")
         _register_in_process(Path(engine_args.model))
         on_phase("config")
