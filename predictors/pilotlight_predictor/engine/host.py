@@ -9,12 +9,10 @@ the process with its reason as the last frame: there is no half-alive engine. Si
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
 import threading
-import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 from pilotlight_protocol.engine_frames import (
@@ -22,7 +20,6 @@ from pilotlight_protocol.engine_frames import (
     Check,
     Checked,
     Configure,
-    Failed,
     Generate,
     Progress,
     Ready,
@@ -35,15 +32,12 @@ from pilotlight_protocol.errors import PilotlightError
 
 from pilotlight_predictor.engine.boot_clock import BootClock
 from pilotlight_predictor.engine.contract import EngineStats
-from pilotlight_predictor.engine.errors import EngineMisconfigured
 from pilotlight_predictor.engine.host_socket import HostSocket
-from pilotlight_predictor.engine.outbox import FrontStalled
+from pilotlight_predictor.engine.last_words import run_to_end
 from pilotlight_predictor.engine.process_group import die_with_parent, kill_own_group
 
 if TYPE_CHECKING:
     from pilotlight_predictor.engine.vllm_engine import VllmEngine
-
-_LAST_FRAME_DEADLINE_S = 2.0
 
 
 def boot(link: HostSocket, config: Configure) -> VllmEngine:
@@ -97,35 +91,16 @@ def main(argv: list[str]) -> NoReturn:
     die_with_parent()
     link = HostSocket(socket.socket(fileno=int(argv[1])), on_front_gone=kill_own_group)
     threading.Thread(target=link.run, name="socket", daemon=True).start()
-    exit_code = 0
-    try:
-        (config,) = link.inbox.take(wait=True)
-        if not isinstance(config, Configure):
-            raise TypeError(f"the front opened with {type(config).__name__} instead of Configure")
-        engine = boot(link, config)
-        serve(link, engine)
-        engine.close()
-    except (FrontStalled, BrokenPipeError, ConnectionResetError) as error:
-        sys.stderr.write(f"engine host ends: {error}\n")
-        exit_code = 1
-    except BaseException as error:
-        traceback.print_exc()
-        _say_last_words(link, error)
-        exit_code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    link.outbox.drain(_LAST_FRAME_DEADLINE_S)
-    # Not sys.exit: nothing that vLLM or torch left behind may keep a failed engine alive.
-    os._exit(exit_code)
+    run_to_end(link.outbox, lambda: _configured(link))
 
 
-def _say_last_words(link: HostSocket, error: BaseException) -> None:
-    misconfigured = isinstance(error, EngineMisconfigured)
-    reason = error.message if isinstance(error, EngineMisconfigured) else f"{type(error).__name__}: {error}"
-    try:
-        link.outbox.send(encode(Failed(reason, misconfigured)))
-    except (OSError, FrontStalled):
-        sys.stderr.write("engine host: the front did not hear why\n")
+def _configured(link: HostSocket) -> None:
+    (config,) = link.inbox.take(wait=True)
+    if not isinstance(config, Configure):
+        raise TypeError(f"the front opened with {type(config).__name__} instead of Configure")
+    engine = boot(link, config)
+    serve(link, engine)
+    engine.close()
 
 
 if __name__ == "__main__":

@@ -16,19 +16,17 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
-from pilotlight_protocol.engine_frames import Boot, Booted, Failed, HostConfig, Progress, encode
-from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.engine_frames import Boot, Booted, HostConfig, Progress, encode
 
 from pilotlight_predictor.engine import endpoint
 from pilotlight_predictor.engine.assembly import EngineSettings, configure
 from pilotlight_predictor.engine.boot_clock import BootClock
 from pilotlight_predictor.engine.errors import EngineMisconfigured
-from pilotlight_predictor.engine.outbox import FrontStalled
+from pilotlight_predictor.engine.last_words import run_to_end
 from pilotlight_predictor.engine.pool_link import PoolLink
 from pilotlight_predictor.engine.pool_service import PoolService
 from pilotlight_predictor.engine.prepared_process import ensure_environment, enter_slot
@@ -36,7 +34,6 @@ from pilotlight_predictor.engine.process_group import die_with_parent, kill_own_
 from pilotlight_predictor.quantization import REQUESTS, Requested
 
 _MODULE = "pilotlight_predictor.engine.pool_host"
-_LAST_FRAME_DEADLINE_S = 2.0
 
 
 def run(control: socket.socket, config: HostConfig | None) -> NoReturn:
@@ -46,21 +43,7 @@ def run(control: socket.socket, config: HostConfig | None) -> NoReturn:
     os.umask(0o077)
     link = PoolLink(control, on_agent_gone=kill_own_group)
     threading.Thread(target=link.run, name="socket", daemon=True).start()
-    exit_code = 0
-    try:
-        boot(link, config or _first(link)).serve()
-    except (FrontStalled, BrokenPipeError, ConnectionResetError) as error:
-        sys.stderr.write(f"engine host ends: {error}\n")
-        exit_code = 1
-    except BaseException as error:
-        traceback.print_exc()
-        _say_last_words(link, error)
-        exit_code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    link.control.drain(_LAST_FRAME_DEADLINE_S)
-    # Not sys.exit: nothing that vLLM or torch left behind may keep a failed engine alive.
-    os._exit(exit_code)
+    run_to_end(link.control, lambda: boot(link, config or _first(link)).serve())
 
 
 def boot(link: PoolLink, config: HostConfig) -> PoolService:
@@ -103,15 +86,6 @@ def _first(link: PoolLink) -> HostConfig:
     if not isinstance(frame, Boot):
         raise TypeError(f"the agent opened with {type(frame).__name__} instead of Boot")
     return frame.config
-
-
-def _say_last_words(link: PoolLink, error: BaseException) -> None:
-    misconfigured = isinstance(error, PilotlightError) and not error.retryable
-    reason = error.message if isinstance(error, PilotlightError) else f"{type(error).__name__}: {error}"
-    try:
-        link.control.send(encode(Failed(reason, misconfigured)))
-    except (OSError, FrontStalled):
-        sys.stderr.write("engine host: the agent did not hear why\n")
 
 
 def main(argv: list[str]) -> NoReturn:
