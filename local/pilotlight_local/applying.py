@@ -42,6 +42,11 @@ def load(paths: Sequence[Path], config: KPAConfig) -> Desired:
     errors = [str(finding) for finding in findings if finding.severity == "error"]
     if errors:
         raise RefusedError(errors)
+    if not desired.services:
+        names = ", ".join(path.name for path in paths)
+        raise RefusedError(
+            [f"no InferenceService in {names}; a runtime is read together with the endpoints that use it"]
+        )
     return Desired(desired.services, resources.summarize(findings))
 
 

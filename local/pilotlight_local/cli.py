@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -191,6 +192,7 @@ def logs(
     state_dir: Path | None,
 ) -> None:
     """Print the log of the newest pod of ENDPOINT."""
+    from pilotlight_local.control_client import ControlClient
     from pilotlight_local.pod_logs import follow_newest, newest_logs, read_log
 
     if pool == (endpoint is not None):
@@ -198,6 +200,10 @@ def logs(
     paths = _state_dir(surroundings, state_dir)
     folder = paths.pool_logs if endpoint is None else paths.component_logs(namespace, endpoint, component)
     found = newest_logs(folder)
+    if follow or not found:
+        rows = ControlClient(paths).status()["components"]
+        if endpoint is not None:
+            _check_component(rows, namespace, endpoint, component)
     if not found and not follow:
         if endpoint is None:
             raise PlatformError("The warm pool has no log yet; it starts with the first endpoint that uses it.")
@@ -211,6 +217,18 @@ def logs(
             click.echo(text, nl=False)
 
 
+def _check_component(rows: list[dict[str, Any]], namespace: str, endpoint: str, component: str) -> None:
+    components = {row["component"] for row in rows if (row["namespace"], row["endpoint"]) == (namespace, endpoint)}
+    if not components:
+        raise _no_such_endpoint(namespace, endpoint)
+    if component not in components:
+        raise PlatformError(f"{namespace}/{endpoint} has no {component}, only a {' and a '.join(sorted(components))}.")
+
+
+def _no_such_endpoint(namespace: str, endpoint: str) -> PlatformError:
+    return PlatformError(f"There is no endpoint {namespace}/{endpoint}; `pilotlight status` lists them.")
+
+
 @cli.command()
 @click.argument("endpoint")
 @click.option("-n", "--namespace", default=DEFAULT_NAMESPACE, show_default=True)
@@ -221,7 +239,7 @@ def delete(surroundings: Surroundings, endpoint: str, namespace: str, state_dir:
     from pilotlight_local.control_client import ControlClient
 
     if not ControlClient(_state_dir(surroundings, state_dir)).delete(namespace, endpoint):
-        raise PlatformError(f"There is no endpoint {namespace}/{endpoint}; `pilotlight status` lists them.")
+        raise _no_such_endpoint(namespace, endpoint)
     click.echo(f"{namespace}/{endpoint} deleted")
 
 

@@ -34,6 +34,8 @@ class PlatformEvents(Protocol):
 
     def pod_failed(self, revision: LiveRevision, pod: LivePod, failure: PodFailure) -> None: ...
 
+    def pod_error(self, pod: LivePod, message: str) -> None: ...
+
     def cold_request(self, route: Route, status: int, duration_s: float, phases: Sequence[Phase]) -> None: ...
 
 
@@ -54,7 +56,11 @@ class Controller:
         self._rng = rng
         self._clock = clock
         self._listener = RevisionListener(
-            changed=self._changed, demanded=self._demanded, pod_ready=events.pod_ready, pod_failed=events.pod_failed
+            changed=self._changed,
+            demanded=self._demanded,
+            pod_ready=events.pod_ready,
+            pod_failed=events.pod_failed,
+            pod_error=events.pod_error,
         )
         self._active: set[LiveRevision] = set()
         self._next_scale_s: dict[LiveRevision, float] = {}

@@ -111,6 +111,9 @@ class Display:
         for text in failure_lines(pod.name, failure.reason, failure.log_lines):
             self.line(text)
 
+    def pod_error(self, pod: LivePod, message: str) -> None:
+        self.line(f"{pod.name}: {message}")
+
     def cold_request(self, route: Route, status: int, duration_s: float, phases: Sequence[Phase]) -> None:
         title = f"cold request to {route.revision}: status {status}"
         for text in waterfall_lines(title, phases, duration_s * 1000):

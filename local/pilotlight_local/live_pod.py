@@ -19,9 +19,10 @@ from pilotlight_protocol.errors import PilotlightError
 
 from pilotlight_local import pod_probe
 from pilotlight_local.activator import Backend
+from pilotlight_local.log_watch import LogWatch
 from pilotlight_local.loopback_ports import LoopbackPorts
 from pilotlight_local.model_mounts import ModelMounts
-from pilotlight_local.pod_logs import prune_logs
+from pilotlight_local.pod_logs import prune_logs, start_afresh
 from pilotlight_local.process_pod import PodProcess
 from pilotlight_local.resources import (
     POOL_URL_VARIABLE,
@@ -92,6 +93,7 @@ class LivePod:
         self.backend = Backend(name, self._port)
         self._stop = asyncio.Event()
         self._suspected = asyncio.Event()
+        self._log_watch: LogWatch | None = None
         self._grace_s = float(component.pod.termination_grace_period_s)
         self._task = asyncio.create_task(self._live(), name=f"pod {name}")
 
@@ -115,6 +117,10 @@ class LivePod:
         """How far the download of its model is, None when there is none."""
         found = (self._around.mounts.progress(mount.uri) for mount in self.component.pod.mounts)
         return next((progress for progress in found if progress is not None), None)
+
+    def new_errors(self) -> list[str]:
+        """What the container logged as errors since the last call, while it runs; its end is told as a failure."""
+        return self._log_watch.news() if self._log_watch is not None and self.counts else []
 
     def suspect(self) -> None:
         """It refused a connection: not ready until a probe says otherwise."""
@@ -172,6 +178,7 @@ class LivePod:
         working_dir.mkdir(parents=True, exist_ok=True)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         prune_logs(self.log_path.parent)
+        start_afresh(self.log_path)
         placement = Placement(
             port=self._port,
             python=self._around.python,
@@ -180,6 +187,7 @@ class LivePod:
         )
         command = pod_command(self.component, self._revision, placement)
         env = {"PATH": self._around.search_path, **self._pool_env(), **dict(command.env)}
+        self._log_watch = LogWatch(self.log_path, levels=("ERROR", "CRITICAL"))
         return await PodProcess.start(command.argv, env, Path(command.working_dir or working_dir), self.log_path)
 
     def _pool_env(self) -> dict[str, str]:

@@ -29,6 +29,7 @@ class RevisionListener:
     demanded: Callable[["LiveRevision"], None]
     pod_ready: Callable[["LiveRevision", LivePod], None]
     pod_failed: Callable[["LiveRevision", LivePod, PodFailure], None]
+    pod_error: Callable[[LivePod, str], None]
 
 
 @dataclass
@@ -154,12 +155,15 @@ class LiveRevision:
             self.reconcile()
 
     def sample(self) -> None:
-        """Record the last second's concurrency (or requests)."""
+        """Record the last second's concurrency (or requests), and what the pods logged as errors."""
         now_s = time.monotonic()
         concurrency, requests, self._meter = self._meter.report(now_s)
         if self.ready_pods or concurrency > 0 or requests > 0:
             value = requests if self.component.scaling.metric == "rps" else concurrency
             self._kpa = kpa.record(self.component.scaling, self._kpa, now_s, value)
+        for pod in self.pods:
+            for message in pod.new_errors():
+                self._listener.pod_error(pod, message)
 
     def rescale(self) -> None:
         """Ask the autoscaler and carry out what it says."""

@@ -14,17 +14,26 @@ def newest_logs(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
+def start_afresh(path: Path) -> None:
+    """Forget what an earlier pod of the same name has written (its endpoint was deleted and made anew)."""
+    for old in (path, rotated(path)):
+        old.unlink(missing_ok=True)
+
+
+def rotated(path: Path) -> Path:
+    """Where the older part of a log lies once it is full."""
+    return path.with_name(path.name + ".1")
+
+
 def prune_logs(folder: Path) -> None:
     """Keep the newest logs only, so that an endpoint that wakes often does not fill the disk."""
     for path in newest_logs(folder)[KEPT_LOGS:]:
-        path.unlink(missing_ok=True)
-        path.with_name(path.name + ".1").unlink(missing_ok=True)
+        start_afresh(path)
 
 
 def read_log(path: Path) -> str:
     """All that is kept of a pod's output, the rotated part first."""
-    rotated = path.with_name(path.name + ".1")
-    parts = [part.read_text(errors="replace") for part in (rotated, path) if part.exists()]
+    parts = [part.read_text(errors="replace") for part in (rotated(path), path) if part.exists()]
     return "".join(parts)
 
 

@@ -69,6 +69,8 @@ class StateDir:
             except BlockingIOError as error:
                 raise self._in_use() from error
             shutil.rmtree(self.root / "pods", ignore_errors=True)
+            for logs in (self.root / "logs", self.pool_logs):
+                _set_aside(logs)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "port": port}).encode(), 0)
             yield
@@ -103,3 +105,11 @@ class StateDir:
         except (FileNotFoundError, ValueError):
             return None
         return RunningPlatform(pid=facts["pid"], port=facts["port"])
+
+
+def _set_aside(logs: Path) -> None:
+    """Logs are of the platform that runs; those of the one before it are kept beside them, older ones are not."""
+    before = logs.with_name(logs.name + ".before")
+    if logs.is_dir():
+        shutil.rmtree(before, ignore_errors=True)
+        logs.rename(before)

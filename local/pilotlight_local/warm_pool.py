@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 
 from pilotlight_local import crash_backoff
+from pilotlight_local.log_watch import LogWatch
 from pilotlight_local.process_pod import PodProcess
 
 SOCKET_NAME = "pool.sock"
@@ -27,6 +28,7 @@ BACK_OFF = crash_backoff.BackoffSpec(first_s=1.0, most_s=30.0, forgotten_after_s
 RAN_WELL_S = 10.0
 STATUS_TIMEOUT_S = 2.0
 FAILURE_LOG_LINES = 10
+LOG_PERIOD_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -107,18 +109,30 @@ class WarmPool:
         began_s = time.monotonic()
         try:
             await asyncio.to_thread(self._make_folders)
+            log_watch = LogWatch(self.log_path, levels=("WARNING", "ERROR", "CRITICAL"))
             process = await PodProcess.start(self._argv(), self._settings.env, self._run_dir, self.log_path)
         except (OSError, TimeoutError) as error:
             self._tell(f"warm pool: cannot be started: {error}")
             return crash_backoff.PodEnd(0.0)
         self._process = process
-        exit_code = await process.wait()
+        telling = asyncio.create_task(self._tell_warnings(log_watch), name="warm pool's warnings")
+        try:
+            exit_code = await process.wait()
+        finally:
+            telling.cancel()
         self._process = None
         lived_s = time.monotonic() - began_s
         self._tell(f"warm pool: ended with code {exit_code} after {lived_s:.0f} s; it is started again")
         for line in process.log_tail(FAILURE_LOG_LINES):
             self._tell(f"    | {line}")
         return crash_backoff.PodEnd(lived_s, was_ready=lived_s > RAN_WELL_S)
+
+    async def _tell_warnings(self, log_watch: LogWatch) -> None:
+        """Pass on what the pool warns of: an engine that died, a zygote that is started again."""
+        while True:
+            await asyncio.sleep(LOG_PERIOD_S)
+            for message in log_watch.news():
+                self._tell(f"warm pool: {message}")
 
     def _argv(self) -> list[str]:
         settings = self._settings

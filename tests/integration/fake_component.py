@@ -28,6 +28,8 @@ class FakeComponent:
 
     async def echo(self, request: web.Request) -> web.Response:
         body = await request.read()
+        if self.options.log_error:
+            print(f"2026-11-23T02:43:34.123Z ERROR pilotlight.engine: {self.options.log_error}", flush=True)
         facts = {
             "answer": self.options.answer,
             "path": request.path_qs,
@@ -150,6 +152,7 @@ def main() -> None:
     parser.add_argument("--answer", default="v1")
     parser.add_argument("--boot_s", type=float, default=0.0)
     parser.add_argument("--fail", help="write this and exit 4 before listening")
+    parser.add_argument("--log_error", help="log this as Pilotlight's processes do, once the first request was served")
     parser.add_argument("--grpc", action="store_true")
     parser.add_argument("--escape", action="store_true", help="start a grandchild in a session of its own")
     options, _ = parser.parse_known_args()

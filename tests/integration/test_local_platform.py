@@ -487,6 +487,52 @@ def test_a_file_with_errors_is_refused_as_a_whole(platform: Platform) -> None:
     assert "spec.predictor.canaryTrafficPercent" in done.stderr
 
 
+@pytest.mark.parametrize("content", ["", "# nothing but a comment\n", "---\n---\n"])
+def test_a_file_without_an_object_is_refused(platform: Platform, content: str) -> None:
+    (platform.folder / "empty.yaml").write_text(content)
+    done = platform.command("up", str(platform.folder / "empty.yaml"), "--port", str(platform.port))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "empty.yaml: holds no object" in done.stderr
+
+
+def test_files_without_an_endpoint_are_refused(platform: Platform) -> None:
+    platform.up(service("demo"))
+    settings = platform.write({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}, name="x.yaml")
+    done = platform.command("apply", str(settings))
+    assert done.returncode == 2
+    assert "no InferenceService in x.yaml" in done.stderr
+
+
+def test_logs_says_why_there_are_none(platform: Platform) -> None:
+    for options in ((), ("-f",)):
+        done = platform.command("logs", "demo", *options)
+        assert done.returncode == 1
+        assert "No platform runs" in done.stderr
+    platform.up(service("demo"))
+    for options in ((), ("-f",)):
+        done = platform.command("logs", "nobody", *options)
+        assert done.returncode == 1
+        assert "no endpoint default/nobody" in done.stderr
+    assert "has no transformer, only a predictor" in platform.command("logs", "demo", "-c", "transformer").stderr
+    assert "starts with the first request" in platform.command("logs", "demo").stderr
+
+
+async def test_the_terminal_shows_what_a_pod_logs_as_an_error(platform: Platform) -> None:
+    platform.up(service("demo", "--log_error=the engine was lost: it was killed"))
+    assert (await get(platform.url("demo", "/echo")))[0] == 200
+    told = "demo-predictor-00001-deployment-1: the engine was lost: it was killed"
+    await until_async(lambda: asyncio.to_thread(platform.output.read_text), lambda text: told in text)
+
+
+async def test_an_endpoint_that_is_made_again_starts_a_new_log(platform: Platform) -> None:
+    platform.up(service("demo", "--answer=first"))
+    assert (await get(platform.url("demo", "/echo")))[0] == 200
+    assert platform.command("delete", "demo").returncode == 0
+    platform.apply(service("demo", "--answer=again"))
+    assert (await get(platform.url("demo", "/echo")))[0] == 200
+    assert platform.command("logs", "demo").stdout == "fake component again starts\n"
+
+
 def test_endpoints_can_be_added_and_deleted_while_it_runs(platform: Platform) -> None:
     platform.up(service("demo"))
     platform.apply(service("second"))

@@ -170,7 +170,9 @@ def test_a_stream_outlives_its_engine_and_the_pool(platform: Platform) -> None:
     with platform.streaming(NAMES[1], 800) as tokens:
         os.kill(platform.pool_pid(), signal.SIGKILL)
     assert tokens == undisturbed
-    assert "warm pool: ended with code 137" in platform.log.read_text()
+    log = platform.log.read_text()
+    assert "warm pool: ended with code 137" in log
+    assert "warm pool: slot cpu:0: the engine" in log
 
 
 def holders(platform: Platform) -> list[str]:

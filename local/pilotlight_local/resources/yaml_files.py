@@ -49,6 +49,8 @@ def read_documents(paths: Sequence[Path]) -> tuple[tuple[Document, ...], tuple[F
                 )
                 continue
             found, faults = parse_documents(content, file.name)
+            if not found and not faults:
+                findings.append(Finding("error", file.name, "", "", "holds no object; is it the right file?"))
             documents.extend(found)
             findings.extend(faults)
     return tuple(documents), tuple(findings)
