@@ -84,6 +84,7 @@ class EngineHolder:
         self._booting_since = self._loop.time()
         self._boot_s = FIRST_BOOT_GUESS_S
         self._last_failure = ""
+        self._hopeless = ""
 
     @property
     def held(self) -> bool:
@@ -95,7 +96,7 @@ class EngineHolder:
         """Own engine: held. Lent: one was held and checked, and the pool answers."""
         if self._lending is None:
             return self.held
-        return self._loaded and self._info is not None and self._reachable
+        return self._loaded and self._info is not None and self._reachable and not self._hopeless
 
     @property
     def first_wait_s(self) -> float:
@@ -110,7 +111,7 @@ class EngineHolder:
         engine = self._engine
         if engine is not None and not engine.lost.done():
             return engine.info, engine.stats
-        if self._lending is None or self._info is None or not self._loaded:
+        if self._lending is None or self._info is None or not self._loaded or self._hopeless:
             raise self.why_not_held()
         return self._info, EngineStats(generation_tokens_per_s=self._tokens_per_s)
 
@@ -133,7 +134,7 @@ class EngineHolder:
         engine = self._engine
         if engine is not None and not engine.lost.done():
             return engine
-        if wait_s <= 0 or not self._loaded:
+        if wait_s <= 0 or not self._loaded or self._hopeless:
             raise self.why_not_held()
         waiter: asyncio.Future[Engine] = self._loop.create_future()
         self._waiters.add(waiter)
@@ -151,6 +152,8 @@ class EngineHolder:
         return news
 
     def why_not_held(self) -> Unavailable:
+        if self._hopeless:
+            return Unavailable(self._hopeless, retry_after_s=_RETRY_AFTER_MAX_S)
         if not self._loaded:
             return Unavailable(
                 "the model is unloaded; POST /v2/repository/models/{model}/load brings it back", retry_after_s=30
@@ -188,7 +191,8 @@ class EngineHolder:
             try:
                 await self._hold_one()
             except EngineMisconfigured as error:
-                self._fail_waiters(Unavailable(error.message, retry_after_s=_RETRY_AFTER_MAX_S))
+                self._hopeless = error.message
+                self._fail_waiters(self.why_not_held())
                 raise
             except PilotlightError as error:
                 self._note_failure(error)

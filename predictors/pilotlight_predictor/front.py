@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import uvloop
+from pilotlight_protocol.errors import PilotlightError
 from pilotlight_serving.settings import ServerSettings
 
 from pilotlight_predictor import model_source
@@ -110,8 +111,16 @@ async def _serve(args: Namespace, listener: socket.socket, source: Source) -> in
     async with _held(holder) as holding:
         serving = await asyncio.to_thread(importlib.import_module, "pilotlight_serving.server")
         server = serving.Server(model, settings, listener)
-        # An engine that can never start ends the process, so that the platform shows why and backs off.
-        holding.add_done_callback(lambda _: server.stop())
+
+        def end(held: asyncio.Task[None]) -> None:
+            """An engine that can never start ends the process, so that the platform shows why and backs off."""
+            error = None if held.cancelled() else held.exception()
+            if isinstance(error, PilotlightError):
+                server.fail(error.message)
+            else:
+                server.stop()
+
+        holding.add_done_callback(end)
         status: int = await server.serve(contextlib.nullcontext())
         if holding.done():
             await holding

@@ -6,15 +6,22 @@ import time
 
 from pilotlight_protocol.errors import Unavailable
 
+# Of a server that ends because it can never serve: somebody has to mend its configuration first.
+FAILED_RETRY_AFTER_S = 60.0
+
 
 class Gate:
-    """`draining`: a signal to end has come; `refusing`: no new request is taken any more."""
+    """`draining`: a signal to end has come; `refusing`: no new request is taken any more.
+
+    `why_ending`: what clients are told then; None where another replica can serve them.
+    """
 
     def __init__(self, max_concurrent: int) -> None:
         self._max_concurrent = max_concurrent
         self.in_flight = 0
         self.draining = False
         self.refusing = False
+        self.why_ending: str | None = None
         self._last_change = time.monotonic()
 
     def enter(self) -> None:
@@ -40,6 +47,7 @@ class Gate:
         self.draining = True
         self._last_change = time.monotonic()
 
-    @staticmethod
-    def ending() -> Unavailable:
+    def ending(self) -> Unavailable:
+        if self.why_ending is not None:
+            return Unavailable(self.why_ending, retry_after_s=FAILED_RETRY_AFTER_S)
         return Unavailable("this server is shutting down; send the request again, another replica will answer")

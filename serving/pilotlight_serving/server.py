@@ -108,6 +108,11 @@ class Server(ModelServer):  # type: ignore[misc]
         with contextlib.suppress(asyncio.QueueFull):
             self._signals.put_nowait(sig)
 
+    def fail(self, why: str) -> None:
+        """End because this server can never serve; clients that still come are told why."""
+        self._gate.why_ending = why
+        self.stop()
+
     @contextlib.asynccontextmanager
     async def _grpc(self) -> AsyncIterator[tuple[str | None, Any]]:
         async def nothing(grace_s: float) -> None:

@@ -204,6 +204,22 @@ async def test_a_wish_that_can_never_be_met_ends_the_holder() -> None:
         await asyncio.wait_for(rig.holder.run(), 5)
 
 
+async def test_after_a_refusal_for_good_every_request_hears_the_reason_at_once() -> None:
+    refusal = error(400, "cpu:0 cannot run fp8")
+    rig = Rig([lease(), refusal], 0.01, 60.0, [])
+    task = asyncio.create_task(rig.holder.run())
+    await until(lambda: rig.pool.given_back == ["L1"])
+    for _ in range(3):
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable, match="cannot run fp8") as refused:
+                await rig.ask()
+        assert refused.value.retry_after_s == 60
+    assert not rig.model.ready()
+    assert "cannot run fp8" in rig.model.why_not_ready().message
+    with pytest.raises(EngineMisconfigured):
+        await task
+
+
 async def test_giving_up_gives_the_lease_back() -> None:
     async with leasing(lease()) as rig:
         await until(rig.model.ready)
