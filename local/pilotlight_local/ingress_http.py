@@ -14,14 +14,15 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 from aiohttp import web
-from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.error_bodies import ErrorStyle, error_body, error_event, style_of_path
+from pilotlight_protocol.errors import PilotlightError, from_status
 from yarl import URL
 
 from pilotlight_local.activator import Backend
 from pilotlight_local.errors import ActivationTimeout, UnknownHost, UpstreamFailed
 from pilotlight_local.ingress_headers import REQUEST_ID, SERVER_TIMING, end_to_end, request_headers, wants_progress
 from pilotlight_local.ingress_platform import answer_platform_request
-from pilotlight_local.ingress_routes import Component, EndpointName
+from pilotlight_local.ingress_routes import Component, EndpointName, path_in_pod
 from pilotlight_local.ingress_table import EndpointTable, Route
 from pilotlight_local.server_timing import Phase, format_phase, parse_phases
 
@@ -44,12 +45,14 @@ def new_upstream_session() -> aiohttp.ClientSession:
     )
 
 
-def error_response(error: PilotlightError, request_id: str) -> web.Response:
-    """The error in the protocol's shape, `{"error": ...}`."""
+def error_response(error: PilotlightError, style: ErrorStyle, request_id: str) -> web.Response:
+    """The error as the pod would have said it."""
     headers = {REQUEST_ID: request_id}
     if error.retry_after_header is not None:
         headers["Retry-After"] = error.retry_after_header
-    return web.json_response({"error": error.message}, status=error.http_status, headers=headers)
+    return web.Response(
+        body=error_body(error, style), status=error.http_status, headers=headers, content_type="application/json"
+    )
 
 
 class HttpIngress:
@@ -70,9 +73,10 @@ class HttpIngress:
         if answer is not None:
             return answer
         request_id = request.headers.get(REQUEST_ID) or secrets.token_hex(8)
-        return error_response(
-            UnknownHost(f"no endpoint for host {request.headers.get('Host')!r} and {target!r}"), request_id
+        unknown = UnknownHost(
+            f"no endpoint for host {request.headers.get('Host')!r} and {target!r}; `pilotlight status` lists them"
         )
+        return error_response(unknown, style_of_path(path_in_pod(target)), request_id)
 
     async def handle_service(
         self, request: web.BaseRequest, endpoint: EndpointName, component: Component
@@ -94,7 +98,7 @@ class HttpIngress:
             status = response.status
         except PilotlightError as error:
             status = error.http_status
-            response = error_response(error, request_id)
+            response = error_response(error, style_of_path(path), request_id)
         finally:
             self._table.record(route, status, time.monotonic() - started, exchange.phases)
         return response
@@ -148,11 +152,10 @@ class _Exchange:
                     await self._copy(upstream, response)
                 else:
                     body = await upstream.content.read(LARGEST_WRAPPED_ERROR_BYTES)
-                    await response.write(_as_event(upstream.status, body))
+                    await response.write(_as_event(upstream.status, body, style_of_path(self._path)))
         except PilotlightError as error:
             await _end(lines)
-            event = {"error": error.message, "status": error.http_status}
-            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+            await response.write(error_event(error, style_of_path(self._path)))
         finally:
             await _end(lines)
         return response
@@ -229,7 +232,7 @@ class _Exchange:
             self._request.transport.abort()
 
 
-def _as_event(status: int, body: bytes) -> bytes:
+def _as_event(status: int, body: bytes, style: ErrorStyle) -> bytes:
     """An answer that is no event stream, as one event."""
     text = body.decode(errors="replace")
     if status >= 400:
@@ -237,6 +240,8 @@ def _as_event(status: int, body: bytes) -> bytes:
             message = json.loads(text)["error"]
         except (ValueError, KeyError, TypeError):
             message = text
+        if style == "openai" and isinstance(message, str):
+            return error_event(from_status(status, message), style)
         text = json.dumps({"error": message, "status": status})
     return b"".join(f"data: {line}\n".encode() for line in text.splitlines()) + b"\n"
 

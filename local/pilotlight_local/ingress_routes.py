@@ -46,13 +46,23 @@ def find_destination(host: str, path: str, exists: Callable[[EndpointName], bool
     labels = _labels(host)
     if labels is not None:
         return _by_host(*labels, path, exists)
+    destination = _by_path(path)
+    return destination if destination is not None and exists(destination.endpoint) else None
+
+
+def path_in_pod(path: str) -> str:
+    """What a pod would see of a request target, whether or not there is such an endpoint."""
+    destination = _by_path(path)
+    return path if destination is None else destination.path
+
+
+def _by_path(path: str) -> Destination | None:
     if not path.startswith(PATH_PREFIX):
         return None
     namespace, _, rest = path[len(PATH_PREFIX) :].partition("/")
     cut = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
-    endpoint = EndpointName(namespace, rest[:cut])
     remainder = rest[cut:] if rest[cut:].startswith("/") else "/" + rest[cut:]
-    return Destination(endpoint, None, remainder) if exists(endpoint) else None
+    return Destination(EndpointName(namespace, rest[:cut]), None, remainder)
 
 
 def _labels(host: str) -> tuple[str, str] | None:

@@ -20,7 +20,6 @@ from pilotlight_protocol.errors import ModelNotFound, PilotlightError
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 
 from pilotlight_serving.data_plane import DataPlane
-from pilotlight_serving.error_bodies import bug
 from pilotlight_serving.gate import Gate
 from pilotlight_serving.grpc_messages import (
     ModelStreamInferResponse,
@@ -35,6 +34,7 @@ from pilotlight_serving.http_app import server_timing_header
 from pilotlight_serving.kserve_sdk import predict_v2 as pb
 from pilotlight_serving.request_identity import request_id
 from pilotlight_serving.settings import ServerSettings
+from pilotlight_serving.shell_errors import bug
 from pilotlight_serving.shell_metrics import IN_FLIGHT, PHASE, REQUESTS, predict_observer
 
 SERVICE = "inference.GRPCInferenceService"

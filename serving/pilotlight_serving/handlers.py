@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from pilotlight_protocol.error_bodies import ErrorStyle
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
-
-ErrorStyle = Literal["v2", "openai"]
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"

@@ -13,15 +13,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from pilotlight_protocol.error_bodies import ErrorStyle, error_body, error_event, style_of_path
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, UnsupportedMediaType
 
-from pilotlight_serving.error_bodies import MethodNotAllowed, bug, error_body, error_event
 from pilotlight_serving.gate import Gate
-from pilotlight_serving.handlers import ErrorStyle, Reply, RequestContext, Route, ServedModel, Stream
+from pilotlight_serving.handlers import Reply, RequestContext, Route, ServedModel, Stream
 from pilotlight_serving.request_body import BodyAborted, BodyStalled, Receive, read_body
 from pilotlight_serving.request_identity import request_id
 from pilotlight_serving.route_table import Match, RouteTable
 from pilotlight_serving.settings import ServerSettings
+from pilotlight_serving.shell_errors import MethodNotAllowed, bug
 from pilotlight_serving.shell_metrics import IN_FLIGHT, PHASE, REQUESTS, predict_observer
 
 Scope = dict[str, Any]
@@ -32,8 +33,6 @@ DISCONNECT = "pilotlight.on_disconnect"
 # What is read and thrown away after an early answer, so that the client gets to read it before the connection closes.
 _DISCARD_BYTES = 64 * 1024 * 1024
 _DISCARD_TIMEOUT_S = 2.0
-
-_OPENAI_PREFIXES = ("/openai/", "/v1/")
 
 _log = logging.getLogger("pilotlight.http")
 
@@ -276,7 +275,7 @@ def _error_style(match: Match | None, path: str) -> ErrorStyle:
     """The matched route's; where none matched, what a client of that part of the tree can read."""
     if match is not None and match.route is not None:
         return match.route.error_style
-    return "openai" if path.startswith(_OPENAI_PREFIXES) else "v2"
+    return style_of_path(path)
 
 
 def server_timing_header(phases: dict[str, float]) -> str:

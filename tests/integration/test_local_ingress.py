@@ -1,6 +1,7 @@
 """The ingress over real sockets in front of a fake endpoint table: bounds that are large in real life."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -99,6 +100,26 @@ async def test_a_full_queue_answers_at_once_and_says_when_to_come_back() -> None
         # Held clients that leave make room at once.
         await settled(table, 0)
     assert sorted(table.statuses) == [499, 499, 503]
+
+
+@pytest.mark.parametrize("path", ["/openai/v1/chat/completions", "/v1/models"])
+async def test_clients_of_openais_routes_get_openais_errors(path: str) -> None:
+    table = FakeTable(FakeRoute(queue_depth=0, timeout_s=60))
+    progress = {"Accept": "text/event-stream", "x-pilotlight-progress": "1"}
+    async with ingress(table) as base, aiohttp.ClientSession() as session:
+        async with session.get(base + path) as answer:
+            assert answer.status == 503
+            assert answer.content_type == "application/json"
+            full = (await answer.json())["error"]
+        async with session.get(base + path, headers=progress) as answer:
+            event = json.loads((await answer.read()).partition(b"data: ")[2])["error"]
+        async with session.get(base.replace("demo", "nobody") + path) as answer:
+            assert answer.status == 404
+            unknown = (await answer.json())["error"]
+    assert (full["type"], full["code"], full["param"]) == ("service_unavailable_error", 503, None)
+    assert "holds 0 requests" in full["message"]
+    assert event == full
+    assert (unknown["type"], unknown["code"]) == ("not_found_error", 404)
 
 
 async def test_a_pod_that_refuses_connections_is_suspected_and_answered_for() -> None:

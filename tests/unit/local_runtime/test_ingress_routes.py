@@ -3,7 +3,7 @@
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 from pilotlight_local.ingress_headers import end_to_end, request_headers, wants_progress
-from pilotlight_local.ingress_routes import Destination, EndpointName, find_destination
+from pilotlight_local.ingress_routes import Destination, EndpointName, find_destination, path_in_pod
 from pilotlight_local.server_timing import Phase, format_phase, parse_phases
 
 DEMO = EndpointName("default", "demo")
@@ -36,6 +36,18 @@ ODD = EndpointName("team-a", "my-predictor")
 )
 def test_destination(host: str, path: str, expected: Destination | None) -> None:
     assert find_destination(host, path, {DEMO, ODD}.__contains__) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "seen"),
+    [
+        ("/serving/default/nobody/openai/v1/models", "/openai/v1/models"),
+        ("/serving/default/nobody", "/"),
+        ("/v1/models", "/v1/models"),
+    ],
+)
+def test_path_in_pod_needs_no_endpoint(target: str, seen: str) -> None:
+    assert path_in_pod(target) == seen
 
 
 def proxied(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:
