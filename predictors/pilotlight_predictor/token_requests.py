@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
+from pilotlight_protocol.json_bodies import read_json
 from pilotlight_protocol.v2 import InferRequest
 
 INPUT_IDS = "input_ids"
@@ -41,12 +42,7 @@ _decoder = msgspec.json.Decoder(GenerateBody)
 
 
 def decode_generate(body: bytes) -> GenerateBody:
-    try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"not a generate request: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the body is not valid JSON: {error}") from None
+    return read_json(_decoder, body, "a generate request")
 
 
 def prompts_from(request: InferRequest, max_batch: int) -> list[list[int]]:

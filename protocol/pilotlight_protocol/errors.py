@@ -22,7 +22,11 @@ raise these `from` the third-party exception; the server shells translate them a
 from __future__ import annotations
 
 import math
+import re
 from typing import ClassVar
+
+PARAM_HEADER = "x-pilotlight-param"
+_FIT_FOR_HEADER = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
 class PilotlightError(Exception):
@@ -42,6 +46,11 @@ class PilotlightError(Exception):
     def retry_after_header(self) -> str | None:
         """Value of the `Retry-After` header in whole seconds, or None where the class carries no delay."""
         return None
+
+    @property
+    def param_header(self) -> str | None:
+        """Value of `PARAM_HEADER`, which tells the next hop the parameter that V2's error body has no place for."""
+        return self.param if self.param is not None and _FIT_FOR_HEADER.fullmatch(self.param) else None
 
 
 class InvalidInput(PilotlightError):
@@ -128,7 +137,9 @@ BY_STATUS: dict[int, type[PilotlightError]] = {
 }
 
 
-def from_status(status: int, message: str, retry_after_s: float | None = None) -> PilotlightError:
+def from_status(
+    status: int, message: str, retry_after_s: float | None = None, param: str | None = None
+) -> PilotlightError:
     """The error an upstream meant by `status`; what has no class of its own becomes 400 (4xx) or 500.
 
     502 is a hop's word for a replica that died under the request: another one may answer, so it is Unavailable.
@@ -137,5 +148,5 @@ def from_status(status: int, message: str, retry_after_s: float | None = None) -
         return Unavailable(message, retry_after_s=1.0 if retry_after_s is None else retry_after_s)
     cls = BY_STATUS.get(status) or (InvalidInput if 400 <= status < 500 else InternalError)
     if issubclass(cls, _RetryLater):
-        return cls(message, retry_after_s=1.0 if retry_after_s is None else retry_after_s)
-    return cls(message)
+        return cls(message, retry_after_s=1.0 if retry_after_s is None else retry_after_s, param=param)
+    return cls(message, param=param)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.json_bodies import read_json
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -104,12 +105,7 @@ def decode_request(body: bytes | memoryview, json_length: int | None = None) -> 
             param="Inference-Header-Content-Length",
         )
     head = view if json_length is None else view[:json_length]
-    try:
-        request = _decoder.decode(head)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"not a V2 infer request: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the body is not valid JSON: {error}") from None
+    request = read_json(_decoder, head, "a V2 infer request")
     if len(request.inputs) > MAX_TENSORS:
         raise InvalidInput(f"{len(request.inputs)} input tensors; at most {MAX_TENSORS} are taken", param="inputs")
     offset = len(head)

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
-from pilotlight_protocol.errors import ModelNotFound, PilotlightError
+from pilotlight_protocol.errors import PARAM_HEADER, ModelNotFound, PilotlightError
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 
 from pilotlight_serving.data_plane import DataPlane
@@ -87,6 +87,8 @@ async def _abort(call: Any, error: PilotlightError) -> None:
     trailing = tuple(call.trailing_metadata() or ())
     if error.retry_after_header is not None:
         trailing += (("retry-after", error.retry_after_header),)
+    if error.param_header is not None:
+        trailing += ((PARAM_HEADER, error.param_header),)
     await call.abort(_STATUS[error.grpc_code], error.message, trailing)
 
 
@@ -286,6 +288,8 @@ def _stream_error(error: PilotlightError, id_: str) -> Any:
     set_parameter(message.infer_response.parameters, "status", error.http_status)
     if error.retry_after_header is not None:
         set_parameter(message.infer_response.parameters, "retry_after_s", int(error.retry_after_header))
+    if error.param_header is not None:
+        set_parameter(message.infer_response.parameters, "param", error.param_header)
     return message
 
 

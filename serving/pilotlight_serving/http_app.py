@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from pilotlight_protocol.error_bodies import ErrorStyle, error_body, error_event, style_of_path
-from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, UnsupportedMediaType
+from pilotlight_protocol.errors import PARAM_HEADER, InvalidInput, ModelNotFound, PilotlightError, UnsupportedMediaType
 
 from pilotlight_serving.gate import Gate
 from pilotlight_serving.handlers import Reply, RequestContext, Route, ServedModel, Stream
@@ -227,6 +227,8 @@ class _Exchange:
         headers = self._context.response_headers
         if error.retry_after_header is not None:
             headers["Retry-After"] = error.retry_after_header
+        if error.param_header is not None:
+            headers[PARAM_HEADER] = error.param_header
         if self._body_unread or isinstance(error, BodyStalled):
             headers["Connection"] = "close"
         await self._reply(error.http_status, "application/json", error_body(error, self._style))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.json_bodies import read_json
 from pilotlight_protocol.v2 import decode_request, encode_response
 
 from pilotlight_serving.data_plane import DataPlane
@@ -20,6 +20,9 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 
 class _IndexRequest(msgspec.Struct):
     ready: bool = False
+
+
+_index_requests = msgspec.json.Decoder(_IndexRequest)
 
 
 class V2Routes:
@@ -76,10 +79,7 @@ class V2Routes:
     async def index(self, context: RequestContext) -> Reply:
         if not context.body:
             return _json(self._plane.index(only_ready=False))
-        try:
-            request = msgspec.json.decode(context.body, type=_IndexRequest)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"not a repository index request: {error}") from None
+        request = read_json(_index_requests, context.body, "a repository index request")
         return _json(self._plane.index(request.ready))
 
     async def load(self, context: RequestContext) -> Reply:

@@ -405,7 +405,7 @@ def test_other_refusals(http: httpx.Client) -> None:
     assert http.post("/openai/v1/embeddings", json={"model": "demo", "input": "x"}).status_code == 501
     assert http.post("/openai/v1/completions", content=b"{", headers={"content-type": "application/json"}).json() == {
         "error": {
-            "message": "the body is not valid JSON: Input data was truncated",
+            "message": "the body is not valid JSON: it ends after 1 bytes, before its value does",
             "type": "invalid_request_error",
             "param": None,
             "code": 400,

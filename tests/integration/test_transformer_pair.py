@@ -70,6 +70,20 @@ def test_errors_keep_their_status(served: RunningComponent, stream: bool) -> Non
     assert "the engine refuses this request" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [("completions", {"prompt": "Hi"}), ("chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})],
+)
+def test_an_error_names_the_parameter(served: RunningComponent, path: str, prompt: object, stream: bool) -> None:
+    body = {"model": "demo", "max_tokens": 1_000_000, "stream": stream, **prompt}  # type: ignore[dict-item]
+    answer = httpx.post(f"{served.base}/v1/{path}", json=body, timeout=30)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["type"]) == ("max_tokens", "invalid_request_error")
+    assert "the context holds" in error["message"]
+
+
 def test_triton_http(served: RunningComponent) -> None:
     with triton_http.InferenceServerClient(served.base.removeprefix("http://")) as client:
         assert client.is_server_ready()

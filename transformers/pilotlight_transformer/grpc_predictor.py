@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from pilotlight_protocol.errors import (
     BY_STATUS,
+    PARAM_HEADER,
     DeadlineExceeded,
     NotSupported,
     PilotlightError,
@@ -32,6 +33,7 @@ from pilotlight_transformer.predictor_client import (
     PredictorAddress,
     TokenRequest,
     answer_facts,
+    client_param,
     parse_retry_after,
 )
 
@@ -146,7 +148,8 @@ class GrpcTokenStream:
         answer = message.infer_response
         if message.error_message:
             status, retry_after_s = (answer.parameters[name].int64_param for name in ("status", "retry_after_s"))
-            raise from_status(status or 500, message.error_message, retry_after_s or None)
+            param = client_param(answer.parameters["param"].string_param)
+            raise from_status(status or 500, message.error_message, retry_after_s or None, param)
         tensors = _tensors(answer)
         return TokenEvent(
             index=answer.parameters["index"].int64_param,
@@ -220,9 +223,11 @@ def _facts(metadata: Iterable[tuple[str, Any]] | None) -> AnswerFacts:
 
 def _translated(error: grpc.aio.AioRpcError) -> PilotlightError:
     code = error.code().value[0]
-    retry_after = dict(error.trailing_metadata() or ()).get("retry-after")
+    trailing = dict(error.trailing_metadata() or ())
+    retry_after, param = trailing.get("retry-after"), trailing.get(PARAM_HEADER)
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded("the predictor did not answer in time")
     message = error.details() or error.code().name
     retry_after_s = parse_retry_after(retry_after) if isinstance(retry_after, str) else None
-    return from_status(_STATUS_OF_CODE.get(code, 500), message, retry_after_s)
+    named = client_param(param) if isinstance(param, str) else None
+    return from_status(_STATUS_OF_CODE.get(code, 500), message, retry_after_s, named)

@@ -120,6 +120,11 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def client_param(param: str | None) -> str | None:
+    """The parameter that the predictor refused, where the client knows it too (it has sent no `input_ids`)."""
+    return param if param in GenerationParameters.__struct_fields__ else None
+
+
 def answer_facts(headers: Mapping[str, str]) -> AnswerFacts:
     """Of an answer's headers (lower-case names) the phases and what passes back."""
     return AnswerFacts(

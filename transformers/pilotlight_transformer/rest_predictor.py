@@ -9,7 +9,7 @@ from typing import NoReturn
 from urllib.parse import quote
 
 import msgspec
-from pilotlight_protocol.errors import PayloadTooLarge, Unavailable, from_status
+from pilotlight_protocol.errors import PARAM_HEADER, PayloadTooLarge, Unavailable, from_status
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent, TokenLogprob
 
 from pilotlight_transformer.http_connection import ConnectionLost, ConnectionPool, HttpConnection, Silence
@@ -19,6 +19,7 @@ from pilotlight_transformer.predictor_client import (
     PredictorAddress,
     TokenRequest,
     answer_facts,
+    client_param,
     parse_retry_after,
 )
 
@@ -125,7 +126,9 @@ class RestPredictor:
             message = _refusals.decode(body).error
         except msgspec.MsgspecError:  # not the predictor: a proxy or an activator on the way
             message = f"the predictor's endpoint answered with status {connection.status}"
-        raise from_status(connection.status, message, parse_retry_after(connection.headers.get("retry-after")))
+        headers = connection.headers
+        param = client_param(headers.get(PARAM_HEADER))
+        raise from_status(connection.status, message, parse_retry_after(headers.get("retry-after")), param)
 
 
 class RestTokenStream:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.json_bodies import invalid_json
 
 T = TypeVar("T")
 
@@ -19,10 +20,8 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         param = path.rstrip("`").lstrip(".") or _missing_field(message)
         where = f"'{param}': " if param else ""
         raise InvalidInput(f"{where}{message[:1].lower()}{message[1:]}", param=param or None) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the body is not valid JSON: {error}") from None
-    except RecursionError:
-        raise InvalidInput("the body is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid_json(body, error) from None
 
 
 def _missing_field(message: str) -> str:

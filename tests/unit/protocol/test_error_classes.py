@@ -26,3 +26,18 @@ def test_retry_after_is_at_least_a_second() -> None:
 def test_grpc_codes_are_distinct_enough_to_come_back() -> None:
     codes = [cls.grpc_code for cls in errors.BY_STATUS.values()]
     assert all(1 <= code <= 16 for code in codes)
+
+
+@pytest.mark.parametrize(
+    ("param", "header"),
+    [
+        (None, None),
+        ("max_tokens", "max_tokens"),
+        ("messages[0].role", "messages[0].role"),
+        ("a\r\nb: c", None),
+        ("é", None),
+    ],
+)
+def test_only_a_plain_parameter_goes_into_a_header(param: str | None, header: str | None) -> None:
+    assert errors.InvalidInput("wrong", param=param).param_header == header
+    assert errors.from_status(400, "wrong", param=param).param == param
