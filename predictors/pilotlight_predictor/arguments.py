@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from pilotlight_protocol.errors import InvalidInput
+from pilotlight_serving.settings import REQUEST_TIMEOUT_S
 
 from pilotlight_predictor.pool_http import check_pool_url
 from pilotlight_predictor.quantization import Requested
@@ -19,10 +20,6 @@ TENANT_VARIABLE = "PILOTLIGHT_TENANT"
 # A lease is gone for good after a deadline this long; the API takes no longer one.
 LEASE_DEADLINE_MAX_S = 3600.0
 DEFAULT_MODEL_DIR = "/mnt/models"
-# A generation slower than this is of no use to a reader; it sizes the drain when nothing else is said.
-SLOWEST_TOKEN_S = 0.05
-LONGEST_OUTPUT_GUESS_TOKENS = 2048
-DRAIN_MIN_S, DRAIN_MAX_S = 30.0, 600.0
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str]) -> argparse.Namespace:
@@ -49,15 +46,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> argparse.Names
             parser.error(f"--{name} must not be negative")
     args.model = args.model_uri or args.model_dir or DEFAULT_MODEL_DIR
     args.loras = tuple(_lora(parser, given) for given in args.lora_module)
-    if args.drain_timeout_s is None:
-        args.drain_timeout_s = longest_generation_s(args.max_output_tokens)
     return args
-
-
-def longest_generation_s(max_output_tokens: int | None) -> float:
-    """How long a drain may take so that the longest generation ends: tokens x 50 ms, from 30 s to 10 minutes."""
-    tokens = max_output_tokens or LONGEST_OUTPUT_GUESS_TOKENS
-    return min(DRAIN_MAX_S, max(DRAIN_MIN_S, tokens * SLOWEST_TOKEN_S))
 
 
 def _lora(parser: argparse.ArgumentParser, given: str) -> tuple[str, str]:
@@ -94,7 +83,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--max_concurrent_requests", type=int, default=1024, help="requests in flight, HTTP and gRPC together")
     add("--kv_watermark", type=float, default=0.9, help="share of the KV cache that may be promised")
     add("--model_control", choices=("none", "explicit"), default="none", help="let clients load and unload the model")
-    add("--drain_timeout_s", type=float, default=None, help="after SIGTERM; sized to the longest generation")
+    add(
+        "--drain_timeout_s",
+        type=float,
+        default=REQUEST_TIMEOUT_S,
+        help="how long requests in flight may go on after SIGTERM; the timeout of the spec",
+    )
     add("--startup_deadline_s", type=float, default=600.0, help="an engine that is not ready by then is replaced")
     add("--max_resumes", type=int, default=3, help="engines a request may lose before it fails; 0: it fails at once")
     add("--resume_deadline_s", type=float, default=60.0, help="how long a request waits for another engine")

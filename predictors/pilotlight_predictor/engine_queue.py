@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import GenerationParameters
 
-from pilotlight_predictor.admission import AdmissionLimits, Admit, EngineLoad, Estimate, admit
+from pilotlight_predictor.admission import AdmissionLimits, Admit, EngineLoad, Estimate, TurnedAway, admit
 from pilotlight_predictor.engine.contract import EngineInfo, EngineStats
 from pilotlight_predictor.front_metrics import IN_FLIGHT_SEQUENCES, PROMISED_TOKENS, REFUSED
 
@@ -27,8 +28,10 @@ class QueueLimits:
 
 
 class EngineQueue:
-    def __init__(self, limits: QueueLimits) -> None:
+    def __init__(self, limits: QueueLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
+        self._clock = clock
+        self._turned_away = TurnedAway()
         self._in_flight = 0
         self._promised_tokens = 0
         self._usual_output_tokens = FIRST_OUTPUT_GUESS_TOKENS
@@ -43,7 +46,7 @@ class EngineQueue:
     ) -> Iterator[None]:
         """A place for these prompts until the block ends; raises Unavailable with the time to wait."""
         estimate = self._estimate(prompts, parameters)
-        decision = admit(
+        decision, self._turned_away = admit(
             AdmissionLimits(self._limits.max_queue, self._limits.kv_watermark, info.block_size, info.num_kv_blocks),
             EngineLoad(
                 self._in_flight,
@@ -52,8 +55,11 @@ class EngineQueue:
                 stats.kv_cache_usage,
                 self._promised_tokens,
                 stats.generation_tokens_per_s,
+                self._usual_output_tokens,
             ),
             estimate,
+            self._turned_away,
+            self._clock(),
         )
         if not isinstance(decision, Admit):
             REFUSED.labels(decision.reason).inc()

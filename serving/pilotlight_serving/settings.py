@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
+REQUEST_TIMEOUT_S = 300.0
+"""Knative's default `timeoutSeconds` (KServe's `timeout`), which is a pod's grace period there as well. A request may
+take so long, so a drain does; what lasts longer is killed. A spec with another timeout says `--drain_timeout_s` too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class ServerSettings:
     header_timeout_s: float = 10.0
     body_stall_timeout_s: float = 20.0
     keep_alive_s: int = 125
-    drain_timeout_s: float = 60.0
+    drain_timeout_s: float = REQUEST_TIMEOUT_S
     accept_while_draining_s: float = 5.0
     drain_quiet_s: float = 0.5
     model_control: bool = False

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pilotlight_serving.settings import REQUEST_TIMEOUT_S
+
 MOUNTED_MODEL_DIR = "/mnt/models"
 
 PredictorProtocol = Literal["v2", "grpc-v2"]
@@ -22,12 +24,12 @@ class TransformerSettings:
     predictor_host: str
     predictor_protocol: PredictorProtocol = "v2"
     predictor_use_ssl: bool = False
-    predictor_request_timeout_s: float = 600.0
+    predictor_request_timeout_s: float = REQUEST_TIMEOUT_S
     connect_timeout_s: float = 10.0
     http_port: int = 8080
     max_model_len: int | None = None
     lora_names: tuple[str, ...] = ()
-    drain_timeout_s: float = 600.0
+    drain_timeout_s: float = REQUEST_TIMEOUT_S
     model_control: bool = False
     max_concurrent_requests: int = 1024
     max_body_bytes: int = 16 * 1024 * 1024
@@ -76,7 +78,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add(
         "--predictor_request_timeout_seconds",
         type=_positive,
-        default=600.0,
+        default=REQUEST_TIMEOUT_S,
         help="the longest silence of the predictor, from the request to the first byte and between bytes",
     )
     add("--connect_timeout_s", type=_positive, default=10.0, help="deadline for a connection to the predictor")
@@ -90,7 +92,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="an adapter that the predictor serves, in the predictor's spelling; only the name is read",
     )
     add("--model_control", choices=("none", "explicit"), default="none", help="let clients load and unload the model")
-    add("--drain_timeout_s", type=_positive, default=600.0, help="how long requests in flight may go on after SIGTERM")
+    add(
+        "--drain_timeout_s",
+        type=_positive,
+        default=REQUEST_TIMEOUT_S,
+        help="how long requests in flight may go on after SIGTERM; the timeout of the spec",
+    )
     add("--max_concurrent_requests", type=int, default=1024)
     add("--max_body_bytes", type=int, default=16 * 1024 * 1024)
     add("--workers", type=int, default=1, help="KServe sets it to containerConcurrency; one process serves them all")

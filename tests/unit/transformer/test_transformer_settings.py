@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pilotlight_serving.settings import REQUEST_TIMEOUT_S
 from pilotlight_transformer.settings import parse_settings
 
 REQUIRED = ["--model_name", "m", "--predictor_host", "m-predictor.ns", "--model_uri", "bundled://demo-awq"]
@@ -12,7 +13,7 @@ def test_what_kserve_injects_is_taken() -> None:
     settings = parse_settings([*REQUIRED, "--http_port", "8080", "--workers", "100", "--grpc_port", "8081"], {})
     assert (settings.http_port, settings.workers, settings.ignored) == (8080, 100, ("--grpc_port", "8081"))
     assert (settings.predictor_protocol, settings.predictor_use_ssl) == ("v2", False)
-    assert settings.predictor_request_timeout_s == 600
+    assert settings.predictor_request_timeout_s == settings.drain_timeout_s == REQUEST_TIMEOUT_S
 
 
 def test_the_port_of_knative() -> None:
