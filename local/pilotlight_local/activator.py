@@ -5,6 +5,7 @@ concurrency. Must not: start or stop pods, know HTTP, or decide about scale (it 
 """
 
 import asyncio
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from random import Random
@@ -70,14 +71,16 @@ class Activator:
         self._on_change = on_change
         self._queue_depth = queue_depth
         self._ready: list[Backend] = []
-        self._waiting: OrderedDict[asyncio.Future[Backend], None] = OrderedDict()
+        self._waiting: OrderedDict[asyncio.Future[Backend], int] = OrderedDict()
+        self._waiting_at: dict[Backend, OrderedDict[asyncio.Future[Backend], int]] = {}
+        self._arrivals = itertools.count()
         self._running = 0
         self._cursor = 0
 
     @property
     def queued(self) -> int:
         """Requests that wait for a pod."""
-        return len(self._waiting)
+        return len(self._waiting) + sum(map(len, self._waiting_at.values()))
 
     @property
     def running(self) -> int:
@@ -95,23 +98,43 @@ class Activator:
         if not self._waiting and (backend := self._pick()) is not None:
             self._on_change(1)
             return self._start(backend)
-        if len(self._waiting) >= self._queue_depth:
+        return await self._wait(self._waiting, deadline_s)
+
+    def try_acquire_at(self, backend: Backend) -> bool:
+        """Take a place at this very pod (a further call of a spliced connection) if it has one to spare."""
+        if not self._has_room(backend) or self._waiting_at.get(backend):
+            return False
+        self._on_change(1)
+        self._start(backend)
+        return True
+
+    async def acquire_at(self, backend: Backend, deadline_s: float) -> None:
+        """As `acquire`, at this very pod, which may be one that takes no other requests any more."""
+        if not self.try_acquire_at(backend):
+            await self._wait(self._waiting_at.setdefault(backend, OrderedDict()), deadline_s)
+
+    def has_room_beside(self, backend: Backend) -> bool:
+        """Whether another ready pod could take a request now."""
+        return any(other is not backend and self._has_room(other) for other in self._ready)
+
+    def _has_room(self, backend: Backend) -> bool:
+        return self._container_concurrency == 0 or backend.in_flight < self._container_concurrency
+
+    async def _wait(self, queue: OrderedDict[asyncio.Future[Backend], int], deadline_s: float) -> Backend:
+        if self.queued >= self._queue_depth:
             raise QueueFull(
-                f"{self.revision} holds {len(self._waiting)} requests already; try again in a moment",
+                f"{self.revision} holds {self.queued} requests already; try again in a moment",
                 retry_after_s=QUEUE_FULL_RETRY_AFTER_S,
             )
-        return await self._wait(deadline_s)
-
-    async def _wait(self, deadline_s: float) -> Backend:
         place: asyncio.Future[Backend] = asyncio.get_running_loop().create_future()
-        self._waiting[place] = None
+        queue[place] = next(self._arrivals)
         self._on_change(1)
         try:
             self._on_demand()
             async with asyncio.timeout_at(deadline_s):
                 return await place
         except BaseException as error:
-            self._waiting.pop(place, None)
+            queue.pop(place, None)
             if place.done() and not place.cancelled() and place.exception() is None:
                 # The pod was granted in the very moment the client left or its time ended.
                 self.release(place.result())
@@ -142,11 +165,6 @@ class Activator:
         self._on_change(-1)
         self._admit_waiting()
 
-    def join(self, backend: Backend) -> None:
-        """Count one more request on a pod without asking for room (a further stream of a spliced connection)."""
-        self._start(backend)
-        self._on_change(1)
-
     def set_ready(self, backends: list[Backend]) -> None:
         """The pods that take requests from now on; the others finish what they have."""
         leaving = [backend for backend in self._ready if backend not in backends]
@@ -166,14 +184,30 @@ class Activator:
                 tell()
 
     def _admit_waiting(self) -> None:
-        while self._waiting and (backend := self._pick()) is not None:
-            place, _ = self._waiting.popitem(last=False)
+        """Give what is free to those who can use it, first come first served."""
+        while True:
+            heads = [
+                (next(iter(queue.values())), backend, queue)
+                for backend, queue in self._waiting_at.items()
+                if queue and self._has_room(backend)
+            ]
+            first = min(heads, key=lambda head: head[0], default=None)
+            if self._waiting and (first is None or next(iter(self._waiting.values())) < first[0]):
+                picked = self._pick()
+                if picked is not None:
+                    first = (0, picked, self._waiting)
+            if first is None:
+                break
+            _, backend, queue = first
+            place, _ = queue.popitem(last=False)
             if not place.done():
                 place.set_result(self._start(backend))
+        self._waiting_at = {backend: queue for backend, queue in self._waiting_at.items() if queue}
 
     def fail_waiting(self, make_error: Callable[[], PilotlightError]) -> None:
         """Answer everyone who waits with an error at once."""
-        while self._waiting:
-            place, _ = self._waiting.popitem(last=False)
-            if not place.done():
-                place.set_exception(make_error())
+        for queue in (self._waiting, *self._waiting_at.values()):
+            while queue:
+                place, _ = queue.popitem(last=False)
+                if not place.done():
+                    place.set_exception(make_error())

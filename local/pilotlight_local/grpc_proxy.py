@@ -1,19 +1,20 @@
 """gRPC (HTTP/2 with prior knowledge) through the ingress: one connection of a client is spliced to one pod.
 
 The first request's :authority decides the endpoint; its stream waits in the activator. From then on frames pass
-unchanged both ways, and are only counted, for concurrency. containerConcurrency is enforced for the stream that opens
-the connection; further streams of it go to the same pod. A pod that drains makes the client open another connection
-(GOAWAY). Must not: decode messages, or rewrite headers (so paths are never stripped here).
+unchanged both ways. Further streams of the connection go to the same pod, each when the pod has room for it
+(`grpc_stream_places`). A pod that drains, or that is full while another one is not, makes the client open another
+connection (GOAWAY). Must not: decode messages, or rewrite headers (so paths are never stripped here).
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from pilotlight_protocol.errors import InvalidInput, PilotlightError
 
 from pilotlight_local.activator import Backend
 from pilotlight_local.errors import UnknownHost, UpstreamFailed
+from pilotlight_local.grpc_stream_places import StreamPlaces
 from pilotlight_local.h2_frames import (
     EMPTY_SETTINGS,
     GRACEFUL_GOAWAY,
@@ -58,11 +59,13 @@ class GrpcClientSide(asyncio.Protocol):
         self._preface_left = len(PREFACE)
         self._own_settings_acked = False
         self._header_block = b""
-        self._held: list[bytes] = []
+        self._held: list[tuple[Frame, int]] = []
         self._held_bytes = 0
         self._route: Route | None = None
         self._backend: Backend | None = None
         self._pod: _PodSide | None = None
+        self._places: StreamPlaces | None = None
+        self._batch: list[bytes] | None = None
         self._activation: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -75,48 +78,56 @@ class GrpcClientSide(asyncio.Protocol):
             skipped = min(self._preface_left, len(data))
             self._preface_left -= skipped
             data = data[skipped:]
-        passed = [frame.raw for frame in self._reader.feed(data) if self._inspect(frame)]
+        frames = [
+            (frame, self._ledger.from_client(frame)) for frame in self._reader.feed(data) if self._is_for_pod(frame)
+        ]
         if self._pod is not None:
-            self._pod.transport.writelines(passed)
+            self._pass_on(frames)
             return
-        self._held += passed
-        self._held_bytes += sum(map(len, passed))
+        for frame, _ in frames:
+            self._look_for_destination(frame)
+        self._held += frames
+        self._held_bytes += sum(len(frame.raw) for frame, _ in frames)
         if self._held_bytes > LARGEST_HELD_BYTES:
             self.transport.pause_reading()
 
-    def _inspect(self, frame: Frame) -> bool:
-        """Count the frame; True when the pod has to see it."""
+    def _is_for_pod(self, frame: Frame) -> bool:
+        """Whether the pod has to see this frame; what concerns this hop alone is answered here."""
         if frame.kind == FrameType.SETTINGS and frame.flags & Flag.ACK and not self._own_settings_acked:
             self._own_settings_acked = True
             return False
         if self._pod is None and frame.kind == FrameType.PING and not frame.flags & Flag.ACK:
             self.transport.write(ping_answer(frame))
             return False
-        change = self._ledger.from_client(frame)
-        if self._pod is not None:
-            self._count(change)
-        elif self._activation is None and frame.kind in (FrameType.HEADERS, FrameType.CONTINUATION):
+        return True
+
+    def _look_for_destination(self, frame: Frame) -> None:
+        if self._activation is None and frame.kind in (FrameType.HEADERS, FrameType.CONTINUATION):
             self._header_block += frame.header_block
             if frame.flags & Flag.END_HEADERS:
-                self._activation = self._loop.create_task(self._activate())
-        return True
+                self._activation = self._loop.create_task(self._activate(frame.stream_id))
+
+    def _pass_on(self, frames: Sequence[tuple[Frame, int]]) -> None:
+        assert self._places is not None
+        assert self._pod is not None
+        self._batch = []
+        for frame, change in frames:
+            self._places.pass_on(frame, change)
+        batch, self._batch = self._batch, None
+        self._pod.transport.writelines(batch)
+
+    def _write_to_pod(self, frames: list[bytes]) -> None:
+        if self._batch is not None:
+            self._batch += frames
+        elif self._pod is not None:
+            self._pod.transport.writelines(frames)
 
     def count_from_pod(self, frame: Frame) -> None:
         """A frame of the pod may end a stream."""
-        self._count(self._ledger.from_server(frame))
+        if self._ledger.from_server(frame) and self._places is not None:
+            self._places.end(frame.stream_id)
 
-    def _count(self, change: int) -> None:
-        if change == 0:
-            # The pod's settings come before this side knows that the connection is made.
-            return
-        assert self._route is not None
-        assert self._backend is not None
-        if change > 0:
-            self._route.activator.join(self._backend)
-        elif change < 0:
-            self._route.activator.release(self._backend)
-
-    async def _activate(self) -> None:
+    async def _activate(self, stream_id: int) -> None:
         try:
             self._route = self._find_route(*_authority_and_path(self._header_block))
             deadline_s = self._loop.time() + self._route.timeout_s
@@ -129,21 +140,21 @@ class GrpcClientSide(asyncio.Protocol):
                     self._route.suspect(backend)
                     raise UpstreamFailed(f"{backend.name} does not accept connections; try again") from error
                 raise
-            self._splice(backend, pod)
+            self._splice(stream_id, backend, pod)
         except PilotlightError as error:
             self._refuse(error)
 
-    def _splice(self, backend: Backend, pod: "_PodSide") -> None:
+    def _splice(self, stream_id: int, backend: Backend, pod: "_PodSide") -> None:
         assert self._route is not None
         self._backend = backend
         self._pod = pod
+        self._places = StreamPlaces(
+            self._route, backend, self._write_to_pod, self._refuse_stream, crowded=self.ask_to_reconnect
+        )
+        self._places.grant(stream_id)
         backend.on_drain.add(self.ask_to_reconnect)
-        # One stream is counted by the activator already; others may have opened, or it may be over.
-        for _ in range(len(self._ledger.open_streams) - 1):
-            self._route.activator.join(backend)
-        if not self._ledger.open_streams:
-            self._route.activator.release(backend)
-        pod.transport.writelines([PREFACE, *self._held])
+        pod.transport.write(PREFACE)
+        self._pass_on(self._held)
         self._held.clear()
         self.transport.resume_reading()
 
@@ -154,9 +165,12 @@ class GrpcClientSide(asyncio.Protocol):
 
     def _refuse(self, error: PilotlightError) -> None:
         for stream_id in sorted(self._ledger.open_streams):
-            self.transport.write(grpc_refusal(stream_id, error.grpc_code, error.message))
+            self._refuse_stream(stream_id, error)
         self.transport.write(GRACEFUL_GOAWAY)
         self.transport.close()
+
+    def _refuse_stream(self, stream_id: int, error: PilotlightError) -> None:
+        self.transport.write(grpc_refusal(stream_id, error.grpc_code, error.message))
 
     def pause_writing(self) -> None:
         if self._pod is not None:
@@ -179,12 +193,10 @@ class GrpcClientSide(asyncio.Protocol):
         self.transport.close()
 
     def _forget_pod(self) -> None:
-        if self._backend is None or self._route is None:
+        if self._backend is None or self._places is None:
             return
         self._backend.on_drain.discard(self.ask_to_reconnect)
-        for _ in self._ledger.open_streams:
-            self._route.activator.release(self._backend)
-        self._ledger.open_streams.clear()
+        self._places.close()
         self._backend = None
 
 

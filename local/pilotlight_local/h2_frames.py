@@ -94,6 +94,15 @@ EMPTY_SETTINGS = make_frame(FrameType.SETTINGS, 0, 0, b"")
 GRACEFUL_GOAWAY = make_frame(FrameType.GOAWAY, 0, 0, (0x7FFFFFFF).to_bytes(4, "big") + (0).to_bytes(4, "big"))
 
 
+CANCEL = 0x8
+"""Error code of a stream that is no longer wanted (RFC 9113 section 7)."""
+
+
+def reset_stream(stream_id: int, code: int) -> bytes:
+    """Ends one stream at once."""
+    return make_frame(FrameType.RST_STREAM, 0, stream_id, code.to_bytes(4, "big"))
+
+
 def ping_answer(ping: Frame) -> bytes:
     """The acknowledgement of a PING."""
     return make_frame(FrameType.PING, Flag.ACK, 0, ping.payload)

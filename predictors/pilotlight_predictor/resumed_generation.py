@@ -41,7 +41,10 @@ class Generator:
         self._limits = limits
 
     async def generate(self, request: GenerateRequest, context: RequestContext) -> AsyncIterator[list[TokenDelta]]:
-        """As `contract.Engine.generate`, over losses. Tells `context` the phases `lease`, its parts, and `prefill`."""
+        """As `contract.Engine.generate`, over losses.
+
+        Tells `context` the phases `lease`, its parts, `queue` (until the engine's scheduler picks it) and `prefill`.
+        """
         with self._holder.work():
             engine = await self._first_engine(context)
             parts = [Part(request, None)]
@@ -52,7 +55,7 @@ class Generator:
                     async with _closing(_run(engine, parts, request, delivered)) as stream:
                         async for deltas in stream:
                             if "prefill" not in context.server_timing:
-                                context.server_timing["prefill"] = (time.perf_counter() - started_at) * 1000
+                                _tell_first_token(context, deltas, time.perf_counter() - started_at)
                             yield deltas
                     break
                 except Unavailable as lost:
@@ -108,6 +111,17 @@ class Generator:
             ) from error
         _log.info("a request goes on with another engine")
         return engine
+
+
+def _tell_first_token(context: RequestContext, deltas: Sequence[TokenDelta], waited_s: float) -> None:
+    """Part what the first token took, as seen here, into what came before the engine worked on it and its work."""
+    prefill_s = max(delta.prefill_s for delta in deltas)
+    if prefill_s < 0:
+        context.server_timing["prefill"] = waited_s * 1000
+        return
+    prefill_s = min(prefill_s, waited_s)
+    context.server_timing["queue"] = (waited_s - prefill_s) * 1000
+    context.server_timing["prefill"] = prefill_s * 1000
 
 
 async def _run(

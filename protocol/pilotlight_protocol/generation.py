@@ -144,7 +144,8 @@ class TokenLogprob(msgspec.Struct, omit_defaults=True):
 class TokenDelta(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """New tokens of one choice of one request, as the engine emits them; the last delta of a choice has a reason.
 
-    `prompt_tokens`, `cached_tokens` and `prompt_logprobs` are on the first delta of choice 0 (else -1, None).
+    `prompt_tokens`, `cached_tokens` and `prompt_logprobs` are on the first delta of choice 0 (else -1, None);
+    `prefill_s`, from the scheduler's first pick of the request to its first token, on the first delta of all (else -1).
     """
 
     index: int
@@ -155,6 +156,7 @@ class TokenDelta(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     prompt_tokens: int = -1
     cached_tokens: int = -1
     prompt_logprobs: list[TokenLogprob | None] | None = None
+    prefill_s: float = -1.0
 
 
 class TokenEvent(msgspec.Struct, omit_defaults=True):

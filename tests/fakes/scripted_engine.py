@@ -20,7 +20,7 @@ LOST = 14
 
 
 class ScriptedEngine:
-    def __init__(self, step_s: float = 0.0, num_kv_blocks: int = 1000) -> None:
+    def __init__(self, step_s: float = 0.0, num_kv_blocks: int = 1000, prefill_s: float = -1.0) -> None:
         self.info = EngineInfo(
             max_model_len=512,
             vocab_size=VOCAB_SIZE,
@@ -37,6 +37,7 @@ class ScriptedEngine:
         self.stats = EngineStats()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.step_s = step_s
+        self.prefill_s = prefill_s
         self.seen: list[GenerateRequest] = []
         self.aborted: list[str] = []
         self.active = 0
@@ -72,7 +73,7 @@ class ScriptedEngine:
     def _delta(
         self, request: GenerateRequest, index: int, token: int, step: int, stop: bool, finished: bool
     ) -> TokenDelta:
-        delta = TokenDelta(index, [token])
+        delta = TokenDelta(index, [token], prefill_s=self.prefill_s if step == 1 and index == 0 else -1.0)
         if step == 1 and index == 0:
             delta.prompt_tokens, delta.cached_tokens = len(request.prompt_token_ids), 0
         if request.parameters.logprobs is not None:
@@ -96,8 +97,15 @@ class ScriptedEngine:
 class ScriptedProvider:
     """Gives a new ScriptedEngine each time, after `boot_s`; `refusals` are raised first, one per acquire."""
 
-    def __init__(self, step_s: float = 0.0, boot_s: float = 0.0, refusals: list[Exception] | None = None) -> None:
+    def __init__(
+        self,
+        step_s: float = 0.0,
+        boot_s: float = 0.0,
+        refusals: list[Exception] | None = None,
+        prefill_s: float = -1.0,
+    ) -> None:
         self.step_s = step_s
+        self.prefill_s = prefill_s
         self.boot_s = boot_s
         self.refusals = refusals or []
         self.engines: list[ScriptedEngine] = []
@@ -110,7 +118,7 @@ class ScriptedProvider:
         await asyncio.sleep(self.boot_s)
         if self.refusals:
             raise self.refusals.pop(0)
-        engine = self.engine_class(self.step_s)
+        engine = self.engine_class(self.step_s, prefill_s=self.prefill_s)
         self.engines.append(engine)
         self.phase = "ready"
         return engine

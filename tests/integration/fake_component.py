@@ -130,7 +130,21 @@ async def serve_grpc(port: int, answer: str) -> None:
     async def who(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         return answer.encode()
 
+    busy = most_busy = 0
+
+    async def crowd(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """Takes so many seconds; answers how many calls ran at once at most."""
+        nonlocal busy, most_busy
+        busy += 1
+        most_busy = max(most_busy, busy)
+        try:
+            await asyncio.sleep(float(request))
+        finally:
+            busy -= 1
+        return str(most_busy).encode()
+
     handlers = {
+        "Crowd": grpc.unary_unary_rpc_method_handler(crowd),
         "Who": grpc.unary_unary_rpc_method_handler(who),
         "Say": grpc.unary_unary_rpc_method_handler(say),
         "Count": grpc.unary_stream_rpc_method_handler(count),

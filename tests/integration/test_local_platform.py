@@ -319,6 +319,31 @@ async def test_grpc_is_held_and_spliced_by_authority(platform: Platform) -> None
     assert refused.value.code() == grpc.StatusCode.NOT_FOUND
 
 
+async def test_container_concurrency_holds_for_every_grpc_call_of_a_connection(platform: Platform) -> None:
+    platform.up(service("demo", "--grpc", probe=False, containerConcurrency=2, maxReplicas=1))
+    options = [("grpc.default_authority", "demo.default.localhost")]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{platform.port}", options=options) as channel:
+        crowd = channel.unary_unary("/test.Echo/Crowd")
+        most = await asyncio.gather(*(crowd(b"0.05", timeout=30) for _ in range(20)))
+        assert max(map(int, most)) == 2
+        # Calls that are given up while they are held do not take a place, and leave the connection in order.
+        count = channel.unary_stream("/test.Echo/Count")
+        running = [count(b"1000", timeout=60) for _ in range(2)]
+        assert [await call.read() for call in running] == [b"0", b"0"]
+        held = [crowd(b"0", timeout=0.3) for _ in range(3)]
+        for call in held:
+            with pytest.raises(grpc.aio.AioRpcError) as late:
+                await call
+            assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert [row["running"] for row in platform.rows()] == [2]
+        large = os.urandom(1 << 20)
+        waiting = channel.unary_unary("/test.Echo/Say")(large, timeout=30)
+        running[0].cancel()
+        assert await waiting == b"echo " + large
+        running[1].cancel()
+    until(platform.rows, lambda rows: [(row["running"], row["queued"]) for row in rows] == [(0, 0)])
+
+
 async def test_a_new_revision_takes_over_under_load_without_a_failed_request(platform: Platform) -> None:
     platform.up(service("demo", "--answer=v1"))
     assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "v1"

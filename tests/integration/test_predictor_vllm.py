@@ -47,7 +47,9 @@ def test_all_ways_give_the_same_tokens(predictor: RunningComponent) -> None:
     assert whole["usage"]["completion_tokens"] == 8
     body = {"input_ids": PROMPT, "parameters": GREEDY}
     with httpx.stream("POST", url(predictor, "generate_stream"), json=body, timeout=60) as response:
-        assert "prefill;dur=" in response.headers["server-timing"]
+        phases = [entry.partition(";dur=") for entry in response.headers["server-timing"].split(", ")]
+        assert [name for name, _, _ in phases] == ["queue", "prefill"]
+        assert all(float(milliseconds) > 0 for _, _, milliseconds in phases)
         events = [json.loads(line[6:]) for line in response.iter_lines() if line]
     assert [token for event in events for token in event["output_ids"]] == whole["output_ids"]
     assert (events[0]["prompt_tokens"], events[-1]["finish_reason"]) == (4, "length")

@@ -20,12 +20,13 @@ _RATE_SMOOTHING_S = 2.0
 class Stream:
     """One request; `number` is its stream in the frames. `logprobs`: how many alternatives it asked for, or None."""
 
-    __slots__ = ("_first", "_logprobs", "number")
+    __slots__ = ("_first", "_logprobs", "_timed", "number")
 
     def __init__(self, number: int, logprobs: int | None) -> None:
         self.number = number
         self._logprobs = logprobs
         self._first = True
+        self._timed = False
 
     def delta(self, output: Any, completion: Any) -> TokenDelta:
         delta = TokenDelta(completion.index, list(completion.token_ids))
@@ -37,6 +38,9 @@ class Stream:
                 _token_logprob(token_id, entry, self._logprobs)
                 for token_id, entry in zip(completion.token_ids, completion.logprobs, strict=True)
             ]
+        if not self._timed:
+            self._timed = True
+            delta.prefill_s = _prefill_s(output.metrics)
         if self._first and completion.index == 0:
             self._first = False
             delta.prompt_tokens = len(output.prompt_token_ids)
@@ -47,6 +51,13 @@ class Stream:
                     for token_id, entry in zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
                 ]
         return delta
+
+
+def _prefill_s(stats: Any) -> float:
+    """vLLM's own prefill interval (`RequestStateStats`, as its `request_prefill_time_seconds`); -1 without stats."""
+    if stats is None or not stats.scheduled_ts or not stats.first_token_ts:
+        return -1.0
+    return max(0.0, float(stats.first_token_ts - stats.scheduled_ts))
 
 
 class Rate:

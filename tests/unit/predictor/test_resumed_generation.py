@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -62,6 +63,24 @@ async def test_a_stream_over_dead_engines_equals_an_undisturbed_one(kill_after: 
     undisturbed = await deltas_of(ScriptedProvider(), **wanted)
     disturbed = await deltas_of(ScriptedProvider(), kill_after=kill_after, **wanted)
     assert disturbed == undisturbed
+
+
+@pytest.mark.parametrize("prefill_s", [-1.0, 0.0, 0.001, 1e6])
+async def test_phases_add_up_to_the_time_to_the_first_token(prefill_s: float) -> None:
+    context = RequestContext("r", {})
+    async with holding(ScriptedProvider(prefill_s=prefill_s)) as holder:
+        request = GenerateRequest("r", [1], GenerationParameters(max_tokens=2))
+        stream = Generator(holder, ResumeLimits()).generate(request, context)
+        began_s = time.perf_counter()
+        await anext(stream)
+        waited_ms = (time.perf_counter() - began_s) * 1000
+        async for _ in stream:
+            pass
+    phases = context.server_timing
+    assert list(phases) == (["prefill"] if prefill_s < 0 else ["queue", "prefill"])
+    assert 0 < sum(phases.values()) <= waited_ms
+    if prefill_s >= 0:
+        assert phases["prefill"] <= prefill_s * 1000
 
 
 async def test_every_choice_goes_on() -> None:
