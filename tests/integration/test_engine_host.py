@@ -16,9 +16,11 @@ import pytest
 import pytest_asyncio
 from pilotlight_predictor import model_source
 from pilotlight_predictor.engine.assembly import EngineSettings, child_provider
-from pilotlight_predictor.engine.child import ChildEngineProvider
+from pilotlight_predictor.engine.child import ChildEngineProvider, ChildSettings
+from pilotlight_predictor.engine.client import EngineClient
 from pilotlight_predictor.engine.contract import Engine, GenerateRequest
 from pilotlight_predictor.engine.errors import EngineMisconfigured
+from pilotlight_protocol.engine_frames import Configure
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 
@@ -105,6 +107,25 @@ def is_alive(pid: int) -> bool:
 def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def test_a_child_that_cannot_be_told_what_to_run_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(client: EngineClient, frame: object) -> None:
+        raise Unavailable("the socket is gone")
+
+    def children() -> str:
+        return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+
+    monkeypatch.setattr(EngineClient, "send", refuse)
+    configure = Configure("/model", "demo", [], [])
+    provider = ChildEngineProvider(ChildSettings(configure, os.environ, argv=("sleep", "600")))
+    before = children()
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="the socket is gone"):
+            async with asyncio.timeout(10):
+                await provider.acquire()
+        assert provider.pid is None
+        await until(lambda: children() == before)
 
 
 async def test_it_says_what_it_is(engine: Engine) -> None:

@@ -139,8 +139,15 @@ class _Child:
             ours.close()
             raise
         child = cls(process, client)
-        await asyncio.get_running_loop().create_connection(lambda: client, sock=ours)
-        client.send(settings.configure)
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: client, sock=ours)
+            client.send(settings.configure)
+        except BaseException:
+            client.lose("the engine host could not be told what to run")
+            client.disconnected.set()
+            await asyncio.shield(child.end(0.0))
+            ours.close()
+            raise
         return child
 
     async def wait_ready(self, deadline_s: float) -> None:
