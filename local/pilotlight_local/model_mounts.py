@@ -1,16 +1,18 @@
 """From a model URI (`storageUri`, uriScheme://…) to a local directory that a pod mounts.
 
-`file://` and plain directories are used where they are, `bundled://` names a model inside the installed
-`pilotlight_models` package, `hf://org/name[@revision]` is downloaded once into the state directory by a child process.
-Must not: import models or the hub's client into this process.
+Folders are used where they are; a model of the hub is downloaded once into the state directory by a child process.
+Must not: import the hub's client into this process.
 """
 
 import asyncio
-import importlib.util
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from pilotlight_models import bundled_model_path
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.model_uri import BundledModel, Folder, HubModel, RemoteModel, parse_model_uri
 
 from pilotlight_local.errors import ModelUnavailable
 from pilotlight_local.process_pod import PodProcess
@@ -33,18 +35,22 @@ class ModelMounts:
 
     async def resolve(self, uri: str) -> Path:
         """The model's directory. Raises ModelUnavailable with what to do."""
-        scheme, separator, rest = uri.partition("://")
-        if not separator:
-            return _existing(Path(uri), uri)
-        if scheme == "file":
-            return _existing(Path(rest), uri)
-        if scheme == "bundled":
-            return _bundled(rest, uri)
-        if scheme == "hf":
-            return await self._downloaded(uri, rest)
-        raise ModelUnavailable(
-            f"the embedded platform cannot fetch {uri}: use file://, bundled:// or hf://, or download it and use file://"
-        )
+        try:
+            place = parse_model_uri(uri)
+        except InvalidInput as error:
+            raise ModelUnavailable(error.message) from error
+        match place:
+            case Folder(path):
+                return _existing(Path(path), uri)
+            case BundledModel(name):
+                return _bundled(name)
+            case HubModel():
+                return await self._downloaded(uri, place)
+            case RemoteModel():
+                raise ModelUnavailable(
+                    f"the embedded platform cannot fetch {uri}: use file://, bundled:// or hf://, or fetch it with "
+                    "`pilotlight prefetch` and use file://"
+                )
 
     def progress(self, uri: str) -> str | None:
         """How far a download is (`download 42%`), None when none is running."""
@@ -59,22 +65,23 @@ class ModelMounts:
             return f"download {percent}%"
         return "download"
 
-    async def _downloaded(self, uri: str, repository: str) -> Path:
+    async def _downloaded(self, uri: str, model: HubModel) -> Path:
         if uri not in self._downloads:
-            self._downloads[uri] = asyncio.create_task(self._download(uri, repository))
+            self._downloads[uri] = asyncio.create_task(self._download(uri, model))
             self._downloads[uri].add_done_callback(lambda _: self._downloads.pop(uri, None))
         # One pod that is stopped must not take the download away from the others.
         return await asyncio.shield(self._downloads[uri])
 
-    async def _download(self, uri: str, repository: str) -> Path:
-        target = self._models / repository.replace("/", "--")
+    async def _download(self, uri: str, model: HubModel) -> Path:
+        name = model.repository if model.revision is None else f"{model.repository}@{model.revision}"
+        target = self._models / name.replace("/", "--")
         if target.is_dir():
             return target
         partial = target.with_name(target.name + ".partial")
         partial.mkdir(parents=True, exist_ok=True)
         log = target.with_name(target.name + ".log")
         log.unlink(missing_ok=True)
-        argv = [sys.executable, "-m", "pilotlight_local.model_download", repository, str(partial)]
+        argv = [sys.executable, "-m", "pilotlight_local.model_download", name, str(partial)]
         try:
             process = await PodProcess.start(argv, self._download_env, self._models, log)
         except OSError as error:
@@ -106,11 +113,8 @@ def _existing(path: Path, uri: str) -> Path:
     return path
 
 
-def _bundled(name: str, uri: str) -> Path:
-    spec = importlib.util.find_spec("pilotlight_models")
-    roots = [] if spec is None else list(spec.submodule_search_locations or [])
-    for root in roots:
-        path = Path(root) / name
-        if (path / "config.json").is_file():
-            return path
-    raise ModelUnavailable(f"no bundled model {uri}; the wheel of pilotlight carries demo-awq and demo-bf16")
+def _bundled(name: str) -> Path:
+    try:
+        return bundled_model_path(name)
+    except LookupError as error:
+        raise ModelUnavailable(str(error.args[0])) from error

@@ -6,36 +6,34 @@ and code that a repository brings along is never run.
 
 from __future__ import annotations
 
-import importlib
 import json
-import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
+from pilotlight_models import bundled_model_path
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, NotSupported, Unavailable
+from pilotlight_protocol.model_uri import BundledModel, Folder, HubModel, RemoteModel, parse_model_uri
 
 ALLOWED_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_REPOSITORY = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
 def resolve(uri: str) -> Path:
-    """The directory of `bundled://name`, `file:///dir`, a plain directory or `hf://org/name[@revision]`.
+    """The directory of a model's URI (`pilotlight_protocol.model_uri`), fetched from the hub if that is where it is.
 
     Raises ModelNotFound (no such model), InvalidInput (not a URI we know, or a directory that cannot be served),
     NotSupported (a scheme of another part of Pilotlight), Unavailable (the hub cannot be reached).
     """
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return check_directory(Path(uri))
-    match scheme:
-        case "file":
-            return check_directory(Path(unquote(urlsplit(uri).path)))
-        case "bundled":
-            return check_directory(_bundled(rest))
-        case "hf":
-            return check_directory(_download(rest))
-    raise NotSupported(f"model URIs with '{scheme}://' are not served here; use hf://, file:// or a mounted directory")
+    match parse_model_uri(uri):
+        case Folder(path):
+            return check_directory(Path(path))
+        case BundledModel(name):
+            return check_directory(_bundled(name))
+        case HubModel(repository, revision):
+            return check_directory(_download(uri, repository, revision))
+        case RemoteModel(scheme):
+            raise NotSupported(
+                f"model URIs with '{scheme}://' are not served here; use hf://, file:// or a mounted directory"
+            )
 
 
 def check_directory(directory: Path) -> Path:
@@ -72,45 +70,34 @@ def weights_bytes(directory: Path) -> int:
 
 def _bundled(name: str) -> Path:
     try:
-        # By name: the predictor does not depend on the models' package, an image may leave it out.
-        models = importlib.import_module("pilotlight_models")
-    except ImportError:
-        raise ModelNotFound("no models are bundled with this installation; use hf:// or file://") from None
-    try:
-        return Path(models.bundled_model_path(name))
+        return bundled_model_path(name)
     except LookupError as error:
         raise ModelNotFound(str(error.args[0])) from None
 
 
-def _download(reference: str) -> Path:
-    match = _REPOSITORY.fullmatch(reference)
-    if match is None:
-        raise InvalidInput(
-            f"'hf://{reference}' must look like hf://organisation/name or hf://organisation/name@revision"
-        )
+def _download(uri: str, repository: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    name, revision = match["name"], match["revision"]
     try:
-        files = HfApi().list_repo_files(name, revision=revision)
+        files = HfApi().list_repo_files(repository, revision=revision)
         if not any(file.endswith(".safetensors") for file in files):
-            raise InvalidInput(f"hf://{reference} has no safetensors weights; use a revision or repository that has")
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(ALLOWED_FILES)))
+            raise InvalidInput(f"{uri} has no safetensors weights; use a revision or repository that has")
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(ALLOWED_FILES)))
     except RepositoryNotFoundError:
-        raise ModelNotFound(f"the hub has no model '{reference}', or it is private: set HF_TOKEN") from None
+        raise ModelNotFound(f"the hub has no model {uri}, or it is private: set HF_TOKEN") from None
     except HfHubHTTPError as error:
-        raise Unavailable(f"the hub refused hf://{reference}: {error}") from error
+        raise Unavailable(f"the hub refused {uri}: {error}") from error
     except (OSError, LocalEntryNotFoundError) as error:
-        return _from_cache(name, revision, reference, error)
+        return _from_cache(uri, repository, revision, error)
 
 
-def _from_cache(name: str, revision: str | None, reference: str, cause: Exception) -> Path:
+def _from_cache(uri: str, repository: str, revision: str | None, cause: Exception) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(ALLOWED_FILES), local_files_only=True)
+            snapshot_download(repository, revision=revision, allow_patterns=list(ALLOWED_FILES), local_files_only=True)
         )
     except OSError:
-        raise Unavailable(f"hf://{reference} is not in the cache and the hub cannot be reached: {cause}") from cause
+        raise Unavailable(f"{uri} is not in the cache and the hub cannot be reached: {cause}") from cause

@@ -93,6 +93,8 @@ def parse_parameters(raw: Mapping[str, Any] | None) -> GenerationParameters:
         parameters = msgspec.convert(values, GenerationParameters)
     except msgspec.ValidationError as error:
         raise _explain(error) from None
+    except ValueError as error:
+        raise InvalidInput(f"a parameter is no number, text or list: {error}") from None
     if parameters.top_k == 0:
         parameters = msgspec.structs.replace(parameters, top_k=-1)
     if parameters.max_tokens is not None and parameters.min_tokens > parameters.max_tokens:

@@ -2,22 +2,19 @@
 
 Responsible for finding and reading tokenizer.json and its neighbours. It never touches weights and never imports torch
 or Hugging Face transformers.
-
-    bundled://demo-awq      a model shipped in the pilotlight_models package, which is found but not imported
-    file:///dir, /dir       a local directory
-    hf://org/name[@rev]     the hub (or its local cache), tokenizer files only
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import msgspec
+from pilotlight_models import bundled_model_path
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.model_uri import BundledModel, Folder, HubModel, RemoteModel, parse_model_uri
 
 _HUB_FILES = [
     "tokenizer.json",
@@ -47,21 +44,26 @@ class TokenizerFiles:
 
 
 def directory_of(model_uri: str) -> Path:
-    """The local directory behind a URI; downloads (hf://) the tokenizer files only. Raises TokenizerFilesError."""
-    scheme, _, rest = model_uri.partition("://")
-    if not rest:
-        return Path(model_uri)
-    match scheme:
-        case "file":
-            return Path(unquote(urlsplit(model_uri).path))
-        case "bundled":
-            return _bundled(rest)
-        case "hf":
-            return _from_hub(rest)
-    raise TokenizerFilesError(
-        f"cannot read a tokenizer from '{scheme}://'; give --model_uri as hf://, file:// or bundled://, "
-        "or --model_dir with a mounted directory"
-    )
+    """The local directory of a model's URI (`pilotlight_protocol.model_uri`); of the hub's models the tokenizer only.
+
+    Raises TokenizerFilesError.
+    """
+    try:
+        place = parse_model_uri(model_uri)
+    except InvalidInput as error:
+        raise TokenizerFilesError(error.message) from error
+    match place:
+        case Folder(path):
+            return Path(path)
+        case BundledModel(name):
+            return _bundled(name)
+        case HubModel(repository, revision):
+            return _from_hub(model_uri, repository, revision)
+        case RemoteModel(scheme):
+            raise TokenizerFilesError(
+                f"cannot read a tokenizer from '{scheme}://'; give --model_uri as hf://, file:// or bundled://, "
+                "or --model_dir with a mounted directory"
+            )
 
 
 def read(directory: Path) -> TokenizerFiles:
@@ -99,24 +101,21 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 
 
 def _bundled(name: str) -> Path:
-    spec = importlib.util.find_spec("pilotlight_models")
-    for location in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(location) / name
-        if path.parent == Path(location) and (path / "tokenizer.json").exists():
-            return path
-    raise TokenizerFilesError(f"there is no bundled model '{name}' in the installed pilotlight_models package")
+    try:
+        return bundled_model_path(name)
+    except LookupError as error:
+        raise TokenizerFilesError(str(error.args[0])) from error
 
 
-def _from_hub(reference: str) -> Path:
-    repository, _, revision = reference.partition("@")
+def _from_hub(uri: str, repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download  # 0.3 s that only hf:// needs
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_HUB_FILES))
     except Exception as error:  # the hub's own tree of exceptions, requests' and OSError
-        raise TokenizerFilesError(f"cannot fetch the tokenizer of hf://{reference}: {error}") from error
+        raise TokenizerFilesError(f"cannot fetch the tokenizer of {uri}: {error}") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -64,6 +65,11 @@ def test_refused_by_name(raw: dict[str, Any], param: str) -> None:
         parse_parameters(raw)
     assert caught.value.param == param
     assert param in caught.value.message
+
+
+def test_a_number_of_another_kind_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="signaling NaN"):
+        parse_parameters({"temperature": Decimal("sNaN")})
 
 
 @given(

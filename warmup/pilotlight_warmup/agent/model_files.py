@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
 
 from pilotlight_models import bundled_model_path
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_protocol.fingerprint import architecture_hash, engine_fingerprint
 from pilotlight_protocol.manifest import ManifestFile
+from pilotlight_protocol.model_uri import BundledModel, Folder, parse_model_uri
 
 from pilotlight_warmup.agent_port import ModelFacts, ModelOrder
 from pilotlight_warmup.policy.prediction import Tier
@@ -174,18 +174,17 @@ class ModelFiles:
 
 
 def _folder(uri: str) -> Path | None:
-    parts = urlsplit(uri)
-    if parts.scheme == "bundled":
-        try:
-            return bundled_model_path(parts.netloc)
-        except LookupError as error:
-            raise ModelNotFound(str(error)) from error
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
-        return Path(unquote(parts.path))
-    if parts.scheme == "" and uri.startswith("/"):
-        return Path(uri)
-    if parts.scheme == "":
-        raise InvalidInput(f"{uri!r} is neither a URI nor an absolute path")
+    """Where the model lies on this machine, None when the store has to fetch it."""
+    match parse_model_uri(uri):
+        case BundledModel(name):
+            try:
+                return bundled_model_path(name)
+            except LookupError as error:
+                raise ModelNotFound(str(error)) from error
+        case Folder(path):
+            if not path.startswith("/"):
+                raise InvalidInput(f"{uri!r} is neither a URI nor an absolute path")
+            return Path(path)
     return None
 
 
