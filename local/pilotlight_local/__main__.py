@@ -23,6 +23,9 @@ DOWNLOAD_VARIABLES = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
 )
+# Where the credentials of object stores stand (obstore reads them).
+DOWNLOAD_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_")
+STORE_VARIABLE = "PILOTLIGHT_STORE"
 
 
 def _surroundings() -> Surroundings:
@@ -30,11 +33,18 @@ def _surroundings() -> Surroundings:
     base = Path(state_home) if state_home else Path.home() / ".local" / "state"
     # `python` in a pod's command means the interpreter that runs the platform.
     search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    download_env = {name: os.environ[name] for name in DOWNLOAD_VARIABLES if name in os.environ}
+    download_env = {
+        name: value
+        for name, value in os.environ.items()
+        if name in DOWNLOAD_VARIABLES or name.startswith(DOWNLOAD_PREFIXES)
+    }
+    store = os.environ.get(STORE_VARIABLE)
     return Surroundings(
         default_state_dir=base / STATE_DIR_NAME,
         search_path=search_path,
         python=sys.executable,
+        # The same folder as `pilotlight prefetch`, so that what was fetched ahead is found.
+        model_store=Path(store).absolute() if store else Path.home() / ".cache" / "pilotlight" / "store",
         download_env={"PATH": search_path, **download_env},
         started_s=time.monotonic(),
     )

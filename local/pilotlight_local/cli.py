@@ -6,9 +6,10 @@ Exit codes: 0 done, 1 cannot be done now (the message says what to do), 2 wrong 
 import json
 import time
 from dataclasses import dataclass, replace
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -21,6 +22,7 @@ END_GRACE_S = 10.0
 REFUSED_EXIT_CODE = 2
 PIPED_COLUMNS = 200
 POOL_PACKAGE = "pilotlight_warmup"
+COMMANDS_GROUP = "pilotlight.commands"
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,27 @@ class Surroundings:
     default_state_dir: Path
     search_path: str
     python: str
+    model_store: Path
     download_env: dict[str, str]
     started_s: float
 
 
-class PlatformErrorsAsText(click.Group):
-    """Prints a PlatformError as plain text and turns it into an exit code."""
+class Commands(click.Group):
+    """Prints a PlatformError as plain text and turns it into an exit code.
+
+    Other installed packages add commands (`prefetch`, `models`) through the entry point group `pilotlight.commands`.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *metadata.entry_points(group=COMMANDS_GROUP).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        for entry in metadata.entry_points(group=COMMANDS_GROUP, name=cmd_name):
+            return cast(click.Command, entry.load())
+        return None
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -59,7 +76,7 @@ def _state_dir(surroundings: Surroundings, chosen: Path | None) -> StateDir:
     return StateDir((chosen or surroundings.default_state_dir).absolute())
 
 
-@click.group(cls=PlatformErrorsAsText, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Serve LLM InferenceServices from zero, on this machine."""
 
@@ -115,6 +132,7 @@ def up(
         kpa=config,
         python=surroundings.python,
         search_path=surroundings.search_path,
+        model_store=surroundings.model_store,
         download_env=surroundings.download_env,
         end_grace_s=END_GRACE_S,
         pool_slots=0 if no_pool or find_spec(POOL_PACKAGE) is None else slots,

@@ -48,7 +48,8 @@ LAST_ANSWERS_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True)
 class PlatformSettings:
-    """Everything `pilotlight up` was told. `pool_slots`: engines of the warm pool, 0 for none."""
+    """Everything `pilotlight up` was told. `pool_slots`: engines of the warm pool, 0 for none. `model_store`: the
+    folder of `pilotlight prefetch`."""
 
     state_dir: StateDir
     port: int
@@ -56,6 +57,7 @@ class PlatformSettings:
     kpa: KPAConfig
     python: str
     search_path: str
+    model_store: Path
     download_env: Mapping[str, str]
     end_grace_s: float
     pool_slots: int
@@ -78,7 +80,7 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         loop.add_signal_handler(name, ended.set)
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(new_upstream_session())
-        mounts = ModelMounts(settings.state_dir.models, settings.download_env)
+        mounts = ModelMounts(settings.state_dir.downloads, settings.model_store, settings.download_env)
         stack.push_async_callback(mounts.close)
         pool = _warm_pool(settings, display) if settings.pool_slots else None
         surroundings = PodSurroundings(
@@ -151,6 +153,7 @@ def _warm_pool(settings: PlatformSettings, display: Display) -> WarmPool:
             settings.pool_slots,
             int(memory_bytes * POOL_MEMORY_SHARE),
             settings.python,
+            settings.model_store,
             settings.download_env,
         ),
         display.line,

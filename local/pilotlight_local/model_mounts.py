@@ -1,34 +1,38 @@
 """From a model URI (`storageUri`, uriScheme://…) to a local directory that a pod mounts.
 
-Folders are used where they are; a model of the hub is downloaded once into the state directory by a child process.
-Must not: import the hub's client into this process.
+Folders and bundled models are used where they are. Everything else is fetched into the model store by a child process,
+`pilotlight prefetch`: verified, resumed, once for all who ask, and there at once if it was fetched before. What is
+mounted is pinned in the store, so that it is not evicted under a pod. Must not: import the store into this process.
 """
 
 import asyncio
-import json
+import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from pilotlight_models import bundled_model_path
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.model_uri import BundledModel, Folder, HubModel, RemoteModel, parse_model_uri
+from pilotlight_protocol.model_uri import BundledModel, Folder, parse_model_uri
 
 from pilotlight_local.errors import ModelUnavailable
 from pilotlight_local.process_pod import PodProcess
 
 LOG_LINES = 8
+LOG_NAME_CHARS = 16
 
 
 class ModelMounts:
     """Resolves URIs; downloads are shared by all who ask for the same one."""
 
-    def __init__(self, models: Path, download_env: Mapping[str, str]) -> None:
+    def __init__(self, logs: Path, store: Path, download_env: Mapping[str, str]) -> None:
         """Args:
-        models: where downloaded models lie.
-        download_env: environment of the download process (PATH, proxies, hub token).
+        logs: where the output of downloads goes.
+        store: the model store's folder.
+        download_env: environment of the download process (PATH, proxies, tokens).
         """
-        self._models = models
+        self._logs = logs
+        self._store = store
         self._download_env = download_env
         self._downloads: dict[str, asyncio.Task[Path]] = {}
         self._processes: dict[str, PodProcess] = {}
@@ -44,46 +48,35 @@ class ModelMounts:
                 return _existing(Path(path), uri)
             case BundledModel(name):
                 return _bundled(name)
-            case HubModel():
-                return await self._downloaded(uri, place)
-            case RemoteModel():
-                raise ModelUnavailable(
-                    f"the embedded platform cannot fetch {uri}: use file://, bundled:// or hf://, or fetch it with "
-                    "`pilotlight prefetch` and use file://"
-                )
+        return await self._downloaded(uri)
 
     def progress(self, uri: str) -> str | None:
-        """How far a download is (`download 42%`), None when none is running."""
+        """How far a download is (`downloading 1.2 GB of 3.0 GB`), None when none is running."""
         process = self._processes.get(uri)
         if process is None:
             return None
+        # `pilotlight prefetch` writes "STATE URI  DONE of TOTAL  RATE  LEFT".
         for line in reversed(process.log_tail(LOG_LINES)):
-            try:
-                percent = json.loads(line)["percent"]
-            except (ValueError, KeyError, TypeError):
-                continue
-            return f"download {percent}%"
-        return "download"
+            state, _, rest = line.partition(" ")
+            _, amount, _ = (*rest.split("  "), "", "")[:3]
+            if " of " in amount:
+                return f"{state} {amount}"
+        return "downloading"
 
-    async def _downloaded(self, uri: str, model: HubModel) -> Path:
+    async def _downloaded(self, uri: str) -> Path:
         if uri not in self._downloads:
-            self._downloads[uri] = asyncio.create_task(self._download(uri, model))
+            self._downloads[uri] = asyncio.create_task(self._download(uri))
             self._downloads[uri].add_done_callback(lambda _: self._downloads.pop(uri, None))
         # One pod that is stopped must not take the download away from the others.
         return await asyncio.shield(self._downloads[uri])
 
-    async def _download(self, uri: str, model: HubModel) -> Path:
-        name = model.repository if model.revision is None else f"{model.repository}@{model.revision}"
-        target = self._models / name.replace("/", "--")
-        if target.is_dir():
-            return target
-        partial = target.with_name(target.name + ".partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        log = target.with_name(target.name + ".log")
+    async def _download(self, uri: str) -> Path:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        log = self._logs / f"{hashlib.sha256(uri.encode()).hexdigest()[:LOG_NAME_CHARS]}.log"
         log.unlink(missing_ok=True)
-        argv = [sys.executable, "-m", "pilotlight_local.model_download", name, str(partial)]
+        argv = [sys.executable, "-m", "pilotlight_local", "prefetch", uri, "--pin", "--store", str(self._store)]
         try:
-            process = await PodProcess.start(argv, self._download_env, self._models, log)
+            process = await PodProcess.start(argv, self._download_env, self._logs, log)
         except OSError as error:
             raise ModelUnavailable(f"{uri} cannot be downloaded: {error}") from error
         self._processes[uri] = process
@@ -92,11 +85,11 @@ class ModelMounts:
         finally:
             del self._processes[uri]
             await process.stop(grace_s=0.0)
+        # Its last line is "DIGEST  SIZE  TIER  FOLDER", or "Error: …".
+        last = next(iter(process.log_tail(1)), "")
         if exit_code != 0:
-            reason = "\n".join(line for line in process.log_tail(LOG_LINES) if not line.startswith("{"))
-            raise ModelUnavailable(f"{uri} cannot be downloaded: {reason}")
-        partial.rename(target)
-        return target
+            raise ModelUnavailable(f"{uri} cannot be downloaded: {last.removeprefix('Error: ')}")
+        return Path(last.split("  ", 3)[-1])
 
     async def close(self) -> None:
         """End downloads; what is half done is resumed next time."""

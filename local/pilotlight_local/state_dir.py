@@ -1,4 +1,4 @@
-"""The one directory that holds everything the embedded platform keeps: lock, control socket, logs, models, scratch.
+"""The one directory that holds everything the embedded platform keeps: lock, control socket, logs, scratch.
 
 Must not: know what an endpoint is, or read the environment (the composition root gives the path).
 """
@@ -38,12 +38,13 @@ class StateDir:
         return self.root / "lock"
 
     @property
-    def models(self) -> Path:
-        return self.root / "models"
+    def downloads(self) -> Path:
+        """Logs of downloads into the model store."""
+        return self.root / "downloads"
 
     @property
     def pool(self) -> Path:
-        """Sockets, log and models of the warm pool."""
+        """Sockets and log of the warm pool."""
         return self.root / "pool"
 
     @property

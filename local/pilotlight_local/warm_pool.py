@@ -33,12 +33,13 @@ LOG_PERIOD_S = 1.0
 
 @dataclass(frozen=True)
 class WarmPoolSettings:
-    """`folder`: for sockets, log and models, ours alone. `slots`: engines at a time, sharing `memory_bytes`."""
+    """`folder`: for sockets and log, ours alone. `slots`: engines at a time, sharing `memory_bytes`."""
 
     folder: Path
     slots: int
     memory_bytes: int
     python: str
+    model_store: Path
     env: Mapping[str, str]
 
 
@@ -139,7 +140,7 @@ class WarmPool:
         share_mib = settings.memory_bytes // settings.slots >> 20
         slots = [f"--slot=cpu:{number}={share_mib}MiB" for number in range(settings.slots)]
         argv = [settings.python, "-m", "pilotlight_warmup", f"--listen={self.url}", f"--run_dir={self._run_dir}"]
-        return [*argv, *slots, f"--store={settings.folder / 'models'}"]
+        return [*argv, *slots, f"--store={settings.model_store}"]
 
     def _make_folders(self) -> None:
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
