@@ -14,7 +14,7 @@ $(READY): pyproject.toml requirements/cpu.lock
 	@scripts/setup_venv "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-setup: $(READY) ## make the virtual environment (3.4 GB, a few minutes; every other target does it too)
+setup: $(READY) ## make the virtual environment (about 4 GB, a few minutes; every other target does it too)
 
 demo: $(READY) ## an endpoint at zero is woken by its first request, streams text to four clients, and goes back to zero
 	@$(BIN)/python scripts/demo.py

@@ -133,7 +133,10 @@ def models(verify: bool, unpin: str | None, remove: str | None, folder: Path) ->
                 for difference in store.verify(model.digest, cancel):
                     damaged += 1
                     click.echo(f"{model.digest[:16]}: {difference}; it was withdrawn, fetch it again", err=True)
-        _table(store.list())
+        found = store.list()
+        _table(found)
+        if not found:
+            click.echo(f"{folder} is empty; `pilotlight prefetch URI` fetches a model.", err=True)
     if damaged:
         raise SystemExit(1)
 

@@ -196,6 +196,7 @@ def test_the_commands(made: Any, serve_model: Any, tmp_path: Path) -> None:
     gone = run_command("models", "--unpin", digest, "--remove", digest, "--verify", PILOTLIGHT_STORE=store)
     assert gone.returncode == 0, gone.stderr
     assert len(gone.stdout.splitlines()) == 1
+    assert "is empty; `pilotlight prefetch URI`" in gone.stderr
 
 
 def test_two_million_bytes_a_second_take_their_time(made: Any, serve_model: Any, tmp_path: Path) -> None:
