@@ -7,6 +7,7 @@ it as anybody would.
 from __future__ import annotations
 
 import json
+import queue
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pilotlight_local.control_client import ControlClient
 from pilotlight_local.display import slots_table, status_table
 from pilotlight_local.display_lines import waterfall_lines
 from pilotlight_local.platform_status import ComponentStatus, from_json
-from pilotlight_local.server_timing import parse_phases
+from pilotlight_local.server_timing import Phase, parse_phases
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
@@ -134,41 +135,40 @@ def rows(control: ControlClient) -> list[ComponentStatus]:
 
 def ask_openai(control: ControlClient, port: int, base: str, question: str, *, cold: bool) -> None:
     client = openai.OpenAI(base_url=f"{base}/openai/v1", api_key="unused", timeout=COLD_DEADLINE_S, max_retries=0)
-    answer: list[openai.APIResponse[openai.Stream[openai.types.chat.ChatCompletionChunk]]] = []
-    failure: list[Exception] = []
+    texts: queue.SimpleQueue[str | openai.OpenAIError | None] = queue.SimpleQueue()
+    phases: list[Phase] = []
+    first_text_ms: list[float] = []
 
     def send() -> None:
+        begun = time.monotonic()
         try:
-            answer.append(
-                client.chat.completions.with_raw_response.create(
-                    model="quickstart",
-                    messages=[{"role": "user", "content": question}],
-                    max_tokens=64,
-                    temperature=0,
-                    stream=True,
-                )
+            answer = client.chat.completions.with_raw_response.create(
+                model="quickstart",
+                messages=[{"role": "user", "content": question}],
+                max_tokens=64,
+                temperature=0,
+                stream=True,
             )
+            phases.extend(parse_phases(answer.headers.get_list("server-timing")))
+            for chunk in answer.parse():
+                text = chunk.choices[0].delta.content if chunk.choices else None
+                if text:
+                    first_text_ms.append(1000 * (time.monotonic() - begun))
+                    texts.put(text)
+            texts.put(None)
         except openai.OpenAIError as error:
-            failure.append(error)
+            texts.put(error)
 
-    begun = time.monotonic()
-    sender = threading.Thread(target=send, daemon=True)
-    sender.start()
+    threading.Thread(target=send, daemon=True).start()
     if cold:
-        watch(control, port, lambda: not sender.is_alive(), COLD_DEADLINE_S)
-    sender.join(COLD_DEADLINE_S)
-    if not answer:
-        raise SystemExit(f"the request failed: {failure[0] if failure else 'no answer in time'}")
+        watch(control, port, lambda: not texts.empty(), COLD_DEADLINE_S)
     console.print(f"[cyan]{question}[/] ", end="")
-    first_text_ms = None
-    for chunk in answer[0].parse():
-        text = chunk.choices[0].delta.content if chunk.choices else None
-        if text:
-            first_text_ms = first_text_ms or 1000 * (time.monotonic() - begun)
-            console.print(text, end="", markup=False)
+    while (text := texts.get(timeout=COLD_DEADLINE_S)) is not None:
+        if isinstance(text, openai.OpenAIError):
+            raise SystemExit(f"the request failed: {text}")
+        console.print(text, end="", markup=False)
     console.print()
-    phases = parse_phases(answer[0].headers.get_list("server-timing"))
-    for line in waterfall_lines("  until the first text:", phases, first_text_ms or 0.0):
+    for line in waterfall_lines("  until the first text:", phases, first_text_ms[0], rest="the rest"):
         console.print(line, markup=False, style="dim")
 
 

@@ -22,8 +22,8 @@ def failure_lines(pod: str, reason: str, log_lines: Sequence[str]) -> list[str]:
     return [f"{pod}: {reason}", *(f"    | {line}" for line in log_lines)]
 
 
-def waterfall_lines(title: str, phases: Sequence[Phase], total_ms: float) -> list[str]:
-    """A request's phases one below the other on a common time axis, then what no phase explains, then the total.
+def waterfall_lines(title: str, phases: Sequence[Phase], total_ms: float, rest: str = "answer") -> list[str]:
+    """A request's phases one below the other on a common time axis, then what no phase explains (`rest`), the total.
 
     Phases are drawn one after the other in the order of the header; `Server-Timing` carries no start times.
     """
@@ -34,7 +34,7 @@ def waterfall_lines(title: str, phases: Sequence[Phase], total_ms: float) -> lis
         lines.append(_bar(f"{phase.name} {phase.description}".strip(), start_ms, phase.duration_ms, scale))
         start_ms += phase.duration_ms
     if total_ms > start_ms:
-        lines.append(_bar("answer", start_ms, total_ms - start_ms, scale))
+        lines.append(_bar(rest, start_ms, total_ms - start_ms, scale))
     lines.append(f"  {'total':<22} {total_ms:>9.0f} ms")
     return lines
 

@@ -171,7 +171,7 @@ def _toward_zero(spec: ScalingSpec, want: int | None, state: KPAState, now_s: fl
 
 def _give_up_activation(spec: ScalingSpec, since_s: float) -> _Step:
     if since_s > spec.activation_timeout_s:
-        return _Step(want=0, reasons=(f"could not be activated within {spec.activation_timeout_s:g}s",))
+        return _Step(want=0, reasons=(f"could not be activated within {spec.activation_timeout_s:g} s",))
     return _Step(want=None, apply=False, recheck_after_s=spec.activation_timeout_s - since_s)
 
 
@@ -180,7 +180,7 @@ def _leave_active(spec: ScalingSpec, since_s: float) -> _Step:
         return _Step(want=0, apply=False, reasons=("idle: inactive from now on, activator in the path",))
     left_s = spec.stable_window_s - since_s
     return _Step(
-        want=1, recheck_after_s=left_s, reasons=(f"active for {since_s:g}s only: keep 1 for another {left_s:g}s",)
+        want=1, recheck_after_s=left_s, reasons=(f"active for {since_s:.0f} s only: keep 1 for another {left_s:.0f} s",)
     )
 
 
@@ -189,15 +189,15 @@ def _leave_inactive(spec: ScalingSpec, since_s: float, state: KPAState, now_s: f
         return _Step(want=0, apply=False, reasons=("the activator is not in the path yet: cannot scale to zero",))
     longest_s = max(spec.grace_period_s, spec.retention_period_s)
     if since_s >= longest_s:
-        return _Step(want=0, reasons=(f"inactive for {since_s:g}s, {longest_s:g}s are enough: scale to zero",))
+        return _Step(want=0, reasons=(f"inactive for {since_s:.0f} s, {longest_s:g} s are enough: scale to zero",))
     if since_s < spec.retention_period_s:
         left_s = spec.retention_period_s - since_s
-        return _Step(want=0, apply=False, recheck_after_s=left_s, reasons=(f"last pod retained for {left_s:g}s more",))
+        return _Step(want=0, apply=False, recheck_after_s=left_s, reasons=(f"last pod retained for {left_s:.0f} s more",))
     proxied_s = now_s - state.proxy_since_s
     if proxied_s >= spec.grace_period_s:
-        return _Step(want=0, reasons=(f"activator in the path for {proxied_s:g}s already: scale to zero",))
+        return _Step(want=0, reasons=(f"activator in the path for {proxied_s:.0f} s: scale to zero",))
     left_s = spec.grace_period_s - proxied_s
-    return _Step(want=0, apply=False, recheck_after_s=left_s, reasons=(f"grace period: {left_s:g}s more",))
+    return _Step(want=0, apply=False, recheck_after_s=left_s, reasons=(f"grace period: {left_s:.0f} s more",))
 
 
 def _ready_needed(spec: ScalingSpec, state: KPAState, observation: Observation) -> int:
