@@ -117,7 +117,7 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
             asyncio.create_task(display.run(controller.status, settings.port), name="live view"),
         ]
         display.line(
-            f"ready in {time.monotonic() - started_s:.2f} s: {len(desired.services)} endpoints, "
+            f"ready in {time.monotonic() - started_s:.2f} s: {len(desired.services)} endpoint(s), "
             f"http://{LOOPBACK}:{settings.port}/serving/NAMESPACE/NAME/ or NAME.NAMESPACE.localhost:{settings.port}"
         )
         await _until(ended, background)

@@ -9,6 +9,8 @@ def answer_platform_request(table: EndpointTable, request: web.BaseRequest) -> w
     """The answer when the path is one of the platform's own, else None."""
     if request.method not in ("GET", "HEAD"):
         return None
+    if request.path == "/":
+        return web.Response(text="Pilotlight. Endpoints: /serving/NAMESPACE/NAME/; `pilotlight status` lists them.\n")
     if request.path == "/healthz":
         return web.Response(text="ok\n")
     if request.path == "/metrics":

@@ -12,6 +12,8 @@ MOST_BYTES = 64 << 10
 MOST_LINES = 5
 LONGEST_LINE = 300
 _LINE = re.compile(rb"^\S+(?: \S+)? (?P<level>[A-Z]+) pilotlight[\w.]*: (?P<message>.+)$", re.MULTILINE)
+# How a reason of several lines goes on; they are for the log.
+_OUTPUT_FOLLOWS = "; last output:"
 
 
 class LogWatch:
@@ -36,7 +38,7 @@ class LogWatch:
         whole = data.rfind(b"\n") + 1
         self._position = start + whole
         messages = [
-            match["message"].decode(errors="replace")[:LONGEST_LINE]
+            match["message"].decode(errors="replace").partition(_OUTPUT_FOLLOWS)[0][:LONGEST_LINE]
             for match in _LINE.finditer(data[:whole])
             if match["level"] in self._levels
         ]

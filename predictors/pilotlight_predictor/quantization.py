@@ -11,8 +11,9 @@ The rules are vLLM 0.32's: `vllm/model_executor/layers/quantization` (methods, l
     fp8      W8A8                >= 8.9, weight-only (Marlin) from 8.0          with AMX
     none     bf16/fp16           bf16 from 8.0, else computed in float16        yes
 
-An unquantized checkpoint can be quantized while it loads to fp8 only (vLLM's `fp8_per_tensor`); its load-time int8
-covers the experts of a mixture-of-experts model and leaves the other layers alone, so it is not offered.
+An unquantized checkpoint can be quantized while it loads to fp8 only (vLLM's `fp8_per_tensor`), on a GPU: the CPU
+build's `static_scaled_fp8_quant` is empty, and the load breaks off, with AMX too. Load-time int8 covers the experts of a
+mixture-of-experts model and leaves the other layers alone, so it is not offered.
 """
 
 from __future__ import annotations
@@ -157,7 +158,13 @@ def _unquantized(
         lowered = f"; {_where(device)} computes no bfloat16, so float16" if dtype == "float16" else ""
         return QuantizationChoice(None, dtype, f"the checkpoint is not quantized{lowered}")
     if requested == "fp8":
-        refused = _fp8_unavailable(device, f"an unquantized checkpoint cannot be loaded as fp8 on {_where(device)}")
+        problem = f"an unquantized checkpoint cannot be loaded as fp8 on {_where(device)}"
+        if device.kind == "cpu":
+            return QuantizationRefused(
+                f"{problem}: vLLM's CPU build does not quantize at load",
+                "use an AWQ or GPTQ 4-bit checkpoint, or --quantization auto to serve it as it is",
+            )
+        refused = _fp8_unavailable(device, problem)
         if refused is not None:
             return refused
         return QuantizationChoice(

@@ -220,8 +220,9 @@ async def test_unknown_hosts_and_paths_are_404_and_the_platform_answers_for_itse
         assert status == 404
         assert "no endpoint" in body["error"]
     async with aiohttp.ClientSession() as session:
-        async with session.get(f"{base}/healthz") as answer:
-            assert answer.status == 200
+        for path in ("/healthz", "/"):
+            async with session.get(base + path) as answer:
+                assert answer.status == 200
         await (await session.get(platform.url("demo", "/echo"))).read()
         async with session.get(f"{base}/metrics") as answer:
             text = await answer.text()

@@ -192,7 +192,9 @@ def _leave_inactive(spec: ScalingSpec, since_s: float, state: KPAState, now_s: f
         return _Step(want=0, reasons=(f"inactive for {since_s:.0f} s, {longest_s:g} s are enough: scale to zero",))
     if since_s < spec.retention_period_s:
         left_s = spec.retention_period_s - since_s
-        return _Step(want=0, apply=False, recheck_after_s=left_s, reasons=(f"last pod retained for {left_s:.0f} s more",))
+        return _Step(
+            want=0, apply=False, recheck_after_s=left_s, reasons=(f"last pod retained for {left_s:.0f} s more",)
+        )
     proxied_s = now_s - state.proxy_since_s
     if proxied_s >= spec.grace_period_s:
         return _Step(want=0, reasons=(f"activator in the path for {proxied_s:.0f} s: scale to zero",))

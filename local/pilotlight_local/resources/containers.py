@@ -18,7 +18,6 @@ _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 _KNATIVE_ENV = ("PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION")
 _UNSUPPORTED = {
     "securityContext": "the process runs as the user who started the platform",
-    "imagePullPolicy": "no images are pulled here, the command runs from this installation",
     "lifecycle": "Knative refuses lifecycle hooks",
     "terminationMessagePath": "the log's last lines are shown instead",
     "terminationMessagePolicy": "the log's last lines are shown instead",
@@ -80,6 +79,8 @@ def read_container(
     )
     _report_resources(fields)
     mounts = _read_volume_mounts(fields)
+    # Like the image itself: the command runs from this installation.
+    fields.raw("imagePullPolicy")
     fields.finish(_UNSUPPORTED)
     return ReadContainer(container, mounts)
 

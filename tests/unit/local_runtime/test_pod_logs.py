@@ -28,6 +28,13 @@ def test_a_watch_tells_each_serious_line_once(tmp_path: Path) -> None:
     assert LogWatch(log, ["WARNING"]).news() == []
 
 
+def test_of_a_reason_with_output_the_first_line_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "pod.log"
+    watch = LogWatch(log, ["WARNING"])
+    append(log, POOL.replace("it died", "it died; last output:") + "Traceback\n")
+    assert watch.news() == ["slot cpu:0: it died"]
+
+
 def test_half_a_line_is_told_when_it_is_whole(tmp_path: Path) -> None:
     log = tmp_path / "pod.log"
     watch = LogWatch(log, ["ERROR"])
