@@ -12,8 +12,8 @@ The rules are vLLM 0.32's: `vllm/model_executor/layers/quantization` (methods, l
     none     bf16/fp16           bf16 from 8.0, else computed in float16        yes
 
 An unquantized checkpoint can be quantized while it loads to fp8 only (vLLM's `fp8_per_tensor`), on a GPU: the CPU
-build's `static_scaled_fp8_quant` is empty, and the load breaks off, with AMX too. Load-time int8 covers the experts of a
-mixture-of-experts model and leaves the other layers alone, so it is not offered.
+build's `static_scaled_fp8_quant` is empty, and the load breaks off, with AMX too. Load-time int8 covers the experts of
+a mixture-of-experts model and leaves the other layers alone, so it is not offered.
 """
 
 from __future__ import annotations
