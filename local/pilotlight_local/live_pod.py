@@ -84,6 +84,7 @@ class LivePod:
         self.failure: PodFailure | None = None
         self.created_s = time.monotonic()
         self.ready_after_s: float | None = None
+        self.why_not_ready = ""
         self.process: PodProcess | None = None
         self._revision = revision
         self._predictor_address = predictor_address
@@ -237,7 +238,9 @@ class LivePod:
         period_s = probe.period_s or DEFAULT_PROBE_PERIOD_S
         failures = 0
         while True:
-            if await pod_probe.is_ready(self._around.session, probe, self._port):
+            probed = await pod_probe.look(self._around.session, probe, self._port)
+            self.why_not_ready = probed.why_not
+            if probed.ready:
                 failures = 0
                 if self.ready_after_s is None:
                     self.ready_after_s = time.monotonic() - self.created_s

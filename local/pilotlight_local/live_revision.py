@@ -12,7 +12,7 @@ from random import Random
 
 from pilotlight_local import crash_backoff, kpa
 from pilotlight_local.activator import Activator, Backend
-from pilotlight_local.errors import RevisionFailed
+from pilotlight_local.errors import ActivationTimeout, RevisionFailed
 from pilotlight_local.ingress_routes import Component as Role
 from pilotlight_local.live_pod import LivePod, PodFailure, PodSurroundings
 from pilotlight_local.resources import Component
@@ -87,6 +87,12 @@ class LiveRevision:
         return [pod for pod in self.pods if pod.takes_requests and pod.counts]
 
     @property
+    def why_not_ready(self) -> str:
+        """What a pod that is not ready says of it; "" when one is ready, or none says anything."""
+        waiting = (pod.why_not_ready for pod in self.pods if pod.counts)
+        return "" if self.ready_pods else next(filter(None, waiting), "")
+
+    @property
     def is_proven(self) -> bool:
         """Whether it has as many ready pods as a new revision needs."""
         scaling = self.component.scaling
@@ -109,7 +115,12 @@ class LiveRevision:
         refusal = self._refusal()
         if refusal is not None:
             raise refusal
-        return await self.activator.acquire(deadline_s)
+        try:
+            return await self.activator.acquire(deadline_s)
+        except ActivationTimeout as error:
+            if not self.why_not_ready:
+                raise
+            raise ActivationTimeout(f"{error.message}; its pod says: {self.why_not_ready}") from error
 
     def _refusal(self) -> RevisionFailed | None:
         left_s = self._start_after_s - time.monotonic()

@@ -101,6 +101,8 @@ def _reason(revision: LiveRevision) -> str:
     for pod in revision.pods:
         if pod.phase == "Mounting" and (progress := pod.mount_progress()) is not None:
             return progress
+    if revision.why_not_ready:
+        return revision.why_not_ready
     is_leaving = revision.pods and not revision.wanted_pods
     return revision.decision.reasons[-1] if is_leaving and revision.decision and revision.decision.reasons else ""
 

@@ -5,31 +5,54 @@ Must not: repeat itself, or remember anything.
 
 import asyncio
 import contextlib
+import json
+from dataclasses import dataclass
 
 import aiohttp
 
 from pilotlight_local.loopback_ports import LOOPBACK
 from pilotlight_local.resources import Probe
 
+LARGEST_REASON_BYTES = 4096
+LONGEST_REASON = 300
 
-async def is_ready(session: aiohttp.ClientSession, probe: Probe, port: int) -> bool:
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """`why_not`: what the pod itself says of it, "" where it says nothing."""
+
+    ready: bool
+    why_not: str = ""
+
+
+async def look(session: aiohttp.ClientSession, probe: Probe, port: int) -> Probed:
     """Whether the pod on `port` is ready now; a probe that fails, breaks or takes too long says no."""
     try:
         async with asyncio.timeout(probe.timeout_s):
             if probe.kind == "http":
-                status = await _http_status(session, port, probe.path, dict(probe.headers))
-                return 200 <= status < 400
+                return await _get(session, port, probe.path, dict(probe.headers))
             if probe.kind == "exec":
-                return await _command_succeeds(probe.command)
-            return await _accepts_connections(port)
+                return Probed(await _command_succeeds(probe.command))
+            return Probed(await _accepts_connections(port))
     except (OSError, aiohttp.ClientError, TimeoutError):
-        return False
+        return Probed(False)
 
 
-async def _http_status(session: aiohttp.ClientSession, port: int, path: str, headers: dict[str, str]) -> int:
+async def _get(session: aiohttp.ClientSession, port: int, path: str, headers: dict[str, str]) -> Probed:
     headers = {"Connection": "close", "User-Agent": "kube-probe/pilotlight", **headers}
     async with session.get(f"http://{LOOPBACK}:{port}{path}", headers=headers, allow_redirects=False) as answer:
-        return answer.status
+        if 200 <= answer.status < 400:
+            return Probed(True)
+        return Probed(False, reason_in(await answer.content.read(LARGEST_REASON_BYTES)))
+
+
+def reason_in(body: bytes) -> str:
+    """The message of a V2 error, as Pilotlight's components and others answer a probe; "" for any other body."""
+    try:
+        message = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return " ".join(message.split())[:LONGEST_REASON] if isinstance(message, str) else ""
 
 
 async def _accepts_connections(port: int) -> bool:

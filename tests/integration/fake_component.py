@@ -24,6 +24,8 @@ class FakeComponent:
         self.cancelled = 0
 
     async def ready(self, _: web.Request) -> web.Response:
+        if self.options.not_ready:
+            return web.json_response({"error": self.options.not_ready}, status=503)
         return web.json_response({"ready": True})
 
     async def echo(self, request: web.Request) -> web.Response:
@@ -166,6 +168,7 @@ def main() -> None:
     parser.add_argument("--answer", default="v1")
     parser.add_argument("--boot_s", type=float, default=0.0)
     parser.add_argument("--fail", help="write this and exit 4 before listening")
+    parser.add_argument("--not_ready", help="say this to every readiness probe")
     parser.add_argument("--log_error", help="log this as Pilotlight's processes do, once the first request was served")
     parser.add_argument("--grpc", action="store_true")
     parser.add_argument("--escape", action="store_true", help="start a grandchild in a session of its own")

@@ -293,6 +293,14 @@ async def test_the_timeout_of_the_revision_includes_the_wait(platform: Platform)
     assert "timeout" in body["error"]
 
 
+async def test_a_pod_that_is_never_ready_is_asked_why(platform: Platform) -> None:
+    platform.up(service("demo", "--not_ready=the engine is starting;\n before that: it died", timeout=2))
+    status, body, _ = await get(platform.url("demo", "/echo"))
+    assert status == 504
+    assert body["error"].endswith("its pod says: the engine is starting; before that: it died")
+    assert [row["reason"] for row in platform.rows()] == ["the engine is starting; before that: it died"]
+
+
 async def test_grpc_is_held_and_spliced_by_authority(platform: Platform) -> None:
     platform.up(service("demo", "--grpc", "--boot_s=0.5", probe=False))
 
