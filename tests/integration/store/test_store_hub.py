@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from pilotlight_warmup.store import SourceSettings, TransferSettings
+from pilotlight_local.errors import ModelUnavailable
+from pilotlight_local.model_mounts import ModelMounts
+from pilotlight_warmup.store import SourceSettings, Store, StoreSettings, TransferSettings
 from pilotlight_warmup.store.addresses import AddressRules
 from pilotlight_warmup.store.disk import Staging
 from pilotlight_warmup.store.errors import (
@@ -220,3 +224,24 @@ def test_xet_storage_that_nobody_serves_is_given_up_on(made: Any, make_store: An
     store = make_store(sources=SourceSettings(addresses=rules, hub_endpoint=server.origin))
     with pytest.raises(SourceUnavailable, match="Xet storage"):
         store.ensure("hf://org/name")
+
+
+async def test_a_pod_mounts_what_was_prefetched(made: Any, server: Any, hub: Any, tmp_path: Path) -> None:
+    model = made(weights_bytes=3_000_000)
+    hub(model)
+    environment = {"PATH": os.environ["PATH"], "HF_ENDPOINT": server.origin}
+    mounts = ModelMounts(tmp_path / "logs", tmp_path / "store", environment)
+    first, again = await asyncio.gather(mounts.resolve("hf://org/name"), mounts.resolve("hf://org/name"))
+    assert first == again
+    assert first.is_relative_to(tmp_path / "store")
+    assert (first / "model.safetensors").read_bytes() == model.files["model.safetensors"]
+    with Store(StoreSettings(tmp_path / "store")) as store:
+        assert [model.pinned for model in store.list()] == [True]
+    fetched = sum("resolve" in path for path, _ in server.requests)
+    assert await mounts.resolve("hf://org/name") == first
+    assert sum("resolve" in path for path, _ in server.requests) == fetched
+    with pytest.raises(ModelUnavailable, match=r"hf://org/absent cannot be downloaded: .*org/absent"):
+        await mounts.resolve("hf://org/absent")
+    with pytest.raises(ModelUnavailable, match="ftp is not supported"):
+        await mounts.resolve("ftp://host/model")
+    await mounts.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pilotlight_local.errors import ModelUnavailable
-from pilotlight_local.model_mounts import ModelMounts
 from pilotlight_warmup.store import SourceSettings
 from pilotlight_warmup.store.errors import SourceInvalid, SourceMissing, SourceRefused, VerificationFailed
 
@@ -207,27 +204,6 @@ def test_two_million_bytes_a_second_take_their_time(made: Any, serve_model: Any,
     )
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started >= 1.2
-
-
-async def test_a_pod_mounts_what_was_prefetched(made: Any, server: Any, hub: Any, tmp_path: Path) -> None:
-    model = made(weights_bytes=3_000_000)
-    hub(model)
-    environment = {"PATH": os.environ["PATH"], "HF_ENDPOINT": server.origin}
-    mounts = ModelMounts(tmp_path / "logs", tmp_path / "store", environment)
-    first, again = await asyncio.gather(mounts.resolve("hf://org/name"), mounts.resolve("hf://org/name"))
-    assert first == again
-    assert first.is_relative_to(tmp_path / "store")
-    assert (first / "model.safetensors").read_bytes() == model.files["model.safetensors"]
-    listed = run_command("models", PILOTLIGHT_STORE=str(tmp_path / "store")).stdout
-    assert "yes" in listed.splitlines()[1]
-    fetched = sum("resolve" in path for path, _ in server.requests)
-    assert await mounts.resolve("hf://org/name") == first
-    assert sum("resolve" in path for path, _ in server.requests) == fetched
-    with pytest.raises(ModelUnavailable, match=r"hf://org/absent cannot be downloaded: .*org/absent"):
-        await mounts.resolve("hf://org/absent")
-    with pytest.raises(ModelUnavailable, match="ftp is not supported"):
-        await mounts.resolve("ftp://host/model")
-    await mounts.close()
 
 
 def test_the_pilotlight_command_has_the_stores_commands() -> None:
