@@ -53,11 +53,16 @@ class Host:
         boot_s = self.model.get("boot_s", 0.02)
         time.sleep(boot_s)
         misbehave(self.model, "boot", self.fail)
-        path = self.config.listen.removeprefix("unix://")
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
-        self.listener.listen()
-        self.tell(f.Booted(info(boot_s), self.config.listen, self.canary("canary")))
+        endpoint = self.config.listen
+        if endpoint.startswith("unix://"):
+            self.listener = socket.socket(socket.AF_UNIX)
+            self.listener.bind(endpoint.removeprefix("unix://"))
+            self.listener.listen()
+        else:
+            host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+            self.listener = socket.create_server((host, int(port)))
+            endpoint = f"tcp://{host}:{self.listener.getsockname()[1]}"
+        self.tell(f.Booted(info(boot_s), endpoint, self.canary("canary")))
         splitters: dict[socket.socket, f.FrameSplitter] = {self.control: f.FrameSplitter()}
         agent, lease = msgspec.msgpack.Decoder(f.AgentFrame), msgspec.msgpack.Decoder(f.LeaseFrame)
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
 from pilotlight_protocol.errors import ModelNotFound
 from pilotlight_warmup.agent_port import (
     AgentError,
@@ -21,6 +22,7 @@ from pilotlight_warmup.agent_port import (
     SlotReport,
 )
 from pilotlight_warmup.policy.lease_terms import Isolation
+from pilotlight_warmup.policy.prediction import Tier
 from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
 GIB = 2**30
@@ -29,10 +31,12 @@ GIB = 2**30
 class MemoryAgent:
     """`fails(command, slot_id, model)` may return an error to raise; `gate` None lets every command through at once."""
 
-    def __init__(self, *slot_ids: str, memory_bytes: int = 4 * GIB, sleepers: int = 0) -> None:
-        self.name = "memory"
+    def __init__(self, *slot_ids: str, memory_bytes: int = 4 * GIB, sleepers: int = 0, name: str = "memory") -> None:
+        self.name = name
+        self.tiers: dict[str, Tier] = {}
         self.slots = tuple(SlotFacts(slot_id, "cpu", memory_bytes, 1, sleepers, GIB) for slot_id in slot_ids)
         self.calls: list[tuple[str, ...]] = []
+        self.asked: list[tuple[str, str]] = []
         self.granted: dict[str, str] = {}
         self.loaded: dict[str, str] = {}
         self.asleep: dict[str, dict[int, str]] = {slot_id: {} for slot_id in slot_ids}
@@ -58,8 +62,20 @@ class MemoryAgent:
         self.granted.pop(slot_id, None)
         self.tell(EngineLost(slot_id, self.incarnations[slot_id], reason))
 
+    async def peek(self, order: ModelOrder) -> ModelFacts | None:
+        self.asked.append(("peek", order.uri))
+        tier = self.tiers.get(order.uri, "ram")
+        return None if tier == "remote" else msgspec.structs.replace(await self._facts(order), tier=tier)
+
     async def describe(self, order: ModelOrder) -> ModelFacts:
-        """`model://fingerprint/name` with `?gib=` memory and `?boot` where a swap is not proven."""
+        self.asked.append(("describe", order.uri))
+        if self.tiers.get(order.uri) == "remote":
+            self.tiers[order.uri] = "disk"
+        return msgspec.structs.replace(await self._facts(order), tier=self.tiers.get(order.uri, "ram"))
+
+    async def _facts(self, order: ModelOrder) -> ModelFacts:
+        """`model://fingerprint/name` with `?gib=` memory and `?boot` where a swap is not proven. `tiers`: where its
+        weights are, in RAM unless told."""
         if not order.uri.startswith("model://"):
             raise ModelNotFound(f"{order.uri} is not there")
         path, _, query = order.uri.removeprefix("model://").partition("?")

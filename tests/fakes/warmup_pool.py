@@ -119,19 +119,24 @@ class Pool:
 
     def children(self) -> list[int]:
         """Every process that the service has started, and what those have started, as far as they live."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != self.process.pid:
-                with contextlib.suppress(OSError):
-                    if self._marker in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-        return found
+        return children_marked(self._marker, self.process.pid)
 
     def zygote_pid(self) -> int:
         return int(re.findall(r"the zygote \(pid (\d+)\) is ready", self.log())[-1])
 
     def engine_pid(self, slot: str = "cpu:0") -> int:
         return int(re.findall(rf"the engine of {slot} is pid (\d+)", self.log())[-1])
+
+
+def children_marked(marker: bytes, pid: int) -> list[int]:
+    """Processes with `marker` in their environment, without `pid`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != pid:
+            with contextlib.suppress(OSError):
+                if marker in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
 
 
 class Holder:
@@ -146,8 +151,12 @@ class Holder:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, lease: dict[str, Any], secret: str | None = None) -> AsyncIterator[Holder]:
-        path = lease["endpoint"].removeprefix("unix://")
-        reader, writer = await asyncio.open_unix_connection(path)
+        scheme, _, address = lease["endpoint"].partition("://")
+        if scheme == "unix":
+            reader, writer = await asyncio.open_unix_connection(address)
+        else:
+            host, _, port = address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
         try:
             writer.write(f.encode(f.Hello(lease["lease_id"], secret or lease["secret"])))
             yield cls(reader, writer)

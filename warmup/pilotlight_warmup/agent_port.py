@@ -5,6 +5,7 @@ that crosses is a msgspec struct, so that the two can also run apart. An agent n
 and it holds the truth about what it has granted.
 
     AgentError
+    ├── AgentAway         the agent cannot be reached now: nobody knows whether the command was carried out
     ├── EngineGone        the engine process of that slot is dead (or was, before the command came)
     ├── SwapFailed        the process lives, its weights are not to be trusted: stop it
     └── EngineRefused     booting it again the same way would fail again; the message says what to change
@@ -24,6 +25,10 @@ from .policy.slot_lifecycle import SlotState
 
 class AgentError(Exception):
     """A command failed; the message is for a person."""
+
+
+class AgentAway(AgentError):
+    pass
 
 
 class EngineGone(AgentError):
@@ -164,6 +169,11 @@ class AgentPort(Protocol):
 
     def listen(self, listener: Listener) -> None:
         """Hear events from now on; `listener` must not block."""
+        ...
+
+    async def peek(self, order: ModelOrder) -> ModelFacts | None:
+        """What is known of the model without fetching anything; None where it would have to be fetched first. Raises
+        PilotlightError: it cannot be had here."""
         ...
 
     async def describe(self, order: ModelOrder) -> ModelFacts:

@@ -16,10 +16,10 @@ _UNIX_PATH_BYTES = 107
 
 
 @contextlib.contextmanager
-def open_run_dir(folder: Path) -> Iterator[Path]:
+def open_run_dir(folder: Path, *, for_sockets: bool = True) -> Iterator[Path]:
     """Raises InvalidInput when the folder is another's, in use, or too deep for a socket's path."""
     folder = folder.absolute()
-    if len(os.fsencode(folder)) + 1 + _LONGEST_SOCKET_NAME > _UNIX_PATH_BYTES:
+    if for_sockets and len(os.fsencode(folder)) + 1 + _LONGEST_SOCKET_NAME > _UNIX_PATH_BYTES:
         raise InvalidInput(f"--run_dir {folder} is too deep for a socket's path of {_UNIX_PATH_BYTES} bytes")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from pilotlight_warmup.policy import ledger as book
 from pilotlight_warmup.policy.lease_lifecycle import ENDED, LeaseEvent, LeaseState
 from pilotlight_warmup.policy.lease_lifecycle import TRANSITIONS as LEASE_TABLE
 from pilotlight_warmup.policy.lease_terms import LeaseWish
+from pilotlight_warmup.policy.resync import resync
 from pilotlight_warmup.policy.slot_lifecycle import TRANSITIONS as SLOT_TABLE
 from pilotlight_warmup.policy.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
 
@@ -106,17 +107,6 @@ def test_leases_without_heartbeats_expire_in_order_and_are_swept_later() -> None
     assert not book.sweep(pool, 122.0, keep_s=60.0).leases
 
 
-def test_after_a_restart_two_slots_that_claim_one_lease_become_one_owner_and_one_stray() -> None:
-    pool = book.grant(booted(pool_with_lease()), "cpu:0", 5.0)
-    slot, lease = pool.slots["cpu:0"], pool.leases["l1"]
-    later = replace(lease, slot_id="cuda:0", since_s=8.0)
-    rebuilt, stray = book.rebuild([slot, replace(slot, slot_id="cuda:0")], [lease, later])
-    assert stray == ("cpu:0",)
-    assert rebuilt.leases["l1"].slot_id == "cuda:0"
-    assert rebuilt.slots["cpu:0"].state is SlotState.DRAINING
-    assert book.check(rebuilt) == ()
-
-
 @pytest.mark.parametrize("table", [SLOT_TABLE, LEASE_TABLE], ids=["slot", "lease"])
 def test_every_state_can_be_reached_and_left_unless_it_is_an_end(table: dict[object, dict[object, object]]) -> None:
     reached, frontier = set(), [next(iter(table))]
@@ -195,10 +185,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         """A coordinator restart loses no lease that an agent serves, and drains nothing that is in order."""
         held = [lease for lease in self.pool.leases.values() if lease.slot_id is not None]
-        rebuilt, stray = book.rebuild(self.pool.slots.values(), held)
-        assert stray == ()
-        assert rebuilt.slots == self.pool.slots
-        assert rebuilt.leases == {lease.wish.lease_id: lease for lease in held}
+        serving = {lease.slot_id: lease for lease in held if lease.state is not LeaseState.PLACING}
+        reported = [
+            (slot if slot.slot_id in serving else replace(slot, lease_id=None), serving.get(slot.slot_id))
+            for slot in self.pool.slots.values()
+        ]
+        after = resync(book.Ledger({}, {}), reported)
+        assert after.stray == after.lost == ()
+        assert after.ledger.slots == {slot.slot_id: slot for slot, _ in reported}
+        assert after.ledger.leases == {lease.wish.lease_id: lease for lease in serving.values()}
+        assert book.check(after.ledger) == ()
 
     @invariant()
     def every_promise_holds(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pilotlight_protocol.errors import InvalidInput
+from pilotlight_warmup.agent.engine_addresses import EngineAddresses
 from pilotlight_warmup.agent.slot_settings import parse_slots
 from pilotlight_warmup.agent_port import SlotFacts
 from pilotlight_warmup.arguments import parse
@@ -70,7 +71,9 @@ def test_sleepers_that_cannot_be(slot: str, sleepers: int, memory: str, says: st
     ],
 )
 def test_with_keys_folders_are_served_from_where_the_operator_says(flags: list[str], roots: tuple[str, ...]) -> None:
-    assert parse([*NEEDED, *flags]).model_roots == tuple(Path(root) for root in roots)
+    agent = parse([*NEEDED, *flags]).agent
+    assert agent is not None
+    assert agent.model_roots == tuple(Path(root) for root in roots)
 
 
 def test_with_keys_it_may_listen_to_the_network() -> None:
@@ -81,7 +84,55 @@ def test_defaults_and_weights() -> None:
     arguments = parse([*NEEDED, "--tenant_weight", "acme=2", "--tenant_weight", "a=b=0.5"])
     assert arguments.listen == "tcp://127.0.0.1:8090"
     assert arguments.weights == {"acme": 2.0, "a=b": 0.5}
-    assert (arguments.isolation, arguments.store) == ("shared", None)
+    assert arguments.agent is not None
+    assert (arguments.role, arguments.isolation, arguments.agent.store) == ("both", "shared", None)
+    assert arguments.agent.slots[0].slot_id == "cpu:0"
+
+
+def test_apart_every_role_is_told_what_it_needs() -> None:
+    agent = parse(
+        [*NEEDED, "--role=agent", "--agent_name=n1", "--coordinator=http://pool:8091/", "--token_file=/t"]
+        + ["--engine_host=10.0.0.7", "--engine_ports=20000-20003"]
+    )
+    assert agent.agent is not None
+    assert (agent.agent.coordinator, agent.agent.name) == ("http://pool:8091", "n1")
+    assert agent.agent.slots[0].slot_id == "n1/cpu:0"
+    assert agent.agent.slots[0].device == "cpu:0"
+    assert agent.agent.engine_ports == range(20000, 20004)
+    coordinator = parse(["--role=coordinator", "--agents_listen=tcp://0.0.0.0:8091", "--token_file=/t"])
+    assert coordinator.agent is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--run_dir=/r"], "--slot"),
+        ([*NEEDED, "--agents_listen=tcp://0.0.0.0:1"], "--agents_listen"),
+        ([*NEEDED, "--token_file=/t"], "--token_file"),
+        ([*NEEDED, "--role=agent", "--token_file=/t"], "--coordinator"),
+        ([*NEEDED, "--role=agent", "--token_file=/t", "--coordinator=pool:8091"], "--coordinator"),
+        ([*NEEDED, "--role=agent", "--token_file=/t", "--coordinator=http://p", "--agent_name=a/b"], "--agent_name"),
+        (["--role=coordinator", "--agents_listen=tcp://0.0.0.0:1"], "--token_file"),
+        (["--role=coordinator", "--agents_listen=8091", "--token_file=/t"], "--agents_listen"),
+        ([*NEEDED, "--engine_ports=1-9"], "--engine_host"),
+        ([*NEEDED, "--engine_host=::1", "--engine_ports=9-1"], "--engine_ports"),
+        ([*NEEDED, "--engine_host=::1", "--engine_ports=20000-20000"], "--engine_ports"),
+    ],
+)
+def test_what_a_role_lacks_or_cannot_use_is_named(argv: list[str], named: str) -> None:
+    with pytest.raises(InvalidInput, match=named):
+        parse(argv)
+
+
+def test_engines_listen_in_the_run_folder_or_on_ports_that_go_round() -> None:
+    sockets = EngineAddresses(Path("/run/p"))
+    assert [sockets.next("cpu:0", number) for number in (1, 2)] == [
+        "unix:///run/p/cpu-0.1.sock",
+        "unix:///run/p/cpu-0.2.sock",
+    ]
+    ports = EngineAddresses(Path("/run/p"), "fd00::7", range(20000, 20002))
+    assert [ports.next("cpu:0", 1) for _ in range(3)] == [f"tcp://[fd00::7]:{port}" for port in (20000, 20001, 20000)]
+    assert EngineAddresses(Path("/run/p"), "10.0.0.7").next("cpu:0", 1) == "tcp://10.0.0.7:0"
 
 
 @pytest.mark.parametrize(

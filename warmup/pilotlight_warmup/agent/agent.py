@@ -11,13 +11,13 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import msgspec
 from pilotlight_protocol import engine_frames
 from pilotlight_protocol.engine_frames import Canary, HostConfig, Swapped, SwapRefused
 from pilotlight_protocol.errors import PilotlightError
 
+from pilotlight_warmup.agent.engine_addresses import EngineAddresses
 from pilotlight_warmup.agent.engine_output import EngineOutput
 from pilotlight_warmup.agent.engine_process import EngineProcess
 from pilotlight_warmup.agent.model_files import Located, ModelFiles
@@ -59,16 +59,16 @@ _CANARY_TOLERANCE = 0.02
 
 
 class Agent:
-    """`run` until cancelled; then every engine is ended. `run_dir` is private (0700): engines listen in it."""
+    """`run` until cancelled; then every engine is ended. `addresses`: where engines listen."""
 
     def __init__(
-        self, name: str, slots: tuple[SlotFacts, ...], files: ModelFiles, zygote: Zygote, run_dir: Path
+        self, name: str, slots: tuple[SlotFacts, ...], files: ModelFiles, zygote: Zygote, addresses: EngineAddresses
     ) -> None:
         self.name = name
         self.slots = slots
         self._files = files
         self._zygote = zygote
-        self._run_dir = run_dir
+        self._addresses = addresses
         self._seats = {facts.slot_id: Seat(facts) for facts in slots}
         self._listener: Listener | None = None
         self._canaries: dict[str, Canary] = {}
@@ -93,8 +93,14 @@ class Agent:
                 if engine.process is not None:
                     engine.process.kill()
 
+    async def peek(self, order: ModelOrder) -> ModelFacts | None:
+        facts = await asyncio.to_thread(self._files.peek, order)
+        return self._as_proven(facts) if facts is not None else None
+
     async def describe(self, order: ModelOrder) -> ModelFacts:
-        facts = await asyncio.to_thread(self._files.describe, order)
+        return self._as_proven(await asyncio.to_thread(self._files.describe, order))
+
+    def _as_proven(self, facts: ModelFacts) -> ModelFacts:
         until_s = self._unswappable.get(facts.key)
         if until_s is not None and time.monotonic() < until_s:
             return msgspec.structs.replace(facts, swappable=False)
@@ -220,7 +226,7 @@ class Agent:
         facts, order = seat.facts, engine.order
         config = HostConfig(
             slot=facts.slot_id,
-            listen=f"unix://{self._run_dir / _socket_name(facts.slot_id, engine.incarnation)}",
+            listen=self._addresses.next(facts.device, engine.incarnation),
             model_dir=str(located.folder),
             model_name=order.model_name,
             engine_args=_arguments(order, facts),
@@ -288,8 +294,3 @@ async def _asked(question: Awaitable[None]) -> None:
 def _arguments(order: EngineOrder, facts: SlotFacts) -> dict[str, str]:
     """An engine can be put to sleep only where it was booted for it."""
     return {**order.model.engine_args, **({"enable_sleep_mode": "true"} if facts.sleepers else {})}
-
-
-def _socket_name(slot_id: str, incarnation: int) -> str:
-    # Never the path of an earlier engine: a holder that comes late must find nobody there.
-    return f"{slot_id.replace(':', '-').replace('/', '-')}.{incarnation}.sock"

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -76,6 +76,7 @@ class ModelFiles:
         self._node = node
         self._lock = threading.Lock()
         self._architectures: OrderedDict[str, _Architecture] = OrderedDict()
+        self._contents: OrderedDict[str, str] = OrderedDict()
         self._digests: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._tiers: OrderedDict[str, tuple[Tier, float]] = OrderedDict()
 
@@ -83,7 +84,8 @@ class ModelFiles:
         """Where the model is, fetched if it must be. Raises PilotlightError (400, 403, 404, 502, 503, 507)."""
         folder = _folder(uri)
         if folder is not None:
-            return self._within_roots(_located(folder, ""), uri)
+            located = self._within_roots(_located(folder, ""), uri)
+            return self._by_content(located) if uri.startswith("bundled://") else located
         lease, folder = self._acquire(uri)
         try:
             return _located(folder, lease.digest)
@@ -103,9 +105,23 @@ class ModelFiles:
             return None
         return self._store.lease(located.digest)
 
+    def peek(self, order: ModelOrder) -> ModelFacts | None:
+        """`describe` where nothing has to be fetched for it, None otherwise. A copy that has become old counts."""
+        if _folder(order.uri) is not None:
+            return self.describe(order)
+        lease = self._stored(order.uri).last_fetched(order.uri)
+        if lease is None:
+            return None
+        try:
+            return self._describe(order, _located(lease.path, lease.digest))
+        finally:
+            lease.release()
+
     def describe(self, order: ModelOrder) -> ModelFacts:
         """Raises PilotlightError: what `locate` raises, and InvalidInput for a folder that is no model."""
-        located = self.locate(order.uri)
+        return self._describe(order, self.locate(order.uri))
+
+    def _describe(self, order: ModelOrder, located: Located) -> ModelFacts:
         architecture = self._architecture(located)
         adapters = [
             (name, self._within_roots(_located(_adapter_folder(path), ""), path).identity) for name, path in order.loras
@@ -144,23 +160,38 @@ class ModelFiles:
             _remember(self._tiers, located.identity, (tier, now_s + _TIER_KEPT_S))
         return tier
 
-    def _acquire(self, uri: str) -> tuple[Lease, Path]:
+    def _stored(self, uri: str) -> Store:
         if self._store is None:
             raise InvalidInput(f"{uri}: this pool has no store; start it with --store, or give a folder")
+        return self._store
+
+    def _acquire(self, uri: str) -> tuple[Lease, Path]:
+        store = self._stored(uri)
         now_s = time.monotonic()
         with self._lock:
             digest, until_s = self._digests.get(uri, ("", 0.0))
         if digest and now_s < until_s:
             try:
-                lease = self._store.lease(digest)
+                lease = store.lease(digest)
             except ModelNotFound:
                 pass
             else:
                 return lease, lease.path
-        lease, model = self._store.acquire(uri)
+        lease, model = store.acquire(uri)
         with self._lock:
             _remember(self._digests, uri, (model.digest, now_s + _RESOLUTION_KEPT_S))
         return lease, model.path
+
+    def _by_content(self, located: Located) -> Located:
+        """Known by what is in it: every node has its own copy of an installed package's files, with its own times."""
+        with self._lock:
+            known = self._contents.get(located.identity)
+        if known is None:
+            files = sorted(path for path in located.folder.iterdir() if path.is_file())
+            known = _hash([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+            with self._lock:
+                _remember(self._contents, located.identity, known)
+        return replace(located, identity=known)
 
     def _architecture(self, located: Located) -> _Architecture:
         with self._lock:

@@ -18,11 +18,14 @@ _UNITS = {"M": 10**6, "G": 10**9, "T": 10**12, "Mi": 2**20, "Gi": 2**30, "Ti": 2
 ASLEEP_DEVICE_BYTES = 2 * 2**30
 
 
-def parse_slots(texts: Sequence[str], cpus: int, sleepers: int = 0, sleep_memory: str = "") -> tuple[SlotFacts, ...]:
+def parse_slots(
+    texts: Sequence[str], cpus: int, sleepers: int = 0, sleep_memory: str = "", agent: str = ""
+) -> tuple[SlotFacts, ...]:
     """One `SlotFacts` per text; `cpus` are divided among the CPU slots. Raises InvalidInput with a valid example.
 
     `sleepers` engines may sleep in each slot, with `sleep_memory` ("64GiB") of host memory for their weights. What
-    they keep of the device is taken off what the engine that is awake may use.
+    they keep of the device is taken off what the engine that is awake may use. `agent`: before the slots' names, where
+    there are several agents.
     """
     shares: list[tuple[str, int]] = []
     for text in texts:
@@ -38,8 +41,9 @@ def parse_slots(texts: Sequence[str], cpus: int, sleepers: int = 0, sleep_memory
     per_slot = max(1, cpus // len(shares)) if names[0].startswith("cpu") else 0
     sleep_bytes = _sleep_bytes(sleepers, sleep_memory, shares) if sleepers else 0
     kept_bytes = sleepers * ASLEEP_DEVICE_BYTES
+    prefix = f"{agent}/" if agent else ""
     return tuple(
-        SlotFacts(name, name, memory_bytes - kept_bytes, per_slot, sleepers, sleep_bytes)
+        SlotFacts(prefix + name, name, memory_bytes - kept_bytes, per_slot, sleepers, sleep_bytes)
         for name, memory_bytes in shares
     )
 

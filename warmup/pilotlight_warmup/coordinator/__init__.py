@@ -4,6 +4,8 @@ module         is responsible for
 lease_bodies   the JSON of the lease API
 pool           the one state (ledger, queue, predictions, worth) and every step that changes it
 dispatch       who is next and where: fair order, preemption, placement
+roster         who the agents are, who is away, and the drivers of their slots
+model_search   what the agents know of a model, and where its weights are
 slot_driver    one task per slot: brings it from what it is to what its lease needs
 warmth         what idle engines are kept for, stopped for, or booted ahead for
 desk           the holders' side: ask, poll, renew, release

@@ -1,4 +1,4 @@
-"""Puts the coordinator together and owns its tasks: one dispatcher, one ticker, one driver per slot.
+"""Puts the coordinator together and owns its tasks: one dispatcher, one ticker; the roster's drivers run beside them.
 
 Everything happens in one event loop and every step on the pool is synchronous, so there are no locks. A task that
 fails ends `run`, and with it the process: engines end with their agent, and whoever supervises starts afresh.
@@ -17,25 +17,23 @@ from pilotlight_protocol.errors import InvalidInput, TooManyRequests, Unavailabl
 
 from pilotlight_warmup.agent_port import (
     AgentPort,
-    EngineEvent,
-    EngineLost,
     EngineOrder,
-    ModelFacts,
     ModelOrder,
-    WorkBegan,
 )
 from pilotlight_warmup.coordinator.desk import Desk
 from pilotlight_warmup.coordinator.dispatch import Dispatch
 from pilotlight_warmup.coordinator.exposition import Exposition
 from pilotlight_warmup.coordinator.lease_bodies import LeaseLine, ModelLine, PrewarmRequest, SlotLine
+from pilotlight_warmup.coordinator.model_search import Found, find
 from pilotlight_warmup.coordinator.pool import Pool, PoolPolicy
-from pilotlight_warmup.coordinator.reported_state import reported_slot, served_lease
-from pilotlight_warmup.coordinator.slot_driver import DriverSettings, SlotDriver
+from pilotlight_warmup.coordinator.roster import Roster
+from pilotlight_warmup.coordinator.slot_driver import DriverSettings
 from pilotlight_warmup.coordinator.warmth import MOST_SCHEDULES, LoadAhead, Warmth
 from pilotlight_warmup.policy.forecast import ForecastSpec
 from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
 from pilotlight_warmup.policy.lease_lifecycle import LeaseEvent, LeaseState
 from pilotlight_warmup.policy.lease_terms import Isolation
+from pilotlight_warmup.policy.presence import Applicant, PresenceSpec, Taken
 from pilotlight_warmup.policy.prewarm_schedule import InvalidSchedule
 
 log = logging.getLogger(__name__)
@@ -47,11 +45,17 @@ _KNOWN_MODELS = 1024
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorSettings:
+    """`settle_s`: for so long after the start a lease that nobody knows may be one whose agent has yet to register.
+    `agent_grace_s`: how long a request waits for a first agent."""
+
     policy: PoolPolicy = field(default_factory=PoolPolicy)
     driver: DriverSettings = field(default_factory=DriverSettings)
     keep_alive: KeepAliveSpec = field(default_factory=KeepAliveSpec)
     forecast: ForecastSpec = field(default_factory=ForecastSpec)
     isolation: Isolation = "shared"
+    presence: PresenceSpec = field(default_factory=PresenceSpec)
+    settle_s: float = 0.0
+    agent_grace_s: float = 10.0
 
 
 class Coordinator:
@@ -66,50 +70,32 @@ class Coordinator:
         self._settings = settings
         self.pool = Pool(settings.policy, clock)
         self.exposition = Exposition(self.pool)
-        self.desk = Desk(self.pool, self.describe, self.exposition, settings.isolation)
+        self.roster = Roster(self.pool, self.exposition, settings.driver, settings.presence, int(unix_clock() * 1000))
+        settled_at_s = clock() + settings.settle_s
+        self.desk = Desk(self.pool, self.describe, self.exposition, settings.isolation, settled_at_s)
         self._held_warm: dict[str, float] = {}
-        self._drivers: dict[str, SlotDriver] = {}
-        self._agents: dict[str, AgentPort] = {}
         self._known: dict[str, EngineOrder] = {}
-        self._dispatch = Dispatch(self.pool, self._drivers, self._held_warm)
+        self._dispatch = Dispatch(self.pool, self.roster.drivers, self._held_warm)
         self._warmth = Warmth(
             self.pool, self._dispatch.would_place, self._held_warm, settings.keep_alive, settings.forecast, unix_clock
         )
         self._wake = asyncio.Event()
-        self._tasks: asyncio.TaskGroup | None = None
         self.pool.on_change.append(self._on_change)
 
     async def run(self, agents: list[AgentPort]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
+            self.roster.start(tasks)
             for agent in agents:
                 await self.attach(agent)
             tasks.create_task(self._dispatching(), name="dispatch")
             tasks.create_task(self._ticking(), name="ticker")
 
     async def attach(self, agent: AgentPort) -> None:
-        """Take over an agent's slots as they are."""
-        assert self._tasks is not None  # `run` attaches, or runs
-        reports = await agent.report()
-        for facts in agent.slots:
-            self._agents[facts.slot_id] = agent
-            driver = SlotDriver(facts, agent, self.pool, self.exposition, self._settings.driver)
-            self._drivers[facts.slot_id] = driver
-        now_s = self.pool.now_s()
-        expires_at_s = now_s + self.pool.policy.expires_s
-        stray = self.pool.add_slots(
-            {facts.slot_id: facts for facts in agent.slots},
-            [reported_slot(report, now_s) for report in reports],
-            [served for report in reports if (served := served_lease(report, now_s, expires_at_s)) is not None],
-        )
-        for report in reports:
-            self._drivers[report.slot_id].took_over(report)
-        if stray:
-            log.warning("agent %s: %s serve leases that are held elsewhere: they are ended", agent.name, stray)
-        agent.listen(self._hear)
-        for facts in agent.slots:
-            self._tasks.create_task(self._drivers[facts.slot_id].run(), name=f"driver of {facts.slot_id}")
-        log.info("agent %s has %s", agent.name, ", ".join(facts.slot_id for facts in agent.slots))
+        """Take over the slots of an agent of this process as they are."""
+        verdict = self.roster.register(Applicant(agent.name, "", frozenset(slot.slot_id for slot in agent.slots)))
+        assert isinstance(verdict, Taken), verdict  # nobody else has its name
+        agent.listen(self.roster.hear)
+        self.roster.take_over(agent, await agent.report())
 
     async def drain(self, deadline_s: float) -> None:
         """Take no more leases; return when none holds a slot any more, or after the deadline."""
@@ -122,19 +108,23 @@ class Coordinator:
                     await changed.wait()
                     changed.clear()
 
-    async def describe(self, order: ModelOrder) -> ModelFacts:
-        if not self._agents:
-            raise Unavailable("no agent has registered yet")
-        facts = await next(iter(self._agents.values())).describe(order)
-        self._known[facts.key] = EngineOrder(order, facts, "")
+    async def describe(self, order: ModelOrder) -> Found:
+        """Waits a while for a first agent. Raises PilotlightError."""
+        try:
+            async with asyncio.timeout(self._settings.agent_grace_s):
+                await self.roster.arrived.wait()
+        except TimeoutError:
+            raise Unavailable("no agent has registered with this coordinator", retry_after_s=5.0) from None
+        found = await find(self.roster.agents(), order)
+        self._known[found.facts.key] = EngineOrder(order, found.facts, "")
         if len(self._known) > _KNOWN_MODELS:
             del self._known[next(iter(self._known))]
-        return facts
+        return found
 
     async def prewarm(self, asked: PrewarmRequest) -> ModelLine:
         """Raises InvalidInput for a schedule that is not understood, and what `describe` raises."""
         model = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
-        order = EngineOrder(model, await self.describe(model), asked.model_name)
+        order = EngineOrder(model, (await self.describe(model)).facts, asked.model_name)
         if asked.schedule is not None:
             if self._warmth.scheduled >= MOST_SCHEDULES:
                 raise TooManyRequests(f"{MOST_SCHEDULES} schedules at most; end one with an empty schedule first")
@@ -165,13 +155,13 @@ class Coordinator:
         now_s = self.pool.now_s()
         lines: list[SlotLine] = []
         for slot_id, slot in self.pool.ledger.slots.items():
-            facts, engine = self.pool.slots[slot_id], slot.engine
+            facts, engine, driver = self.pool.slots[slot_id], slot.engine, self.roster.drivers[slot_id]
             lines.append(
                 SlotLine(
-                    slot_id, self._agents[slot_id].name, facts.device, facts.memory_bytes, facts.cpus, slot.state,
+                    slot_id, driver.agent_name, facts.device, facts.memory_bytes, facts.cpus, slot.state,
                     now_s - slot.since_s, engine.model if engine else None, engine.fingerprint if engine else None,
-                    engine.tenant if engine else None, slot.lease_id, self._drivers[slot_id].busy_left_s(now_s),
-                    tuple(sleeper.model for sleeper in slot.sleeping),
+                    engine.tenant if engine else None, slot.lease_id, driver.busy_left_s(now_s),
+                    tuple(sleeper.model for sleeper in slot.sleeping), self.pool.absent.get(slot_id, ""),
                 )
             )  # fmt: skip
         return lines
@@ -192,7 +182,7 @@ class Coordinator:
 
     def _on_change(self) -> None:
         self._wake.set()
-        for driver in self._drivers.values():
+        for driver in self.roster.drivers.values():
             driver.kick()
 
     async def _dispatching(self) -> None:
@@ -209,6 +199,7 @@ class Coordinator:
             for lease_id in self.pool.expire():
                 self.exposition.ended("expired")
                 log.info("lease %s expired: its holder was silent for %g s", lease_id, self.pool.policy.expires_s)
+            self.roster.tick()
             self._refuse_late()
             self.find_unused()
             self.keep_warm()
@@ -242,7 +233,7 @@ class Coordinator:
     def keep_warm(self) -> None:
         """Stop what is not worth keeping and load what is worth having; the ticker calls it."""
         for wish in self._warmth.decide():
-            driver = self._drivers[wish.slot_id]
+            driver = self.roster.drivers[wish.slot_id]
             if isinstance(wish, LoadAhead):
                 log.info("slot %s: %s is loaded ahead (%s: %s)", wish.slot_id, wish.order.facts.key[:12], wish.why,
                          wish.reason)  # fmt: skip
@@ -250,10 +241,3 @@ class Coordinator:
                 driver.warm(wish.order)
             else:
                 driver.stop_idle(wish.reason)
-
-    def _hear(self, event: EngineEvent) -> None:
-        if isinstance(event, EngineLost):
-            self._drivers[event.slot_id].lost(event.incarnation, event.reason)
-            return
-        began = isinstance(event, WorkBegan)
-        self.pool.work(event.lease_id, LeaseEvent.WORK_BEGAN if began else LeaseEvent.WORK_ENDED)

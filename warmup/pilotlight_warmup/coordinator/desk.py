@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError, Unavailable
 
-from pilotlight_warmup.agent_port import EngineOrder, ModelFacts, ModelOrder
+from pilotlight_warmup.agent_port import EngineOrder, ModelOrder
 from pilotlight_warmup.coordinator.errors import LeaseGone
 from pilotlight_warmup.coordinator.exposition import Exposition
 from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
+from pilotlight_warmup.coordinator.model_search import Found
 from pilotlight_warmup.coordinator.pool import LeaseRecord, Pool
 from pilotlight_warmup.policy import access
 from pilotlight_warmup.policy.access import Caller
@@ -22,17 +23,21 @@ from pilotlight_warmup.policy.lease_terms import Isolation, LeaseWish
 
 log = logging.getLogger(__name__)
 _SERVING = frozenset({LeaseState.ACTIVE, LeaseState.IDLE})
-Describe = Callable[[ModelOrder], Awaitable[ModelFacts]]
+Describe = Callable[[ModelOrder], Awaitable[Found]]
 
 
 class Desk:
-    """`describe` finds out about a model, fetching it where it is not there. `isolation`: where a request has none."""
+    """`describe` finds out about a model, fetching it where it is not there. `isolation`: where a request has none.
+    `settled_at_s`: until then an unknown lease may be one whose agent has yet to register."""
 
-    def __init__(self, pool: Pool, describe: Describe, exposition: Exposition, isolation: Isolation) -> None:
+    def __init__(
+        self, pool: Pool, describe: Describe, exposition: Exposition, isolation: Isolation, settled_at_s: float = 0.0
+    ) -> None:
         self._pool = pool
         self._describe = describe
         self._exposition = exposition
         self._isolation = isolation
+        self._settled_at_s = settled_at_s
         self._closing = False
 
     async def request(self, asked: LeaseRequest, caller: Caller) -> LeaseAnswer:
@@ -49,12 +54,12 @@ class Desk:
         order = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
         try:
             async with asyncio.timeout(asked.deadline_s):
-                facts = await self._describe(order)
+                found = await self._describe(order)
         except TimeoutError:
             raise Unavailable(
                 f"{asked.model} could not be fetched within its deadline of {asked.deadline_s:g} s", retry_after_s=5.0
             ) from None
-        secret = secrets.token_hex(32)
+        facts, secret = found.facts, secrets.token_hex(32)
         wish = LeaseWish(
             lease_id=secrets.token_hex(12),
             tenant=tenant,
@@ -69,6 +74,7 @@ class Desk:
         record = LeaseRecord(
             wish, EngineOrder(order, facts, asked.model_name), _sha256(secret), began_s, asked.priority
         )
+        record.on_agents = found.on_agents
         record.phases_s["prefetch"] = pool.now_s() - began_s
         pool.admit(record)
         try:
@@ -109,8 +115,10 @@ class Desk:
                 continue
 
     def heartbeat(self, lease_id: str, caller: Caller) -> LeaseAnswer:
-        """Raises LeaseGone with the reason when the lease is over."""
+        """Raises LeaseGone with the reason when the lease is over, Unavailable while agents have yet to report."""
         self._check_owner(lease_id, caller)
+        if lease_id not in self._pool.ledger.leases and self._is_settling():
+            raise Unavailable("the pool has just started and hears from its agents; the lease goes on meanwhile")
         try:
             record = self._living(lease_id)
         except LeaseGone:
@@ -125,7 +133,10 @@ class Desk:
     def release(self, lease_id: str, caller: Caller) -> None:
         """The engine stays as it is, loaded and idle. Raises ModelNotFound for an id that nobody knows."""
         self._check_owner(lease_id, caller)
-        self._release(lease_id)
+        if lease_id not in self._pool.ledger.leases and self._is_settling():
+            self._pool.note_given_back(lease_id, caller)
+        else:
+            self._release(lease_id)
 
     def _release(self, lease_id: str) -> None:
         lease = self._pool.ledger.leases.get(lease_id)
@@ -140,6 +151,9 @@ class Desk:
         self._closing = True
         for lease_id in list(self._pool.fair.waiting):
             self._pool.end(lease_id, LeaseEvent.REFUSE, Unavailable("the pool is shutting down"))
+
+    def _is_settling(self) -> bool:
+        return self._pool.now_s() < self._settled_at_s
 
     def _check_owner(self, lease_id: str, caller: Caller) -> None:
         lease = self._pool.ledger.leases.get(lease_id)

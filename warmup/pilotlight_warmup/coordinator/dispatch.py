@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
+import msgspec
 from pilotlight_protocol.errors import PayloadTooLarge, PilotlightError, Unavailable
 
 from pilotlight_warmup.agent_port import EngineOrder, ModelFacts
@@ -27,6 +28,8 @@ _LEAST_HOLD_S = 0.25
 
 class SlotOutlook(Protocol):
     """What only a slot's driver knows."""
+
+    agent_name: str
 
     def busy_left_s(self, now_s: float) -> float: ...
 
@@ -60,7 +63,7 @@ class Dispatch:
     def would_place(self, wish: LeaseWish, order: EngineOrder) -> placement.Placement:
         """What placement says about a wish that preempts nobody; nothing is changed (prewarm asks)."""
         pool = self._pool
-        views = [self._view(slot, {}, order.facts) for slot in pool.ledger.slots.values()]
+        views = [self._view(slot, {}, order.facts, {}) for slot in pool.ledger.slots.values()]
         return placement.place(pool.policy.placement, wish, views, pool.predictions, pool.now_s())
 
     def _place(self, lease_id: str, wish: LeaseWish) -> placement.Placement:
@@ -69,10 +72,11 @@ class Dispatch:
         victims = [
             victim
             for victim in preemption.victims(wish, self._held(), tenants, now_s)
-            if self._has_had_its_moment(victim.lease, now_s)
+            if victim.lease.slot_id not in pool.absent and self._has_had_its_moment(victim.lease, now_s)
         ]
         chosen = {victim.lease.slot_id: victim for victim in victims if victim.order == victims[0].order}
-        views = [self._view(slot, chosen, pool.records[lease_id].order.facts) for slot in pool.ledger.slots.values()]
+        record = pool.records[lease_id]
+        views = [self._view(slot, chosen, record.order.facts, record.on_agents) for slot in pool.ledger.slots.values()]
         decision = placement.place(pool.policy.placement, wish, views, pool.predictions, now_s)
         decision = _readable(decision, wish)
         if decision.verdict == "refuse":
@@ -84,7 +88,6 @@ class Dispatch:
             why = f"preempted for {wish.tenant}: {decision.reasons[0]}"
             log.info("lease %s is %s", decision.chosen.preempts, why)
             pool.end(decision.chosen.preempts, LeaseEvent.PREEMPT, Unavailable(f"the lease was {why}"))
-        record = pool.records[lease_id]
         record.granted_priority, why = preemption.granted_priority(wish, tenants[wish.tenant])
         log.info(
             "lease %s of %s goes to %s by %s in %.2f s (%s; %s)", lease_id, wish.tenant, decision.chosen.slot_id,
@@ -118,9 +121,20 @@ class Dispatch:
         means = {tenant: fairness.mean_slots(spec, pool.fair, tenant, now_s) for tenant in present}
         return preemption.uses(weights, self._held(), means, len(pool.ledger.slots))
 
-    def _view(self, slot: Slot, chosen: Mapping[str, preemption.Victim], facts: ModelFacts) -> placement.SlotView:
+    def _view(
+        self,
+        slot: Slot,
+        chosen: Mapping[str, preemption.Victim],
+        facts: ModelFacts,
+        on_agents: Mapping[str, ModelFacts | None],
+    ) -> placement.SlotView:
         pool, now_s = self._pool, self._pool.now_s()
         outlook = self._outlooks[slot.slot_id]
+        absent = pool.absent.get(slot.slot_id, "")
+        if on_agents:
+            there = on_agents.get(outlook.agent_name, msgspec.structs.replace(facts, tier="remote"))
+            absent = absent or ("" if there is not None else "the model cannot be had on its node")
+            facts = there or facts
         model = slot.engine.model if slot.engine is not None else ""
         worth = pool.worth.entries.get(model)
         view = placement.SlotView(
@@ -134,6 +148,8 @@ class Dispatch:
             free_in_s=self._free_in_s(slot, now_s),
             busy_left_s=outlook.busy_left_s(now_s),
             swappable=facts.swappable,
+            absent=absent,
+            fingerprint=facts.fingerprint,
             keep_value=float("inf") if model in self._held_warm else worth.priority if worth is not None else 0.0,
         )
         victim = chosen.get(slot.slot_id)

@@ -79,7 +79,8 @@ class LeaseLine(msgspec.Struct, frozen=True):
 
 
 class SlotLine(msgspec.Struct, frozen=True):
-    """One line of `GET /v1/slots`. `model` is the digest of what is loaded; `tenant` whom the process has served."""
+    """One line of `GET /v1/slots`. `model` is the digest of what is loaded; `tenant` whom the process has served;
+    `absent` why the slot cannot be used now, "" where it can."""
 
     slot: str
     agent: str
@@ -94,6 +95,7 @@ class SlotLine(msgspec.Struct, frozen=True):
     lease_id: str | None
     busy_left_s: float
     sleeping: tuple[str, ...]
+    absent: str
 
 
 class ModelLine(msgspec.Struct, frozen=True):

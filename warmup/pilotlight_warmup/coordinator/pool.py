@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 
-from pilotlight_warmup.agent_port import EngineOrder, SlotFacts
-from pilotlight_warmup.policy import fairness, greedy_dual, ledger, placement, prediction
+from pilotlight_warmup.agent_port import EngineOrder, ModelFacts, SlotFacts
+from pilotlight_warmup.policy import fairness, greedy_dual, ledger, placement, prediction, resync
+from pilotlight_warmup.policy.access import Caller
 from pilotlight_warmup.policy.fairness import FairnessSpec
 from pilotlight_warmup.policy.lease_lifecycle import ENDED, LeaseEvent, LeaseState
 from pilotlight_warmup.policy.lease_terms import LeaseWish, Priority
@@ -26,6 +28,7 @@ from pilotlight_warmup.policy.slot_lifecycle import SlotEvent
 log = logging.getLogger(__name__)
 MOST_TRIES = 3
 _REMEMBERED_MODELS = 1024
+_MOST_GIVEN_BACK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,11 @@ class PoolPolicy:
 
 @dataclass
 class LeaseRecord:
-    """What the ledger does not know of a lease: what to load, and what to answer its holder."""
+    """What the ledger does not know of a lease: what to load, and what to answer its holder.
+
+    `on_agents`: what single agents say of the model, None where it cannot be had; an agent that is not in it would have
+    to fetch it first. `order.facts` are those of the agent that was asked first.
+    """
 
     wish: LeaseWish
     order: EngineOrder
@@ -56,11 +63,20 @@ class LeaseRecord:
     worked: bool = False
     endpoint: str = ""
     error: PilotlightError | None = None
+    on_agents: dict[str, ModelFacts | None] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def order_on(self, agent_name: str) -> EngineOrder | None:
+        """The order with what this agent says of the model; None before it has said anything."""
+        facts = self.on_agents.get(agent_name)
+        return msgspec.structs.replace(self.order, facts=facts) if facts is not None else None
 
 
 class Pool:
-    """`on_change` callbacks are called after every step, in the loop, and must not block or change the pool."""
+    """`on_change` callbacks are called after every step, in the loop, and must not block or change the pool.
+
+    `absent`: slots that cannot be used now, with the reason.
+    """
 
     def __init__(self, policy: PoolPolicy, clock: Callable[[], float]) -> None:
         self.policy = policy
@@ -71,27 +87,69 @@ class Pool:
         self.worth = greedy_dual.GreedyDualState()
         self.records: dict[str, LeaseRecord] = {}
         self.slots: dict[str, SlotFacts] = {}
+        self.absent: dict[str, str] = {}
         self.on_change: list[Callable[[], None]] = []
+        self._given_back: dict[str, Caller] = {}
 
-    def add_slots(
-        self, facts: Mapping[str, SlotFacts], slots: Sequence[ledger.Slot], served: Sequence[tuple[Lease, LeaseRecord]]
+    def take_over(
+        self, facts: Mapping[str, SlotFacts], reported: Sequence[tuple[ledger.Slot, tuple[Lease, LeaseRecord] | None]]
     ) -> tuple[str, ...]:
-        """An agent's slots and the leases they serve, as it reports them. Returns the slots that serve a lease which
+        """Slots as their agent reports them, each with the lease it serves. Returns the slots that serve a lease which
         is not theirs (any more): they drain."""
         now_s = self.now_s()
-        holding = [lease for lease in self.ledger.leases.values() if lease.slot_id is not None]
-        rebuilt, stray = ledger.rebuild(
-            [*self.ledger.slots.values(), *slots], [*holding, *(lease for lease, _ in served)]
-        )
+        claims = [(slot, served[0] if served is not None else None) for slot, served in reported]
+        over = [lease.wish.lease_id for _, lease in claims if lease is not None and self._is_given_back(lease)]
+        after = resync.resync(self.ledger, claims, over)
         self.slots.update(facts)
-        self.ledger = ledger.Ledger({**self.ledger.leases, **rebuilt.leases}, rebuilt.slots)
-        for lease, record in served:
-            if rebuilt.leases.get(lease.wish.lease_id) is lease:
-                self.records[lease.wish.lease_id] = record
+        self.ledger = after.ledger
+        for slot, served in reported:
+            self.absent.pop(slot.slot_id, None)
+            if served is None or served[0].wish.lease_id not in after.adopted:
+                continue
+            lease, record = served
+            if lease.wish.lease_id not in self.records:
                 _, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, now_s)
                 self.fair = fairness.started(self.policy.fairness, self.fair, lease.wish.lease_id, now_s)
+            self.records[lease.wish.lease_id] = record
+        for lease_id, before in after.lost:
+            self._seat_lost(lease_id, before, Unavailable("its agent serves it no longer"), again=True)
         self._changed()
-        return stray
+        return after.stray
+
+    def set_absent(self, slot_ids: Iterable[str], reason: str) -> None:
+        """These slots cannot be used now. What was being placed on them waits again; what they serve goes on."""
+        ids = [slot_id for slot_id in slot_ids if slot_id in self.ledger.slots]
+        self.absent.update(dict.fromkeys(ids, reason))
+        self._unseat(resync.unplace(self.ledger, ids, self.now_s()), Unavailable(reason))
+
+    def unplace(self, slot_id: str, error: PilotlightError) -> None:
+        """The slot cannot serve the lease that was being placed on it, which waits again, or is told so."""
+        self._unseat(resync.unplace(self.ledger, [slot_id], self.now_s()), error)
+
+    def drop_slots(self, slot_ids: Iterable[str], error: PilotlightError) -> None:
+        """These slots are gone, and their engines with them."""
+        ids = [slot_id for slot_id in slot_ids if slot_id in self.ledger.slots]
+        after = resync.drop(self.ledger, ids, self.now_s())
+        for slot_id in ids:
+            self.slots.pop(slot_id, None)
+            self.absent.pop(slot_id, None)
+        self._unseat(after, error)
+
+    def note_given_back(self, lease_id: str, caller: Caller) -> None:
+        """Its holder is done with a lease that no agent has reported yet."""
+        self._given_back[lease_id] = caller
+        if len(self._given_back) > _MOST_GIVEN_BACK:
+            del self._given_back[next(iter(self._given_back))]
+
+    def _is_given_back(self, lease: Lease) -> bool:
+        caller = self._given_back.get(lease.wish.lease_id)
+        return caller is not None and caller.owns(lease.wish.tenant)
+
+    def _unseat(self, after: resync.Resync, error: PilotlightError) -> None:
+        self.ledger = after.ledger
+        for lease_id, before in after.lost:
+            self._seat_lost(lease_id, before, error, again=True)
+        self._changed()
 
     def admit(self, record: LeaseRecord) -> None:
         """Queue a lease. Raises Unavailable when the queue, or its tenant's part of it, is full."""
@@ -140,8 +198,10 @@ class Pool:
         lease_id = self.ledger.slots[slot_id].lease_id
         before = self.ledger.leases[lease_id].state if lease_id is not None else None
         self._slot(slot_id, event)
-        if lease_id is None or before is None:
-            return
+        if lease_id is not None and before is not None:
+            self._seat_lost(lease_id, before, error, again=again)
+
+    def _seat_lost(self, lease_id: str, before: LeaseState, error: PilotlightError, *, again: bool) -> None:
         now_s = self.now_s()
         self.fair = fairness.ended(self.policy.fairness, self.fair, lease_id, now_s)
         lease = self.ledger.leases[lease_id]

@@ -3,6 +3,7 @@
     slot                                       next step
     failed                                     wait out the back-off, stop what is left
     draining                                   revoke the lease that ended
+    reserved, the model not on this node yet   fetch it
     idle, reserved, weights and tenant right   grant
     idle, reserved, swap possible              swap
     idle, reserved, anything else              sleep or stop, then one of the two below
@@ -27,6 +28,7 @@ from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailabl
 from pilotlight_warmup.agent_port import (
     AgentError,
     AgentPort,
+    EngineGone,
     EngineOrder,
     EngineReady,
     EngineRefused,
@@ -41,10 +43,11 @@ from pilotlight_warmup.coordinator.slot_sleepers import Dormant, SlotSleepers
 from pilotlight_warmup.policy.isolation import after_serving, may_reuse
 from pilotlight_warmup.policy.lease_terms import LeaseWish
 from pilotlight_warmup.policy.ledger import Slot
-from pilotlight_warmup.policy.prediction import Outcome, Path, predict
+from pilotlight_warmup.policy.prediction import Outcome, Path, predict, seconds_per_byte
 from pilotlight_warmup.policy.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
 
 log = logging.getLogger(__name__)
+_MADE_READY = frozenset({SlotState.EMPTY, SlotState.IDLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class SlotDriver:
     def __init__(
         self, facts: SlotFacts, agent: AgentPort, pool: Pool, exposition: Exposition, settings: DriverSettings
     ) -> None:
+        self.agent_name = agent.name
         self._slot_id = facts.slot_id
         self._agent = agent
         self._pool = pool
@@ -76,6 +80,7 @@ class SlotDriver:
         self._step_ends_s = 0.0
         self._granted = ""
         self._incarnation = 0
+        self._lost_early = (0, "")
         self._order: EngineOrder | None = None
         self._sleepers = SlotSleepers(facts, pool)
         self._unwanted = ""
@@ -108,11 +113,14 @@ class SlotDriver:
         self._sleepers.took_over(report.sleeping)
 
     def lost(self, incarnation: int, reason: str) -> None:
-        """The agent says that an engine process is gone; news about an earlier one are dropped."""
+        """The agent says that an engine process is gone; news about an earlier one are dropped, and those about one
+        whose boot has not been heard of yet are kept for that."""
         if self._sleepers.discard(incarnation):
             log.warning("slot %s: a sleeping engine was lost: %s", self._slot_id, reason)
         elif incarnation == self._incarnation:
             self._died(reason)
+        elif incarnation > self._incarnation:
+            self._lost_early = (incarnation, reason)
 
     def _died(self, reason: str) -> None:
         if self._slot.state in {SlotState.EMPTY, SlotState.FAILED, SlotState.STOPPING}:
@@ -142,6 +150,9 @@ class SlotDriver:
 
     def _next_step(self) -> Callable[[], Awaitable[None]] | None:
         slot = self._slot
+        record = self._reserved()
+        if record is not None and slot.state in _MADE_READY and not record.order_on(self.agent_name):
+            return lambda: self._fetch(record)
         match slot.state:
             case SlotState.FAILED:
                 return self._clear_failed
@@ -184,12 +195,30 @@ class SlotDriver:
     def _wanted_order(self, slot: Slot) -> EngineOrder | None:
         if slot.lease_id is not None:
             self._warm = None
-            return self._pool.records[slot.lease_id].order
+            return self._pool.records[slot.lease_id].order_on(self.agent_name)
         warm = self._warm
         if warm is not None and slot.engine is not None and slot.engine.model == warm.facts.key:
             self._warm = None
             return None
         return warm
+
+    async def _fetch(self, record: LeaseRecord) -> None:
+        facts = record.order.facts
+        self._step_ends_s = self._pool.now_s() + facts.weights_bytes * seconds_per_byte(
+            self._pool.policy.placement.prediction, self._pool.predictions, "remote"
+        )
+        why = "the model there is another one"
+        try:
+            async with asyncio.timeout(self._settings.boot_deadline_s):
+                found = await self._agent.describe(record.order.model)
+            record.on_agents[self.agent_name] = found if found.key == facts.key else None
+        except (PilotlightError, TimeoutError) as error:
+            why = error.message if isinstance(error, PilotlightError) else "it was not fetched in time"
+            record.on_agents[self.agent_name] = None
+        if record.on_agents[self.agent_name] is None:
+            log.warning("slot %s: %s cannot be served here: %s", self._slot_id, record.order.model.uri, why)
+        if record is self._reserved() and not record.order_on(self.agent_name):
+            self._pool.unplace(self._slot_id, Unavailable(f"{self.agent_name}: {record.order.model.uri}: {why}"))
 
     async def _boot(self, order: EngineOrder) -> None:
         predicted_s = self._expect("fork", order, self._agent.zygote_ready_in_s())
@@ -201,6 +230,8 @@ class SlotDriver:
             self._refuse(InvalidInput(str(error)))
             return
         self._incarnation, self._order = ready.incarnation, order
+        if self._lost_early[0] == ready.incarnation:
+            raise EngineGone(self._lost_early[1])
         self._pool.slot_event(self._slot_id, SlotEvent.BOOTED)
         self._finish("fork", order, ready, predicted_s, began_s)
 

@@ -4,6 +4,8 @@
     slot life cycle            slot_lifecycle        which events a slot may see in which state
     lease life cycle           lease_lifecycle       the same for a lease
     who holds what             ledger                every lease on at most one slot, every slot under at most one lease
+    what an agent reports      resync                the ledger after a restart or an absence
+    who belongs to whom        presence              registration of agents, and the epoch of coordinators
     how long will it take      prediction            seconds until ready per path, learned; prediction against outcome
     where                      placement             the slot with the lowest predicted ready time, and why
     who is next                fairness              weighted fair queueing of tenants in slot-seconds

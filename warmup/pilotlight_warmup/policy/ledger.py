@@ -173,29 +173,6 @@ def sweep(ledger: Ledger, now_s: float, keep_s: float) -> Ledger:
     return replace(ledger, leases=kept)
 
 
-def rebuild(slots: Iterable[Slot], leases: Iterable[Lease]) -> tuple[Ledger, tuple[str, ...]]:
-    """The ledger after a coordinator restart, from what the agents report: their slots, and the leases they serve.
-
-    Two slots that claim one lease: the one that took it last keeps it. Returns the slots whose lease is not theirs
-    (any more): the caller drains them. Queued leases are known to no agent; their holders ask again under the same id.
-    """
-    newest: dict[str, Lease] = {}
-    for lease in leases:
-        known = newest.get(lease.wish.lease_id)
-        if lease.state in HOLDS_SLOT and (known is None or lease.since_s > known.since_s):
-            newest[lease.wish.lease_id] = lease
-    seats = {slot.slot_id: slot for slot in slots}
-    kept = {key: lease for key, lease in newest.items() if _agrees(lease, seats)}
-    stray: list[str] = []
-    for slot_id, slot in seats.items():
-        if slot.lease_id is None or (slot.lease_id in kept and kept[slot.lease_id].slot_id == slot_id):
-            continue
-        stray.append(slot_id)
-        state = SlotState.DRAINING if slot.state is SlotState.LEASED else slot.state
-        seats[slot_id] = replace(slot, lease_id=None, state=state)
-    return Ledger(kept, seats), tuple(stray)
-
-
 def check(ledger: Ledger) -> tuple[str, ...]:
     """What is wrong with the ledger: one sentence per broken promise, empty when all is well."""
     wrong: list[str] = []
@@ -265,13 +242,6 @@ def _without(sleeping: tuple[Engine, ...], engine: Engine) -> tuple[Engine, ...]
     # Two that look alike may sleep in one slot: an engine that was swapped to a sleeper's model went to sleep itself.
     first = sleeping.index(engine) if engine in sleeping else len(sleeping)
     return sleeping[:first] + sleeping[first + 1 :]
-
-
-def _agrees(lease: Lease, seats: Mapping[str, Slot]) -> bool:
-    slot = seats.get(lease.slot_id) if lease.slot_id is not None else None
-    if slot is None or slot.lease_id != lease.wish.lease_id:
-        return False
-    return (slot.state is SlotState.LEASED) == (lease.state is not LeaseState.PLACING)
 
 
 def _with_lease(ledger: Ledger, lease: Lease) -> Ledger:

@@ -21,7 +21,7 @@ prediction, it is refused with numbers, early. Pure: it reserves nothing (the le
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .isolation import may_replace, may_reuse
@@ -50,7 +50,9 @@ class SlotView:
     it). `free_in_s`: predicted rest of a lease that may not be preempted; None: unknown. `busy_left_s`: predicted
     rest of a boot, wake, swap or drain under way. `swappable`: swaps of this quantization are proven on this device.
     `tier`: where the wish's weights are, seen from this node. `memory_bytes`: free for an engine if the present one
-    is stopped. `keep_value`: what its content is worth (greedy-dual priority).
+    is stopped. `keep_value`: what its content is worth (greedy-dual priority). `absent`: why it cannot be used at
+    all now, "" where it can. `fingerprint`: what this node calls the wish's (it contains vLLM's version), "" where
+    that is the wish's own.
     """
 
     slot_id: str
@@ -67,6 +69,8 @@ class SlotView:
     swappable: bool = True
     has_zygote: bool = True
     keep_value: float = 0.0
+    absent: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ def place(
             reasons.append(f"{slot.slot_id}: not possible, {why_not}")
     ranked = _ranked(spec, found)
     reasons = [f"{c.slot_id}: {c.eta_s:.2f} s, {c.reason}" for c in ranked] + reasons
-    if not fits_somewhere:
+    if slots and not fits_somewhere:
         largest = max((slot.memory_bytes for slot in slots), default=0)
         why = f"needs {wish.memory_bytes / 1e9:.1f} GB, the largest of {len(slots)} slots has {largest / 1e9:.1f} GB"
         return Placement("refuse", None, None, ranked, (why, *reasons))
@@ -150,6 +154,10 @@ def _ranked(spec: PlacementSpec, found: list[Candidate]) -> tuple[Candidate, ...
 def _candidate(
     spec: PlacementSpec, wish: LeaseWish, slot: SlotView, predictions: PredictionState
 ) -> tuple[Candidate | None, str]:
+    if slot.absent:
+        return None, slot.absent
+    if slot.fingerprint:
+        wish = replace(wish, fingerprint=slot.fingerprint)
     waits = not slot.free and slot.preempts is None
     if waits and slot.free_in_s is None:
         return None, "held by a lease that may not be preempted"

@@ -177,6 +177,14 @@ class Store:
                 await work
             raise
 
+    def last_fetched(self, uri: str) -> Lease | None:
+        """A lease on what was last fetched from there, None where nothing is left of it. Nothing is asked outside."""
+        digest = self._shelf.last_known(uri)
+        try:
+            return self._shelf.lease(digest) if digest is not None else None
+        except ModelNotFound:
+            return None
+
     def lease(self, digest: str) -> Lease:
         """Keep a model from eviction until `release`, or until this process ends. Raises ModelNotFound."""
         return self._shelf.lease(digest)

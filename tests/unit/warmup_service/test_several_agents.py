@@ -1,0 +1,264 @@
+"""A coordinator and several agents in virtual time: who is asked, who is away, who comes back with what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from memory_agent import MemoryAgent
+from pilotlight_protocol.errors import ModelNotFound, Unavailable
+from pilotlight_warmup.agent_port import EngineOrder, Grant, ModelFacts, ModelOrder, SlotReport
+from pilotlight_warmup.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_warmup.coordinator.errors import LeaseGone
+from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
+from pilotlight_warmup.coordinator.slot_driver import DriverSettings
+from pilotlight_warmup.policy import ledger
+from pilotlight_warmup.policy.access import TRUSTED
+from pilotlight_warmup.policy.presence import Applicant, PresenceSpec, Taken
+from pilotlight_warmup.policy.slot_lifecycle import SlotState
+
+A, B = "model://f/a", "model://f/b"
+
+
+class World:
+    """A coordinator that runs, and its clock. After every step the ledger keeps its promises."""
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        self.now_s = 1000.0
+        self.coordinator = Coordinator(settings, lambda: self.now_s, lambda: self.now_s)
+        self.coordinator.pool.on_change.append(self._check)
+
+    def _check(self) -> None:
+        assert ledger.check(self.coordinator.pool.ledger) == ()
+
+    async def settle(self) -> None:
+        for _ in range(60):
+            await asyncio.sleep(0)
+
+    async def ask(self, model: str, **more: Any) -> LeaseAnswer:
+        waiting = asyncio.create_task(
+            self.coordinator.desk.request(LeaseRequest(model, "m", **{"deadline_s": 600.0} | more), TRUSTED)
+        )
+        await self.settle()
+        return await waiting
+
+    async def lease(self, model: str, **more: Any) -> LeaseAnswer:
+        return await self.coordinator.desk.poll((await self.ask(model, **more)).lease_id, 0.0, TRUSTED)
+
+    async def join(self, agent: MemoryAgent, instance: str = "1", seen_epoch: int = 0) -> None:
+        slots = frozenset(slot.slot_id for slot in agent.slots)
+        verdict = self.coordinator.roster.register(Applicant(agent.name, instance, slots, seen_epoch))
+        assert isinstance(verdict, Taken), verdict
+        agent.listen(self.coordinator.roster.hear)
+        self.coordinator.roster.take_over(agent, await agent.report())
+        await self.settle()
+
+    async def leave(self, agent: MemoryAgent) -> None:
+        self.coordinator.roster.leave(agent, "the cable was cut")
+        await self.settle()
+
+    async def pass_(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.coordinator.roster.tick()
+        self.coordinator.pool.expire()
+        await self.settle()
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Callable[..., Any]]:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def _start(*agents: MemoryAgent, **settings: Any) -> World:
+        settings.setdefault("driver", DriverSettings(first_back_off_s=0.0))
+        settings.setdefault("agent_grace_s", 0.01)
+        chosen = CoordinatorSettings(presence=PresenceSpec(lost_after_s=20.0), **settings)
+        world = World(chosen)
+        tasks.append(asyncio.create_task(world.coordinator.run([])))
+        await world.settle()
+        for agent in agents:
+            await world.join(agent)
+        return world
+
+    yield _start
+    for task in tasks:
+        assert not task.done(), task
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def served(agent: MemoryAgent, slot_id: str, lease: str, model: str, held_s: float = 5.0) -> None:
+    """What an agent reports that serves a lease."""
+    facts = ModelFacts(model, "f", "awq", 1000, 2**30, "ram", True)
+    grant = Grant(lease, "hash", "default", "m", "normal", "normal", "shared", held_s)
+    agent.reports[slot_id] = SlotReport(
+        slot_id, SlotState.LEASED, 5, EngineOrder(ModelOrder(model), facts, "m"), "default", "shared", grant, False,
+        f"unix:///{slot_id}",
+    )  # fmt: skip
+    agent.loaded[slot_id], agent.granted[slot_id], agent.incarnations[slot_id] = model, lease, 5
+
+
+def two() -> tuple[MemoryAgent, MemoryAgent]:
+    return MemoryAgent("a/0", name="a"), MemoryAgent("b/0", name="b")
+
+
+async def test_without_agents_a_request_is_told_so_and_one_that_waits_is_served(start: Any) -> None:
+    world = await start(agent_grace_s=5.0)
+    waiting = asyncio.create_task(world.coordinator.desk.request(LeaseRequest(A, "m", wait_s=1.0), TRUSTED))
+    await world.settle()
+    await world.join(two()[0])
+    assert (await waiting).state == "active"
+    world = await start()
+    with pytest.raises(Unavailable, match="no agent has registered"):
+        await world.coordinator.desk.request(LeaseRequest(A, "m"), TRUSTED)
+
+
+async def test_nobody_downloads_what_another_node_has(start: Any) -> None:
+    first, second = two()
+    first.tiers[A], second.tiers[A] = "remote", "disk"
+    world = await start(first, second)
+    lease = await world.lease(A)
+    assert lease.state == "active"
+    assert second.loaded == {"b/0": A}
+    assert ("describe", A) not in first.asked
+
+
+async def test_the_node_with_the_weights_in_memory_is_nearer_than_the_one_with_a_disk(start: Any) -> None:
+    first, second = two()
+    big = "model://f/big"
+    first.tiers[big], second.tiers[big] = "disk", "ram"
+    world = await start(first, second)
+    assert (await world.lease(big)).state == "active"
+    assert (first.loaded, second.loaded) == ({}, {"b/0": big})
+
+
+async def test_a_lease_that_lands_where_the_model_is_not_has_it_fetched_first(start: Any) -> None:
+    first, second = two()
+    first.tiers[A], second.tiers[A] = "remote", "disk"
+    world = await start(first, second)
+    await world.lease(A, priority="interactive")
+    other = await world.lease(A, priority="interactive")
+    assert other.state == "active"
+    assert first.loaded == {"a/0": A}
+    assert first.asked[-1] == ("describe", A)
+
+
+async def test_a_node_that_cannot_have_the_model_is_left_out(start: Any) -> None:
+    first, second = two()
+    world = await start(first, second)
+
+    async def nowhere(order: ModelOrder) -> ModelFacts:
+        raise ModelNotFound(f"{order.uri} is not a folder here")
+
+    first._facts = nowhere  # type: ignore[method-assign]
+    assert (await world.lease(A, priority="interactive")).state == "active"
+    assert second.loaded == {"b/0": A}
+    waiting = await world.ask(A, priority="interactive", tenant="other")
+    assert waiting.state == "queued"
+    assert any("cannot be had on its node" in reason for reason in waiting.reasons)
+    second._facts = nowhere  # type: ignore[method-assign]
+    with pytest.raises(ModelNotFound):
+        await world.ask(B)
+
+
+async def test_an_agent_away_gets_nothing_and_its_leases_go_on(start: Any) -> None:
+    first, second = two()
+    world = await start(first, second)
+    lease = await world.lease(A)
+    holder = first if first.granted else second
+    other = second if holder is first else first
+    await world.leave(holder)
+    assert world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED).state == "active"
+    assert [line.absent for line in world.coordinator.slots() if line.lease_id] == ["its agent does not answer"]
+    assert (await world.lease(B)).state == "active"
+    assert list(other.loaded.values()) == [B]
+    served(holder, holder.slots[0].slot_id, lease.lease_id, A)
+    await world.join(holder)
+    assert world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED).state == "active"
+    world.coordinator.desk.release(lease.lease_id, TRUSTED)
+    await world.settle()
+    assert holder.granted == {}
+
+
+async def test_what_was_being_placed_on_an_agent_that_goes_away_is_placed_elsewhere(start: Any) -> None:
+    first, second = two()
+    second.tiers[A] = "disk"  # the first is nearer
+    world = await start(first, second)
+    first.gate = asyncio.Event()
+    lease = await world.ask(A)
+    assert ("boot", "a/0", A) in first.calls
+    await world.leave(first)
+    assert (await world.coordinator.desk.poll(lease.lease_id, 0.0, TRUSTED)).state == "active"
+    assert second.granted == {"b/0": lease.lease_id}
+
+
+async def test_an_agent_that_stays_away_loses_its_leases_with_the_reason(start: Any) -> None:
+    first, _ = two()
+    world = await start(first)
+    lease = await world.lease(A)
+    await world.leave(first)
+    await world.pass_(10.0)
+    world.coordinator.pool.renew(lease.lease_id)
+    await world.pass_(10.0)
+    with pytest.raises(LeaseGone, match="agent a has not answered"):
+        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+    assert world.coordinator.slots() == []
+
+
+async def test_an_agent_that_was_restarted_has_lost_what_it_served(start: Any) -> None:
+    first, _ = two()
+    world = await start(first)
+    lease = await world.lease(A)
+    await world.leave(first)
+    await world.join(MemoryAgent("a/0", name="a"), instance="2")
+    with pytest.raises(LeaseGone, match="serves it no longer"):
+        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+    assert (await world.lease(A)).state == "active"
+
+
+async def test_a_lease_that_expired_while_its_agent_was_away_is_revoked_when_it_returns(start: Any) -> None:
+    first, _ = two()
+    world = await start(first)
+    lease = await world.lease(A)
+    await world.leave(first)
+    await world.pass_(16.0)
+    with pytest.raises(LeaseGone):
+        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+    served(first, "a/0", lease.lease_id, A)
+    await world.join(first)
+    assert first.granted == {}
+    assert first.calls[-1] == ("revoke", "a/0", lease.lease_id)
+    first.reports.clear()
+    assert (await world.lease(A)).path == "loaded"
+
+
+async def test_a_restarted_coordinator_keeps_leases_whose_agents_are_late(start: Any) -> None:
+    first, second = two()
+    served(first, "a/0", "one", A)
+    served(second, "b/0", "two", A)
+    world = await start(first, settle_s=15.0)
+    desk = world.coordinator.desk
+    assert desk.heartbeat("one", TRUSTED).state == "active"
+    with pytest.raises(Unavailable, match="just started"):
+        desk.heartbeat("two", TRUSTED)
+    desk.release("two", TRUSTED)
+    await world.join(second)
+    assert second.granted == {}, "its holder gave it back while nobody knew of it"
+    await world.pass_(16.0)
+    with pytest.raises(ModelNotFound):
+        desk.heartbeat("three", TRUSTED)
+
+
+async def test_an_agent_that_ends_soon_takes_no_new_lease(start: Any) -> None:
+    first, second = two()
+    second.tiers[A] = "disk"
+    world = await start(first, second)
+    lease = await world.lease(A, priority="interactive")
+    assert first.granted
+    world.coordinator.roster.close_slots(first, "its agent is ending")
+    world.coordinator.desk.release(lease.lease_id, TRUSTED)
+    await world.settle()
+    assert first.granted == {}, "what it does goes on"
+    assert (await world.lease(A)).state == "active"
+    assert second.granted
