@@ -96,7 +96,6 @@ class Grant(msgspec.Struct, frozen=True):
     tenant: str
     model_name: str
     priority: Priority
-    granted_priority: Priority
     isolation: Isolation
     held_s: float = 0.0
 

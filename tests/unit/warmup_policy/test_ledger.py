@@ -89,7 +89,7 @@ def test_a_process_that_served_one_tenant_is_not_swapped_for_another_that_asks_f
     fresh = book.slot_event(fresh, "cpu:0", SlotEvent.STOPPED, 6.5)
     fresh = book.slot_event(fresh, "cpu:0", SlotEvent.BOOT, 6.5, book.Engine("n", "f"))
     fresh = book.grant(book.slot_event(fresh, "cpu:0", SlotEvent.BOOTED, 9.0), "cpu:0", 9.0)
-    assert fresh.slots["cpu:0"].engine == book.Engine("n", "f", "globex", "reset")
+    assert fresh.slots["cpu:0"].engine == book.Engine("n", "f", "globex", "reset", owner="globex", booted_s=9.0)
 
 
 def test_the_same_lease_id_twice_is_one_lease_with_a_later_expiry() -> None:

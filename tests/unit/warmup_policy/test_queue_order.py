@@ -4,7 +4,7 @@ import pytest
 from pilotlight_warmup.policy import fairness
 from pilotlight_warmup.policy.fairness import FairnessSpec, FairnessState
 from pilotlight_warmup.policy.lease_terms import LeaseWish
-from pilotlight_warmup.policy.preemption import HeldLease, TenantUse, granted_priority, uses, victims
+from pilotlight_warmup.policy.preemption import HeldLease, TenantUse, uses, victims
 
 SPEC = FairnessSpec()
 
@@ -14,7 +14,7 @@ def waiting(*wishes: tuple[str, str], spec: FairnessSpec = SPEC, state: Fairness
     state = state or FairnessState()
     for second, (lease_id, priority) in enumerate(wishes):
         wish = LeaseWish(lease_id, lease_id[0], "m", "f", priority)  # type: ignore[arg-type]
-        refusal, state = fairness.enqueue(spec, state, wish, float(second))
+        refusal, state = fairness.enqueue(spec, state, wish, max(state.as_of_s, float(second)))
         assert refusal is None
     return state
 
@@ -59,22 +59,43 @@ def test_absence_saves_up_no_credit() -> None:
 
 
 def test_ending_twice_or_unknown_changes_nothing_and_tenants_are_forgotten_in_time() -> None:
-    state = fairness.started(SPEC, waiting(("a1", "normal")), "a1", 0.0)
-    once = fairness.ended(SPEC, state, "a1", 10.0)
+    state = fairness.started(SPEC, waiting(("a1", "normal"), ("c1", "normal")), "a1", 1.0)
+    once = fairness.ended(SPEC, state, "a1", 11.0)
     assert fairness.ended(SPEC, once, "a1", 99.0) == once
-    assert fairness.mean_slots(SPEC, once, "a", 10.0) == pytest.approx(0.154, abs=0.001)
+    once = fairness.withdraw(SPEC, once, "c1", 11.0)
     kept = fairness.forget_idle_tenants(SPEC, once, 20.0)
-    assert "a" in kept.means
-    later = waiting(("b1", "normal"), state=kept)
-    later = fairness.started(SPEC, later, "b1", 900.0)
-    assert "b" in fairness.forget_idle_tenants(SPEC, later, 900.0).finish_tags
+    assert "a" in kept.used_s
+    later = waiting(("b1", "normal"), ("b2", "normal"), state=kept)
+    for lease_id in ("b1", "b2"):
+        later = fairness.started(SPEC, later, lease_id, 5000.0)
+    assert set(fairness.forget_idle_tenants(SPEC, later, 5000.0).finish_tags) == {"b"}
 
 
-def held(lease_id: str, priority: str, idle: bool = False, since_s: float = 0.0) -> HeldLease:
-    return HeldLease(lease_id, f"slot-{lease_id}", lease_id[0], priority, idle, since_s)  # type: ignore[arg-type]
+def test_only_what_is_used_while_others_wait_counts() -> None:
+    alone = fairness.started(SPEC, waiting(("a1", "normal")), "a1", 0.0)
+    assert fairness.mean_slots(SPEC, alone, 100.0) == {}
+    _, wanted = fairness.enqueue(SPEC, alone, LeaseWish("b1", "b", "m", "f"), 100.0)
+    assert fairness.mean_slots(SPEC, wanted, 110.0)["a"] == pytest.approx(0.83, abs=0.01)
+    assert fairness.mean_slots(SPEC, wanted, 110.0).get("b", 0.0) == 0.0
 
 
-SMALL, LARGE = TenantUse(2.0, held_slots=1, mean_slots=0.5), TenantUse(2.0, held_slots=4, mean_slots=3.5)
+def test_a_lease_that_lost_its_slot_teaches_nothing_and_pays_for_what_it_had() -> None:
+    state = fairness.started(SPEC, waiting(("a1", "normal")), "a1", 0.0)
+    lost = fairness.unseated(SPEC, state, "a1", 3.0)
+    assert lost.usual_cost_s == {}
+    assert lost.finish_tags == {"a": pytest.approx(3.0)}
+    ended = fairness.ended(SPEC, state, "a1", 3.0)
+    assert fairness.usual_hold_s(ended, "a") == pytest.approx(8.6)
+    assert fairness.usual_hold_s(ended, "b") == pytest.approx(8.6), "all that is known"
+    assert fairness.usual_hold_s(FairnessState(), "a") is None
+
+
+def held(lease_id: str, priority: str, idle: bool = False, since_s: float = 0.0, placing: bool = False) -> HeldLease:
+    return HeldLease(lease_id, f"slot-{lease_id}", lease_id[0], priority, placing, idle, since_s)  # type: ignore[arg-type]
+
+
+# Of two slots each: a uses little, b four and all the time, c one now and little lately.
+SMALL, LARGE, FAIR = TenantUse(2.0, 1, 0.5), TenantUse(2.0, 4, 3.5), TenantUse(2.0, 2, 1.9)
 
 
 @pytest.mark.parametrize(
@@ -85,36 +106,49 @@ SMALL, LARGE = TenantUse(2.0, held_slots=1, mean_slots=0.5), TenantUse(2.0, held
         ("batch", held("b1", "batch", idle=True), 0),
         ("normal", held("b1", "batch"), 1),
         ("batch", held("b1", "batch"), None),
+        ("normal", held("c1", "batch"), 1),
         ("normal", held("b1", "normal"), 2),
-        ("normal", held("b1", "interactive"), None),
+        ("normal", held("b1", "normal", placing=True), 2),
+        ("normal", held("b1", "interactive"), 2),
+        ("normal", held("c1", "interactive"), None),
+        ("normal", held("c1", "normal"), None),
         ("interactive", held("a1", "normal"), None),
     ],
 )
-def test_idle_then_batch_then_lent_and_never_interactive(
+def test_idle_then_batch_then_lent_and_never_interactive_within_the_share(
     wish_priority: str, lease: HeldLease, order: int | None
 ) -> None:
     wish = LeaseWish("a9", "a", "m", "f", wish_priority)  # type: ignore[arg-type]
-    found = victims(wish, [lease], {"a": SMALL, "b": LARGE}, now_s=10.0)
-    assert [victim.order for victim in found] == ([] if order is None else [order])
+    found = victims(wish, [lease], {"a": SMALL, "b": LARGE, "c": FAIR}, now_s=10.0)
+    assert [victim.order for victim in found.values()] == ([] if order is None else [order])
 
 
-def test_the_order_among_many_victims() -> None:
-    pool = [
-        held("b1", "normal"),
-        held("b2", "batch"),
-        held("b3", "batch", since_s=9.0),
-        held("b4", "normal", idle=True),
-    ]
-    found = victims(LeaseWish("a9", "a", "m", "f"), pool, {"a": SMALL, "b": LARGE}, now_s=10.0)
-    assert [victim.lease.lease_id for victim in found] == ["b4", "b3", "b2", "b1"]
-    assert "its share is 2.0" in found[-1].reason
+def test_only_the_lowest_order_is_offered_and_each_says_what_it_would_lose() -> None:
+    pool = [held("b1", "normal"), held("b2", "batch", since_s=2.0), held("b3", "batch", since_s=9.0, placing=True)]
+    wish = LeaseWish("a9", "a", "m", "f")
+    found = victims(wish, pool, {"a": SMALL, "b": LARGE}, now_s=10.0)
+    assert {slot_id: victim.loss_s for slot_id, victim in found.items()} == {"slot-b2": 8.0, "slot-b3": 0.0}
+    lent = victims(wish, pool[:1], {"a": SMALL, "b": LARGE}, now_s=10.0)
+    assert "its share is 2.0" in lent["slot-b1"].reason
+    idle = victims(wish, [*pool, held("b4", "normal", idle=True)], {"a": SMALL, "b": LARGE}, now_s=10.0)
+    assert list(idle) == ["slot-b4"]
 
 
-def test_interactive_standing_is_kept_for_the_share() -> None:
-    wish = LeaseWish("a9", "a", "m", "f", "interactive")
-    assert granted_priority(wish, SMALL)[0] == "interactive"
-    priority, why = granted_priority(wish, LARGE)
-    assert (priority, why) == ("normal", "a holds 4 slots, lately 3.5, its share is 2.0: lent as normal")
+def test_a_flood_takes_no_batch_work_of_a_tenant_within_its_share() -> None:
+    batch = [held("c1", "batch")]
+    assert victims(LeaseWish("b9", "b", "m", "f"), batch, {"b": LARGE, "c": FAIR}, now_s=10.0) == {}
+
+
+def test_one_slot_of_a_small_share_may_be_held_interactively() -> None:
+    """Eleven tenants and one slot: whoever holds it holds more than its share."""
+    wish = LeaseWish("a9", "a", "m", "f")
+    within, flood = TenantUse(1 / 11, 1, 0.05), TenantUse(1 / 11, 1, 0.5)
+    quiet = TenantUse(1 / 11, 0, 0.01)
+    assert victims(wish, [held("b1", "interactive")], {"a": quiet, "b": within}, now_s=10.0) == {}
+    assert victims(wish, [held("b1", "interactive")], {"a": quiet, "b": flood}, now_s=10.0) != {}
+
+
+def test_shares_follow_the_weights() -> None:
     shares = uses({"a": 1.0, "b": 3.0}, [held("a1", "normal")], {"a": 0.4}, 8)
     assert shares == {"a": TenantUse(2.0, 1, 0.4), "b": TenantUse(6.0, 0, 0.0)}
 
@@ -122,4 +156,4 @@ def test_interactive_standing_is_kept_for_the_share() -> None:
 def test_a_small_user_may_burst_at_a_floods_expense_and_not_the_other_way_round() -> None:
     burst, flood = TenantUse(2.0, held_slots=3, mean_slots=0.8), TenantUse(2.0, held_slots=1, mean_slots=1.9)
     wish = LeaseWish("b9", "b", "m", "f")
-    assert victims(wish, [held("a1", "normal")], {"a": burst, "b": flood}, now_s=10.0) == ()
+    assert victims(wish, [held("a1", "normal")], {"a": burst, "b": flood}, now_s=10.0) == {}

@@ -208,17 +208,40 @@ async def test_work_and_idleness_come_from_the_engine_and_idle_leases_give_way(s
         world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
 
 
-async def test_batch_work_gives_way_after_a_moment_to_connect(start: Any) -> None:
+async def test_batch_work_gives_way_at_once_and_takes_nothing(start: Any) -> None:
     world = await start()
     lease = await world.lease(A, tenant="a", priority="batch")
-    other = await world.ask(B, tenant="b")
-    assert other.state == "queued"
-    world.now_s += 1.0
-    world.coordinator.pool.renew(lease.lease_id)
+    other = await world.lease(B, tenant="b")
+    assert other.state == "active"
+    with pytest.raises(LeaseGone, match="preempted for b"):
+        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+    assert (await world.ask(A, tenant="b", priority="batch")).state == "queued"
+
+
+async def test_a_lease_on_its_way_gives_way_and_keeps_its_place(start: Any) -> None:
+    world = await start()
+    await world.release(await world.lease(A))
+    world.agent.gate = asyncio.Event()
+    batch = await world.ask(B, tenant="a", priority="batch")
+    assert batch.state == "placing"
+    urgent = await world.ask(A, tenant="b")
+    desk = world.coordinator.desk
+    assert (urgent.state, desk.heartbeat(batch.lease_id, TRUSTED).state) == ("placing", "queued")
+    world.agent.gate.set()
     await world.settle()
-    third = await world.ask(C, tenant="b", priority="batch")
-    assert (await world.coordinator.desk.poll(other.lease_id, 0.0, TRUSTED)).state == "active"
-    assert third.state == "queued"
+    assert desk.heartbeat(urgent.lease_id, TRUSTED).state == "active"
+    # What had begun for the other one cannot be undone: its weights came first.
+    assert world.commands()[-3:] == ["swap", "swap", "grant"]
+    await world.release(urgent)
+    assert desk.heartbeat(batch.lease_id, TRUSTED).state == "active"
+
+
+async def test_an_engine_on_its_way_is_not_taken_for_another_architecture(start: Any) -> None:
+    world = await start()
+    world.agent.gate = asyncio.Event()
+    batch = await world.ask(A, tenant="a", priority="batch")
+    other = await world.ask(C, tenant="b")
+    assert (world.coordinator.desk.heartbeat(batch.lease_id, TRUSTED).state, other.state) == ("placing", "queued")
 
 
 async def test_expired_leases_make_room(start: Any) -> None:
@@ -325,7 +348,7 @@ async def test_predictions_are_learned_and_their_errors_shown(start: Any) -> Non
 def report(slot_id: str, model: str, lease_id: str, held_s: float, *, idle: bool = False) -> SlotReport:
     facts = ModelFacts(model, "f", "awq", 1000, 2**30, "ram", True)
     order = EngineOrder(ModelOrder(model), facts, "m")
-    grant = Grant(lease_id, "hash", "a", "m", "normal", "normal", "shared", held_s)
+    grant = Grant(lease_id, "hash", "a", "m", "normal", "shared", held_s)
     return SlotReport(slot_id, SlotState.LEASED, 5, order, "a", "shared", grant, idle, f"unix:///{slot_id}")
 
 

@@ -91,7 +91,7 @@ async def start() -> AsyncIterator[Callable[..., Any]]:
 def served(agent: MemoryAgent, slot_id: str, lease: str, model: str, held_s: float = 5.0) -> None:
     """What an agent reports that serves a lease."""
     facts = ModelFacts(model, "f", "awq", 1000, 2**30, "ram", True)
-    grant = Grant(lease, "hash", "default", "m", "normal", "normal", "shared", held_s)
+    grant = Grant(lease, "hash", "default", "m", "normal", "shared", held_s)
     agent.reports[slot_id] = SlotReport(
         slot_id, SlotState.LEASED, 5, EngineOrder(ModelOrder(model), facts, "m"), "default", "shared", grant, False,
         f"unix:///{slot_id}",

@@ -28,7 +28,7 @@ from pilotlight_warmup.coordinator.model_search import Found, find
 from pilotlight_warmup.coordinator.pool import Pool, PoolPolicy
 from pilotlight_warmup.coordinator.roster import Roster
 from pilotlight_warmup.coordinator.slot_driver import DriverSettings
-from pilotlight_warmup.coordinator.warmth import MOST_SCHEDULES, LoadAhead, Warmth
+from pilotlight_warmup.coordinator.warmth import MOST_SCHEDULES, LoadAhead, WarmOrder, Warmth
 from pilotlight_warmup.policy.forecast import ForecastSpec
 from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
 from pilotlight_warmup.policy.lease_lifecycle import LeaseEvent, LeaseState
@@ -125,15 +125,16 @@ class Coordinator:
         """Raises InvalidInput for a schedule that is not understood, and what `describe` raises."""
         model = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
         order = EngineOrder(model, (await self.describe(model)).facts, asked.model_name)
+        warm = WarmOrder(order, asked.tenant, asked.isolation or self._settings.isolation)
         if asked.schedule is not None:
             if self._warmth.scheduled >= MOST_SCHEDULES:
                 raise TooManyRequests(f"{MOST_SCHEDULES} schedules at most; end one with an empty schedule first")
             try:
-                self._warmth.schedule(order, asked.schedule)
+                self._warmth.schedule(warm, asked.schedule)
             except InvalidSchedule as error:
                 raise InvalidInput(str(error), param="schedule") from error
         else:
-            self._warmth.hold(order, asked.hold_s)
+            self._warmth.hold(warm, asked.hold_s)
         self.keep_warm()
         return self._model_line(order)
 
@@ -145,7 +146,7 @@ class Coordinator:
             lines.append(
                 LeaseLine(
                     lease_id, wish.tenant, wish.model, record.order.model_name, wish.priority,
-                    record.granted_priority, wish.isolation, lease.state, now_s - record.asked_s, lease.slot_id,
+                    wish.isolation, lease.state, now_s - record.asked_s, lease.slot_id,
                     record.path, record.eta_s, record.reasons,
                 )
             )  # fmt: skip
@@ -220,7 +221,8 @@ class Coordinator:
                 log.info("lease %s is refused: its deadline passed while it was %s", lease_id, lease.state)
                 self.exposition.ended("late")
                 why = f"the deadline passed while the lease was {lease.state}: {reasons}"
-                self.pool.end(lease_id, LeaseEvent.REFUSE, Unavailable(why, retry_after_s=5.0))
+                retry_after_s = max(1.0, self.pool.records[lease_id].eta_s or 1.0)
+                self.pool.end(lease_id, LeaseEvent.REFUSE, Unavailable(why, retry_after_s=retry_after_s))
 
     def find_unused(self) -> None:
         """A lease without any work since it was granted is as idle as one whose work has ended."""
@@ -235,9 +237,9 @@ class Coordinator:
         for wish in self._warmth.decide():
             driver = self.roster.drivers[wish.slot_id]
             if isinstance(wish, LoadAhead):
-                log.info("slot %s: %s is loaded ahead (%s: %s)", wish.slot_id, wish.order.facts.key[:12], wish.why,
-                         wish.reason)  # fmt: skip
+                log.info("slot %s: %s is loaded ahead (%s: %s)", wish.slot_id,
+                         wish.warm.order.facts.key[:12], wish.why, wish.reason)  # fmt: skip
                 self.exposition.prewarmed(wish.why)
-                driver.warm(wish.order)
+                driver.warm(wish.warm)
             else:
                 driver.stop_idle(wish.reason)

@@ -71,9 +71,7 @@ class Desk:
             memory_bytes=facts.memory_bytes,
             deadline_at_s=began_s + asked.deadline_s,
         )
-        record = LeaseRecord(
-            wish, EngineOrder(order, facts, asked.model_name), _sha256(secret), began_s, asked.priority
-        )
+        record = LeaseRecord(wish, EngineOrder(order, facts, asked.model_name), _sha256(secret), began_s)
         record.on_agents = found.on_agents
         record.phases_s["prefetch"] = pool.now_s() - began_s
         pool.admit(record)

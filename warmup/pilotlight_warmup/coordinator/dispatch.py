@@ -14,16 +14,16 @@ import msgspec
 from pilotlight_protocol.errors import PayloadTooLarge, PilotlightError, Unavailable
 
 from pilotlight_warmup.agent_port import EngineOrder, ModelFacts
-from pilotlight_warmup.coordinator.pool import Pool
+from pilotlight_warmup.coordinator.pool import LeaseRecord, Pool
 from pilotlight_warmup.policy import fairness, placement, preemption
+from pilotlight_warmup.policy.contest import Contest
 from pilotlight_warmup.policy.lease_lifecycle import LeaseEvent, LeaseState
 from pilotlight_warmup.policy.lease_terms import LeaseWish
 from pilotlight_warmup.policy.ledger import Slot
+from pilotlight_warmup.policy.queue_round import QueueRound
 from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
 log = logging.getLogger(__name__)
-# A holder needs a moment to connect; taking its slot before that gains nothing and costs two swaps.
-_LEAST_HOLD_S = 0.25
 
 
 class SlotOutlook(Protocol):
@@ -45,91 +45,78 @@ class Dispatch:
         self._held_warm = held_warm
 
     def run(self) -> None:
-        """Place what can be placed, refuse what never can. Wishes that look alike share one refusal to place."""
-        pool = self._pool
-        hopeless: dict[tuple[object, ...], tuple[float | None, tuple[str, ...]]] = {}
-        for lease_id in fairness.order(pool.policy.fairness, pool.fair, pool.now_s()):
-            wish = pool.ledger.leases[lease_id].wish
-            kind = (wish.tenant, wish.priority, wish.isolation, wish.model)
+        """Place what can be placed, refuse what never can, and predict when the others will be ready."""
+        pool, now_s = self._pool, self._pool.now_s()
+        this_round = QueueRound(pool.policy.contest, pool.predictions, now_s)
+        for lease_id in fairness.order(pool.policy.fairness, pool.fair, now_s):
             record = pool.records[lease_id]
-            if kind in hopeless and not _is_late(wish, hopeless[kind][0], pool.now_s()):
-                record.eta_s, record.reasons = hopeless[kind]
-                continue
-            decision = self._place(lease_id, wish)
-            record.eta_s, record.reasons = decision.eta_s, decision.reasons
-            if decision.verdict == "queue":
-                hopeless[kind] = (decision.eta_s, decision.reasons)
+            hold_s = fairness.usual_hold_s(pool.fair, record.wish.tenant)
+            kind = _kind(record)
+            decision = this_round.known(kind, record.wish, hold_s)
+            if decision is None:
+                facts, there = record.order.facts, record.on_agents
+                views = [self._view(slot, facts, there, now_s) for slot in pool.ledger.slots.values()]
+                decision = this_round.decide(kind, record.wish, views, self._contest(lease_id, now_s), hold_s)
+            self._carry_out(lease_id, _readable(decision, record.wish), now_s)
 
     def would_place(self, wish: LeaseWish, order: EngineOrder) -> placement.Placement:
         """What placement says about a wish that preempts nobody; nothing is changed (prewarm asks)."""
         pool = self._pool
-        views = [self._view(slot, {}, order.facts, {}) for slot in pool.ledger.slots.values()]
-        return placement.place(pool.policy.placement, wish, views, pool.predictions, pool.now_s())
+        views = [self._view(slot, order.facts, {}, pool.now_s()) for slot in pool.ledger.slots.values()]
+        return placement.place(pool.policy.contest.placement, wish, views, pool.predictions, pool.now_s())
 
-    def _place(self, lease_id: str, wish: LeaseWish) -> placement.Placement:
-        pool, now_s = self._pool, self._pool.now_s()
-        tenants = self._tenants(now_s)
-        victims = [
-            victim
-            for victim in preemption.victims(wish, self._held(), tenants, now_s)
-            if victim.lease.slot_id not in pool.absent and self._has_had_its_moment(victim.lease, now_s)
-        ]
-        chosen = {victim.lease.slot_id: victim for victim in victims if victim.order == victims[0].order}
-        record = pool.records[lease_id]
-        views = [self._view(slot, chosen, record.order.facts, record.on_agents) for slot in pool.ledger.slots.values()]
-        decision = placement.place(pool.policy.placement, wish, views, pool.predictions, now_s)
-        decision = _readable(decision, wish)
+    def _carry_out(self, lease_id: str, decision: placement.Placement, now_s: float) -> None:
+        pool, record = self._pool, self._pool.records[lease_id]
+        wish = record.wish
+        record.reasons = decision.reasons
+        record.queued = record.queued or decision.verdict == "queue"
+        record.predict(decision.eta_s, now_s)
         if decision.verdict == "refuse":
             log.info("lease %s of %s is refused: %s", lease_id, wish.tenant, "; ".join(decision.reasons))
-            pool.end(lease_id, LeaseEvent.REFUSE, _refusal(wish, decision, views, now_s))
+            pool.end(lease_id, LeaseEvent.REFUSE, self._refusal(wish, decision, now_s))
         if decision.verdict != "place" or decision.chosen is None:
-            return decision
-        if decision.chosen.preempts is not None:
-            why = f"preempted for {wish.tenant}: {decision.reasons[0]}"
-            log.info("lease %s is %s", decision.chosen.preempts, why)
-            pool.end(decision.chosen.preempts, LeaseEvent.PREEMPT, Unavailable(f"the lease was {why}"))
-        record.granted_priority, why = preemption.granted_priority(wish, tenants[wish.tenant])
+            return
+        chosen = decision.chosen
+        if chosen.preempts is not None:
+            self._take(chosen.preempts, f"preempted for {wish.tenant}: {decision.reasons[0]}")
         log.info(
-            "lease %s of %s goes to %s by %s in %.2f s (%s; %s)", lease_id, wish.tenant, decision.chosen.slot_id,
-            decision.chosen.path, decision.chosen.eta_s, why, "; ".join(decision.reasons),
+            "lease %s of %s goes to %s by %s in %.2f s (asked for %s; %s)", lease_id, wish.tenant, chosen.slot_id,
+            chosen.path, chosen.eta_s, wish.priority, "; ".join(decision.reasons),
         )  # fmt: skip
-        pool.reserve(lease_id, decision.chosen)
-        self._outlooks[decision.chosen.slot_id].kick()
-        return decision
+        pool.reserve(lease_id, chosen)
+        self._outlooks[chosen.slot_id].kick()
 
-    def _has_had_its_moment(self, lease: preemption.HeldLease, now_s: float) -> bool:
-        record = self._pool.records[lease.lease_id]
-        return (lease.idle and record.worked) or now_s - record.granted_s >= _LEAST_HOLD_S
+    def _take(self, lease_id: str, why: str) -> None:
+        log.info("lease %s is %s", lease_id, why)
+        if self._pool.ledger.leases[lease_id].state is LeaseState.PLACING:
+            self._pool.displace(lease_id)
+        else:
+            self._pool.end(lease_id, LeaseEvent.PREEMPT, Unavailable(f"the lease was {why}"))
 
-    def _held(self) -> list[preemption.HeldLease]:
-        pool = self._pool
-        found: list[preemption.HeldLease] = []
-        for slot in pool.ledger.slots.values():
-            lease = pool.ledger.leases[slot.lease_id] if slot.lease_id is not None else None
-            if lease is not None and lease.state in {LeaseState.ACTIVE, LeaseState.IDLE}:
-                wish, priority = lease.wish, pool.records[lease.wish.lease_id].granted_priority
-                idle = lease.state is LeaseState.IDLE
-                found.append(
-                    preemption.HeldLease(wish.lease_id, slot.slot_id, wish.tenant, priority, idle, lease.since_s)
-                )
-        return found
-
-    def _tenants(self, now_s: float) -> dict[str, preemption.TenantUse]:
+    def _contest(self, lease_id: str, now_s: float) -> Contest:
         pool, spec = self._pool, self._pool.policy.fairness
-        present = {lease.wish.tenant for lease in pool.ledger.leases.values()} | set(pool.fair.means)
+        held: list[preemption.HeldLease] = []
+        for slot in pool.ledger.slots.values():
+            if slot.lease_id is not None:
+                lease = pool.ledger.leases[slot.lease_id]
+                wish, state = lease.wish, lease.state
+                held.append(
+                    preemption.HeldLease(
+                        wish.lease_id, slot.slot_id, wish.tenant, wish.priority, state is LeaseState.PLACING,
+                        state is LeaseState.IDLE, lease.since_s,
+                    )
+                )  # fmt: skip
+        present = {lease.wish.tenant for lease in pool.ledger.leases.values()} | set(pool.fair.used_s)
         weights = {tenant: spec.weight(tenant) for tenant in present}
-        means = {tenant: fairness.mean_slots(spec, pool.fair, tenant, now_s) for tenant in present}
-        return preemption.uses(weights, self._held(), means, len(pool.ledger.slots))
+        means = fairness.mean_slots(spec, pool.fair, now_s)
+        others = [pool.records[other].wish for other in pool.fair.waiting if other != lease_id]
+        wanted = frozenset(name for wish in others for name in (wish.fingerprint, wish.model))
+        return Contest(held, preemption.uses(weights, held, means, len(pool.ledger.slots)), wanted)
 
     def _view(
-        self,
-        slot: Slot,
-        chosen: Mapping[str, preemption.Victim],
-        facts: ModelFacts,
-        on_agents: Mapping[str, ModelFacts | None],
+        self, slot: Slot, facts: ModelFacts, on_agents: Mapping[str, ModelFacts | None], now_s: float
     ) -> placement.SlotView:
-        pool, now_s = self._pool, self._pool.now_s()
-        outlook = self._outlooks[slot.slot_id]
+        pool, outlook = self._pool, self._outlooks[slot.slot_id]
         absent = pool.absent.get(slot.slot_id, "")
         if on_agents:
             there = on_agents.get(outlook.agent_name, msgspec.structs.replace(facts, tier="remote"))
@@ -137,7 +124,8 @@ class Dispatch:
             facts = there or facts
         model = slot.engine.model if slot.engine is not None else ""
         worth = pool.worth.entries.get(model)
-        view = placement.SlotView(
+        at_work = slot.lease_id is not None and slot.state is SlotState.LEASED
+        return placement.SlotView(
             slot.slot_id,
             slot.state,
             slot.engine,
@@ -145,47 +133,36 @@ class Dispatch:
             tier=facts.tier,
             memory_bytes=pool.slots[slot.slot_id].memory_bytes,
             free=slot.lease_id is None,
-            free_in_s=self._free_in_s(slot, now_s),
+            since_s=slot.since_s,
+            free_in_s=fairness.lease_rest_s(pool.fair, slot.lease_id, now_s) if at_work and slot.lease_id else None,
             busy_left_s=outlook.busy_left_s(now_s),
             swappable=facts.swappable,
             absent=absent,
             fingerprint=facts.fingerprint,
+            way_back="wake" if pool.slots[slot.slot_id].sleepers else "fork",
             keep_value=float("inf") if model in self._held_warm else worth.priority if worth is not None else 0.0,
         )
-        victim = chosen.get(slot.slot_id)
-        if victim is None:
-            return view
-        return replace(view, preempts=victim.lease.lease_id, preempt_reason=victim.reason)
 
-    def _free_in_s(self, slot: Slot, now_s: float) -> float | None:
-        """The rest of a lease at work, from what its tenant's leases usually take; None where nothing was learned.
+    def _refusal(self, wish: LeaseWish, decision: placement.Placement, now_s: float) -> PilotlightError:
+        reasons = "; ".join(decision.reasons)
+        slots = self._pool.slots.values()
+        if slots and all(facts.memory_bytes < wish.memory_bytes for facts in slots):
+            return PayloadTooLarge(f"{reasons}; give a slot more memory (--slot cpu:0=8GiB) or take a smaller model")
+        left_s = max(0.0, wish.deadline_at_s - now_s) if wish.deadline_at_s is not None else 0.0
+        retry_after_s = max(1.0, (decision.eta_s or 0.0) - left_s)
+        return Unavailable(f"the lease cannot be ready in time: {reasons}", retry_after_s=retry_after_s)
 
-        One that has outlived the usual is expected to last as long again: nobody waits for ever for a slot that
-        "must be free any moment" beside an empty one.
-        """
-        lease = self._pool.ledger.leases[slot.lease_id] if slot.lease_id is not None else None
-        if lease is None or slot.state is not SlotState.LEASED:
-            return None
-        usual_s = self._pool.fair.usual_cost_s.get(lease.wish.tenant)
-        held_s = now_s - lease.since_s
-        return None if usual_s is None else max(usual_s - held_s, held_s)
+
+def _kind(record: LeaseRecord) -> tuple[object, ...]:
+    """Leases of one kind can get the same slots; among them the model decides only what getting one ready takes.
+
+    Where swaps are not proven, or nodes differ in what they can have, it decides more.
+    """
+    wish, apart = record.wish, not record.order.facts.swappable or len(record.on_agents) > 1
+    common = (wish.tenant, wish.priority, wish.isolation, wish.fingerprint, wish.memory_bytes)
+    return (*common, wish.model) if apart else common
 
 
 def _readable(decision: placement.Placement, wish: LeaseWish) -> placement.Placement:
     """Model keys are 64 digits; a person needs the first of them."""
     return replace(decision, reasons=tuple(reason.replace(wish.model, wish.model[:12]) for reason in decision.reasons))
-
-
-def _is_late(wish: LeaseWish, eta_s: float | None, now_s: float) -> bool:
-    return wish.deadline_at_s is not None and now_s + (eta_s or 0.0) > wish.deadline_at_s
-
-
-def _refusal(
-    wish: LeaseWish, decision: placement.Placement, views: list[placement.SlotView], now_s: float
-) -> PilotlightError:
-    reasons = "; ".join(decision.reasons)
-    if all(view.memory_bytes < wish.memory_bytes for view in views) and views:
-        return PayloadTooLarge(f"{reasons}; give a slot more memory (--slot cpu:0=8GiB) or take a smaller model")
-    left_s = max(0.0, wish.deadline_at_s - now_s) if wish.deadline_at_s is not None else 0.0
-    retry_after_s = max(1.0, (decision.eta_s or 0.0) - left_s)
-    return Unavailable(f"the lease cannot be ready in time: {reasons}", retry_after_s=retry_after_s)

@@ -10,10 +10,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from pilotlight_warmup.agent_port import EngineReady
 from pilotlight_warmup.coordinator.pool import LeaseRecord, Pool
-from pilotlight_warmup.policy.prediction import Path, error
+from pilotlight_warmup.policy.prediction import Path, error, promise_error
 from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
 _SHORT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_YES_NO = {True: "yes", False: "no"}
 _PATHS: tuple[Path, ...] = ("loaded", "wake", "swap", "fork", "boot")
 
 
@@ -39,8 +40,9 @@ class Exposition:
             buckets=_SHORT_S, registry=one,
         )  # fmt: skip
         self._promise = Histogram(
-            "pilotlight_lease_late_seconds", "How much later than promised at its placement a lease became active.",
-            ["path"], buckets=_SHORT_S, registry=one,
+            "pilotlight_lease_prediction_error_seconds",
+            "|when a lease became active - when its holder was first told it would|; queued: it waited for a slot.",
+            ["path", "queued"], buckets=_SHORT_S, registry=one,
         )  # fmt: skip
         self._ends = Counter("pilotlight_lease_ends", "Leases that ended, by how.", ["how"], registry=one)
         self._evictions = Counter("pilotlight_evictions", "Engines stopped, by why.", ["why"], registry=one)
@@ -49,9 +51,11 @@ class Exposition:
         self._prewarms = Counter("pilotlight_prewarms", "Models loaded ahead, by why.", ["why"], registry=one)
         one.register(self)
 
-    def granted(self, record: LeaseRecord, waited_s: float, late_s: float) -> None:
-        self._wait.labels(record.path).observe(waited_s)
-        self._promise.labels(record.path).observe(max(0.0, late_s))
+    def granted(self, record: LeaseRecord, now_s: float) -> None:
+        self._wait.labels(record.path).observe(now_s - record.asked_s)
+        if record.promise is not None:
+            ready_s = record.promise.at_s + record.promise.eta_s
+            self._promise.labels(record.path, _YES_NO[record.queued]).observe(abs(now_s - ready_s))
 
     def made_ready(self, path: Path, ready: EngineReady, predicted_s: float, took_s: float) -> None:
         self._ready.labels(path).observe(took_s)
@@ -100,4 +104,13 @@ class Exposition:
             if figures is not None:
                 bias.add_metric([path], figures.bias_s)
                 ratio.add_metric([path], figures.ratio_p90)
-        return [leases, slots, waiting, bias, ratio]
+        promised = GaugeMetricFamily(
+            "pilotlight_lease_prediction_bias_seconds",
+            "Mean of when leases became active - when their holders were first told they would.",
+            labels=["queued"],
+        )
+        for queued, name in _YES_NO.items():
+            figures = promise_error(pool.predictions, queued)
+            if figures is not None:
+                promised.add_metric([name], figures.bias_s)
+        return [leases, slots, waiting, bias, ratio, promised]

@@ -34,11 +34,14 @@ class LeaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PrewarmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`hold_s`: keep it warm for so long. `schedule`: the value of the annotation `pilotlight.dev/prewarm`; it replaces
-    the model's earlier one, and an empty one ends it."""
+    """`tenant` and `isolation`: whose engine it will be, as in a lease. `hold_s`: keep it warm for so long. `schedule`:
+    the value of the annotation `pilotlight.dev/prewarm`; it replaces the model's earlier one, and an empty one ends
+    it."""
 
     model: Uri
     model_name: Name
+    tenant: Name = "default"
+    isolation: Isolation | None = None
     hold_s: Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)] = 900.0
     schedule: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
     quantization: Name = "auto"
@@ -68,7 +71,6 @@ class LeaseLine(msgspec.Struct, frozen=True):
     model: str
     model_name: str
     priority: str
-    granted_priority: str
     isolation: str
     state: str
     age_s: float

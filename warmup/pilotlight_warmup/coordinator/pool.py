@@ -17,9 +17,10 @@ from pilotlight_protocol.errors import PilotlightError, Unavailable
 from pilotlight_warmup.agent_port import EngineOrder, ModelFacts, SlotFacts
 from pilotlight_warmup.policy import fairness, greedy_dual, ledger, placement, prediction, resync
 from pilotlight_warmup.policy.access import Caller
+from pilotlight_warmup.policy.contest import ContestSpec
 from pilotlight_warmup.policy.fairness import FairnessSpec
 from pilotlight_warmup.policy.lease_lifecycle import ENDED, LeaseEvent, LeaseState
-from pilotlight_warmup.policy.lease_terms import LeaseWish, Priority
+from pilotlight_warmup.policy.lease_terms import LeaseWish
 from pilotlight_warmup.policy.ledger import Lease
 from pilotlight_warmup.policy.placement import PlacementSpec
 from pilotlight_warmup.policy.prediction import PredictionSpec
@@ -36,15 +37,28 @@ class PoolPolicy:
     """`expires_s`: a lease whose holder has been silent for so long ends. `keep_ended_s`: for answering 410."""
 
     fairness: FairnessSpec = field(default_factory=FairnessSpec)
-    placement: PlacementSpec = field(default_factory=lambda: PlacementSpec(PredictionSpec()))
+    contest: ContestSpec = field(default_factory=lambda: ContestSpec(PlacementSpec(PredictionSpec())))
     expires_s: float = 15.0
     keep_ended_s: float = 60.0
+
+    @property
+    def prediction(self) -> PredictionSpec:
+        return self.contest.placement.prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What the holder was told when it asked: at `at_s` (pool's clock), ready in `eta_s`."""
+
+    at_s: float
+    eta_s: float
 
 
 @dataclass
 class LeaseRecord:
     """What the ledger does not know of a lease: what to load, and what to answer its holder.
 
+    `eta_s` is the present prediction, `promise` the first one. `queued`: it had to wait for a slot.
     `on_agents`: what single agents say of the model, None where it cannot be had; an agent that is not in it would have
     to fetch it first. `order.facts` are those of the agent that was asked first.
     """
@@ -53,12 +67,12 @@ class LeaseRecord:
     order: EngineOrder
     secret_sha256: str
     asked_s: float
-    granted_priority: Priority
     phases_s: dict[str, float] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
     path: str = ""
     eta_s: float | None = None
-    promised_s: float = 0.0
+    promise: Promise | None = None
+    queued: bool = False
     granted_s: float = 0.0
     worked: bool = False
     endpoint: str = ""
@@ -70,6 +84,12 @@ class LeaseRecord:
         """The order with what this agent says of the model; None before it has said anything."""
         facts = self.on_agents.get(agent_name)
         return msgspec.structs.replace(self.order, facts=facts) if facts is not None else None
+
+    def predict(self, eta_s: float | None, now_s: float) -> None:
+        """What is expected now; the first that is known becomes the promise."""
+        self.eta_s = eta_s
+        if self.promise is None and eta_s is not None:
+            self.promise = Promise(now_s, eta_s)
 
 
 class Pool:
@@ -156,7 +176,7 @@ class Pool:
         now_s = self.now_s()
         refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, record.wish, now_s)
         if refusal is not None:
-            raise Unavailable(refusal, retry_after_s=5.0)
+            raise Unavailable(refusal, retry_after_s=self._next_turn_s(record.wish.tenant))
         self.ledger = ledger.admit(self.ledger, record.wish, now_s + self.policy.expires_s, now_s)
         self.records[record.wish.lease_id] = record
         self._changed()
@@ -168,15 +188,29 @@ class Pool:
         """Bind a waiting lease to the slot that placement chose; the slot's driver does the rest."""
         now_s = self.now_s()
         record = self.records[lease_id]
-        record.path, record.eta_s, record.promised_s = chosen.path, chosen.eta_s, now_s + chosen.eta_s
+        record.path = chosen.path
         record.phases_s["queue"] = now_s - record.asked_s - record.phases_s.get("prefetch", 0.0)
         self.ledger = ledger.reserve(self.ledger, lease_id, chosen.slot_id, now_s)
         self.fair = fairness.started(self.policy.fairness, self.fair, lease_id, now_s)
         self._tell(lease_id)
 
-    def begin(self, slot_id: str, event: SlotEvent, order: EngineOrder) -> None:
-        """BOOT or SWAP: from now on the slot is on its way to this engine."""
-        engine = ledger.Engine(order.facts.key, order.facts.fingerprint)
+    def displace(self, lease_id: str) -> None:
+        """A lease on its way loses its slot to a more urgent one, and waits again with its place in the queue."""
+        now_s = self.now_s()
+        lease = self.ledger.leases[lease_id]
+        self.ledger = ledger.lease_event(self.ledger, lease_id, LeaseEvent.DISPLACE, now_s)
+        self.fair = fairness.unseated(self.policy.fairness, self.fair, lease_id, now_s)
+        refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, now_s, lease.queued_at_s)
+        if refusal is not None:
+            self.end(lease_id, LeaseEvent.REFUSE, Unavailable(refusal, retry_after_s=1.0))
+            return
+        self._tell(lease_id)
+
+    def begin(self, slot_id: str, event: SlotEvent, order: EngineOrder, wish: LeaseWish) -> None:
+        """BOOT or SWAP: from now on the slot is on its way to this engine, for whoever wishes it."""
+        # Where tenants are apart, a fresh process is its tenant's before it has served anybody.
+        tenant = wish.tenant if wish.isolation != "shared" else ""
+        engine = ledger.Engine(order.facts.key, order.facts.fingerprint, tenant, wish.isolation, wish.tenant)
         self._slot(slot_id, event, engine)
 
     def begin_wake(self, slot_id: str, engine: ledger.Engine) -> None:
@@ -203,10 +237,10 @@ class Pool:
 
     def _seat_lost(self, lease_id: str, before: LeaseState, error: PilotlightError, *, again: bool) -> None:
         now_s = self.now_s()
-        self.fair = fairness.ended(self.policy.fairness, self.fair, lease_id, now_s)
+        self.fair = fairness.unseated(self.policy.fairness, self.fair, lease_id, now_s)
         lease = self.ledger.leases[lease_id]
         if before is LeaseState.PLACING and again and lease.tries < MOST_TRIES:
-            refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, lease.queued_at_s)
+            refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, now_s, lease.queued_at_s)
             if refusal is None:
                 log.info("lease %s waits again after try %d: %s", lease_id, lease.tries, error.message)
                 self._tell(lease_id)
@@ -225,6 +259,11 @@ class Pool:
         assert lease_id is not None  # ledger.grant raised otherwise
         record = self.records[lease_id]
         record.endpoint, record.eta_s, record.granted_s = endpoint, 0.0, now_s
+        if record.promise is not None:
+            at_s, eta_s = record.promise.at_s, record.promise.eta_s
+            self.predictions = prediction.observe_promise(
+                self.policy.prediction, self.predictions, record.queued, eta_s, now_s - at_s
+            )
         self.renew(lease_id)
         self._touch(record)
         self._tell(lease_id)
@@ -233,10 +272,11 @@ class Pool:
     def end(self, lease_id: str, event: LeaseEvent, error: PilotlightError | None = None) -> None:
         """RELEASE, EXPIRE, REFUSE or PREEMPT; its seat, place in the queue and charge are given back."""
         record = self.records[lease_id]
-        now_s = self.now_s()
+        now_s, spec = self.now_s(), self.policy.fairness
+        cut_short = event is LeaseEvent.PREEMPT and self.ledger.leases[lease_id].state is LeaseState.ACTIVE
         self.ledger = ledger.lease_event(self.ledger, lease_id, event, now_s)
-        self.fair = fairness.withdraw(self.fair, lease_id)
-        self.fair = fairness.ended(self.policy.fairness, self.fair, lease_id, now_s)
+        self.fair = fairness.withdraw(spec, self.fair, lease_id, now_s)
+        self.fair = (fairness.unseated if cut_short else fairness.ended)(spec, self.fair, lease_id, now_s)
         record.error = error or record.error
         self._tell(lease_id)
 
@@ -255,7 +295,7 @@ class Pool:
         now_s = self.now_s()
         self.ledger, late = ledger.expire(self.ledger, now_s)
         for lease_id in late:
-            self.fair = fairness.withdraw(self.fair, lease_id)
+            self.fair = fairness.withdraw(self.policy.fairness, self.fair, lease_id, now_s)
             self.fair = fairness.ended(self.policy.fairness, self.fair, lease_id, now_s)
             self._tell(lease_id)
         return late
@@ -268,15 +308,21 @@ class Pool:
         self.fair = fairness.forget_idle_tenants(self.policy.fairness, self.fair, now_s)
 
     def learn(self, outcome: prediction.Outcome) -> None:
-        self.predictions = prediction.observe(self.policy.placement.prediction, self.predictions, outcome)
+        self.predictions = prediction.observe(self.policy.prediction, self.predictions, outcome)
 
     def is_over(self, lease_id: str) -> bool:
         lease = self.ledger.leases.get(lease_id)
         return lease is None or lease.state in ENDED or lease.state is LeaseState.PREEMPTED
 
+    def _next_turn_s(self, tenant: str) -> float:
+        """When the tenant's queue is expected to be shorter by one: the least Retry-After that is of any use."""
+        waiting = [key for key, entry in self.fair.waiting.items() if entry.tenant == tenant] or self.fair.waiting
+        expected = [eta_s for lease_id in waiting if (eta_s := self.records[lease_id].eta_s) is not None]
+        return max(1.0, min(expected, default=5.0))
+
     def _touch(self, record: LeaseRecord) -> None:
         facts = record.order.facts
-        spec = self.policy.placement.prediction
+        spec = self.policy.prediction
         back_s = prediction.predict(spec, self.predictions, "swap", facts.tier, facts.fingerprint, facts.weights_bytes)
         self.worth = greedy_dual.touch(self.worth, facts.key, 1, back_s)
         spare = len(self.worth.entries) - _REMEMBERED_MODELS

@@ -41,6 +41,6 @@ def served_lease(report: SlotReport, now_s: float, expires_at_s: float) -> tuple
         order.facts.memory_bytes,
     )
     state = LeaseState.IDLE if report.idle else LeaseState.ACTIVE
-    record = LeaseRecord(wish, order, grant.secret_sha256, began_s, grant.granted_priority)
+    record = LeaseRecord(wish, order, grant.secret_sha256, began_s)
     record.endpoint, record.granted_s, record.worked, record.eta_s = report.endpoint, began_s, True, 0.0
     return Lease(wish, state, began_s, began_s, expires_at_s, report.slot_id), record

@@ -40,6 +40,7 @@ from pilotlight_warmup.agent_port import (
 from pilotlight_warmup.coordinator.exposition import Exposition
 from pilotlight_warmup.coordinator.pool import MOST_TRIES, LeaseRecord, Pool
 from pilotlight_warmup.coordinator.slot_sleepers import Dormant, SlotSleepers
+from pilotlight_warmup.coordinator.warmth import WarmOrder
 from pilotlight_warmup.policy.isolation import after_serving, may_reuse
 from pilotlight_warmup.policy.lease_terms import LeaseWish
 from pilotlight_warmup.policy.ledger import Slot
@@ -84,7 +85,7 @@ class SlotDriver:
         self._order: EngineOrder | None = None
         self._sleepers = SlotSleepers(facts, pool)
         self._unwanted = ""
-        self._warm: EngineOrder | None = None
+        self._warm: WarmOrder | None = None
 
     def busy_left_s(self, now_s: float) -> float:
         """Predicted rest of what the slot is doing now, with back-off and zygote where an engine must be forked."""
@@ -101,9 +102,9 @@ class SlotDriver:
         self._unwanted = reason
         self.kick()
 
-    def warm(self, order: EngineOrder) -> None:
+    def warm(self, warm: WarmOrder) -> None:
         """Hold this model, unless a lease comes first."""
-        self._warm = order
+        self._warm = warm
         self.kick()
 
     def took_over(self, report: SlotReport) -> None:
@@ -175,8 +176,7 @@ class SlotDriver:
         return (lambda: self._boot(order)) if dormant is None else (lambda: self._wake_up(dormant))
 
     def _to_wake(self, slot: Slot, order: EngineOrder) -> Dormant | None:
-        wish = self._pool.ledger.leases[slot.lease_id].wish if slot.lease_id is not None else _nobodys_wish(order)
-        return self._sleepers.to_wake(wish, swappable=order.facts.swappable)
+        return self._sleepers.to_wake(self._wish(slot), swappable=order.facts.swappable)
 
     def _from_idle(self, slot: Slot) -> Callable[[], Awaitable[None]] | None:
         order, engine = self._wanted_order(slot), slot.engine
@@ -184,10 +184,10 @@ class SlotDriver:
         if order is None:
             return self._make_way if self._unwanted else None
         self._unwanted = ""
-        wish = self._pool.ledger.leases[slot.lease_id].wish if slot.lease_id is not None else None
-        if wish is None or may_reuse(engine.tenant, engine.isolation, wish):
+        wish = self._wish(slot)
+        if may_reuse(engine.tenant, engine.isolation, wish):
             if engine.model == order.facts.key:
-                return None if wish is None else lambda: self._grant(wish, order)
+                return lambda: self._grant(wish, order)
             if engine.fingerprint == order.facts.fingerprint and order.facts.swappable:
                 return lambda: self._swap(order)
         return self._make_way
@@ -196,16 +196,21 @@ class SlotDriver:
         if slot.lease_id is not None:
             self._warm = None
             return self._pool.records[slot.lease_id].order_on(self.agent_name)
-        warm = self._warm
-        if warm is not None and slot.engine is not None and slot.engine.model == warm.facts.key:
+        if self._warm is not None and slot.engine is not None and slot.engine.model == self._warm.order.facts.key:
             self._warm = None
-            return None
-        return warm
+        return self._warm.order if self._warm is not None else None
+
+    def _wish(self, slot: Slot) -> LeaseWish:
+        """Whom the slot is made ready for."""
+        if slot.lease_id is not None:
+            return self._pool.ledger.leases[slot.lease_id].wish
+        assert self._warm is not None  # _wanted_order had one
+        return self._warm.wish
 
     async def _fetch(self, record: LeaseRecord) -> None:
         facts = record.order.facts
         self._step_ends_s = self._pool.now_s() + facts.weights_bytes * seconds_per_byte(
-            self._pool.policy.placement.prediction, self._pool.predictions, "remote"
+            self._pool.policy.prediction, self._pool.predictions, "remote"
         )
         why = "the model there is another one"
         try:
@@ -222,7 +227,7 @@ class SlotDriver:
 
     async def _boot(self, order: EngineOrder) -> None:
         predicted_s = self._expect("fork", order, self._agent.zygote_ready_in_s())
-        self._pool.begin(self._slot_id, SlotEvent.BOOT, order)
+        self._pool.begin(self._slot_id, SlotEvent.BOOT, order, self._wish(self._slot))
         began_s = self._pool.now_s()
         try:
             ready = await self._agent.boot(self._slot_id, order, self._settings.boot_deadline_s)
@@ -237,7 +242,7 @@ class SlotDriver:
 
     async def _swap(self, order: EngineOrder) -> None:
         predicted_s = self._expect("swap", order)
-        self._pool.begin(self._slot_id, SlotEvent.SWAP, order)
+        self._pool.begin(self._slot_id, SlotEvent.SWAP, order, self._wish(self._slot))
         began_s = self._pool.now_s()
         try:
             ready = await self._agent.swap(self._slot_id, order, self._settings.swap_deadline_s)
@@ -256,7 +261,7 @@ class SlotDriver:
         tenant, isolation = after_serving(engine.tenant, engine.isolation, wish)
         grant = Grant(
             wish.lease_id, record.secret_sha256, wish.tenant, order.model_name,
-            wish.priority, record.granted_priority, wish.isolation,
+            wish.priority, wish.isolation,
         )  # fmt: skip
         began_s = self._pool.now_s()
         endpoint = await self._agent.grant(self._slot_id, grant, tenant, isolation)
@@ -276,14 +281,14 @@ class SlotDriver:
         self._failures = 0
         self._granted = wish.lease_id
         self._pool.grant(self._slot_id, endpoint)
-        self._exposition.granted(record, now_s - record.asked_s, now_s - record.promised_s)
+        self._exposition.granted(record, now_s)
         log.info(
             "lease %s is active on %s after %.3f s (%s)", wish.lease_id, self._slot_id, now_s - record.asked_s,
             ", ".join(f"{name} {seconds:.3f}" for name, seconds in record.phases_s.items()),
         )  # fmt: skip
 
     async def _drain(self) -> None:
-        self._step_ends_s = self._pool.now_s() + self._pool.policy.placement.drain_s
+        self._step_ends_s = self._pool.now_s() + self._pool.policy.contest.placement.drain_s
         await self._agent.revoke(self._slot_id, self._granted, self._why_drained(), self._settings.drain_deadline_s)
         if self._slot.state is SlotState.DRAINING:
             self._pool.slot_event(self._slot_id, SlotEvent.DRAINED)
@@ -312,7 +317,7 @@ class SlotDriver:
         return Dormant(self._incarnation, engine, order) if engine is not None and order is not None else None
 
     async def _sleep(self) -> None:
-        self._step_ends_s = self._pool.now_s() + self._pool.policy.placement.stop_s
+        self._step_ends_s = self._pool.now_s() + self._pool.policy.contest.placement.stop_s
         dormant = self._this()
         assert dormant is not None  # _make_way has looked
         for incarnation in self._room_to_sleep() or ():
@@ -334,7 +339,7 @@ class SlotDriver:
         self._finish("wake", dormant.order, ready, predicted_s, began_s)
 
     async def _stop(self) -> None:
-        self._step_ends_s = self._pool.now_s() + self._pool.policy.placement.stop_s
+        self._step_ends_s = self._pool.now_s() + self._pool.policy.contest.placement.stop_s
         began_s = self._pool.now_s()
         await self._agent.stop(self._slot_id)
         self._pool.slot_event(self._slot_id, SlotEvent.STOPPED)
@@ -374,7 +379,7 @@ class SlotDriver:
         )
         self._exposition.made_ready(path, ready, predicted_s, took_s)
         record = self._reserved()
-        if record is not None:
+        if record is not None and record.order.facts.key == facts.key:
             record.phases_s[path] = took_s
             record.phases_s |= {f"{path}.{name}": seconds for name, seconds in ready.phases_s.items()}
         log.info(
@@ -389,14 +394,9 @@ class SlotDriver:
 
     def _predicted(self, path: Path, order: EngineOrder) -> float:
         facts = order.facts
-        spec = self._pool.policy.placement.prediction
+        spec = self._pool.policy.prediction
         return predict(spec, self._pool.predictions, path, facts.tier, facts.fingerprint, facts.weights_bytes)
 
     def _reserved(self) -> LeaseRecord | None:
         lease_id = self._slot.lease_id
         return self._pool.records[lease_id] if lease_id is not None else None
-
-
-def _nobodys_wish(order: EngineOrder) -> LeaseWish:
-    facts = order.facts
-    return LeaseWish("", "", facts.key, facts.fingerprint, "batch", "shared", facts.weights_bytes, facts.memory_bytes)

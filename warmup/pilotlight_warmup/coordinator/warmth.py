@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pilotlight_warmup.agent_port import EngineOrder
 from pilotlight_warmup.coordinator.pool import Pool
 from pilotlight_warmup.policy import forecast, idle_histogram, keep_alive, prewarm_schedule
-from pilotlight_warmup.policy.lease_terms import LeaseWish
+from pilotlight_warmup.policy.lease_terms import Isolation, LeaseWish
 from pilotlight_warmup.policy.ledger import Slot
 from pilotlight_warmup.policy.placement import Candidate, Placement
 from pilotlight_warmup.policy.prediction import predict
@@ -34,9 +34,26 @@ class _Level:
     plan: keep_alive.KeepAlivePlan | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WarmOrder:
+    """An engine to be held warm, and for whom; `tenant` "" for whoever comes."""
+
+    order: EngineOrder
+    tenant: str = ""
+    isolation: Isolation = "shared"
+
+    @property
+    def wish(self) -> LeaseWish:
+        facts = self.order.facts
+        return LeaseWish(
+            f"prewarm {facts.key[:12]}", self.tenant, facts.key, facts.fingerprint, "batch", self.isolation,
+            facts.weights_bytes, facts.memory_bytes,
+        )  # fmt: skip
+
+
 @dataclass
 class _Schedule:
-    order: EngineOrder
+    warm: WarmOrder
     text: str
     schedules: tuple[prewarm_schedule.PrewarmSchedule, ...]
     ask_again_s: float = 0.0
@@ -51,7 +68,7 @@ class StopIdle:
 @dataclass(frozen=True, slots=True)
 class LoadAhead:
     slot_id: str
-    order: EngineOrder
+    warm: WarmOrder
     why: str
     reason: str
 
@@ -76,19 +93,21 @@ class Warmth:
         self._levels: OrderedDict[tuple[str, int], _Level] = OrderedDict()
         self._busy: Counter[str] = Counter()
         self._schedules: dict[str, _Schedule] = {}
-        self._asked: dict[str, EngineOrder] = {}
+        self._asked: dict[str, WarmOrder] = {}
         self.held = held
 
-    def hold(self, order: EngineOrder, hold_s: float) -> None:
+    def hold(self, warm: WarmOrder, hold_s: float) -> None:
         """A prewarm call: keep this model loaded somewhere for a while, where that costs no lease."""
-        self._asked[order.facts.key] = order
-        self.held[order.facts.key] = self._pool.now_s() + hold_s
+        key = warm.order.facts.key
+        self._asked[key] = warm
+        self.held[key] = self._pool.now_s() + hold_s
 
-    def schedule(self, order: EngineOrder, text: str) -> None:
+    def schedule(self, warm: WarmOrder, text: str) -> None:
         """Raises policy.prewarm_schedule.InvalidSchedule; an empty text ends the model's schedule."""
-        self._schedules.pop(order.facts.key, None)
+        key = warm.order.facts.key
+        self._schedules.pop(key, None)
         if schedules := prewarm_schedule.parse(text):
-            self._schedules[order.facts.key] = _Schedule(order, text, schedules)
+            self._schedules[key] = _Schedule(warm, text, schedules)
 
     @property
     def scheduled(self) -> int:
@@ -137,9 +156,9 @@ class Warmth:
         wishes: list[StopIdle | LoadAhead] = [*self._stops(now_s)]
         taken: set[str] = set()
         loaded = {slot.engine.model for slot in self._pool.ledger.slots.values() if slot.engine is not None}
-        for order in [self._asked[key] for key in self.held if key not in loaded]:
-            found = self._place(order, taken, displace=True)
-            wishes += [LoadAhead(found.slot_id, order, "held", found.reason)] if found is not None else []
+        for warm in [self._asked[key] for key in self.held if key not in loaded]:
+            found = self._place(warm, taken, displace=True)
+            wishes += [LoadAhead(found.slot_id, warm, "held", found.reason)] if found is not None else []
         wishes += self._boots_ahead(now_s, taken)
         return wishes
 
@@ -190,19 +209,15 @@ class Warmth:
             again = level.plan.prewarm_s is not None and gap_s >= level.plan.prewarm_s
             if not foreseen and not (again and _is_in_plan(level.plan, gap_s)):
                 continue
-            if (found := self._place(level.order, taken, displace=False)) is not None:
+            warm = WarmOrder(level.order)
+            if (found := self._place(warm, taken, displace=False)) is not None:
                 engines[fingerprint] += 1
                 why = "forecast" if foreseen else "histogram"
-                wishes.append(LoadAhead(found.slot_id, level.order, why, level.plan.reason))
+                wishes.append(LoadAhead(found.slot_id, warm, why, level.plan.reason))
         return wishes
 
-    def _place(self, order: EngineOrder, taken: set[str], *, displace: bool) -> Candidate | None:
-        facts = order.facts
-        wish = LeaseWish(
-            f"prewarm {facts.key[:12]}", "", facts.key, facts.fingerprint, "batch",
-            weights_bytes=facts.weights_bytes, memory_bytes=facts.memory_bytes,
-        )  # fmt: skip
-        for candidate in self._would_place(wish, order).ranked:
+    def _place(self, warm: WarmOrder, taken: set[str], *, displace: bool) -> Candidate | None:
+        for candidate in self._would_place(warm.wish, warm.order).ranked:
             slot = self._pool.ledger.slots[candidate.slot_id]
             kept = slot.engine is not None and (not displace or slot.engine.model in self.held)
             if not candidate.waits and not kept and slot.slot_id not in taken and slot.state is not SlotState.FAILED:
@@ -215,12 +230,12 @@ class Warmth:
         for key, entry in self._schedules.items():
             if unix_s < entry.ask_again_s:
                 continue
-            decision = prewarm_schedule.decide(entry.schedules, self._fork_s(entry.order), unix_s)
+            decision = prewarm_schedule.decide(entry.schedules, self._fork_s(entry.warm.order), unix_s)
             if decision is None:
                 continue
             entry.ask_again_s = decision.next_change_s
             if decision.warm_until_s is not None:
-                self._asked[key] = entry.order
+                self._asked[key] = entry.warm
                 self.held[key] = max(self.held.get(key, 0.0), now_s + decision.warm_until_s - unix_s)
 
     def _is_forecast(self, level: _Level) -> bool:
@@ -231,7 +246,7 @@ class Warmth:
         return replace(self._keep_alive, boot_s=self._fork_s(order))
 
     def _fork_s(self, order: EngineOrder) -> float:
-        spec, facts = self._pool.policy.placement.prediction, order.facts
+        spec, facts = self._pool.policy.prediction, order.facts
         return predict(spec, self._pool.predictions, "fork", facts.tier, facts.fingerprint, facts.weights_bytes)
 
     def _worth(self, slot: Slot) -> float:

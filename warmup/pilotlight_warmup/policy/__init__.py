@@ -9,7 +9,9 @@
     how long will it take      prediction            seconds until ready per path, learned; prediction against outcome
     where                      placement             the slot with the lowest predicted ready time, and why
     who is next                fairness              weighted fair queueing of tenants in slot-seconds
-    who must give way          preemption            idle, then batch, then lent; never interactive
+    who must give way          preemption            idle, then batch, then lent; never interactive within a share
+    what may be taken          contest               which engines may be stopped, or are kept for a tenant
+    when will it be            queue_round           one pass over the queue: who is placed, when the others
     how long to keep warm      keep_alive            layers, from the idle-time histogram
     what to drop when full     greedy_dual           the entry that is cheapest to bring back
     what to warm ahead         prewarm_schedule,     cron annotations, and the day's profile

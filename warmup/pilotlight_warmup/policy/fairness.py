@@ -12,7 +12,10 @@ Priority orders within a tenant and never buys a place ahead of another tenant. 
 the present virtual time: absence saves up no credit, and a flood leaves no debt that was not its own.
 
 `order` gives everyone who waits, best first, and the caller takes the first that can be placed: no slot stays free
-while any lease fits it. The queue is bounded in all and per tenant, so a flood fills its own part. Pure.
+while any lease fits it. The queue is bounded in all and per tenant, so a flood fills its own part.
+
+`mean_slots` is what a tenant held lately *while anybody waited*, and it was not alone: what it used of an idle pool, or
+of a pool of its own, is held against nobody. Preemption compares these means. Pure.
 """
 
 from __future__ import annotations
@@ -23,12 +26,15 @@ from dataclasses import dataclass, field, replace
 
 from .lease_terms import PRIORITY_RANK, LeaseWish, Priority
 
+_FORGOTTEN_SLOTS = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class FairnessSpec:
     """Weights are relative, 1 where not named. `usual_cost_s` is the first guess at a lease's slot-seconds.
 
     `horizon_s`: over which `mean_slots` looks back (time constant), i.e. how long a tenant may burst over its share.
+    `head_start_s`: every mean begins with so long a time of no use, so that one lease says little about a tenant.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -37,7 +43,8 @@ class FairnessSpec:
     batch_patience_s: float = 300.0
     usual_cost_s: float = 10.0
     smoothing: float = 0.2
-    horizon_s: float = 60.0
+    horizon_s: float = 300.0
+    head_start_s: float = 2.0
 
     def weight(self, tenant: str) -> float:
         return self.weights.get(tenant, 1.0)
@@ -61,20 +68,24 @@ class _Running:
 
 @dataclass(frozen=True, slots=True)
 class FairnessState:
-    """`finish_tags` and `virtual_time` are in slot-seconds per unit of weight."""
+    """`finish_tags` and `virtual_time` are in slot-seconds per unit of weight. `used_s` (slot-seconds by tenant) and
+    `contended_s` count only contended time; both fade over the horizon and are as of `as_of_s`."""
 
     waiting: Mapping[str, Waiting] = field(default_factory=dict)
     running: Mapping[str, _Running] = field(default_factory=dict)
     finish_tags: Mapping[str, float] = field(default_factory=dict)
-    means: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # mean slots, as of
+    used_s: Mapping[str, float] = field(default_factory=dict)
+    contended_s: float = 0.0
+    as_of_s: float = 0.0
     usual_cost_s: Mapping[str, float] = field(default_factory=dict)
     virtual_time: float = 0.0
 
 
 def enqueue(
-    spec: FairnessSpec, state: FairnessState, wish: LeaseWish, now_s: float
+    spec: FairnessSpec, state: FairnessState, wish: LeaseWish, now_s: float, since_s: float | None = None
 ) -> tuple[str | None, FairnessState]:
-    """(refusal, state): the wish waits from now on, or the sentence that says why it may not."""
+    """(refusal, state): the wish waits, or the sentence that says why it may not. `since_s`: when a lease that comes
+    back to the queue was asked for; None: now."""
     if wish.lease_id in state.waiting:
         return None, state
     if len(state.waiting) >= spec.max_waiting:
@@ -86,13 +97,14 @@ def enqueue(
             "wait for them, or raise its limit",
             state,
         )
-    entry = Waiting(wish.lease_id, wish.tenant, wish.priority, now_s)
-    return None, replace(state, waiting={**state.waiting, wish.lease_id: entry})
+    entry = Waiting(wish.lease_id, wish.tenant, wish.priority, now_s if since_s is None else since_s)
+    return None, replace(_faded(spec, state, now_s), waiting={**state.waiting, wish.lease_id: entry})
 
 
-def withdraw(state: FairnessState, lease_id: str) -> FairnessState:
+def withdraw(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
     """The lease no longer waits: released, expired or refused."""
-    return replace(state, waiting={key: entry for key, entry in state.waiting.items() if key != lease_id})
+    waiting = {key: entry for key, entry in state.waiting.items() if key != lease_id}
+    return replace(_faded(spec, state, now_s), waiting=waiting)
 
 
 def order(spec: FairnessSpec, state: FairnessState, now_s: float) -> tuple[str, ...]:
@@ -121,8 +133,7 @@ def started(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: floa
     tag = _start_tag(state, entry.tenant)
     cost_s = _usual_cost(spec, state, entry.tenant)
     return replace(
-        withdraw(state, lease_id),
-        means={**state.means, entry.tenant: (mean_slots(spec, state, entry.tenant, now_s), now_s)},
+        withdraw(spec, state, lease_id, now_s),
         running={**state.running, lease_id: _Running(entry.tenant, now_s, tag, cost_s)},
         finish_tags={**state.finish_tags, entry.tenant: tag + cost_s / spec.weight(entry.tenant)},
         virtual_time=max(state.virtual_time, tag),
@@ -130,45 +141,92 @@ def started(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: floa
 
 
 def ended(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
-    """The lease gave its slot back, however that came: the charge is put right. Unknown leases change nothing."""
+    """The lease gave its slot back: the charge is put right, and what leases of its tenant usually take is learned.
+
+    Unknown leases change nothing.
+    """
+    run = state.running.get(lease_id)
+    if run is None:
+        return state
+    usual_s = _usual_cost(spec, state, run.tenant)
+    learned_s = usual_s + spec.smoothing * (now_s - run.started_s - usual_s)
+    state = unseated(spec, state, lease_id, now_s)
+    return replace(state, usual_cost_s={**state.usual_cost_s, run.tenant: learned_s})
+
+
+def unseated(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
+    """The lease lost its slot before it was done: the charge is put right, and nothing is learned from it."""
     run = state.running.get(lease_id)
     if run is None:
         return state
     used_s = max(0.0, now_s - run.started_s)
-    usual_s = _usual_cost(spec, state, run.tenant)
     corrected = state.finish_tags[run.tenant] + (used_s - run.charged_s) / spec.weight(run.tenant)
     return replace(
-        state,
-        means={**state.means, run.tenant: (mean_slots(spec, state, run.tenant, now_s), now_s)},
+        _faded(spec, state, now_s),
         running={key: other for key, other in state.running.items() if key != lease_id},
         finish_tags={**state.finish_tags, run.tenant: corrected},
-        usual_cost_s={**state.usual_cost_s, run.tenant: usual_s + spec.smoothing * (used_s - usual_s)},
     )
 
 
-def mean_slots(spec: FairnessSpec, state: FairnessState, tenant: str, now_s: float) -> float:
-    """How many slots the tenant held lately: an exponentially weighted mean over `horizon_s`."""
-    before, as_of_s = state.means.get(tenant, (0.0, now_s))
-    held = sum(run.tenant == tenant for run in state.running.values())
-    faded = math.exp(-(now_s - as_of_s) / spec.horizon_s)
-    return before * faded + held * (1.0 - faded)
+def mean_slots(spec: FairnessSpec, state: FairnessState, now_s: float) -> Mapping[str, float]:
+    """How many slots each tenant held lately while leases waited. A tenant that is not named held none."""
+    now = _faded(spec, state, now_s)
+    span_s = now.contended_s + spec.head_start_s
+    return {tenant: used_s / span_s for tenant, used_s in now.used_s.items()}
+
+
+def usual_hold_s(state: FairnessState, tenant: str) -> float | None:
+    """How long leases of the tenant usually hold a slot; of all tenants while it has had none; None before any."""
+    learned = state.usual_cost_s
+    if tenant in learned or not learned:
+        return learned.get(tenant)
+    return sum(learned.values()) / len(learned)
+
+
+def lease_rest_s(state: FairnessState, lease_id: str, now_s: float) -> float | None:
+    """How much longer a lease is expected to hold its slot; None where nothing was learned.
+
+    One that has outlived the usual is expected to last as long again: nobody waits for ever for a slot that "must be
+    free any moment" beside an empty one.
+    """
+    run = state.running.get(lease_id)
+    usual_s = usual_hold_s(state, run.tenant) if run is not None else None
+    if run is None or usual_s is None:
+        return None
+    held_s = now_s - run.started_s
+    return max(usual_s - held_s, held_s)
 
 
 def forget_idle_tenants(spec: FairnessSpec, state: FairnessState, now_s: float) -> FairnessState:
     """Drop tenants that neither wait nor run, owe nothing and held nothing lately, so that the state stays bounded."""
     present = {entry.tenant for entry in state.waiting.values()} | {run.tenant for run in state.running.values()}
+    means = mean_slots(spec, state, now_s)
     kept = {
         tenant
-        for tenant in {*state.finish_tags, *state.means}
+        for tenant in {*state.finish_tags, *means}
         if tenant in present
         or state.finish_tags.get(tenant, 0.0) > state.virtual_time
-        or mean_slots(spec, state, tenant, now_s) > 0.01
+        or means.get(tenant, 0.0) > _FORGOTTEN_SLOTS
     }
     return replace(
         state,
         finish_tags={tenant: tag for tenant, tag in state.finish_tags.items() if tenant in kept},
-        means={tenant: mean for tenant, mean in state.means.items() if tenant in kept},
+        used_s={tenant: used_s for tenant, used_s in state.used_s.items() if tenant in kept},
         usual_cost_s={tenant: cost_s for tenant, cost_s in state.usual_cost_s.items() if tenant in kept},
+    )
+
+
+def _faded(spec: FairnessSpec, state: FairnessState, now_s: float) -> FairnessState:
+    """The same state with its means as of now; who holds and who waits has not changed since they were last."""
+    left = math.exp(-max(0.0, now_s - state.as_of_s) / spec.horizon_s)
+    tenants = {entry.tenant for entry in state.waiting.values()} | {run.tenant for run in state.running.values()}
+    contended = bool(state.waiting) and len(tenants.union(state.used_s)) > 1
+    grown_s = spec.horizon_s * (1.0 - left) if contended else 0.0
+    used_s = {tenant: before_s * left for tenant, before_s in state.used_s.items()}
+    for run in state.running.values() if contended else ():
+        used_s[run.tenant] = used_s.get(run.tenant, 0.0) + grown_s
+    return replace(
+        state, used_s=used_s, contended_s=state.contended_s * left + grown_s, as_of_s=max(now_s, state.as_of_s)
     )
 
 

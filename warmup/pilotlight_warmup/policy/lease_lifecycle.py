@@ -4,6 +4,7 @@
     queued     place        placing     a slot is reserved for it
                refuse       failed      no slot can ever hold it, or its deadline cannot be met
     placing    ready        active      the slot's engine holds its weights; the holder gets endpoint and secret
+               displace     queued      its slot is wanted more urgently, and nobody has seen its engine yet
                engine_lost  queued      the boot or swap failed: another try, elsewhere
                refuse       failed      out of tries, or the deadline passed meanwhile
     active     work_ended   idle        nothing in flight; heartbeats go on
@@ -47,6 +48,7 @@ class LeaseEvent(StrEnum):
     READY = "ready"
     WORK_BEGAN = "work_began"
     WORK_ENDED = "work_ended"
+    DISPLACE = "displace"
     PREEMPT = "preempt"
     ACQUIRE = "acquire"
     ENGINE_LOST = "engine_lost"
@@ -61,7 +63,13 @@ _ENDS = {_E.RELEASE: _S.RELEASED, _E.EXPIRE: _S.EXPIRED}
 TRANSITIONS: Mapping[LeaseState, Mapping[LeaseEvent, LeaseState]] = MappingProxyType(
     {
         _S.QUEUED: {_E.PLACE: _S.PLACING, _E.REFUSE: _S.FAILED, **_ENDS},
-        _S.PLACING: {_E.READY: _S.ACTIVE, _E.ENGINE_LOST: _S.QUEUED, _E.REFUSE: _S.FAILED, **_ENDS},
+        _S.PLACING: {
+            _E.READY: _S.ACTIVE,
+            _E.DISPLACE: _S.QUEUED,
+            _E.ENGINE_LOST: _S.QUEUED,
+            _E.REFUSE: _S.FAILED,
+            **_ENDS,
+        },
         _S.ACTIVE: {
             _E.WORK_ENDED: _S.IDLE,
             _E.PREEMPT: _S.PREEMPTED,

@@ -24,12 +24,18 @@ from .slot_lifecycle import next_state as next_slot_state
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine process in a slot. `tenant` and `isolation`: whom it has served since it booted (see isolation.py)."""
+    """An engine process in a slot. `tenant` and `isolation`: whom it has served since it booted (see isolation.py).
+
+    `owner`: whose weights it holds, i.e. the tenant that had it last or for whom it was warmed. `booted_s`: since when
+    it lives.
+    """
 
     model: str
     fingerprint: str
     tenant: str = ""
     isolation: Isolation = "shared"
+    owner: str = ""
+    booted_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,7 @@ def grant(ledger: Ledger, slot_id: str, now_s: float) -> Ledger:
     if not may_reuse(slot.engine.tenant, slot.engine.isolation, lease.wish):
         raise LifeCycleViolation(f"slot {slot_id}", f"used by {slot.engine.tenant}", SlotEvent.LEASE, "stop and boot")
     tenant, isolation = after_serving(slot.engine.tenant, slot.engine.isolation, lease.wish)
-    engine = replace(slot.engine, tenant=tenant, isolation=isolation)
+    engine = replace(slot.engine, tenant=tenant, isolation=isolation, owner=lease.wish.tenant)
     state = next_slot_state(slot.state, SlotEvent.LEASE, slot_id)
     ledger = _with_lease(ledger, _lease_after(lease, LeaseEvent.READY, now_s))
     return _with_slot(ledger, replace(slot, state=state, since_s=now_s, engine=engine))
@@ -229,8 +235,13 @@ def _slot_after(slot: Slot, event: SlotEvent, state: SlotState, engine: Engine |
             sleeping = _without(sleeping, engine)
         if event is SlotEvent.SWAP and slot.engine is not None:
             # New weights, same process: what the process remembers of its tenants stays.
-            engine = replace(engine, tenant=slot.engine.tenant, isolation=slot.engine.isolation)
+            old = slot.engine
+            engine = replace(engine, tenant=old.tenant, isolation=old.isolation, booted_s=old.booted_s)
+        if event is SlotEvent.BOOT:
+            engine = replace(engine, booted_s=now_s)
         return replace(after, engine=engine, sleeping=sleeping)
+    if event is SlotEvent.BOOTED and slot.engine is not None:
+        return replace(after, engine=replace(slot.engine, booted_s=now_s))
     if event is SlotEvent.SLEPT and slot.engine is not None:
         return replace(after, engine=None, sleeping=(*slot.sleeping, slot.engine))
     if event is SlotEvent.STOPPED:

@@ -44,15 +44,17 @@ class PlacementSpec:
 
 @dataclass(frozen=True, slots=True)
 class SlotView:
-    """One slot as placement sees it.
+    """One slot as placement sees it. `contest` fills in what depends on who else holds and waits.
 
-    `free`: no lease holds or has reserved it. `preempts`: the lease that would have to give way (preemption chose
-    it). `free_in_s`: predicted rest of a lease that may not be preempted; None: unknown. `busy_left_s`: predicted
-    rest of a boot, wake, swap or drain under way. `swappable`: swaps of this quantization are proven on this device.
-    `tier`: where the wish's weights are, seen from this node. `memory_bytes`: free for an engine if the present one
-    is stopped. `keep_value`: what its content is worth (greedy-dual priority). `absent`: why it cannot be used at
-    all now, "" where it can. `fingerprint`: what this node calls the wish's (it contains vLLM's version), "" where
-    that is the wish's own.
+    `free`: no lease holds or has reserved it. `since_s`: when its state began. `free_in_s`: predicted rest of a lease
+    at work; None: unknown. `busy_left_s`: predicted rest of a boot, wake, swap or drain under way. `swappable`: swaps
+    of this quantization are proven on this device. `tier`: where the wish's weights are, seen from this node.
+    `memory_bytes`: free for an engine if the present one is stopped. `keep_value`: what its content is worth
+    (greedy-dual priority). From `contest`: `preempts`, the lease that would have to give way, and `preempt_loss_s`,
+    what that costs; `stoppable_in_s`, before which its engine may not be stopped; `kept_for`, the tenant within whose
+    share its parked engine is. `absent`: why it cannot be used at all now, "" where it can. `fingerprint`: what this
+    node calls the wish's (it contains vLLM's version), "" where that is the wish's own. `way_back`: what bringing its
+    engine back takes once it had to go.
     """
 
     slot_id: str
@@ -64,10 +66,15 @@ class SlotView:
     free: bool = True
     preempts: str | None = None
     preempt_reason: str = ""
+    preempt_loss_s: float = 0.0
+    stoppable_in_s: float = 0.0
+    kept_for: str = ""
+    since_s: float = 0.0
     free_in_s: float | None = None
     busy_left_s: float = 0.0
     swappable: bool = True
     has_zygote: bool = True
+    way_back: Path = "fork"
     keep_value: float = 0.0
     absent: str = ""
     fingerprint: str = ""
@@ -75,15 +82,19 @@ class SlotView:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to serve the wish. `stops_engine`: the slot's engine dies for it. `waits`: its lease must end first."""
+    """One way to serve the wish. `stops_engine`: the slot's engine dies for it. `waits`: not yet, its lease must end or
+    its engine be old enough first, which takes `wait_s` of the `eta_s`. `loss`: what others lose, compared from left to
+    right: a parked engine within its tenant's share, the run of a preempted lease in seconds, `keep_value`.
+    """
 
     slot_id: str
     path: Path
     eta_s: float
-    keep_value: float
+    loss: tuple[bool, float, float]
     stops_engine: bool
     preempts: str | None
     waits: bool
+    wait_s: float
     reason: str
 
 
@@ -121,7 +132,7 @@ def place(
     if not ranked:
         return _waiting(wish, reasons, now_s)
     best = ranked[0]
-    late = _too_late(wish, best.eta_s, now_s)
+    late = too_late(wish, best.eta_s, now_s)
     if late is not None:
         return Placement("refuse", None, best.eta_s, ranked, (late, *reasons))
     if best.waits:
@@ -130,13 +141,14 @@ def place(
 
 
 def _waiting(wish: LeaseWish, reasons: list[str], now_s: float) -> Placement:
-    late = _too_late(wish, 0.0, now_s)
+    late = too_late(wish, 0.0, now_s)
     if late is not None:
         return Placement("refuse", None, None, (), (late, *reasons))
     return Placement("queue", None, None, (), ("no slot is free and no lease may be preempted for it", *reasons))
 
 
-def _too_late(wish: LeaseWish, eta_s: float, now_s: float) -> str | None:
+def too_late(wish: LeaseWish, eta_s: float, now_s: float) -> str | None:
+    """Why it cannot be in time, None where it can."""
     if wish.deadline_at_s is None or now_s + eta_s <= wish.deadline_at_s:
         return None
     return f"ready in {eta_s:.2f} s at the earliest, the deadline is in {wish.deadline_at_s - now_s:.2f} s"
@@ -147,7 +159,7 @@ def _ranked(spec: PlacementSpec, found: list[Candidate]) -> tuple[Candidate, ...
     if not by_eta:
         return ()
     near = [c for c in by_eta if c.eta_s <= by_eta[0].eta_s + spec.eta_grain_s]
-    near.sort(key=lambda c: (c.waits, c.preempts is not None, c.keep_value, c.eta_s, c.slot_id))
+    near.sort(key=lambda c: (c.waits, c.preempts is not None, c.loss, c.eta_s, c.slot_id))
     return (*near, *by_eta[len(near) :])
 
 
@@ -158,26 +170,32 @@ def _candidate(
         return None, slot.absent
     if slot.fingerprint:
         wish = replace(wish, fingerprint=slot.fingerprint)
-    waits = not slot.free and slot.preempts is None
-    if waits and slot.free_in_s is None:
+    held = not slot.free and slot.preempts is None
+    if held and slot.free_in_s is None:
         return None, "held by a lease that may not be preempted"
     if slot.memory_bytes < wish.memory_bytes:
         return None, f"{slot.memory_bytes / 1e9:.1f} GB, the model needs {wish.memory_bytes / 1e9:.1f} GB"
     way = _way(wish, slot)
     if isinstance(way, str):
         return None, way
-    reason = way.reason
-    eta_s = slot.busy_left_s + (spec.stop_s if way.stops_engine else 0.0)
+    reason, stops, first = way.reason, way.stops_engine, way.steps[0]
+    eta_s = slot.busy_left_s + (spec.stop_s if stops else 0.0)
     for path in way.steps:
         eta_s += predict(spec.prediction, predictions, path, slot.tier, wish.fingerprint, wish.weights_bytes)
+    wait_s = 0.0
     if slot.preempts is not None:
         eta_s += spec.drain_s
         reason = f"{reason}; preempts {slot.preempts}: {slot.preempt_reason}"
-    if waits and slot.free_in_s is not None:
-        eta_s += slot.free_in_s
+    elif slot.free_in_s is not None:
+        wait_s = slot.free_in_s
         reason = f"{reason}; its lease should end in {slot.free_in_s:.1f} s"
-    first, stops = way.steps[0], way.stops_engine
-    return Candidate(slot.slot_id, first, eta_s, slot.keep_value, stops, slot.preempts, waits, reason), ""
+    if stops and slot.stoppable_in_s > wait_s:
+        wait_s = slot.stoppable_in_s
+        whose = f"kept for {slot.kept_for}" if slot.kept_for else "too young to be stopped"
+        reason = f"{reason}; its engine is {whose} for another {slot.stoppable_in_s:.1f} s"
+    loss = (bool(slot.kept_for) and first != "loaded", slot.preempt_loss_s, slot.keep_value)
+    waits = held or (stops and slot.stoppable_in_s > 0.0)
+    return Candidate(slot.slot_id, first, eta_s + wait_s, loss, stops, slot.preempts, waits, wait_s, reason), ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ predicted = process seconds of (path, fingerprint) + weight bytes x seconds per 
 Both are exponentially weighted means; the second is a ratio of sums, so that a 15 MB model's fixed costs do not
 spoil the figure of a 15 GB one. A (path, fingerprint) never seen uses its path's mean, and that its prior.
 
-Every prediction is compared with its outcome (`observe`): `error` gives the figures that become metrics.
+Every prediction is compared with its outcome: `observe` for a path, `observe_promise` for what a holder was told when
+it asked, which contains its wait for a slot. `error` and `promise_error` give the figures that become metrics.
 Pure: the caller measures.
 """
 
@@ -85,6 +86,7 @@ class PredictionState:
     process_s: Mapping[tuple[Path, str], float] = field(default_factory=dict)
     moved: Mapping[Tier, tuple[float, float]] = field(default_factory=dict)  # mean seconds, mean bytes
     tracks: Mapping[Path, _Track] = field(default_factory=dict)
+    promises: Mapping[bool, _Track] = field(default_factory=dict)  # by whether the lease had to wait for a slot
 
 
 def predict(
@@ -111,18 +113,35 @@ def observe(spec: PredictionSpec, state: PredictionState, outcome: Outcome) -> P
         process_s[key] = _mixed(process_s.get(key), outcome.process_s, spec.smoothing)
     moved = dict(state.moved)
     if outcome.path in MOVES_WEIGHTS and outcome.weights_bytes > 0:
-        before = moved.get(outcome.tier)
+        known = moved.get(outcome.tier)
         moved[outcome.tier] = (
-            _mixed(before[0] if before else None, outcome.weights_s, spec.smoothing),
-            _mixed(before[1] if before else None, float(outcome.weights_bytes), spec.smoothing),
+            _mixed(known[0] if known else None, outcome.weights_s, spec.smoothing),
+            _mixed(known[1] if known else None, float(outcome.weights_bytes), spec.smoothing),
         )
-    tracks = {**state.tracks, outcome.path: _tracked(state.tracks.get(outcome.path, _Track()), outcome, spec.smoothing)}
-    return PredictionState(process_s, moved, tracks)
+    before = state.tracks.get(outcome.path, _Track())
+    after = _tracked(before, outcome.predicted_s, outcome.process_s + outcome.weights_s, spec.smoothing)
+    return replace(state, process_s=process_s, moved=moved, tracks={**state.tracks, outcome.path: after})
+
+
+def observe_promise(
+    spec: PredictionSpec, state: PredictionState, queued: bool, promised_s: float, actual_s: float
+) -> PredictionState:
+    """Remember how far off was what the holder of a lease had been told when it asked, in seconds from then on."""
+    after = _tracked(state.promises.get(queued, _Track()), promised_s, actual_s, spec.smoothing)
+    return replace(state, promises={**state.promises, queued: after})
 
 
 def error(state: PredictionState, path: Path) -> PredictionError | None:
     """How good the predictions for a path are, or None before the first outcome."""
-    track = state.tracks.get(path)
+    return _figures(state.tracks.get(path))
+
+
+def promise_error(state: PredictionState, queued: bool) -> PredictionError | None:
+    """How good the predicted ready times of leases are, of those that waited for a slot or of the others."""
+    return _figures(state.promises.get(queued))
+
+
+def _figures(track: _Track | None) -> PredictionError | None:
     if track is None:
         return None
     ratios = sorted(track.ratios)
@@ -130,16 +149,15 @@ def error(state: PredictionState, path: Path) -> PredictionError | None:
     return PredictionError(track.count, track.bias_s, track.absolute_s, p90)
 
 
-def _tracked(track: _Track, outcome: Outcome, smoothing: float) -> _Track:
-    actual_s = outcome.process_s + outcome.weights_s
-    off_s = actual_s - outcome.predicted_s
+def _tracked(track: _Track, predicted_s: float, actual_s: float, smoothing: float) -> _Track:
+    off_s = actual_s - predicted_s
     seen = track.count > 0
     return replace(
         track,
         count=track.count + 1,
         bias_s=_mixed(track.bias_s if seen else None, off_s, smoothing),
         absolute_s=_mixed(track.absolute_s if seen else None, abs(off_s), smoothing),
-        ratios=(*track.ratios[-_RECENT + 1 :], actual_s / max(outcome.predicted_s, 1e-6)),
+        ratios=(*track.ratios[-_RECENT + 1 :], actual_s / max(predicted_s, 1e-6)),
     )
 
 

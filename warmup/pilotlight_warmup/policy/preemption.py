@@ -2,19 +2,20 @@
 
     order  victim                                   for whom
     0      idle lease (nothing in flight), any      anybody; batch takes idle batch leases only
-    1      batch lease at work                      interactive and normal wishes
-    2      lent: a normal lease at work beyond      a wish of a tenant that used clearly less
-           its tenant's share of the slots          lately, and less than its share
-    never  interactive at work; normal within share
+    1      batch lease on its way or at work        interactive and normal wishes, unless the victim's tenant is
+                                                    within its share and the wish's is not
+    2      lent: a lease on its way or at work      a wish of a tenant that used clearly less of its share lately
+           of a tenant beyond its share
+    never  a lease of a tenant within its share
 
-A tenant's share is what the weights of the tenants seen lately give it of the slots. What it holds beyond that, now or
-as a mean of the last minute (`fairness.mean_slots`), was lent to it; it is taken back for a tenant whose mean, relative
-to its share, is clearly the lower one. So a tenant that uses little may burst over its share at a flood's expense, and
-not the other way round. Interactive standing is kept for the share: what a tenant takes beyond it is granted as normal
-(`granted_priority`), so a flood cannot make itself unpreemptable by calling itself interactive.
+A tenant's share is what the weights of the tenants present give it of the slots. It is beyond it when it holds more
+than that now, or did as a mean of the last minutes (`fairness.mean_slots`); what it holds beyond was lent to it. An
+interactive lease is lent only where its tenant holds more than one slot, or the mean says so: interactive standing is
+kept for the share, so a flood cannot make itself unpreemptable by calling itself interactive.
 
-A preempted lease at work resumes token-exactly elsewhere. Every rule needs a clearly stronger claim, so two tenants
-cannot preempt each other in turn; lease ends even out what is left. Pure.
+Means are compared as fractions of the shares (max-min fairness). So a tenant that uses little may burst over its share
+at a flood's expense, and not the other way round; two floods have nearly the same fraction, and neither preempts the
+other. A lease on its way loses the wait alone, one at work resumes token-exactly elsewhere. Pure.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 
 from .lease_terms import LeaseWish, Priority
 
-_CLEARLY = 0.8
+_CLEARLY = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +46,39 @@ class TenantUse:
         """True if it holds more than its share now, or did lately: what it has is lent."""
         return self.held_slots > self.share_slots or self.relative > 1.0
 
+    @property
+    def interactive_is_lent(self) -> bool:
+        """The same for interactive leases: one slot may be held by any tenant whose mean is within its share."""
+        return self.held_slots > max(1.0, self.share_slots) or self.relative > 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class HeldLease:
-    """A lease that holds a slot. `priority` is the granted one; `since_s` when it became ready or idle."""
+    """A lease that holds a slot. `placing`: its engine is not ready yet. `since_s`: when it came to be what it is."""
 
     lease_id: str
     slot_id: str
     tenant: str
     priority: Priority
+    placing: bool
     idle: bool
     since_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Victim:
+    """`loss_s` grows with what taking the slot costs: nothing but a wait, or a resume after so long a run."""
+
     lease: HeldLease
     order: int
+    loss_s: float
     reason: str
 
 
 def uses(
     weights: Mapping[str, float], held: Sequence[HeldLease], mean_slots: Mapping[str, float], slot_count: int
 ) -> dict[str, TenantUse]:
-    """Every tenant in `weights`: those seen lately, with their fair-queueing weights."""
+    """Every tenant in `weights`: those present, with their fair-queueing weights."""
     total = sum(weights.values())
     return {
         tenant: TenantUse(
@@ -80,43 +90,37 @@ def uses(
     }
 
 
-def granted_priority(wish: LeaseWish, use: TenantUse) -> tuple[Priority, str]:
-    """The priority a lease is granted with, and why."""
-    full = use.held_slots >= max(1.0, use.share_slots)
-    if wish.priority == "interactive" and (full or use.beyond_share):
-        return "normal", f"{wish.tenant} {_holding(use)}: lent as normal"
-    return wish.priority, f"asked for {wish.priority}"
-
-
 def victims(
     wish: LeaseWish, held: Sequence[HeldLease], tenants: Mapping[str, TenantUse], now_s: float
-) -> tuple[Victim, ...]:
-    """Every lease that may be preempted for the wish, the one to take first in front; empty: it has to wait.
-
-    Among equals the lease that has held its slot for the shortest time goes first: it loses the least.
-    """
+) -> dict[str, Victim]:
+    """The leases that may be preempted for the wish now, by slot: those of the lowest order; empty: it has to wait."""
     found = [victim for lease in held if (victim := _victim(wish, lease, tenants, now_s)) is not None]
-    return tuple(sorted(found, key=lambda v: (v.order, -v.lease.since_s, v.lease.lease_id)))
+    lowest = min((victim.order for victim in found), default=0)
+    return {victim.lease.slot_id: victim for victim in found if victim.order == lowest}
 
 
 def _victim(wish: LeaseWish, lease: HeldLease, tenants: Mapping[str, TenantUse], now_s: float) -> Victim | None:
     held_s = now_s - lease.since_s
-    if wish.priority == "batch":
-        if lease.idle and lease.priority == "batch":
-            return Victim(lease, 0, f"batch lease {lease.lease_id} has been idle for {held_s:.1f} s")
-        return None
+    what = "on its way" if lease.placing else "running"
     if lease.idle:
-        return Victim(lease, 0, f"lease {lease.lease_id} has been idle for {held_s:.1f} s")
-    if lease.priority == "batch":
-        return Victim(lease, 1, f"lease {lease.lease_id} is batch work, running for {held_s:.1f} s")
-    theirs, mine = tenants[lease.tenant], tenants[wish.tenant]
-    if lease.priority == "interactive" or lease.tenant == wish.tenant or not theirs.beyond_share:
+        if wish.priority == "batch" and lease.priority != "batch":
+            return None
+        return Victim(lease, 0, 0.0, f"lease {lease.lease_id} has been idle for {held_s:.1f} s")
+    if wish.priority == "batch":
         return None
-    if mine.relative >= min(1.0, _CLEARLY * theirs.relative):
+    loss_s = 0.0 if lease.placing else held_s
+    theirs, mine = tenants[lease.tenant], tenants[wish.tenant]
+    if lease.priority == "batch" and (lease.tenant == wish.tenant or theirs.beyond_share or not mine.beyond_share):
+        return Victim(lease, 1, loss_s, f"lease {lease.lease_id} is batch work, {what} for {held_s:.1f} s")
+    lent = theirs.interactive_is_lent if lease.priority == "interactive" else theirs.beyond_share
+    if lease.tenant == wish.tenant or not lent:
+        return None
+    if mine.relative >= _CLEARLY * theirs.relative:
         return None
     return Victim(
         lease,
         2,
+        loss_s,
         f"lease {lease.lease_id} was lent: {lease.tenant} {_holding(theirs)}, "
         f"and {wish.tenant} used {mine.relative:.0%} of its own lately",
     )
