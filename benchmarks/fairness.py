@@ -2,8 +2,8 @@
 
     python benchmarks/fairness.py [--rounds 3] [--phase_s 12]
 
-One service with two slots. `quiet` asks for short interactive leases at random times; `flood` always wants three times as
-many leases as there are slots, on models of its own. A round is four phases: quiet alone, then beside a flood of
+One service with two slots. `quiet` asks for short interactive leases at random times; `flood` always wants three times
+as many leases as there are slots, on models of its own. A round is four phases: quiet alone, then beside a flood of
 batch, of normal and of interactive leases. Every lease generates its tokens on the leased engine; one that loses its
 engine asks for another and goes on, as a predictor does. Prints a table and writes it with a picture to benchmarks/out.
 """
