@@ -43,15 +43,17 @@ SLOTS = 2
 QUIET_MODELS, FLOOD_MODELS = 4, 6
 SCENARIOS = ("alone", "batch", "normal", "interactive")
 LOOK_EVERY_S = 0.1
+MOST_WARM_UPS = 10
 console = Console(width=130)
 
 
 @dataclass
 class Phase:
-    """`waits_s` of quiet, from asking to an engine. `busy`, `wasted`: of the looks at the slots, how many saw a slot at
+    """`waits_s` of quiet, from asking to an engine, and what the pool says of each in `phases_s`. `busy`, `wasted`: of the looks at the slots, how many saw a slot at
     work or on its way, and how many a free one while a lease waited."""
 
     waits_s: list[float] = field(default_factory=list)
+    phases_s: list[dict[str, float]] = field(default_factory=list)
     paths: dict[str, int] = field(default_factory=dict)
     flood_leases: int = 0
     resumed: dict[str, int] = field(default_factory=lambda: {"quiet": 0, "flood": 0})
@@ -90,10 +92,17 @@ class Tenants:
         return phase
 
     async def warm_up(self) -> None:
-        """Boots the engines and learns what a swap takes."""
-        phase = Phase()
-        for model in [*self._quiet, *self._flood]:
-            await asyncio.gather(*(self._one_of_quiet(phase, model, 4) for _ in range(SLOTS)))
+        """Boots an engine in every slot and learns what a swap takes."""
+        phase, models = Phase(), [*self._quiet, *self._flood]
+        for _ in range(MOST_WARM_UPS):
+            await asyncio.gather(*(self._one_of_quiet(phase, model, 100) for model in models[:SLOTS]))
+            async with self._session.get(f"{self._url}/v1/slots") as answer:
+                if all(slot["model"] for slot in (await answer.json())["slots"]):
+                    break
+        else:
+            raise RuntimeError("a slot stays empty")
+        for model in models:
+            await self._one_of_quiet(phase, model, 4)
 
     async def _one_of_quiet(self, phase: Phase, model: Path, tokens: int) -> None:
         await self._work(phase, "quiet", model, "interactive", tokens)
@@ -111,6 +120,7 @@ class Tenants:
             lease = await self._lease(tenant, model, priority)
             if tenant == "quiet":
                 phase.waits_s.append(time.monotonic() - began_s)
+                phase.phases_s.append({name: took_s for name, took_s in lease["phases_s"].items() if "." not in name})
                 phase.paths[lease["path"]] = phase.paths.get(lease["path"], 0) + 1
             phase.resumed[tenant] += not first
             first = False
@@ -249,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--phase_s", type=float, default=12.0)
-    parser.add_argument("--quiet_every_s", type=float, default=0.4, help="mean time between the quiet tenant's leases")
+    parser.add_argument("--quiet_every_s", type=float, default=0.3, help="mean time between the quiet tenant's leases")
     parser.add_argument("--quiet_tokens", type=int, default=24)
     parser.add_argument("--flood_tokens", type=int, default=200)
     parser.add_argument("--seed", type=int, default=3)

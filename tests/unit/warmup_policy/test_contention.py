@@ -19,7 +19,7 @@ POOL = Pool(
     fairness=FairnessSpec(max_waiting_per_tenant=20),
     contest=ContestSpec(PlacementSpec(PREDICTION)),
 )
-SPAN_S = 400.0
+SPAN_S = 300.0
 # What nobody can take back in no time: a swap that has begun, and the drain of the lease that gives way.
 RESIDUAL_S = SWAP_S + POOL.drain_s
 
@@ -47,13 +47,14 @@ def quiet(slot_count: int, pool_share: float, work_s: float = 2.0) -> list[Arriv
     return poisson("quiet", work_s / (pool_share * slot_count), work_s, 1, "interactive")
 
 
-def p95(outcome: Outcome, tenant: str) -> float:
-    waits = sorted(wait for lease_id, wait in outcome.waits_s.items() if lease_id.startswith(f"{tenant}-"))
+def p95(outcome: Outcome, leases: list[Arrival], settled_s: float = 30.0) -> float:
+    """Of leases that came after `settled_s`: before that nobody's mean use says anything."""
+    waits = sorted(outcome.waits_s[lease.lease_id] for lease in leases if settled_s <= lease.at_s < SPAN_S - 30.0)
     return waits[int(0.95 * len(waits))]
 
 
 @pytest.mark.parametrize("flood_priority", ["batch", "normal", "interactive"])
-@pytest.mark.parametrize("pool_share", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize("pool_share", [0.1, 0.4])
 @pytest.mark.parametrize("slot_count", [1, 2, 4])
 def test_a_flood_does_not_double_the_p95_wait_of_a_tenant_within_its_share(
     slot_count: int, pool_share: float, flood_priority: str
@@ -62,7 +63,7 @@ def test_a_flood_does_not_double_the_p95_wait_of_a_tenant_within_its_share(
     mine = quiet(slot_count, pool_share)
     alone = simulate(pool, mine, SPAN_S)
     together = simulate(pool, [*mine, *flood(slot_count, flood_priority)], SPAN_S)
-    assert p95(together, "quiet") <= 2 * max(p95(alone, "quiet"), SWAP_S)
+    assert p95(together, mine) <= 2 * max(p95(alone, mine), SWAP_S)
     assert len([lease for lease in together.waits_s if lease.startswith("quiet")]) >= len(alone.waits_s) - 1
     assert not [lease for lease in together.preemptions if lease.startswith("quiet")], "interactive, within its share"
     assert sum(together.busy_slot_s.values()) > 0.88 * pool.slot_count * SPAN_S, (
@@ -73,15 +74,15 @@ def test_a_flood_does_not_double_the_p95_wait_of_a_tenant_within_its_share(
 def test_eleven_tenants_four_slots_and_ten_of_them_flood() -> None:
     mine = quiet(4, 0.04)
     floods = [lease for n in range(10) for lease in poisson(f"flood{n}", 5.0, 5.0, 10 + n)]
-    alone, together = simulate(POOL, mine, SPAN_S / 2), simulate(POOL, [*mine, *floods], SPAN_S / 2)
-    assert p95(together, "quiet") <= 2 * max(p95(alone, "quiet"), SWAP_S)
+    alone, together = simulate(POOL, mine, SPAN_S), simulate(POOL, [*mine, *floods], SPAN_S)
+    assert p95(together, mine) <= 2 * max(p95(alone, mine), SWAP_S)
 
 
 def test_a_tenant_that_worked_alone_owes_nothing_when_a_flood_begins() -> None:
     mine = quiet(4, 0.3)
     late = [replace(lease, at_s=lease.at_s + 200.0) for lease in flood(4, "normal")]
     alone, together = simulate(POOL, mine, SPAN_S), simulate(POOL, [*mine, *late], SPAN_S)
-    assert p95(together, "quiet") <= 2 * max(p95(alone, "quiet"), SWAP_S)
+    assert p95(together, mine, settled_s=200.0) <= 2 * max(p95(alone, mine, settled_s=200.0), SWAP_S)
 
 
 def test_two_floods_that_cannot_swap_do_not_boot_against_each_other() -> None:
@@ -96,15 +97,16 @@ def test_a_flood_of_another_architecture_leaves_a_tenants_engine_where_it_is() -
     mine = quiet(4, 0.3)
     together = simulate(POOL, [*mine, *flood(4, "normal", fingerprint="g")], SPAN_S)
     # On its own two slots, never four: it queues behind itself, and its engines are booted once.
-    assert p95(together, "quiet") <= FORK_S
+    assert p95(together, mine) <= FORK_S
     assert sum(together.busy_slot_s.values()) > 0.7 * POOL.slot_count * SPAN_S
 
 
 def test_with_no_contention_nobody_waits_longer_than_a_swap() -> None:
     alone = simulate(POOL, poisson("quiet", 20.0, 4.0, seed=1), SPAN_S)
-    together = simulate(POOL, [*poisson("quiet", 30.0, 2.0, seed=1), *poisson("other", 30.0, 2.0, seed=3)], SPAN_S)
+    mine = poisson("quiet", 30.0, 2.0, seed=1)
+    together = simulate(POOL, [*mine, *poisson("other", 30.0, 2.0, seed=3)], SPAN_S)
     assert max(alone.waits_s.values()) <= RESIDUAL_S + 1e-6
-    assert p95(together, "quiet") <= SWAP_S + 1e-6
+    assert p95(together, mine) <= SWAP_S + 1e-6
 
 
 def test_two_floods_share_by_weight() -> None:
