@@ -49,8 +49,10 @@ console = Console(width=130)
 
 @dataclass
 class Phase:
-    """`waits_s` of quiet, from asking to an engine, and what the pool says of each in `phases_s`. `busy`, `wasted`: of the looks at the slots, how many saw a slot at
-    work or on its way, and how many a free one while a lease waited."""
+    """`waits_s` of quiet, from asking to an engine, and what the pool says of each in `phases_s`. `leased`, `busy`,
+    `wasted`: of the looks at the slots, how many saw one at work, one at work or on its way, and a free one while a
+    lease waited.
+    """
 
     waits_s: list[float] = field(default_factory=list)
     phases_s: list[dict[str, float]] = field(default_factory=list)
