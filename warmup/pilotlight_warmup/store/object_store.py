@@ -43,7 +43,8 @@ class ObjectStoreSource:
             raise SourceInvalid(f"{parts.scheme}://{parts.netloc}: write {parts.scheme}://bucket/folder")
         self._uri = f"{parts.scheme}://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
         client = {"read_timeout": f"{timeout_s}s", "connect_timeout": f"{timeout_s}s", "timeout": "1h"}
-        if options.get("endpoint", "").startswith("http://"):
+        # `base_url` is what obstore calls the endpoint of Google Cloud Storage.
+        if any(options.get(key, "").startswith("http://") for key in ("endpoint", "base_url")):
             client["allow_http"] = "true"
         try:
             self._store = from_url(self._uri, client_options=client, retry_config={"max_retries": 2}, **dict(options))
