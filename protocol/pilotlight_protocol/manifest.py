@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -21,6 +22,7 @@ MAX_FILES = 10_000
 MAX_NAME_BYTES = 512
 # Windows' reserved characters are refused too: a store may lie on a shared file system.
 _UNSAFE_CHARACTERS = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
+_UNSEEN_CATEGORIES = frozenset({"Cc", "Cf", "Zl", "Zp"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -79,6 +81,8 @@ def unsafe_name(name: str) -> str | None:
         return "a name is valid Unicode"
     if _UNSAFE_CHARACTERS.search(name):
         return 'control characters, backslashes and \\ : * ? " < > | are not allowed in a name'
+    if any(unicodedata.category(character) in _UNSEEN_CATEGORIES for character in name):
+        return "control and formatting characters, which do not show or change what shows, are not allowed in a name"
     if name.startswith("/"):
         return "a name is relative to the model"
     parts = name.split("/")
@@ -87,6 +91,21 @@ def unsafe_name(name: str) -> str | None:
     if any(len(part.encode()) > 255 for part in parts):
         return "a part of a name has at most 255 bytes"
     return None
+
+
+def colliding_name(names: Iterable[str]) -> str | None:
+    """Why these names cannot all be files of one folder, on every file system, or None when they can."""
+    seen: set[str] = set()
+    folders: set[str] = set()
+    for name in names:
+        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        if folded in seen:
+            return f"file {name!r} is named twice, or another file's name differs in case or Unicode form only"
+        seen.add(folded)
+        parts = folded.split("/")
+        folders |= {"/".join(parts[:count]) for count in range(1, len(parts))}
+    both = min(seen & folders, default=None)
+    return None if both is None else f"file {both!r} is also a folder of other files"
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -107,19 +126,17 @@ def decode_manifest(body: bytes) -> Manifest:
         raise ManifestInvalid(f"manifest format {manifest.format} is not known here, only {MANIFEST_FORMAT}")
     if not 0 < len(manifest.files) <= MAX_FILES:
         raise ManifestInvalid(f"a manifest names 1 to {MAX_FILES} files, this one {len(manifest.files)}")
-    seen: set[str] = set()
+    if reason := colliding_name(file.name for file in manifest.files):
+        raise ManifestInvalid(reason)
     for file in manifest.files:
         if reason := unsafe_name(file.name):
             raise ManifestInvalid(f"file {file.name!r}: {reason}")
-        if file.name.casefold() in seen:
-            raise ManifestInvalid(f"file {file.name!r} is named twice")
         if file.name == MANIFEST_NAME:
             raise ManifestInvalid("a manifest cannot name itself")
         if file.size_bytes < 0:
             raise ManifestInvalid(f"file {file.name!r}: size_bytes is {file.size_bytes}")
         if not _SHA256.fullmatch(file.sha256):
             raise ManifestInvalid(f"file {file.name!r}: sha256 is 64 lower-case hex digits")
-        seen.add(file.name.casefold())
     return manifest
 
 

@@ -37,6 +37,7 @@ class Trouble:
     redirect: str | None = None
     ignore_ranges: bool = False
     extra: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)  # instead of the right ones
     pause_after: int | None = None  # bytes served of the weights in total; then wait for `go_on`
 
 
@@ -100,7 +101,7 @@ class RangeServer:
         if trouble.redirect is not None:
             return self._head(request, 302, {"Location": trouble.redirect, "Content-Length": "0"})
         if trouble.status is not None:
-            return self._head(request, trouble.status, {"Content-Length": "0", "Retry-After": "0"})
+            return self._head(request, trouble.status, {"Content-Length": "0", "Retry-After": "0"} | trouble.headers)
         if path not in self.files:
             return self._head(request, 404, {"Content-Length": "0"})
         body = self.files[path]
@@ -118,7 +119,7 @@ class RangeServer:
         if trouble.encoding:
             headers["Content-Encoding"] = trouble.encoding
         headers["Content-Length"] = str(trouble.announce or end - start + len(trouble.extra))
-        self._head(request, status, headers)
+        self._head(request, status, headers | trouble.headers)
         self._body(request, path, body, start, end, trouble)
         return None
 

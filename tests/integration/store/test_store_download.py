@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -120,6 +122,11 @@ def test_a_source_that_is_down_serves_what_it_served_last(
         ({"encoding": "gzip"}, VerificationFailed, "compresses"),
         ({"status": 500}, SourceUnavailable, "500"),
         ({"status": 403}, SourceMissing, "token"),
+        ({"status": 503, "headers": {"Retry-After": "\xb2"}}, SourceUnavailable, "503"),
+        ({"headers": {"Content-Range": f"bytes 0-0/{'9' * 5000}"}}, VerificationFailed, "how large"),
+        ({"redirect": "http://[::ffff:169.254.169.254]/latest"}, SourceRefused, "169.254.169.254"),
+        ({"redirect": "http://[64:ff9b::a9fe:a9fe]/latest"}, SourceRefused, "169.254.169.254"),
+        ({"redirect": "http://2852039166/latest"}, SourceRefused, "169.254.169.254"),
         ({"redirect": "http://169.254.169.254/latest"}, SourceRefused, "169.254.169.254"),
         ({"redirect": "ftp://elsewhere/x"}, PilotlightError, "http"),
         ({"redirect": "/model/model.safetensors"}, SourceRefused, "more than 5"),
@@ -198,6 +205,43 @@ def test_weights_that_contradict_their_own_header_are_not_published(
     with pytest.raises(VerificationFailed, match="header and tensors"):
         make_store().ensure(serve_model(model))
     assert empty(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (pickle.dumps({"weight": print}), "no valid safetensors file"),
+        ((2**40).to_bytes(8, "little") + b"{}", "the header claims 1099511627776 bytes"),
+        ((2**63 - 1).to_bytes(8, "little"), "the header claims"),
+        (b"\x02\0\0\0\0\0\0\0[]", "no JSON object"),
+        ((200_000).to_bytes(8, "little") + b"[" * 200_000, "no JSON"),
+    ],
+)
+def test_what_only_calls_itself_safetensors_is_not_published(
+    made: Any, serve_model: Any, make_store: Any, tmp_path: Path, weights: bytes, message: str
+) -> None:
+    model = made()
+    model.files["model.safetensors"] = weights
+    with pytest.raises(VerificationFailed, match=message):
+        make_store().ensure(serve_model(model))
+    assert empty(tmp_path / "store")
+
+
+def test_a_config_that_is_nested_too_deeply_is_a_clean_error(made: Any, serve_model: Any, make_store: Any) -> None:
+    for depth in (900, 960, 980, 990, 100_000):
+        model = made()
+        model.files["config.json"] = b'{"a":' * depth + b"1" + b"}" * depth
+        with contextlib.suppress(VerificationFailed):
+            make_store().ensure(serve_model(model, f"/deep-{depth}"))
+
+
+def test_a_folder_of_too_many_files_is_refused(make_store: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(10_001):
+        (folder / f"{number}.json").touch()
+    with pytest.raises(SourceRefused, match="more than 10000 files"):
+        make_store().ensure(f"file://{folder}")
 
 
 def test_an_index_cannot_name_files_outside(made: Any, serve_model: Any, make_store: Any) -> None:

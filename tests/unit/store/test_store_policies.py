@@ -37,7 +37,12 @@ def test_pickles_stay_behind_where_safetensors_are() -> None:
         ([], "no \\*.safetensors"),
         (["model.safetensors", "../../etc/cron.d/x.json"], "no empty part"),
         (["model.safetensors", "/etc/x.json"], "relative"),
-        (["model.safetensors", "Model.safetensors"], "case only"),
+        (["model.safetensors", "Model.safetensors"], "case or Unicode form only"),
+        (["model.safetensors", "caf\u00e9.json", "cafe\u0301.json"], "case or Unicode form only"),
+        (["model.safetensors", "a.json", "a.json/b.json"], "also a folder"),
+        (["model.safetensors", "A.json/b.json", "a.json"], "also a folder"),
+        (["model.safetensors", "a\u202egnp.json"], "control"),
+        (["model.safetensors", "a\x9b2J.json"], "control"),
     ],
 )
 def test_sources_that_are_refused(names: list[str], message: str) -> None:
@@ -54,7 +59,7 @@ def test_sources_that_are_refused(names: list[str], message: str) -> None:
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
         "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:10.0.0.1", "nonsense",
         "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2001:0:4136:e378:8000:63bf:3fff:fdd2",
-        "192.0.2.1",
+        "192.0.2.1", "::10.0.0.1", "::ffff:0:10.0.0.1", "fec0::1", "192.0.0.8", "3fff::1", "5f00::1",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_the_internet(address: str) -> None:

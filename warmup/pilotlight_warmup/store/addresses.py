@@ -13,6 +13,10 @@ from dataclasses import dataclass
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
+# All that IANA has given out for the IPv6 internet. What lies outside embeds or tunnels other addresses (::/96,
+# ::ffff:0:0:0/96), is site-local (fec0::/10), or is of no use; Python's `is_global` lets most of that through.
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_NO_HOSTS = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("3fff::/20"))
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,9 @@ def refusal(address: str) -> str | None:
             return refusal(str(inner))
         if ip.teredo is not None:
             return f"{ip} is a tunnel"
-    if ip.is_multicast or not ip.is_global:
+        if ip not in _GLOBAL_UNICAST:
+            return f"{ip} is no public address"
+    if ip.is_multicast or not ip.is_global or any(ip in network for network in _NO_HOSTS):
         return f"{ip} is a private, local or reserved address"
     return None
 

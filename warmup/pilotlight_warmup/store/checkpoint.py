@@ -36,9 +36,13 @@ def describe(folder: Path, files: Sequence[ManifestFile], source: str, revision:
         )
     tensors = inventory(folder, files)
     quantization = quantization_of(config, {file.name for file in files})
+    try:
+        architecture = architecture_hash(config, tensors, quantization)
+    except RecursionError as error:
+        raise VerificationFailed(f"{source}: config.json is nested too deeply") from error
     return Manifest(
         files=tuple(sorted(files, key=lambda file: file.name)),
-        architecture=architecture_hash(config, tensors, quantization),
+        architecture=architecture,
         quantization=quantization,
         dtype=dtype_of(config, tensors),
         context_length=context_length_of(config),

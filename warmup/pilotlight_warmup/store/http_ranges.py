@@ -33,7 +33,8 @@ MAX_REDIRECTS = 5
 WORTH_READING_BYTES = 16 * 1024
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+# No file has more than 18 digits of bytes, and int() raises for thousands of them.
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _EMPTY_RANGE = re.compile(r"bytes \*/0")
 
 
@@ -287,7 +288,7 @@ def _raise_for(response: http.client.HTTPResponse, url: str) -> None:
         raise SourceChanged(f"{shown} changed while it was downloaded; start again")
     if status in TRY_AGAIN:
         after = response.getheader("Retry-After") or ""
-        raise SourceUnavailable(f"{shown}: {status}", retry_after_s=float(after) if after.isdigit() else 0.0)
+        raise SourceUnavailable(f"{shown}: {status}", retry_after_s=float(after) if after.isdecimal() else 0.0)
     raise SourceMissing(f"{shown}: the server answers {status}")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pilotlight_protocol.manifest import unsafe_name
+from pilotlight_protocol.manifest import MAX_FILES, unsafe_name
 
 from pilotlight_warmup.store.errors import (
     SourceChanged,
@@ -49,7 +50,8 @@ class LocalFiles:
     def listing(self) -> Listing:
         try:
             root = self._folder.resolve(strict=True)
-            names = [os.path.relpath(Path(folder) / name, root) for folder, _, files in os.walk(root) for name in files]
+            found = (os.path.relpath(Path(folder) / name, root) for folder, _, files in os.walk(root) for name in files)
+            names = list(itertools.islice(found, MAX_FILES + 1))
             return Listing(tuple(file for name in sorted(names) if (file := self._file(root, name)) is not None))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise SourceMissing(f"{self._uri}: no such folder on this machine") from error
@@ -59,7 +61,7 @@ class LocalFiles:
     def blocks(self, file: RemoteFile, start: int, end: int) -> Iterator[memoryview]:
         buffer = memoryview(bytearray(BLOCK_BYTES))
         try:
-            descriptor = os.open(file.locator, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(file.locator, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise SourceChanged(f"{self._uri}/{file.name}: {error.strerror}; start again") from error
         try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from pilotlight_protocol.errors import ModelNotFound
 from pilotlight_protocol.manifest import (
     MANIFEST_NAME,
+    MAX_FILES,
     MAX_MANIFEST_BYTES,
     Manifest,
     ManifestFile,
@@ -257,6 +258,8 @@ class Store:
                 call.cancel.wait(decision)
 
     def _selected(self, source: Source, listing: Listing) -> _Wanted:
+        if len(listing.files) > MAX_FILES:
+            raise SourceRefused(f"{source.uri} has more than {MAX_FILES} files; give the model's own folder")
         by_name = {file.name: file for file in listing.files}
         key = listing.key(source.uri)
         shipped_file = by_name.get(MANIFEST_NAME)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pilotlight_protocol.manifest import MANIFEST_NAME, unsafe_name
+from pilotlight_protocol.manifest import MANIFEST_NAME, colliding_name, unsafe_name
 
 # Formats that unpickle, or that hold code. `.bin` and `.pt` are PyTorch's, `.npz` and `.npy` may hold pickled objects.
 CODE_SUFFIXES = frozenset({
@@ -50,18 +50,14 @@ def holds_code(name: str) -> bool:
 def select(names: Iterable[str]) -> Selection:
     """What to take of a source that ships no manifest.
 
-    Raises NameRefused for an unsafe name, for two names that differ in case only (one would overwrite the other on
-    some file systems), and for a source whose only weights are pickles or that has none.
+    Raises NameRefused for an unsafe name, for two names that one file system or another takes for the same (one file
+    would overwrite the other), and for a source whose only weights are pickles or that has none.
     """
     wanted: list[str] = []
     code: list[str] = []
-    folded: set[str] = set()
     for name in names:
         if reason := unsafe_name(name):
             raise NameRefused(f"file {name!r} is refused: {reason}")
-        if name.casefold() in folded:
-            raise NameRefused(f"file {name!r} is refused: another file's name differs in case only")
-        folded.add(name.casefold())
         path = PurePosixPath(name)
         if UNWANTED_FOLDERS & set(path.parts[:-1]) or name == MANIFEST_NAME or path.name.startswith("."):
             continue
@@ -69,6 +65,8 @@ def select(names: Iterable[str]) -> Selection:
             code.append(name)
         elif path.suffix.lower() in WANTED_SUFFIXES or path.name in WANTED_NAMES:
             wanted.append(name)
+    if reason := colliding_name(wanted):
+        raise NameRefused(f"refused: {reason}")
     if not any(name.endswith(".safetensors") for name in wanted):
         if code:
             raise NameRefused(

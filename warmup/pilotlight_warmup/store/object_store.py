@@ -7,6 +7,7 @@ Endpoints and keys are the operator's, from the environment obstore reads (`AWS_
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 from obstore.store import from_url
+from pilotlight_protocol.manifest import MAX_FILES
 
 from pilotlight_warmup.store.errors import (
     SourceChanged,
@@ -58,7 +60,9 @@ class ObjectStoreSource:
 
     def listing(self) -> Listing:
         with self._translated():
-            found = [entry for page in obstore.list(self._store) for entry in page]
+            pages = obstore.list(self._store)
+            # One more than may be: a bucket of millions is not read to its end only to be refused.
+            found = list(itertools.islice((entry for page in pages for entry in page), MAX_FILES + 1))
         files = tuple(
             RemoteFile(str(entry["path"]), int(entry["size"]), str(entry["path"]), etag=entry["e_tag"])
             for entry in found
