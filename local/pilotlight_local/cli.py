@@ -77,6 +77,7 @@ def _state_dir(surroundings: Surroundings, chosen: Path | None) -> StateDir:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pilotlight")
 def cli() -> None:
     """Serve LLM InferenceServices from zero, on this machine."""
 

@@ -95,6 +95,7 @@ class LivePod:
         self._stop = asyncio.Event()
         self._suspected = asyncio.Event()
         self._log_watch: LogWatch | None = None
+        self._last_error = ""
         self._grace_s = float(component.pod.termination_grace_period_s)
         self._task = asyncio.create_task(self._live(), name=f"pod {name}")
 
@@ -121,7 +122,12 @@ class LivePod:
 
     def new_errors(self) -> list[str]:
         """What the container logged as errors since the last call, while it runs; its end is told as a failure."""
-        return self._log_watch.news() if self._log_watch is not None and self.counts else []
+        return self._read_errors() if self.counts else []
+
+    def _read_errors(self) -> list[str]:
+        news = self._log_watch.news() if self._log_watch is not None else []
+        self._last_error = news[-1] if news else self._last_error
+        return news
 
     def suspect(self) -> None:
         """It refused a connection: not ready until a probe says otherwise."""
@@ -221,6 +227,9 @@ class LivePod:
                 await process.stop(0.0)
 
     def _fail(self, process: PodProcess, reason: str, was_ready: bool, exit_code: int | None) -> None:
+        self._read_errors()
+        if self._last_error:
+            reason = f"{reason}: {self._last_error}"
         self.failure = PodFailure(reason, tuple(process.log_tail(FAILURE_LOG_LINES)), was_ready, exit_code)
 
     async def _drain(self, process: PodProcess) -> None:

@@ -177,6 +177,8 @@ def main() -> None:
     if options.escape:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     time.sleep(options.boot_s)
+    if options.fail and options.log_error:
+        print(f"2026-11-23T02:43:34.123Z ERROR pilotlight.engine: {options.log_error}", flush=True)
     if options.fail:
         print("line before", file=sys.stderr)
         print(options.fail, file=sys.stderr, flush=True)

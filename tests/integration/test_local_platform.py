@@ -558,6 +558,13 @@ async def test_the_terminal_shows_what_a_pod_logs_as_an_error(platform: Platform
     await until_async(lambda: asyncio.to_thread(platform.output.read_text), lambda text: told in text)
 
 
+async def test_a_failed_pod_is_explained_by_its_last_error(platform: Platform) -> None:
+    platform.up(service("demo", "--fail=and more", "--log_error=no such model"))
+    _, body, _ = await get(platform.url("demo", "/echo"))
+    assert "exited with code 4 before it was ready: no such model\n" in body["error"]
+    assert [row["reason"] for row in platform.rows()] == ["exited with code 4 before it was ready: no such model"]
+
+
 async def test_an_endpoint_that_is_made_again_starts_a_new_log(platform: Platform) -> None:
     platform.up(service("demo", "--answer=first"))
     assert (await get(platform.url("demo", "/echo")))[0] == 200

@@ -14,6 +14,7 @@ from .fields import Fields
 from .findings import Report
 from .metadata import Metadata
 from .pods import UNSUPPORTED_POD_FIELDS, make_pod, pick_container, place_volumes, read_volumes, storage_from_env
+from .probes import warn_without_readiness
 from .runtime_merge import fill_placeholders, merge_containers
 from .runtimes import NoRuntime, Runtime, select_runtime
 from .storage import check_schemes, model_mounts, read_storage_uris
@@ -104,7 +105,7 @@ def _read_predictor(fields: Fields, metadata: Metadata, around: Surroundings) ->
         mounts = model_mounts(model)
     else:
         container = pick_container(containers, fields)
-        merged = None if container is None else read_container(container, metadata.namespace, around.sources)
+        merged = None if container is None else _read_whole(container, metadata, around)
         annotations, volumes, mounts = {}, {}, ()
     return _component("predictor", fields, metadata, around, merged, annotations, volumes, mounts, lambda c, _: c)
 
@@ -115,7 +116,7 @@ def _read_transformer(fields: Fields, metadata: Metadata, around: Surroundings) 
         fields.report.error(fields.at("containers"), "required; set it")
         return None
     container = pick_container(containers, fields)
-    read = None if container is None else read_container(container, metadata.namespace, around.sources)
+    read = None if container is None else _read_whole(container, metadata, around)
 
     def inject(found: Container, common: ComponentFields) -> Container:
         return _with_transformer_args(found, metadata, common.container_concurrency)
@@ -194,11 +195,17 @@ def _read_model(model: Fields, metadata: Metadata, around: Surroundings) -> tupl
     filled = fill_placeholders(dict(runtime.container), metadata.as_template(), report, model.at("runtime"))
     own = {key: value for key, value in model.data.items() if key not in _MODEL_KEYS}
     merged = merge_containers(filled if isinstance(filled, dict) else {}, own)
+    warn_without_readiness(Fields(merged, model.path, report))
     silent = Report(report.source, report.object)
     read = read_container(Fields(merged, model.path, silent), metadata.namespace, around.sources)
     if silent.failed and not report.failed:
         report.findings.extend(finding for finding in silent.findings if finding.severity == "error")
     return runtime, read
+
+
+def _read_whole(container: Fields, metadata: Metadata, around: Surroundings) -> ReadContainer:
+    warn_without_readiness(container)
+    return read_container(container, metadata.namespace, around.sources)
 
 
 def _has_arg(args: Sequence[str], flag: str) -> bool:

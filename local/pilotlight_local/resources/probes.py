@@ -13,14 +13,17 @@ _MAX_S = 24 * 3600
 
 def read_readiness(container: Fields, port: int) -> Probe:
     """The readiness probe. Without one Knative knocks on the TCP port; `periodSeconds` unset or 0 polls fast."""
-    probe = _read(container, "readinessProbe", port, default_period_s=0)
-    if probe is None:
+    return _read(container, "readinessProbe", port, default_period_s=0) or Probe()
+
+
+def warn_without_readiness(container: Fields) -> None:
+    """`container` is the whole one, its runtime's part included."""
+    if container.mapping("readinessProbe") is None:
         container.report.warning(
             container.at("readinessProbe"),
             "missing: Knative then knocks on the TCP port, which may be open before the model is; "
             "add httpGet {path: /v2/health/ready, port: 8080}",
         )
-    return probe or Probe()
 
 
 def read_liveness(container: Fields, port: int) -> Probe | None:

@@ -282,3 +282,4 @@ def test_the_pilotlight_command_has_the_stores_commands() -> None:
     assert re.search(r"^  models +List the models", listed, re.MULTILINE)
     assert "hf://org/name[@revision]" in pilotlight("prefetch", "--help").stdout
     assert pilotlight("prefetsh").returncode == 2
+    assert re.search(r"version \d+\.\d+", pilotlight("--version").stdout)

@@ -460,6 +460,13 @@ def test_a_clean_spec_has_no_findings():
     assert not applied(isvc(PROBED)).findings
 
 
+def test_the_runtimes_readiness_probe_is_the_models():
+    runtime = RUNTIME + "    readinessProbe: {httpGet: {path: /v2/health/ready, port: 8080}}\n"
+    assert not [finding for finding in applied(isvc(MODEL), runtime).findings if "readinessProbe" in finding.path]
+    (warning,) = [finding for finding in applied(isvc(MODEL), RUNTIME).findings if "readinessProbe" in finding.path]
+    assert (warning.severity, warning.path) == ("warning", "spec.predictor.model.readinessProbe")
+
+
 def test_a_container_without_a_readiness_probe_is_warned_about():
     warnings = paths(applied(isvc()), "warning")
     assert "/v2/health/ready" in warnings["spec.predictor.containers[0].readinessProbe"]
