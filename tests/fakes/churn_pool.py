@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class ChurnPool:
     slots: int
     argv: tuple[str, ...] = REAL_POOL
     flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
     starts: int = 0
     logs: list[Path] = field(default_factory=list)
 
@@ -39,16 +41,28 @@ class ChurnPool:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def store_dir(self) -> Path:
+        return self.folder / "store"
+
+    def watched(self) -> psutil.Process:
+        return psutil.Process(self.process.pid)
+
     async def start(self) -> None:
         """Returns when it takes leases."""
         self.starts += 1
         self.folder.mkdir(exist_ok=True)
         self.logs.append(self.folder / f"pool-{self.starts}.log")
         slots = [word for number in range(self.slots) for word in ("--slot", f"cpu:{number}=2GiB")]
-        run_dir = self.folder / "run"
+        run_dir = self.run_dir
         argv = [sys.executable, *self.argv, "--listen", f"tcp://127.0.0.1:{self.port}", "--run_dir", str(run_dir)]
-        flags = ["--lease_expires_s", "6", "--work_dir", str(self.folder / "work"), *self.flags]
-        self._spawn([*argv, *slots, *flags], {**os.environ, "PILOTLIGHT_TEST_CHURN": str(run_dir)})
+        flags = ["--lease_expires_s", "6", "--work_dir", str(self.folder / "work"), "--store", str(self.store_dir)]
+        environment = {**os.environ, **self.environment, "PILOTLIGHT_TEST_CHURN": str(run_dir)}
+        self._spawn([*argv, *slots, *flags, *self.flags], environment)
         end_s = time.monotonic() + START_DEADLINE_S
         async with aiohttp.ClientSession() as session:
             while True:
@@ -133,6 +147,8 @@ class ThinPredictor:
                     self.endpoint.tenant,
                     "--pool_url",
                     self.pool_url,
+                    "--isolation",
+                    self.endpoint.isolation,
                     "--lease_idle_s",
                     "0.5",
                     *engine_args,
