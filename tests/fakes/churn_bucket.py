@@ -11,6 +11,9 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import obstore
+from obstore.store import S3Store
+
 START_DEADLINE_S = 30.0
 _BUCKET = "models"
 _MOTO = "from moto.server import main; import sys; main(sys.argv[1:])"
@@ -21,18 +24,19 @@ def bucket(folders: Sequence[Path], port: int, work: Path) -> Iterator[dict[str,
     """Serves each folder as `uri_of(folder)`; yields the environment with which obstore finds the server."""
     argv = [sys.executable, "-W", "ignore", "-c", _MOTO, "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=work)
-    url = f"http://127.0.0.1:{port}"
+    options = {
+        "endpoint": f"http://127.0.0.1:{port}",
+        "access_key_id": "testing",
+        "secret_access_key": "testing",
+        "region": "us-east-1",
+        "virtual_hosted_style_request": "false",
+    }
     try:
-        _until_put(f"{url}/{_BUCKET}", process)
+        _make_bucket(f"{options['endpoint']}/{_BUCKET}", process)
+        store = S3Store(_BUCKET, client_options={"allow_http": True}, **options)  # type: ignore[arg-type]
         for path in (path for folder in folders for path in folder.iterdir()):
-            _put(f"{url}/{_BUCKET}/{path.parent.name}/{path.name}", path.read_bytes())
-        yield {
-            "AWS_ENDPOINT_URL": url,
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_REGION": "us-east-1",
-        }
+            obstore.put(store, f"{path.parent.name}/{path.name}", path.read_bytes())
+        yield {f"AWS_{name.upper()}": value for name, value in options.items()} | {"AWS_ALLOW_HTTP": "true"}
     finally:
         process.kill()
         process.wait()
@@ -42,20 +46,14 @@ def uri_of(folder: Path) -> str:
     return f"s3://{_BUCKET}/{folder.name}"
 
 
-def _until_put(url: str, process: subprocess.Popen[bytes]) -> None:
+def _make_bucket(url: str, process: subprocess.Popen[bytes]) -> None:
     end_s = time.monotonic() + START_DEADLINE_S
     while True:
         try:
-            _put(url, b"")
-        except urllib.error.URLError:
+            urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=10).close()
+        except (urllib.error.URLError, TimeoutError):
             if process.poll() is not None or time.monotonic() > end_s:
                 raise
             time.sleep(0.1)
         else:
             return
-
-
-def _put(url: str, body: bytes) -> None:
-    # Not urllib's own content type: moto would read the weights as a form.
-    headers = {"Content-Type": "application/octet-stream"}
-    urllib.request.urlopen(urllib.request.Request(url, body, headers, method="PUT"), timeout=10).close()
