@@ -1,6 +1,6 @@
 """Correctness under churn: 50 endpoints on 2 slots, random arrivals, and every 20 s something is killed or stopped.
 
-    python benchmarks/churn.py [--minutes 10]
+    python benchmarks/churn.py [--minutes 10] [--apart]
 
 Killed with SIGKILL: a random engine, the service, the zygote, a predictor, and the engine under a stream that runs.
 Stopped with SIGSTOP: an engine, for some seconds or for good. The oracle comes first: what plain torch says each
@@ -24,8 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fakes"))
 
+from churn_apart import ApartChurnPool
 from churn_bucket import bucket, uri_of
-from churn_driver import Churn, ChurnPlan
+from churn_driver import APART_KINDS, KINDS, Churn, ChurnPlan
 from churn_models import Endpoint, make_endpoints, trained_endpoints, twin
 from churn_oracle import booted_answers
 from churn_picture import draw
@@ -73,7 +74,8 @@ async def run(args: argparse.Namespace, folder: Path) -> tuple[Tally, ChurnPool]
     stored = [each for each in endpoints[args.predictors : count] if int(each.name[-2:]) % STORED_EACH == 0]
     endpoints = [dataclasses.replace(each, uri=uri_of(each.folder)) if each in stored else each for each in endpoints]
     with bucket([each.folder for each in stored], free_port(), folder) as environment:
-        pool = ChurnPool(folder / "pool", free_port(), args.slots, flags=POOL_FLAGS, environment=environment)
+        kind = ApartChurnPool if args.apart else ChurnPool
+        pool = kind(folder / "pool", free_port(), args.slots, flags=POOL_FLAGS, environment=environment)
         return await traffic(args, folder, pool, endpoints, twins), pool
 
 
@@ -88,7 +90,8 @@ async def traffic(
     thin = [
         ThinPredictor(each, free_port(), pool.url, folder / f"{each.name}.log") for each in endpoints[: args.predictors]
     ]
-    plan = ChurnPlan(60 * args.minutes, args.kill_every_s, args.clients, args.think_s, args.seed)
+    kinds = APART_KINDS if args.apart else KINDS
+    plan = ChurnPlan(60 * args.minutes, args.kill_every_s, args.clients, args.think_s, args.seed, kinds)
     churn = Churn(pool, thin, endpoints, plan, twins)
     watcher = asyncio.create_task(watch(churn.tally))
     try:
@@ -99,7 +102,7 @@ async def traffic(
             predictor.kill()
         if pool.process.poll() is None:
             await pool.kill()
-        keep_logs([*pool.logs, *(predictor.log for predictor in thin)])
+        keep_logs([*pool.all_logs(), *(predictor.log for predictor in thin)])
     return tally
 
 
@@ -164,6 +167,7 @@ def main() -> None:
     parser.add_argument("--think_s", type=float, default=0.8, help="mean pause of a client between requests")
     parser.add_argument("--kill_every_s", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--apart", action="store_true", help="coordinator and agent are two processes, killed alone")
     args = parser.parse_args()
     # So that service and predictors end with it, also when it is stopped from outside.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -33,6 +33,7 @@ SETTLE_DEADLINE_S = 30.0
 CLEAN_STATUSES = {429, 503, 504}
 HELD = ("queued", "placing", "active", "idle")
 KINDS = ("engine", "service", "predictor", "stream", "pause", "zygote", "engine", "freeze", "stream")
+APART_KINDS = ("engine", "coordinator", "predictor", "stream", "agent", "pause", "zygote", "coordinator", "freeze")
 
 
 class BrokenConnection(Exception):

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Sequence
 
 import psutil
+from churn_apart import ApartChurnPool
 from churn_pool import ChurnPool, ThinPredictor
 from churn_tally import Tally
 
@@ -39,6 +40,21 @@ class Killer:
                 await self._pool.start()
                 self._tally.blames("service", "engine")
                 return True
+            case "agent":
+                assert isinstance(self._pool, ApartChurnPool)
+                self._tally.kills_now(kind, "engine")
+                self._pool.kill_agent()
+                await self._pool.start_agent()
+                self._tally.blames("engine")
+                return True
+            case "coordinator":
+                assert isinstance(self._pool, ApartChurnPool)
+                self._tally.kills_now(kind, "service")
+                self._pool.kill_coordinator()
+                self._pool.start_coordinator()
+                await self._pool.until_registered()
+                self._tally.blames("service")
+                return True
             case "stream":
                 self.aim = True
                 return True
@@ -66,7 +82,7 @@ class Killer:
 
     async def shoot(self, slot_id: str) -> bool:
         """Kill the engine of this slot; for a stream that runs on it."""
-        number = re.fullmatch(r"cpu:(\d+)\S*", slot_id)
+        number = re.fullmatch(r"(?:\S+/)?cpu:(\d+)\S*", slot_id)
         return number is not None and self._signal("stream", self._pool.engine(int(number[1])), signal.SIGKILL)
 
     async def _found(self, pid: int) -> None:
