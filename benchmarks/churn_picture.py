@@ -12,7 +12,9 @@ _COLOURS = {
     "engine": "#c0392b",
     "stream": "#e67e22",
     "service": "#8e44ad",
-    "zygote": "#16a085",
+    "zygote": "#d4ac0d",
+    "agent": "#e84393",
+    "coordinator": "#6c5ce7",
     "predictor": "#2980b9",
     "pause": "#7f8c8d",
     "freeze": "#2c3e50",
@@ -55,6 +57,8 @@ def draw(happened: Sequence[Happening], duration_s: float, path: Path) -> None:
             waits_s = [max(each.took_s, 1e-3) for each in leases]
             bottom.scatter([each.at_s for each in leases], waits_s, s=8, label=path_name, color=colour)
     bottom.set_yscale("log")
+    bottom.set_ylim(top=20 * bottom.get_ylim()[1])
+    bottom.set_xlim(0, max((each.at_s for each in happened), default=duration_s) + _BIN_S)
     bottom.set_ylabel("lease wait, s")
     bottom.set_xlabel("seconds")
     bottom.legend(fontsize=7, ncols=5, loc="upper center")
