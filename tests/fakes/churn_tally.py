@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from churn_models import Endpoint
 
@@ -48,7 +49,7 @@ class Tally:
     invariants: dict[str, str] = field(default_factory=dict)
     began_s: float = field(default_factory=time.monotonic)
     _killed_s: dict[str, float] = field(default_factory=dict)
-    _sent: set[tuple[str, str]] = field(default_factory=set)
+    _sent: Counter[tuple[str, Path]] = field(default_factory=Counter)
     _served: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def all_waits_s(self) -> list[float]:
@@ -90,19 +91,16 @@ class Tally:
         self.waits_s.setdefault(path, []).append(wait_s)
         self.happened.append(Happening(self._elapsed(), "lease", path, wait_s))
 
-    def asks(self, endpoint: Endpoint) -> bool:
-        """A prompt goes to a model. Returns whether its tenant may find a part of it cached; prompts begin alike."""
-        key = (endpoint.tenant, str(endpoint.folder))
-        may = key in self._sent
-        self._sent.add(key)
-        return may
+    def asks(self, endpoint: Endpoint) -> None:
+        """One of the endpoint's prompts is on its way; all begin alike, so from now on any other may find it cached."""
+        self._sent[endpoint.tenant, endpoint.folder] += 1
 
-    def cached(self, endpoint: Endpoint, tokens: int, *, may: bool, path: str) -> None:
-        """`path`: how the engine was got, "" where it was there before."""
+    def cached(self, endpoint: Endpoint, tokens: int, path: str) -> None:
+        """An answer to what was asked before begins. `path`: how the engine was got, "" where it was there before."""
         self.cached_requests += tokens > 0
         if tokens <= 0:
             return
-        if not may:
+        if self._sent[endpoint.tenant, endpoint.folder] < 2:
             self.is_wrong(f"{endpoint.name}: {tokens} tokens were cached that {endpoint.tenant} has never sent")
         if path not in ("loaded", ""):
             self.is_wrong(f"{endpoint.name}: {tokens} cached tokens after a {path}")

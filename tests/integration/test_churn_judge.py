@@ -49,13 +49,14 @@ def test_only_what_follows_a_near_tie_is_not_compared() -> None:
 
 def test_what_a_tenant_has_not_sent_must_not_be_cached_for_it() -> None:
     tally, neighbour = Tally(), dataclasses.replace(ONE, tenant="b")
-    assert not tally.asks(ONE)
-    assert tally.asks(ONE)
-    tally.cached(ONE, 384, may=True, path="loaded")
+    tally.asks(ONE)
+    tally.asks(ONE)
+    tally.cached(ONE, 384, "loaded")
     assert not tally.wrong
-    tally.cached(neighbour, 384, may=tally.asks(neighbour), path="loaded")
+    tally.asks(neighbour)
+    tally.cached(neighbour, 384, "loaded")
     assert "never sent" in tally.wrong[0]
-    tally.cached(ONE, 384, may=True, path="swap")
+    tally.cached(ONE, 384, "swap")
     assert "after a swap" in tally.wrong[1]
 
 
