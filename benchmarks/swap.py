@@ -3,8 +3,10 @@
     python benchmarks/swap.py [--rounds 7] [--forks 5] [--compiled] [--out benchmarks/out/swap.json]
 
 Per model: three fine-tunes of one shape are swapped in turn, so that every swap brings other weights from the page
-cache; each is followed by a lease's first token over a new connection. `copy` is the same number of bytes copied
-between two warm buffers by one thread, and by as many as a swap uses. Medians.
+cache; each is followed by a lease's first token over a new connection. `copy` is the same bytes from the page cache,
+mapped anew each time, into memory that was touched before; `copy, warm` is between two such buffers. `pack` is what
+oneDNN's reorder alone costs, for bf16, on weights that lie in memory ready to be packed. Each by as many threads as a
+swap uses, and taken between the swaps, so that all see the same machine. Medians.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from pilotlight_predictor.engine import pool_client
 from pilotlight_protocol.engine_frames import GenerateRequest, HostConfig, HostExited, Shutdown
 from pilotlight_protocol.generation import GenerationParameters
@@ -35,6 +39,7 @@ KINDS = {
     "demo AWQ": ("--from-demo", "--quantization", "awq"),
     "340 MB bf16": ("--preset", "340m"),
 }
+CHUNK = 4 << 20
 PHASES = ("drain", "inspect", "weights", "reset", "defaults", "check")
 
 
@@ -84,6 +89,15 @@ def measure(
             host.send(Shutdown())
             zygote.frames.until(HostExited)
     phases: dict[str, list[float]] = {phase: [] for phase in (*PHASES, "swap", "first token", "swap to first token")}
+    threads = len(os.sched_getaffinity(0))
+    weights = models[0] / "model.safetensors"
+    copies: dict[str, Callable[[], float]] = {
+        "copy": CopyFromPageCache(weights, threads),
+        "copy, warm": CopyWarm(weights.stat().st_size, threads),
+    }
+    if "quantization_config" not in json.loads((models[0] / "config.json").read_bytes()):
+        copies["pack"] = Pack(weights, threads)
+    floors: dict[str, list[float]] = {name: [] for name in copies}
     # One swap to each model does not count: the allocator's pages are touched for the first time.
     for number in range(args.rounds + len(models)):
         began_s = time.perf_counter()
@@ -96,13 +110,13 @@ def measure(
             phases["swap"].append(swap_s)
             phases["first token"].append(token_s)
             phases["swap to first token"].append(time.perf_counter() - began_s)
+            for name, copy in copies.items():
+                floors[name].append(copy())
     host.send(Shutdown())
     zygote.frames.until(HostExited)
-    size = sum(path.stat().st_size for path in models[0].glob("*.safetensors"))
-    threads = len(os.sched_getaffinity(0))
     return {
-        "bytes": size, "fork to first token": median(forks), **{name: median(times) for name, times in phases.items()},
-        "copy, 1 thread": copy_s(size, 1), f"copy, {threads} threads": copy_s(size, threads),
+        "bytes": weights.stat().st_size, "fork to first token": median(forks),
+        **{name: median(times) for name, times in (phases | floors).items()},
     }  # fmt: skip
 
 
@@ -142,23 +156,54 @@ def first_token_s(host: Host) -> float:
     return time.perf_counter() - began_s
 
 
-def copy_s(size: int, threads: int) -> float:
-    source, target = bytearray(size), bytearray(size)
-    step = -(-size // threads)
+class CopyWarm:
+    """Seconds to copy `size` bytes between buffers that were touched before."""
 
-    import numpy as np
+    def __init__(self, size: int, threads: int) -> None:
+        self._source, self._target = np.ones(size, np.uint8), np.ones(size, np.uint8)
+        self._pool = ThreadPoolExecutor(threads)
 
-    to, of = np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8)
-    to[:] = 1
-    with ThreadPoolExecutor(threads) as pool:
+    def __call__(self) -> float:
+        began_s = time.perf_counter()
+        self._copy(self._source)
+        return time.perf_counter() - began_s
 
-        def once() -> float:
-            began_s = time.perf_counter()
-            list(pool.map(lambda start: np.copyto(to[start : start + step], of[start : start + step]),
-                          range(0, size, step)))  # fmt: skip
-            return time.perf_counter() - began_s
+    def _copy(self, source: np.ndarray) -> None:
+        def part(start: int) -> None:
+            self._target[start : start + CHUNK] = source[start : start + CHUNK]
 
-        return median(once() for _ in range(7))
+        list(self._pool.map(part, range(0, source.size, CHUNK)))
+
+
+class CopyFromPageCache(CopyWarm):
+    """Seconds to map `file`, which was read before, and to copy it into a buffer that was touched before."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        super().__init__(file.stat().st_size, threads)
+        self._file = file
+
+    def __call__(self) -> float:
+        began_s = time.perf_counter()
+        self._copy(np.memmap(self._file, np.uint8, mode="r"))
+        return time.perf_counter() - began_s
+
+
+class Pack:
+    """Seconds for oneDNN to pack all matrices of `file`, which lie in memory as it reads them."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        import torch
+        from safetensors.torch import load_file
+        from vllm import _custom_ops
+
+        self._pack = _custom_ops.create_onednn_mm
+        self._matrices = [tensor for tensor in load_file(file).values() if tensor.dim() == 2]
+        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def __call__(self) -> float:
+        began_s = time.perf_counter()
+        list(self._pool.map(lambda matrix: self._pack(matrix.t(), 1), self._matrices))
+        return time.perf_counter() - began_s
 
 
 def median(values: object) -> float:
@@ -167,11 +212,14 @@ def median(values: object) -> float:
 
 def show(results: dict[str, dict[str, float]]) -> None:
     print(f"{'ms':28}" + "".join(f"{name:>16}" for name in results))
-    first = next(iter(results.values()))
-    for row in (*(key for key in first if key not in ("bytes", "import")), "import"):
-        print(f"{row:28}" + "".join(f"{result[row] * 1000:16.1f}" for result in results.values()))
-    shares = [result["copy, 1 thread"] / result["weights"] for result in results.values()]
-    print(f"{'weights against copy':28}" + "".join(f"{share:16.0%}" for share in shares))
+    rows = dict.fromkeys(key for result in results.values() for key in result if key not in ("bytes", "import"))
+    for row in (*rows, "import"):
+        cells = (f"{result[row] * 1000:16.1f}" if row in result else f"{'':16}" for result in results.values())
+        print(f"{row:28}" + "".join(cells))
+    for floor in ("copy", "copy, warm", "pack"):
+        shares = (f"{result[floor] / result['weights']:16.0%}" if floor in result else f"{'':16}"
+                  for result in results.values())  # fmt: skip
+        print(f"{floor + ' over weights':28}" + "".join(shares))
 
 
 if __name__ == "__main__":

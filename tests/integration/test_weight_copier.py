@@ -1,0 +1,46 @@
+"""A swap writes, bit by bit, what vLLM's own reload writes: every kind of layer that has a step of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pilotlight_predictor.engine import machine
+from pilotlight_predictor.engine.environment import engine_environment
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+MAKE = Path(__file__).parents[2] / "scripts" / "make_models.py"
+CHECK = Path(__file__).with_name("weight_copier_check.py")
+# Where a CPU has AMX, vLLM packs small bf16 layers, and AWQ layers that compute in bf16, for kernels of their own.
+AMX = torch.cpu._is_amx_tile_supported()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "packed", "options"),
+    [
+        ("float16", "AwqFloatPack", ("--preset", "demo", "--quantization", "awq")),
+        ("bfloat16", "SmallGemmPack" if AMX else "OneDnnPack", ("--preset", "tiny")),
+        ("bfloat16", "OneDnnPack", ("--preset", "tiny", "--hidden", "1024", "--intermediate", "1536")),
+    ],
+    ids=["awq", "small", "large"],
+)
+def test_the_copier_writes_what_vllms_reload_writes(
+    tmp_path: Path, dtype: str, packed: str, options: tuple[str, ...]
+) -> None:
+    models = tmp_path / "models"
+    subprocess.run([sys.executable, str(MAKE), "--out", str(models), "--count", "2", *options], check=True, timeout=120)
+    (tmp_path / "tmp").mkdir()
+    environment = engine_environment(
+        os.environ, tmp_path, cpus=2, preload=machine.cpu_preload(), eager=True
+    ) | {"VLLM_CPU_KVCACHE_SPACE": "1"}  # fmt: skip
+    check = subprocess.run(
+        [sys.executable, str(CHECK), dtype, *map(str, sorted(models.iterdir()))],
+        check=False, env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert check.returncode == 0, check.stderr[-4000:]
+    assert packed in check.stdout.splitlines()[-1].split()
