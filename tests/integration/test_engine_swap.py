@@ -156,7 +156,7 @@ def test_so_does_a_compiled_one(
         assert slot.answer() == first
         slot.swap(c)
         swapped = slot.answer()
-    # Two boots and not four: compiling takes half a minute, for every path of a model anew.
+    # It runs the graph that was compiled for the first one; test_compile_cache.py asks one that compiled for itself.
     with Slot(zygote, c, tmp_path / "fresh", eager=False) as fresh:
         assert swapped == fresh.answer()
 

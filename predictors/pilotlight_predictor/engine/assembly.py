@@ -50,6 +50,7 @@ def child_provider(settings: EngineSettings, environment: Mapping[str, str]) -> 
                 open_work_dir(settings.work_dir, environment),
                 cpus=limits.cpus if on_cpu else None,
                 preload=machine.cpu_preload() if on_cpu else (),
+                instruction_set=machine.instruction_set(),
                 eager=settings.engine_args.get("enforce_eager") == "true",
             ),
             settings.startup_deadline_s,

@@ -19,19 +19,24 @@ def engine_environment(
     cpus: int | None = None,
     preload: tuple[Path, ...] = (),
     eager: bool = False,
+    instruction_set: str = "any",
 ) -> dict[str, str]:
     """`cpus`: what a CPU engine may use, None on a GPU. `preload`: what vLLM's CPU backend wants in LD_PRELOAD.
 
-    `eager`: the engine runs with `enforce_eager`. The model is a local directory by now, so the hub is never asked.
+    `eager`: the engine runs with `enforce_eager`. `instruction_set`: machine.instruction_set, the place of compiled
+    code. The model is a local directory by now, so the hub is never asked.
     """
     cache = work_dir / "cache"
+    # Compiled for this very CPU (-march=native), which no key of vLLM or torch says: code of another one on the same
+    # volume would end the engine with an illegal instruction.
+    compiled = cache / f"compiled-{instruction_set}"
     paths = {
         "HOME": work_dir,
         "XDG_CACHE_HOME": cache,
         "XDG_CONFIG_HOME": work_dir / "config",
-        "VLLM_CACHE_ROOT": cache / "vllm",
+        "VLLM_CACHE_ROOT": compiled / "vllm",
         "VLLM_CONFIG_ROOT": work_dir / "config" / "vllm",
-        "TORCHINDUCTOR_CACHE_DIR": cache / "inductor",
+        "TORCHINDUCTOR_CACHE_DIR": compiled / "inductor",
         "TRITON_CACHE_DIR": cache / "triton",
         "TORCH_HOME": cache / "torch",
         "FLASHINFER_WORKSPACE_BASE": work_dir,
@@ -51,6 +56,8 @@ def engine_environment(
         # core is left to the other processes, and threads that wait sleep: on shared cores, spinning ones were measured
         # to cost a factor of ten (2 cores, 8 streams: 61 tokens/s against 1046).
         defaults |= {"OMP_NUM_THREADS": str(max(1, cpus - 1)), "OMP_WAIT_POLICY": "PASSIVE"}
+        # As vLLM sets it for a CPU, but before torch reads it: otherwise importing the compiler may start processes.
+        defaults["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     if eager:
         # vLLM compiles small functions on first use even then (the first request with logprobs stalled everyone for
         # 20 s), and an image without a compiler would lose its engine to that request.

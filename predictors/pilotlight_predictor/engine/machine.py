@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import platform
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -30,6 +32,15 @@ def limits(cgroup: Path = _CGROUP) -> MachineLimits:
     if limit.isdigit():
         memory_bytes = min(memory_bytes, int(limit))
     return MachineLimits(cpus, memory_bytes)
+
+
+def instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """12 hex digits that differ between CPUs which do not run each other's code: a hash of the features Linux names."""
+    features = [
+        line.partition(":")[2] for line in _read(cpuinfo).splitlines() if line.startswith(("flags", "Features"))
+    ]
+    names = sorted(set(features[0].split())) if features else []
+    return hashlib.sha256(" ".join([platform.machine(), *names]).encode()).hexdigest()[:12]
 
 
 def cpu_preload() -> tuple[Path, ...]:

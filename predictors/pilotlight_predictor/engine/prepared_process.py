@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
 from pilotlight_protocol.engine_frames import HostConfig
@@ -33,6 +33,7 @@ def ensure_environment(module: str, argv: Sequence[str], work_dir: str | None) -
         open_work_dir(work_dir, os.environ),
         cpus=machine.limits().cpus if on_cpu else None,
         preload=machine.cpu_preload() if on_cpu else (),
+        instruction_set=machine.instruction_set(),
     )
     # NumPy's BLAS would start threads at import, and a process with threads must not fork.
     environment |= {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", _MARK: mark}
@@ -58,20 +59,16 @@ def slot_limits(config: HostConfig, whole: MachineLimits) -> MachineLimits:
 
 
 def enter_slot(config: HostConfig) -> MachineLimits:
-    """Apply both to this process. In one that has imported torch, torch is told what it read from the environment."""
+    """Apply both to this process, and tell torch, which it imports after the environment is set.
+
+    A forked host has torch already; in any other the OpenMP library, being preloaded, has counted its threads long ago.
+    """
     added = slot_environment(config)
     os.environ.update(added)
     limits = slot_limits(config, machine.limits())
     if config.cpus is not None:
         os.environ["OMP_NUM_THREADS"] = str(limits.cpus)
-    if "torch" in sys.modules:
-        torch = import_module("torch")
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
-        if "TORCH_COMPILE_DISABLE" in added:
-            vars(import_module("torch._dynamo.config"))["disable"] = True
+    import_module("torch").set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+    if "TORCH_COMPILE_DISABLE" in added:
+        vars(import_module("torch._dynamo.config"))["disable"] = True
     return limits
-
-
-def environment_of(config: HostConfig, environment: Mapping[str, str]) -> dict[str, str]:
-    """`environment` with the slot's on top, for what reads a mapping instead of os.environ. Pure."""
-    return {**environment, **slot_environment(config)}

@@ -2,6 +2,7 @@
 
 Two things must hold: the engine is of a kind whose swap is proven by a test (tests/integration/test_engine_swap.py),
 and the checkpoints have the same architecture (pilotlight_protocol.fingerprint): same config shape, same tensors.
+A compiled graph that is cached for the next fine-tune is the same question: will it do with other weights?
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ PROVEN = frozenset({("none", "cpu"), ("awq", "cpu")})
 
 @dataclass(frozen=True)
 class EngineShape:
-    """What of a running engine decides; `workers` is tensor times pipeline parallel size."""
+    """What of an engine decides; `workers` is tensor times pipeline parallel size.
+
+    `folded_weights`: the compiler may have made weights into constants of the graph.
+    """
 
     quantization: str
     device: str
@@ -24,10 +28,26 @@ class EngineShape:
     lora: bool
     multimodal: bool
     foreign_config: bool
+    folded_weights: bool
 
 
 def refusal(engine: EngineShape, current_architecture: str, wanted_architecture: str, wants_loras: bool) -> str | None:
     """Why the swap must not be tried, as a sentence that says what to do instead; None when it may."""
+    reason = _unproven(engine, wants_loras)
+    if reason is None and current_architecture != wanted_architecture:
+        return (
+            f"the model's architecture {wanted_architecture[:12]} is not the engine's {current_architecture[:12]}; "
+            "boot an engine for it"
+        )
+    return reason
+
+
+def shares_graphs(engine: EngineShape) -> bool:
+    """Whether engines of one architecture may use each other's compiled graphs."""
+    return _unproven(engine, wants_loras=False) is None
+
+
+def _unproven(engine: EngineShape, wants_loras: bool) -> str | None:
     if (engine.quantization, engine.device) not in PROVEN:
         return f"swapping {engine.quantization} weights on {engine.device} is not proven; boot an engine for this model"
     unproven = {
@@ -36,13 +56,9 @@ def refusal(engine: EngineShape, current_architecture: str, wanted_architecture:
         "LoRA adapters": engine.lora or wants_loras,
         "multimodal inputs": engine.multimodal,
         "a config or generation config of its own (engine arguments)": engine.foreign_config,
+        "weights folded into its compiled graph (max_autotune)": engine.folded_weights,
     }
     for feature, present in unproven.items():
         if present:
             return f"swapping an engine with {feature} is not proven; boot an engine for this model"
-    if current_architecture != wanted_architecture:
-        return (
-            f"the model's architecture {wanted_architecture[:12]} is not the engine's {current_architecture[:12]}; "
-            "boot an engine for it"
-        )
     return None

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from vllm.v1.executor import Executor
 from vllm.v1.metrics.loggers import StatLoggerManager
 from vllm.version import __version__ as vllm_version
 
-from pilotlight_predictor.engine import checkpoint, model_defaults, swap_rules, weight_loading
+from pilotlight_predictor.engine import checkpoint, compile_cache, model_defaults, swap_rules, weight_loading
 from pilotlight_predictor.engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
 from pilotlight_predictor.engine.model_defaults import ModelDefaults
 from pilotlight_predictor.engine.token_deltas import Rate, Stream
@@ -75,6 +75,7 @@ class VllmEngine:
         on_phase("load")
         _allow_amx()
         self._config = config
+        self._open_compile_cache()
         self._engine = LLMEngine(config, _with_phases(Executor.get_class(config), on_phase), log_stats=True)
         self._core = self._engine.engine_core.engine_core
         self._swap_threads = swap_threads
@@ -268,13 +269,19 @@ class VllmEngine:
         if self._checkpoint is None:
             self.prepare_swaps()
         assert self._checkpoint is not None
-        config, model = self._config, self._config.model_config
         try:
             wanted = checkpoint.read(model_dir)
-            defaults = model_defaults.read(model, model_dir)
+            defaults = model_defaults.read(self._config.model_config, model_dir)
         except (PilotlightError, OSError, ValueError) as error:
             raise SwapNotPossible(f"{model_dir} cannot be served: {error}") from error
-        shape = swap_rules.EngineShape(
+        reason = swap_rules.refusal(self._shape(), self._checkpoint.architecture, wanted.architecture, bool(loras))
+        if reason is not None:
+            raise SwapNotPossible(reason)
+        return wanted, defaults
+
+    def _shape(self) -> swap_rules.EngineShape:
+        config, model = self._config, self._config.model_config
+        return swap_rules.EngineShape(
             quantization=self._quantization,
             device=self.device_type,
             workers=config.parallel_config.world_size,
@@ -283,11 +290,19 @@ class VllmEngine:
             multimodal=bool(model.is_multimodal_model),
             foreign_config=bool(model.hf_config_path or model.hf_overrides)
             or model.generation_config not in ("auto", "vllm"),
+            folded_weights=compile_cache.folds_weights(config),
         )
-        reason = swap_rules.refusal(shape, self._checkpoint.architecture, wanted.architecture, bool(loras))
-        if reason is not None:
-            raise SwapNotPossible(reason)
-        return wanted, defaults
+
+    def _open_compile_cache(self) -> None:
+        compile_cache.repair_loading()
+        model = self._config.model_config
+        if self.device_type == "cpu":
+            compile_cache.key_threads(self._config, torch.get_num_threads())
+        if model.enforce_eager or not swap_rules.shares_graphs(self._shape()):
+            return
+        # A checkpoint that only vLLM can read is compiled for its own directory, as vLLM does it.
+        with suppress(PilotlightError):
+            compile_cache.share(model, checkpoint.read(Path(model.model)).architecture)
 
     def _adopt(self, defaults: ModelDefaults) -> None:
         self._defaults = defaults

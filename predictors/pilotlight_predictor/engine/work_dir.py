@@ -35,12 +35,19 @@ def open_work_dir(work_dir: str | None, environment: Mapping[str, str]) -> Path:
     place = choose(candidates(work_dir, environment), _writable)
     root = place if work_dir else place / f"pilotlight-engine-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
-    facts = root.lstat()
-    if not work_dir and (not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077):
+    if not work_dir and not _is_private(root):
         raise InternalError(f"{root} is not a private directory of this user; remove it or pass --work_dir")
     for name in ("cache", "config", "tmp"):
         (root / name).mkdir(mode=0o700, exist_ok=True)
+    # Whoever can write here can run code in every engine: compiled graphs are pickles.
+    if not _is_private(root / "cache"):
+        raise InternalError(f"{root / 'cache'} is not a private directory of this user; remove it")
     return root
+
+
+def _is_private(directory: Path) -> bool:
+    facts = directory.lstat()
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & 0o077
 
 
 def _writable(place: Path) -> bool:

@@ -35,7 +35,7 @@ from pilotlight_protocol.engine_frames import (
     encode,
 )
 
-from pilotlight_predictor.engine import pool_host
+from pilotlight_predictor.engine import compile_cache, device_facts, pool_host
 from pilotlight_predictor.engine.prepared_process import ensure_environment
 from pilotlight_predictor.engine.process_group import die_with_parent, kill_group
 
@@ -53,6 +53,25 @@ _PREIMPORTED = (
     "vllm.model_executor.model_loader.default_loader",
     "torch._dynamo",
 )
+# What vLLM and torch import late, when a CPU worker starts and when it loads a compiled graph.
+_PREIMPORTED_ON_CPU = (
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.core.sched.async_scheduler",
+    "vllm.v1.attention.backends.cpu_attn",
+    "vllm.compilation.backends",
+    "vllm.compilation.caching",
+    "vllm.model_executor.layers.quantization.online.base",
+    "vllm.plugins.lora_resolvers.filesystem_resolver",
+    "vllm.plugins.lora_resolvers.hf_hub_resolver",
+    "vllm.profiler.wrapper",
+    "vllm.renderers.hf",
+    "torch._dynamo.backends.inductor",
+    "torch._functorch._aot_autograd.subclass_codegen",
+    "torch._inductor.codegen.wrapper_fxir",
+    "torch._inductor.compile_fx",
+    "torch.distributed.tensor.experimental",
+    "torch.export._trace",
+)
 
 
 class Zygote:
@@ -63,6 +82,7 @@ class Zygote:
         self._splitter = FrameSplitter()
         self._decoder = msgspec.msgpack.Decoder(Fork)
         self._slots: dict[int, str] = {}
+        self._loads_graphs = _prepare_loading_graphs()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> None:
@@ -74,6 +94,8 @@ class Zygote:
             if self._wake_r in readable:
                 os.read(self._wake_r, _READ_BYTES)
                 self._reap()
+                # An engine that has ended may have been the first to compile.
+                self._loads_graphs = self._loads_graphs or _prepare_loading_graphs()
             if sock_fd in readable and not self._read():
                 return
 
@@ -144,8 +166,25 @@ class Zygote:
 def preimport() -> float:
     """Import what hosts need; returns the seconds it took. Raises RuntimeError when a fork would not be safe."""
     began_s = time.monotonic()
-    for module in _PREIMPORTED:
+    for module in (*_PREIMPORTED, *(_PREIMPORTED_ON_CPU if _is_on_cpu() else ())):
         importlib.import_module(module)
+    _seal()
+    return time.monotonic() - began_s
+
+
+def _is_on_cpu() -> bool:
+    return device_facts.read(os.environ).kind == "cpu"
+
+
+def _prepare_loading_graphs() -> bool:
+    if not _is_on_cpu() or not compile_cache.prepare_loading():
+        return False
+    _seal()
+    return True
+
+
+def _seal() -> None:
+    """Leave everything so far to the forks. Raises RuntimeError as `preimport` does."""
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads != 1:
         raise RuntimeError(f"the imports left {threads} threads; a process with threads must not fork engine hosts")
@@ -154,7 +193,6 @@ def preimport() -> float:
     gc.collect()
     # Everything so far is shared with the hosts; a collection in one of them would write to every page of it.
     gc.freeze()
-    return time.monotonic() - began_s
 
 
 def main(argv: list[str]) -> NoReturn:

@@ -46,6 +46,40 @@ def test_someone_elses_directory_is_refused(tmp_path: Path) -> None:
         work_dir.open_work_dir(None, {"TMPDIR": str(tmp_path)})
 
 
+def test_compiled_code_is_taken_from_nobody_else(tmp_path: Path) -> None:
+    asked = tmp_path / "mounted"
+    asked.mkdir(mode=0o777)
+    cache = work_dir.open_work_dir(str(asked), {}) / "cache"
+    assert cache.stat().st_mode & 0o777 == 0o700
+    cache.chmod(0o770)
+    with pytest.raises(InternalError, match="cache is not a private directory"):
+        work_dir.open_work_dir(str(asked), {})
+    cache.rmdir()
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    cache.symlink_to(tmp_path / "theirs")
+    with pytest.raises(InternalError, match="cache is not a private directory"):
+        work_dir.open_work_dir(str(asked), {})
+
+
+def test_compiled_code_stays_on_its_cpu() -> None:
+    environment = engine_environment({}, Path("/w"), cpus=2, instruction_set="0123456789ab")
+    for name in ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR"):
+        assert environment[name].startswith("/w/cache/compiled-0123456789ab/")
+    assert environment["TORCHINDUCTOR_COMPILE_THREADS"] == "1"
+
+
+def test_cpus_with_other_features_have_other_names(tmp_path: Path) -> None:
+    def name(text: str) -> str:
+        (tmp_path / "cpuinfo").write_text(text)
+        return machine.instruction_set(tmp_path / "cpuinfo")
+
+    one = name("processor : 0\nflags\t: fpu avx2 avx512f\nprocessor : 1\nflags\t: fpu avx2 avx512f\n")
+    assert len(one) == 12
+    assert name("flags\t\t: avx512f fpu avx2\ncpu MHz : 1.0\n") == one
+    assert name("flags\t: fpu avx2\n") != one
+    assert name("Features\t: fp asimd sve\n") not in (one, name("Features\t: fp asimd\n"))
+
+
 def test_nothing_points_outside_the_work_dir() -> None:
     environment = engine_environment({"HOME": "/root", "XDG_CACHE_HOME": "/root/.cache"}, Path("/w"))
     for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):

@@ -12,11 +12,13 @@ from pilotlight_predictor.engine.boot_clock import BootClock
 from pilotlight_predictor.engine.endpoint import TcpEndpoint, UnixEndpoint
 from pilotlight_predictor.engine.machine import MachineLimits
 from pilotlight_predictor.engine.prepared_process import slot_environment, slot_limits
-from pilotlight_predictor.engine.swap_rules import EngineShape, refusal
+from pilotlight_predictor.engine.swap_rules import EngineShape, refusal, shares_graphs
 from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.errors import InvalidInput
 
-SHAPE = EngineShape("none", "cpu", 1, speculative=False, lora=False, multimodal=False, foreign_config=False)
+SHAPE = EngineShape(
+    "none", "cpu", 1, speculative=False, lora=False, multimodal=False, foreign_config=False, folded_weights=False
+)
 
 
 @pytest.mark.parametrize(
@@ -83,12 +85,16 @@ def test_a_slot_has_its_share_and_no_more(cpus: int | None, memory: int | None, 
         ({}, "same", True, "LoRA"),
         ({"multimodal": True}, "same", False, "multimodal"),
         ({"foreign_config": True}, "same", False, "config of its own"),
+        ({"folded_weights": True}, "same", False, "folded"),
     ],
 )
 def test_only_proven_swaps_are_allowed(changes: dict[str, object], wanted: str, loras: bool, words: str | None) -> None:
     shape = dataclasses.replace(SHAPE, **changes)  # type: ignore[arg-type]
     reason = refusal(shape, "same", wanted, loras)
     assert reason is None if words is None else words in str(reason)
+    # Another fine-tune's compiled graph is used exactly where this engine could have been swapped to it.
+    if wanted == "same" and not loras:
+        assert shares_graphs(shape) == (words is None)
 
 
 def write_model(path: Path, tensors: dict[str, tuple[str, list[int], int]], **config: object) -> Path:
