@@ -7,8 +7,9 @@
     c  a lease, by forking an engine                 f  a chat request to an endpoint at zero, to its first text
 
 One machine, one run, rounds interleaved; ratios are taken round by round. Beside it the floor: copying as many bytes as
-the weights have. `demo` is the AWQ demo model, eager; `340m` is bf16 with compiled graphs, whose compile caches are
-filled before anything is measured. Prints a table, writes JSON and a picture under benchmarks/out.
+the weights have. `demo` is the AWQ demo model, eager. `340m` is bf16 with compiled graphs: every path is measured with
+a warm compile cache, (a) with vLLM's own, and what filling them took (a, b and c once each, from empty) stands beside.
+Prints a table, writes JSON and a picture under benchmarks/out. 340m with three rounds takes some ten minutes.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class Measurements:
         self._setting = setting
         self._stack = stack
         self._loaded = self._at_zero = 0
+        # The first boot of each path that boots, in seconds: it compiles, and leaves a warm cache behind.
+        self.cold_s: dict[str, float] = {}
         self._rounds: dict[str, Callable[[], Sample]] = {
             "a": lambda: vllm_server(setting),
             "b": lambda: standalone_predictor(setting),
@@ -95,10 +98,16 @@ class Measurements:
             "e": self._parked,
             "f": self._whole_path,
         }
+        for path, boot in (("a", vllm_server), ("b", standalone_predictor)):
+            if path in paths and setting.compiles:
+                console.print(f"{path}: filling the compile cache …")
+                self.cold_s[path] = boot(setting).total_s
         if "c" in paths:
             console.print("starting a warm pool that keeps no idle engine …")
             self._empty = stack.enter_context(LeasePool.running(setting, "empty", "--keep_alive_price_s", "0"))
-            self._empty.first_token(0, "fork")
+            first = self._empty.first_token(0, "fork")
+            if setting.compiles:
+                self.cold_s["c"] = first.total_s
         if "d" in paths or "e" in paths:
             console.print("starting a warm pool …")
             self._warm = stack.enter_context(LeasePool.running(setting, "warm"))
@@ -172,6 +181,17 @@ def _time(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
 
 
+def cache_lines(samples: Samples, cold_s: Mapping[str, float]) -> list[str]:
+    """What the compile caches are worth, to be read; nothing for an eager model."""
+    if not cold_s:
+        return []
+    told = ", ".join(f"({path}) {_time(seconds)}" for path, seconds in cold_s.items())
+    lines = [f"compile caches were warm; from empty ones, once each: {told}"]
+    if "a" in cold_s and "c" in samples:
+        lines.append(f"(c) with a warm cache against (a) with an empty one: {cold_s['a'] / median(samples['c']):.1f} ×")
+    return lines
+
+
 def floor_lines(samples: Samples, setting: Setting, copies_s: Sequence[float]) -> tuple[list[str], dict[str, float]]:
     size = setting.weights_bytes
     copy_s = statistics.median(copies_s)
@@ -189,10 +209,17 @@ def floor_lines(samples: Samples, setting: Setting, copies_s: Sequence[float]) -
     return lines, figures
 
 
-def write(samples: Samples, figures: Mapping[str, float], args: argparse.Namespace, title: str) -> None:
+def write(
+    samples: Samples,
+    figures: Mapping[str, float],
+    cold_s: Mapping[str, float],
+    args: argparse.Namespace,
+    title: str,
+) -> None:
     raw = {
         "title": title,
         "floor": figures,
+        "empty_compile_cache_s": cold_s,
         "paths": {
             path: {
                 "name": PATHS[path],
@@ -229,9 +256,7 @@ def main() -> None:
         # Short, because a socket's path is.
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pl-cold-", ignore_cleanup_errors=True)))
         setting = setting_for(args.model, work)
-        if args.model != "demo" and "a" in args.paths:
-            console.print("filling vLLM's compile cache …")
-            vllm_server(setting)
+        setting.engines.mkdir(mode=0o700)
         measurements = Measurements(setting, args.paths, stack)
         for number in range(args.rounds):
             copies_s.append(memory_copy_s(setting.weights_bytes))
@@ -240,12 +265,13 @@ def main() -> None:
                 samples[path].append(row)
                 console.print(f"round {number + 1}, {path} {PATHS[path]}: {_time(median([row]))}")
     machine = f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {psutil.cpu_count()} cores"
-    title = f"first token, {args.model} ({setting.weights_bytes / 1e6:.0f} MB of weights), {machine}"
+    graphs = "compiled, warm caches" if setting.compiles else "eager"
+    title = f"first token, {args.model} ({setting.weights_bytes / 1e6:.0f} MB of weights, {graphs}), {machine}"
     console.print(table(samples, title))
     lines, figures = floor_lines(samples, setting, copies_s)
-    for line in lines:
+    for line in [*cache_lines(samples, measurements.cold_s), *lines]:
         console.print(line, highlight=False)
-    write(samples, figures, args, title)
+    write(samples, figures, measurements.cold_s, args, title)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,15 @@ class Setting:
     def weights_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.models[0].glob("*.safetensors"))
 
+    @property
+    def compiles(self) -> bool:
+        return self.engine_args.get("enforce_eager") != "true"
+
+    @property
+    def engines(self) -> Path:
+        """Work directory of every engine but vLLM's own: the one they choose themselves below TMPDIR."""
+        return self.work / f"pilotlight-engine-{os.getuid()}"
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -107,7 +116,7 @@ def standalone_predictor(setting: Setting) -> Sample:
     port = free_port()
     engine_args = [word for name, text in setting.engine_args.items() for word in ("--engine_arg", f"{name}={text}")]
     argv = ["-m", "pilotlight_predictor", "--model_name", "m", "--model_dir", str(setting.models[0]), *engine_args]
-    argv += ["--host", "127.0.0.1", "--http_port", str(port), "--work_dir", str(setting.work / "engines")]
+    argv += ["--host", "127.0.0.1", "--http_port", str(port), "--work_dir", str(setting.engines)]
     log = setting.work / "predictor.log"
     with _process(argv, log, {"VLLM_CPU_KVCACHE_SPACE": "1"}) as (process, begun):
         _until_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log, lambda: None)
@@ -133,7 +142,7 @@ class LeasePool:
     def running(cls, setting: Setting, name: str, *flags: str) -> Iterator[LeasePool]:
         port = free_port()
         argv = ["-m", "pilotlight_warmup", "--listen", f"tcp://127.0.0.1:{port}", "--slot", f"cpu:0={SLOT_MEMORY}"]
-        argv += ["--run_dir", str(setting.work / name), "--work_dir", str(setting.work / "engines"), *flags]
+        argv += ["--run_dir", str(setting.work / name), "--work_dir", str(setting.engines), *flags]
         with server(name, argv, f"http://127.0.0.1:{port}/readyz", setting.work):
             yield cls(f"http://127.0.0.1:{port}", setting)
 
@@ -214,7 +223,7 @@ class Platform:
         command = [str(Path(sys.executable).with_name("pilotlight")), "up", str(spec), "--port", str(port)]
         command += ["--autoscaler", "scale-to-zero-grace-period=6s", "--state-dir", str(folder / "state")]
         with (folder / "up.log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
+            process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(setting.work)})
         platform = cls(ControlClient(StateDir(folder / "state")), port)
         try:
             platform._until_up(process, folder / "up.log")
