@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -294,15 +294,17 @@ class VllmEngine:
         )
 
     def _open_compile_cache(self) -> None:
-        compile_cache.repair_loading()
         model = self._config.model_config
-        if self.device_type == "cpu":
-            compile_cache.key_threads(self._config, torch.get_num_threads())
         if model.enforce_eager or not swap_rules.shares_graphs(self._shape()):
             return
-        # A checkpoint that only vLLM can read is compiled for its own directory, as vLLM does it.
-        with suppress(PilotlightError):
-            compile_cache.share(model, checkpoint.read(Path(model.model)).architecture)
+        try:
+            architecture = checkpoint.read(Path(model.model)).architecture
+        except PilotlightError:
+            # Only vLLM can read it. It is compiled at every boot, as vLLM does it by itself.
+            return
+        compile_cache.repair_loading()
+        compile_cache.key_threads(self._config, torch.get_num_threads())
+        compile_cache.share(model, architecture)
 
     def _adopt(self, defaults: ModelDefaults) -> None:
         self._defaults = defaults
