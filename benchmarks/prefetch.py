@@ -1,8 +1,12 @@
 """Prefetch beside curl, aria2c and `hf download`: throughput and client CPU per GB from local nginx, S3 and hub.
 
 One run on one machine: contenders take turns, every round anew, and medians and pairwise ratios are shown. Only
-Pilotlight verifies and publishes (`curl + sha256sum` shows what verifying costs the others). `agent` is a process that
-already runs, `command` the whole `pilotlight prefetch` with Python's start and the flush to disk at the end.
+Pilotlight verifies and publishes (`curl + openssl sha256` shows what verifying costs the others; coreutils' sha256sum
+does not use the CPU's instructions for it everywhere). `agent` is a process that already runs, `command` the whole
+`pilotlight prefetch` with Python's start and the flush to disk at the end.
+A virtual machine may have given its free memory back to the host, and whoever writes first pays for getting it again,
+several times what the write costs: so memory is taken and freed before every run. What other processes take of the CPU
+is measured between the rounds and reported.
 Needs nginx, curl and aria2c (Debian: nginx-light, curl, aria2), hf and moto (the dev extra); a missing one is left out.
 """
 
@@ -10,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import resource
 import shutil
@@ -30,6 +35,7 @@ from processes import free_port
 OUT = Path(__file__).parent / "out"
 COMMIT = "c0ffee" + "0" * 34
 REPOSITORY = "org/name"
+VERIFIED = "curl + openssl sha256"
 S3 = {
     "access_key_id": "testing",
     "secret_access_key": "testing",
@@ -52,6 +58,7 @@ class Figure:
     contender: str
     gb_per_s: list[float]
     cpu_s_per_gb: list[float]
+    others_cores: list[float]
 
 
 def make_model(folder: Path, shards: int, shard_bytes: int) -> int:
@@ -121,12 +128,14 @@ def http_rivals(urls: list[str], names: list[str]) -> Iterator[Contender]:
         yield Contender("curl", lambda folder: timed([*plain, "--output-dir", str(folder), *remote]))
         parallel = [*plain, "-Z", "--parallel-max", "4"]
         yield Contender("curl -Z", lambda folder: timed([*parallel, "--output-dir", str(folder), *remote]))
-        yield Contender(
-            "curl + sha256sum",
-            lambda folder: timed(
-                [*plain, "--output-dir", str(folder), *remote], ["sha256sum", *(str(folder / name) for name in names)]
-            ),
-        )
+        if shutil.which("openssl"):
+            digest = ["openssl", "dgst", "-sha256"]
+            yield Contender(
+                VERIFIED,
+                lambda folder: timed(
+                    [*plain, "--output-dir", str(folder), *remote], [*digest, *(str(folder / name) for name in names)]
+                ),
+            )
     if shutil.which("aria2c"):
         options = ["aria2c", "-q", "-x4", "-s4", "-j4", "-Z", "--file-allocation=falloc"]
         yield Contender("aria2c", lambda folder: timed([*options, "-d", str(folder), *urls]))
@@ -181,12 +190,33 @@ http {{
     return config
 
 
+def take_memory(size_bytes: int) -> None:
+    with mmap.mmap(-1, size_bytes) as memory:
+        for position in range(0, size_bytes, mmap.PAGESIZE):
+            memory[position] = 1
+
+
+def cores_taken(seconds: float = 0.5) -> float:
+    """How many cores all processes together keep busy while this one sleeps."""
+
+    def ticks() -> int:
+        user, nice, system, _idle, _wait, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
+        return user + nice + system + irq + softirq
+
+    before, started = ticks(), time.perf_counter()
+    time.sleep(seconds)
+    return (ticks() - before) / os.sysconf("SC_CLK_TCK") / (time.perf_counter() - started)
+
+
 def measure(server: str, contenders: list[Contender], size_bytes: int, rounds: int, scratch: Path) -> list[Figure]:
     speeds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     cpu: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    taken: list[float] = []
     for number in range(rounds + 1):
-        for contender in contenders:
+        taken.append(cores_taken())
+        for contender in contenders[number % len(contenders) :] + contenders[: number % len(contenders)]:
             folder = scratch / "download"
+            take_memory(2 * size_bytes)
             try:
                 wall_s, cpu_s = contender.run(folder)
             finally:
@@ -195,7 +225,7 @@ def measure(server: str, contenders: list[Contender], size_bytes: int, rounds: i
                 speeds[contender.name].append(size_bytes / 1e9 / wall_s)
                 cpu[contender.name].append(cpu_s / (size_bytes / 1e9))
             print(f"{server:8} {contender.name:22} {size_bytes / 1e9 / wall_s:6.2f} GB/s", file=sys.stderr)
-    return [Figure(server, name, speeds[name], cpu[name]) for name in speeds]
+    return [Figure(server, name, speeds[name], cpu[name], taken) for name in speeds]
 
 
 def from_nginx_and_hub(work: Path, scratch: Path, rounds: int, shard_bytes: int) -> list[Figure]:
@@ -249,14 +279,26 @@ def from_s3(work: Path, scratch: Path, rounds: int, shard_bytes: int) -> list[Fi
         return measure("s3", [ours, *rivals], size_bytes, rounds, scratch)
 
 
-def ratio(figures: list[Figure], server: str) -> tuple[str, float, float]:
-    """The best rival that does no more than download, and ours over it: of the medians, and the median of pairs."""
+def ratio(figures: list[Figure], server: str, verified: bool) -> str | None:
+    """Ours beside the best rival: of the medians, and the median of pairs."""
     ours = next(figure for figure in figures if (figure.server, figure.contender) == (server, "pilotlight agent"))
-    rivals = [figure for figure in figures if figure.server == server and not figure.contender.startswith("pilotlight")]
+    rivals = [
+        figure
+        for figure in figures
+        if figure.server == server
+        and not figure.contender.startswith("pilotlight")
+        and (not verified or figure.contender == VERIFIED)
+    ]
+    if not rivals:
+        return None
     best = max(rivals, key=lambda figure: statistics.median(figure.gb_per_s))
     pairs = [a / b for a, b in zip(ours.gb_per_s, best.gb_per_s, strict=True)]
     medians = statistics.median(ours.gb_per_s) / statistics.median(best.gb_per_s)
-    return best.contender, medians, statistics.median(pairs)
+    others = statistics.median(ours.others_cores)
+    return (
+        f"{server}: {medians:.2f}× {best.contender}, pair by pair {statistics.median(pairs):.2f}× "
+        f"({min(pairs):.2f}–{max(pairs):.2f}); others kept {others:.1f} of {os.cpu_count()} cores busy"
+    )
 
 
 def report(figures: list[Figure]) -> None:
@@ -269,9 +311,7 @@ def report(figures: list[Figure]) -> None:
             f"{min(speeds):.2f}–{max(speeds):.2f} | {statistics.median(figure.cpu_s_per_gb):.2f} |"
         )
     for server in dict.fromkeys(figure.server for figure in figures):
-        if any(figure.server == server and not figure.contender.startswith("pilotlight") for figure in figures):
-            best, medians, pairs = ratio(figures, server)
-            lines.append(f"\n{server}: {medians:.2f}× the best other client ({best}); pair by pair {pairs:.2f}×")
+        lines += [f"\n{line}" for verified in (False, True) if (line := ratio(figures, server, verified))]
     table = "\n".join(lines)
     print(table)
     (OUT / "prefetch.md").write_text(table + "\n")
@@ -307,7 +347,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shard-mib", type=int, default=192, help="MiB per file, of four, from nginx and the hub")
-    parser.add_argument("--s3-shard-mib", type=int, default=64, help="MiB per file, of four, from the S3 server")
+    parser.add_argument("--s3-shard-mib", type=int, default=192, help="MiB per file, of four, from the S3 server")
     parser.add_argument("--folder", type=Path, help="where clients write  [default: a temporary folder]")
     options = parser.parse_args()
     with (

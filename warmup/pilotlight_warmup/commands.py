@@ -11,18 +11,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from pilotlight_protocol.errors import PilotlightError
 
+from pilotlight_warmup.prefetch_progress import shown_progress, shown_size
+
 if TYPE_CHECKING:
-    from pilotlight_warmup.store import Model, Progress
+    from pilotlight_warmup.store import Model
 
 DEFAULT_STORE = "~/.cache/pilotlight/store"
-PLAIN_LINE_PERIOD_S = 2.0
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -108,9 +109,9 @@ def prefetch(
         transfer=TransferSettings(workers=workers),
     )
     with _plainly(), _ended_by_signals() as cancel, Store(settings) as store:
-        with _shown_progress(uri) as report:
+        with shown_progress(uri) as report:
             model = store.ensure(uri, "ram" if tier == "ram" else "disk", pin=pin, on_progress=report, cancel=cancel)
-        click.echo(f"{model.digest[:16]}  {_size(model.manifest.size_bytes)}  {model.tier}  {model.path}")
+        click.echo(f"{model.digest[:16]}  {shown_size(model.manifest.size_bytes)}  {model.tier}  {model.path}")
 
 
 @click.command()
@@ -153,7 +154,7 @@ def _table(found: tuple[Model, ...]) -> None:
         source = manifest.source + (f" ({manifest.revision[:12]})" if manifest.revision else "")
         table.add_row(
             model.digest[:16],
-            _size(manifest.size_bytes),
+            shown_size(manifest.size_bytes),
             model.tier,
             "yes" if model.pinned else "",
             str(model.leases or ""),
@@ -170,62 +171,6 @@ def _digest(beginning: str, found: tuple[Model, ...]) -> str:
     if len(matching) != 1:
         raise click.ClickException(f"{len(matching)} models begin with {beginning!r}; see `pilotlight models`")
     return matching[0]
-
-
-@contextlib.contextmanager
-def _shown_progress(uri: str) -> Iterator[Callable[[Progress], None]]:
-    from pilotlight_protocol.manifest import without_secrets
-
-    shown = without_secrets(uri)
-    if not sys.stderr.isatty():
-        yield _PlainLines(shown).report
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    with Bar(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
-        task = bar.add_task("listing", total=None)
-
-        def report(progress: Progress) -> None:
-            total = progress.total_bytes or None
-            bar.update(task, description=progress.state, completed=progress.done_bytes, total=total)
-
-        yield report
-
-
-class _PlainLines:
-    """A line every few seconds and at every change of state, for logs."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._state = ""
-        self._started = (time.monotonic(), 0)
-        self._shown_s = -PLAIN_LINE_PERIOD_S
-
-    def report(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if progress.state != self._state:
-            self._state, self._started = progress.state, (now, progress.done_bytes)
-        elif now - self._shown_s < PLAIN_LINE_PERIOD_S:
-            return
-        self._shown_s = now
-        line = f"{progress.state} {self._uri}"
-        if progress.total_bytes:
-            line += f"  {_size(progress.done_bytes)} of {_size(progress.total_bytes)}"
-            rate = (progress.done_bytes - self._started[1]) / max(now - self._started[0], 1e-9)
-            if rate > 0 and now > self._started[0] and progress.state != "ready":
-                left_s = (progress.total_bytes - progress.done_bytes) / rate
-                line += f"  {_size(rate)}/s  {left_s:.0f} s left"
-        click.echo(line, err=True)
 
 
 @contextlib.contextmanager
@@ -251,14 +196,6 @@ def _plainly() -> Iterator[None]:
     except OSError as error:
         click.echo(f"Error: {error.strerror or error}: {error.filename or 'the store'}", err=True)
         raise SystemExit(1) from error
-
-
-def _size(size_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.2f} TB"
 
 
 def _ago(seconds: float) -> str:

@@ -291,21 +291,6 @@ def test_cancelling_is_prompt_and_the_next_one_goes_on(
     assert server.bytes_sent() - model.weights_bytes <= 3 * 256 * 1024 + 64 * 1024
 
 
-async def test_cancelling_a_task_ends_its_download_first(
-    made: Any, serve_model: Any, make_store: Any, server: Any, trouble: Any
-) -> None:
-    import asyncio
-
-    uri = serve_model(made(), manifest=True)
-    server.trouble = trouble(pause_after=1_000_000)
-    task = asyncio.create_task(make_store().ensure_async(uri))
-    assert await asyncio.to_thread(server.paused.wait, 30)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("store-")]
-
-
 def test_kill_9_costs_at_most_one_chunk_per_worker(
     made: Any, serve_model: Any, server: Any, trouble: Any, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from pilotlight_local.errors import ModelUnavailable
 from pilotlight_local.model_mounts import ModelMounts
 from pilotlight_warmup.store import SourceSettings, Store, StoreSettings, TransferSettings
 from pilotlight_warmup.store.addresses import AddressRules
+from pilotlight_warmup.store.bandwidth_gate import BandwidthGate
 from pilotlight_warmup.store.disk import Staging
 from pilotlight_warmup.store.errors import (
     SourceInvalid,
@@ -29,7 +30,7 @@ from pilotlight_warmup.store.errors import (
 from pilotlight_warmup.store.http_ranges import HttpRanges
 from pilotlight_warmup.store.hub import HubSource
 from pilotlight_warmup.store.retry import RetryRules
-from pilotlight_warmup.store.transfer import BandwidthGate, Transfer
+from pilotlight_warmup.store.transfer import Transfer
 from pilotlight_warmup.store.xet_ranges import XetConnection, XetRanges
 
 pytestmark = pytest.mark.integration

@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pilotlight_warmup.store.bandwidth_gate import BandwidthGate
 from pilotlight_warmup.store.disk import Staging, journal_intervals
 from pilotlight_warmup.store.errors import DownloadCancelled, SourceUnavailable, VerificationFailed
 from pilotlight_warmup.store.retry import RetryRules
 from pilotlight_warmup.store.source import Listing, RemoteFile
-from pilotlight_warmup.store.transfer import BandwidthGate, Transfer, TransferSettings
+from pilotlight_warmup.store.transfer import Transfer, TransferSettings
 
 CHUNK = 64 * 1024
 SETTINGS = TransferSettings(
@@ -60,9 +61,14 @@ def content(size: int) -> bytes:
     return random.Random(size).randbytes(size)
 
 
-def run(source: MemorySource, folder: Path, cancel: threading.Event | None = None) -> tuple[str, ...]:
+def run(
+    source: MemorySource,
+    folder: Path,
+    cancel: threading.Event | None = None,
+    settings: TransferSettings = SETTINGS,
+) -> tuple[str, ...]:
     staging = Staging(folder, source.files)
-    transfer = Transfer(source, source.files, staging, SETTINGS, BandwidthGate(None), cancel or threading.Event())
+    transfer = Transfer(source, source.files, staging, settings, BandwidthGate(None), cancel or threading.Event())
     return transfer.run(lambda: None)
 
 
@@ -153,6 +159,20 @@ def test_cancelling_ends_it_and_the_next_run_goes_on(tmp_path: Path) -> None:
     twice = sum(end - start for _, start, end in source.fetched) - len(body)
     assert before
     assert twice <= SETTINGS.workers * CHUNK
+
+
+def test_a_source_that_keeps_its_connection_and_sends_nothing_is_given_up_on(tmp_path: Path) -> None:
+    source, held = MemorySource(content(3 * CHUNK)), threading.Event()
+
+    def trouble(number: int, position: int, block: bytes) -> bytes:
+        if position >= CHUNK:
+            held.wait(20)
+        return block
+
+    source.trouble = trouble
+    source.abort = held.set  # type: ignore[method-assign]
+    with pytest.raises(SourceUnavailable, match="nothing arrived for 0 s; try again later, it goes on from here"):
+        run(source, tmp_path, settings=replace(SETTINGS, stall_s=0.3))
 
 
 def test_bytes_that_the_disk_lost_are_found_and_fetched_again(tmp_path: Path) -> None:

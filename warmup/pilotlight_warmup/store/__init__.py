@@ -1,12 +1,16 @@
 """Model store: from a URI to verified files on this node's disk, and on to its memory.
 
-Pure policy: `names`, `addresses`, `plan`, `bandwidth`, `retry`, `eviction`. Adapters: `http_ranges` and `http_source`,
-`hub` and `xet_ranges`, `object_store`, `local_files`, `disk`, `locks`, `page_cache`, `checkpoint`, `verification`.
-`transfer` moves bytes, `shelf` knows what is there, `model_store` puts them together.
+Pure policy: `names`, `addresses`, `plan`, `bandwidth`, `retry`, `eviction`.
+Sources: `http_source` and `http_ranges` (with `checked_connection`, `http_answers`), `hub` and `xet_ranges`,
+`object_store`, `local_files`; `wanted` chooses their files, `transfer` moves the bytes (with `file_hash`,
+`bandwidth_gate`, `disk`).
+The node: `catalog` knows what is there, `room` who makes room, `shelf` does what is done with a model (with `locks`,
+`page_cache`, `checkpoint`, `verification`); `model_store` puts all of it together.
 """
 
+from pilotlight_warmup.store.catalog import Lease
 from pilotlight_warmup.store.model_store import Progress, Store, StoreSettings
-from pilotlight_warmup.store.shelf import Lease, Model, Tier
+from pilotlight_warmup.store.shelf import Model, Tier
 from pilotlight_warmup.store.sources import SourceSettings
 from pilotlight_warmup.store.transfer import TransferSettings
 

@@ -20,7 +20,8 @@ from pilotlight_protocol.manifest import (
 )
 
 from pilotlight_warmup.store.errors import SourceMissing, SourceRefused, VerificationFailed
-from pilotlight_warmup.store.http_ranges import HttpRanges, Probe
+from pilotlight_warmup.store.http_answers import Probe
+from pilotlight_warmup.store.http_ranges import HttpRanges
 from pilotlight_warmup.store.source import Listing, RemoteFile
 
 INDEX_NAME = "model.safetensors.index.json"

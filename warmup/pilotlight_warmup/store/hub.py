@@ -16,7 +16,8 @@ from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from pilotlight_warmup.store.errors import SourceInvalid, SourceMissing, SourceUnavailable
-from pilotlight_warmup.store.http_ranges import HttpRanges, Probe
+from pilotlight_warmup.store.http_answers import Probe
+from pilotlight_warmup.store.http_ranges import HttpRanges
 from pilotlight_warmup.store.source import Listing, RemoteFile
 from pilotlight_warmup.store.xet_ranges import XetConnection, XetRanges, decode_connection
 

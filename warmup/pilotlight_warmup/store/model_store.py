@@ -6,7 +6,6 @@ download under its own lock, and a lease is a locked file, so nothing has to be 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import random
@@ -15,36 +14,33 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from pilotlight_protocol.errors import ModelNotFound
 from pilotlight_protocol.manifest import (
     MANIFEST_NAME,
-    MAX_FILES,
-    MAX_MANIFEST_BYTES,
-    Manifest,
     ManifestFile,
-    ManifestInvalid,
     broken_promises,
-    decode_manifest,
     encode_manifest,
 )
 
 from pilotlight_warmup.store.bandwidth import BandwidthCap
+from pilotlight_warmup.store.bandwidth_gate import BandwidthGate
+from pilotlight_warmup.store.catalog import Catalog, Lease
 from pilotlight_warmup.store.checkpoint import describe
 from pilotlight_warmup.store.disk import Staging, journal_intervals
 from pilotlight_warmup.store.errors import (
     DownloadCancelled,
-    SourceRefused,
     SourceUnavailable,
     VerificationFailed,
 )
 from pilotlight_warmup.store.locks import FileLock
-from pilotlight_warmup.store.names import NameRefused, check_name, select
 from pilotlight_warmup.store.retry import GiveUp, RetryState, after_failure
-from pilotlight_warmup.store.shelf import Lease, Model, Shelf, Tier
-from pilotlight_warmup.store.source import Listing, RemoteFile, Source
+from pilotlight_warmup.store.shelf import Model, Shelf, Tier
+from pilotlight_warmup.store.source import Source
 from pilotlight_warmup.store.sources import SourceSettings, open_source
-from pilotlight_warmup.store.transfer import BandwidthGate, Transfer, TransferSettings
+from pilotlight_warmup.store.transfer import Transfer, TransferSettings
+from pilotlight_warmup.store.wanted import Wanted, wanted_files
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.1
@@ -57,6 +53,15 @@ class Progress:
     state: str
     done_bytes: int = 0
     total_bytes: int = 0
+
+
+class Options(TypedDict, total=False):
+    """`pin`: keep the model until it is unpinned. `on_progress` is called by one thread at a time, never two at once.
+    Setting `cancel` ends the call with DownloadCancelled."""
+
+    pin: bool
+    on_progress: Callable[[Progress], None]
+    cancel: threading.Event
 
 
 @dataclass(frozen=True)
@@ -72,17 +77,6 @@ class StoreSettings:
     bandwidth: BandwidthCap | None = None
     sources: SourceSettings = field(default_factory=SourceSettings)
     transfer: TransferSettings = field(default_factory=TransferSettings)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is to be downloaded: the files, and the promise about them where the model ships one."""
-
-    uri: str
-    key: str
-    listing: Listing
-    files: tuple[RemoteFile, ...]
-    shipped: Manifest | None
 
 
 @dataclass(frozen=True)
@@ -103,46 +97,30 @@ class Store:
     def __init__(self, settings: StoreSettings) -> None:
         self._settings = settings
         self._gate = BandwidthGate(settings.bandwidth)
-        self._shelf = Shelf(settings.folder, settings.disk_budget_bytes, settings.ram_budget_bytes)
+        self._catalog = Catalog(settings.folder)
+        self._shelf = Shelf(self._catalog, settings.disk_budget_bytes, settings.ram_budget_bytes)
 
-    def ensure(
-        self,
-        uri: str,
-        tier: Tier = "disk",
-        *,
-        pin: bool = False,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
-        cancel: threading.Event | None = None,
-    ) -> Model:
+    def ensure(self, uri: str, tier: Tier = "disk", **options: Unpack[Options]) -> Model:
         """The model at `uri`, downloaded and verified where it was not there, and in memory for `tier="ram"`.
 
-        Blocks; ended by setting `cancel`. `on_progress` is called by one thread at a time. Nothing keeps the model
-        from eviction once this has returned: whoever goes on to use it takes `acquire`.
+        Blocks. Nothing keeps the model from eviction once this has returned: whoever goes on to use it takes `acquire`.
         Raises SourceInvalid, SourceRefused, SourceMissing, SourceUnavailable, SourceChanged, VerificationFailed,
         StoreFull and DownloadCancelled.
         """
-        lease, model = self.acquire(uri, tier, pin=pin, on_progress=on_progress, cancel=cancel)
+        lease, model = self.acquire(uri, tier, **options)
         lease.release()
         return model
 
-    def acquire(
-        self,
-        uri: str,
-        tier: Tier = "disk",
-        *,
-        pin: bool = False,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
-        cancel: threading.Event | None = None,
-    ) -> tuple[Lease, Model]:
+    def acquire(self, uri: str, tier: Tier = "disk", **options: Unpack[Options]) -> tuple[Lease, Model]:
         """`ensure` with a lease, so that nobody can evict the model in between."""
-        call = _Call(on_progress, cancel or threading.Event())
+        call = _Call(options.get("on_progress", lambda progress: None), options.get("cancel") or threading.Event())
         source = open_source(uri, self._settings.sources)
         try:
             lease = self._on_disk(source, call)
         finally:
             source.close()
         try:
-            if pin:
+            if options.get("pin"):
                 self._shelf.pin(lease.digest, True)
             self._shelf.touch(lease.digest)
             if tier == "ram":
@@ -154,33 +132,9 @@ class Store:
             raise
         return lease, model
 
-    async def ensure_async(
-        self,
-        uri: str,
-        tier: Tier = "disk",
-        *,
-        pin: bool = False,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
-    ) -> Model:
-        """`ensure` for an event loop; cancelling the task ends the download before this returns.
-
-        `on_progress` is called from another thread.
-        """
-        cancel = threading.Event()
-        work = asyncio.ensure_future(
-            asyncio.to_thread(self.ensure, uri, tier, pin=pin, on_progress=on_progress, cancel=cancel)
-        )
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            cancel.set()
-            with contextlib.suppress(Exception):
-                await work
-            raise
-
     def last_fetched(self, uri: str) -> Lease | None:
         """A lease on what was last fetched from there, None where nothing is left of it. Nothing is asked outside."""
-        digest = self._shelf.last_known(uri)
+        digest = self._catalog.last_known(uri)
         try:
             return self._shelf.lease(digest) if digest is not None else None
         except ModelNotFound:
@@ -229,26 +183,26 @@ class Store:
         try:
             wanted = self._wanted(source, call)
         except SourceUnavailable as error:
-            lease = self._leased(self._shelf.last_known(source.uri), call)
+            lease = self._leased(self._catalog.last_known(source.uri), call)
             if lease is None:
                 raise
             log.warning("%s; the model that was fetched from there last is used", error.message)
             return lease
-        lease = self._leased(self._shelf.known(wanted.uri, wanted.key), call)
+        lease = self._leased(self._catalog.known(wanted.uri, wanted.key), call)
         if lease is not None:
             return lease
         with self._single_flight(wanted, call):
             # Another process may have downloaded it while this one waited for the lock.
-            lease = self._leased(self._shelf.known(wanted.uri, wanted.key), call)
+            lease = self._leased(self._catalog.known(wanted.uri, wanted.key), call)
             return lease or self._download(source, wanted, call)
 
-    def _wanted(self, source: Source, call: _Call) -> _Wanted:
+    def _wanted(self, source: Source, call: _Call) -> Wanted:
         rules, state, failures = self._settings.transfer.retries, RetryState(), 0
         while True:
             call.check()
             try:
                 listing = source.listing()
-                return self._selected(source, listing)
+                return wanted_files(source, listing)
             except SourceUnavailable as error:
                 failures += 1
                 jitter = random.random()  # noqa: S311
@@ -257,56 +211,29 @@ class Store:
                     raise
                 call.cancel.wait(decision)
 
-    def _selected(self, source: Source, listing: Listing) -> _Wanted:
-        if len(listing.files) > MAX_FILES:
-            raise SourceRefused(f"{source.uri} has more than {MAX_FILES} files; give the model's own folder")
-        by_name = {file.name: file for file in listing.files}
-        key = listing.key(source.uri)
-        shipped_file = by_name.get(MANIFEST_NAME)
-        try:
-            if shipped_file is not None:
-                shipped = self._shipped(source, shipped_file)
-                files = tuple(_promised(source, file, by_name) for file in shipped.files)
-                return _Wanted(source.uri, key, listing, files, shipped)
-            selection = select(by_name)
-        except NameRefused as error:
-            raise SourceRefused(f"{source.uri}: {error}") from error
-        if selection.code:
-            log.warning("%s: left out because loading them can run code: %s", source.uri, ", ".join(selection.code))
-        return _Wanted(source.uri, key, listing, tuple(by_name[name] for name in selection.wanted), None)
-
-    def _shipped(self, source: Source, file: RemoteFile) -> Manifest:
-        if file.size_bytes > MAX_MANIFEST_BYTES:
-            raise SourceRefused(f"{source.uri}/{file.name} has {file.size_bytes} bytes; that is no manifest")
-        body = b"".join(bytes(block) for block in source.blocks(file, 0, file.size_bytes)) if file.size_bytes else b""
-        try:
-            return decode_manifest(body)
-        except ManifestInvalid as error:
-            raise SourceRefused(f"{source.uri}/{file.name}: {error}") from error
-
     @contextlib.contextmanager
-    def _single_flight(self, wanted: _Wanted, call: _Call) -> Iterator[None]:
+    def _single_flight(self, wanted: Wanted, call: _Call) -> Iterator[None]:
         """One process per node downloads; the others wait and report its progress."""
         lock = None
         while lock is None:
             call.check()
-            lock = FileLock.try_acquire(self._shelf.staging_lock(wanted.key))
+            lock = FileLock.try_acquire(self._catalog.staging_lock(wanted.key))
             if lock is None:
                 done = journal_intervals(
-                    self._shelf.staging(wanted.key) / "journal", [file.size_bytes for file in wanted.files]
+                    self._catalog.staging(wanted.key) / "journal", [file.size_bytes for file in wanted.files]
                 )
                 done_bytes = sum(end - start for intervals in done for start, end in intervals)
-                call.report(Progress("waiting", done_bytes, sum(file.size_bytes for file in wanted.files)))
+                call.report(Progress("waiting", done_bytes, wanted.size_bytes))
                 call.cancel.wait(_POLL_S)
         try:
             yield
         finally:
             lock.release(remove=True)
 
-    def _download(self, source: Source, wanted: _Wanted, call: _Call) -> Lease:
-        total_bytes = sum(file.size_bytes for file in wanted.files)
+    def _download(self, source: Source, wanted: Wanted, call: _Call) -> Lease:
+        total_bytes = wanted.size_bytes
         self._shelf.reserve(wanted.key, wanted.uri, tuple(file.size_bytes for file in wanted.files))
-        staging = Staging(self._shelf.staging(wanted.key), wanted.files)
+        staging = Staging(self._catalog.staging(wanted.key), wanted.files)
         started_s = time.monotonic()
         call.report(Progress("downloading", 0, total_bytes))
         transfer = Transfer(source, wanted.files, staging, self._settings.transfer, self._gate, call.cancel)
@@ -322,7 +249,7 @@ class Store:
                 raise VerificationFailed(f"{wanted.uri}: the shipped manifest lies: {'; '.join(lies)}")
         except VerificationFailed:
             # What was downloaded is not wanted in any form: the next attempt must not go on from it.
-            self._shelf.discard(wanted.key)
+            self._catalog.discard(wanted.key)
             raise
         staging.path(MANIFEST_NAME).write_bytes(encode_manifest(found))
         return self._shelf.publish(wanted.key, found, time.monotonic() - started_s)
@@ -351,18 +278,3 @@ class Store:
             raise
         lease.release()
         return None
-
-
-def _promised(source: Source, promised: ManifestFile, by_name: dict[str, RemoteFile]) -> RemoteFile:
-    """The source's file that a shipped manifest names, with the sha256 it must have."""
-    check_name(promised.name)
-    file = by_name.get(promised.name)
-    if file is None:
-        raise VerificationFailed(f"{source.uri} does not have {promised.name}, which its manifest promises")
-    if file.size_bytes != promised.size_bytes:
-        raise VerificationFailed(
-            f"{source.uri}/{file.name} has {file.size_bytes} bytes, its manifest promises {promised.size_bytes}"
-        )
-    if file.sha256 not in {None, promised.sha256}:
-        raise VerificationFailed(f"{source.uri}/{file.name}: source and manifest promise different sha256")
-    return RemoteFile(file.name, file.size_bytes, file.locator, file.etag, promised.sha256, file.git_sha1, file.ranged)

@@ -7,16 +7,16 @@ back from the page cache by a hasher. Blocking threads: sockets, pwrite and sha2
 
 from __future__ import annotations
 
-import hashlib
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pilotlight_warmup.store.bandwidth import BandwidthCap, full, take
+from pilotlight_warmup.store.bandwidth_gate import BandwidthGate
 from pilotlight_warmup.store.disk import Staging
 from pilotlight_warmup.store.errors import DownloadCancelled, SourceUnavailable, VerificationFailed
+from pilotlight_warmup.store.file_hash import FileHash
 from pilotlight_warmup.store.plan import FileProgress, Interval, Run, merged, missing, next_run, prefix_bytes, without
 from pilotlight_warmup.store.retry import GiveUp, RetryRules, RetryState, after_failure, after_progress
 from pilotlight_warmup.store.source import BLOCK_BYTES, RemoteFile, Source
@@ -26,61 +26,22 @@ _LOOK_AGAIN_S = 0.5
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """`chunk_bytes` is what a crash costs again per worker; `longest_run_bytes` the largest single request."""
+    """`chunk_bytes` is what a crash costs again per worker; `longest_run_bytes` the largest single request.
+
+    `stall_s` without a block that arrived or was hashed ends the transfer: a server that drips bytes keeps every read
+    within its own timeout. (curl's `--speed-time`; a block of 256 KiB in 300 s is 0.9 kB/s.)
+    """
 
     workers: int = 4
     chunk_bytes: int = 8 * 1024 * 1024
     longest_run_bytes: int = 256 * 1024 * 1024
+    stall_s: float = 300.0
     retries: RetryRules = field(default_factory=RetryRules)
-
-
-class BandwidthGate:
-    """One cap for every transfer of this process."""
-
-    def __init__(self, cap: BandwidthCap | None) -> None:
-        self._cap = cap
-        self._lock = threading.Lock()
-        self._bucket = full(cap, time.monotonic()) if cap else None
-
-    def wait(self, amount_bytes: int, stop: threading.Event) -> None:
-        if self._cap is None or self._bucket is None:
-            return
-        with self._lock:
-            wait_s, self._bucket = take(self._cap, self._bucket, amount_bytes, time.monotonic())
-        if wait_s:
-            stop.wait(wait_s)
-
-
-class _Hash:
-    """A file's sha256 (and git's object id where it is promised) up to `position`. One thread at a time, by `lock`."""
-
-    def __init__(self, remote: RemoteFile) -> None:
-        self._remote = remote
-        self.lock = threading.Lock()
-        self.restart()
-
-    def restart(self) -> None:
-        self.position = 0
-        self.sha256 = hashlib.sha256()
-        self._git_sha1 = None
-        if self._remote.git_sha1 is not None:
-            # An identity, not a defence: sha1 over a header and the content is what git calls a file.
-            self._git_sha1 = hashlib.sha1(b"blob %d\0" % self._remote.size_bytes, usedforsecurity=False)
-
-    def update(self, block: memoryview) -> None:
-        self.sha256.update(block)
-        if self._git_sha1 is not None:
-            self._git_sha1.update(block)
-        self.position += len(block)
-
-    def as_promised(self) -> bool:
-        promised = self._remote.sha256 in {None, self.sha256.hexdigest()}
-        return promised and (self._git_sha1 is None or self._git_sha1.hexdigest() == self._remote.git_sha1)
 
 
 @dataclass
 class _File:
-    hash: _Hash
+    hash: FileHash
     free: tuple[Interval, ...]
     done: tuple[Interval, ...]
     resumed: bool
@@ -129,7 +90,7 @@ class Transfer:
         done = self._staging.open()
         try:
             self._files = [
-                _File(_Hash(file), missing(file.size_bytes, intervals), intervals, bool(intervals))
+                _File(FileHash(file), missing(file.size_bytes, intervals), intervals, bool(intervals))
                 for file, intervals in zip(self._remote, done, strict=True)
             ]
             for number, file in enumerate(self._files):
@@ -151,10 +112,21 @@ class Transfer:
         return tuple(str(file.sha256) for file in self._files)
 
     def _wait(self, threads: Sequence[threading.Thread], report: Callable[[], None]) -> None:
+        moved, moved_s = -1, time.monotonic()
         try:
             for thread in threads:
                 while thread.is_alive():
                     thread.join(0.1)
+                    now_s, so_far = time.monotonic(), self._moved_bytes()
+                    if so_far != moved:
+                        moved, moved_s = so_far, now_s
+                    elif now_s - moved_s > self._settings.stall_s:
+                        self._fail(
+                            SourceUnavailable(
+                                f"{self._source.uri}: nothing arrived for {self._settings.stall_s:.0f} s; "
+                                "try again later, it goes on from here"
+                            )
+                        )
                     if self._cancel.is_set():
                         self._fail(DownloadCancelled("the download was ended; the next one goes on from here"))
                     report()
@@ -163,6 +135,9 @@ class Transfer:
             self._fail(error)
             for thread in threads:
                 thread.join()
+
+    def _moved_bytes(self) -> int:
+        return self._arrived_bytes + sum(file.hash.position for file in self._files)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
