@@ -25,13 +25,12 @@ from pilotlight_local.model_mounts import ModelMounts
 from pilotlight_local.pod_logs import prune_logs, start_afresh
 from pilotlight_local.process_pod import PodProcess
 from pilotlight_local.resources import (
-    POOL_URL_VARIABLE,
-    TENANT_VARIABLE,
     Component,
     NoEntrypoint,
     Placement,
     leases_engines,
     pod_command,
+    pool_env,
 )
 from pilotlight_local.state_dir import StateDir
 
@@ -198,11 +197,11 @@ class LivePod:
         return await PodProcess.start(command.argv, env, Path(command.working_dir or working_dir), self.log_path)
 
     def _pool_env(self) -> dict[str, str]:
-        """What a cluster's ServingRuntime would say of the pool; the spec's own environment wins."""
+        """Of the pool, where the component leases from it; the spec's own environment wins."""
         pool_url = self._around.pool_url
         if pool_url is None or not leases_engines(self.component):
             return {}
-        return {POOL_URL_VARIABLE: pool_url, TENANT_VARIABLE: self.component.namespace}
+        return pool_env(self.component, pool_url)
 
     async def _attend(self, process: PodProcess) -> None:
         exited = asyncio.create_task(process.wait())

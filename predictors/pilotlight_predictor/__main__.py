@@ -66,6 +66,7 @@ def _asks(args: Namespace) -> Callable[[float], LeaseAsk]:
         quantization=args.quantization,
         loras=args.loras,
         isolation=args.isolation,
+        prewarm=args.prewarm,
     )
     return lambda deadline_s: LeaseAsk(wish, lambda: PoolHttp(args.pool_url, args.pool_key), deadline_s)
 

@@ -17,6 +17,7 @@ ENGINE_ARGS_VARIABLE = "PILOTLIGHT_ENGINE_ARGS"
 POOL_URL_VARIABLE = "PILOTLIGHT_POOL_URL"
 POOL_KEY_VARIABLE = "PILOTLIGHT_POOL_KEY"
 TENANT_VARIABLE = "PILOTLIGHT_TENANT"
+PREWARM_VARIABLE = "PILOTLIGHT_PREWARM"
 # A lease is gone for good after a deadline this long; the API takes no longer one.
 LEASE_DEADLINE_MAX_S = 3600.0
 DEFAULT_MODEL_DIR = "/mnt/models"
@@ -108,6 +109,11 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=None,
         choices=["shared", "reset", "dedicated"],
         help="of engines; the pool's own default",
+    )
+    add(
+        "--prewarm",
+        default=environment.get(PREWARM_VARIABLE),
+        help='when the pool is to hold the model warm: "cron 55 8 * * 1-5 for 30m in UTC"; empty ends it',
     )
     add("--work_dir", default=None, help="where the engine may write (compile caches); chosen when not given")
     add("--log_level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])

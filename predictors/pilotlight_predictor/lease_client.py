@@ -34,7 +34,8 @@ _SERVING = ("active", "idle")
 
 @dataclass(frozen=True, slots=True)
 class LeaseWish:
-    """The body of `POST /v1/leases`, but for its times. `model`: a URI or a directory."""
+    """The body of `POST /v1/leases`, but for its times. `model`: a URI or a directory. `prewarm`: a schedule; None says
+    nothing of one."""
 
     model: str
     model_name: str
@@ -44,6 +45,7 @@ class LeaseWish:
     quantization: str = "auto"
     loras: tuple[tuple[str, str], ...] = ()
     isolation: str | None = None
+    prewarm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,9 @@ class LeaseAsk:
             left_s = until_s - self._clock()
             if left_s <= 0:
                 reasons = "; ".join(answer.get("reasons", ())) or f"it is {state}"
-                raise LeaseRefused(f"no engine within {self._deadline_s:g} s: {reasons}", retry_after_s=5)
+                raise LeaseRefused(
+                    f"no engine within {self._deadline_s:g} s: {reasons}", retry_after_s=answer.get("eta_s") or 5.0
+                )
             wait_s = min(POLL_WAIT_S, left_s)
             answer = self._call("GET", f"{_path(lease_id)}?wait_s={wait_s:.3f}", None, wait_s)
         return _granted(answer, lease_id, secret)

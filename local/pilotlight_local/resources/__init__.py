@@ -13,20 +13,17 @@ from .desired import (
 )
 from .findings import Finding, summarize
 from .pod_command import (
-    POOL_URL_VARIABLE,
-    TENANT_VARIABLE,
     NoEntrypoint,
     Placement,
     PodCommand,
     leases_engines,
     pod_command,
+    pool_env,
 )
 from .resolve import resolve
 from .yaml_files import Document, parse_documents, read_documents
 
 __all__ = [
-    "POOL_URL_VARIABLE",
-    "TENANT_VARIABLE",
     "Component",
     "Container",
     "Desired",
@@ -44,6 +41,7 @@ __all__ = [
     "leases_engines",
     "parse_documents",
     "pod_command",
+    "pool_env",
     "read_documents",
     "resolve",
     "summarize",

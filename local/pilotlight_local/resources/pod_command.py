@@ -14,6 +14,8 @@ from .desired import Component, Container
 
 POOL_URL_VARIABLE = "PILOTLIGHT_POOL_URL"
 TENANT_VARIABLE = "PILOTLIGHT_TENANT"
+PREWARM_VARIABLE = "PILOTLIGHT_PREWARM"
+PREWARM_ANNOTATION = "pilotlight.dev/prewarm"
 _ENTRYPOINTS = {
     "pilotlight-predictor": "pilotlight_predictor",
     "pilotlight-transformer": "pilotlight_transformer",
@@ -90,6 +92,13 @@ def leases_engines(component: Component) -> bool:
     return any("pilotlight_predictor" in part for part in (*command, *container.args)) and not any(
         arg.partition("=")[0] == "--pool_url" for arg in container.args
     )
+
+
+def pool_env(component: Component, pool_url: str) -> dict[str, str]:
+    """What a cluster's ServingRuntime would say of the pool: where it is, for whom, and when to hold an engine warm."""
+    said = {POOL_URL_VARIABLE: pool_url, TENANT_VARIABLE: component.namespace}
+    schedule = dict(component.annotations).get(PREWARM_ANNOTATION)
+    return said if schedule is None else {**said, PREWARM_VARIABLE: schedule}
 
 
 def expand_variables(text: str, variables: Mapping[str, str]) -> str:

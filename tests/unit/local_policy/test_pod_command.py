@@ -10,6 +10,7 @@ from pilotlight_local.resources import (
     leases_engines,
     parse_documents,
     pod_command,
+    pool_env,
     resolve,
 )
 from pilotlight_local.resources.pod_command import expand_variables
@@ -169,6 +170,15 @@ def test_kubernetes_variable_expansion(text, expected):
 )
 def test_our_predictor_leases_engines_unless_its_spec_says_something_about_a_pool(changes, leases):
     assert leases_engines(with_container(service().predictor, **changes)) is leases
+
+
+def test_a_pod_hears_of_the_pool_as_its_namespaces_tenant_and_of_its_prewarm_schedule():
+    component = service().predictor
+    plain = {"PILOTLIGHT_POOL_URL": "unix:///p.sock", "PILOTLIGHT_TENANT": "team"}
+    assert pool_env(component, "unix:///p.sock") == plain
+    spec = SPEC.replace("namespace: team", 'namespace: team, annotations: {pilotlight.dev/prewarm: "cron 0 9 * * *"}')
+    (annotated,) = resolve(parse_documents(spec, "f.yaml")[0]).services
+    assert pool_env(annotated.predictor, "unix:///p.sock") == {**plain, "PILOTLIGHT_PREWARM": "cron 0 9 * * *"}
 
 
 def test_a_transformer_leases_nothing():

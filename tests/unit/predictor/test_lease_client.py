@@ -12,7 +12,8 @@ from pilotlight_predictor.pool_http import Answer, check_pool_url
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PayloadTooLarge
 from scripted_pool import Entry, ScriptedPool, error, lease
 
-WISH = LeaseWish("bundled://demo", "m", engine_args={"max_model_len": "64"}, loras=(("a", "/a"),))
+SCHEDULE = "cron 0 9 * * *"
+WISH = LeaseWish("bundled://demo", "m", engine_args={"max_model_len": "64"}, loras=(("a", "/a"),), prewarm=SCHEDULE)
 QUEUED = lease("queued", reasons=["slot busy"])
 
 
@@ -28,6 +29,7 @@ def test_a_lease_that_is_granted_at_once_takes_one_call() -> None:
     assert pool.calls == [("POST", "/v1/leases")]
     assert pool.bodies[0]["engine_args"] == {"max_model_len": "64"}
     assert pool.bodies[0]["loras"] == (("a", "/a"),)
+    assert pool.bodies[0]["prewarm"] == SCHEDULE
     assert "s3cret" not in repr(granted)
 
 
@@ -76,9 +78,10 @@ def test_the_refusals_time_to_wait_is_kept() -> None:
 
 
 def test_waiting_ends_at_the_deadline_with_the_pools_reasons() -> None:
-    pool = ScriptedPool(QUEUED, QUEUED)
-    with pytest.raises(LeaseRefused, match="no engine within 60 s: slot busy"):
+    pool = ScriptedPool(QUEUED, Answer(200, {**QUEUED.content, "eta_s": 42.0}))
+    with pytest.raises(LeaseRefused, match="no engine within 60 s: slot busy") as caught:
         ask(pool, iter([0.0, 1.0, 1.0, 2.0, 61.0, 62.0])).run()
+    assert caught.value.retry_after_s == 42.0
     assert pool.given_back == ["L1"]
 
 

@@ -280,6 +280,23 @@ async def test_what_cannot_be_is_refused_at_once(
     assert world.commands() == []
 
 
+async def test_a_deadline_behind_those_who_wait_is_refused_at_once_with_when_to_come_back(start: Any) -> None:
+    world = await start()
+    for _ in range(20):
+        lease = await world.lease(A, tenant="a", priority="interactive")
+        world.now_s += 8.0
+        world.coordinator.desk.release(lease.lease_id, TRUSTED)
+        await world.settle()
+    await world.lease(A, tenant="a", priority="interactive")
+    for place in (1, 2, 3):
+        world.now_s += 0.01
+        waiting = await world.ask(A, tenant="b", priority="batch")
+        assert waiting.eta_s == pytest.approx(8.0 * place, abs=place)
+    with pytest.raises(Unavailable, match="3 of b like it wait before it") as refused:
+        await world.ask(A, tenant="b", priority="batch", deadline_s=12.0)
+    assert refused.value.retry_after_s == pytest.approx(20.0, abs=4.0)
+
+
 async def test_shutting_down_tells_those_who_wait(start: Any) -> None:
     world = await start()
     await world.lease(A)
@@ -294,14 +311,14 @@ async def test_shutting_down_tells_those_who_wait(start: Any) -> None:
 async def test_prewarm_loads_and_holds_and_takes_no_lease_its_slot(start: Any) -> None:
     world = await start("s0", "s1")
     lease = await world.lease(A)
-    await world.coordinator.prewarm(PrewarmRequest(B, "b", hold_s=100.0))
+    await world.coordinator.prewarm(PrewarmRequest(B, "b", hold_s=100.0), "a")
     await world.settle()
     assert world.agent.loaded == {"s0": A, "s1": B}
-    await world.coordinator.prewarm(PrewarmRequest(C, "c", hold_s=100.0))
+    await world.coordinator.prewarm(PrewarmRequest(C, "c", hold_s=100.0), "a")
     await world.settle()
     assert world.agent.loaded == {"s0": A, "s1": B}, "what is leased or held stays"
     await world.release(lease)
-    await world.coordinator.prewarm(PrewarmRequest(C, "c", hold_s=100.0))
+    await world.coordinator.prewarm(PrewarmRequest(C, "c", hold_s=100.0), "a")
     await world.settle()
     assert world.agent.loaded == {"s0": C, "s1": B}
     assert (await world.lease(C)).path == "loaded"
@@ -310,8 +327,8 @@ async def test_prewarm_loads_and_holds_and_takes_no_lease_its_slot(start: Any) -
 async def test_a_schedule_loads_when_its_time_comes(start: Any) -> None:
     world = await start()
     with pytest.raises(InvalidInput, match="not understood"):
-        await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule="at nine"))
-    line = await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule="cron 0 9 * * * for 30m"))
+        await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule="at nine"), "a")
+    line = await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule="cron 0 9 * * * for 30m"), "a")
     assert line.schedule == "cron 0 9 * * * for 30m"
     await world.settle()
     assert world.commands() == []
@@ -319,6 +336,37 @@ async def test_a_schedule_loads_when_its_time_comes(start: Any) -> None:
     world.coordinator.keep_warm()
     await world.settle()
     assert world.agent.loaded == {"s0": A}
+
+
+async def test_a_schedule_comes_with_a_lease_and_knows_its_tenant(start: Any) -> None:
+    world = await start(isolation="dedicated")
+    schedule = "cron 0 9 * * * for 30m"
+    with pytest.raises(InvalidInput, match="not understood"):
+        await world.ask(A, tenant="a", prewarm="at nine")
+    await world.release(await world.lease(A, tenant="a", prewarm=schedule))
+    await world.release(await world.lease(A, tenant="a"))
+    assert [line.schedule for line in world.coordinator.models()] == [schedule]
+    world.agent.die("s0")
+    await world.settle()
+    world.now_s = 9 * 3600.0 + 1
+    world.coordinator.keep_warm()
+    await world.settle()
+    assert world.agent.loaded == {"s0": A}
+    assert (await world.ask(A, tenant="b")).state == "queued", "it was booted for a, and only a may have it"
+    assert (await world.lease(A, tenant="a")).path == "loaded"
+    await world.lease(B, tenant="a", prewarm="")
+
+
+async def test_an_engine_of_its_tenant_is_swapped_for_a_prewarm_under_reset(start: Any) -> None:
+    world = await start(isolation="reset")
+    await world.release(await world.lease(A, tenant="a"))
+    await world.coordinator.prewarm(PrewarmRequest(B, "b", hold_s=100.0), "a")
+    await world.settle()
+    assert world.commands()[-1] == "swap"
+    await world.coordinator.prewarm(PrewarmRequest(B, "b", hold_s=0.0), "a")
+    await world.coordinator.prewarm(PrewarmRequest(A, "a", hold_s=100.0), "z")
+    await world.settle()
+    assert world.commands()[-2:] == ["stop", "boot"], "another tenant's gets a fresh process"
 
 
 async def test_an_idle_engine_is_stopped_when_keeping_it_does_not_pay(start: Any) -> None:
@@ -341,8 +389,18 @@ async def test_predictions_are_learned_and_their_errors_shown(start: Any) -> Non
     text = world.coordinator.exposition.text().decode()
     assert 'pilotlight_prediction_error_seconds_count{path="swap"} 2.0' in text
     assert 'pilotlight_prediction_bias_seconds{path="fork"} -4.0' in text
+    assert 'pilotlight_lease_prediction_error_seconds_count{path="swap",queued="no"} 2.0' in text
+    assert 'pilotlight_lease_prediction_bias_seconds{queued="yes"}' not in text
     assert 'pilotlight_slots{state="idle"} 1.0' in text
     assert 'pilotlight_leases{path="swap",state="released"} 2.0' in text
+    first = await world.lease(A, tenant="a")
+    second = await world.ask(A, tenant="a")
+    world.now_s += 5.0
+    await world.release(first)
+    assert world.coordinator.desk.heartbeat(second.lease_id, TRUSTED).state == "active"
+    text = world.coordinator.exposition.text().decode()
+    assert 'pilotlight_lease_prediction_error_seconds_count{path="loaded",queued="yes"} 1.0' in text
+    assert 'pilotlight_lease_prediction_bias_seconds{queued="yes"}' in text
 
 
 def report(slot_id: str, model: str, lease_id: str, held_s: float, *, idle: bool = False) -> SlotReport:

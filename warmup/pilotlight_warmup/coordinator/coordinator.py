@@ -72,7 +72,7 @@ class Coordinator:
         self.exposition = Exposition(self.pool)
         self.roster = Roster(self.pool, self.exposition, settings.driver, settings.presence, int(unix_clock() * 1000))
         settled_at_s = clock() + settings.settle_s
-        self.desk = Desk(self.pool, self.describe, self.exposition, settings.isolation, settled_at_s)
+        self.desk = Desk(self.pool, self.describe, self.schedule, self.exposition, settings.isolation, settled_at_s)
         self._held_warm: dict[str, float] = {}
         self._known: dict[str, EngineOrder] = {}
         self._dispatch = Dispatch(self.pool, self.roster.drivers, self._held_warm)
@@ -121,22 +121,28 @@ class Coordinator:
             del self._known[next(iter(self._known))]
         return found
 
-    async def prewarm(self, asked: PrewarmRequest) -> ModelLine:
-        """Raises InvalidInput for a schedule that is not understood, and what `describe` raises."""
+    async def prewarm(self, asked: PrewarmRequest, tenant: str) -> ModelLine:
+        """For this tenant. Raises what `schedule` and `describe` raise."""
         model = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
         order = EngineOrder(model, (await self.describe(model)).facts, asked.model_name)
-        warm = WarmOrder(order, asked.tenant, asked.isolation or self._settings.isolation)
+        warm = WarmOrder(order, tenant, asked.isolation or self._settings.isolation)
         if asked.schedule is not None:
-            if self._warmth.scheduled >= MOST_SCHEDULES:
-                raise TooManyRequests(f"{MOST_SCHEDULES} schedules at most; end one with an empty schedule first")
-            try:
-                self._warmth.schedule(warm, asked.schedule)
-            except InvalidSchedule as error:
-                raise InvalidInput(str(error), param="schedule") from error
+            self.schedule(warm, asked.schedule)
         else:
             self._warmth.hold(warm, asked.hold_s)
         self.keep_warm()
         return self._model_line(order)
+
+    def schedule(self, warm: WarmOrder, text: str) -> None:
+        """Raises InvalidInput for a schedule that is not understood, TooManyRequests for one too many."""
+        if self._warmth.schedule_of(warm.order.facts.key) == text:
+            return
+        if text and self._warmth.scheduled >= MOST_SCHEDULES:
+            raise TooManyRequests(f"{MOST_SCHEDULES} schedules at most; end one with an empty schedule first")
+        try:
+            self._warmth.schedule(warm, text)
+        except InvalidSchedule as error:
+            raise InvalidInput(str(error), param="schedule") from error
 
     def leases(self) -> list[LeaseLine]:
         now_s = self.pool.now_s()

@@ -11,6 +11,7 @@ from pilotlight_warmup.policy.lease_terms import Isolation, Priority
 LONGEST_WAIT_S = 600.0
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 Uri = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+Schedule = Annotated[str, msgspec.Meta(max_length=1024)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=LONGEST_WAIT_S)]
 
 
@@ -18,7 +19,8 @@ class LeaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`deadline_s`: ready by then, or refused. `wait_s`: hold the call until the lease is active, at most so long.
 
     `tenant` null: the key's, or `default`. `isolation` null: the service's own setting. `quantization`: what the engine
-    host is asked for (`auto`, `awq`, …).
+    host is asked for (`auto`, `awq`, …). `prewarm`: the annotation `pilotlight.dev/prewarm` of the endpoint, as in
+    `PrewarmRequest.schedule`; null leaves the model's schedule as it is.
     """
 
     model: Uri
@@ -31,6 +33,7 @@ class LeaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantization: Name = "auto"
     engine_args: Annotated[dict[Name, str], msgspec.Meta(max_length=64)] = {}
     loras: Annotated[tuple[tuple[Name, Uri], ...], msgspec.Meta(max_length=64)] = ()
+    prewarm: Schedule | None = None
 
 
 class PrewarmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,10 +43,10 @@ class PrewarmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model: Uri
     model_name: Name
-    tenant: Name = "default"
+    tenant: Name | None = None
     isolation: Isolation | None = None
     hold_s: Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)] = 900.0
-    schedule: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
+    schedule: Schedule | None = None
     quantization: Name = "auto"
     engine_args: Annotated[dict[Name, str], msgspec.Meta(max_length=64)] = {}
     loras: Annotated[tuple[tuple[Name, Uri], ...], msgspec.Meta(max_length=64)] = ()
