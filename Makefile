@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo demo-pool up test check unit integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-policy bench-prefetch models lock clean
+.PHONY: help setup demo demo-pool up test check unit integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-policy bench-fairness bench-prefetch models lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ soak: $(READY) ## ten minutes of mixed traffic over five endpoints with scale to
 
 bench-policy: $(READY) ## keep-alive policies over a week of synthetic requests: cold starts against slot-hours
 	@$(BIN)/python benchmarks/policy.py
+
+bench-fairness: $(READY) ## lease waits of one tenant alone and beside a flood, real engines on two slots (4 minutes)
+	@$(BIN)/python benchmarks/fairness.py
 
 bench-prefetch: $(READY) ## the store beside curl, aria2c and hf download (needs nginx and aria2)
 	@$(BIN)/python benchmarks/prefetch.py
