@@ -246,7 +246,12 @@ def draw(found: dict[str, list[Phase]], target: Path) -> None:
     for scenario, phases in found.items():
         waits_s = sorted(wait_s for phase in phases for wait_s in phase.waits_s)
         parts = [(place + 1) / len(waits_s) for place in range(len(waits_s))]
-        axes.step(waits_s, parts, where="post", label=scenario if scenario == "alone" else f"beside a flood of {scenario} leases")
+        axes.step(
+            waits_s,
+            parts,
+            where="post",
+            label=scenario if scenario == "alone" else f"beside a flood of {scenario} leases",
+        )
     axes.axhline(0.95, color="#999999", linewidth=0.6)
     axes.axvline(2 * p95(*found["alone"]), color="#999999", linewidth=0.8, linestyle="--", label="2 x p95 alone")
     axes.set_xlabel("lease wait, s")
