@@ -292,6 +292,7 @@ async def test_a_deadline_behind_those_who_wait_is_refused_at_once_with_when_to_
         world.now_s += 0.01
         waiting = await world.ask(A, tenant="b", priority="batch")
         assert waiting.eta_s == pytest.approx(8.0 * place, abs=place)
+    world.now_s += 0.01
     with pytest.raises(Unavailable, match="3 of b like it wait before it") as refused:
         await world.ask(A, tenant="b", priority="batch", deadline_s=12.0)
     assert refused.value.retry_after_s == pytest.approx(20.0, abs=4.0)

@@ -21,7 +21,6 @@ from pilotlight_warmup.policy.lease_lifecycle import LeaseEvent, LeaseState
 from pilotlight_warmup.policy.lease_terms import LeaseWish
 from pilotlight_warmup.policy.ledger import Slot
 from pilotlight_warmup.policy.queue_round import QueueRound
-from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +123,6 @@ class Dispatch:
             facts = there or facts
         model = slot.engine.model if slot.engine is not None else ""
         worth = pool.worth.entries.get(model)
-        at_work = slot.lease_id is not None and slot.state is SlotState.LEASED
         return placement.SlotView(
             slot.slot_id,
             slot.state,
@@ -134,7 +132,7 @@ class Dispatch:
             memory_bytes=pool.slots[slot.slot_id].memory_bytes,
             free=slot.lease_id is None,
             since_s=slot.since_s,
-            free_in_s=fairness.lease_rest_s(pool.fair, slot.lease_id, now_s) if at_work and slot.lease_id else None,
+            free_in_s=fairness.lease_rest_s(pool.fair, slot.lease_id, now_s) if slot.lease_id is not None else None,
             busy_left_s=outlook.busy_left_s(now_s),
             swappable=facts.swappable,
             absent=absent,
