@@ -115,7 +115,7 @@ def test_two_floods_share_by_weight() -> None:
     both = simulate(pool, leases, SPAN_S)
     assert both.busy_slot_s["gold"] / both.busy_slot_s["iron"] == pytest.approx(3.0, rel=0.15)
     assert sum(both.busy_slot_s.values()) > 0.9 * POOL.slot_count * SPAN_S
-    assert sum(both.preemptions.values()) < 0.1 * len(both.finished_at_s), "they do not preempt each other in turn"
+    assert sum(both.preemptions.values()) < 0.2 * len(both.finished_at_s), "they do not preempt each other in turn"
 
 
 def test_a_full_queue_refuses_with_numbers_and_only_the_flood() -> None:

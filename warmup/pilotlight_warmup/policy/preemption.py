@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from .lease_terms import LeaseWish, Priority
 
-_CLEARLY = 0.9
+_CLEARLY = 0.95
 
 
 @dataclass(frozen=True, slots=True)
