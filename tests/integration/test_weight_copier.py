@@ -11,6 +11,7 @@ import pytest
 import torch
 from pilotlight_predictor.engine import machine
 from pilotlight_predictor.engine.environment import engine_environment
+from safetensors.torch import load_file, save_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -24,16 +25,20 @@ AMX = torch.cpu._is_amx_tile_supported()
     ("dtype", "packed", "options"),
     [
         ("float16", "AwqFloatPack", ("--preset", "demo", "--quantization", "awq")),
+        ("bfloat16", "AwqInt8Pack" if AMX else "AwqFloatPack", ("--preset", "demo", "--quantization", "awq")),
         ("bfloat16", "SmallGemmPack" if AMX else "OneDnnPack", ("--preset", "tiny")),
         ("bfloat16", "OneDnnPack", ("--preset", "tiny", "--hidden", "1024", "--intermediate", "1536")),
     ],
-    ids=["awq", "small", "large"],
+    ids=["awq", "awq-bf16", "small", "large"],
 )
 def test_the_copier_writes_what_vllms_reload_writes(
     tmp_path: Path, dtype: str, packed: str, options: tuple[str, ...]
 ) -> None:
     models = tmp_path / "models"
     subprocess.run([sys.executable, str(MAKE), "--out", str(models), "--count", "2", *options], check=True, timeout=120)
+    for weights in models.glob("*/model.safetensors") if dtype == "bfloat16" else ():
+        tensors = load_file(weights)
+        save_file({name: to_bf16(tensor) for name, tensor in tensors.items()}, weights, {"format": "pt"})
     (tmp_path / "tmp").mkdir()
     environment = engine_environment(
         os.environ, tmp_path, cpus=2, preload=machine.cpu_preload(), eager=True
@@ -44,3 +49,7 @@ def test_the_copier_writes_what_vllms_reload_writes(
     )  # fmt: skip
     assert check.returncode == 0, check.stderr[-4000:]
     assert packed in check.stdout.splitlines()[-1].split()
+
+
+def to_bf16(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.bfloat16() if tensor.dtype == torch.float16 else tensor

@@ -39,11 +39,8 @@ class AwqSources:
 
 
 @dataclass(frozen=True)
-class AwqFloatPack:
-    """For the kernel that multiplies in floating point.
-
-    `qweight`: int32[outputs / 16, inputs * 2]. `qzeros`: int32[groups, outputs / 8]. `scales`: [groups, outputs].
-    """
+class _AwqPack:
+    """The live tensors of one layer, and where what they are made of comes from."""
 
     qweight: torch.Tensor
     qzeros: torch.Tensor
@@ -57,6 +54,13 @@ class AwqFloatPack:
     @property
     def size_bytes(self) -> int:
         return int(self.qweight.nbytes + self.qzeros.nbytes + self.scales.nbytes)
+
+
+class AwqFloatPack(_AwqPack):
+    """For the kernel that multiplies in floating point.
+
+    `qweight`: int32[outputs / 16, inputs * 2]. `qzeros`: int32[groups, outputs / 8]. `scales`: [groups, outputs].
+    """
 
     def run(self, weights: MappedWeights, scratch: Scratch) -> None:
         blocks = self.qweight.view(torch.int64)
@@ -76,22 +80,8 @@ class AwqFloatPack:
         torch.cat(weights.tensors(self.names.scales), dim=1, out=self.scales)
 
 
-@dataclass(frozen=True)
-class AwqInt8Pack:
+class AwqInt8Pack(_AwqPack):
     """For the kernel that multiplies in int8 (AMX). vLLM has an operator for it that reads AWQ's own layout."""
-
-    qweight: torch.Tensor
-    qzeros: torch.Tensor
-    scales: torch.Tensor
-    names: AwqSources
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return self.names.qweight + self.names.qzeros + self.names.scales
-
-    @property
-    def size_bytes(self) -> int:
-        return int(self.qweight.nbytes + self.qzeros.nbytes + self.scales.nbytes)
 
     def run(self, weights: MappedWeights, scratch: Scratch) -> None:
         packed = vllm_ops.convert_weight_packed_scale_zp(

@@ -104,8 +104,8 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class OneDnnPack:
-    """A layer whose weight oneDNN keeps packed. Packed straight from the file where that is the faster way."""
+class _MatrixPack:
+    """A layer whose weight its matrix kernel keeps packed."""
 
     layer: Any
     matrix: Matrix
@@ -117,6 +117,10 @@ class OneDnnPack:
     @property
     def size_bytes(self) -> int:
         return self.matrix.size_bytes
+
+
+class OneDnnPack(_MatrixPack):
+    """A layer whose weight oneDNN keeps packed. Packed straight from the file where that is the faster way."""
 
     def run(self, weights: MappedWeights, scratch: Scratch) -> None:
         layer, kept = self.layer, self.layer._parameters["weight"]
@@ -131,20 +135,8 @@ class OneDnnPack:
         layer._parameters["weight"] = kept
 
 
-@dataclass(frozen=True)
-class SmallGemmPack:
+class SmallGemmPack(_MatrixPack):
     """A layer small enough for the kernel vLLM took from SGLang (AMX only); what that reads is written in place."""
-
-    layer: Any
-    matrix: Matrix
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return self.matrix.sources
-
-    @property
-    def size_bytes(self) -> int:
-        return self.matrix.size_bytes
 
     def run(self, weights: MappedWeights, scratch: Scratch) -> None:
         matrix = self.matrix.in_place(weights)
