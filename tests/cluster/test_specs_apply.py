@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-SPECS = sorted((ROOT / "inferenceservices").rglob("*.yaml"))
+PLATFORM = ROOT / "inferenceservices" / "platform"
+SPECS = sorted(path for path in (ROOT / "inferenceservices").rglob("*.yaml") if PLATFORM not in path.parents)
 
 pytestmark = pytest.mark.cluster
 

@@ -21,7 +21,7 @@ from pilotlight_warmup.agent.slot_settings import parse_slots
 from pilotlight_warmup.agent_port import SlotFacts
 from pilotlight_warmup.policy.lease_terms import Isolation
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _NEEDED_BY = {
     "slot": ("both", "agent"),
     "run_dir": ("both", "agent"),

@@ -11,7 +11,8 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 CRDS = ROOT.parent / "shared" / "crds"
-SPECS = sorted((ROOT / "inferenceservices").rglob("*.yaml"))
+PLATFORM = ROOT / "inferenceservices" / "platform"
+SPECS = sorted(path for path in (ROOT / "inferenceservices").rglob("*.yaml") if PLATFORM not in path.parents)
 
 
 @pytest.fixture(scope="module")

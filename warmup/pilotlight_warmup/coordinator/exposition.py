@@ -92,6 +92,7 @@ class Exposition:
         states = Tally(slot.state for slot in pool.ledger.slots.values())
         for slot_state in SlotState:
             slots.add_metric([slot_state], states.get(slot_state, 0))
+        absent = GaugeMetricFamily("pilotlight_slots_absent", "Slots whose agent does not answer.", len(pool.absent))
         waiting = GaugeMetricFamily("pilotlight_leases_waiting", "Leases in the queue.", len(pool.fair.waiting))
         bias = GaugeMetricFamily(
             "pilotlight_prediction_bias_seconds", "Mean of what happened - what was predicted.", labels=["path"]
@@ -113,4 +114,4 @@ class Exposition:
             figures = promise_error(pool.predictions, queued)
             if figures is not None:
                 promised.add_metric([name], figures.bias_s)
-        return [leases, slots, waiting, bias, ratio, promised]
+        return [leases, slots, absent, waiting, bias, ratio, promised]
