@@ -4,9 +4,8 @@
 
 Per model: three fine-tunes of one shape are swapped in turn, so that every swap brings other weights from the page
 cache; each is followed by a lease's first token over a new connection. `copy` is the same bytes from the page cache,
-mapped anew each time, into memory that was touched before; `copy, warm` is between two such buffers. `pack` is what
-oneDNN's reorder alone costs, for bf16, on weights that lie in memory ready to be packed. Each by as many threads as a
-swap uses, and taken between the swaps, so that all see the same machine. Medians.
+mapped anew each time, into memory that was touched before; `copy, warm` is between two such buffers. Each by as many
+threads as a swap uses, and taken between the swaps, so that all see the same machine. Medians.
 """
 
 from __future__ import annotations
@@ -95,8 +94,6 @@ def measure(
         "copy": CopyFromPageCache(weights, threads),
         "copy, warm": CopyWarm(weights.stat().st_size, threads),
     }
-    if "quantization_config" not in json.loads((models[0] / "config.json").read_bytes()):
-        copies["pack"] = Pack(weights, threads)
     floors: dict[str, list[float]] = {name: [] for name in copies}
     # One swap to each model does not count: the allocator's pages are touched for the first time.
     for number in range(args.rounds + len(models)):
@@ -188,37 +185,17 @@ class CopyFromPageCache(CopyWarm):
         return time.perf_counter() - began_s
 
 
-class Pack:
-    """Seconds for oneDNN to pack all matrices of `file`, which lie in memory as it reads them."""
-
-    def __init__(self, file: Path, threads: int) -> None:
-        import torch
-        from safetensors.torch import load_file
-        from vllm import _custom_ops
-
-        self._pack = _custom_ops.create_onednn_mm
-        self._matrices = [tensor for tensor in load_file(file).values() if tensor.dim() == 2]
-        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-
-    def __call__(self) -> float:
-        began_s = time.perf_counter()
-        list(self._pool.map(lambda matrix: self._pack(matrix.t(), 1), self._matrices))
-        return time.perf_counter() - began_s
-
-
 def median(values: object) -> float:
     return statistics.median(values)  # type: ignore[type-var, arg-type, return-value]
 
 
 def show(results: dict[str, dict[str, float]]) -> None:
     print(f"{'ms':28}" + "".join(f"{name:>16}" for name in results))
-    rows = dict.fromkeys(key for result in results.values() for key in result if key not in ("bytes", "import"))
+    rows = [key for key in next(iter(results.values())) if key not in ("bytes", "import")]
     for row in (*rows, "import"):
-        cells = (f"{result[row] * 1000:16.1f}" if row in result else f"{'':16}" for result in results.values())
-        print(f"{row:28}" + "".join(cells))
-    for floor in ("copy", "copy, warm", "pack"):
-        shares = (f"{result[floor] / result['weights']:16.0%}" if floor in result else f"{'':16}"
-                  for result in results.values())  # fmt: skip
+        print(f"{row:28}" + "".join(f"{result[row] * 1000:16.1f}" for result in results.values()))
+    for floor in ("copy", "copy, warm"):
+        shares = (f"{result[floor] / result['weights']:16.0%}" for result in results.values())
         print(f"{floor + ' over weights':28}" + "".join(shares))
 
 
