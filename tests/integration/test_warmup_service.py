@@ -104,6 +104,9 @@ async def test_a_dead_engine_ends_its_lease_at_once_and_the_slot_comes_back(star
             await asyncio.sleep(0.01)
         assert answer.status == 410
         assert "lost" in answer.body["error"]
+        while not re.search(r"the engine of cpu:0 \(pid \d+\) was killed by signal 9", pool.log()):
+            assert time.monotonic() < end_s
+            await asyncio.sleep(0.01)
         again = await pool.lease(model)
         assert await generate(again, 2) == [1, 1]
 

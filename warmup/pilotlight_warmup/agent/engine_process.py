@@ -72,7 +72,13 @@ class EngineProcess(asyncio.Protocol):
         self._exited: asyncio.Future[None] = loop.create_future()
         self._pidfd: int | None = None
         self._ending = False
+        self._lost_unasked = False
         self._gone: asyncio.Task[None] | None = None
+
+    @property
+    def ends_unasked(self) -> bool:
+        """It ended, or is about to, without having been told to."""
+        return self._lost_unasked or not self._ending
 
     def watch(self, pid: int) -> None:
         """The zygote says which process it is. A pidfd never means another process, whatever becomes of the pid."""
@@ -245,4 +251,5 @@ class EngineProcess(asyncio.Protocol):
         if not self._lost.done():
             self._lost.set_result(reason)
         if not self._ending:
+            self._lost_unasked = True
             self._on_lost(reason)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -63,6 +64,7 @@ class Zygote:
         self._import_s = settings.usual_import_s
         self._ready_at_s = time.monotonic() + self._import_s
         self._forking: dict[str, EngineProcess] = {}
+        self._forked: dict[int, EngineProcess] = {}
 
     @property
     def is_ready(self) -> bool:
@@ -130,6 +132,7 @@ class Zygote:
             for waiting in self._forking.values():
                 waiting.not_started("the zygote ended before it had forked")
             self._forking.clear()
+            self._forked.clear()
             await _end(process)
         return process.returncode or 0
 
@@ -150,12 +153,23 @@ class Zygote:
             case Forked(slot, pid):
                 if (process := self._forking.pop(slot, None)) is not None:
                     log.info("the engine of %s is pid %d", slot, pid)
+                    self._forked[pid] = process
                     process.watch(pid)
             case ForkFailed(slot, reason):
                 if (process := self._forking.pop(slot, None)) is not None:
                     process.not_started(reason)
             case HostExited(slot, pid, code):
-                log.info("the engine of %s (pid %d) ended with %d", slot, pid, code)
+                process = self._forked.pop(pid, None)
+                # The loss itself was told when its socket closed; that must not wait for this.
+                level = logging.WARNING if process is not None and process.ends_unasked else logging.INFO
+                log.log(level, "the engine of %s (pid %d) %s", slot, pid, _how_it_ended(code))
+
+
+def _how_it_ended(code: int) -> str:
+    """`code`: the exit code, or -n for signal n."""
+    if code == -signal.SIGKILL:
+        return "was killed by signal 9, of the kernel's out-of-memory killer if nobody sent it"
+    return f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
