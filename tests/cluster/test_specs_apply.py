@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
+from pilotlight_warmup.arguments import parse
 
 ROOT = Path(__file__).parents[2]
 PLATFORM = ROOT / "inferenceservices" / "platform"
 SPECS = sorted(path for path in (ROOT / "inferenceservices").rglob("*.yaml") if PLATFORM not in path.parents)
+
+END_PORT_SINCE = 22  # a NetworkPolicy's range of ports; older API servers drop its end
 
 pytestmark = pytest.mark.cluster
 
@@ -29,6 +32,31 @@ def contains(stored: Any, given: Any, path: str = "$") -> list[str]:
             miss for i, (a, b) in enumerate(zip(stored, given, strict=True)) for miss in contains(a, b, f"{path}[{i}]")
         ]
     return [] if str(stored) == str(given) else [path]
+
+
+def kustomized(kubectl: Any, folder: Path) -> list[Any]:
+    built = kubectl("kustomize", str(folder))
+    assert built.returncode == 0, built.stderr
+    return list(yaml.safe_load_all(built.stdout))
+
+
+@pytest.mark.parametrize("folder", ["cpu", "cuda"])
+def test_the_pools_platform_is_taken_whole(folder: str, kubectl: Any) -> None:
+    documents = kustomized(kubectl, PLATFORM / folder)
+    version = kubectl("version", "-o", "json")
+    minor = int(json.loads(version.stdout)["serverVersion"]["minor"].rstrip("+"))
+    known = minor >= END_PORT_SINCE
+    applied = kubectl("apply", *(() if known else ("--validate=false",)), "-k", str(PLATFORM / folder))
+    assert applied.returncode == 0, applied.stderr
+    for document in documents:
+        kind, name = document["kind"], document["metadata"]["name"]
+        if kind in {"Deployment", "DaemonSet"}:
+            (container,) = document["spec"]["template"]["spec"]["containers"]
+            parse([word.replace("$(NODE_NAME)", "n").replace("$(POD_IP)", "10.0.0.1") for word in container["args"]])
+        stored = kubectl("get", kind, name, "-o", "json", "-n", "pilotlight-system")
+        assert stored.returncode == 0, stored.stderr
+        missing = contains(json.loads(stored.stdout).get("spec", {}), document.get("spec", {}))
+        assert [path for path in missing if known or not path.endswith(".endPort")] == []
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)

@@ -35,6 +35,13 @@ def fake_model(folder: Path, number: int, *, hidden_size: int = 8, **behaviour: 
     return folder
 
 
+def fine_tunes(folder: Path, count: int) -> list[Path]:
+    """AWQ fine-tunes of the demo model; each introduces itself by its own name ("I am tenant-00.")."""
+    script = [sys.executable, str(Path(__file__).parents[2] / "scripts" / "make_models.py"), "--out", str(folder)]
+    subprocess.run([*script, "--from-demo", "--count", str(count), "--quantization", "awq"], check=True, timeout=300)
+    return sorted(folder.iterdir())
+
+
 @dataclass
 class Answer:
     status: int

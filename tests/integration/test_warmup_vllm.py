@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
-from warmup_pool import Pool, generate
+from warmup_pool import Pool, fine_tunes, generate
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
 QUESTION = "<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.fixture(scope="module")
 def tenants(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three AWQ fine-tunes of the demo model; each introduces itself by its own name."""
-    folder = tmp_path_factory.mktemp("tenants")
-    script = [sys.executable, str(ROOT / "scripts" / "make_models.py"), "--out", str(folder)]
-    subprocess.run([*script, "--from-demo", "--count", "3", "--quantization", "awq"], check=True, timeout=300)
-    return sorted(folder.iterdir())
+    return fine_tunes(tmp_path_factory.mktemp("tenants"), 3)
 
 
 @pytest.mark.timeout(300)

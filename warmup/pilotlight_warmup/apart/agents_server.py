@@ -36,7 +36,7 @@ class AgentsServer:
         self._roster = roster
         self._token = token
         self._listener = listener
-        self._wires: set[Wire[FromAgent]] = set()
+        self._wires: dict[str, Wire[FromAgent]] = {}
         self._superseded: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
@@ -48,7 +48,7 @@ class AgentsServer:
             await web.SockSite(runner, self._listener).start()
             raise Unavailable(await self._superseded)
         finally:
-            for wire in self._wires:
+            for wire in self._wires.values():
                 wire.end("the coordinator ends")
             await runner.cleanup()
 
@@ -84,19 +84,22 @@ class AgentsServer:
             if isinstance(verdict, Superseded) and not self._superseded.done():
                 self._superseded.set_result(f"a later coordinator has taken over: {verdict.reason}")
             return
+        if (older := self._wires.get(register.name)) is not None:
+            older.end("it has connected again")
+        self._wires[register.name] = wire
         spec, roster = self._roster.spec, self._roster
         agent = RemoteAgent(
             register, wire, lambda report: roster.take_over(agent, [report]),
             lambda: roster.close_slots(agent, "its agent is ending"),
         )  # fmt: skip
         agent.listen(roster.hear)
-        self._wires.add(wire)
         why = "the connection was closed"
         try:
             wire.send(frames.Registered(roster.epoch, spec.beat_s, spec.silent_s))
             roster.take_over(agent, register.reports)
             why = await wire.run(agent.hear, frames.Beat, spec.beat_s)
         finally:
-            self._wires.discard(wire)
+            if self._wires.get(register.name) is wire:
+                del self._wires[register.name]
             agent.end(why)
             roster.leave(agent, why)
