@@ -91,6 +91,18 @@ def test_s3(made: Any, make_store: Any, s3: dict[str, str], bucket: Any, manifes
     assert found.manifest.source == "s3://models/org/name"
 
 
+def test_s3_at_an_http_endpoint_that_the_environment_names(
+    made: Any, make_store: Any, s3: dict[str, str], bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = made()
+    for name, body in model.files.items():
+        bucket(f"m/{name}", body)
+    for name, value in s3.items():
+        monkeypatch.setenv(f"AWS_{name.upper()}", value)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    assert make_store().ensure("s3://models/m").manifest.source == "s3://models/m"
+
+
 def test_s3_that_changes_lies_or_is_empty(made: Any, make_store: Any, s3: dict[str, str], bucket: Any) -> None:
     model = made()
     for name, body in model.files.items():
