@@ -68,8 +68,8 @@ class Setting:
 
     @property
     def engines(self) -> Path:
-        """Work directory of every engine but vLLM's own: the one they choose themselves below TMPDIR."""
-        return self.work / f"pilotlight-engine-{os.getuid()}"
+        """Work directory of the engines of (b) to (e); `pilotlight up` has its own."""
+        return self.work / "engines"
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class Platform:
         command = [str(Path(sys.executable).with_name("pilotlight")), "up", str(spec), "--port", str(port)]
         command += ["--autoscaler", "scale-to-zero-grace-period=6s", "--state-dir", str(folder / "state")]
         with (folder / "up.log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(setting.work)})
+            process = subprocess.Popen(command, stdout=log, stderr=log)
         platform = cls(ControlClient(StateDir(folder / "state")), port)
         try:
             platform._until_up(process, folder / "up.log")
