@@ -1,15 +1,18 @@
 """Ten minutes of mixed traffic over five endpoints, with scale to zero in between and one revision change.
 
-    python benchmarks/soak.py [--minutes 10]
+    python benchmarks/soak.py [--minutes 10] [--no-pool]
 
-Passes when no request failed, no process is left, and the platform's file descriptors and memory did not grow. Prints a
-table, writes a plot of replicas, memory and descriptors over time under benchmarks/out, exits 1 when it did not pass.
+The pods lease from the warm pool, which is `pilotlight up`'s default, and the run says so; --no-pool: each starts its
+own engine. Passes when no request failed, no process is left, no lease is held at zero, and file descriptors and memory
+of platform and pool did not grow. Prints a table, writes a plot of replicas, memory and descriptors over time under
+benchmarks/out, exits 1 when it did not pass.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import statistics
@@ -50,11 +53,18 @@ console = Console(width=130)
 
 @dataclass
 class Reading:
+    """`processes`: of pods; the pool's service, zygote and engines stay. `pool`: its state, `off` without one."""
+
     at_s: float
     rss_bytes: int
     fds: int
     processes: int
     ready: dict[str, int]
+    pool: str
+    leases: int = 0
+    pool_pid: int = 0
+    pool_rss_bytes: int = 0
+    pool_fds: int = 0
 
 
 @dataclass
@@ -165,11 +175,31 @@ async def watch(control: ControlClient, process: psutil.Process, readings: list[
         ready: dict[str, int] = {}
         for row in status["components"]:
             ready[row["endpoint"]] = ready.get(row["endpoint"], 0) + row["ready"]
-        children = process.children(recursive=True)
-        readings.append(
-            Reading(time.monotonic() - begun_s, process.memory_info().rss, process.num_fds(), len(children), ready)
-        )
+        pool = status["pool"]
+        held = sum(lease["state"] in ("queued", "placing", "active", "idle") for lease in pool["leases"])
+        service, family = pool_family(process)
+        pods = [child for child in process.children(recursive=True) if child.pid not in family]
+        reading = Reading(
+            time.monotonic() - begun_s, process.memory_info().rss, process.num_fds(), len(pods), ready, pool["state"],
+            held,
+        )  # fmt: skip
+        if service is not None:
+            with contextlib.suppress(psutil.Error):
+                reading.pool_pid, reading.pool_rss_bytes = service.pid, service.memory_info().rss
+                reading.pool_fds = service.num_fds()
+        readings.append(reading)
         await asyncio.sleep(2)
+
+
+def pool_family(platform: psutil.Process) -> tuple[psutil.Process | None, set[int]]:
+    """The warm pool's service, and the pids of it and whatever it has started and was started by."""
+    for child in platform.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            command = child.cmdline()
+            if "pilotlight_warmup" in command and "-m" in command and command[0] == sys.executable:
+                above = [parent.pid for parent in child.parents() if platform in parent.parents()]
+                return child, {child.pid, *above, *(each.pid for each in child.children(recursive=True))}
+    return None, set()
 
 
 async def traffic(
@@ -192,11 +222,12 @@ async def traffic(
         last = readings[-1]
         console.print(
             f"{last.at_s:5.0f} s  {requests} requests, {len(tally.failures)} failed, {last.processes} processes, "
-            f"{last.rss_bytes / 1e6:.0f} MB, {last.fds} fds"
+            f"{last.rss_bytes / 1e6:.0f} MB, {last.fds} fds; pool {last.pool}, {last.leases} leases, "
+            f"{last.pool_rss_bytes / 1e6:.0f} MB, {last.pool_fds} fds"
         )
     await asyncio.gather(*clients)
     deadline_s = time.monotonic() + AT_ZERO_DEADLINE_S
-    while readings[-1].processes and time.monotonic() < deadline_s:  # noqa: ASYNC110
+    while (readings[-1].processes or readings[-1].leases) and time.monotonic() < deadline_s:  # noqa: ASYNC110
         await asyncio.sleep(1)
     await asyncio.sleep(4)
     watcher.cancel()
@@ -220,9 +251,13 @@ def plot(readings: list[Reading], path: Path) -> None:
         times, [reading.rss_bytes / 1e6 for reading in readings], color="#c0392b", label="RSS of pilotlight up, MB"
     )
     bottom.plot(times, [reading.fds for reading in readings], color="#2980b9", label="file descriptors")
+    if readings[-1].pool_pid:
+        pool_rss = [reading.pool_rss_bytes / 1e6 for reading in readings]
+        bottom.plot(times, pool_rss, color="#e67e22", label="RSS of the warm pool's service, MB")
+        bottom.plot(times, [reading.pool_fds for reading in readings], color="#16a085", label="its file descriptors")
     bottom.set_ylim(bottom=0)
     bottom.set_xlabel("seconds")
-    bottom.legend()
+    bottom.legend(fontsize=8)
     figure.savefig(path, dpi=120)
 
 
@@ -235,18 +270,32 @@ def judge(tally: Tally, readings: list[Reading], left: list[int]) -> list[str]:
         problems.append(f"{readings[-1].processes} processes still run after the endpoints should be at zero")
     used = [reading for reading in readings if reading.at_s > readings[-1].at_s / 4]
     early, late = used[: len(used) // 4], used[-len(used) // 4 :]
-    rss = [statistics.median(reading.rss_bytes for reading in part) for part in (early, late)]
-    if rss[1] > RSS_GROWTH_LIMIT * rss[0]:
-        problems.append(f"memory grew from {rss[0] / 1e6:.0f} to {rss[1] / 1e6:.0f} MB")
+    problems += grown("the platform", [[reading.rss_bytes for reading in part] for part in (early, late)])
     if readings[-1].fds > readings[0].fds + FD_GROWTH_LIMIT:
         problems.append(f"file descriptors grew from {readings[0].fds} to {readings[-1].fds}")
+    if len({reading.pool_pid for reading in readings if reading.pool_pid}) > 1:
+        problems.append("the warm pool ended and was started again")
+    problems += grown("the pool", [[reading.pool_rss_bytes for reading in part] for part in (early, late)])
+    pool_fds = [statistics.median(reading.pool_fds for reading in part) for part in (early, late)]
+    if pool_fds[1] > pool_fds[0] + FD_GROWTH_LIMIT:
+        problems.append(f"the pool's file descriptors grew from {pool_fds[0]:.0f} to {pool_fds[1]:.0f}")
+    if readings[-1].leases:
+        problems.append(f"{readings[-1].leases} leases are held after the endpoints should be at zero")
     return problems
+
+
+def grown(whose: str, rss_bytes: list[list[int]]) -> list[str]:
+    early, late = (statistics.median(part) for part in rss_bytes)
+    if late <= RSS_GROWTH_LIMIT * early:
+        return []
+    return [f"memory of {whose} grew from {early / 1e6:.0f} to {late / 1e6:.0f} MB"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", default="7")
+    parser.add_argument("--no-pool", action="store_true", help="each pod starts an engine of its own")
     args = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pilotlight-soak-") as work:
@@ -255,7 +304,7 @@ def main() -> None:
         log = (OUT / "soak-up.log").open("wb")
         process = subprocess.Popen(
             [PILOTLIGHT, "up", str(specs(folder, "bundled://demo-awq")), "--port", str(port), *AUTOSCALER]
-            + ["--state-dir", str(folder / "state")],
+            + ["--state-dir", str(folder / "state"), *(["--no-pool"] if args.no_pool else [])],
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -269,7 +318,10 @@ def main() -> None:
             control.down(60)
             process.wait(60)
         left = [child.pid for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    table = Table(title=f"soak: {args.minutes:.0f} minutes, {len(ENDPOINTS)} endpoints, {time.strftime('%Y-%m-%d')}")
+    states = {reading.pool for reading in readings}
+    pool = "off" if states == {"off"} else f"on ({readings[-1].pool})"
+    title = f"soak: {args.minutes:g} minutes, {len(ENDPOINTS)} endpoints, warm pool {pool}"
+    table = Table(title=f"{title}, {time.strftime('%Y-%m-%d')}")
     for column in ("request", "count", "p50 s", "p99 s", "max s"):
         table.add_column(column, justify="right")
     for kind, latencies in sorted(tally.latencies_s.items()):
@@ -282,6 +334,11 @@ def main() -> None:
         f"{len(tally.failures)} failed, {tally.cold} waited over {COLD_S:.0f} s for a cold endpoint; platform memory "
         f"{first.rss_bytes / 1e6:.0f} → {last.rss_bytes / 1e6:.0f} MB, descriptors {first.fds} → {last.fds}"
     )
+    if last.pool_pid:
+        console.print(
+            f"pool service: {max(reading.pool_rss_bytes for reading in readings) / 1e6:.0f} MB at most, "
+            f"{last.pool_rss_bytes / 1e6:.0f} MB and {last.pool_fds} descriptors at the end"
+        )
     plot(readings, OUT / "soak.png")
     console.print("picture: benchmarks/out/soak.png")
     problems = judge(tally, readings, left)

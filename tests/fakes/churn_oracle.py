@@ -6,43 +6,57 @@ process of its own (path `fork` or `boot`, which is checked).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import aiohttp
-from churn_driver import Tally, generate_by_lease
-from churn_models import Endpoint
+from churn_lease import Answer, generate_by_lease
+from churn_models import Endpoint, with_answers
 from churn_pool import ChurnPool
 
 BOOT_DEADLINE_S = 120.0
+_ALTERNATIVES = 2
 
 
-async def booted_answers(pool: ChurnPool, endpoints: Sequence[Endpoint]) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """The answers to every prompt by endpoint name. `pool` is not started yet and has ended afterwards."""
+async def booted_answers(pool: ChurnPool, endpoints: Sequence[Endpoint]) -> dict[str, Endpoint]:
+    """The endpoints with the answers of an engine for each model, by name. `pool` is not started yet and has ended
+    afterwards."""
     assert "reset" in pool.flags
-    found = {}
+    booted: dict[Path, Endpoint] = {}
     await pool.start()
     try:
         async with aiohttp.ClientSession() as session:
             for endpoint in endpoints:
-                body = {
-                    "model": str(endpoint.folder),
-                    "model_name": endpoint.name,
-                    "tenant": endpoint.name,
-                    "deadline_s": BOOT_DEADLINE_S,
-                    "wait_s": BOOT_DEADLINE_S,
-                    "engine_args": endpoint.engine_args,
-                }
-                async with session.post(f"{pool.url}/v1/leases", json=body) as answer:
-                    lease = await answer.json()
-                if lease.get("path") not in ("fork", "boot"):
-                    raise RuntimeError(f"no fresh engine for {endpoint.name}: {lease}")
-                tally = Tally()
-                answers = [await generate_by_lease(lease, endpoint, n, tally) for n in range(len(endpoint.prompts))]
-                async with session.delete(f"{pool.url}/v1/leases/{lease['lease_id']}"):
-                    pass
-                found[endpoint.name] = tuple(map(tuple, answers))
+                if endpoint.folder not in booted:
+                    booted[endpoint.folder] = await _booted(session, pool.url, endpoint)
     finally:
         left = await pool.stop()
     if left:
         raise RuntimeError(f"processes left behind: {left}")
-    return found
+    answered = [(endpoint, booted[endpoint.folder]) for endpoint in endpoints]
+    return {one.name: dataclasses.replace(one, answers=of.answers, judged=of.judged) for one, of in answered}
+
+
+async def _booted(session: aiohttp.ClientSession, url: str, endpoint: Endpoint) -> Endpoint:
+    body = {
+        "model": str(endpoint.folder),
+        "model_name": endpoint.name,
+        "tenant": endpoint.name,
+        "deadline_s": BOOT_DEADLINE_S,
+        "wait_s": BOOT_DEADLINE_S,
+        "engine_args": endpoint.engine_args,
+    }
+    async with session.post(f"{url}/v1/leases", json=body) as answer:
+        lease = await answer.json()
+    if lease.get("path") not in ("fork", "boot"):
+        raise RuntimeError(f"no fresh engine for {endpoint.name}: {lease}")
+    answers: list[Answer] = [
+        await generate_by_lease(lease, endpoint, prompt, endpoint.output_tokens, _ALTERNATIVES)
+        for prompt in endpoint.prompts
+    ]
+    async with session.delete(f"{url}/v1/leases/{lease['lease_id']}"):
+        pass
+    return with_answers(
+        endpoint, tuple(tuple(each.tokens) for each in answers), tuple(each.margins for each in answers)
+    )

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class ChurnPool:
     slots: int
     argv: tuple[str, ...] = REAL_POOL
     flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
     starts: int = 0
     logs: list[Path] = field(default_factory=list)
 
@@ -39,16 +41,29 @@ class ChurnPool:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def store_dir(self) -> Path:
+        return self.folder / "store"
+
+    def all_logs(self) -> list[Path]:
+        return self.logs
+
+    def watched(self) -> psutil.Process:
+        return psutil.Process(self.process.pid)
+
     async def start(self) -> None:
         """Returns when it takes leases."""
         self.starts += 1
         self.folder.mkdir(exist_ok=True)
         self.logs.append(self.folder / f"pool-{self.starts}.log")
         slots = [word for number in range(self.slots) for word in ("--slot", f"cpu:{number}=2GiB")]
-        run_dir = self.folder / "run"
-        argv = [sys.executable, *self.argv, "--listen", f"tcp://127.0.0.1:{self.port}", "--run_dir", str(run_dir)]
-        flags = ["--lease_expires_s", "6", "--work_dir", str(self.folder / "work"), *self.flags]
-        self._spawn([*argv, *slots, *flags], {**os.environ, "PILOTLIGHT_TEST_CHURN": str(run_dir)})
+        argv = ["--listen", f"tcp://127.0.0.1:{self.port}", "--run_dir", str(self.run_dir)]
+        flags = ["--lease_expires_s", "6", "--work_dir", str(self.folder / "work"), "--store", str(self.store_dir)]
+        self.process = self._spawned([*argv, *slots, *flags, *self.flags], self.logs[-1])
         end_s = time.monotonic() + START_DEADLINE_S
         async with aiohttp.ClientSession() as session:
             while True:
@@ -60,9 +75,11 @@ class ChurnPool:
                     raise RuntimeError(f"the warm pool did not start:\n{self.logs[-1].read_text()[-3000:]}")
                 await asyncio.sleep(0.05)
 
-    def _spawn(self, argv: list[str], environment: dict[str, str]) -> None:
-        with self.logs[-1].open("wb") as log:
-            self.process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True, env=environment)
+    def _spawned(self, argv: list[str], log_path: Path) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, **self.environment, "PILOTLIGHT_TEST_CHURN": str(self.run_dir)}
+        command = [sys.executable, *self.argv, *argv]
+        with log_path.open("wb") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
 
     async def kill(self) -> list[int]:
         """SIGKILL; returns what is still there of it after GONE_DEADLINE_S."""
@@ -84,7 +101,7 @@ class ChurnPool:
 
     def engine(self, slot: int) -> int | None:
         """The pid of the slot's engine, None when it has none now."""
-        pid = _last_pid(rf"the engine of cpu:{slot}\S* is pid (\d+)", self.logs[-1])
+        pid = _last_pid(rf"the engine of (?:\S+/)?cpu:{slot}\S* is pid (\d+)", self.logs[-1])
         return pid if pid is not None and psutil.pid_exists(pid) else None
 
     async def _left(self) -> list[int]:
@@ -133,6 +150,8 @@ class ThinPredictor:
                     self.endpoint.tenant,
                     "--pool_url",
                     self.pool_url,
+                    "--isolation",
+                    self.endpoint.isolation,
                     "--lease_idle_s",
                     "0.5",
                     *engine_args,

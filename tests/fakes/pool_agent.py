@@ -98,7 +98,7 @@ class ZygoteProcess:
 
     def __init__(self, work_dir: Path, log: Path) -> None:
         self._log = log.open("ab")
-        self._work_dir = work_dir
+        self.work_dir = work_dir
         self._hosts: list[Host] = []
 
     def __enter__(self) -> ZygoteProcess:
@@ -108,7 +108,7 @@ class ZygoteProcess:
             self.process = subprocess.Popen(
                 [
                     sys.executable, "-m", "pilotlight_predictor.engine.zygote", str(theirs.fileno()),
-                    "--work_dir", str(self._work_dir),
+                    "--work_dir", str(self.work_dir),
                 ],
                 pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
                 start_new_session=True,

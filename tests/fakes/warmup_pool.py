@@ -180,8 +180,10 @@ class Holder:
                 self._frames += [self._decoder.decode(bytes(body)) for body in self._splitter.feed(data)]
         return self._frames.pop(0)
 
-    def ask(self, max_tokens: int, prompt: list[int] | None = None, stream: int = 1) -> None:
-        parameters = GenerationParameters(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+    def ask(
+        self, max_tokens: int, prompt: list[int] | None = None, stream: int = 1, logprobs: int | None = None
+    ) -> None:
+        parameters = GenerationParameters(max_tokens=max_tokens, temperature=0.0, ignore_eos=True, logprobs=logprobs)
         request = f.GenerateRequest(f"r{stream}", prompt or [1, 2, 3], parameters)
         self._writer.write(f.encode(f.Generate(stream, request)))
 

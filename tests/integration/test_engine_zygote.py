@@ -90,6 +90,11 @@ def test_a_fork_leads_its_own_session_and_has_its_threads(host: Host, zygote: Zy
     assert zygotes not in links
 
 
+def test_a_boot_leaves_no_file_behind(host: Host, zygote: ZygoteProcess) -> None:
+    assert host.booted is not None
+    assert not list((zygote.work_dir / "tmp").glob("vllm_dist_*"))
+
+
 def _socket_fd(pid: int) -> str:
     argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     return argv[argv.index(b"pilotlight_predictor.engine.zygote") + 1].decode()

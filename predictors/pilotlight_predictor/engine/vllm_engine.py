@@ -78,6 +78,8 @@ class VllmEngine:
         self._open_compile_cache()
         self._engine = LLMEngine(config, _with_phases(Executor.get_class(config), on_phase), log_stats=True)
         self._core = self._engine.engine_core.engine_core
+        if config.parallel_config.world_size == 1:
+            _remove_rendezvous(self._core.model_executor.driver_worker.worker.distributed_init_method)
         self._swap_threads = swap_threads
         self._copier: weight_loading.WeightCopier | None = None
         self._checkpoint: checkpoint.Checkpoint | None = None
@@ -385,6 +387,12 @@ def _allow_amx() -> None:
     and the process ends with SIGILL."""
     if torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()
+
+
+def _remove_rendezvous(init_method: str) -> None:
+    """vLLM leaves the file through which its one worker found itself; a pool that forks for weeks collects them."""
+    if init_method.startswith("file://"):
+        Path(init_method.removeprefix("file://")).unlink(missing_ok=True)
 
 
 def _register_in_process(model_dir: Path) -> None:

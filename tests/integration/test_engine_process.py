@@ -1,0 +1,40 @@
+"""The agent's end of an engine process, with a real process that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+from pilotlight_warmup.agent.engine_output import EngineOutput
+from pilotlight_warmup.agent.engine_process import EngineProcess
+from pilotlight_warmup.agent_port import EngineGone
+
+pytestmark = pytest.mark.integration
+
+
+async def test_a_process_that_stands_still_is_killed_and_told_as_lost() -> None:
+    loop = asyncio.get_running_loop()
+    output, output_fd = await EngineOutput.open("cpu:0")
+    lost: asyncio.Future[str] = loop.create_future()
+    process = EngineProcess(output, on_lost=lost.set_result, on_work=lambda busy: None)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        child = subprocess.Popen(["sleep", "60"], stdin=theirs, stdout=output_fd)  # noqa: ASYNC220
+    os.close(output_fd)
+    os.kill(child.pid, signal.SIGSTOP)
+    ours.setblocking(False)
+    await loop.create_connection(lambda: process, sock=ours)
+    process.watch(child.pid)
+    try:
+        with pytest.raises(EngineGone, match=r"no answer to Ping within 0\.2 s"):
+            await process.ping(0.2)
+        async with asyncio.timeout(10):
+            assert "Ping" in await lost
+        assert await asyncio.to_thread(child.wait, 10) == -signal.SIGKILL
+    finally:
+        child.kill()
+        await process.end()
