@@ -110,7 +110,7 @@ class Measurements:
                 self.cold_s["c"] = first.total_s
         if "d" in paths or "e" in paths:
             console.print("starting a warm pool …")
-            self._warm = stack.enter_context(LeasePool.running(setting, "warm"))
+            self._warm = stack.enter_context(LeasePool.running(setting, "warm", "--keep_alive_price_s", "86400"))
             self._warm.first_token(0, "fork")
         if "f" in paths:
             console.print("starting pilotlight up …")

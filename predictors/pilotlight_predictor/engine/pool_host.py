@@ -22,7 +22,7 @@ from typing import NoReturn
 import msgspec
 from pilotlight_protocol.engine_frames import Boot, Booted, HostConfig, Progress, encode
 
-from pilotlight_predictor.engine import endpoint
+from pilotlight_predictor.engine import endpoint, glibc_malloc
 from pilotlight_predictor.engine.assembly import EngineSettings, configure
 from pilotlight_predictor.engine.boot_clock import BootClock
 from pilotlight_predictor.engine.errors import EngineMisconfigured
@@ -50,6 +50,7 @@ def boot(link: PoolLink, config: HostConfig) -> PoolService:
     """Build the engine and open the door; `Booted` is told when a token was generated and connections are accepted."""
     clock = BootClock(lambda phase: link.control.send(encode(Progress(phase))))
     clock.enter("import")
+    glibc_malloc.keep_freed_memory()
     limits = enter_slot(config)
     configured = configure(_settings(config), os.environ, limits)
     from pilotlight_predictor.engine import vllm_arguments, vllm_engine

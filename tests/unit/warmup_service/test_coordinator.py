@@ -27,9 +27,11 @@ from pilotlight_warmup.agent_port import (
 from pilotlight_warmup.coordinator.coordinator import Coordinator, CoordinatorSettings
 from pilotlight_warmup.coordinator.errors import LeaseGone
 from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest, PrewarmRequest
+from pilotlight_warmup.coordinator.pool import PoolPolicy
 from pilotlight_warmup.coordinator.slot_driver import DriverSettings
 from pilotlight_warmup.policy import ledger
 from pilotlight_warmup.policy.access import TRUSTED
+from pilotlight_warmup.policy.boot_backoff import BackOffSpec
 from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
 from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
@@ -79,6 +81,7 @@ async def start() -> AsyncIterator[Callable[..., Any]]:
 
     async def _start(*slots: str, agent: MemoryAgent | None = None, **settings: Any) -> World:
         settings.setdefault("driver", DriverSettings(first_back_off_s=0.0))
+        settings.setdefault("policy", PoolPolicy(back_off=BackOffSpec(first_s=0.0)))
         world = World(agent or MemoryAgent(*(slots or ("s0",))), CoordinatorSettings(**settings))
         tasks.append(asyncio.create_task(world.coordinator.run([world.agent])))
         await world.settle()
@@ -588,3 +591,32 @@ async def test_a_tenant_that_wants_its_own_process_wakes_nobody_elses(start: Any
     await world.release(await world.lease(A, tenant="globex", isolation="reset"))
     await world.release(await world.lease(C))
     assert (await world.lease(A, tenant="acme")).path == "fork"
+
+
+async def test_a_model_that_keeps_failing_backs_off_and_its_slot_serves_others(start: Any) -> None:
+    world = await start(policy=PoolPolicy(back_off=BackOffSpec(first_s=8.0)))
+    world.agent.fails = lambda command, slot_id, model: EngineGone("crashed") if model == A else None
+    failing = await world.ask(A)
+    assert world.commands().count("boot") == 2, "the first failure is let off"
+    waiting = await world.coordinator.desk.poll(failing.lease_id, 0.0, TRUSTED)
+    assert waiting.state == "queued"
+    assert "keep failing, the next is tried in 8.0 s" in waiting.reasons[0]
+    other = await world.lease(B)
+    assert other.state == "active"
+    await world.release(other)
+    with pytest.raises(Unavailable, match="the deadline is in 2"):
+        await world.ask(A, deadline_s=2.0)
+    world.now_s += 9.0
+    await world.lease(C)
+    with pytest.raises(PilotlightError, match="crashed"):
+        await world.coordinator.desk.poll(failing.lease_id, 0.0, TRUSTED)
+
+
+async def test_a_slot_in_which_everything_fails_backs_off_itself(start: Any) -> None:
+    world = await start(driver=DriverSettings(first_back_off_s=5.0))
+    world.agent.fails = lambda command, slot_id, model: EngineGone("no device") if command == "boot" else None
+    await world.ask(A)
+    await world.ask(C)
+    assert world.states() == ["failed"]
+    (line,) = world.coordinator.slots()
+    assert line.busy_left_s > 4.0

@@ -49,6 +49,10 @@ class Dispatch:
         this_round = QueueRound(pool.policy.contest, pool.predictions, now_s)
         for lease_id in fairness.order(pool.policy.fairness, pool.fair, now_s):
             record = pool.records[lease_id]
+            failing_s = pool.model_wait_s(record.wish.model)
+            if failing_s > 0:
+                self._carry_out(lease_id, _backing_off(record.wish, failing_s, now_s), now_s)
+                continue
             hold_s = fairness.usual_hold_s(pool.fair, record.wish.tenant)
             kind = _kind(record)
             decision = this_round.known(kind, record.wish, hold_s)
@@ -149,6 +153,14 @@ class Dispatch:
         left_s = max(0.0, wish.deadline_at_s - now_s) if wish.deadline_at_s is not None else 0.0
         retry_after_s = max(1.0, (decision.eta_s or 0.0) - left_s)
         return Unavailable(f"the lease cannot be ready in time: {reasons}", retry_after_s=retry_after_s)
+
+
+def _backing_off(wish: LeaseWish, failing_s: float, now_s: float) -> placement.Placement:
+    why = f"engines for this model keep failing, the next is tried in {failing_s:.1f} s"
+    late = placement.too_late(wish, failing_s, now_s)
+    if late is not None:
+        return placement.Placement("refuse", None, failing_s, (), (late, why))
+    return placement.Placement("queue", None, failing_s, (), (why,))
 
 
 def _kind(record: LeaseRecord) -> tuple[object, ...]:

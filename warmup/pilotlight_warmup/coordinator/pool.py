@@ -15,8 +15,9 @@ import msgspec
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 
 from pilotlight_warmup.agent_port import EngineOrder, ModelFacts, SlotFacts
-from pilotlight_warmup.policy import fairness, greedy_dual, ledger, placement, prediction, resync
+from pilotlight_warmup.policy import boot_backoff, fairness, greedy_dual, ledger, placement, prediction, resync
 from pilotlight_warmup.policy.access import Caller
+from pilotlight_warmup.policy.boot_backoff import BackOffSpec
 from pilotlight_warmup.policy.contest import ContestSpec
 from pilotlight_warmup.policy.fairness import FairnessSpec
 from pilotlight_warmup.policy.lease_lifecycle import ENDED, LeaseEvent, LeaseState
@@ -38,6 +39,7 @@ class PoolPolicy:
 
     fairness: FairnessSpec = field(default_factory=FairnessSpec)
     contest: ContestSpec = field(default_factory=lambda: ContestSpec(PlacementSpec(PredictionSpec())))
+    back_off: BackOffSpec = field(default_factory=BackOffSpec)
     expires_s: float = 15.0
     keep_ended_s: float = 60.0
 
@@ -105,6 +107,7 @@ class Pool:
         self.fair = fairness.FairnessState()
         self.predictions = prediction.PredictionState()
         self.worth = greedy_dual.GreedyDualState()
+        self.back_off = boot_backoff.BackOffState()
         self.records: dict[str, LeaseRecord] = {}
         self.slots: dict[str, SlotFacts] = {}
         self.absent: dict[str, str] = {}
@@ -226,6 +229,13 @@ class Pool:
         """Any event that takes no seat away."""
         self._slot(slot_id, event)
 
+    def model_failed(self, model: str) -> None:
+        """An engine for it failed: the next one has to wait, wherever."""
+        self.back_off = boot_backoff.failed(self.policy.back_off, self.back_off, model, self.now_s())
+
+    def model_wait_s(self, model: str) -> float:
+        return boot_backoff.wait_s(self.back_off, model, self.now_s())
+
     def engine_lost(self, slot_id: str, event: SlotEvent, error: PilotlightError, *, again: bool) -> None:
         """DIED or SWAP_FAILED. A lease that was being placed queues again unless not `again` or out of tries; one that
         had its engine has lost it, and its holder decides what to do."""
@@ -258,6 +268,7 @@ class Pool:
         self.ledger = ledger.grant(self.ledger, slot_id, now_s)
         assert lease_id is not None  # ledger.grant raised otherwise
         record = self.records[lease_id]
+        self.back_off = boot_backoff.worked(self.back_off, record.wish.model)
         record.endpoint, record.eta_s, record.granted_s = endpoint, 0.0, now_s
         if record.promise is not None:
             at_s, eta_s = record.promise.at_s, record.promise.eta_s

@@ -1,7 +1,7 @@
 """One task per slot: looks at what the slot is and what its lease needs, does the next step, and looks again.
 
     slot                                       next step
-    failed                                     wait out the back-off, stop what is left
+    failed                                     stop what is left, after a back-off where several models failed
     draining                                   revoke the lease that ended
     reserved, the model not on this node yet   fetch it
     idle, reserved, weights and tenant right   grant
@@ -30,7 +30,6 @@ from pilotlight_warmup.agent_port import (
     AgentPort,
     EngineGone,
     EngineOrder,
-    EngineReady,
     EngineRefused,
     Grant,
     SlotFacts,
@@ -38,13 +37,14 @@ from pilotlight_warmup.agent_port import (
     SwapFailed,
 )
 from pilotlight_warmup.coordinator.exposition import Exposition
-from pilotlight_warmup.coordinator.pool import MOST_TRIES, LeaseRecord, Pool
+from pilotlight_warmup.coordinator.pool import LeaseRecord, Pool
 from pilotlight_warmup.coordinator.slot_sleepers import Dormant, SlotSleepers
+from pilotlight_warmup.coordinator.step_times import StepTimes
 from pilotlight_warmup.coordinator.warmth import WarmOrder
 from pilotlight_warmup.policy.isolation import after_serving, may_reuse
 from pilotlight_warmup.policy.lease_terms import LeaseWish
 from pilotlight_warmup.policy.ledger import Slot
-from pilotlight_warmup.policy.prediction import Outcome, Path, predict, seconds_per_byte
+from pilotlight_warmup.policy.prediction import Outcome, seconds_per_byte
 from pilotlight_warmup.policy.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ _MADE_READY = frozenset({SlotState.EMPTY, SlotState.IDLE})
 
 @dataclass(frozen=True, slots=True)
 class DriverSettings:
-    """Deadlines of an agent's commands, and the back-off after an engine failed, which doubles up to its end."""
+    """Deadlines of an agent's commands, and the back-off of a slot in which the engines of several models failed in a
+    row, which doubles up to its end. One model that fails backs off alone (policy.boot_backoff)."""
 
     boot_deadline_s: float = 300.0
     swap_deadline_s: float = 60.0
@@ -77,8 +78,9 @@ class SlotDriver:
         self._settings = settings
         self._wake = asyncio.Event()
         self._failures = 0
+        self._failing_models: set[str] = set()
         self._not_before_s = 0.0
-        self._step_ends_s = 0.0
+        self._times = StepTimes(facts.slot_id, pool, exposition)
         self._granted = ""
         self._incarnation = 0
         self._lost_early = (0, "")
@@ -89,7 +91,7 @@ class SlotDriver:
 
     def busy_left_s(self, now_s: float) -> float:
         """Predicted rest of what the slot is doing now, with back-off and zygote where an engine must be forked."""
-        left_s = max(0.0, self._step_ends_s - now_s, self._not_before_s - now_s)
+        left_s = max(0.0, self._times.ends_s - now_s, self._not_before_s - now_s)
         if self._slot.state in {SlotState.EMPTY, SlotState.STOPPING, SlotState.FAILED}:
             return max(left_s, self._agent.zygote_ready_in_s())
         return left_s
@@ -143,7 +145,7 @@ class SlotDriver:
             except LifeCycleViolation as violation:
                 log.info("slot %s: came too late: %s", self._slot_id, violation)
             finally:
-                self._step_ends_s = 0.0
+                self._times.end()
 
     @property
     def _slot(self) -> Slot:
@@ -209,8 +211,8 @@ class SlotDriver:
 
     async def _fetch(self, record: LeaseRecord) -> None:
         facts = record.order.facts
-        self._step_ends_s = self._pool.now_s() + facts.weights_bytes * seconds_per_byte(
-            self._pool.policy.prediction, self._pool.predictions, "remote"
+        self._times.begin(
+            facts.weights_bytes * seconds_per_byte(self._pool.policy.prediction, self._pool.predictions, "remote")
         )
         why = "the model there is another one"
         try:
@@ -226,9 +228,8 @@ class SlotDriver:
             self._pool.unplace(self._slot_id, Unavailable(f"{self.agent_name}: {record.order.model.uri}: {why}"))
 
     async def _boot(self, order: EngineOrder) -> None:
-        predicted_s = self._expect("fork", order, self._agent.zygote_ready_in_s())
+        step = self._times.expect("fork", order, self._agent.zygote_ready_in_s())
         self._pool.begin(self._slot_id, SlotEvent.BOOT, order, self._wish(self._slot))
-        began_s = self._pool.now_s()
         try:
             ready = await self._agent.boot(self._slot_id, order, self._settings.boot_deadline_s)
         except EngineRefused as error:
@@ -238,12 +239,11 @@ class SlotDriver:
         if self._lost_early[0] == ready.incarnation:
             raise EngineGone(self._lost_early[1])
         self._pool.slot_event(self._slot_id, SlotEvent.BOOTED)
-        self._finish("fork", order, ready, predicted_s, began_s)
+        self._times.took(step, ready, self._reserved())
 
     async def _swap(self, order: EngineOrder) -> None:
-        predicted_s = self._expect("swap", order)
+        step = self._times.expect("swap", order)
         self._pool.begin(self._slot_id, SlotEvent.SWAP, order, self._wish(self._slot))
-        began_s = self._pool.now_s()
         try:
             ready = await self._agent.swap(self._slot_id, order, self._settings.swap_deadline_s)
         except SwapFailed as error:
@@ -252,7 +252,7 @@ class SlotDriver:
             return
         self._order = order
         self._pool.slot_event(self._slot_id, SlotEvent.SWAPPED)
-        self._finish("swap", order, ready, predicted_s, began_s)
+        self._times.took(step, ready, self._reserved())
 
     async def _grant(self, wish: LeaseWish, order: EngineOrder) -> None:
         engine = self._slot.engine
@@ -276,9 +276,10 @@ class SlotDriver:
         took_s = now_s - began_s
         record.phases_s["grant"] = took_s
         if record.path == "loaded":
-            predicted_s = self._predicted("loaded", order)
+            predicted_s = self._times.predicted("loaded", order.facts)
             self._pool.learn(Outcome("loaded", order.facts.tier, order.facts.fingerprint, 0, took_s, 0.0, predicted_s))
         self._failures = 0
+        self._failing_models.clear()
         self._granted = wish.lease_id
         self._pool.grant(self._slot_id, endpoint)
         self._exposition.granted(record, now_s)
@@ -288,7 +289,7 @@ class SlotDriver:
         )  # fmt: skip
 
     async def _drain(self) -> None:
-        self._step_ends_s = self._pool.now_s() + self._pool.policy.contest.placement.drain_s
+        self._times.begin(self._pool.policy.contest.placement.drain_s)
         await self._agent.revoke(self._slot_id, self._granted, self._why_drained(), self._settings.drain_deadline_s)
         if self._slot.state is SlotState.DRAINING:
             self._pool.slot_event(self._slot_id, SlotEvent.DRAINED)
@@ -317,7 +318,7 @@ class SlotDriver:
         return Dormant(self._incarnation, engine, order) if engine is not None and order is not None else None
 
     async def _sleep(self) -> None:
-        self._step_ends_s = self._pool.now_s() + self._pool.policy.contest.placement.stop_s
+        self._times.begin(self._pool.policy.contest.placement.stop_s)
         dormant = self._this()
         assert dormant is not None  # _make_way has looked
         for incarnation in self._room_to_sleep() or ():
@@ -329,17 +330,16 @@ class SlotDriver:
             self._pool.slot_event(self._slot_id, SlotEvent.SLEPT)
 
     async def _wake_up(self, dormant: Dormant) -> None:
-        predicted_s = self._expect("wake", dormant.order)
+        step = self._times.expect("wake", dormant.order)
         self._sleepers.woke(dormant)
         self._pool.begin_wake(self._slot_id, dormant.engine)
         self._incarnation, self._order = dormant.incarnation, dormant.order
-        began_s = self._pool.now_s()
         ready = await self._agent.wake(self._slot_id, dormant.incarnation, self._settings.sleep_deadline_s)
         self._pool.slot_event(self._slot_id, SlotEvent.WOKEN)
-        self._finish("wake", dormant.order, ready, predicted_s, began_s)
+        self._times.took(step, ready, self._reserved())
 
     async def _stop(self) -> None:
-        self._step_ends_s = self._pool.now_s() + self._pool.policy.contest.placement.stop_s
+        self._times.begin(self._pool.policy.contest.placement.stop_s)
         began_s = self._pool.now_s()
         await self._agent.stop(self._slot_id)
         self._pool.slot_event(self._slot_id, SlotEvent.STOPPED)
@@ -355,11 +355,14 @@ class SlotDriver:
 
     def _fail(self, event: SlotEvent, error: PilotlightError) -> None:
         self._failures += 1
-        # The first failure is let off: a kill at random should not cost a lease that waits another second.
-        delay_s = 0.0 if self._failures == 1 else self._settings.first_back_off_s * 2.0 ** (self._failures - 2)
-        self._not_before_s = self._pool.now_s() + min(delay_s, self._settings.longest_back_off_s)
-        if self._failures >= MOST_TRIES:
-            self._warm = None
+        engine = self._slot.engine
+        if engine is not None:
+            self._failing_models.add(engine.model)
+            self._pool.model_failed(engine.model)
+        if len(self._failing_models) > 1:
+            delay_s = self._settings.first_back_off_s * 2.0 ** min(self._failures - 2, 30)
+            self._not_before_s = self._pool.now_s() + min(delay_s, self._settings.longest_back_off_s)
+        self._warm = None
         self._exposition.engine_failed()
         log.warning("slot %s: %s (failure %d in a row)", self._slot_id, error.message, self._failures)
         self._pool.engine_lost(self._slot_id, event, error, again=True)
@@ -369,33 +372,6 @@ class SlotDriver:
         log.warning("slot %s: the engine refuses its configuration: %s", self._slot_id, error.message)
         self._pool.engine_lost(self._slot_id, SlotEvent.DIED, error, again=False)
         self._warm = None
-
-    def _finish(self, path: Path, order: EngineOrder, ready: EngineReady, predicted_s: float, began_s: float) -> None:
-        facts = order.facts
-        took_s = self._pool.now_s() - began_s
-        process_s = max(0.0, took_s - ready.weights_s - ready.zygote_s)
-        self._pool.learn(
-            Outcome(path, facts.tier, facts.fingerprint, facts.weights_bytes, process_s, ready.weights_s, predicted_s)
-        )
-        self._exposition.made_ready(path, ready, predicted_s, took_s)
-        record = self._reserved()
-        if record is not None and record.order.facts.key == facts.key:
-            record.phases_s[path] = took_s
-            record.phases_s |= {f"{path}.{name}": seconds for name, seconds in ready.phases_s.items()}
-        log.info(
-            "slot %s: %s of %s took %.3f s, predicted were %.3f s", self._slot_id, path, facts.key[:12], took_s,
-            predicted_s,
-        )  # fmt: skip
-
-    def _expect(self, path: Path, order: EngineOrder, before_s: float = 0.0) -> float:
-        predicted_s = self._predicted(path, order)
-        self._step_ends_s = self._pool.now_s() + before_s + predicted_s
-        return predicted_s
-
-    def _predicted(self, path: Path, order: EngineOrder) -> float:
-        facts = order.facts
-        spec = self._pool.policy.prediction
-        return predict(spec, self._pool.predictions, path, facts.tier, facts.fingerprint, facts.weights_bytes)
 
     def _reserved(self) -> LeaseRecord | None:
         lease_id = self._slot.lease_id

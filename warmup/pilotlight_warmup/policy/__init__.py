@@ -12,6 +12,7 @@
     who must give way          preemption            idle, then batch, then lent; never interactive within a share
     what may be taken          contest               which engines may be stopped, or are kept for a tenant
     when will it be            queue_round           one pass over the queue: who is placed, when the others
+    what keeps failing         boot_backoff          how long a model whose engines fail waits for the next
     how long to keep warm      keep_alive            layers, from the idle-time histogram
     what to drop when full     greedy_dual           the entry that is cheapest to bring back
     what to warm ahead         prewarm_schedule,     cron annotations, and the day's profile
