@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pilotlight_protocol.errors import PilotlightError, Unavailable
+from pilotlight_serving.settings import REQUEST_TIMEOUT_S
 
 from pilotlight_predictor.engine.client import told_to_clients
 from pilotlight_predictor.engine.contract import Engine, EngineInfo, EngineProvider, EngineStats
@@ -166,13 +167,20 @@ class EngineHolder:
         )
 
     async def load(self) -> None:
-        """Return when an engine is held; a lent one is given back again without work."""
+        """Return when an engine is held; a lent one is given back again without work.
+
+        Raises Unavailable that says why none is: unloaded meanwhile, none can ever start, or not in a request's time.
+        """
         self._unwanted.clear()
         self._loaded = True
+        until_s = self._loop.time() + REQUEST_TIMEOUT_S
         with self.work():
             while not self.held:
+                left_s = until_s - self._loop.time()
+                if left_s <= 0 or not self._loaded or self._hopeless:
+                    raise self.why_not_held()
                 with contextlib.suppress(Unavailable):
-                    await self.engine(wait_s=_RETRY_AFTER_MAX_S)
+                    await self.engine(wait_s=left_s)
 
     async def unload(self) -> None:
         """Return when the engine is given back."""

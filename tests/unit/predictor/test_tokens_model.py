@@ -187,3 +187,29 @@ async def test_unload_gives_the_engine_back_and_load_gets_another() -> None:
         await model.load()
         assert model.ready()
         assert len(provider.engines) == 2
+
+
+async def test_a_load_that_is_unloaded_meanwhile_says_so_and_the_loop_goes_on() -> None:
+    provider = ScriptedProvider(boot_s=60)
+    holder = EngineHolder(provider)
+    running = asyncio.create_task(holder.run())
+    await until(lambda: provider.phase == "load")
+    loading = asyncio.create_task(holder.load())
+    await asyncio.sleep(0)
+    unloading = asyncio.create_task(holder.unload())
+    with pytest.raises(Unavailable, match="the model is unloaded"):
+        await asyncio.wait_for(loading, 5)
+    for task in (running, unloading):
+        task.cancel()
+    await asyncio.wait({running, unloading})
+
+
+async def test_a_load_for_which_no_engine_can_start_says_why() -> None:
+    provider = ScriptedProvider(boot_s=0.01, refusals=[EngineMisconfigured("no such device")])
+    holder = EngineHolder(provider)
+    running = asyncio.create_task(holder.run())
+    await until(lambda: provider.phase == "load")
+    with pytest.raises(Unavailable, match="no such device"):
+        await asyncio.wait_for(holder.load(), 5)
+    with pytest.raises(EngineMisconfigured):
+        await running
