@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from memory_agent import MemoryAgent
-from pilotlight_protocol.errors import ModelNotFound, Unavailable
+from memory_agent import GIB, MemoryAgent
+from pilotlight_protocol.errors import ModelNotFound, PayloadTooLarge, Unavailable
 from pilotlight_warmup.agent_port import EngineOrder, Grant, ModelFacts, ModelOrder, SlotReport
 from pilotlight_warmup.coordinator.coordinator import Coordinator, CoordinatorSettings
 from pilotlight_warmup.coordinator.errors import LeaseGone
@@ -19,7 +19,7 @@ from pilotlight_warmup.policy.access import TRUSTED
 from pilotlight_warmup.policy.presence import Applicant, PresenceSpec, Taken
 from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
-A, B = "model://f/a", "model://f/b"
+A, B, LARGE = "model://f/a", "model://f/b", "model://f/large?gib=8"
 
 
 class World:
@@ -262,3 +262,31 @@ async def test_an_agent_that_ends_soon_takes_no_new_lease(start: Any) -> None:
     assert first.granted == {}, "what it does goes on"
     assert (await world.lease(A)).state == "active"
     assert second.granted
+
+
+async def test_a_model_whose_node_has_yet_to_register_is_not_too_large(start: Any) -> None:
+    small, big = MemoryAgent("a/0", name="a"), MemoryAgent("b/0", name="b", memory_bytes=16 * GIB)
+    world = await start(small, settle_s=15.0)
+    with pytest.raises(Unavailable, match="may be away") as refused:
+        await world.ask(LARGE)
+    assert refused.value.retry_after_s == 5.0
+    await world.join(big)
+    assert (await world.lease(LARGE)).state == "active"
+    world = await start(small, settle_s=15.0)
+    await world.pass_(16.0)
+    with pytest.raises(PayloadTooLarge):
+        await world.ask(LARGE)
+
+
+async def test_a_model_whose_node_has_left_is_not_too_large(start: Any) -> None:
+    small, big = MemoryAgent("a/0", name="a"), MemoryAgent("b/0", name="b", memory_bytes=16 * GIB)
+    world = await start(small, big)
+    await world.leave(big)
+    await world.pass_(21.0)
+    assert [slot.slot for slot in world.coordinator.slots()] == ["a/0"]
+    with pytest.raises(Unavailable, match="may be away"):
+        await world.ask(LARGE)
+    with pytest.raises(PayloadTooLarge):
+        await world.ask("model://f/larger?gib=32")
+    await world.join(big, instance="2")
+    assert (await world.lease(LARGE)).state == "active"

@@ -45,8 +45,9 @@ _KNOWN_MODELS = 1024
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorSettings:
-    """`settle_s`: for so long after the start a lease that nobody knows may be one whose agent has yet to register.
-    `agent_grace_s`: how long a request waits for a first agent."""
+    """`settle_s`: for so long after the start a lease that nobody knows may be one whose agent has yet to register, and
+    a model that is too large may fit such an agent's slot. `agent_grace_s`: how long a request waits for a first agent.
+    """
 
     policy: PoolPolicy = field(default_factory=PoolPolicy)
     driver: DriverSettings = field(default_factory=DriverSettings)
@@ -75,7 +76,7 @@ class Coordinator:
         self.desk = Desk(self.pool, self.describe, self.schedule, self.exposition, settings.isolation, settled_at_s)
         self._held_warm: dict[str, float] = {}
         self._known: dict[str, EngineOrder] = {}
-        self._dispatch = Dispatch(self.pool, self.roster.drivers, self._held_warm)
+        self._dispatch = Dispatch(self.pool, self.roster.drivers, self._held_warm, settled_at_s)
         self._warmth = Warmth(
             self.pool, self._dispatch.would_place, self._held_warm, settings.keep_alive, settings.forecast, unix_clock
         )

@@ -23,6 +23,8 @@ from pilotlight_warmup.policy.ledger import Slot
 from pilotlight_warmup.policy.queue_round import QueueRound
 
 log = logging.getLogger(__name__)
+# An agent that was cut off, or has a new coordinator, dials again within seconds.
+_AGENT_BACK_S = 5.0
 
 
 class SlotOutlook(Protocol):
@@ -36,12 +38,20 @@ class SlotOutlook(Protocol):
 
 
 class Dispatch:
-    """`outlooks`: a driver per slot. `held_warm`: model keys that a prewarm keeps where they are, if it can."""
+    """`outlooks`: a driver per slot. `held_warm`: model keys that a prewarm keeps where they are, if it can.
+    `settled_at_s`: until then agents with larger slots may have yet to register."""
 
-    def __init__(self, pool: Pool, outlooks: Mapping[str, SlotOutlook], held_warm: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        outlooks: Mapping[str, SlotOutlook],
+        held_warm: Mapping[str, float],
+        settled_at_s: float = 0.0,
+    ) -> None:
         self._pool = pool
         self._outlooks = outlooks
         self._held_warm = held_warm
+        self._settled_at_s = settled_at_s
 
     def run(self) -> None:
         """Place what can be placed, refuse what never can, and predict when the others will be ready."""
@@ -149,6 +159,9 @@ class Dispatch:
         reasons = "; ".join(decision.reasons)
         slots = self._pool.slots.values()
         if slots and all(facts.memory_bytes < wish.memory_bytes for facts in slots):
+            if now_s < self._settled_at_s or wish.memory_bytes <= self._pool.largest_slot_bytes:
+                why = f"{reasons}; an agent with a larger slot may be away, try again"
+                return Unavailable(why, retry_after_s=_AGENT_BACK_S)
             return PayloadTooLarge(f"{reasons}; give a slot more memory (--slot cpu:0=8GiB) or take a smaller model")
         left_s = max(0.0, wish.deadline_at_s - now_s) if wish.deadline_at_s is not None else 0.0
         retry_after_s = max(1.0, (decision.eta_s or 0.0) - left_s)

@@ -97,7 +97,8 @@ class LeaseRecord:
 class Pool:
     """`on_change` callbacks are called after every step, in the loop, and must not block or change the pool.
 
-    `absent`: slots that cannot be used now, with the reason.
+    `absent`: slots that cannot be used now, with the reason. `largest_slot_bytes`: of all that an agent ever had; what
+    would fit there is not too large only because that agent is away.
     """
 
     def __init__(self, policy: PoolPolicy, clock: Callable[[], float]) -> None:
@@ -111,6 +112,7 @@ class Pool:
         self.records: dict[str, LeaseRecord] = {}
         self.slots: dict[str, SlotFacts] = {}
         self.absent: dict[str, str] = {}
+        self.largest_slot_bytes = 0
         self.on_change: list[Callable[[], None]] = []
         self._given_back: dict[str, Caller] = {}
 
@@ -138,6 +140,10 @@ class Pool:
             self._seat_lost(lease_id, before, Unavailable("its agent serves it no longer"), again=True)
         self._changed()
         return after.stray
+
+    def note_sizes(self, slots: Iterable[SlotFacts]) -> None:
+        """An agent has these slots, whether it can report them yet or not."""
+        self.largest_slot_bytes = max((self.largest_slot_bytes, *(slot.memory_bytes for slot in slots)))
 
     def set_absent(self, slot_ids: Iterable[str], reason: str) -> None:
         """These slots cannot be used now. What was being placed on them waits again; what they serve goes on."""

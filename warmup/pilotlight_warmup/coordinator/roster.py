@@ -69,6 +69,7 @@ class Roster:
         """Slots of an agent that has registered, as they are. A slot that is not reported yet stays absent."""
         now_s, told = self._pool.now_s(), list(reports)
         self._agents[agent.name] = agent
+        self._pool.note_sizes(agent.slots)
         facts = {slot.slot_id: slot for slot in agent.slots}
         for report in told:
             self._stop_driving(report.slot_id)
