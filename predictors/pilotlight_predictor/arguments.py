@@ -45,6 +45,9 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> argparse.Names
     for name in ("lease_idle_s", "resume_deadline_s", "max_resumes"):
         if getattr(args, name) < 0:
             parser.error(f"--{name} must not be negative")
+    if not args.tenant:
+        # A lease key is a tenant's own: the pool knows whose.
+        args.tenant = None if args.pool_key else environment.get("POD_NAMESPACE") or "default"
     args.model = args.model_uri or args.model_dir or DEFAULT_MODEL_DIR
     args.loras = tuple(_lora(parser, given) for given in args.lora_module)
     return args
@@ -101,8 +104,11 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     add("--lease_idle_s", type=float, default=5.0, help="a lease without work for so long is given back")
     add("--lease_deadline_s", type=float, default=120.0, help="how long a request waits for a lease")
-    tenant = environment.get(TENANT_VARIABLE) or environment.get("POD_NAMESPACE") or "default"
-    add("--tenant", default=tenant, help="whose share of the pool the leases count against")
+    add(
+        "--tenant",
+        default=environment.get(TENANT_VARIABLE),
+        help="whose share of the pool the leases count against; the lease key's tenant, or the pod's namespace",
+    )
     add("--priority", default="normal", choices=["interactive", "normal", "batch"], help="of the leases")
     add(
         "--isolation",

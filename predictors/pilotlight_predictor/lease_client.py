@@ -34,12 +34,12 @@ _SERVING = ("active", "idle")
 
 @dataclass(frozen=True, slots=True)
 class LeaseWish:
-    """The body of `POST /v1/leases`, but for its times. `model`: a URI or a directory. `prewarm`: a schedule; None says
-    nothing of one."""
+    """The body of `POST /v1/leases`, but for its times. `model`: a URI or a directory. `tenant` None: the lease key's.
+    `prewarm`: a schedule; None says nothing of one."""
 
     model: str
     model_name: str
-    tenant: str = "default"
+    tenant: str | None = None
     priority: str = "normal"
     engine_args: Mapping[str, str] = field(default_factory=dict)
     quantization: str = "auto"

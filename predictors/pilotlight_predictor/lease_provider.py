@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from pilotlight_protocol.errors import PilotlightError, Unavailable
+from pilotlight_protocol.errors import Forbidden, PilotlightError, Unauthorized, Unavailable
 
 from pilotlight_predictor import lease_client
 from pilotlight_predictor.engine import restart
@@ -27,7 +27,7 @@ from pilotlight_predictor.engine.contract import Engine
 from pilotlight_predictor.engine.errors import EngineMisconfigured
 from pilotlight_predictor.engine_holder import LeaseNews
 from pilotlight_predictor.lease_client import Lease, LeaseAsk
-from pilotlight_predictor.lease_errors import LeaseEnded, WrongEngine
+from pilotlight_predictor.lease_errors import LeaseEnded, LeaseRefused, WrongEngine
 from pilotlight_predictor.pool_http import Transport
 
 # A pool that restarts is back within a second or two, and requests are waiting.
@@ -98,7 +98,10 @@ class LeaseProvider:
         self._held: _Held | None = None
 
     async def acquire(self) -> Engine:
-        """Raises Unavailable in one of its forms of `lease_errors` (try again), EngineMisconfigured (it never will)."""
+        """Raises Unavailable in one of its forms of `lease_errors` (try again), EngineMisconfigured (it never will).
+
+        A key that is refused is the spec's fault before the first lease, and for a while the pool's after it.
+        """
         if self._held is not None:
             raise Unavailable("this predictor's lease is in use")
         try:
@@ -107,6 +110,11 @@ class LeaseProvider:
             self._note_failure(0.0)
             if error.retryable:
                 raise
+            if self._had_one and isinstance(error, (Unauthorized, Forbidden)):
+                raise LeaseRefused(
+                    f"{error.message} (it granted one before, so it is asked again: are its lease keys being changed?)",
+                    retry_after_s=BACK_OFF.longest_delay_s,
+                ) from error
             raise EngineMisconfigured(error.message) from error
         finally:
             self.phase = "idle" if self._held is None else "held"
@@ -158,8 +166,12 @@ class LeaseProvider:
             future.add_done_callback(self._give_back_unheard)
             raise
 
+    @property
+    def _had_one(self) -> bool:
+        return bool(self.news.path)
+
     def _deadline_s(self) -> float:
-        return self._deadlines.later_s if self.news.path else self._deadlines.first_s
+        return self._deadlines.later_s if self._had_one else self._deadlines.first_s
 
     def _give_back_unheard(self, future: Future[Lease]) -> None:
         """Granted in the moment in which the ask was cancelled."""

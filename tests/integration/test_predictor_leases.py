@@ -31,7 +31,7 @@ LONG = {"max_tokens": 400, "temperature": 0}
 
 
 class FakePool:
-    """A warm pool of fake engines on a Unix socket; `kill` and `start` make it restart."""
+    """A warm pool of fake engines on a Unix socket; `kill` and `start` make it restart. `key`: tenant acme's."""
 
     def __init__(self, folder: Path, slots: int = 1, key: str = "") -> None:
         self.folder = folder
@@ -41,7 +41,8 @@ class FakePool:
         self.argv += [f"--slot=cpu:{number}=4GiB" for number in range(slots)]
         self.key = key
         if key:
-            entry = {"sha256": hashlib.sha256(key.encode()).hexdigest(), "operator": True}
+            sha256 = hashlib.sha256(key.encode()).hexdigest()
+            entry = {"sha256": sha256, "tenant": "acme", "sources": ["file:///"]}
             (folder / "keys.json").write_text(json.dumps({"keys": [entry]}))
             self.argv += [f"--lease_keys={folder / 'keys.json'}", "--model_root=/"]
         self.process: subprocess.Popen[bytes] | None = None
@@ -255,6 +256,8 @@ def test_a_predictor_shows_its_key_and_gives_the_lease_back_with_it(tmp_path: Pa
         try:
             with predictor(pool, tmp_path, "keyed", 3, "--lease_idle_s=0.1") as component:
                 assert generate(component).json()["output_ids"] == [4, 7, 10]
+                with streaming(component):
+                    assert [line["tenant"] for line in pool.leases()] == ["acme"], "the key's, though nobody said it"
                 until(lambda: not pool.leases(), DEADLINE_S, "the lease to be given back")
                 assert "a long secret" not in component.log.read_text() + pool.log.read_text()
         finally:

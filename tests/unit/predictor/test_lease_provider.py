@@ -220,6 +220,26 @@ async def test_after_a_refusal_for_good_every_request_hears_the_reason_at_once()
         await task
 
 
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_key_that_is_away_for_a_moment_costs_a_503_and_not_the_predictor(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with leasing(lease(), error(status, "no such key"), lease(lease_id="L2"), idle_s=0.01) as rig:
+        await until(lambda: rig.pool.given_back == ["L1"])
+        with pytest.raises(LeaseRefused, match="no such key"):
+            await rig.ask()
+        assert rig.model.ready()
+        assert "are its lease keys being changed" in caplog.text
+        assert (await rig.ask())[0] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_key_that_was_never_good_ends_the_holder(status: int) -> None:
+    rig = Rig([error(status, "no such key")], 60.0, 5.0, [])
+    with pytest.raises(EngineMisconfigured, match="no such key"):
+        await asyncio.wait_for(rig.holder.run(), 5)
+
+
 async def test_giving_up_gives_the_lease_back() -> None:
     async with leasing(lease()) as rig:
         await until(rig.model.ready)

@@ -42,3 +42,21 @@ def test_lora_modules(tmp_path: Path) -> None:
 
 def test_a_drain_takes_as_long_as_a_request_may() -> None:
     assert parse([], {}).drain_timeout_s == REQUEST_TIMEOUT_S
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "tenant"),
+    [
+        ([], {}, "default"),
+        ([], {"POD_NAMESPACE": "web"}, "web"),
+        ([], {"POD_NAMESPACE": "web", "PILOTLIGHT_TENANT": "acme"}, "acme"),
+        (["--tenant=b"], {"PILOTLIGHT_TENANT": "acme"}, "b"),
+        ([], {"PILOTLIGHT_POOL_KEY": "k", "POD_NAMESPACE": "web"}, None),
+        ([], {"PILOTLIGHT_POOL_KEY": "k", "PILOTLIGHT_TENANT": "acme"}, "acme"),
+        (["--tenant=b"], {"PILOTLIGHT_POOL_KEY": "k"}, "b"),
+    ],
+)
+def test_whose_leases_they_are_is_the_keys_to_say(
+    argv: list[str], environment: dict[str, str], tenant: str | None
+) -> None:
+    assert parse(argv, environment).tenant == tenant
