@@ -110,7 +110,7 @@ class Measurements:
                 self.cold_s["c"] = first.total_s
         if "d" in paths or "e" in paths:
             console.print("starting a warm pool …")
-            self._warm = stack.enter_context(LeasePool.running(setting, "warm", "--keep_alive_price_s", "86400"))
+            self._warm = stack.enter_context(LeasePool.running(setting, "warm"))
             self._warm.first_token(0, "fork")
         if "f" in paths:
             console.print("starting pilotlight up …")
@@ -124,13 +124,19 @@ class Measurements:
         return self._empty.first_token(0, "fork")
 
     def _swap(self) -> Sample:
+        self._keep_warm()
         self._loaded = 1 - self._loaded
-        self._warm.until_slot_is("idle")
         return self._warm.first_token(self._loaded, "swap")
 
     def _parked(self) -> Sample:
-        self._warm.until_slot_is("idle")
+        self._keep_warm()
         return self._warm.first_token(self._loaded, "loaded")
+
+    def _keep_warm(self) -> None:
+        """The engine is parked, with the model that was last asked for: keep-alive may have ended it meanwhile."""
+        if self._warm.slot_state() == "empty":
+            self._warm.first_token(self._loaded, "fork")
+        self._warm.until_slot_is("idle")
 
     def _whole_path(self) -> Sample:
         self._at_zero = 1 - self._at_zero

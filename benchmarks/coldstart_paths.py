@@ -125,7 +125,7 @@ def standalone_predictor(setting: Setting) -> Sample:
         _first_event(f"http://127.0.0.1:{port}/v2/models/m/generate_stream", body)
         ended = time.monotonic()
     told = re.search(r"engine ready after [\d.]+ s \((.*)\)", log.read_text())
-    boot = {name: float(s) for name, s in re.findall(r"([\w ]+?) ([\d.]+) s", told[1] if told else "")}
+    boot = {name: float(s) for name, s in re.findall(r"([\w -]+?) ([\d.]+) s", told[1] if told else "")}
     boot = {name.strip(): seconds for name, seconds in boot.items()}
     rest_s = max(0.0, ready - begun - sum(boot.values()))
     return Sample(ended - begun, {"process": rest_s, **boot, "first token": ended - ready})
@@ -155,10 +155,13 @@ class LeasePool:
 
     def until_slot_is(self, state: str) -> None:
         end_s = time.monotonic() + ZERO_DEADLINE_S
-        while (found := self._call("GET", "/v1/slots")["slots"][0]["state"]) != state:
+        while (found := self.slot_state()) != state:
             if time.monotonic() > end_s:
                 raise RuntimeError(f"the slot is {found} and does not become {state}")
             time.sleep(POLL_S)
+
+    def slot_state(self) -> str:
+        return str(self._call("GET", "/v1/slots")["slots"][0]["state"])
 
     async def _first_token(self, number: int, path: str) -> Sample:
         wish = {
