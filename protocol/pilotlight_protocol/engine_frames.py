@@ -410,12 +410,13 @@ class FrameSplitter:
     """Cuts a byte stream into message bodies. A body is valid until the next call; nothing is copied when a read holds
     whole frames.
 
-    Raises ValueError on a frame longer than `limit_bytes`: the peer does not speak this protocol.
+    Raises ValueError on a frame longer than `limit_bytes`: the peer does not speak this protocol. The limit may be
+    changed between two frames.
     """
 
     def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
         self._rest = bytearray()
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
 
     def feed(self, data: bytes) -> Iterator[memoryview]:
         if self._rest:
@@ -425,8 +426,8 @@ class FrameSplitter:
         start, end = 0, len(data)
         while end - start >= _HEADER.size:
             (length,) = _HEADER.unpack_from(view, start)
-            if length > self._limit_bytes:
-                raise ValueError(f"a frame of {length} bytes is over the limit of {self._limit_bytes}")
+            if length > self.limit_bytes:
+                raise ValueError(f"a frame of {length} bytes is over the limit of {self.limit_bytes}")
             body = start + _HEADER.size
             if end - body < length:
                 break

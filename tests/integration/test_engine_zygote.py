@@ -115,6 +115,20 @@ async def test_a_lease_generates_and_its_edges_are_told(host: Host) -> None:
     host.until(Idle)
 
 
+async def test_a_long_prompt_is_served(host: Host) -> None:
+    assert host.booted is not None
+    host.grant("L1", SECRET, "a")
+    engine = await pool_client.connect(host.booted.endpoint, "L1", SECRET)
+    # Its frame is larger than what a stranger may send before the lease is shown.
+    asked = GenerateRequest("r", [500 + number for number in range(1500)], request(2).parameters)
+    deltas = [delta async for some in engine.generate(asked) for delta in some]
+    assert deltas[0].prompt_tokens == 1500
+    assert sum(len(delta.token_ids) for delta in deltas) == 2
+    await engine.close()
+    host.until(Busy)
+    host.until(Idle)
+
+
 async def _to_its_end(stream: AsyncIterator[object]) -> None:
     async for _ in stream:
         pass

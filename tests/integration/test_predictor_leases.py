@@ -181,6 +181,14 @@ def test_three_fine_tunes_share_one_slot_and_nobody_gets_anothers_tokens(pool: F
         assert len(pool.engine_pids()) == 1
 
 
+def test_a_long_prompt_goes_through_a_lease(pool: FakePool, tmp_path: Path) -> None:
+    with predictor(pool, tmp_path, "tune", 10) as component:
+        body = {"input_ids": list(range(9000, 11030)), "parameters": {"max_tokens": 3, "temperature": 0}}
+        answer = httpx.post(url(component), json=body, timeout=60)
+        assert answer.json()["output_ids"] == counted(11029, 10, 3), answer.text
+        assert generate(component).json()["output_ids"] == counted(1, 10, 3)
+
+
 def test_ready_does_not_flap_when_the_lease_is_given_back(pool: FakePool, tmp_path: Path) -> None:
     with predictor(pool, tmp_path, "tune", 10, "--lease_idle_s=0.05", "--tenant=acme") as component:
         assert component.get("/v2/health/ready")[0] == 200

@@ -13,11 +13,12 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 from pilotlight_protocol.engine_frames import (
+    MAX_FRAME_BYTES,
     AgentFrame,
     FrameSplitter,
     Grant,
@@ -47,11 +48,13 @@ _REFUSAL_DELAY_S = 0.5
 class LeaseLink:
     """A connection whose holder has shown the secret of `grant`. `end` may be called by the engine thread."""
 
-    def __init__(self, sock: socket.socket, grant: Grant, on_backlog: Callable[[], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, grant: Grant, splitter: FrameSplitter, on_backlog: Callable[[], None]
+    ) -> None:
         self.sock = sock
         self.grant = grant
+        self.splitter = splitter
         self.outbox = Outbox(sock, on_backlog, _BACKLOG_BYTES, _STALL_DEADLINE_S)
-        self.splitter = FrameSplitter()
 
     def end(self) -> None:
         """No more is sent or read; the socket thread then sees the end and closes it."""
@@ -120,8 +123,8 @@ class PoolLink:
     def run(self) -> None:
         try:
             self._loop()
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
-            sys.stderr.write(f"engine host: the connection to the agent broke: {error}\n")
+        except Exception as error:
+            sys.stderr.write(f"engine host: the connection to the agent broke: {type(error).__name__}: {error}\n")
         self._on_agent_gone()
 
     def _loop(self) -> None:
@@ -170,21 +173,26 @@ class PoolLink:
     def _read_lease(self, link: LeaseLink) -> None:
         try:
             data = link.sock.recv(_READ_BYTES)
-            for body in link.splitter.feed(data):
-                self._take(link, self._lease_decoder.decode(body))
         except BlockingIOError:
             return
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
-            sys.stderr.write(f"engine host: the connection of lease {link.grant.lease_id} broke: {error}\n")
+        except OSError:
             data = b""
-        if not data:
+        if data:
+            self._take(link, link.splitter.feed(data))
+        else:
             self._close_link(link)
 
-    def _take(self, link: LeaseLink, frame: LeaseFrame) -> None:
-        if isinstance(frame, Metrics):
-            link.outbox.send(encode(MetricsText(frame.call, self._metrics())), wait=False)
-        elif not self.inbox.put(FromLease(link, frame)):
-            self._paused = True
+    def _take(self, link: LeaseLink, bodies: Iterator[memoryview]) -> None:
+        try:
+            for body in bodies:
+                frame = self._lease_decoder.decode(body)
+                if isinstance(frame, Metrics):
+                    link.outbox.send(encode(MetricsText(frame.call, self._metrics())), wait=False)
+                elif not self.inbox.put(FromLease(link, frame)):
+                    self._paused = True
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            sys.stderr.write(f"engine host: the connection of lease {link.grant.lease_id} broke: {error}\n")
+            self._close_link(link)
 
     def _close_link(self, link: LeaseLink) -> None:
         del self._links[link.sock.fileno()]
@@ -212,27 +220,26 @@ class PoolLink:
             return self._close_stranger(stranger)
         try:
             data = stranger.sock.recv(_HELLO_BYTES)
-            bodies = [bytes(body) for body in stranger.splitter.feed(data)]
-            frames = [self._lease_decoder.decode(body) for body in bodies]
+            bodies = stranger.splitter.feed(data)
+            first = next(bodies, None)
+            grant = None if first is None else self._granted(self._lease_decoder.decode(first))
         except BlockingIOError:
             return None
         except (OSError, ValueError, msgspec.MsgspecError):
             return self._refuse(stranger)
         if not data:
             return self._close_stranger(stranger)
-        if not frames:
+        if first is None:
             return None
-        grant = self._granted(frames[0])
         if grant is None:
             return self._refuse(stranger)
         del self._strangers[stranger.sock.fileno()]
-        link = LeaseLink(stranger.sock, grant, self._wake)
-        link.splitter = stranger.splitter
+        # Before the rest of `bodies` is asked for: a request may lie behind the Hello.
+        stranger.splitter.limit_bytes = MAX_FRAME_BYTES
+        link = LeaseLink(stranger.sock, grant, stranger.splitter, self._wake)
         self._links[stranger.sock.fileno()] = link
         self.inbox.put(Joined(link))
-        for frame in frames[1:]:
-            self._take(link, frame)
-        return None
+        return self._take(link, bodies)
 
     def _granted(self, frame: LeaseFrame) -> Grant | None:
         grant = self.grant
