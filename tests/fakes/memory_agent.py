@@ -29,10 +29,12 @@ GIB = 2**30
 
 
 class MemoryAgent:
-    """`fails(command, slot_id, model)` may return an error to raise; `gate` None lets every command through at once."""
+    """`fails(command, slot_id, model)` may return an error to raise; `gate` None lets every command through at once.
+    `release` is part of its fingerprints, as vLLM's version is."""
 
     def __init__(self, *slot_ids: str, memory_bytes: int = 4 * GIB, sleepers: int = 0, name: str = "memory") -> None:
         self.name = name
+        self.release = ""
         self.tiers: dict[str, Tier] = {}
         self.slots = tuple(SlotFacts(slot_id, "cpu", memory_bytes, 1, sleepers, GIB) for slot_id in slot_ids)
         self.calls: list[tuple[str, ...]] = []
@@ -74,12 +76,13 @@ class MemoryAgent:
         return msgspec.structs.replace(await self._facts(order), tier=self.tiers.get(order.uri, "ram"))
 
     async def _facts(self, order: ModelOrder) -> ModelFacts:
-        """`model://fingerprint/name` with `?gib=` memory and `?boot` where a swap is not proven. `tiers`: where its
-        weights are, in RAM unless told."""
+        """`model://fingerprint/name` with `?gib=` memory and `?boot` where a swap is not proven; engine arguments are
+        part of the fingerprint. `tiers`: where its weights are, in RAM unless told."""
         if not order.uri.startswith("model://"):
             raise ModelNotFound(f"{order.uri} is not there")
         path, _, query = order.uri.removeprefix("model://").partition("?")
-        fingerprint = path.partition("/")[0]
+        arguments = "".join(f"+{name}={value}" for name, value in order.engine_args.items())
+        fingerprint = path.partition("/")[0] + arguments + self.release
         gib = int(query.removeprefix("gib=")) if query.startswith("gib=") else 1
         return ModelFacts(order.uri, fingerprint, "awq", 1000, gib * GIB, "ram", query != "boot")
 

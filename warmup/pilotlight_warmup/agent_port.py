@@ -78,6 +78,11 @@ class ModelFacts(msgspec.Struct, frozen=True):
     tier: Tier
     swappable: bool
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Engines of one kind answer alike: the same bytes, booted with the same arguments."""
+        return self.key, self.fingerprint
+
 
 class EngineOrder(msgspec.Struct, frozen=True):
     """Which engine a slot is to run: the model's facts, what they were read from, and the name it is served under."""

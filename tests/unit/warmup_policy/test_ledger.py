@@ -40,6 +40,8 @@ def test_a_lease_is_granted_only_once_the_engine_has_its_weights() -> None:
         book.grant(booting, "cpu:0", 1.0)
     with pytest.raises(LifeCycleViolation, match="loaded with other"):
         book.grant(booted(pool, model="other"), "cpu:0", 5.0)
+    with pytest.raises(LifeCycleViolation, match="booted as f"):
+        book.grant(booted(pool), "cpu:0", 5.0, "what this node calls it")
     granted = book.grant(booted(pool), "cpu:0", 5.0)
     assert granted.leases["l1"].state is LeaseState.ACTIVE
     assert book.check(granted) == ()

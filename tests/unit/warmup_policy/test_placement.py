@@ -41,6 +41,9 @@ FOREIGN = slot("foreign", Engine("other", "g", "acme"))
         ([slot("rival's", sleeping=(Engine("mine", "f", "globex", "reset"),))], ("rival's", "fork"), 4.5),
         ([EMPTY, FOREIGN], ("empty", "fork"), 4.5),
         ([FOREIGN], ("foreign", "fork"), 5.0),
+        # The same weights in an engine with other arguments: neither its nor to be swapped.
+        ([slot("other args", Engine("mine", "g", "acme"))], ("other args", "fork"), 5.0),
+        ([slot("other args", sleeping=(Engine("mine", "g", "acme"),))], ("other args", "fork"), 4.5),
         ([replace(EMPTY, has_zygote=False)], ("empty", "boot"), 29.5),
         ([replace(SAME, swappable=False)], ("same", "fork"), 5.0),
         # Weights in RAM beat weights on disk, and an engine is worth more than a tier.

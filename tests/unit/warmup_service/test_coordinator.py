@@ -112,6 +112,47 @@ async def test_paths_from_empty_to_loaded(start: Any) -> None:
         assert world.states() == ["idle"]
 
 
+async def test_an_engine_with_other_arguments_is_another_engine(start: Any) -> None:
+    world = await start(agent=MemoryAgent("s0", sleepers=2))
+    await world.release(await world.lease(A, tenant="b", engine_args={"max_model_len": "64"}))
+    for args, path, commands in (
+        ({"max_model_len": "4096"}, "fork", ["sleep", "boot", "grant"]),
+        ({"max_model_len": "4096"}, "loaded", ["grant"]),
+        ({"max_model_len": "64"}, "wake", ["sleep", "wake", "grant"]),
+        ({}, "fork", ["sleep", "boot", "grant"]),
+    ):
+        world.agent.calls.clear()
+        lease = await world.lease(A, tenant="a", engine_args=args)
+        assert (lease.state, lease.path) == ("active", path), args
+        assert [name for name in world.commands() if name != "discard"] == commands, args
+        await world.release(lease)
+
+
+async def test_a_prewarm_with_other_arguments_loads_its_own_engine(start: Any) -> None:
+    world = await start("s0", "s1")
+    await world.release(await world.lease(A))
+    await world.coordinator.prewarm(PrewarmRequest(A, "a", engine_args={"max_model_len": "64"}, hold_s=100.0), "a")
+    await world.settle()
+    assert world.commands().count("boot") == 2
+    assert [(line.loaded_in, line.held_until_s) for line in world.coordinator.models()] == [
+        (("s0",), None),
+        (("s1",), 100.0),
+    ]
+    assert (await world.lease(A, engine_args={"max_model_len": "64"})).path == "loaded"
+
+
+async def test_a_schedule_follows_the_arguments_of_the_latest_revision(start: Any) -> None:
+    world = await start()
+    schedule = "cron 0 9 * * * for 30m"
+    for args in ({"max_model_len": "64"}, {"max_model_len": "4096"}):
+        await world.coordinator.prewarm(PrewarmRequest(A, "a", engine_args=args, schedule=schedule), "a")
+    world.now_s = 9 * 3600.0 + 1
+    world.coordinator.keep_warm()
+    await world.settle()
+    assert world.commands() == ["boot"]
+    assert (await world.lease(A, engine_args={"max_model_len": "4096"})).path == "loaded"
+
+
 async def test_a_lease_that_ends_while_its_engine_boots_leaves_it_idle_for_the_next(start: Any) -> None:
     world = await start()
     world.agent.gate = asyncio.Event()

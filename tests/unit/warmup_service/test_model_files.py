@@ -80,6 +80,14 @@ def test_engine_arguments_and_adapters_are_part_of_the_engine(files: ModelFiles,
     assert len({facts.key for facts in (plain, with_small, with_large, renamed)}) == 4
 
 
+def test_a_quantization_among_the_engine_arguments_counts(files: ModelFiles, tmp_path: Path) -> None:
+    folder = str(model(tmp_path / "m"))
+    plain = files.describe(ModelOrder(folder))
+    asked = files.describe(ModelOrder(folder, {"quantization": "fp8"}))
+    assert plain.kind != asked.kind
+    assert (asked.quantization, asked.swappable) == ("fp8", False)
+
+
 def test_a_folder_whose_files_change_is_another_model(files: ModelFiles, tmp_path: Path) -> None:
     folder = model(tmp_path / "m")
     before = files.describe(ModelOrder(str(folder)))

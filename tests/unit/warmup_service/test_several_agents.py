@@ -13,9 +13,11 @@ from pilotlight_warmup.agent_port import EngineOrder, Grant, ModelFacts, ModelOr
 from pilotlight_warmup.coordinator.coordinator import Coordinator, CoordinatorSettings
 from pilotlight_warmup.coordinator.errors import LeaseGone
 from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
+from pilotlight_warmup.coordinator.pool import PoolPolicy
 from pilotlight_warmup.coordinator.slot_driver import DriverSettings
 from pilotlight_warmup.policy import ledger
 from pilotlight_warmup.policy.access import TRUSTED
+from pilotlight_warmup.policy.fairness import FairnessSpec
 from pilotlight_warmup.policy.presence import Applicant, PresenceSpec, Taken
 from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
@@ -142,6 +144,34 @@ async def test_a_lease_that_lands_where_the_model_is_not_has_it_fetched_first(st
     assert other.state == "active"
     assert first.loaded == {"a/0": A}
     assert first.asked[-1] == ("describe", A)
+
+
+async def test_each_node_calls_an_engine_by_its_own_release(start: Any) -> None:
+    first, second = two()
+    first.release, second.release = "-0.31", "-0.32"
+    world = await start(first, second)
+    leases = [await world.lease(A), await world.lease(A)]
+    assert [lease.state for lease in leases] == ["active", "active"]
+    for lease in leases:
+        world.coordinator.desk.release(lease.lease_id, TRUSTED)
+    await world.settle()
+    assert [(await world.lease(A)).path for _ in leases] == ["loaded", "loaded"]
+
+
+async def test_leases_that_are_served_already_come_in_however_full_the_queue_is(start: Any) -> None:
+    first, second = two()
+    full = PoolPolicy(FairnessSpec(max_waiting=1, max_waiting_per_tenant=1))
+    world = await start(first, policy=full)
+    await world.lease(A, priority="interactive")
+    assert (await world.ask(B)).state == "queued"
+    served(second, "b/0", "one", B)
+    await world.join(second)
+    assert world.coordinator.desk.heartbeat("one", TRUSTED).state == "active"
+    world.coordinator.find_unused()
+    assert "one" in world.coordinator.pool.fair.running
+    world.coordinator.desk.release("one", TRUSTED)
+    await world.settle()
+    assert "one" not in world.coordinator.pool.fair.running
 
 
 async def test_a_node_that_cannot_have_the_model_is_left_out(start: Any) -> None:

@@ -71,8 +71,9 @@ class Agent:
         self._addresses = addresses
         self._seats = {facts.slot_id: Seat(facts) for facts in slots}
         self._listener: Listener | None = None
-        self._canaries: dict[str, Canary] = {}
-        self._unswappable: dict[str, float] = {}
+        # Both by kind of engine: the arguments decide as well as the weights.
+        self._canaries: dict[tuple[str, str], Canary] = {}
+        self._unswappable: dict[tuple[str, str], float] = {}
 
     def zygote_ready_in_s(self) -> float:
         return self._zygote.ready_in_s()
@@ -101,7 +102,7 @@ class Agent:
         return self._as_proven(await asyncio.to_thread(self._files.describe, order))
 
     def _as_proven(self, facts: ModelFacts) -> ModelFacts:
-        until_s = self._unswappable.get(facts.key)
+        until_s = self._unswappable.get(facts.kind)
         if until_s is not None and time.monotonic() < until_s:
             return msgspec.structs.replace(facts, swappable=False)
         return facts
@@ -122,7 +123,7 @@ class Agent:
             await self.stop(slot_id)
             raise
         engine.endpoint = booted.endpoint
-        self._remember_canary(order.facts.key, booted.canary)
+        self._remember_canary(order.facts.kind, booted.canary)
         phases_s = {
             "fetch": fetched_s - began_s,
             "zygote": forking_s - fetched_s,
@@ -142,10 +143,10 @@ class Agent:
             answer = await engine.living.swap(frame, deadline_s)
             if isinstance(answer, SwapRefused):
                 raise SwapFailed(f"refused: {answer.reason}")
-            self._check_canary(order.facts.key, answer)
+            self._check_canary(order.facts.kind, answer)
         except SwapFailed:
             # Boot it the next time: what failed once would fail again, and every try costs an engine.
-            self._unswappable[order.facts.key] = time.monotonic() + _UNSWAPPABLE_S
+            self._unswappable[order.facts.kind] = time.monotonic() + _UNSWAPPABLE_S
             if lease is not None:
                 lease.release()
             raise
@@ -272,14 +273,14 @@ class Agent:
         if self._listener is not None:
             self._listener(event)
 
-    def _remember_canary(self, key: str, canary: Canary) -> None:
+    def _remember_canary(self, kind: tuple[str, str], canary: Canary) -> None:
         if len(self._canaries) >= _MOST_CANARIES:
             del self._canaries[next(iter(self._canaries))]
-        self._canaries[key] = canary
+        self._canaries[kind] = canary
 
-    def _check_canary(self, key: str, swapped: Swapped) -> None:
+    def _check_canary(self, kind: tuple[str, str], swapped: Swapped) -> None:
         """A swapped engine must say what a booted one said, where that is known. Raises SwapFailed."""
-        expected, found = self._canaries.get(key), swapped.canary
+        expected, found = self._canaries.get(kind), swapped.canary
         if expected is None:
             return
         if expected.token_id != found.token_id or abs(expected.logprob - found.logprob) > _CANARY_TOLERANCE:

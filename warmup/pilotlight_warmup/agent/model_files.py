@@ -129,8 +129,9 @@ class ModelFiles:
         arguments: dict[str, object] = dict(order.engine_args)
         if adapters:
             arguments |= {"enable_lora": True, "max_lora_rank": max(_rank(path) for _, path in order.loras)}
-        requested = order.quantization if order.quantization != "auto" else architecture.quantization
-        arguments["quantization"] = requested
+        quantization = order.quantization if order.quantization != "auto" else architecture.quantization
+        by_argument = order.engine_args.get("quantization")
+        arguments["quantization"] = quantization if by_argument is None else [quantization, by_argument]
         fingerprint = engine_fingerprint(
             architecture.hash,
             engine_arguments=arguments,
@@ -140,11 +141,11 @@ class ModelFiles:
         return ModelFacts(
             key=_hash([located.identity, adapters]) if adapters else located.identity,
             fingerprint=fingerprint,
-            quantization=requested,
+            quantization=by_argument or quantization,
             weights_bytes=located.weights_bytes,
             memory_bytes=located.weights_bytes + _ENGINE_BYTES[self._node.device] + _kv_bytes(order),
             tier=self.tier(located),
-            swappable=(requested, self._node.device) in PROVEN_SWAPS,
+            swappable=(by_argument or quantization, self._node.device) in PROVEN_SWAPS,
         )
 
     def tier(self, located: Located) -> Tier:

@@ -74,8 +74,8 @@ class Coordinator:
         self.roster = Roster(self.pool, self.exposition, settings.driver, settings.presence, int(unix_clock() * 1000))
         settled_at_s = clock() + settings.settle_s
         self.desk = Desk(self.pool, self.describe, self.schedule, self.exposition, settings.isolation, settled_at_s)
-        self._held_warm: dict[str, float] = {}
-        self._known: dict[str, EngineOrder] = {}
+        self._held_warm: dict[tuple[str, str], float] = {}
+        self._known: dict[tuple[str, str], EngineOrder] = {}
         self._dispatch = Dispatch(self.pool, self.roster.drivers, self._held_warm, settled_at_s)
         self._warmth = Warmth(
             self.pool, self._dispatch.would_place, self._held_warm, settings.keep_alive, settings.forecast, unix_clock
@@ -117,7 +117,7 @@ class Coordinator:
         except TimeoutError:
             raise Unavailable("no agent has registered with this coordinator", retry_after_s=5.0) from None
         found = await find(self.roster.agents(), order)
-        self._known[found.facts.key] = EngineOrder(order, found.facts, "")
+        self._known[found.facts.kind] = EngineOrder(order, found.facts, "")
         if len(self._known) > _KNOWN_MODELS:
             del self._known[next(iter(self._known))]
         return found
@@ -136,7 +136,7 @@ class Coordinator:
 
     def schedule(self, warm: WarmOrder, text: str) -> None:
         """Raises InvalidInput for a schedule that is not understood, TooManyRequests for one too many."""
-        if self._warmth.schedule_of(warm.order.facts.key) == text:
+        if text and self._warmth.schedule_of(warm.order.facts) == text:
             return
         if text and self._warmth.scheduled >= MOST_SCHEDULES:
             raise TooManyRequests(f"{MOST_SCHEDULES} schedules at most; end one with an empty schedule first")
@@ -179,13 +179,13 @@ class Coordinator:
 
     def _model_line(self, order: EngineOrder) -> ModelLine:
         facts, slots = order.facts, self.pool.ledger.slots.values()
-        until_s = self._held_warm.get(facts.key)
+        until_s = self._held_warm.get(facts.kind)
         return ModelLine(
             order.model.uri, facts.key, facts.fingerprint, facts.quantization, facts.weights_bytes, facts.tier,
             facts.swappable,
-            tuple(slot.slot_id for slot in slots if slot.engine is not None and slot.engine.model == facts.key),
+            tuple(slot.slot_id for slot in slots if slot.engine is not None and slot.engine.kind == facts.kind),
             until_s - self.pool.now_s() if until_s is not None else None,
-            self._warmth.schedule_of(facts.key),
+            self._warmth.schedule_of(facts),
         )  # fmt: skip
 
     def _on_change(self) -> None:

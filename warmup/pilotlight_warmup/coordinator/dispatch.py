@@ -38,14 +38,14 @@ class SlotOutlook(Protocol):
 
 
 class Dispatch:
-    """`outlooks`: a driver per slot. `held_warm`: model keys that a prewarm keeps where they are, if it can.
+    """`outlooks`: a driver per slot. `held_warm`: kinds of engines that a prewarm keeps where they are, if it can.
     `settled_at_s`: until then agents with larger slots may have yet to register."""
 
     def __init__(
         self,
         pool: Pool,
         outlooks: Mapping[str, SlotOutlook],
-        held_warm: Mapping[str, float],
+        held_warm: Mapping[tuple[str, str], float],
         settled_at_s: float = 0.0,
     ) -> None:
         self._pool = pool
@@ -135,8 +135,8 @@ class Dispatch:
             there = on_agents.get(outlook.agent_name, msgspec.structs.replace(facts, tier="remote"))
             absent = absent or ("" if there is not None else "the model cannot be had on its node")
             facts = there or facts
-        model = slot.engine.model if slot.engine is not None else ""
-        worth = pool.worth.entries.get(model)
+        kind = slot.engine.kind if slot.engine is not None else ("", "")
+        worth = pool.worth.entries.get(kind[0])
         return placement.SlotView(
             slot.slot_id,
             slot.state,
@@ -152,7 +152,7 @@ class Dispatch:
             absent=absent,
             fingerprint=facts.fingerprint,
             way_back="wake" if pool.slots[slot.slot_id].sleepers else "fork",
-            keep_value=float("inf") if model in self._held_warm else worth.priority if worth is not None else 0.0,
+            keep_value=float("inf") if kind in self._held_warm else worth.priority if worth is not None else 0.0,
         )
 
     def _refusal(self, wish: LeaseWish, decision: placement.Placement, now_s: float) -> PilotlightError:

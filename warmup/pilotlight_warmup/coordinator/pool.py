@@ -125,17 +125,15 @@ class Pool:
         claims = [(slot, served[0] if served is not None else None) for slot, served in reported]
         over = [lease.wish.lease_id for _, lease in claims if lease is not None and self._is_given_back(lease)]
         after = resync.resync(self.ledger, claims, over)
+        for _, served in reported:
+            if served is not None and served[0].wish.lease_id in after.adopted:
+                lease, record = served
+                self.fair = fairness.adopt(self.policy.fairness, self.fair, lease.wish, now_s)
+                self.records[lease.wish.lease_id] = record
         self.slots.update(facts)
         self.ledger = after.ledger
-        for slot, served in reported:
+        for slot, _ in reported:
             self.absent.pop(slot.slot_id, None)
-            if served is None or served[0].wish.lease_id not in after.adopted:
-                continue
-            lease, record = served
-            if lease.wish.lease_id not in self.records:
-                _, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, now_s)
-                self.fair = fairness.started(self.policy.fairness, self.fair, lease.wish.lease_id, now_s)
-            self.records[lease.wish.lease_id] = record
         for lease_id, before in after.lost:
             self._seat_lost(lease_id, before, Unavailable("its agent serves it no longer"), again=True)
         self._changed()
@@ -267,11 +265,11 @@ class Pool:
         else:
             self._tell(lease_id)
 
-    def grant(self, slot_id: str, endpoint: str) -> LeaseRecord:
-        """The slot's engine serves the lease it was reserved for."""
+    def grant(self, slot_id: str, endpoint: str, fingerprint: str) -> LeaseRecord:
+        """The slot's engine, of this fingerprint on its node, serves the lease it was reserved for."""
         now_s = self.now_s()
         lease_id = self.ledger.slots[slot_id].lease_id
-        self.ledger = ledger.grant(self.ledger, slot_id, now_s)
+        self.ledger = ledger.grant(self.ledger, slot_id, now_s, fingerprint)
         assert lease_id is not None  # ledger.grant raised otherwise
         record = self.records[lease_id]
         self.back_off = boot_backoff.worked(self.back_off, record.wish.model)

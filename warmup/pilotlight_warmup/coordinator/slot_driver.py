@@ -4,7 +4,7 @@
     failed                                     stop what is left, after a back-off where several models failed
     draining                                   revoke the lease that ended
     reserved, the model not on this node yet   fetch it
-    idle, reserved, weights and tenant right   grant
+    idle, reserved, engine and tenant right    grant
     idle, reserved, swap possible              swap
     idle, reserved, anything else              sleep or stop, then one of the two below
     idle, nobody's, no longer wanted           sleep or stop
@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
 
@@ -178,7 +178,8 @@ class SlotDriver:
         return (lambda: self._boot(order)) if dormant is None else (lambda: self._wake_up(dormant))
 
     def _to_wake(self, slot: Slot, order: EngineOrder) -> Dormant | None:
-        return self._sleepers.to_wake(self._wish(slot), swappable=order.facts.swappable)
+        wish = replace(self._wish(slot), fingerprint=order.facts.fingerprint)
+        return self._sleepers.to_wake(wish, swappable=order.facts.swappable)
 
     def _from_idle(self, slot: Slot) -> Callable[[], Awaitable[None]] | None:
         order, engine = self._wanted_order(slot), slot.engine
@@ -187,10 +188,10 @@ class SlotDriver:
             return self._make_way if self._unwanted else None
         self._unwanted = ""
         wish = self._wish(slot)
-        if may_reuse(engine.tenant, engine.isolation, wish):
+        if engine.fingerprint == order.facts.fingerprint and may_reuse(engine.tenant, engine.isolation, wish):
             if engine.model == order.facts.key:
                 return lambda: self._grant(wish, order)
-            if engine.fingerprint == order.facts.fingerprint and order.facts.swappable:
+            if order.facts.swappable:
                 return lambda: self._swap(order)
         return self._make_way
 
@@ -198,7 +199,7 @@ class SlotDriver:
         if slot.lease_id is not None:
             self._warm = None
             return self._pool.records[slot.lease_id].order_on(self.agent_name)
-        if self._warm is not None and slot.engine is not None and slot.engine.model == self._warm.order.facts.key:
+        if self._warm is not None and slot.engine is not None and slot.engine.kind == self._warm.order.facts.kind:
             self._warm = None
         return self._warm.order if self._warm is not None else None
 
@@ -281,7 +282,7 @@ class SlotDriver:
         self._failures = 0
         self._failing_models.clear()
         self._granted = wish.lease_id
-        self._pool.grant(self._slot_id, endpoint)
+        self._pool.grant(self._slot_id, endpoint, order.facts.fingerprint)
         self._exposition.granted(record, now_s)
         log.info(
             "lease %s is active on %s after %.3f s (%s)", wish.lease_id, self._slot_id, now_s - record.asked_s,

@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from pilotlight_warmup.agent_port import EngineOrder
+from pilotlight_warmup.agent_port import EngineOrder, ModelFacts
 from pilotlight_warmup.coordinator.pool import Pool
 from pilotlight_warmup.policy import forecast, idle_histogram, keep_alive, prewarm_schedule
 from pilotlight_warmup.policy.lease_terms import Isolation, LeaseWish
@@ -74,13 +74,13 @@ class LoadAhead:
 
 
 class Warmth:
-    """`held` maps model keys to when (on the pool's clock) their prewarm ends. `unix_s`: Unix time."""
+    """`held` maps kinds of engines to when (on the pool's clock) their prewarm ends. `unix_s`: Unix time."""
 
     def __init__(
         self,
         pool: Pool,
         would_place: Callable[[LeaseWish, EngineOrder], Placement],
-        held: dict[str, float],
+        held: dict[tuple[str, str], float],
         keep_alive_spec: keep_alive.KeepAliveSpec,
         forecast_spec: forecast.ForecastSpec,
         unix_s: Callable[[], float],
@@ -93,17 +93,20 @@ class Warmth:
         self._levels: OrderedDict[tuple[str, int], _Level] = OrderedDict()
         self._busy: Counter[str] = Counter()
         self._schedules: dict[str, _Schedule] = {}
-        self._asked: dict[str, WarmOrder] = {}
+        self._asked: dict[tuple[str, str], WarmOrder] = {}
         self.held = held
 
     def hold(self, warm: WarmOrder, hold_s: float) -> None:
         """A prewarm call: keep this model loaded somewhere for a while, where that costs no lease."""
-        key = warm.order.facts.key
-        self._asked[key] = warm
-        self.held[key] = self._pool.now_s() + hold_s
+        kind = warm.order.facts.kind
+        self._asked[kind] = warm
+        self.held[kind] = self._pool.now_s() + hold_s
 
     def schedule(self, warm: WarmOrder, text: str) -> None:
-        """Raises policy.prewarm_schedule.InvalidSchedule; an empty text ends the model's schedule."""
+        """In place of the model's last one, whatever engine arguments that had; an empty text ends it.
+
+        Raises policy.prewarm_schedule.InvalidSchedule.
+        """
         key = warm.order.facts.key
         self._schedules.pop(key, None)
         if schedules := prewarm_schedule.parse(text):
@@ -113,9 +116,10 @@ class Warmth:
     def scheduled(self) -> int:
         return len(self._schedules)
 
-    def schedule_of(self, key: str) -> str:
-        found = self._schedules.get(key)
-        return found.text if found is not None else ""
+    def schedule_of(self, facts: ModelFacts) -> str:
+        """The schedule for an engine of this kind, "" without one."""
+        found = self._schedules.get(facts.key)
+        return found.text if found is not None and found.warm.order.facts.kind == facts.kind else ""
 
     def observe(self) -> None:
         """Look at who holds engines now; call it after every change of the pool."""
@@ -150,13 +154,13 @@ class Warmth:
         """What to do now; call it every now and then."""
         now_s = self._pool.now_s()
         self._follow_schedules(now_s)
-        for key in [key for key, until_s in self.held.items() if until_s <= now_s]:
-            del self.held[key]
-            self._asked.pop(key, None)
+        for kind in [kind for kind, until_s in self.held.items() if until_s <= now_s]:
+            del self.held[kind]
+            self._asked.pop(kind, None)
         wishes: list[StopIdle | LoadAhead] = [*self._stops(now_s)]
         taken: set[str] = set()
-        loaded = {slot.engine.model for slot in self._pool.ledger.slots.values() if slot.engine is not None}
-        for warm in [self._asked[key] for key in self.held if key not in loaded]:
+        loaded = {slot.engine.kind for slot in self._pool.ledger.slots.values() if slot.engine is not None}
+        for warm in [self._asked[kind] for kind in self.held if kind not in loaded]:
             found = self._place(warm, taken, displace=True)
             wishes += [LoadAhead(found.slot_id, warm, "held", found.reason)] if found is not None else []
         wishes += self._boots_ahead(now_s, taken)
@@ -170,7 +174,7 @@ class Warmth:
                 continue
             if slot.lease_id is not None:
                 engines[slot.engine.fingerprint] += 1
-            elif slot.state is SlotState.IDLE and slot.engine.model not in self.held:
+            elif slot.state is SlotState.IDLE and slot.engine.kind not in self.held:
                 by_fingerprint.setdefault(slot.engine.fingerprint, []).append(slot)
         stops: list[StopIdle] = []
         for fingerprint, idle in by_fingerprint.items():
@@ -219,7 +223,7 @@ class Warmth:
     def _place(self, warm: WarmOrder, taken: set[str], *, displace: bool) -> Candidate | None:
         for candidate in self._would_place(warm.wish, warm.order).ranked:
             slot = self._pool.ledger.slots[candidate.slot_id]
-            kept = slot.engine is not None and (not displace or slot.engine.model in self.held)
+            kept = slot.engine is not None and (not displace or slot.engine.kind in self.held)
             if not candidate.waits and not kept and slot.slot_id not in taken and slot.state is not SlotState.FAILED:
                 taken.add(slot.slot_id)
                 return candidate
@@ -227,7 +231,7 @@ class Warmth:
 
     def _follow_schedules(self, now_s: float) -> None:
         unix_s = self._unix_s()
-        for key, entry in self._schedules.items():
+        for entry in self._schedules.values():
             if unix_s < entry.ask_again_s:
                 continue
             decision = prewarm_schedule.decide(entry.schedules, self._fork_s(entry.warm.order), unix_s)
@@ -235,8 +239,9 @@ class Warmth:
                 continue
             entry.ask_again_s = decision.next_change_s
             if decision.warm_until_s is not None:
-                self._asked[key] = entry.warm
-                self.held[key] = max(self.held.get(key, 0.0), now_s + decision.warm_until_s - unix_s)
+                kind = entry.warm.order.facts.kind
+                self._asked[kind] = entry.warm
+                self.held[kind] = max(self.held.get(kind, 0.0), now_s + decision.warm_until_s - unix_s)
 
     def _is_forecast(self, level: _Level) -> bool:
         price_slot_s = self._keep_alive.price_slot_s

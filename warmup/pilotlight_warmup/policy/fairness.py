@@ -129,15 +129,15 @@ def order(spec: FairnessSpec, state: FairnessState, now_s: float) -> tuple[str, 
 
 def started(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
     """The lease got a slot: it leaves the queue and its tenant is charged the usual cost."""
-    entry = state.waiting[lease_id]
-    tag = _start_tag(state, entry.tenant)
-    cost_s = _usual_cost(spec, state, entry.tenant)
-    return replace(
-        withdraw(spec, state, lease_id, now_s),
-        running={**state.running, lease_id: _Running(entry.tenant, now_s, tag, cost_s)},
-        finish_tags={**state.finish_tags, entry.tenant: tag + cost_s / spec.weight(entry.tenant)},
-        virtual_time=max(state.virtual_time, tag),
-    )
+    tenant = state.waiting[lease_id].tenant
+    return _running(spec, withdraw(spec, state, lease_id, now_s), lease_id, tenant, now_s)
+
+
+def adopt(spec: FairnessSpec, state: FairnessState, wish: LeaseWish, now_s: float) -> FairnessState:
+    """The lease has a slot already, its agent says: it never waits here, and its tenant is charged as for any other."""
+    if wish.lease_id in state.running:
+        return state
+    return _running(spec, _faded(spec, state, now_s), wish.lease_id, wish.tenant, now_s)
 
 
 def ended(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
@@ -227,6 +227,16 @@ def _faded(spec: FairnessSpec, state: FairnessState, now_s: float) -> FairnessSt
         used_s[run.tenant] = used_s.get(run.tenant, 0.0) + grown_s
     return replace(
         state, used_s=used_s, contended_s=state.contended_s * left + grown_s, as_of_s=max(now_s, state.as_of_s)
+    )
+
+
+def _running(spec: FairnessSpec, state: FairnessState, lease_id: str, tenant: str, now_s: float) -> FairnessState:
+    tag, cost_s = _start_tag(state, tenant), _usual_cost(spec, state, tenant)
+    return replace(
+        state,
+        running={**state.running, lease_id: _Running(tenant, now_s, tag, cost_s)},
+        finish_tags={**state.finish_tags, tenant: tag + cost_s / spec.weight(tenant)},
+        virtual_time=max(state.virtual_time, tag),
     )
 
 

@@ -37,6 +37,11 @@ class Engine:
     owner: str = ""
     booted_s: float = 0.0
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Engines of one kind answer alike: the same weights, booted with the same arguments."""
+        return self.model, self.fingerprint
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -122,14 +127,20 @@ def discard_sleeper(ledger: Ledger, slot_id: str, engine: Engine) -> Ledger:
     return _with_slot(ledger, replace(slot, sleeping=_without(slot.sleeping, engine)))
 
 
-def grant(ledger: Ledger, slot_id: str, now_s: float) -> Ledger:
-    """The slot is idle with the weights of the lease it was reserved for: from now on it serves that lease."""
+def grant(ledger: Ledger, slot_id: str, now_s: float, fingerprint: str | None = None) -> Ledger:
+    """The slot is idle with the engine of the lease it was reserved for: from now on it serves that lease.
+
+    `fingerprint`: what the slot's node calls the wish's (it contains vLLM's version); None where that is its own.
+    """
     slot = ledger.slots[slot_id]
     if slot.lease_id is None or slot.engine is None:
         raise LifeCycleViolation(f"slot {slot_id}", slot.state, SlotEvent.LEASE, "reserve() first")
     lease = ledger.leases[slot.lease_id]
     if slot.engine.model != lease.wish.model:
         raise LifeCycleViolation(f"slot {slot_id}", f"loaded with {slot.engine.model}", SlotEvent.LEASE, "swap")
+    if slot.engine.fingerprint != (lease.wish.fingerprint if fingerprint is None else fingerprint):
+        was = f"booted as {slot.engine.fingerprint}"
+        raise LifeCycleViolation(f"slot {slot_id}", was, SlotEvent.LEASE, "stop and boot")
     if not may_reuse(slot.engine.tenant, slot.engine.isolation, lease.wish):
         raise LifeCycleViolation(f"slot {slot_id}", f"used by {slot.engine.tenant}", SlotEvent.LEASE, "stop and boot")
     tenant, isolation = after_serving(slot.engine.tenant, slot.engine.isolation, lease.wish)

@@ -1,9 +1,9 @@
 """Where a lease goes: the slot whose predicted ready time is lowest, with every alternative and its reason.
 
     slot                                      path      predicted seconds
-    idle, holds the model                     loaded    ~0
-    sleeping engine of the model inside       wake      (sleep) + wake
-    the same, of the same fingerprint         wake      (sleep) + wake + swap + weights from their tier
+    idle, same model and fingerprint          loaded    ~0
+    sleeping engine of these two inside       wake      (sleep) + wake
+    one of the same fingerprint alone         wake      (sleep) + wake + swap + weights from their tier
     idle, same fingerprint, swap proven       swap      swap + weights from their tier
     booting or waking an engine for nobody    join      what is left of that (+ swap, where the model differs)
     empty, failed, or idle with another       fork      (stop) + zygote fork + weights
@@ -211,10 +211,11 @@ def _way(wish: LeaseWish, slot: SlotView) -> _Way | str:
     """How the slot could serve the wish, or why it cannot."""
     engine = slot.engine if slot.state not in {SlotState.STOPPING, SlotState.FAILED} else None
     wait = f" after {slot.busy_left_s:.2f} s of {slot.state}" if slot.busy_left_s > 0 else ""
-    if engine is not None and may_reuse(engine.tenant, engine.isolation, wish):
+    reusable = engine is not None and may_reuse(engine.tenant, engine.isolation, wish)
+    if engine is not None and reusable and engine.fingerprint == wish.fingerprint:
         if engine.model == wish.model:
             return _Way(("loaded",), False, f"its engine holds {wish.model}{wait}")
-        if engine.fingerprint == wish.fingerprint and slot.swappable:
+        if slot.swappable:
             return _Way(("swap",), False, f"same fingerprint, weights from {slot.tier}{wait}")
     if engine is not None and not may_replace(engine.tenant, engine.isolation, wish):
         return f"dedicated to {engine.tenant}"

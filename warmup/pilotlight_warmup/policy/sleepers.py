@@ -51,9 +51,13 @@ def make_room(budget: SleepBudget, sleepers: Iterable[Sleeper], newcomer: Sleepe
 
 
 def to_wake(sleepers: Iterable[Engine], wish: LeaseWish, *, swappable: bool) -> Engine | None:
-    """The engine to wake for a wish: one with its model, or else one whose weights can be exchanged for it."""
-    usable = [each for each in sleepers if may_reuse(each.tenant, each.isolation, wish)]
+    """The engine of its fingerprint to wake for a wish: one with its model, or else one to be swapped to it."""
+    usable = [
+        each
+        for each in sleepers
+        if each.fingerprint == wish.fingerprint and may_reuse(each.tenant, each.isolation, wish)
+    ]
     for each in usable:
         if each.model == wish.model:
             return each
-    return next((each for each in usable if swappable and each.fingerprint == wish.fingerprint), None)
+    return usable[0] if usable and swappable else None
