@@ -48,6 +48,7 @@ class RangeServer:
         self.files: dict[str, bytes] = {}
         self.heads: dict[str, dict[str, str]] = {}  # what HEAD answers, by path
         self.trouble = Trouble(times=0)
+        self.validators: dict[str, str] | None = None  # instead of an ETag
         self.sent: list[tuple[str, int, int]] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.go_on = threading.Event()
@@ -110,7 +111,10 @@ class RangeServer:
             return self._head(request, 412, {"Content-Length": "0"})
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
         start, end, status = 0, len(body), 200
-        headers = {"ETag": etag}
+        headers = {"ETag": etag} if self.validators is None else dict(self.validators)
+        unmodified_since = request.headers.get("If-Unmodified-Since")
+        if unmodified_since is not None and unmodified_since != headers.get("Last-Modified"):
+            return self._head(request, 412, {"Content-Length": "0"})
         if asked and not trouble.ignore_ranges:
             start, end, status = int(asked[1]), min(int(asked[2]) + 1, len(body)), 206
             if start >= len(body):

@@ -20,7 +20,14 @@ from typing import Any
 
 import pytest
 from pilotlight_warmup.store import SourceSettings
-from pilotlight_warmup.store.errors import SourceInvalid, SourceMissing, SourceRefused, VerificationFailed
+from pilotlight_warmup.store.errors import (
+    SourceChanged,
+    SourceInvalid,
+    SourceMissing,
+    SourceRefused,
+    VerificationFailed,
+)
+from pilotlight_warmup.store.local_files import LocalFiles
 
 pytestmark = pytest.mark.integration
 
@@ -229,6 +236,48 @@ def test_claims(made: Any, make_store: Any, tmp_path: Path) -> None:
     for uri in ("pvc://team-a/../../etc", "pvc://../x", "pvc:///x", "file://host/x"):
         with pytest.raises(SourceInvalid):
             store.ensure(uri)
+
+
+@pytest.mark.parametrize("link", ["model", "folder", "claim", "store", "file"])
+def test_a_claims_links_lead_nowhere_else(made: Any, make_store: Any, tmp_path: Path, link: str) -> None:
+    claims = tmp_path / "claims"
+    secret = claims / "globex" / "deep" / "secret"
+    secret.mkdir(parents=True)
+    (claims / "acme" / "own").mkdir(parents=True)
+    for folder, seed in ((secret, 1), (claims / "acme" / "own", 2)):
+        for name, body in made(seed=seed).files.items():
+            (folder / name).write_bytes(body)
+    (claims / "acme" / "own-too").symlink_to("own")
+    store = make_store(sources=SourceSettings(claims_folder=claims))
+    path, target = {
+        "model": ("acme/m", "../globex/deep/secret"),
+        "folder": ("acme/m", "../globex/deep"),
+        "claim": ("other", "globex/deep/secret"),
+        "store": ("acme/m", store.ensure("pvc://globex/deep/secret").path),
+        "file": ("acme/own/model.safetensors", secret / "model.safetensors"),
+    }[link]
+    (claims / path).unlink(missing_ok=True)
+    (claims / path).symlink_to(target)
+    uri = {"folder": "pvc://acme/m/secret", "claim": "pvc://other", "file": "pvc://acme/own"}.get(link, "pvc://acme/m")
+    with pytest.raises(SourceRefused, match="link that leaves"):
+        store.ensure(uri)
+    if link != "file":
+        assert store.ensure("pvc://acme/own-too").manifest.source == "pvc://acme/own-too"
+
+
+def test_a_folder_that_becomes_a_link_after_it_was_listed(tmp_path: Path) -> None:
+    own, secret = tmp_path / "claims" / "acme" / "m" / "sub", tmp_path / "secret"
+    own.mkdir(parents=True)
+    secret.mkdir()
+    (secret / "model.safetensors").write_bytes(b"weights")
+    os.link(secret / "model.safetensors", own / "model.safetensors")  # the same inode, size and time
+    source = LocalFiles.from_uri("pvc://acme/m", tmp_path / "claims")
+    (file,) = source.listing().files
+    assert [bytes(block) for block in source.blocks(file, 0, 7)] == [b"weights"]
+    own.rename(own.with_name("away"))
+    own.symlink_to(secret)
+    with pytest.raises(SourceChanged):
+        list(source.blocks(file, 0, 7))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -12,9 +14,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from pilotlight_protocol.errors import Conflict, ModelNotFound
+from pilotlight_protocol.errors import Conflict, ModelNotFound, Unavailable
 from pilotlight_warmup.store import Model, Store, page_cache, records
-from pilotlight_warmup.store.errors import SourceRefused, StoreFull
+from pilotlight_warmup.store.errors import SourceChanged, SourceRefused, SourceUnavailable, StoreFull
 from pilotlight_warmup.store.records import ModelRecord
 
 pytestmark = pytest.mark.integration
@@ -92,6 +94,51 @@ def test_a_model_larger_than_the_budget_is_refused_before_a_byte_is_fetched(
     assert server.bytes_sent() == 0
 
 
+def test_downloads_that_ended_halfway_make_room_before_models_do(
+    made: Any, serve_model: Any, model_folder: Any, make_store: Any, server: Any, trouble: Any, tmp_path: Path
+) -> None:
+    store = make_store(disk_budget_bytes=5 * SIZE)
+    kept = store.ensure(model_folder(0))
+    for seed in (1, 2):
+        uri = serve_model(made(weights_bytes=3 * SIZE, seed=seed), f"/{seed}", manifest=True)
+        server.trouble = trouble(cut_after=100_000)
+        with pytest.raises(SourceUnavailable):
+            store.ensure(uri)
+        assert len(list((tmp_path / "store" / "staging").glob("*/plan.json"))) == 1
+    server.trouble = trouble(times=0)
+    last = store.ensure(serve_model(made(weights_bytes=3 * SIZE, seed=3), "/3", manifest=True))
+    assert stored(store) == {kept.digest, last.digest}
+
+
+def test_a_download_under_way_keeps_its_room(
+    made: Any, serve_model: Any, make_store: Any, server: Any, trouble: Any
+) -> None:
+    store = make_store(disk_budget_bytes=5 * SIZE)
+    uri = serve_model(made(weights_bytes=3 * SIZE, seed=1), "/1", manifest=True)
+    server.trouble = trouble(where="/1/model.safetensors", pause_after=SIZE)
+    thread = threading.Thread(target=store.ensure, args=(uri,))
+    thread.start()
+    try:
+        assert server.paused.wait(30)
+        with pytest.raises(StoreFull, match=r"0\.003 GB of that is pinned, leased or being downloaded"):
+            store.ensure(serve_model(made(weights_bytes=3 * SIZE, seed=2), "/2", manifest=True))
+    finally:
+        server.go_on.set()
+        thread.join(30)
+    assert len(store.list()) == 1
+
+
+def test_a_source_that_changed_leaves_nothing_to_go_on_from(
+    made: Any, serve_model: Any, make_store: Any, server: Any, trouble: Any, tmp_path: Path
+) -> None:
+    uri = serve_model(made(), manifest=True)
+    counter = itertools.count()
+    server.trouble = trouble(etag=lambda: f'"{next(counter)}"')
+    with pytest.raises(SourceChanged):
+        make_store().ensure(uri)
+    assert not list((tmp_path / "store" / "staging").glob("*/plan.json"))
+
+
 def test_acquire_leases_so_that_nothing_can_come_between(model_folder: Any, make_store: Any) -> None:
     store = make_store(disk_budget_bytes=int(1.2 * SIZE))
     lease, model = store.acquire(model_folder(0))
@@ -159,6 +206,27 @@ def test_a_bit_that_flips_at_rest_is_found_and_the_model_withdrawn(model_folder:
     assert "model.safetensors has sha256" in difference
     assert stored(store) == set()
     assert store.ensure(model_folder(0)).digest == model.digest
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_a_model_that_cannot_be_read_now_is_not_withdrawn(
+    model_folder: Any, make_store: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = make_store()
+    model = store.ensure(model_folder(0), pin=True)
+
+    def failing(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.readv", failing)
+        with pytest.raises(Unavailable, match="cannot be read"):
+            store.verify(model.digest)
+    assert stored(store) == {model.digest}
+    assert store.verify(model.digest) == ()
+    (model.path / "tokenizer.json").unlink()
+    assert len(store.verify(model.digest)) == 1
+    assert stored(store) == set()
 
 
 @pytest.mark.parametrize("damage", [None, "flip", "truncate"])

@@ -177,4 +177,4 @@ def test_a_model_larger_than_the_budget_is_refused_with_numbers() -> None:
 def test_pins_and_leases_are_kept_and_counted() -> None:
     decision = make_room(GB, 2 * GB, 2 * GB, [candidate("a", pinned=True), candidate("b", leased=True)], 0.0)
     assert isinstance(decision, Refuse)
-    assert "2.000 GB of that is pinned or leased" in decision.reason
+    assert "2.000 GB of that is pinned, leased or being downloaded" in decision.reason

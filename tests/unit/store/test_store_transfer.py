@@ -26,7 +26,7 @@ SETTINGS = TransferSettings(
 class MemorySource:
     """Serves bytes; `trouble` may raise, or change what a block holds."""
 
-    uri = "memory://model"
+    uri = identity = "memory://model"
 
     def __init__(self, *contents: bytes, ranged: bool = True) -> None:
         self.files = tuple(
@@ -185,6 +185,22 @@ def test_bytes_that_the_disk_lost_are_found_and_fetched_again(tmp_path: Path) ->
     staging.close()
     assert run(source, tmp_path) == (hashlib.sha256(body).hexdigest(),)
     assert (tmp_path / "files" / source.files[0].name).read_bytes() == body
+
+
+def test_after_a_crash_of_the_machine_a_file_nobody_promised_is_fetched_anew(tmp_path: Path) -> None:
+    body = content(4 * CHUNK)
+    source = MemorySource(body)
+    staging = Staging(tmp_path, source.files)
+    staging.open()
+    staging.record(0, 0, 4 * CHUNK)  # says that all is there; the disk has zeros
+    staging.close()
+    journal = tmp_path / "journal"
+    assert Staging(tmp_path, source.files).open() == [((0, 4 * CHUNK),)]
+    lines = journal.read_text().splitlines()
+    journal.write_text("".join(f"{'boot another' if line.startswith('boot ') else line}\n" for line in lines))
+    assert run(source, tmp_path) == (hashlib.sha256(body).hexdigest(),)
+    assert (tmp_path / "files" / source.files[0].name).read_bytes() == body
+    assert Staging(tmp_path, source.files).open() == [((0, 4 * CHUNK),)]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from pilotlight_protocol.errors import ModelNotFound
@@ -61,16 +62,16 @@ class Catalog:
     def present(self, digest: str) -> bool:
         return (self.path(digest) / MANIFEST_NAME).is_file() and self.record(digest) is not None
 
-    def known(self, uri: str, listing_key: str) -> str | None:
+    def known(self, listing_key: str) -> str | None:
         """The digest this state of the source had, if it is still here."""
-        record = records.read(self._source_path(uri), SourceRecord)
-        if record is None or record.listing_key != listing_key or not self.present(record.digest):
-            return None
-        return record.digest
+        return self._remembered(listing_key)
 
-    def last_known(self, uri: str) -> str | None:
+    def last_known(self, identity: str) -> str | None:
         """The digest the source had when it was last fetched, if it is still here."""
-        record = records.read(self._source_path(uri), SourceRecord)
+        return self._remembered(identity)
+
+    def _remembered(self, name: str) -> str | None:
+        record = records.read(self._source_path(name), SourceRecord)
         return record.digest if record is not None and self.present(record.digest) else None
 
     def discard(self, key: str) -> None:
@@ -92,12 +93,20 @@ class Catalog:
 
     def sweep(self, key: str) -> None:
         """Throw away downloads that nobody works on and that are older than a day."""
+        for other in self.abandoned(key):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - (self.staging(other) / "plan.json").stat().st_mtime > STALE_S:
+                    self.discard(other)
+
+    def abandoned(self, key: str) -> list[str]:
+        """Downloads but `key` that nobody works on, the oldest first."""
+        found = []
         for plan in (self.folder / "staging").glob("*/plan.json"):
             other = plan.parent.name
             with contextlib.suppress(FileNotFoundError):
-                old = time.time() - plan.stat().st_mtime > STALE_S
-                if other != key and old and not held(self.staging_lock(other)):
-                    self.discard(other)
+                if other != key and not held(self.staging_lock(other)):
+                    found.append((plan.stat().st_mtime, other))
+        return [other for _, other in sorted(found)]
 
     def lease(self, digest: str) -> Lease:
         """Taken whether the model is there or not: look first, under the same lock."""
@@ -133,20 +142,21 @@ class Catalog:
         found = (records.read(path, ModelRecord) for path in sorted((self.folder / "records").glob("[0-9a-f]*.json")))
         return [record for record in found if record is not None]
 
-    def reserved_bytes(self, key: str) -> int:
-        """What downloads other than `key`'s have been promised."""
+    def reserved_bytes(self, but: Collection[str]) -> int:
+        """What downloads have been promised, those `but` left out."""
         plans = (
             records.read(path, Plan)
             for path in (self.folder / "staging").glob("*/plan.json")
-            if path.parent.name != key
+            if path.parent.name not in but
         )
         return sum(sum(plan.sizes_bytes) for plan in plans if plan is not None)
 
-    def remember_source(self, source: SourceRecord) -> None:
-        records.write(self._source_path(source.uri), source)
+    def remember_source(self, identity: str, source: SourceRecord) -> None:
+        for name in (identity, source.listing_key):
+            records.write(self._source_path(name), source)
 
-    def _source_path(self, uri: str) -> Path:
-        return self.folder / "sources" / records.source_file_name(uri)
+    def _source_path(self, name: str) -> Path:
+        return self.folder / "sources" / records.source_file_name(name)
 
     def clocks(self) -> Clocks:
         return records.read(self.folder / "clock.json", Clocks) or Clocks()

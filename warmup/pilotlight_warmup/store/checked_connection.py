@@ -22,6 +22,7 @@ class CheckedConnection(http.client.HTTPConnection):
         super().__init__(host, port, timeout=timeout_s)
         self._rules = rules
         self._tls = tls
+        self._wire: socket.socket | None = None
 
     def connect(self) -> None:
         failure: OSError | None = None
@@ -32,16 +33,18 @@ class CheckedConnection(http.client.HTTPConnection):
                 failure = error
                 continue
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.sock = raw if self._tls is None else self._tls.wrap_socket(raw, server_hostname=self.host)
+            self._wire = self.sock = raw if self._tls is None else self._tls.wrap_socket(raw, server_hostname=self.host)
             return
         raise failure or OSError("no address")
 
     def shut(self) -> None:
-        """Wake a thread that is blocked in a read; closing alone would not."""
-        sock = self.sock
-        if sock is not None:
+        """Wake a thread that is blocked in a read; closing alone would not.
+
+        Not `self.sock`: that is gone once an answer says `Connection: close`, while its body is still being read.
+        """
+        if self._wire is not None:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                self._wire.shutdown(socket.SHUT_RDWR)
 
 
 def checked_addresses(host: str, port: int, rules: AddressRules) -> tuple[str, ...]:

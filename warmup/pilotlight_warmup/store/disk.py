@@ -1,8 +1,9 @@
 """A download's files on disk: pre-allocated, with a journal of the chunks that arrived, until they are published.
 
 The journal is appended to after a chunk was written, without fsync: a killed process loses nothing the kernel holds. A
-machine that lost power may have a journal that promises more than its disk has; the sha256, which is taken from what
-the disk gives back, finds that, and the file is fetched again.
+machine that lost power may have a journal that promises more than its disk has, so the journal names the boot it was
+written in. In another boot a file whose hash was promised goes on: what the disk lost is found by the hash, which is
+taken from what the disk gives back. A file without a promise is fetched anew: its hash would be that of the loss.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from pilotlight_warmup.store.source import RemoteFile
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def boot_id() -> str | None:
+    """Of the kernel that runs now, None where it does not say."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return None
 
 
 def journal_intervals(path: Path, sizes: Sequence[int]) -> list[tuple[Interval, ...]]:
@@ -57,21 +67,24 @@ class Staging:
     def open(self) -> list[tuple[Interval, ...]]:
         """Make or find the files at their full size; returns what has arrived before. Raises StoreFull."""
         self.content.mkdir(parents=True, exist_ok=True)
-        done = journal_intervals(self.folder / "journal", [file.size_bytes for file in self._files])
-        self._journal = os.open(
-            self.folder / "journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
+        journal = self.folder / "journal"
+        done = journal_intervals(journal, [file.size_bytes for file in self._files])
+        same_boot = _written_in_this_boot(journal)
+        self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         for number, file in enumerate(self._files):
             path = self.path(file.name)
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             self._descriptors.append(descriptor)
-            if os.fstat(descriptor).st_size != file.size_bytes:
+            size_bytes = os.fstat(descriptor).st_size
+            if size_bytes != file.size_bytes or not (same_boot or file.promised):
                 os.ftruncate(descriptor, file.size_bytes)
                 done[number] = ()
                 self.forget(number)
             if file.size_bytes:
                 self._guard(os.posix_fallocate, descriptor, 0, file.size_bytes)
+        if not same_boot:
+            self._guard(os.write, self._journal, f"\nboot {boot_id()}\n".encode())
         return done
 
     def path(self, name: str) -> Path:
@@ -118,6 +131,17 @@ class Staging:
                 f"the disk is full: the model needs {total / 1e9:.3f} GB, {free / 1e9:.3f} GB are free at the store; "
                 "make room or give a store on a larger disk"
             ) from error
+
+
+def _written_in_this_boot(journal: Path) -> bool:
+    """The last line that names a boot counts: each boot that goes on with a download adds its own."""
+    try:
+        lines = journal.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return False
+    boots = [line for line in lines if line.startswith(b"boot ")]
+    current = boot_id()
+    return current is not None and bool(boots) and boots[-1] == f"boot {current}".encode()
 
 
 def flush(folder: Path) -> None:

@@ -68,10 +68,11 @@ def make_room(
             freed += candidate.size_bytes
             clock = max(clock, priority(candidate))
     if freed < short:
-        kept = sum(candidate.size_bytes for candidate in candidates if candidate.protected)
+        kept = used_bytes - freed
         return Refuse(
             f"the model needs {_gb(needed_bytes)}, the budget is {_gb(budget_bytes)} with {_gb(used_bytes)} in use, "
-            f"and {_gb(kept)} of that is pinned or leased; unpin a model, wait for a lease to end, or raise the budget"
+            f"and {_gb(kept)} of that is pinned, leased or being downloaded; unpin a model, wait for a lease or a "
+            "download to end, or raise the budget"
         )
     return Evict(tuple(chosen), freed, clock)
 

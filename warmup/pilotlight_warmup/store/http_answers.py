@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import http.client
 import re
 from dataclasses import dataclass
@@ -16,9 +17,12 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _EMPTY_RANGE = re.compile(r"bytes \*/0")
 
 
+_MODIFIED = "Last-Modified: "
+
+
 @dataclass(frozen=True)
 class Probe:
-    """What one byte's answer tells about a file."""
+    """What one byte's answer tells about a file. `etag` None: nothing tells this content from the next."""
 
     size_bytes: int
     etag: str | None
@@ -27,7 +31,7 @@ class Probe:
 
 def probed(response: http.client.HTTPResponse, url: str) -> Probe:
     """From the answer to a request for one byte. Raises VerificationFailed where it does not say the size."""
-    etag = response.getheader("ETag")
+    etag = _validator(response)
     content_range = response.getheader("Content-Range") or ""
     if response.status == 416 and _EMPTY_RANGE.fullmatch(content_range):
         return Probe(0, etag, False)
@@ -38,13 +42,45 @@ def probed(response: http.client.HTTPResponse, url: str) -> Probe:
     raise VerificationFailed(f"{without_secrets(url)}: the server does not say how large the file is")
 
 
+def _validator(response: http.client.HTTPResponse) -> str | None:
+    """The ETag, else Last-Modified where a later change must show in it (RFC 9110, 8.8.2.2: older than the answer)."""
+    etag, modified = response.getheader("ETag"), response.getheader("Last-Modified")
+    if etag or not modified:
+        return etag or None
+    try:
+        age = email.utils.parsedate_to_datetime(response.getheader("Date") or "") - email.utils.parsedate_to_datetime(
+            modified
+        )
+    except (ValueError, TypeError):
+        return None
+    return f"{_MODIFIED}{modified}" if age.total_seconds() >= 1 else None
+
+
+def condition(known: Probe) -> dict[str, str]:
+    """The header by which a server refuses to send another content than `known`'s."""
+    if known.etag is None or known.etag.startswith("W/"):
+        return {}
+    if known.etag.startswith(_MODIFIED):
+        return {"If-Unmodified-Since": known.etag.removeprefix(_MODIFIED)}
+    return {"If-Match": known.etag}
+
+
+def _changed(response: http.client.HTTPResponse, known: Probe) -> bool:
+    if known.etag is None:
+        return False
+    if known.etag.startswith(_MODIFIED):
+        modified = response.getheader("Last-Modified")
+        return modified is not None and modified != known.etag.removeprefix(_MODIFIED)
+    etag = response.getheader("ETag")
+    return bool(etag) and str(etag).removeprefix("W/") != known.etag.removeprefix("W/")
+
+
 def check_range(response: http.client.HTTPResponse, url: str, start: int, end: int, known: Probe, whole: bool) -> None:
     """Raises SourceChanged or VerificationFailed unless it is bytes [start, end) of the file `known` is about."""
     shown = without_secrets(url)
     if (response.getheader("Content-Encoding") or "identity").lower() != "identity":
         raise VerificationFailed(f"{shown}: the server compresses although it was asked not to")
-    etag = response.getheader("ETag")
-    if known.etag and etag and etag.removeprefix("W/") != known.etag.removeprefix("W/"):
+    if _changed(response, known):
         raise SourceChanged(f"{shown} changed while it was downloaded; start again")
     if response.status == 206 and not whole:
         match = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range") or "")

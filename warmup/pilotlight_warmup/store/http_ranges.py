@@ -28,7 +28,7 @@ from pilotlight_warmup.store.errors import (
     SourceUnavailable,
     VerificationFailed,
 )
-from pilotlight_warmup.store.http_answers import Probe, check_range, probed, raise_for_status
+from pilotlight_warmup.store.http_answers import Probe, check_range, condition, probed, raise_for_status
 from pilotlight_warmup.store.source import BLOCK_BYTES
 
 MAX_REDIRECTS = 5
@@ -77,9 +77,7 @@ class HttpRanges:
     def blocks(self, url: str, start: int, end: int, known: Probe) -> Iterator[memoryview]:
         """Bytes [start, end) of the file that `known` describes; see `source.Source.blocks`."""
         whole = start == 0 and end == known.size_bytes
-        wanted = {} if whole else {"Range": f"bytes={start}-{end - 1}"}
-        if known.etag and not known.etag.startswith("W/"):
-            wanted["If-Match"] = known.etag
+        wanted = condition(known) if whole else {"Range": f"bytes={start}-{end - 1}"} | condition(known)
         with self._answer(url, wanted) as response:
             assert response is not None
             check_range(response, url, start, end, known, whole)

@@ -5,9 +5,10 @@ HTTP cannot list a folder, so without a manifest the well-known names are asked 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from pilotlight_protocol.manifest import (
     MANIFEST_NAME,
@@ -32,6 +33,11 @@ WELL_KNOWN = (
     "quant_config.json", "hf_quant_config.json", "recipe.yaml", "adapter_config.json", "adapter_model.safetensors",
     "LICENSE", "README.md", INDEX_NAME, "model.safetensors",
 )  # fmt: skip
+# https://learn.microsoft.com/rest/api/storageservices/create-user-delegation-sas
+_AZURE_SAS = frozenset({
+    "sv", "ss", "srt", "sr", "st", "se", "sp", "sip", "spr", "sig", "skoid", "sktid", "skt", "ske", "sks", "skv",
+    "saoid", "suoid", "scid", "sdd", "si", "ses",
+})  # fmt: skip
 
 
 class HttpSource:
@@ -44,6 +50,10 @@ class HttpSource:
     @property
     def uri(self) -> str:
         return without_secrets(urlunsplit(self._base)).rstrip("/")
+
+    @property
+    def identity(self) -> str:
+        return f"{self.uri}?{_hash(self._base.query)}" if self._base.query else self.uri
 
     def listing(self) -> Listing:
         body = self._ranges.read(self._url(MANIFEST_NAME), MAX_MANIFEST_BYTES)
@@ -61,7 +71,7 @@ class HttpSource:
         files = [file for name in names if (file := self._file(name, name in must)) is not None]
         if not files:
             raise SourceMissing(f"{self.uri} has no {MANIFEST_NAME}, no config.json and no model.safetensors")
-        return Listing(tuple(files))
+        return Listing(tuple(files), variant=_hash(without_signature(self._base.query)))
 
     def blocks(self, file: RemoteFile, start: int, end: int) -> Iterator[memoryview]:
         return self._ranges.blocks(file.locator, start, end, Probe(file.size_bytes, file.etag, file.ranged))
@@ -100,3 +110,20 @@ class HttpSource:
     def _url(self, name: str) -> str:
         base = self._base
         return urlunsplit((base.scheme, base.netloc, f"{base.path.rstrip('/')}/{quote(name)}", base.query, ""))
+
+
+def without_signature(query: str) -> str:
+    """What of a query may choose a model: not what an object store signed a URL with, which is new in each URL.
+
+    Names are left out only where a whole signature of that kind is there: alone they may mean anything.
+    """
+    fields = parse_qsl(query, keep_blank_values=True)
+    names = {name.lower() for name, _ in fields}
+    signed = tuple(prefix for prefix in ("x-amz-", "x-goog-") if f"{prefix}signature" in names)
+    azure = _AZURE_SAS if {"sv", "se", "sig"} <= names else frozenset()
+    kept = [(name, value) for name, value in fields if not (name.lower().startswith(signed) or name.lower() in azure)]
+    return repr(kept) if kept else ""
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest() if text else ""

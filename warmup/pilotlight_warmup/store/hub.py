@@ -54,6 +54,10 @@ class HubSource:
     def uri(self) -> str:
         return f"hf://{self._repository}" + (f"@{self._revision}" if self._revision else "")
 
+    @property
+    def identity(self) -> str:
+        return self.uri
+
     def listing(self) -> Listing:
         try:
             info = self._api.model_info(

@@ -22,11 +22,16 @@ from pilotlight_warmup.store.source import BLOCK_BYTES, Listing, RemoteFile
 
 
 class LocalFiles:
-    """A folder; symbolic links are followed only while they stay in it."""
+    """A folder; symbolic links are followed only while they stay in it.
 
-    def __init__(self, uri: str, folder: Path) -> None:
+    `claim`: the persistent volume claim that the folder must lie in, whatever links lead there. A claim belongs to a
+    tenant, who can put any link into it.
+    """
+
+    def __init__(self, uri: str, folder: Path, claim: Path | None = None) -> None:
         self._uri = uri
         self._folder = folder
+        self._claim = claim
         self._aborted = False
 
     @classmethod
@@ -38,7 +43,8 @@ class LocalFiles:
             inside = path.strip("/")
             if unsafe_name(parts.netloc) or (inside and unsafe_name(inside)):
                 raise SourceInvalid(f"{uri}: write pvc://claim/folder")
-            return cls(uri, claims / parts.netloc / inside)
+            claim = claims / parts.netloc
+            return cls(uri, claim / inside, claim)
         if parts.netloc not in {"", "localhost"} or not path.startswith("/"):
             raise SourceInvalid(f"{uri}: write file:///folder, with three slashes")
         return cls(uri, Path(path))
@@ -47,9 +53,13 @@ class LocalFiles:
     def uri(self) -> str:
         return self._uri
 
+    @property
+    def identity(self) -> str:
+        return self._uri
+
     def listing(self) -> Listing:
         try:
-            root = self._folder.resolve(strict=True)
+            root = self._root()
             found = (os.path.relpath(Path(folder) / name, root) for folder, _, files in os.walk(root) for name in files)
             names = list(itertools.islice(found, MAX_FILES + 1))
             return Listing(tuple(file for name in sorted(names) if (file := self._file(root, name)) is not None))
@@ -65,7 +75,9 @@ class LocalFiles:
         except OSError as error:
             raise SourceChanged(f"{self._uri}/{file.name}: {error.strerror}; start again") from error
         try:
-            if _etag(os.fstat(descriptor)) != file.etag:
+            # A folder on the way may have become a link since it was listed.
+            opened = Path(f"/proc/self/fd/{descriptor}").readlink()
+            if str(opened) != file.locator or _etag(os.fstat(descriptor)) != file.etag:
                 raise SourceChanged(f"{self._uri}/{file.name} changed while it was copied; start again")
             while start < end and not self._aborted:
                 count = os.preadv(descriptor, [buffer[: min(BLOCK_BYTES, end - start)]], start)
@@ -83,6 +95,14 @@ class LocalFiles:
 
     def close(self) -> None:
         self._aborted = True
+
+    def _root(self) -> Path:
+        root = self._folder.resolve(strict=True)
+        if self._claim is not None and (
+            self._claim.is_symlink() or not root.is_relative_to(self._claim.resolve(strict=True))
+        ):
+            raise SourceRefused(f"{self._uri} is a link that leaves the claim; give a folder with the files themselves")
+        return root
 
     def _file(self, root: Path, name: str) -> RemoteFile | None:
         real = (root / name).resolve(strict=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,16 +30,17 @@ from pilotlight_warmup.store.checkpoint import describe
 from pilotlight_warmup.store.disk import Staging, journal_intervals
 from pilotlight_warmup.store.errors import (
     DownloadCancelled,
+    SourceChanged,
     SourceUnavailable,
     VerificationFailed,
 )
+from pilotlight_warmup.store.listing import listed
 from pilotlight_warmup.store.locks import FileLock
-from pilotlight_warmup.store.retry import GiveUp, RetryState, after_failure
 from pilotlight_warmup.store.shelf import Model, Shelf, Tier
 from pilotlight_warmup.store.source import Source
 from pilotlight_warmup.store.sources import SourceSettings, open_source
 from pilotlight_warmup.store.transfer import Transfer, TransferSettings
-from pilotlight_warmup.store.wanted import Wanted, wanted_files
+from pilotlight_warmup.store.wanted import Wanted
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.1
@@ -68,13 +68,14 @@ class Options(TypedDict, total=False):
 class StoreSettings:
     """`disk_budget_bytes` None: what the disk has free, less 5 %. `ram_budget_bytes` None: half of the memory.
 
-    `bandwidth` caps this process's downloads together.
+    `bandwidth` caps this process's downloads together. `listing_s`: how long a source may take to say what it has.
     """
 
     folder: Path
     disk_budget_bytes: int | None = None
     ram_budget_bytes: int | None = None
     bandwidth: BandwidthCap | None = None
+    listing_s: float = 600.0
     sources: SourceSettings = field(default_factory=SourceSettings)
     transfer: TransferSettings = field(default_factory=TransferSettings)
 
@@ -134,7 +135,9 @@ class Store:
 
     def last_fetched(self, uri: str) -> Lease | None:
         """A lease on what was last fetched from there, None where nothing is left of it. Nothing is asked outside."""
-        digest = self._catalog.last_known(uri)
+        source = open_source(uri, self._settings.sources)
+        source.close()
+        digest = self._catalog.last_known(source.identity)
         try:
             return self._shelf.lease(digest) if digest is not None else None
         except ModelNotFound:
@@ -181,35 +184,20 @@ class Store:
     def _on_disk(self, source: Source, call: _Call) -> Lease:
         call.report(Progress("listing"))
         try:
-            wanted = self._wanted(source, call)
+            wanted = listed(source, self._settings.transfer.retries, self._settings.listing_s, call.cancel)
         except SourceUnavailable as error:
-            lease = self._leased(self._catalog.last_known(source.uri), call)
+            lease = self._leased(self._catalog.last_known(source.identity), call)
             if lease is None:
                 raise
             log.warning("%s; the model that was fetched from there last is used", error.message)
             return lease
-        lease = self._leased(self._catalog.known(wanted.uri, wanted.key), call)
+        lease = self._leased(self._catalog.known(wanted.key), call)
         if lease is not None:
             return lease
         with self._single_flight(wanted, call):
             # Another process may have downloaded it while this one waited for the lock.
-            lease = self._leased(self._catalog.known(wanted.uri, wanted.key), call)
+            lease = self._leased(self._catalog.known(wanted.key), call)
             return lease or self._download(source, wanted, call)
-
-    def _wanted(self, source: Source, call: _Call) -> Wanted:
-        rules, state, failures = self._settings.transfer.retries, RetryState(), 0
-        while True:
-            call.check()
-            try:
-                listing = source.listing()
-                return wanted_files(source, listing)
-            except SourceUnavailable as error:
-                failures += 1
-                jitter = random.random()  # noqa: S311
-                decision, state = after_failure(rules, state, failures, jitter, error.retry_after_s)
-                if isinstance(decision, GiveUp):
-                    raise
-                call.cancel.wait(decision)
 
     @contextlib.contextmanager
     def _single_flight(self, wanted: Wanted, call: _Call) -> Iterator[None]:
@@ -247,12 +235,13 @@ class Store:
             found = describe(staging.content, files, wanted.uri, listing.revision, listing.license)
             if wanted.shipped is not None and (lies := broken_promises(wanted.shipped, found)):
                 raise VerificationFailed(f"{wanted.uri}: the shipped manifest lies: {'; '.join(lies)}")
-        except VerificationFailed:
-            # What was downloaded is not wanted in any form: the next attempt must not go on from it.
-            self._catalog.discard(wanted.key)
+        except BaseException as error:
+            # What is not wanted in any form, or can be of no use any more: the next attempt must not go on from it.
+            if isinstance(error, VerificationFailed | SourceChanged) or not wanted.lasting:
+                self._catalog.discard(wanted.key)
             raise
         staging.path(MANIFEST_NAME).write_bytes(encode_manifest(found))
-        return self._shelf.publish(wanted.key, found, time.monotonic() - started_s)
+        return self._shelf.publish(wanted.key, wanted.identity, found, time.monotonic() - started_s)
 
     def _leased(self, digest: str | None, call: _Call) -> Lease | None:
         """A lease on a published model, or None when it must be downloaded (again).

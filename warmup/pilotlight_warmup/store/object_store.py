@@ -58,6 +58,10 @@ class ObjectStoreSource:
     def uri(self) -> str:
         return self._uri
 
+    @property
+    def identity(self) -> str:
+        return self.uri
+
     def listing(self) -> Listing:
         with self._translated():
             pages = obstore.list(self._store)

@@ -4,7 +4,7 @@ models/<digest>/…                published models, each with its manifest
 staging/<key>/…                  downloads under way (files, journal, plan)
 staging/<key>.lock               held by the process that downloads
 records/<digest>.json            uses, cost, pin
-sources/<sha256 of the URI>.json which listing of a source became which digest
+sources/<sha256>.json            which digest a source had last, and which a listing of it became
 leases/<digest>/<lease>          one locked file per lease
 trash/                           evicted models on their way out
 clock.json, store.lock           greedy-dual's clocks; the lock for all of the above
@@ -73,5 +73,6 @@ def write(path: Path, record: msgspec.Struct) -> None:
     replace_file(path, msgspec.json.encode(record))
 
 
-def source_file_name(uri: str) -> str:
-    return f"{hashlib.sha256(uri.encode()).hexdigest()}.json"
+def source_file_name(name: str) -> str:
+    """For a source's identity or a listing's key."""
+    return f"{hashlib.sha256(name.encode()).hexdigest()}.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 
 from pilotlight_warmup.store.catalog import Catalog
 from pilotlight_warmup.store.eviction import Candidate, Evict, Refuse, make_room
@@ -11,12 +12,15 @@ from pilotlight_warmup.store.records import ModelRecord
 DISK_RESERVE = 0.05
 
 
-def room_on_disk(catalog: Catalog, key: str, needed_bytes: int, budget_bytes: int | None) -> Evict | Refuse:
-    """For the download `key`. `budget_bytes` None: what the disk has, less a reserve."""
+def room_on_disk(catalog: Catalog, own: Collection[str], needed_bytes: int, budget_bytes: int | None) -> Evict | Refuse:
+    """For a download whose are the staging areas `own`: its own, and those that are discarded for it.
+
+    `budget_bytes` None: what the disk has, less a reserve.
+    """
     published = catalog.published()
-    used_bytes = sum(record.size_bytes for record in published) + catalog.reserved_bytes(key)
+    used_bytes = sum(record.size_bytes for record in published) + catalog.reserved_bytes(own)
     candidates = [_candidate(catalog, record, record.cost_s, record.disk_clock) for record in published]
-    budget_bytes = _disk_budget(catalog, key, used_bytes, budget_bytes)
+    budget_bytes = _disk_budget(catalog, own, used_bytes, budget_bytes)
     return make_room(needed_bytes, used_bytes, budget_bytes, candidates, catalog.clocks().disk)
 
 
@@ -35,12 +39,12 @@ def _candidate(catalog: Catalog, record: ModelRecord, cost_s: float, clock: floa
     return Candidate(record.digest, record.size_bytes, record.frequency, cost_s, clock, record.pinned, leased)
 
 
-def _disk_budget(catalog: Catalog, key: str, used_bytes: int, budget_bytes: int | None) -> int:
-    """The setting, and never more than the disk has for the store: its own, what is free, and what this download
-    has pre-allocated already."""
+def _disk_budget(catalog: Catalog, own: Collection[str], used_bytes: int, budget_bytes: int | None) -> int:
+    """The setting, and never more than the disk has for the store: what is there, what is free, and what the staging
+    areas `own` have pre-allocated."""
     disk = shutil.disk_usage(catalog.folder)
-    own = sum(path.stat().st_blocks * 512 for path in catalog.staging(key).rglob("*") if path.is_file())
-    possible = used_bytes + own + disk.free
+    files = (path for key in own for path in catalog.staging(key).rglob("*") if path.is_file())
+    possible = used_bytes + sum(path.stat().st_blocks * 512 for path in files) + disk.free
     if budget_bytes is None:
         return possible - int(disk.total * DISK_RESERVE)
     return min(budget_bytes, possible)

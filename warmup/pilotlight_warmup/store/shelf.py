@@ -22,16 +22,15 @@ from pilotlight_protocol.manifest import MANIFEST_NAME, Manifest, ManifestInvali
 
 from pilotlight_warmup.store import page_cache, records
 from pilotlight_warmup.store.catalog import Catalog, Lease
-from pilotlight_warmup.store.disk import flush
+from pilotlight_warmup.store.disk import boot_id, flush
 from pilotlight_warmup.store.errors import StoreFull
-from pilotlight_warmup.store.eviction import Refuse
+from pilotlight_warmup.store.eviction import Evict, Refuse
 from pilotlight_warmup.store.records import ModelRecord, Plan, SourceRecord
 from pilotlight_warmup.store.room import room_in_ram, room_on_disk
 from pilotlight_warmup.store.verification import verify_files
 
 Tier = Literal["disk", "ram"]
 RESIDENT_SHARE = 0.99  # of a model's bytes; the kernel always takes a few pages back first
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 log = logging.getLogger(__name__)
 
 
@@ -57,7 +56,7 @@ class Shelf:
         self._catalog = catalog
         self._disk_budget_bytes = disk_budget_bytes
         self._ram_budget_bytes = ram_budget_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        self._boot_id = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "unknown"
+        self._boot_id = boot_id() or "unknown"
         self._flushers: list[threading.Thread] = []
 
     def trusted(self, digest: str) -> bool:
@@ -74,10 +73,10 @@ class Shelf:
 
     def model(self, digest: str) -> Model:
         path, record = self._catalog.path(digest), self._catalog.must(digest)
+        manifest = self._manifest(digest)
         try:
-            manifest = decode_manifest((path / MANIFEST_NAME).read_bytes())
             resident = sum(page_cache.resident_bytes(path / file.name) for file in manifest.files)
-        except (OSError, ManifestInvalid) as error:
+        except OSError as error:
             raise ModelNotFound(f"model {digest} is not in the store; fetch it with `pilotlight prefetch`") from error
         tier: Tier = "ram" if resident >= RESIDENT_SHARE * manifest.size_bytes else "disk"
         return Model(
@@ -85,13 +84,30 @@ class Shelf:
             record.last_used_s,
         )  # fmt: skip
 
+    def _manifest(self, digest: str) -> Manifest:
+        self._catalog.must(digest)
+        try:
+            return decode_manifest((self._catalog.path(digest) / MANIFEST_NAME).read_bytes())
+        except (OSError, ManifestInvalid) as error:
+            raise ModelNotFound(f"model {digest} is not in the store; fetch it with `pilotlight prefetch`") from error
+
     def reserve(self, key: str, uri: str, sizes_bytes: tuple[int, ...]) -> None:
-        """Make room for a download and keep it; other downloads count it. Raises StoreFull with the numbers."""
+        """Make room for a download and keep it; other downloads count it. Raises StoreFull with the numbers.
+
+        Downloads that ended halfway give way before models do.
+        """
         with self._catalog.locked():
             self._catalog.sweep(key)
-            decision = room_on_disk(self._catalog, key, sum(sizes_bytes), self._disk_budget_bytes)
+            abandoned = self._catalog.abandoned(key)
+            for count in range(len(abandoned) + 1):
+                own = {key, *abandoned[:count]}
+                decision = room_on_disk(self._catalog, own, sum(sizes_bytes), self._disk_budget_bytes)
+                if isinstance(decision, Evict) and not decision.digests:
+                    break
             if isinstance(decision, Refuse):
                 raise StoreFull(f"{uri}: {decision.reason}")
+            for other in own - {key}:
+                self._catalog.discard(other)
             for digest in decision.digests:
                 self._catalog.withdraw(digest, "evicted to make room")
             records.write(self._catalog.staging(key) / "plan.json", Plan(uri, sizes_bytes))
@@ -99,8 +115,11 @@ class Shelf:
             self._catalog.write_clocks(msgspec.structs.replace(clocks, disk=decision.clock))
         self._catalog.empty_trash()
 
-    def publish(self, key: str, manifest: Manifest, cost_s: float) -> Lease:
-        """One rename makes the model visible, whole, and leased. The disk has it a little later: see `trusted`."""
+    def publish(self, key: str, identity: str, manifest: Manifest, cost_s: float) -> Lease:
+        """One rename makes the model visible, whole, and leased. The disk has it a little later: see `trusted`.
+
+        `identity`: of the source it came from.
+        """
         digest = manifest.digest
         with self._catalog.locked():
             if not self._catalog.present(digest):
@@ -117,7 +136,7 @@ class Shelf:
                 )
                 self._catalog.write(record)
                 (self._catalog.staging(key) / "files").rename(self._catalog.path(digest))
-            self._catalog.remember_source(SourceRecord(manifest.source, key, digest))
+            self._catalog.remember_source(identity, SourceRecord(manifest.source, key, digest))
             lease = self._catalog.lease(digest)
         self._catalog.discard(key)
         flusher = threading.Thread(target=self._flush, args=(digest,), name="store-flush")
@@ -160,7 +179,7 @@ class Shelf:
         self, digest: str, threads: int, stop: Callable[[], bool], report: Callable[[int, int], None]
     ) -> tuple[str, ...]:
         """Read everything and compare. A damaged model is withdrawn; what was open of it stays readable."""
-        manifest = self.model(digest).manifest
+        manifest = self._manifest(digest)
         seen = 0
         counting = threading.Lock()
 

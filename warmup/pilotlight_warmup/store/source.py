@@ -6,7 +6,6 @@ library's errors into `errors`, and never write.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,19 +28,23 @@ class RemoteFile:
     git_sha1: str | None = None
     ranged: bool = True
 
+    @property
+    def promised(self) -> bool:
+        """Whether the content can be told from any other, once it is here."""
+        return self.sha256 is not None or self.git_sha1 is not None
+
 
 @dataclass(frozen=True)
 class Listing:
-    """A source at one moment. `revision` is a commit where there is one; `license` as the source states it."""
+    """A source at one moment. `revision` is a commit where there is one; `license` as the source states it.
+
+    `variant` tells apart the models that a source has at one `uri` (a query that chooses one); it holds no secret.
+    """
 
     files: tuple[RemoteFile, ...]
     revision: str = ""
     license: str | None = None
-
-    def key(self, uri: str) -> str:
-        """Names this state of this source: the same key means that a download can be resumed or was done already."""
-        lines = [f"{file.name}\0{file.size_bytes}\0{file.etag}\0{file.sha256}\n" for file in self.files]
-        return hashlib.sha256("".join([uri, "\n", self.revision, "\n", *sorted(lines)]).encode()).hexdigest()[:32]
+    variant: str = ""
 
 
 class Source(Protocol):
@@ -50,6 +53,10 @@ class Source(Protocol):
     @property
     def uri(self) -> str:
         """Where from, without secrets."""
+
+    @property
+    def identity(self) -> str:
+        """`uri`, and a hash of what else its owner must know to be given the model. Holds no secret."""
 
     def listing(self) -> Listing:
         """Every file that is there. Raises SourceMissing, SourceRefused, SourceUnavailable."""

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.manifest import Manifest, ManifestFile
 
 from pilotlight_warmup.store.errors import DownloadCancelled
 from pilotlight_warmup.store.source import BLOCK_BYTES
 
+_NOT_THE_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
 
 def verify_files(
     folder: Path, manifest: Manifest, threads: int, stop: Callable[[], bool], seen: Callable[[int], None]
 ) -> tuple[str, ...]:
-    """What is wrong, one sentence per file; empty when every file is as promised. Raises DownloadCancelled."""
+    """What is wrong, one sentence per file; empty when every file is as promised.
+
+    Raises DownloadCancelled, and Unavailable where a file cannot be read now: that says nothing about its bytes.
+    """
 
     def check(file: ManifestFile) -> str | None:
         try:
             return _difference(folder, file, stop, seen)
         except OSError as error:
-            return f"{file.name}: {error.strerror}"
+            if error.errno in _NOT_THE_FILE:
+                return f"{file.name}: {error.strerror}"
+            raise Unavailable(f"{file.name} cannot be read: {error.strerror}; verify the model again") from error
 
     with ThreadPoolExecutor(threads, thread_name_prefix="store-verify") as pool:
         differences = list(pool.map(check, manifest.files))

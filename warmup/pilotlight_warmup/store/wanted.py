@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, replace
 
 from pilotlight_protocol.manifest import (
     MANIFEST_NAME,
@@ -13,6 +15,7 @@ from pilotlight_protocol.manifest import (
     ManifestFile,
     ManifestInvalid,
     decode_manifest,
+    encode_manifest,
 )
 
 from pilotlight_warmup.store.errors import SourceRefused, VerificationFailed
@@ -24,10 +27,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be downloaded: the files, and the promise about them where the model ships one."""
+    """What is to be downloaded: the files, and the promise about them where the model ships one.
+
+    `key` names this state of the source: the same key means that a download can be resumed or was done already. It is
+    of one use, and `lasting` False, where nothing tells the source's state from its next one.
+    """
 
     uri: str
+    identity: str
     key: str
+    lasting: bool
     listing: Listing
     files: tuple[RemoteFile, ...]
     shipped: Manifest | None
@@ -42,19 +51,32 @@ def wanted_files(source: Source, listing: Listing) -> Wanted:
     if len(listing.files) > MAX_FILES:
         raise SourceRefused(f"{source.uri} has more than {MAX_FILES} files; give the model's own folder")
     by_name = {file.name: file for file in listing.files}
-    key = listing.key(source.uri)
     shipped_file = by_name.get(MANIFEST_NAME)
     try:
         if shipped_file is not None:
             shipped = _shipped(source, shipped_file)
             files = tuple(_promised(source, file, by_name) for file in shipped.files)
-            return Wanted(source.uri, key, listing, files, shipped)
+            return _wanted(source, listing, files, shipped)
         selection = select(by_name)
     except NameRefused as error:
         raise SourceRefused(f"{source.uri}: {error}") from error
     if selection.code:
         log.warning("%s: left out because loading them can run code: %s", source.uri, ", ".join(selection.code))
-    return Wanted(source.uri, key, listing, tuple(by_name[name] for name in selection.wanted), None)
+    return _wanted(source, listing, tuple(by_name[name] for name in selection.wanted), None)
+
+
+def _wanted(source: Source, listing: Listing, files: tuple[RemoteFile, ...], shipped: Manifest | None) -> Wanted:
+    # Ranges of a file that may change unseen could be of two contents: it is fetched whole.
+    files = tuple(file if file.etag or file.promised else replace(file, ranged=False) for file in files)
+    lasting = all(file.etag or file.promised for file in files)
+    lines = sorted(f"{file.name}\0{file.size_bytes}\0{file.etag}\0{file.sha256}\0{file.git_sha1}\n" for file in files)
+    state = [source.uri, listing.variant, listing.revision, *lines]
+    if shipped is not None:
+        state.append(encode_manifest(shipped).decode())
+    if not lasting:
+        state.append(secrets.token_hex(16))
+    key = hashlib.sha256("\n".join(state).encode()).hexdigest()[:32]
+    return Wanted(source.uri, source.identity, key, lasting, listing, files, shipped)
 
 
 def _shipped(source: Source, file: RemoteFile) -> Manifest:
