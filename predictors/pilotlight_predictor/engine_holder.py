@@ -18,10 +18,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pilotlight_protocol.errors import PilotlightError, Unavailable
+from pilotlight_protocol.errors import PilotlightError, Unavailable, told_to_clients
 from pilotlight_serving.settings import REQUEST_TIMEOUT_S
 
-from pilotlight_predictor.engine.client import told_to_clients
 from pilotlight_predictor.engine.contract import Engine, EngineInfo, EngineProvider, EngineStats
 from pilotlight_predictor.engine.errors import EngineMisconfigured
 from pilotlight_predictor.front_metrics import BOOT_PHASE, ENGINE_HELD, ENGINES_LOST
@@ -304,7 +303,7 @@ class EngineHolder:
         _log.warning("no engine: %s", error.message)
         self._reachable = not isinstance(error, PoolUnreachable)
         if isinstance(error, LeaseRefused):
-            self._fail_waiters(error)
+            self._fail_waiters(LeaseRefused(self._last_failure, retry_after_s=error.retry_after_s))
 
     def _fail_waiters(self, error: PilotlightError) -> None:
         for waiter in self._waiters:

@@ -40,6 +40,7 @@ class MemoryAgent:
         self.calls: list[tuple[str, ...]] = []
         self.asked: list[tuple[str, str]] = []
         self.granted: dict[str, str] = {}
+        self.told: dict[str, list[str]] = {}
         self.loaded: dict[str, str] = {}
         self.asleep: dict[str, dict[int, str]] = {slot_id: {} for slot_id in slot_ids}
         self.incarnations = dict.fromkeys(slot_ids, 0)
@@ -111,6 +112,7 @@ class MemoryAgent:
         return f"unix:///{slot_id}"
 
     async def revoke(self, slot_id: str, lease_id: str, reason: str, deadline_s: float) -> None:
+        self.told.setdefault(lease_id, []).append(reason)
         self._living(slot_id)
         await self._command("revoke", slot_id, lease_id)
         self._living(slot_id)

@@ -228,12 +228,13 @@ async def test_reset_gives_every_tenant_a_fresh_process(start: Start, models: An
 
 
 async def test_a_dedicated_engine_serves_nobody_else(start: Start, models: Any) -> None:
+    model = models(1)
     async with start() as pool:
-        lease = await pool.lease(models(1), tenant="a", isolation="dedicated")
+        lease = await pool.lease(model, tenant="a", isolation="dedicated")
         await pool.release(lease)
-        answer = await pool.ask(models(2), tenant="b", deadline_s=0.5)
-        assert answer.status == 503
-        assert "dedicated to a" in answer.body["error"]
+        others = await pool.lease(model, tenant="b")
+        assert others["path"] == "fork", "its slot is anybody's, its process is not"
+        assert len(pool.children()) == 2, "the zygote and the engine of b; that of a has ended"
 
 
 async def test_a_prewarmed_model_is_loaded_when_its_lease_comes(start: Start, models: Any) -> None:
@@ -310,7 +311,17 @@ async def test_with_keys_tenants_neither_see_nor_touch_one_another(start: Start,
             assert (await pool.call("GET", route, key="root")).status == 200
         (line,) = (await pool.call("GET", "/v1/leases", key=keys["acme"])).body["leases"]
         assert (line["tenant"], line["state"] in ("active", "idle")) == ("acme", True)
-        assert (await pool.call("DELETE", path, key=keys["acme"])).status == 204
+
+        # The unused lease of acme goes to globex, and neither hears of the other.
+        taken = await pool.call("POST", "/v1/leases", body, keys["globex"])
+        prewarm = await pool.call("POST", "/v1/prewarm", {"model": f"{first}/", "model_name": "m"}, keys["globex"])
+        assert (taken.status, prewarm.status, prewarm.body["loaded_in"]) == (201, 202, [])
+        theirs = await pool.call("GET", "/v1/leases", key=keys["globex"])
+        lost = await pool.call("POST", f"{path}/heartbeat", key=keys["acme"])
+        assert (lost.status, lost.body) == (410, {"error": "the lease was preempted: it is idle"})
+        for answer in (taken, prewarm, theirs):
+            assert not {"acme", granted.body["lease_id"]} & set(re.findall(r"[\w-]+", json.dumps(answer.body)))
+        assert f"{granted.body['lease_id']} is preempted for globex" in pool.log()
         assert "key of" not in pool.log()
 
 

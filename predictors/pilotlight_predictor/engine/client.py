@@ -31,16 +31,11 @@ from pilotlight_protocol.engine_frames import (
     Welcome,
     encode,
 )
-from pilotlight_protocol.errors import Unavailable, from_status
+from pilotlight_protocol.errors import Unavailable, from_status, told_to_clients
 from pilotlight_protocol.generation import TokenDelta
 
 from pilotlight_predictor.engine.contract import EngineInfo, EngineStats, GenerateRequest
 from pilotlight_predictor.engine.token_mailbox import Mailbox
-
-
-def told_to_clients(reason: str) -> str:
-    """The reason an engine was lost without the host's last output, which is for the log."""
-    return reason.partition("; last output:")[0]
 
 
 class EngineClient(asyncio.Protocol):

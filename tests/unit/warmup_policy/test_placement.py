@@ -75,10 +75,11 @@ def test_the_lowest_predicted_ready_time_wins(pool: list[SlotView], expected: tu
         (Engine("mine", "f", "acme", "reset"), "reset", "loaded"),
         (Engine("other", "f", "acme", "dedicated"), "dedicated", "swap"),
         (Engine("mine", "f", "*"), "reset", "fork"),
-        (Engine("mine", "f", "globex", "dedicated"), "shared", None),
+        # Nobody else uses a dedicated process; its slot is like any other: parked, it may be stopped.
+        (Engine("mine", "f", "globex", "dedicated"), "shared", "fork"),
     ],
 )
-def test_isolation_decides_whether_a_process_is_fresh(engine: Engine, mode: str, path: str | None) -> None:
+def test_isolation_decides_whether_a_process_is_fresh(engine: Engine, mode: str, path: str) -> None:
     placed = place(SPEC, replace(WISH, isolation=mode), [slot("s", engine)], PredictionState(), 0.0)  # type: ignore[arg-type]
     assert (placed.chosen.path if placed.chosen else None) == path
 
@@ -114,12 +115,12 @@ def test_held_slots_make_it_queue_and_a_lease_about_to_end_beats_a_boot() -> Non
     assert place(SPEC, WISH, [late, EMPTY], PredictionState(), 0.0).verdict == "place"
 
 
-def test_a_free_slot_is_preferred_to_preempting_and_preempting_says_whom() -> None:
+def test_a_free_slot_is_preferred_to_preempting_and_preempting_says_why_and_not_whom() -> None:
     taken = replace(LOADED, free=False, preempts="l9", preempt_reason="idle for 3.0 s")
     alone = place(SPEC, WISH, [taken], PredictionState(), 0.0).chosen
     assert alone is not None
     assert alone.preempts == "l9"
-    assert "preempts l9: idle for 3.0 s" in alone.reason
+    assert "preempts a lease: idle for 3.0 s" in alone.reason
     beside = place(SPEC, WISH, [replace(taken, slot_id="a"), LOADED], PredictionState(), 0.0).chosen
     assert beside is not None
     assert beside.preempts is None

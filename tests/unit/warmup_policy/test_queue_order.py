@@ -129,7 +129,7 @@ def test_only_the_lowest_order_is_offered_and_each_says_what_it_would_lose() -> 
     found = victims(wish, pool, {"a": SMALL, "b": LARGE}, now_s=10.0)
     assert {slot_id: victim.loss_s for slot_id, victim in found.items()} == {"slot-b2": 8.0, "slot-b3": 0.0}
     lent = victims(wish, pool[:1], {"a": SMALL, "b": LARGE}, now_s=10.0)
-    assert "its share is 2.0" in lent["slot-b1"].reason
+    assert "its share is 2.0" in lent["slot-b1"].detail
     idle = victims(wish, [*pool, held("b4", "normal", idle=True)], {"a": SMALL, "b": LARGE}, now_s=10.0)
     assert list(idle) == ["slot-b4"]
 

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 from memory_agent import MemoryAgent
-from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PayloadTooLarge, PilotlightError, Unavailable
+from pilotlight_protocol.errors import (
+    Forbidden,
+    InvalidInput,
+    ModelNotFound,
+    PayloadTooLarge,
+    PilotlightError,
+    TooManyRequests,
+    Unavailable,
+)
 from pilotlight_warmup.agent_port import (
     EngineGone,
     EngineLost,
@@ -29,8 +37,9 @@ from pilotlight_warmup.coordinator.errors import LeaseGone
 from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest, PrewarmRequest
 from pilotlight_warmup.coordinator.pool import PoolPolicy
 from pilotlight_warmup.coordinator.slot_driver import DriverSettings
+from pilotlight_warmup.coordinator.warm_orders import MOST_OF_A_TENANT
 from pilotlight_warmup.policy import ledger
-from pilotlight_warmup.policy.access import TRUSTED
+from pilotlight_warmup.policy.access import TRUSTED, Caller
 from pilotlight_warmup.policy.boot_backoff import BackOffSpec
 from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
 from pilotlight_warmup.policy.slot_lifecycle import SlotState
@@ -54,9 +63,9 @@ class World:
         for _ in range(40):
             await asyncio.sleep(0)
 
-    async def ask(self, model: str, **more: Any) -> LeaseAnswer:
+    async def ask(self, model: str, caller: Caller = TRUSTED, **more: Any) -> LeaseAnswer:
         request = LeaseRequest(model, "m", **{"deadline_s": 600.0} | more)
-        waiting = asyncio.create_task(self.coordinator.desk.request(request, TRUSTED))
+        waiting = asyncio.create_task(self.coordinator.desk.request(request, caller))
         await self.settle()
         return await waiting
 
@@ -67,6 +76,14 @@ class World:
     async def release(self, answer: LeaseAnswer) -> None:
         self.coordinator.desk.release(answer.lease_id, TRUSTED)
         await self.settle()
+
+    def take_time(self, boot_s: float) -> None:
+        """From now on boots take so long."""
+
+        def passing(command: str, slot_id: str, model: str) -> None:
+            self.now_s += boot_s if command == "boot" else 0.0
+
+        self.agent.fails = passing
 
     def commands(self) -> list[str]:
         return [name for name, *_ in self.agent.calls]
@@ -131,7 +148,9 @@ async def test_an_engine_with_other_arguments_is_another_engine(start: Any) -> N
 async def test_a_prewarm_with_other_arguments_loads_its_own_engine(start: Any) -> None:
     world = await start("s0", "s1")
     await world.release(await world.lease(A))
-    await world.coordinator.prewarm(PrewarmRequest(A, "a", engine_args={"max_model_len": "64"}, hold_s=100.0), "a")
+    await world.coordinator.prewarm(
+        PrewarmRequest(A, "a", engine_args={"max_model_len": "64"}, hold_s=100.0, tenant="a"), TRUSTED
+    )
     await world.settle()
     assert world.commands().count("boot") == 2
     assert [(line.loaded_in, line.held_until_s) for line in world.coordinator.models()] == [
@@ -145,7 +164,9 @@ async def test_a_schedule_follows_the_arguments_of_the_latest_revision(start: An
     world = await start()
     schedule = "cron 0 9 * * * for 30m"
     for args in ({"max_model_len": "64"}, {"max_model_len": "4096"}):
-        await world.coordinator.prewarm(PrewarmRequest(A, "a", engine_args=args, schedule=schedule), "a")
+        await world.coordinator.prewarm(
+            PrewarmRequest(A, "a", engine_args=args, schedule=schedule, tenant="a"), TRUSTED
+        )
     world.now_s = 9 * 3600.0 + 1
     world.coordinator.keep_warm()
     await world.settle()
@@ -248,7 +269,7 @@ async def test_work_and_idleness_come_from_the_engine_and_idle_leases_give_way(s
     world.agent.tell(WorkEnded("s0", lease.lease_id))
     await world.settle()
     assert (await world.coordinator.desk.poll(other.lease_id, 0.0, TRUSTED)).state == "active"
-    with pytest.raises(LeaseGone, match="preempted for b"):
+    with pytest.raises(LeaseGone, match="the lease was preempted: it is idle"):
         world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
 
 
@@ -257,7 +278,7 @@ async def test_batch_work_gives_way_at_once_and_takes_nothing(start: Any) -> Non
     lease = await world.lease(A, tenant="a", priority="batch")
     other = await world.lease(B, tenant="b")
     assert other.state == "active"
-    with pytest.raises(LeaseGone, match="preempted for b"):
+    with pytest.raises(LeaseGone, match="the lease was preempted: it is batch work"):
         world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
     assert (await world.ask(A, tenant="b", priority="batch")).state == "queued"
 
@@ -355,26 +376,136 @@ async def test_shutting_down_tells_those_who_wait(start: Any) -> None:
 
 async def test_prewarm_loads_and_holds_and_takes_no_lease_its_slot(start: Any) -> None:
     world = await start("s0", "s1")
-    lease = await world.lease(A)
-    await world.coordinator.prewarm(PrewarmRequest(B, "b", hold_s=100.0), "a")
+    lease = await world.lease(A, tenant="a")
+    await world.coordinator.prewarm(PrewarmRequest(B, "b", hold_s=100.0, tenant="a"), TRUSTED)
     await world.settle()
     assert world.agent.loaded == {"s0": A, "s1": B}
-    await world.coordinator.prewarm(PrewarmRequest(C, "c", hold_s=100.0), "a")
+    await world.coordinator.prewarm(PrewarmRequest(C, "c", hold_s=100.0, tenant="a"), TRUSTED)
     await world.settle()
     assert world.agent.loaded == {"s0": A, "s1": B}, "what is leased or held stays"
     await world.release(lease)
-    await world.coordinator.prewarm(PrewarmRequest(C, "c", hold_s=100.0), "a")
+    await world.coordinator.prewarm(PrewarmRequest(C, "c", hold_s=100.0, tenant="a"), TRUSTED)
     await world.settle()
     assert world.agent.loaded == {"s0": C, "s1": B}
     assert (await world.lease(C)).path == "loaded"
 
 
+async def test_a_tenants_hold_neither_ends_nor_outlasts_anothers(start: Any) -> None:
+    """Holds and schedules are one tenant's: B once ended A's, and read it, by asking for the same model."""
+    world = await start("s0", "s1")
+    a, b = (Caller(tenant, operator=False, sources=(A, B)) for tenant in "ab")
+    prewarm = world.coordinator.prewarm
+    for model in (A, B):
+        await prewarm(PrewarmRequest(model, "m", hold_s=100.0, tenant="a"), a)
+    schedule = "cron 0 9 * * * for 30m"
+    await prewarm(PrewarmRequest(A, "m", schedule=schedule, isolation="dedicated"), a)
+    line = await prewarm(PrewarmRequest(A, "m", hold_s=0.0), b)
+    assert (line.held_until_s, line.schedule, line.loaded_in) == (None, "", ())
+    await prewarm(PrewarmRequest(A, "m", schedule=schedule, isolation="dedicated"), b)
+    await prewarm(PrewarmRequest(A, "m", schedule="", isolation="dedicated"), b)
+    known = next(line for line in world.coordinator.models() if line.model == A)
+    assert (known.held_until_s, known.schedule) == (100.0, schedule)
+    with pytest.raises(Forbidden):
+        await prewarm(PrewarmRequest(A, "m", tenant="a"), b)
+    await world.settle()
+    assert sorted(world.agent.loaded.values()) == [A, B], "a is alone, and may hold both slots"
+    await prewarm(PrewarmRequest(C, "c", hold_s=50.0, tenant="z"), TRUSTED)
+    world.now_s += 20.0
+    world.coordinator.keep_warm()
+    await world.settle()
+    assert sorted(world.agent.loaded.values()) == [A, C], "z has its share; a keeps what it held first"
+
+
+async def test_a_hold_does_not_fight_the_tenant_that_has_just_used_the_slot(start: Any) -> None:
+    world = await start()
+    world.take_time(boot_s=4.0)
+    await world.coordinator.prewarm(PrewarmRequest(C, "c", hold_s=3600.0, tenant="b"), TRUSTED)
+    await world.settle()
+    await world.release(await world.lease(A, tenant="a"))
+    for _ in range(20):
+        world.now_s += 0.2
+        world.coordinator.keep_warm()
+        await world.settle()
+    assert world.agent.loaded == {"s0": A}
+    assert world.commands().count("boot") == 2
+
+
+async def test_a_prewarm_that_its_engine_refuses_is_not_tried_at_every_tick(start: Any) -> None:
+    world = await start(policy=PoolPolicy(back_off=BackOffSpec(first_s=8.0)))
+    world.agent.fails = lambda command, slot_id, model: EngineRefused("no such argument") if command == "boot" else None
+    for _ in range(5):
+        for schedule in (None, "cron * * * * * for 1h"):
+            await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule=schedule), TRUSTED)
+            for _ in range(5):
+                world.now_s += 0.2
+                world.coordinator.keep_warm()
+                await world.settle()
+    assert world.commands().count("boot") == 3, "the first is let off, the next waits 8 s"
+
+
+async def test_a_tenant_may_order_so_many_prewarms_and_no_more(start: Any) -> None:
+    world = await start()
+    for number in range(MOST_OF_A_TENANT):
+        await world.coordinator.prewarm(PrewarmRequest(f"model://f/{number}", "m", tenant="a"), TRUSTED)
+    with pytest.raises(TooManyRequests, match="of a tenant at most"):
+        await world.coordinator.prewarm(PrewarmRequest(A, "m", tenant="a"), TRUSTED)
+    await world.coordinator.prewarm(PrewarmRequest(A, "m", tenant="b"), TRUSTED)
+
+
+@pytest.mark.parametrize("isolation", ["shared", "dedicated"])
+async def test_no_answer_names_another_tenant_its_lease_or_its_model(start: Any, isolation: str) -> None:
+    """Whatever globex asks for under contention, it hears nothing of acme."""
+    weights = "model://f/weights-of-theirs"
+    world = await start("s0")
+    desk = world.coordinator.desk
+    acme, globex = (Caller(tenant, operator=False, sources=(weights, A, C)) for tenant in ("acme", "globex"))
+
+    async def ask(caller: Caller, model: str, **more: Any) -> LeaseAnswer:
+        return await world.ask(model, caller, isolation=isolation, **more)
+
+    theirs = [await ask(acme, weights)]
+    world.now_s += 8.0
+    desk.release(theirs[0].lease_id, acme)
+    await world.settle()
+    theirs.append(await ask(acme, weights, priority="interactive"))
+    waiting = await ask(globex, C)
+    told = [str(waiting)]
+    assert "its lease should end in" in told[0]
+    with pytest.raises(Unavailable) as refused:
+        await ask(globex, A, deadline_s=1.0)
+    told.append(refused.value.message)
+    world.agent.tell(WorkEnded("s0", theirs[1].lease_id))
+    await world.settle()
+    told.append(str(desk.heartbeat(waiting.lease_id, globex)))
+    assert "preempts a lease: it is idle" in told[-1]
+    desk.release(waiting.lease_id, globex)
+    await world.settle()
+    mine = await ask(globex, C, priority="batch")
+    theirs.append(await ask(acme, weights, priority="interactive"))
+    with pytest.raises(LeaseGone, match="preempted: it is batch work") as gone:
+        desk.heartbeat(mine.lease_id, globex)
+    told += [gone.value.message, *(str(line) for line in world.coordinator.leases() if globex.owns(line.tenant))]
+    told += world.agent.told[mine.lease_id]
+    for word in ("acme", "of-theirs", *(lease.lease_id for lease in theirs)):
+        assert not [text for text in told if word in text], word
+
+
+async def test_what_a_lost_process_wrote_last_is_for_the_log_alone(start: Any) -> None:
+    world = await start()
+    lease = await world.lease(A)
+    world.agent.die("s0", "the process ended; last output:\nprompt of another tenant")
+    with pytest.raises(LeaseGone) as gone:
+        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+    assert gone.value.message == "the engine was lost: the process ended"
+
+
 async def test_a_schedule_loads_when_its_time_comes(start: Any) -> None:
     world = await start()
     with pytest.raises(InvalidInput, match="not understood"):
-        await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule="at nine"), "a")
-    line = await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule="cron 0 9 * * * for 30m"), "a")
-    assert line.schedule == "cron 0 9 * * * for 30m"
+        await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule="at nine", tenant="a"), TRUSTED)
+    schedule = "cron 0 9 * * * for 30m"
+    line = await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule=schedule, tenant="a"), TRUSTED)
+    assert line.schedule == schedule
     await world.settle()
     assert world.commands() == []
     world.now_s = 9 * 3600.0 + 1
@@ -397,19 +528,27 @@ async def test_a_schedule_comes_with_a_lease_and_knows_its_tenant(start: Any) ->
     world.coordinator.keep_warm()
     await world.settle()
     assert world.agent.loaded == {"s0": A}
-    assert (await world.ask(A, tenant="b")).state == "queued", "it was booted for a, and only a may have it"
-    assert (await world.lease(A, tenant="a")).path == "loaded"
+    lease = await world.lease(A, tenant="a")
+    assert lease.path == "loaded"
+    await world.release(lease)
+    assert (await world.lease(A, tenant="b")).path == "fork", "only a may have a's process; its slot is anybody's"
+    assert world.commands()[-3:] == ["stop", "boot", "grant"]
     await world.lease(B, tenant="a", prewarm="")
 
 
 async def test_an_engine_of_its_tenant_is_swapped_for_a_prewarm_under_reset(start: Any) -> None:
     world = await start(isolation="reset")
+    world.take_time(boot_s=4.0)
     await world.release(await world.lease(A, tenant="a"))
-    await world.coordinator.prewarm(PrewarmRequest(B, "b", hold_s=100.0), "a")
+    await world.coordinator.prewarm(PrewarmRequest(B, "b", hold_s=100.0, tenant="a"), TRUSTED)
     await world.settle()
     assert world.commands()[-1] == "swap"
-    await world.coordinator.prewarm(PrewarmRequest(B, "b", hold_s=0.0), "a")
-    await world.coordinator.prewarm(PrewarmRequest(A, "a", hold_s=100.0), "z")
+    await world.coordinator.prewarm(PrewarmRequest(B, "b", hold_s=0.0, tenant="a"), TRUSTED)
+    await world.coordinator.prewarm(PrewarmRequest(A, "a", hold_s=100.0, tenant="z"), TRUSTED)
+    await world.settle()
+    assert world.commands()[-1] == "swap", "what another tenant has just parked stays"
+    world.now_s += 9.0
+    world.coordinator.keep_warm()
     await world.settle()
     assert world.commands()[-2:] == ["stop", "boot"], "another tenant's gets a fresh process"
 

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pilotlight_protocol.errors import InvalidInput, TooManyRequests, Unavailable
+import msgspec
+from pilotlight_protocol.errors import Unavailable
 
 from pilotlight_warmup.agent_port import (
     AgentPort,
@@ -28,13 +29,15 @@ from pilotlight_warmup.coordinator.model_search import Found, find
 from pilotlight_warmup.coordinator.pool import Pool, PoolPolicy
 from pilotlight_warmup.coordinator.roster import Roster
 from pilotlight_warmup.coordinator.slot_driver import DriverSettings
-from pilotlight_warmup.coordinator.warmth import MOST_SCHEDULES, LoadAhead, WarmOrder, Warmth
+from pilotlight_warmup.coordinator.warm_orders import WarmKey, WarmOrder
+from pilotlight_warmup.coordinator.warmth import LoadAhead, Warmth
+from pilotlight_warmup.policy import access
+from pilotlight_warmup.policy.access import Caller
 from pilotlight_warmup.policy.forecast import ForecastSpec
 from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
 from pilotlight_warmup.policy.lease_lifecycle import LeaseEvent, LeaseState
 from pilotlight_warmup.policy.lease_terms import Isolation
 from pilotlight_warmup.policy.presence import Applicant, PresenceSpec, Taken
-from pilotlight_warmup.policy.prewarm_schedule import InvalidSchedule
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.2
@@ -73,13 +76,10 @@ class Coordinator:
         self.exposition = Exposition(self.pool)
         self.roster = Roster(self.pool, self.exposition, settings.driver, settings.presence, int(unix_clock() * 1000))
         settled_at_s = clock() + settings.settle_s
-        self.desk = Desk(self.pool, self.describe, self.schedule, self.exposition, settings.isolation, settled_at_s)
-        self._held_warm: dict[tuple[str, str], float] = {}
+        self.desk = Desk(self.pool, self.describe, self.exposition, settings.isolation, settled_at_s)
         self._known: dict[tuple[str, str], EngineOrder] = {}
-        self._dispatch = Dispatch(self.pool, self.roster.drivers, self._held_warm, settled_at_s)
-        self._warmth = Warmth(
-            self.pool, self._dispatch.would_place, self._held_warm, settings.keep_alive, settings.forecast, unix_clock
-        )
+        self._dispatch = Dispatch(self.pool, self.roster.drivers, settled_at_s)
+        self._warmth = Warmth(self.pool, self._dispatch, settings.keep_alive, settings.forecast, unix_clock)
         self._wake = asyncio.Event()
         self.pool.on_change.append(self._on_change)
 
@@ -122,28 +122,21 @@ class Coordinator:
             del self._known[next(iter(self._known))]
         return found
 
-    async def prewarm(self, asked: PrewarmRequest, tenant: str) -> ModelLine:
-        """For this tenant. Raises what `schedule` and `describe` raise."""
+    async def prewarm(self, asked: PrewarmRequest, caller: Caller) -> ModelLine:
+        """A tenant hears of its own orders alone, and not of slots. Raises what `WarmOrders` and `describe` raise, and
+        Forbidden as `Desk.request` does."""
+        tenant = access.tenant_of(caller, asked.tenant)
+        access.check_order(caller, [asked.model, *(path for _, path in asked.loras)], asked.engine_args)
         model = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
         order = EngineOrder(model, (await self.describe(model)).facts, asked.model_name)
         warm = WarmOrder(order, tenant, asked.isolation or self._settings.isolation)
         if asked.schedule is not None:
-            self.schedule(warm, asked.schedule)
+            self.pool.warm_orders.schedule(warm, asked.schedule)
         else:
-            self._warmth.hold(warm, asked.hold_s)
+            self.pool.warm_orders.hold(warm, self.pool.now_s() + asked.hold_s)
         self.keep_warm()
-        return self._model_line(order)
-
-    def schedule(self, warm: WarmOrder, text: str) -> None:
-        """Raises InvalidInput for a schedule that is not understood, TooManyRequests for one too many."""
-        if text and self._warmth.schedule_of(warm.order.facts) == text:
-            return
-        if text and self._warmth.scheduled >= MOST_SCHEDULES:
-            raise TooManyRequests(f"{MOST_SCHEDULES} schedules at most; end one with an empty schedule first")
-        try:
-            self._warmth.schedule(warm, text)
-        except InvalidSchedule as error:
-            raise InvalidInput(str(error), param="schedule") from error
+        line = self._model_line(order, [warm.key])
+        return line if caller.operator else msgspec.structs.replace(line, loaded_in=())
 
     def leases(self) -> list[LeaseLine]:
         now_s = self.pool.now_s()
@@ -175,17 +168,18 @@ class Coordinator:
         return lines
 
     def models(self) -> list[ModelLine]:
-        return [self._model_line(order) for order in self._known.values()]
+        return [self._model_line(order, self.pool.warm_orders.of_kind(kind)) for kind, order in self._known.items()]
 
-    def _model_line(self, order: EngineOrder) -> ModelLine:
+    def _model_line(self, order: EngineOrder, warm: Sequence[WarmKey]) -> ModelLine:
         facts, slots = order.facts, self.pool.ledger.slots.values()
-        until_s = self._held_warm.get(facts.kind)
+        orders = self.pool.warm_orders
+        until_s = max((until_s for key in warm if (until_s := orders.held_until_s(key)) is not None), default=None)
         return ModelLine(
             order.model.uri, facts.key, facts.fingerprint, facts.quantization, facts.weights_bytes, facts.tier,
             facts.swappable,
             tuple(slot.slot_id for slot in slots if slot.engine is not None and slot.engine.kind == facts.kind),
             until_s - self.pool.now_s() if until_s is not None else None,
-            self._warmth.schedule_of(facts),
+            "; ".join(dict.fromkeys(text for key in warm if (text := orders.schedule_of(key)))),
         )  # fmt: skip
 
     def _on_change(self) -> None:

@@ -16,7 +16,7 @@ from pilotlight_warmup.coordinator.exposition import Exposition
 from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
 from pilotlight_warmup.coordinator.model_search import Found
 from pilotlight_warmup.coordinator.pool import LeaseRecord, Pool
-from pilotlight_warmup.coordinator.warmth import WarmOrder
+from pilotlight_warmup.coordinator.warm_orders import WarmOrder
 from pilotlight_warmup.policy import access
 from pilotlight_warmup.policy.access import Caller
 from pilotlight_warmup.policy.lease_lifecycle import ENDED, LeaseEvent, LeaseState
@@ -28,22 +28,19 @@ Describe = Callable[[ModelOrder], Awaitable[Found]]
 
 
 class Desk:
-    """`describe` finds out about a model, fetching it where it is not there; `schedule` takes a prewarm schedule that
-    came with a request. `isolation`: where a request has none. `settled_at_s`: until then an unknown lease may be one
-    whose agent has yet to register."""
+    """`describe` finds out about a model, fetching it where it is not there. `isolation`: where a request has none.
+    `settled_at_s`: until then an unknown lease may be one whose agent has yet to register."""
 
     def __init__(
         self,
         pool: Pool,
         describe: Describe,
-        schedule: Callable[[WarmOrder, str], None],
         exposition: Exposition,
         isolation: Isolation,
         settled_at_s: float = 0.0,
     ) -> None:
         self._pool = pool
         self._describe = describe
-        self._schedule = schedule
         self._exposition = exposition
         self._isolation = isolation
         self._settled_at_s = settled_at_s
@@ -84,7 +81,7 @@ class Desk:
         record.on_agents = found.on_agents
         if asked.prewarm is not None:
             try:
-                self._schedule(WarmOrder(record.order, tenant, wish.isolation), asked.prewarm)
+                pool.warm_orders.schedule(WarmOrder(record.order, tenant, wish.isolation), asked.prewarm)
             except TooManyRequests as error:
                 log.warning("the schedule of %s is not kept: %s", asked.model_name, error.message)
         record.phases_s["prefetch"] = pool.now_s() - began_s

@@ -6,7 +6,7 @@ Shows `policy` the pool and carries out what it decides on the state; engines ar
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from pilotlight_protocol.errors import PayloadTooLarge, PilotlightError, Unavail
 from pilotlight_warmup.agent_port import EngineOrder, ModelFacts
 from pilotlight_warmup.coordinator.pool import LeaseRecord, Pool
 from pilotlight_warmup.policy import fairness, placement, preemption
-from pilotlight_warmup.policy.contest import Contest
+from pilotlight_warmup.policy.contest import Contest, choose_ahead
 from pilotlight_warmup.policy.lease_lifecycle import LeaseEvent, LeaseState
 from pilotlight_warmup.policy.lease_terms import LeaseWish
 from pilotlight_warmup.policy.ledger import Slot
@@ -38,19 +38,11 @@ class SlotOutlook(Protocol):
 
 
 class Dispatch:
-    """`outlooks`: a driver per slot. `held_warm`: kinds of engines that a prewarm keeps where they are, if it can.
-    `settled_at_s`: until then agents with larger slots may have yet to register."""
+    """`outlooks`: a driver per slot. `settled_at_s`: until then agents with larger slots may have yet to register."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        outlooks: Mapping[str, SlotOutlook],
-        held_warm: Mapping[tuple[str, str], float],
-        settled_at_s: float = 0.0,
-    ) -> None:
+    def __init__(self, pool: Pool, outlooks: Mapping[str, SlotOutlook], settled_at_s: float = 0.0) -> None:
         self._pool = pool
         self._outlooks = outlooks
-        self._held_warm = held_warm
         self._settled_at_s = settled_at_s
 
     def run(self) -> None:
@@ -73,10 +65,15 @@ class Dispatch:
             self._carry_out(lease_id, _readable(decision, record.wish), now_s)
 
     def would_place(self, wish: LeaseWish, order: EngineOrder) -> placement.Placement:
-        """What placement says about a wish that preempts nobody; nothing is changed (prewarm asks)."""
-        pool = self._pool
-        views = [self._view(slot, order.facts, {}, pool.now_s()) for slot in pool.ledger.slots.values()]
-        return placement.place(pool.policy.contest.placement, wish, views, pool.predictions, pool.now_s())
+        """Where an engine could be held ahead of any lease; nothing is changed (prewarm asks)."""
+        pool, now_s = self._pool, self._pool.now_s()
+        views = [self._view(slot, order.facts, {}, now_s) for slot in pool.ledger.slots.values()]
+        contest = self._contest(wish.lease_id, now_s)
+        return choose_ahead(pool.policy.contest, wish, views, contest, pool.predictions, now_s)
+
+    def share_slots(self, tenants: Iterable[str], now_s: float) -> dict[str, float]:
+        """What is theirs by right, beside the tenants that lease now or did lately."""
+        return {tenant: use.share_slots for tenant, use in self._uses((), tenants, now_s).items()}
 
     def _carry_out(self, lease_id: str, decision: placement.Placement, now_s: float) -> None:
         pool, record = self._pool, self._pool.records[lease_id]
@@ -91,7 +88,7 @@ class Dispatch:
             return
         chosen = decision.chosen
         if chosen.preempts is not None:
-            self._take(chosen.preempts, f"preempted for {wish.tenant}: {decision.reasons[0]}")
+            self._take(chosen, wish)
         log.info(
             "lease %s of %s goes to %s by %s in %.2f s (asked for %s; %s)", lease_id, wish.tenant, chosen.slot_id,
             chosen.path, chosen.eta_s, wish.priority, "; ".join(decision.reasons),
@@ -99,15 +96,18 @@ class Dispatch:
         pool.reserve(lease_id, chosen)
         self._outlooks[chosen.slot_id].kick()
 
-    def _take(self, lease_id: str, why: str) -> None:
-        log.info("lease %s is %s", lease_id, why)
+    def _take(self, chosen: placement.Candidate, wish: LeaseWish) -> None:
+        lease_id = chosen.preempts
+        assert lease_id is not None  # _carry_out has looked
+        log.info("lease %s is preempted for %s: %s", lease_id, wish.tenant, chosen.preempt_detail)
         if self._pool.ledger.leases[lease_id].state is LeaseState.PLACING:
             self._pool.displace(lease_id)
         else:
-            self._pool.end(lease_id, LeaseEvent.PREEMPT, Unavailable(f"the lease was {why}"))
+            why = f"the lease was preempted: {chosen.preempt_reason}"
+            self._pool.end(lease_id, LeaseEvent.PREEMPT, Unavailable(why))
 
     def _contest(self, lease_id: str, now_s: float) -> Contest:
-        pool, spec = self._pool, self._pool.policy.fairness
+        pool = self._pool
         held: list[preemption.HeldLease] = []
         for slot in pool.ledger.slots.values():
             if slot.lease_id is not None:
@@ -119,12 +119,18 @@ class Dispatch:
                         state is LeaseState.IDLE, lease.since_s,
                     )
                 )  # fmt: skip
-        present = {lease.wish.tenant for lease in pool.ledger.leases.values()} | set(pool.fair.used_s)
-        weights = {tenant: spec.weight(tenant) for tenant in present}
-        means = fairness.mean_slots(spec, pool.fair, now_s)
         others = [pool.records[other].wish for other in pool.fair.waiting if other != lease_id]
         wanted = frozenset(name for wish in others for name in (wish.fingerprint, wish.model))
-        return Contest(held, preemption.uses(weights, held, means, len(pool.ledger.slots)), wanted)
+        return Contest(held, self._uses(held, (), now_s), wanted)
+
+    def _uses(
+        self, held: Sequence[preemption.HeldLease], tenants: Iterable[str], now_s: float
+    ) -> dict[str, preemption.TenantUse]:
+        pool, spec = self._pool, self._pool.policy.fairness
+        present = {lease.wish.tenant for lease in pool.ledger.leases.values()}.union(pool.fair.used_s, tenants)
+        weights = {tenant: spec.weight(tenant) for tenant in present}
+        means = fairness.mean_slots(spec, pool.fair, now_s)
+        return preemption.uses(weights, held, means, len(pool.ledger.slots))
 
     def _view(
         self, slot: Slot, facts: ModelFacts, on_agents: Mapping[str, ModelFacts | None], now_s: float
@@ -135,8 +141,8 @@ class Dispatch:
             there = on_agents.get(outlook.agent_name, msgspec.structs.replace(facts, tier="remote"))
             absent = absent or ("" if there is not None else "the model cannot be had on its node")
             facts = there or facts
-        kind = slot.engine.kind if slot.engine is not None else ("", "")
-        worth = pool.worth.entries.get(kind[0])
+        worth = pool.worth.entries.get(slot.engine.model if slot.engine is not None else "")
+        held_warm = slot.engine is not None and pool.warm_orders.is_held(slot.engine)
         return placement.SlotView(
             slot.slot_id,
             slot.state,
@@ -152,7 +158,7 @@ class Dispatch:
             absent=absent,
             fingerprint=facts.fingerprint,
             way_back="wake" if pool.slots[slot.slot_id].sleepers else "fork",
-            keep_value=float("inf") if kind in self._held_warm else worth.priority if worth is not None else 0.0,
+            keep_value=float("inf") if held_warm else worth.priority if worth is not None else 0.0,
         )
 
     def _refusal(self, wish: LeaseWish, decision: placement.Placement, now_s: float) -> PilotlightError:

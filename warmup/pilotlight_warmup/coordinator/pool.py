@@ -15,6 +15,7 @@ import msgspec
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 
 from pilotlight_warmup.agent_port import EngineOrder, ModelFacts, SlotFacts
+from pilotlight_warmup.coordinator.warm_orders import WarmOrders
 from pilotlight_warmup.policy import boot_backoff, fairness, greedy_dual, ledger, placement, prediction, resync
 from pilotlight_warmup.policy.access import Caller
 from pilotlight_warmup.policy.boot_backoff import BackOffSpec
@@ -109,6 +110,7 @@ class Pool:
         self.predictions = prediction.PredictionState()
         self.worth = greedy_dual.GreedyDualState()
         self.back_off = boot_backoff.BackOffState()
+        self.warm_orders = WarmOrders(policy.back_off)
         self.records: dict[str, LeaseRecord] = {}
         self.slots: dict[str, SlotFacts] = {}
         self.absent: dict[str, str] = {}

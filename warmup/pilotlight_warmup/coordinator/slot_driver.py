@@ -23,7 +23,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
+from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable, told_to_clients
 
 from pilotlight_warmup.agent_port import (
     AgentError,
@@ -40,7 +40,7 @@ from pilotlight_warmup.coordinator.exposition import Exposition
 from pilotlight_warmup.coordinator.pool import LeaseRecord, Pool
 from pilotlight_warmup.coordinator.slot_sleepers import Dormant, SlotSleepers
 from pilotlight_warmup.coordinator.step_times import StepTimes
-from pilotlight_warmup.coordinator.warmth import WarmOrder
+from pilotlight_warmup.coordinator.warm_orders import WarmOrder
 from pilotlight_warmup.policy.isolation import after_serving, may_reuse
 from pilotlight_warmup.policy.lease_terms import LeaseWish
 from pilotlight_warmup.policy.ledger import Slot
@@ -128,7 +128,7 @@ class SlotDriver:
     def _died(self, reason: str) -> None:
         if self._slot.state in {SlotState.EMPTY, SlotState.FAILED, SlotState.STOPPING}:
             return
-        self._fail(SlotEvent.DIED, Unavailable(f"the engine was lost: {reason}"))
+        self._fail(SlotEvent.DIED, f"the engine was lost: {reason}")
         self.kick()
 
     async def run(self) -> None:
@@ -199,7 +199,7 @@ class SlotDriver:
         if slot.lease_id is not None:
             self._warm = None
             return self._pool.records[slot.lease_id].order_on(self.agent_name)
-        if self._warm is not None and slot.engine is not None and slot.engine.kind == self._warm.order.facts.kind:
+        if self._warm is not None and slot.engine is not None and self._warm.is_met_by(slot.engine):
             self._warm = None
         return self._warm.order if self._warm is not None else None
 
@@ -234,7 +234,7 @@ class SlotDriver:
         try:
             ready = await self._agent.boot(self._slot_id, order, self._settings.boot_deadline_s)
         except EngineRefused as error:
-            self._refuse(InvalidInput(str(error)))
+            self._refuse(order, str(error))
             return
         self._incarnation, self._order = ready.incarnation, order
         if self._lost_early[0] == ready.incarnation:
@@ -249,7 +249,7 @@ class SlotDriver:
             ready = await self._agent.swap(self._slot_id, order, self._settings.swap_deadline_s)
         except SwapFailed as error:
             self._exposition.swap_failed()
-            self._fail(SlotEvent.SWAP_FAILED, Unavailable(f"the swap failed: {error}"))
+            self._fail(SlotEvent.SWAP_FAILED, f"the swap failed: {error}")
             return
         self._order = order
         self._pool.slot_event(self._slot_id, SlotEvent.SWAPPED)
@@ -354,7 +354,8 @@ class SlotDriver:
             await asyncio.sleep(delay_s)
         self._pool.slot_event(self._slot_id, SlotEvent.STOP)
 
-    def _fail(self, event: SlotEvent, error: PilotlightError) -> None:
+    def _fail(self, event: SlotEvent, reason: str) -> None:
+        """What the process wrote last is for the log alone: it has served others too."""
         self._failures += 1
         engine = self._slot.engine
         if engine is not None:
@@ -365,13 +366,15 @@ class SlotDriver:
             self._not_before_s = self._pool.now_s() + min(delay_s, self._settings.longest_back_off_s)
         self._warm = None
         self._exposition.engine_failed()
-        log.warning("slot %s: %s (failure %d in a row)", self._slot_id, error.message, self._failures)
-        self._pool.engine_lost(self._slot_id, event, error, again=True)
+        log.warning("slot %s: %s (failure %d in a row)", self._slot_id, reason, self._failures)
+        self._pool.engine_lost(self._slot_id, event, Unavailable(told_to_clients(reason)), again=True)
 
-    def _refuse(self, error: InvalidInput) -> None:
+    def _refuse(self, order: EngineOrder, reason: str) -> None:
         """The engine's arguments or the model are wrong: another try would end the same way."""
-        log.warning("slot %s: the engine refuses its configuration: %s", self._slot_id, error.message)
-        self._pool.engine_lost(self._slot_id, SlotEvent.DIED, error, again=False)
+        log.warning("slot %s: the engine refuses its configuration: %s", self._slot_id, reason)
+        if self._warm is not None and self._warm.order.facts.kind == order.facts.kind:
+            self._pool.warm_orders.refused(self._warm, self._pool.now_s())
+        self._pool.engine_lost(self._slot_id, SlotEvent.DIED, InvalidInput(told_to_clients(reason)), again=False)
         self._warm = None
 
     def _reserved(self) -> LeaseRecord | None:

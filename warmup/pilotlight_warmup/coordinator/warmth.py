@@ -7,20 +7,21 @@ decide into wishes for the slot drivers. Placement decides where. A lease always
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from pilotlight_warmup.agent_port import EngineOrder, ModelFacts
+from pilotlight_warmup.agent_port import EngineOrder
 from pilotlight_warmup.coordinator.pool import Pool
-from pilotlight_warmup.policy import forecast, idle_histogram, keep_alive, prewarm_schedule
-from pilotlight_warmup.policy.lease_terms import Isolation, LeaseWish
+from pilotlight_warmup.coordinator.warm_orders import WarmOrder
+from pilotlight_warmup.policy import forecast, idle_histogram, keep_alive
+from pilotlight_warmup.policy.lease_terms import LeaseWish
 from pilotlight_warmup.policy.ledger import Slot
 from pilotlight_warmup.policy.placement import Candidate, Placement
 from pilotlight_warmup.policy.prediction import predict
 from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
 _MOST_LEVELS = 4096
-MOST_SCHEDULES = 1024
 
 
 @dataclass
@@ -32,31 +33,6 @@ class _Level:
     profile: forecast.DayProfile = field(default_factory=forecast.DayProfile)
     gap_began_s: float | None = None
     plan: keep_alive.KeepAlivePlan | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WarmOrder:
-    """An engine to be held warm, and for whom; `tenant` "" for whoever comes."""
-
-    order: EngineOrder
-    tenant: str = ""
-    isolation: Isolation = "shared"
-
-    @property
-    def wish(self) -> LeaseWish:
-        facts = self.order.facts
-        return LeaseWish(
-            f"prewarm {facts.key[:12]}", self.tenant, facts.key, facts.fingerprint, "batch", self.isolation,
-            facts.weights_bytes, facts.memory_bytes,
-        )  # fmt: skip
-
-
-@dataclass
-class _Schedule:
-    warm: WarmOrder
-    text: str
-    schedules: tuple[prewarm_schedule.PrewarmSchedule, ...]
-    ask_again_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,53 +49,32 @@ class LoadAhead:
     reason: str
 
 
+class PlacementOutlook(Protocol):
+    """What dispatch would do, without doing it."""
+
+    def would_place(self, wish: LeaseWish, order: EngineOrder) -> Placement: ...
+
+    def share_slots(self, tenants: Iterable[str], now_s: float) -> Mapping[str, float]: ...
+
+
 class Warmth:
-    """`held` maps kinds of engines to when (on the pool's clock) their prewarm ends. `unix_s`: Unix time."""
+    """`unix_s`: Unix time."""
 
     def __init__(
         self,
         pool: Pool,
-        would_place: Callable[[LeaseWish, EngineOrder], Placement],
-        held: dict[tuple[str, str], float],
+        outlook: PlacementOutlook,
         keep_alive_spec: keep_alive.KeepAliveSpec,
         forecast_spec: forecast.ForecastSpec,
         unix_s: Callable[[], float],
     ) -> None:
         self._pool = pool
-        self._would_place = would_place
+        self._outlook = outlook
         self._keep_alive = keep_alive_spec
         self._forecast = forecast_spec
         self._unix_s = unix_s
         self._levels: OrderedDict[tuple[str, int], _Level] = OrderedDict()
         self._busy: Counter[str] = Counter()
-        self._schedules: dict[str, _Schedule] = {}
-        self._asked: dict[tuple[str, str], WarmOrder] = {}
-        self.held = held
-
-    def hold(self, warm: WarmOrder, hold_s: float) -> None:
-        """A prewarm call: keep this model loaded somewhere for a while, where that costs no lease."""
-        kind = warm.order.facts.kind
-        self._asked[kind] = warm
-        self.held[kind] = self._pool.now_s() + hold_s
-
-    def schedule(self, warm: WarmOrder, text: str) -> None:
-        """In place of the model's last one, whatever engine arguments that had; an empty text ends it.
-
-        Raises policy.prewarm_schedule.InvalidSchedule.
-        """
-        key = warm.order.facts.key
-        self._schedules.pop(key, None)
-        if schedules := prewarm_schedule.parse(text):
-            self._schedules[key] = _Schedule(warm, text, schedules)
-
-    @property
-    def scheduled(self) -> int:
-        return len(self._schedules)
-
-    def schedule_of(self, facts: ModelFacts) -> str:
-        """The schedule for an engine of this kind, "" without one."""
-        found = self._schedules.get(facts.key)
-        return found.text if found is not None and found.warm.order.facts.kind == facts.kind else ""
 
     def observe(self) -> None:
         """Look at who holds engines now; call it after every change of the pool."""
@@ -152,15 +107,15 @@ class Warmth:
 
     def decide(self) -> list[StopIdle | LoadAhead]:
         """What to do now; call it every now and then."""
-        now_s = self._pool.now_s()
-        self._follow_schedules(now_s)
-        for kind in [kind for kind, until_s in self.held.items() if until_s <= now_s]:
-            del self.held[kind]
-            self._asked.pop(kind, None)
+        now_s, orders = self._pool.now_s(), self._pool.warm_orders
+        orders.follow(self._fork_s, now_s, self._unix_s())
+        orders.enforce(self._outlook.share_slots(orders.tenants, now_s), now_s)
         wishes: list[StopIdle | LoadAhead] = [*self._stops(now_s)]
         taken: set[str] = set()
-        loaded = {slot.engine.kind for slot in self._pool.ledger.slots.values() if slot.engine is not None}
-        for warm in [self._asked[kind] for kind in self.held if kind not in loaded]:
+        engines = [slot.engine for slot in self._pool.ledger.slots.values() if slot.engine is not None]
+        for warm in orders.in_force:
+            if any(warm.is_met_by(engine) for engine in engines):
+                continue
             found = self._place(warm, taken, displace=True)
             wishes += [LoadAhead(found.slot_id, warm, "held", found.reason)] if found is not None else []
         wishes += self._boots_ahead(now_s, taken)
@@ -174,7 +129,7 @@ class Warmth:
                 continue
             if slot.lease_id is not None:
                 engines[slot.engine.fingerprint] += 1
-            elif slot.state is SlotState.IDLE and slot.engine.kind not in self.held:
+            elif slot.state is SlotState.IDLE and not self._pool.warm_orders.is_held(slot.engine):
                 by_fingerprint.setdefault(slot.engine.fingerprint, []).append(slot)
         stops: list[StopIdle] = []
         for fingerprint, idle in by_fingerprint.items():
@@ -221,27 +176,15 @@ class Warmth:
         return wishes
 
     def _place(self, warm: WarmOrder, taken: set[str], *, displace: bool) -> Candidate | None:
-        for candidate in self._would_place(warm.wish, warm.order).ranked:
+        if self._pool.warm_orders.wait_s(warm, self._pool.now_s()) > 0:
+            return None
+        for candidate in self._outlook.would_place(warm.wish, warm.order).ranked:
             slot = self._pool.ledger.slots[candidate.slot_id]
-            kept = slot.engine is not None and (not displace or slot.engine.kind in self.held)
+            kept = slot.engine is not None and (not displace or self._pool.warm_orders.is_held(slot.engine))
             if not candidate.waits and not kept and slot.slot_id not in taken and slot.state is not SlotState.FAILED:
                 taken.add(slot.slot_id)
                 return candidate
         return None
-
-    def _follow_schedules(self, now_s: float) -> None:
-        unix_s = self._unix_s()
-        for entry in self._schedules.values():
-            if unix_s < entry.ask_again_s:
-                continue
-            decision = prewarm_schedule.decide(entry.schedules, self._fork_s(entry.warm.order), unix_s)
-            if decision is None:
-                continue
-            entry.ask_again_s = decision.next_change_s
-            if decision.warm_until_s is not None:
-                kind = entry.warm.order.facts.kind
-                self._asked[kind] = entry.warm
-                self.held[kind] = max(self.held.get(kind, 0.0), now_s + decision.warm_until_s - unix_s)
 
     def _is_forecast(self, level: _Level) -> bool:
         price_slot_s = self._keep_alive.price_slot_s

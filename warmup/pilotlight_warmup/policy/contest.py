@@ -63,12 +63,34 @@ def choose(
         victim = given_up.get(slot.slot_id)
         if victim is not None and not slot.absent and _can_be_displaced(slot, wish):
             view = replace(
-                view, preempts=victim.lease.lease_id, preempt_reason=victim.reason, preempt_loss_s=victim.loss_s
-            )
+                view, preempts=victim.lease.lease_id, preempt_reason=victim.reason, preempt_detail=victim.detail,
+                preempt_loss_s=victim.loss_s,
+            )  # fmt: skip
         if slot.engine is not None and slot.engine.owner != wish.tenant and slot.slot_id in parked:
             view = replace(view, kept_for=slot.engine.owner, stoppable_in_s=max(young_s, parked[slot.slot_id]))
         seen.append(view)
     return place(spec.placement, wish, seen, predictions, now_s)
+
+
+def choose_ahead(
+    spec: ContestSpec,
+    wish: LeaseWish,
+    slots: Sequence[SlotView],
+    contest: Contest,
+    predictions: PredictionState,
+    now_s: float,
+) -> Placement:
+    """Where an engine could be held before any lease asks for it. It preempts nobody, and whatever the shares, it
+    leaves what another tenant has parked for less than `worth_boots` boots: that one's next lease is likelier."""
+
+    def is_left(slot: SlotView) -> bool:
+        engine = slot.engine
+        if engine is None or engine.owner in {"", wish.tenant}:
+            return True
+        return now_s - slot.since_s >= _worth_s(spec, slot, engine, predictions)
+
+    free = [slot for slot in slots if is_left(slot)]
+    return choose(spec, wish, free, replace(contest, held=()), predictions, now_s)
 
 
 def _can_be_displaced(slot: SlotView, wish: LeaseWish) -> bool:

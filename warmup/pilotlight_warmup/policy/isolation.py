@@ -17,11 +17,6 @@ def may_reuse(engine_tenant: str, engine_isolation: Isolation, wish: LeaseWish) 
     return engine_isolation == "shared" and wish.isolation == "shared"
 
 
-def may_replace(engine_tenant: str, engine_isolation: Isolation, wish: LeaseWish) -> bool:
-    """True if the process may be stopped to make room for the wish: another tenant's dedicated engine may not."""
-    return engine_isolation != "dedicated" or engine_tenant in {"", wish.tenant}
-
-
 def after_serving(engine_tenant: str, engine_isolation: Isolation, wish: LeaseWish) -> tuple[str, Isolation]:
     """What the process remembers once it serves the wish: its tenant, and the strictest mode it was held under."""
     tenant = wish.tenant if engine_tenant in {"", wish.tenant} else SEVERAL

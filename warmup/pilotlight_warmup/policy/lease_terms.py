@@ -10,7 +10,8 @@ Priority = Literal["interactive", "normal", "batch"]
 
 Isolation = Literal["shared", "reset", "dedicated"]
 """`shared`: engines are swapped across tenants. `reset`: a change of tenant gets a fresh process. `dedicated`: the
-tenant's engine serves nobody else while it lives."""
+tenant's process never serves anybody else. That promises a process, not a slot: parked, it may be stopped for another
+tenant like any engine, and its memory ends with it."""
 
 PRIORITY_RANK: dict[Priority, int] = {"interactive": 0, "normal": 1, "batch": 2}
 ISOLATION_RANK: dict[Isolation, int] = {"shared": 0, "reset": 1, "dedicated": 2}

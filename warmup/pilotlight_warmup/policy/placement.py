@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .isolation import may_replace, may_reuse
+from .isolation import may_reuse
 from .lease_terms import LeaseWish
 from .ledger import Engine
 from .prediction import Path, PredictionSpec, PredictionState, Tier, predict
@@ -66,6 +66,7 @@ class SlotView:
     free: bool = True
     preempts: str | None = None
     preempt_reason: str = ""
+    preempt_detail: str = ""
     preempt_loss_s: float = 0.0
     stoppable_in_s: float = 0.0
     kept_for: str = ""
@@ -85,6 +86,7 @@ class Candidate:
     """One way to serve the wish. `stops_engine`: the slot's engine dies for it. `waits`: not yet, its lease must end or
     its engine be old enough first, which takes `wait_s` of the `eta_s`. `loss`: what others lose, compared from left to
     right: a parked engine within its tenant's share, the run of a preempted lease in seconds, `keep_value`.
+    `reason` and `preempt_reason` are told to holders and name no other tenant; `preempt_detail` is the log's.
     """
 
     slot_id: str
@@ -96,6 +98,8 @@ class Candidate:
     waits: bool
     wait_s: float
     reason: str
+    preempt_reason: str = ""
+    preempt_detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +189,21 @@ def _candidate(
     wait_s = 0.0
     if slot.preempts is not None:
         eta_s += spec.drain_s
-        reason = f"{reason}; preempts {slot.preempts}: {slot.preempt_reason}"
+        reason = f"{reason}; preempts a lease: {slot.preempt_reason}"
     elif slot.free_in_s is not None:
         wait_s = slot.free_in_s
         reason = f"{reason}; its lease should end in {slot.free_in_s:.1f} s"
     if stops and slot.stoppable_in_s > wait_s:
         wait_s = slot.stoppable_in_s
-        whose = f"kept for {slot.kept_for}" if slot.kept_for else "too young to be stopped"
+        whose = "kept for its tenant" if slot.kept_for else "too young to be stopped"
         reason = f"{reason}; its engine is {whose} for another {slot.stoppable_in_s:.1f} s"
     loss = (bool(slot.kept_for) and first != "loaded", slot.preempt_loss_s, slot.keep_value)
     waits = held or (stops and slot.stoppable_in_s > 0.0)
-    return Candidate(slot.slot_id, first, eta_s + wait_s, loss, stops, slot.preempts, waits, wait_s, reason), ""
+    candidate = Candidate(
+        slot.slot_id, first, eta_s + wait_s, loss, stops, slot.preempts, waits, wait_s, reason, slot.preempt_reason,
+        slot.preempt_detail,
+    )  # fmt: skip
+    return candidate, ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +225,6 @@ def _way(wish: LeaseWish, slot: SlotView) -> _Way | str:
             return _Way(("loaded",), False, f"its engine holds {wish.model}{wait}")
         if slot.swappable:
             return _Way(("swap",), False, f"same fingerprint, weights from {slot.tier}{wait}")
-    if engine is not None and not may_replace(engine.tenant, engine.isolation, wish):
-        return f"dedicated to {engine.tenant}"
     occupied = slot.engine is not None
     asleep = to_wake(slot.sleeping, wish, swappable=slot.swappable)
     if asleep is not None and asleep.model == wish.model:

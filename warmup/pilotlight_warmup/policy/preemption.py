@@ -67,12 +67,16 @@ class HeldLease:
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """`loss_s` grows with what taking the slot costs: nothing but a wait, or a resume after so long a run."""
+    """`loss_s` grows with what taking the slot costs: nothing but a wait, or a resume after so long a run.
+
+    `reason` is for both holders and names nobody; `detail` is the log's.
+    """
 
     lease: HeldLease
     order: int
     loss_s: float
     reason: str
+    detail: str
 
 
 def uses(
@@ -105,13 +109,14 @@ def _victim(wish: LeaseWish, lease: HeldLease, tenants: Mapping[str, TenantUse],
     if lease.idle:
         if wish.priority == "batch" and lease.priority != "batch":
             return None
-        return Victim(lease, 0, 0.0, f"lease {lease.lease_id} has been idle for {held_s:.1f} s")
+        return Victim(lease, 0, 0.0, "it is idle", f"lease {lease.lease_id} has been idle for {held_s:.1f} s")
     if wish.priority == "batch":
         return None
     loss_s = 0.0 if lease.placing else held_s
     theirs, mine = tenants[lease.tenant], tenants[wish.tenant]
     if lease.priority == "batch" and (lease.tenant == wish.tenant or theirs.beyond_share or not mine.beyond_share):
-        return Victim(lease, 1, loss_s, f"lease {lease.lease_id} is batch work, {what} for {held_s:.1f} s")
+        detail = f"lease {lease.lease_id} is batch work, {what} for {held_s:.1f} s"
+        return Victim(lease, 1, loss_s, "it is batch work", detail)
     lent = theirs.interactive_is_lent if lease.priority == "interactive" else theirs.beyond_share
     if lease.tenant == wish.tenant or not lent:
         return None
@@ -121,6 +126,7 @@ def _victim(wish: LeaseWish, lease: HeldLease, tenants: Mapping[str, TenantUse],
         lease,
         2,
         loss_s,
+        "its tenant uses more than its share",
         f"lease {lease.lease_id} was lent: {lease.tenant} {_holding(theirs)}, "
         f"and {wish.tenant} used {mine.relative:.0%} of its own lately",
     )
