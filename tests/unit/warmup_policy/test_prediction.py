@@ -50,3 +50,14 @@ def test_the_error_is_a_metric() -> None:
     assert 0.0 < found.bias_s < 1.0
     assert found.mean_absolute_s == pytest.approx(found.bias_s)
     assert found.ratio_p90 == pytest.approx(2.0)
+
+
+def test_it_remembers_a_thousand_fingerprints_and_forgets_those_it_learned_longest_ago() -> None:
+    state = observe(SPEC, PredictionState(), Outcome("boot", "disk", "kept", 0, 7.0, 0.0, 1.0))
+    for number in range(3000):
+        state = observe(SPEC, state, Outcome("boot", "disk", str(number), 0, 60.0, 0.0, 1.0))
+        if number % 500 == 0:
+            state = observe(SPEC, state, Outcome("boot", "disk", "kept", 0, 7.0, 0.0, 1.0))
+    assert len(state.process_s) <= 1024
+    assert predict(SPEC, state, "boot", "disk", "kept", 0) == pytest.approx(7.0)
+    assert predict(SPEC, state, "boot", "disk", "0", 0) == pytest.approx(60.0, rel=0.05)

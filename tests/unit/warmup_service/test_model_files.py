@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pilotlight_predictor.engine.swap_rules import PROVEN
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_warmup.agent.model_files import PROVEN_SWAPS, ModelFiles, NodeFacts
-from pilotlight_warmup.agent_port import ModelOrder
-from pilotlight_warmup.store import Store, StoreSettings
+from pilotlight_warmup.agent_port import EngineOrder, ModelFacts, ModelOrder
+from pilotlight_warmup.store import SourceSettings, Store, StoreSettings
+from pilotlight_warmup.store.shelf import Shelf
 
 
 def model(folder: Path, *, weights: bytes = b"\0" * 8, dtype: str = "U8", **config: object) -> Path:
@@ -29,6 +33,12 @@ def adapter(folder: Path, rank: int) -> Path:
     return folder
 
 
+def described(files: ModelFiles, order: ModelOrder) -> ModelFacts:
+    facts = files.known(order)
+    assert facts is not None
+    return facts
+
+
 @pytest.fixture
 def files() -> ModelFiles:
     return ModelFiles(None, NodeFacts("cpu", "0.32.0"))
@@ -41,8 +51,8 @@ def test_folders_are_served_from_the_roots_alone_wherever_links_lead(tmp_path: P
     (partly / "model.safetensors").unlink()
     (partly / "model.safetensors").symlink_to(theirs / "model.safetensors")
     files = ModelFiles(None, NodeFacts("cpu", "0.32.0"), [tmp_path / "ours"])
-    assert files.describe(ModelOrder(str(ours))).weights_bytes > 8
-    assert files.describe(ModelOrder("bundled://demo-awq")).quantization == "awq"
+    assert described(files, ModelOrder(str(ours))).weights_bytes > 8
+    assert described(files, ModelOrder("bundled://demo-awq")).quantization == "awq"
     adapted = ModelOrder(str(ours), loras=(("a", str(adapter(tmp_path / "theirs" / "adapter", 8))),))
     for order in (
         ModelOrder(str(theirs)),
@@ -51,14 +61,14 @@ def test_folders_are_served_from_the_roots_alone_wherever_links_lead(tmp_path: P
         adapted,
     ):
         with pytest.raises(Forbidden, match="--model_root"):
-            files.describe(order)
+            described(files, order)
 
 
 def test_fine_tunes_share_a_fingerprint_and_not_a_key(files: ModelFiles, tmp_path: Path) -> None:
-    one = files.describe(ModelOrder(str(model(tmp_path / "one", weights=b"1" * 8))))
-    two = files.describe(ModelOrder(str(model(tmp_path / "two", weights=b"2" * 8, eos_token_id=7))))
-    wide = files.describe(ModelOrder(str(model(tmp_path / "wide", hidden_size=16))))
-    quantized = files.describe(ModelOrder(str(model(tmp_path / "q", quantization_config={"quant_method": "gptq"}))))
+    one = described(files, ModelOrder(str(model(tmp_path / "one", weights=b"1" * 8))))
+    two = described(files, ModelOrder(str(model(tmp_path / "two", weights=b"2" * 8, eos_token_id=7))))
+    wide = described(files, ModelOrder(str(model(tmp_path / "wide", hidden_size=16))))
+    quantized = described(files, ModelOrder(str(model(tmp_path / "q", quantization_config={"quant_method": "gptq"}))))
     assert one.key != two.key
     assert one.fingerprint == two.fingerprint
     assert len({one.fingerprint, wide.fingerprint, quantized.fingerprint}) == 3
@@ -70,11 +80,11 @@ def test_fine_tunes_share_a_fingerprint_and_not_a_key(files: ModelFiles, tmp_pat
 def test_engine_arguments_and_adapters_are_part_of_the_engine(files: ModelFiles, tmp_path: Path) -> None:
     folder = str(model(tmp_path / "m"))
     small, large = (str(adapter(tmp_path / f"r{rank}", rank)) for rank in (8, 64))
-    plain = files.describe(ModelOrder(folder))
-    eager = files.describe(ModelOrder(folder, {"enforce_eager": "true"}))
-    with_small = files.describe(ModelOrder(folder, loras=(("a", small),)))
-    with_large = files.describe(ModelOrder(folder, loras=(("a", large),)))
-    renamed = files.describe(ModelOrder(folder, loras=(("b", small),)))
+    plain = described(files, ModelOrder(folder))
+    eager = described(files, ModelOrder(folder, {"enforce_eager": "true"}))
+    with_small = described(files, ModelOrder(folder, loras=(("a", small),)))
+    with_large = described(files, ModelOrder(folder, loras=(("a", large),)))
+    renamed = described(files, ModelOrder(folder, loras=(("b", small),)))
     assert plain.key == eager.key
     assert len({facts.fingerprint for facts in (plain, eager, with_small, with_large)}) == 4
     assert len({facts.key for facts in (plain, with_small, with_large, renamed)}) == 4
@@ -90,14 +100,14 @@ def test_a_quantization_among_the_engine_arguments_counts(files: ModelFiles, tmp
 
 def test_a_folder_whose_files_change_is_another_model(files: ModelFiles, tmp_path: Path) -> None:
     folder = model(tmp_path / "m")
-    before = files.describe(ModelOrder(str(folder)))
-    assert files.describe(ModelOrder(folder.as_uri())).key == before.key
+    before = described(files, ModelOrder(str(folder)))
+    assert described(files, ModelOrder(folder.as_uri())).key == before.key
     os.utime(folder / "model.safetensors", ns=(1, 1))
-    assert files.describe(ModelOrder(str(folder))).key != before.key
+    assert described(files, ModelOrder(str(folder))).key != before.key
 
 
 def test_bundled_models(files: ModelFiles) -> None:
-    facts = files.describe(ModelOrder("bundled://demo-awq"))
+    facts = described(files, ModelOrder("bundled://demo-awq"))
     assert (facts.quantization, facts.swappable) == ("awq", True)
     assert facts.weights_bytes > 1_000_000
 
@@ -107,7 +117,6 @@ def test_bundled_models(files: ModelFiles) -> None:
     [
         ("bundled://nothing", ModelNotFound),
         ("relative", InvalidInput),
-        ("hf://org/name", InvalidInput),  # there is no store
         ("{tmp}/nowhere", ModelNotFound),
         ("{tmp}/pickled", InvalidInput),
         ("{tmp}/damaged", InvalidInput),
@@ -119,26 +128,86 @@ def test_what_is_no_model(files: ModelFiles, tmp_path: Path, uri: str, error: ty
     damaged = model(tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(error):
-        files.describe(ModelOrder(uri.format(tmp=tmp_path)))
+        described(files, ModelOrder(uri.format(tmp=tmp_path)))
 
 
-def test_a_stored_model_is_named_by_its_digest_and_kept_while_it_is_used(tmp_path: Path) -> None:
+def test_without_a_store_only_folders_are_models(files: ModelFiles) -> None:
+    with pytest.raises(InvalidInput, match="--store"):
+        files.peek(ModelOrder("hf://org/name"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    settings = StoreSettings(tmp_path / "store", sources=SourceSettings(claims_folder=tmp_path / "claims"))
+    with Store(settings) as opened:
+        yield opened
+
+
+def fetched(files: ModelFiles, uri: str) -> None:
+    files.fetch(uri, threading.Event(), lambda progress: None)
+
+
+def test_a_stored_model_is_named_by_its_digest_and_kept_while_it_is_used(tmp_path: Path, store: Store) -> None:
+    model(tmp_path / "claims" / "team" / "m")
+    files = ModelFiles(store, NodeFacts("cpu", "0.32.0"))
+    order = ModelOrder("pvc://team/m")
+    assert files.known(order) is files.peek(order) is None
+    fetched(files, order.uri)
+    facts = described(files, order)
+    assert facts == files.peek(order)
+    assert facts.key == store.list()[0].digest
+    located, lease = files.hold(EngineOrder(order, facts, "m"))
+    assert lease is not None
+    assert (located.folder, store.list()[0].leases) == (lease.path, 1)
+    lease.release()
+    store.remove(facts.key)
+    assert files.known(order) is files.peek(order) is None
+    with pytest.raises(ModelNotFound):
+        files.hold(EngineOrder(order, facts, "m"))
+
+
+def test_an_engine_gets_what_was_described_without_its_source(tmp_path: Path, store: Store) -> None:
     source = model(tmp_path / "claims" / "team" / "m")
-    settings = StoreSettings(tmp_path / "store")
-    settings = StoreSettings(settings.folder, sources=type(settings.sources)(claims_folder=tmp_path / "claims"))
-    with Store(settings) as store:
-        files = ModelFiles(store, NodeFacts("cpu", "0.32.0"))
-        order = ModelOrder("pvc://team/m")
-        facts = files.describe(order)
-        assert facts.key == store.list()[0].digest
-        lease = files.keep(files.locate(order.uri))
+    files = ModelFiles(store, NodeFacts("cpu", "0.32.0"))
+    adapted = ModelOrder("pvc://team/m", loras=(("a", str(adapter(tmp_path / "a", 8))),))
+    orders = []
+    for order in (ModelOrder("pvc://team/m"), adapted):
+        fetched(files, order.uri)
+        orders.append(EngineOrder(order, described(files, order), "m"))
+    shutil.rmtree(source)
+    restarted = ModelFiles(store, NodeFacts("cpu", "0.32.0"))
+    for order in orders:
+        assert restarted.known(order.model) is None, "its source has to be asked"
+        _, lease = restarted.hold(order)
         assert lease is not None
-        assert store.list()[0].leases == 1
         lease.release()
-        # Known for a while without asking the source; evicted, it is fetched again.
-        store.remove(facts.key)
-        assert files.describe(order).key == facts.key
-    assert source.is_dir()
+    os.utime(tmp_path / "a" / "adapter_config.json", ns=(1, 1))
+    with pytest.raises(ModelNotFound, match="ask again"):
+        restarted.hold(orders[1])
+    assert store.list()[0].leases == 0
+
+
+def test_a_folder_is_held_as_it_was_described(files: ModelFiles, tmp_path: Path) -> None:
+    order = ModelOrder(str(model(tmp_path / "m")))
+    engine = EngineOrder(order, described(files, order), "m")
+    assert files.hold(engine)[1] is None
+    os.utime(tmp_path / "m" / "model.safetensors", ns=(1, 1))
+    with pytest.raises(ModelNotFound, match="ask again"):
+        files.hold(engine)
+
+
+def test_what_a_crash_may_have_hurt_is_not_here_before_it_was_read(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model(tmp_path / "claims" / "team" / "m")
+    files = ModelFiles(store, NodeFacts("cpu", "0.32.0"))
+    order = ModelOrder("pvc://team/m")
+    fetched(files, order.uri)
+    engine = EngineOrder(order, described(files, order), "m")
+    monkeypatch.setattr(Shelf, "trusted", lambda shelf, digest: False)
+    assert files.known(order) is files.peek(order) is None
+    with pytest.raises(ModelNotFound, match="verified first"):
+        files.hold(engine)
 
 
 def test_the_list_of_proven_swaps_is_the_engine_hosts() -> None:

@@ -247,6 +247,19 @@ async def test_an_agent_that_was_restarted_has_lost_what_it_served(start: Any) -
     assert (await world.lease(A)).state == "active"
 
 
+async def test_an_agent_that_returns_with_fewer_slots_has_given_up_the_others(start: Any) -> None:
+    world = await start(MemoryAgent("a/0", "a/1", name="a"))
+    await world.lease(A)
+    lost = await world.lease(B)
+    [agent] = world.coordinator.roster.agents()
+    await world.leave(agent)
+    await world.join(MemoryAgent("a/0", name="a"), instance="2")
+    assert [(line.slot, line.absent) for line in world.coordinator.slots()] == [("a/0", "")]
+    with pytest.raises(LeaseGone):
+        world.coordinator.desk.heartbeat(lost.lease_id, TRUSTED)
+    assert (await world.lease(A)).state == "active"
+
+
 async def test_a_lease_that_expired_while_its_agent_was_away_is_revoked_when_it_returns(start: Any) -> None:
     first, _ = two()
     world = await start(first)

@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from pilotlight_protocol import engine_frames
 from pilotlight_protocol.engine_frames import Canary, HostConfig, Swapped, SwapRefused
-from pilotlight_protocol.errors import PilotlightError
 
 from pilotlight_warmup.agent.engine_addresses import EngineAddresses
 from pilotlight_warmup.agent.engine_output import EngineOutput
 from pilotlight_warmup.agent.engine_process import EngineProcess
 from pilotlight_warmup.agent.model_files import Located, ModelFiles
+from pilotlight_warmup.agent.node_models import NodeModels
 from pilotlight_warmup.agent.seat import Seat, SeatedEngine
 from pilotlight_warmup.agent.zygote import Zygote
 from pilotlight_warmup.agent_port import (
@@ -40,7 +40,6 @@ from pilotlight_warmup.agent_port import (
     WorkEnded,
 )
 from pilotlight_warmup.policy.lease_terms import Isolation
-from pilotlight_warmup.store import Lease
 
 log = logging.getLogger(__name__)
 _GRANT_DEADLINE_S = 10.0
@@ -66,7 +65,7 @@ class Agent:
     ) -> None:
         self.name = name
         self.slots = slots
-        self._files = files
+        self._models = NodeModels(files)
         self._zygote = zygote
         self._addresses = addresses
         self._seats = {facts.slot_id: Seat(facts) for facts in slots}
@@ -93,13 +92,14 @@ class Agent:
                 engine.let_go()
                 if engine.process is not None:
                     engine.process.kill()
+            await self._models.close()
 
     async def peek(self, order: ModelOrder) -> ModelFacts | None:
-        facts = await asyncio.to_thread(self._files.peek, order)
+        facts = await self._models.peek(order)
         return self._as_proven(facts) if facts is not None else None
 
     async def describe(self, order: ModelOrder) -> ModelFacts:
-        return self._as_proven(await asyncio.to_thread(self._files.describe, order))
+        return self._as_proven(await self._models.describe(order))
 
     def _as_proven(self, facts: ModelFacts) -> ModelFacts:
         until_s = self._unswappable.get(facts.kind)
@@ -109,7 +109,7 @@ class Agent:
 
     async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         seat, began_s = self._seats[slot_id], time.monotonic()
-        located, lease = await self._fetch(order)
+        located, lease = await self._models.hold(order, deadline_s)
         seat.booted += 1
         seat.engine = engine = SeatedEngine(seat.booted, order, lease)
         try:
@@ -134,7 +134,7 @@ class Agent:
 
     async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         engine = self._seats[slot_id].awake
-        located, lease = await self._fetch(order)
+        located, lease = await self._models.hold(order, deadline_s)
         engine.generation += 1
         frame = engine_frames.Swap(
             engine.generation, str(located.folder), order.model_name, list(order.model.loras), drain_s=0.0
@@ -211,17 +211,6 @@ class Agent:
             serving = [engine for seat in self._seats.values() for engine in seat.engines() if engine.endpoint]
             processes = [engine.process for engine in serving if engine.process is not None]
             await asyncio.gather(*(_asked(ask(process, deadline_s)) for process in processes))
-
-    async def _fetch(self, order: EngineOrder) -> tuple[Located, Lease | None]:
-        """The model as it was described. Raises EngineGone where it has changed or gone since."""
-        try:
-            facts = await asyncio.to_thread(self._files.describe, order.model)
-            if facts.key != order.facts.key:
-                raise EngineGone(f"{order.model.uri} has changed since it was asked for: ask again")
-            located = await asyncio.to_thread(self._files.locate, order.model.uri)
-            return located, await asyncio.to_thread(self._files.keep, located)
-        except PilotlightError as error:
-            raise EngineGone(f"the model cannot be read any more: {error.message}") from error
 
     async def _fork(self, seat: Seat, engine: SeatedEngine, located: Located) -> EngineProcess:
         facts, order = seat.facts, engine.order

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,9 +23,9 @@ from pilotlight_protocol.fingerprint import architecture_hash, engine_fingerprin
 from pilotlight_protocol.manifest import ManifestFile
 from pilotlight_protocol.model_uri import BundledModel, Folder, parse_model_uri
 
-from pilotlight_warmup.agent_port import ModelFacts, ModelOrder
+from pilotlight_warmup.agent_port import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_warmup.policy.prediction import Tier
-from pilotlight_warmup.store import Lease, Store, page_cache
+from pilotlight_warmup.store import Lease, Progress, Store, page_cache
 from pilotlight_warmup.store.checkpoint import inventory, quantization_of
 from pilotlight_warmup.store.errors import VerificationFailed
 
@@ -80,18 +80,6 @@ class ModelFiles:
         self._digests: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._tiers: OrderedDict[str, tuple[Tier, float]] = OrderedDict()
 
-    def locate(self, uri: str) -> Located:
-        """Where the model is, fetched if it must be. Raises PilotlightError (400, 403, 404, 502, 503, 507)."""
-        folder = _folder(uri)
-        if folder is not None:
-            located = self._within_roots(_located(folder, ""), uri)
-            return self._by_content(located) if uri.startswith("bundled://") else located
-        lease, folder = self._acquire(uri)
-        try:
-            return _located(folder, lease.digest)
-        finally:
-            lease.release()
-
     def _within_roots(self, located: Located, uri: str) -> Located:
         if not uri.startswith("bundled://"):
             for path in (located.folder, *located.files, located.folder / "config.json"):
@@ -99,27 +87,72 @@ class ModelFiles:
                     raise Forbidden(f"{uri} is not a folder this pool serves from (--model_root)")
         return located
 
-    def keep(self, located: Located) -> Lease | None:
-        """A store lease for an engine that serves this model; None for a folder. Raises ModelNotFound if evicted."""
-        if not located.digest or self._store is None:
+    def fetch(self, uri: str, cancel: threading.Event, report: Callable[[Progress], None]) -> None:
+        """Have the store fetch what the source has now; `known` knows it then for a while. Takes minutes. Raises
+        PilotlightError (400, 403, 404, 499, 502, 503, 507)."""
+        lease, model = self._stored(uri).acquire(uri, cancel=cancel, on_progress=report)
+        lease.release()
+        with self._lock:
+            _remember(self._digests, uri, (model.digest, time.monotonic() + _RESOLUTION_KEPT_S))
+
+    def known(self, order: ModelOrder) -> ModelFacts | None:
+        """What the model is; None where its source has to be asked first. Nothing is fetched here or below. Raises
+        PilotlightError, InvalidInput for a folder that is no model."""
+        if _folder(order.uri) is not None:
+            return self._describe(order, self._in_place(order.uri))
+        with self._lock:
+            digest, until_s = self._digests.get(order.uri, ("", 0.0))
+        if not digest or time.monotonic() >= until_s:
             return None
-        return self._store.lease(located.digest)
+        try:
+            return self._described_and_released(order, self._stored(order.uri).lease(digest))
+        except ModelNotFound:
+            return None
 
     def peek(self, order: ModelOrder) -> ModelFacts | None:
-        """`describe` where nothing has to be fetched for it, None otherwise. A copy that has become old counts."""
+        """`known`, but a copy that has become old counts."""
         if _folder(order.uri) is not None:
-            return self.describe(order)
+            return self.known(order)
         lease = self._stored(order.uri).last_fetched(order.uri)
-        if lease is None:
+        return self._described_and_released(order, lease) if lease is not None else None
+
+    def hold(self, order: EngineOrder) -> tuple[Located, Lease | None]:
+        """The model as it was described, kept from eviction while an engine serves it; None for a folder.
+
+        Raises ModelNotFound where it is not here (any more), or is another one.
+        """
+        lease = self._kept(order)
+        try:
+            located = self._in_place(order.model.uri) if lease is None else _located(lease.path, lease.digest)
+            if self._describe(order.model, located).key != order.facts.key:
+                raise ModelNotFound(f"{order.model.uri} has changed since it was asked for: ask again")
+        except BaseException:
+            if lease is not None:
+                lease.release()
+            raise
+        return located, lease
+
+    def _kept(self, order: EngineOrder) -> Lease | None:
+        uri = order.model.uri
+        if _folder(uri) is not None:
             return None
+        # With adapters the key is more than the digest.
+        lease = self._stored(uri).last_fetched(uri) if order.model.loras else self._stored(uri).lease(order.facts.key)
+        if lease is None:
+            raise ModelNotFound(f"{uri} has been evicted")
+        return lease
+
+    def _in_place(self, uri: str) -> Located:
+        folder = _folder(uri)
+        assert folder is not None  # whoever calls has looked
+        located = self._within_roots(_located(folder, ""), uri)
+        return self._by_content(located) if uri.startswith("bundled://") else located
+
+    def _described_and_released(self, order: ModelOrder, lease: Lease) -> ModelFacts:
         try:
             return self._describe(order, _located(lease.path, lease.digest))
         finally:
             lease.release()
-
-    def describe(self, order: ModelOrder) -> ModelFacts:
-        """Raises PilotlightError: what `locate` raises, and InvalidInput for a folder that is no model."""
-        return self._describe(order, self.locate(order.uri))
 
     def _describe(self, order: ModelOrder, located: Located) -> ModelFacts:
         architecture = self._architecture(located)
@@ -165,23 +198,6 @@ class ModelFiles:
         if self._store is None:
             raise InvalidInput(f"{uri}: this pool has no store; start it with --store, or give a folder")
         return self._store
-
-    def _acquire(self, uri: str) -> tuple[Lease, Path]:
-        store = self._stored(uri)
-        now_s = time.monotonic()
-        with self._lock:
-            digest, until_s = self._digests.get(uri, ("", 0.0))
-        if digest and now_s < until_s:
-            try:
-                lease = store.lease(digest)
-            except ModelNotFound:
-                pass
-            else:
-                return lease, lease.path
-        lease, model = store.acquire(uri)
-        with self._lock:
-            _remember(self._digests, uri, (model.digest, now_s + _RESOLUTION_KEPT_S))
-        return lease, model.path
 
     def _by_content(self, located: Located) -> Located:
         """Known by what is in it: every node has its own copy of an installed package's files, with its own times."""

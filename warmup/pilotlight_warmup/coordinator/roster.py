@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 
-from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.errors import PilotlightError, Unavailable
 
 from pilotlight_warmup.agent_port import AgentPort, EngineEvent, EngineLost, SlotReport, WorkBegan
 from pilotlight_warmup.coordinator.exposition import Exposition
@@ -58,11 +58,15 @@ class Roster:
 
     def register(self, applicant: Applicant) -> Taken | TurnedAway | Superseded:
         """What the policy says; an older connection of the same process has left when this returns."""
+        before = self._members.get(applicant.name)
         verdict = presence.register(self._members, applicant, self.epoch)
         if isinstance(verdict, Taken):
             if verdict.replaces:
                 self.leave(self._agents[applicant.name], "it has connected again")
             self._members = verdict.members
+            if before is not None and (given_up := before.slot_ids - applicant.slot_ids):
+                log.warning("agent %s is back without %s", applicant.name, ", ".join(sorted(given_up)))
+                self._drop(given_up, Unavailable(f"agent {applicant.name} is back without this slot"))
         return verdict
 
     def take_over(self, agent: AgentPort, reports: Iterable[SlotReport]) -> None:
@@ -118,9 +122,7 @@ class Roster:
             slot_ids = self._members[name].slot_ids
             self._members = presence.forget(self._members, name)
             why = f"the engine was lost: agent {name} has not answered for {self.spec.lost_after_s:g} s"
-            self._pool.drop_slots(slot_ids, Unavailable(why))
-            for slot_id in slot_ids:
-                self.drivers.pop(slot_id, None)
+            self._drop(slot_ids, Unavailable(why))
 
     def hear(self, event: EngineEvent) -> None:
         driver = self.drivers.get(event.slot_id)
@@ -131,6 +133,11 @@ class Roster:
             return
         began = isinstance(event, WorkBegan)
         self._pool.work(event.lease_id, LeaseEvent.WORK_BEGAN if began else LeaseEvent.WORK_ENDED)
+
+    def _drop(self, slot_ids: Iterable[str], error: PilotlightError) -> None:
+        self._pool.drop_slots(slot_ids, error)
+        for slot_id in slot_ids:
+            self.drivers.pop(slot_id, None)
 
     def _stop_driving(self, slot_id: str) -> None:
         task = self._driving.pop(slot_id, None)

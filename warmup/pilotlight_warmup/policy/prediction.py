@@ -9,7 +9,8 @@
 
 predicted = process seconds of (path, fingerprint) + weight bytes x seconds per byte of the tier they come from.
 Both are exponentially weighted means; the second is a ratio of sums, so that a 15 MB model's fixed costs do not
-spoil the figure of a 15 GB one. A (path, fingerprint) never seen uses its path's mean, and that its prior.
+spoil the figure of a 15 GB one. A (path, fingerprint) never seen uses its path's mean, and that its prior; the last
+thousand that were seen are remembered.
 
 Every prediction is compared with its outcome: `observe` for a path, `observe_promise` for what a holder was told when
 it asked, which contains its wait for a slot. `error` and `promise_error` give the figures that become metrics.
@@ -28,6 +29,7 @@ Tier = Literal["ram", "disk", "remote"]
 MOVES_WEIGHTS: frozenset[Path] = frozenset({"swap", "fork", "boot"})
 _ANY = "*"
 _RECENT = 64
+_MOST_LEARNED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,10 @@ def observe(spec: PredictionSpec, state: PredictionState, outcome: Outcome) -> P
     """Learn from one outcome and remember how far off its prediction was."""
     process_s = dict(state.process_s)
     for key in ((outcome.path, outcome.fingerprint), (outcome.path, _ANY)):
-        process_s[key] = _mixed(process_s.get(key), outcome.process_s, spec.smoothing)
+        process_s[key] = _mixed(process_s.pop(key, None), outcome.process_s, spec.smoothing)
+    if len(process_s) > _MOST_LEARNED:
+        # The one learned from longest ago: tenants choose fingerprints, by engine arguments.
+        del process_s[next(key for key in process_s if key[1] != _ANY)]
     moved = dict(state.moved)
     if outcome.path in MOVES_WEIGHTS and outcome.weights_bytes > 0:
         known = moved.get(outcome.tier)

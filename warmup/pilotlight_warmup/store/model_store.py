@@ -134,17 +134,20 @@ class Store:
         return lease, model
 
     def last_fetched(self, uri: str) -> Lease | None:
-        """A lease on what was last fetched from there, None where nothing is left of it. Nothing is asked outside."""
+        """`lease` of what was last fetched from there, None where nothing is left of it. Nothing is asked outside."""
         source = open_source(uri, self._settings.sources)
         source.close()
         digest = self._catalog.last_known(source.identity)
         try:
-            return self._shelf.lease(digest) if digest is not None else None
+            return self.lease(digest) if digest is not None else None
         except ModelNotFound:
             return None
 
     def lease(self, digest: str) -> Lease:
-        """Keep a model from eviction until `release`, or until this process ends. Raises ModelNotFound."""
+        """Keep a model from eviction until `release`, or until this process ends. Raises ModelNotFound, also for a
+        model that a crash of the machine may have hurt: `acquire` reads it first."""
+        if not self._shelf.trusted(digest):
+            raise ModelNotFound(f"model {digest} has to be verified first; fetch it with `pilotlight prefetch`")
         return self._shelf.lease(digest)
 
     def pin(self, digest: str, pinned: bool = True) -> None:

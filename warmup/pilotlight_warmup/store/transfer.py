@@ -98,7 +98,9 @@ class Transfer:
                     self._forget(number)
             self._count()
             threads = [
-                threading.Thread(target=self._guarded, args=(work,), name=f"store-{work.__name__.strip('_')}-{number}")
+                threading.Thread(
+                    target=self._guarded, args=(work,), name=f"store-{work.__name__.strip('_')}-{number}", daemon=True
+                )
                 for work in (self._fetch_runs, self._hash_files)
                 for number in range(self._settings.workers)
             ]
