@@ -163,6 +163,37 @@ async def test_a_command_outlives_its_connection_and_its_slot_is_told_when_it_is
         assert agent.granted == {other: (await asking).lease_id}
 
 
+class Fetching(MemoryAgent):
+    """Its downloads last until nobody waits for them."""
+
+    asking = 0
+
+    async def describe(self, order: ModelOrder) -> ModelFacts:
+        self.asking += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.asking -= 1
+        raise AssertionError
+
+
+async def test_an_agent_hears_that_nobody_waits_for_a_model_any_more(token: TokenFile) -> None:
+    agent, cable = Fetching("a/0", name="a"), Cable()
+    async with Coordinating.running(token, 1.0) as one, cable.laid() as url, linked(agent, url, token):
+        cable.port = one.port
+        first, second = (
+            asyncio.create_task(one.coordinator.desk.request(LeaseRequest(A, "m", wait_s=20.0), TRUSTED))
+            for _ in range(2)
+        )
+        await until(lambda: agent.asking == 2)
+        first.cancel()
+        await until(lambda: agent.asking == 1)
+        cable.cut()
+        await until(lambda: agent.asking == 0)
+        second.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
+
+
 async def test_an_agent_follows_the_later_coordinator_and_the_earlier_one_ends(token: TokenFile) -> None:
     agent, cable = MemoryAgent("a/0", name="a"), Cable()
     async with (

@@ -3,7 +3,8 @@
     dialing ──Registered──▶ obeying ──the connection ends──▶ dialing
 
 Engines and grants outlive every connection. A command that was under way when a connection ended runs to its end: half
-a swap must not be mistaken for a whole one. Its slot is told to the next coordinator then, and not before.
+a swap must not be mistaken for a whole one. Its slot is told to the next coordinator then, and not before. A question
+about a model ends with its connection, and when nobody waits for its answer any more: it may be a download.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class CoordinatorLink:
         self._wire: Wire[FromCoordinator] | None = None
         self._commands: set[asyncio.Task[None]] = set()
         self._commanded: set[str] = set()
+        self._questions: dict[int, asyncio.Task[None]] = {}
         self.is_registered = False
 
     async def run(self) -> Never:
@@ -127,6 +129,9 @@ class CoordinatorLink:
             return why, True
         finally:
             self.is_registered = False
+            for question in list(self._questions.values()):
+                question.cancel()
+            self._questions.clear()
 
     async def _registration(self) -> frames.Register:
         reports = await self._agent.report()
@@ -151,6 +156,12 @@ class CoordinatorLink:
             task = asyncio.create_task(self._carry_out(wire, frame, slot_id), name=f"command {frame.number}")
             self._commands.add(task)
             task.add_done_callback(self._commands.discard)
+            if slot_id is None:
+                self._questions[frame.number] = task
+                task.add_done_callback(lambda _: self._questions.pop(frame.number, None))
+        elif isinstance(frame, frames.Dropped):
+            if (question := self._questions.get(frame.number)) is not None:
+                question.cancel()
         elif not isinstance(frame, frames.Beat):
             wire.end(f"it says {type(frame).__name__} where nothing of the kind is due")
 

@@ -123,6 +123,12 @@ class Call(msgspec.Struct, frozen=True, tag="call"):
     command: Command
 
 
+class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
+    """Nobody waits for the answer to this call any more; one for a slot is carried out all the same."""
+
+    number: int
+
+
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """`value`: what the command of `AgentPort` returns, encoded."""
 
@@ -152,7 +158,7 @@ class Leaving(msgspec.Struct, frozen=True, tag="leaving"):
 
 
 FromAgent = Register | Beat | Done | CommandFailed | Happened | Settled | Leaving
-FromCoordinator = Registered | Refused | Call | Beat
+FromCoordinator = Registered | Refused | Call | Dropped | Beat
 Frame = FromAgent | FromCoordinator
 
 _Error = TypeVar("_Error", bound=Exception)

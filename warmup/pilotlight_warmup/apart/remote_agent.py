@@ -149,5 +149,9 @@ class RemoteAgent:
         except TimeoutError:
             what = type(command).__name__.lower()
             raise EngineGone(f"agent {self.name} has not answered {what} within {deadline_s:g} s") from None
+        except asyncio.CancelledError:
+            if not self._over:
+                self._wire.send(frames.Dropped(number))
+            raise
         finally:
             del self._calls[number]
