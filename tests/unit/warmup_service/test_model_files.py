@@ -92,8 +92,8 @@ def test_engine_arguments_and_adapters_are_part_of_the_engine(files: ModelFiles,
 
 def test_a_quantization_among_the_engine_arguments_counts(files: ModelFiles, tmp_path: Path) -> None:
     folder = str(model(tmp_path / "m"))
-    plain = files.describe(ModelOrder(folder))
-    asked = files.describe(ModelOrder(folder, {"quantization": "fp8"}))
+    plain = described(files, ModelOrder(folder))
+    asked = described(files, ModelOrder(folder, {"quantization": "fp8"}))
     assert plain.kind != asked.kind
     assert (asked.quantization, asked.swappable) == ("fp8", False)
 
