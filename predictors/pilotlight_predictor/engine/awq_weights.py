@@ -6,8 +6,9 @@ short: eight 4-bit values in each int32 change their order, and blocks of 16 out
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class AwqSources:
 
 
 @dataclass(frozen=True)
-class _AwqPack:
+class _AwqPack(ABC):
     """The live tensors of one layer, and where what they are made of comes from."""
 
     qweight: torch.Tensor
@@ -54,6 +55,15 @@ class _AwqPack:
     @property
     def size_bytes(self) -> int:
         return int(self.qweight.nbytes + self.qzeros.nbytes + self.scales.nbytes)
+
+    @abstractmethod
+    def run(self, weights: MappedWeights, scratch: Scratch) -> None: ...
+
+    def holds(self, weights: MappedWeights, scratch: Scratch) -> bool:
+        live = (self.qweight, self.qzeros, self.scales)
+        qweight, qzeros, scales = made = [torch.empty_like(tensor) for tensor in live]
+        replace(self, qweight=qweight, qzeros=qzeros, scales=scales).run(weights, scratch)
+        return all(torch.equal(one, other) for one, other in zip(live, made, strict=True))
 
 
 class AwqFloatPack(_AwqPack):

@@ -52,7 +52,11 @@ class WeightCopier:
 
     @classmethod
     def plan(cls, model: torch.nn.Module, places: Mapping[str, TensorPlace], threads: int) -> WeightCopier | None:
-        """None unless every tensor of the checkpoint and every parameter of the model has its step."""
+        """None unless every tensor of the checkpoint and every parameter of the model has its step, and the steps find
+        the model as they would have left it. `places`: the checkpoint whose weights vLLM has loaded into `model`.
+
+        Names and shapes do not tell whether a model's loader moves rows about, as those of Falcon and Bloom do.
+        """
         fused: Mapping[str, Sequence[str]] = getattr(model, "packed_modules_mapping", {})
         steps: list[Step] = []
         sources_of: dict[int, tuple[str, ...]] = {}
@@ -78,6 +82,9 @@ class WeightCopier:
                     return None
                 steps += [step for step in found if not (name in tied and isinstance(step, Copy))]
         if {source for step in steps for source in step.sources} != places.keys():
+            return None
+        weights, scratch = MappedWeights(places), Scratch()
+        if not all(step.holds(weights, scratch) for step in steps):
             return None
         if any(isinstance(step, OneDnnPack) and step.matrix.aliases for step in steps):
             weight_steps.padding_pays()

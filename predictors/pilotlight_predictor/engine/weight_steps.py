@@ -25,6 +25,7 @@ from pilotlight_predictor.engine.mapped_weights import DTYPES, MappedWeights
 # some CPUs packing them takes twice as long as when there are `_ROW_PADDING` more elements between them.
 _ALIASING_BYTES = 2048
 _ROW_PADDING = 16
+_PROBED_COLUMNS = 8
 
 
 class Step(Protocol):
@@ -38,6 +39,9 @@ class Step(Protocol):
 
     def run(self, weights: MappedWeights, scratch: Scratch) -> None:
         """Whatever is raised, the layer must not be used any more."""
+
+    def holds(self, weights: MappedWeights, scratch: Scratch) -> bool:
+        """Whether the layer is as `run` would leave it: how vLLM loads this model is not ours to know."""
 
 
 class Scratch(threading.local):
@@ -68,6 +72,11 @@ class Copy:
 
     def run(self, weights: MappedWeights, scratch: Scratch) -> None:
         _fill(self.target, weights.tensors(self.sources))
+
+    def holds(self, weights: MappedWeights, scratch: Scratch) -> bool:
+        tensors = weights.tensors(self.sources)
+        live = self.target[: sum(tensor.shape[0] for tensor in tensors)].split([tensor.shape[0] for tensor in tensors])
+        return all(torch.equal(one, tensor.to(one)) for one, tensor in zip(live, tensors, strict=True))
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,18 @@ class _MatrixPack:
     def size_bytes(self) -> int:
         return self.matrix.size_bytes
 
+    def holds(self, weights: MappedWeights, scratch: Scratch) -> bool:
+        """Asked of the kernel, which does not show what it packed: every row of some columns."""
+        matrix = self.matrix
+        columns = torch.linspace(0, matrix.columns - 1, min(_PROBED_COLUMNS, matrix.columns)).long()
+        chosen = torch.zeros(len(columns), matrix.columns, dtype=matrix.dtype)
+        chosen[torch.arange(len(columns)), columns] = 1.0
+        answer = self.layer.cpu_linear(chosen, self.layer.weight, None)
+        expected = torch.cat([tensor[:, columns] for tensor in weights.tensors(matrix.sources)]).t()
+        # A product with one is exact, but some kernels take the smallest numbers for zero.
+        smallest = torch.finfo(matrix.dtype).tiny
+        return bool(torch.allclose(answer[:, : expected.shape[1]], expected, rtol=0.0, atol=smallest))
+
 
 class OneDnnPack(_MatrixPack):
     """A layer whose weight oneDNN keeps packed. Packed straight from the file where that is the faster way."""
@@ -152,7 +173,7 @@ def steps(layer: Any, name: str, parameter: Any, entries: Sequence[TensorEntry])
     rows = sum(entry.shape[0] for entry in entries if entry.shape)
     linear = getattr(layer, "cpu_linear", None)
     by_onednn = _closed_over(linear, vllm_ops.CPUDNNLGEMMHandler) is not None
-    by_small_gemm = _closed_over(linear, torch.Tensor) is not None
+    by_small_gemm = _calls(linear, "weight_packed_linear_cpu") and _closed_over(linear, torch.Tensor) is not None
     # vLLM's kernels for AMX take the bias in float32, whatever it is in the checkpoint.
     for_amx = by_small_gemm or getattr(layer, "use_w4a8", False)
     widened = name == "bias" and for_amx and parameter.dtype == torch.float32
@@ -211,6 +232,10 @@ def _packed_shape(layer: Any, is_vocabulary: bool) -> tuple[int, int]:
     if is_vocabulary:
         return layer.num_embeddings_per_partition, layer.embedding_dim
     return layer.output_size_per_partition, layer.input_size_per_partition
+
+
+def _calls(function: Any, operator: str) -> bool:
+    return operator in getattr(getattr(function, "__code__", None), "co_names", ())
 
 
 def _closed_over(function: Any, kind: type) -> Any:
