@@ -56,6 +56,11 @@ class Outbox:
                     self._drained.notify_all()
             return not self._backlog
 
+    def has_room(self, deadline_s: float) -> bool:
+        """Wait until no more than the limit is kept; False when the deadline came first."""
+        with self._drained:
+            return self._drained.wait_for(lambda: len(self._backlog) <= self._limit_bytes, deadline_s)
+
     def drain(self, deadline_s: float) -> bool:
         """Wait until the socket thread has sent everything; False when the deadline came first."""
         with self._drained:

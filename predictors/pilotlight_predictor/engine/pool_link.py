@@ -54,10 +54,12 @@ class LeaseLink:
         self.sock = sock
         self.grant = grant
         self.splitter = splitter
+        self.ended = False
         self.outbox = Outbox(sock, on_backlog, _BACKLOG_BYTES, _STALL_DEADLINE_S)
 
     def end(self) -> None:
         """No more is sent or read; the socket thread then sees the end and closes it."""
+        self.ended = True
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -187,6 +189,8 @@ class PoolLink:
             for body in bodies:
                 frame = self._lease_decoder.decode(body)
                 if isinstance(frame, Metrics):
+                    if not link.outbox.has_room(0.0):
+                        raise ValueError("it asks for metrics and does not read")
                     link.outbox.send(encode(MetricsText(frame.call, self._metrics())), wait=False)
                 elif not self.inbox.put(FromLease(link, frame)):
                     self._paused = True

@@ -57,10 +57,11 @@ from pilotlight_protocol.errors import NotSupported, PilotlightError, Unavailabl
 from pilotlight_protocol.generation import TokenDelta
 
 from pilotlight_predictor.engine.errors import SwapBroken, SwapNotPossible
-from pilotlight_predictor.engine.outbox import FrontStalled
 from pilotlight_predictor.engine.pool_link import FromLease, Joined, LeaseLink, Left, PoolItem, PoolLink
 
 _LAST_WORDS_DEADLINE_S = 0.2
+# Far less than an agent waits for an answer to its Revoke: a holder that does not read must not cost the engine.
+_HOLDER_STALL_S = 1.0
 
 
 class SwapReport(Protocol):
@@ -327,15 +328,16 @@ class PoolService:
 
     def _answer(self, frame: LeaseHostFrame) -> None:
         lease = self._lease
-        if lease is None:
+        if lease is None or lease.ended:
+            return
+        if not lease.outbox.has_room(_HOLDER_STALL_S):
+            sys.stderr.write(f"engine host: lease {lease.grant.lease_id} does not read; its connection is closed\n")
+            lease.end()
             return
         try:
-            lease.outbox.send(encode(frame))
+            lease.outbox.send(encode(frame), wait=False)
         except OSError:
             # The holder is gone: the socket thread is about to report it, and its requests end then.
-            lease.end()
-        except FrontStalled as error:
-            sys.stderr.write(f"engine host: lease {lease.grant.lease_id} does not read: {error}\n")
             lease.end()
 
 

@@ -67,6 +67,16 @@ def test_the_flushing_thread_itself_never_waits() -> None:
     box.send(bytearray(b"456"), wait=False)
 
 
+def test_room_is_waited_for_no_longer_than_asked() -> None:
+    sock = FakeSocket(0)
+    box = outbox(sock, [], limit=4)
+    box.send(bytearray(b"123456"))
+    assert not box.has_room(0.0)
+    sock.room = 2
+    box.flush()
+    assert box.has_room(0.0)
+
+
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()

@@ -115,8 +115,14 @@ class Heard:
     def __init__(self, frame_type: object) -> None:
         self._decoder = msgspec.msgpack.Decoder(frame_type)
         self.frames: list[object] = []
+        self.room = True
+
+    def has_room(self, deadline_s: float) -> bool:
+        assert deadline_s <= 1.0, "an agent waits 5 s for Revoked"
+        return self.room
 
     def send(self, frame: bytearray, *, wait: bool = True) -> None:
+        assert self.room
         self.frames.append(self._decoder.decode(memoryview(frame)[4:]))
 
     def drain(self, deadline_s: float) -> bool:
@@ -222,6 +228,24 @@ def test_revoking_aborts_closes_and_answers() -> None:
     assert link.control.of(Revoked) == [Revoked("L1")]
     assert link.grant is None
     assert not engine.running
+
+
+def test_a_holder_that_does_not_read_loses_its_connection_and_not_the_engine() -> None:
+    first = grant("L1")
+    lease = FakeLease(first)
+    engine = FakeEngine()
+
+    def fill() -> None:
+        lease.outbox.room = False
+
+    seen: list[bool] = []
+    link = play(
+        engine, first, Joined(lease), FromLease(lease, ask(1)), fill, lambda: seen.append(lease.ended), Left(lease),
+        Revoke("L1", "preempted"),
+    )  # fmt: skip
+    assert seen == [True]
+    assert not engine.running
+    assert link.control.of(Revoked) == [Revoked("L1")]
 
 
 def test_revoking_an_unknown_lease_leaves_the_other_alone() -> None:
