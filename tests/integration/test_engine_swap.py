@@ -115,6 +115,7 @@ class Slot:
 
         async def collect() -> list[object]:
             engine = await pool_client.connect(self.booted.endpoint, lease, SECRET)
+            self.told_rate = engine.stats.generation_tokens_per_s
             request = GenerateRequest("r", PROMPT, GenerationParameters(**parameters))  # type: ignore[arg-type]
             deltas = [delta async for some in engine.generate(request) for delta in some]
             self.metrics = (await engine.metrics()).decode()
@@ -156,9 +157,13 @@ def test_so_does_a_compiled_one(
         assert slot.answer() == first
         slot.swap(c)
         swapped = slot.answer()
-    # It runs the graph that was compiled for the first one; test_compile_cache.py asks one that compiled for itself.
-    with Slot(zygote, c, tmp_path / "fresh", eager=False) as fresh:
-        assert swapped == fresh.answer()
+    # It runs the graph that was compiled for the first one; this one has compiled for itself.
+    work_dir = private_dir(tmp_path / "alone")
+    with ZygoteProcess(work_dir, work_dir / "zygote.log") as alone:
+        alone.wait_ready()
+        with Slot(alone, c, tmp_path / "fresh", eager=False) as fresh:
+            assert swapped == fresh.answer()
+    assert "saved AOT compiled function" in (work_dir / "zygote.log").read_text(errors="replace")
 
 
 def test_neither_keys_nor_metrics_pass_to_the_next_tenant(
@@ -167,8 +172,10 @@ def test_neither_keys_nor_metrics_pass_to_the_next_tenant(
     with Slot(zygote, models["bf16-untied"][0], tmp_path / "slot", eager=True) as slot:
         assert slot.answer("a").cached == 0
         assert slot.answer("a").cached > 0
+        assert slot.told_rate > 0.0
         assert 'vllm:request_success_total{engine="0",finished_reason="length",model_name="first"} 2.0' in slot.metrics
         assert slot.answer("b").cached == 0
+        assert slot.told_rate == 0.0
         assert 'vllm:request_success_total{engine="0",finished_reason="length",model_name="first"} 1.0' in slot.metrics
         slot.swap(models["bf16-untied"][1])
         assert slot.answer("b").cached == 0
@@ -209,11 +216,16 @@ def test_what_does_not_fit_is_refused_and_the_old_model_goes_on(
     weights.write_bytes(weights.read_bytes()[:-2])
     no_defaults = Path(shutil.copytree(b, tmp_path / "no-defaults"))
     (no_defaults / "tokenizer_config.json").write_text("{")
+    odd_ids = Path(shutil.copytree(b, tmp_path / "odd-ids"))
+    (odd_ids / "generation_config.json").write_text(json.dumps({"eos_token_id": ["x"]}))
+    deep = Path(shutil.copytree(b, tmp_path / "deep"))
+    (deep / "tokenizer_config.json").write_text("[" * 100_000)
     with Slot(zygote, a, tmp_path / "slot", eager=True) as slot:
         before = slot.answer()
         for model, words in (
             (models["bf16"][0], "architecture"), (tmp_path / "nowhere", "no model directory"),
             (truncated, "header and tensors take"), (no_defaults, "cannot be served"),
+            (odd_ids, "cannot be served"), (deep, "cannot be served"),
         ):  # fmt: skip
             slot.host.send(Swap(7, str(model), "x"))
             refused = slot.host.until(SwapRefused)

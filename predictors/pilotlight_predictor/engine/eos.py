@@ -12,23 +12,36 @@ from typing import Any
 
 
 def tokenizer_eos_id(model_dir: Path) -> int | None:
-    """Id of `eos_token` in tokenizer_config.json; None when the files do not say."""
+    """Id of `eos_token` in tokenizer_config.json; None when the files do not say.
+
+    Raises ValueError (no JSON, an id that is no integer), OSError.
+    """
     config = _read(model_dir / "tokenizer_config.json")
     token = config.get("eos_token")
     if isinstance(token, dict):
         token = token.get("content")
     if not isinstance(token, str):
         return None
-    for text_id, entry in (config.get("added_tokens_decoder") or {}).items():
-        if entry.get("content") == token:
+    for text_id, entry in _object(config.get("added_tokens_decoder")).items():
+        if _object(entry).get("content") == token:
             return int(text_id)
     tokenizer = _read(model_dir / "tokenizer.json")
-    for entry in tokenizer.get("added_tokens") or ():
-        if entry.get("content") == token:
-            return int(entry["id"])
-    vocabulary = (tokenizer.get("model") or {}).get("vocab")
-    found = vocabulary.get(token) if isinstance(vocabulary, dict) else None
-    return int(found) if found is not None else None
+    added = tokenizer.get("added_tokens")
+    for entry in added if isinstance(added, list) else ():
+        if _object(entry).get("content") == token:
+            return _id(_object(entry).get("id"))
+    found = _object(_object(tokenizer.get("model")).get("vocab")).get(token)
+    return _id(found) if found is not None else None
+
+
+def _id(value: object) -> int:
+    if not isinstance(value, int):
+        raise ValueError(f"the id of eos_token is {value!r}, not an integer")
+    return value
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -36,4 +49,6 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    return content if isinstance(content, dict) else {}
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
+    return _object(content)

@@ -28,12 +28,18 @@ class ModelDefaults:
 
 
 def read(model_config: Any, directory: Path) -> ModelDefaults:
-    """`model_config`: vLLM's ModelConfig, left as it is; `directory`: the model to read for."""
+    """`model_config`: vLLM's ModelConfig, left as it is; `directory`: the model to read for.
+
+    The files are somebody else's: besides ValueError and OSError, vLLM's readers may raise anything.
+    """
     asked = copy.copy(model_config)
     asked.model, asked.revision = str(directory), None
-    return ModelDefaults(
+    defaults = ModelDefaults(
         dict(asked.get_diff_sampling_param()), asked.try_get_generation_config(), tokenizer_eos_id(directory)
     )
+    if not all(isinstance(eos_id, int) for eos_id in defaults.eos_ids):
+        raise ValueError(f"eos_token_id must be an integer or a list of integers, not {defaults.eos_ids}")
+    return defaults
 
 
 def _as_ids(value: int | list[int] | None) -> set[int]:

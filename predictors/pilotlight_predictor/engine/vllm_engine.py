@@ -86,7 +86,10 @@ class VllmEngine:
         model = config.model_config
         self._vocab_size = int(model.get_vocab_size())
         self._max_model_len = int(model.max_model_len)
-        self._adopt(model_defaults.read(model, Path(model.model)))
+        try:
+            self._adopt(model_defaults.read(model, Path(model.model)))
+        except Exception as error:
+            raise EngineMisconfigured(f"{model.model} cannot be served: {type(error).__name__}: {error}") from error
         self._loras = {name: LoRARequest(name, number, path) for number, (name, path) in enumerate(loras, 1)}
         self._streams: dict[str, Stream] = {}
         self._internal_ids: dict[int, str] = {}
@@ -156,11 +159,15 @@ class VllmEngine:
         return SwapReport(clock.phases_s, self.canary)
 
     def forget(self) -> None:
-        """Drop every cached key, value and encoder output. Raises SwapBroken when something still holds one."""
+        """Drop every cached key, value and encoder output, and the measured rate.
+
+        Raises SwapBroken when something still holds one.
+        """
         if not self._engine.reset_prefix_cache():
             raise SwapBroken("the prefix cache is still in use")
         self._engine.reset_mm_cache()
         self._engine.reset_encoder_cache()
+        self._rate = Rate()
 
     def renew_metrics(self) -> None:
         """Start vLLM's metrics at zero, under the name of the model that is served now."""
@@ -274,8 +281,9 @@ class VllmEngine:
         try:
             wanted = checkpoint.read(model_dir)
             defaults = model_defaults.read(self._config.model_config, model_dir)
-        except (PilotlightError, OSError, ValueError) as error:
-            raise SwapNotPossible(f"{model_dir} cannot be served: {error}") from error
+        except Exception as error:
+            # Whatever somebody's files do to a parser: nothing was touched, and the engine is worth keeping.
+            raise SwapNotPossible(f"{model_dir} cannot be served: {type(error).__name__}: {error}") from error
         reason = swap_rules.refusal(self._shape(), self._checkpoint.architecture, wanted.architecture, bool(loras))
         if reason is not None:
             raise SwapNotPossible(reason)
