@@ -203,6 +203,7 @@ def _finish(connection: CheckedConnection, response: http.client.HTTPResponse) -
             response.read()
     if not response.isclosed():
         connection.close()
+        response.close()  # has the socket to itself where the answer says `Connection: close`
 
 
 def _redirected(url: str, location: str | None) -> str:
