@@ -27,7 +27,7 @@ from pilotlight_protocol.errors import PilotlightError
 
 from pilotlight_warmup.agent.agent import Agent
 from pilotlight_warmup.agent.engine_addresses import EngineAddresses
-from pilotlight_warmup.agent.model_files import ModelFiles, NodeFacts
+from pilotlight_warmup.agent.model_files import ModelFiles, NodeFacts, kv_cache_bytes
 from pilotlight_warmup.agent.zygote import Zygote, ZygoteSettings
 from pilotlight_warmup.arguments import AgentArguments, Arguments, parse
 from pilotlight_warmup.coordinator.coordinator import Coordinator, CoordinatorSettings
@@ -173,7 +173,8 @@ async def _serve_agent(
 def _open_agent(settings: AgentArguments, environment: Mapping[str, str], zygote: Zygote) -> Iterator[Agent]:
     run_dir = open_run_dir(settings.run_dir, for_sockets=settings.engine_host is None)
     with run_dir as folder, _open_store(settings.store, environment) as store:
-        node = NodeFacts(settings.slots[0].device.partition(":")[0], _vllm_version())
+        device = settings.slots[0].device.partition(":")[0]
+        node = NodeFacts(device, _vllm_version(), kv_cache_bytes(device, environment))
         files = ModelFiles(store, node, settings.model_roots)
         addresses = EngineAddresses(folder, settings.engine_host, settings.engine_ports)
         yield Agent(settings.name, settings.slots, files, zygote, addresses)

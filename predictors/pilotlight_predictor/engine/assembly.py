@@ -77,14 +77,17 @@ def configure(settings: EngineSettings, environment: Mapping[str, str], limits: 
             config, int(length) if length.isdigit() else None, limits.memory_bytes, weights_bytes
         )
         chosen["kv_cache_memory_bytes"] = str(size)
+    given = dict(settings.engine_args)
     if device.kind == "cuda" and settings.device_memory_bytes is not None:
-        chosen["gpu_memory_utilization"] = _share(settings.device_memory_bytes, device.memory_bytes)
+        share = _share(settings.device_memory_bytes, device.memory_bytes)
+        # Whoever asked for the engine does not know what else runs on the device.
+        given |= {"gpu_memory_utilization": share} if share is not None else {}
     if settings.loras:
         chosen |= {"enable_lora": "true", "max_lora_rank": str(max_lora_rank(settings.loras))}
     return Configure(
         str(settings.model_dir),
         settings.model_name,
-        list(engine_args.with_defaults(settings.engine_args, chosen).items()),
+        list(engine_args.with_defaults(given, chosen).items()),
         list(settings.loras),
     )
 

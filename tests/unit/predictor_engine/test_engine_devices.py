@@ -90,6 +90,18 @@ def test_a_slots_share_of_a_gpu_bounds_its_engine(
     assert dict(configured.arguments).get("gpu_memory_utilization") == share
 
 
+def test_an_engine_argument_does_not_step_over_the_slots_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
+    monkeypatch.setattr(assembly.device_facts, "read", lambda environment: gpu)
+    greedy = {"gpu_memory_utilization": "0.99"}
+    for slot_bytes, share in ((40 * 2**30, "0.5"), (None, "0.99")):
+        settings = assembly.EngineSettings(
+            bundled_model_path("demo-bf16"), "m", engine_args=greedy, device_memory_bytes=slot_bytes
+        )
+        configured = assembly.configure(settings, {}, MachineLimits(2, 2**34))
+        assert dict(configured.arguments)["gpu_memory_utilization"] == share
+
+
 def test_a_slot_larger_than_its_gpu_is_refused_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
     monkeypatch.setattr(assembly.device_facts, "read", lambda environment: gpu)

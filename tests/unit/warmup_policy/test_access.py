@@ -73,8 +73,10 @@ def test_sources_a_tenant_was_not_given(uri: str) -> None:
     check_order(TRUSTED, [uri], {})
 
 
-@pytest.mark.parametrize("name", ["worker_extension_cls", "logits_processors", "hf_overrides", "download_dir", "x"])
-def test_engine_arguments_that_could_run_code_or_read_files(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["gpu_memory_utilization", "worker_extension_cls", "logits_processors", "hf_overrides", "download_dir", "x"]
+)
+def test_engine_arguments_that_could_run_code_read_files_or_take_others_memory(name: str) -> None:
     with pytest.raises(Forbidden, match=f"'{name}'"):
         check_order(ACME, ["s3://acme/m"], {"seed": "1", name: "y"})
     check_order(TRUSTED, ["s3://acme/m"], {name: "y"})

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pilotlight_predictor.engine.swap_rules import PROVEN
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
-from pilotlight_warmup.agent.model_files import PROVEN_SWAPS, ModelFiles, NodeFacts
+from pilotlight_warmup.agent.model_files import PROVEN_SWAPS, ModelFiles, NodeFacts, kv_cache_bytes
 from pilotlight_warmup.agent_port import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_warmup.store import SourceSettings, Store, StoreSettings
 from pilotlight_warmup.store.shelf import Shelf
@@ -96,6 +96,23 @@ def test_a_quantization_among_the_engine_arguments_counts(files: ModelFiles, tmp
     asked = described(files, ModelOrder(folder, {"quantization": "fp8"}))
     assert plain.kind != asked.kind
     assert (asked.quantization, asked.swappable) == ("fp8", False)
+
+
+def test_the_kv_cache_is_counted_as_vllm_will_take_it(tmp_path: Path) -> None:
+    folder = str(model(tmp_path / "m"))
+    by_argument = ModelFiles(None, NodeFacts("cpu", "0.32.0", kv_cache_bytes("cpu", {})))
+    space = kv_cache_bytes("cpu", {"VLLM_CPU_KVCACHE_SPACE": "3"})
+    by_variable = ModelFiles(None, NodeFacts("cpu", "0.32.0", space))
+    asked = ModelOrder(folder, {"kv_cache_memory_bytes": str(2**30)})
+    least, gib = described(by_argument, ModelOrder(folder)).memory_bytes, described(by_argument, asked).memory_bytes
+    assert gib - least == 2**30 - 256 * 2**20
+    assert described(by_variable, asked).memory_bytes == gib + 2 * 2**30
+    for text in ("64G", "1e9", "-1", "0", "", "²"):
+        with pytest.raises(InvalidInput, match="bytes in digits"):
+            described(by_argument, ModelOrder(folder, {"kv_cache_memory_bytes": text}))
+    assert kv_cache_bytes("cuda", {"VLLM_CPU_KVCACHE_SPACE": "3"}) is None
+    with pytest.raises(InvalidInput, match="whole GiB"):
+        kv_cache_bytes("cpu", {"VLLM_CPU_KVCACHE_SPACE": "0.5"})
 
 
 def test_a_folder_whose_files_change_is_another_model(files: ModelFiles, tmp_path: Path) -> None:

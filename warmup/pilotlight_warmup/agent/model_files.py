@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -39,14 +40,17 @@ _TIER_KEPT_S = 2.0
 _RESIDENT_SHARE = 0.99
 _ENGINE_BYTES = {"cpu": 1536 * 2**20, "cuda": 2 * 2**30}  # process and device context, without weights and KV cache
 _LEAST_KV_BYTES = 256 * 2**20
+_WHOLE_NUMBER = re.compile(r"[1-9][0-9]{0,18}")
 
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """`device`: `cpu` or `cuda`; `vllm_version` as installed where the engines run."""
+    """`device`: `cpu` or `cuda`; `vllm_version` as installed where the engines run. `kv_cache_bytes`: of every engine,
+    whatever its arguments say; None where they decide."""
 
     device: str
     vllm_version: str
+    kv_cache_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ class ModelFiles:
             fingerprint=fingerprint,
             quantization=by_argument or quantization,
             weights_bytes=located.weights_bytes,
-            memory_bytes=located.weights_bytes + _ENGINE_BYTES[self._node.device] + _kv_bytes(order),
+            memory_bytes=located.weights_bytes + _ENGINE_BYTES[self._node.device] + _kv_bytes(order, self._node),
             tier=self.tier(located),
             swappable=(by_argument or quantization, self._node.device) in PROVEN_SWAPS,
         )
@@ -283,9 +287,24 @@ def _rank(path: str) -> int:
         raise InvalidInput(f"{path}: adapter_config.json gives no rank: {error}") from error
 
 
-def _kv_bytes(order: ModelOrder) -> int:
-    asked = order.engine_args.get("kv_cache_memory_bytes", "")
-    return int(asked) if asked.isdigit() else _LEAST_KV_BYTES
+def kv_cache_bytes(device: str, environment: Mapping[str, str]) -> int | None:
+    """NodeFacts' from the environment of engines: vLLM's VLLM_CPU_KVCACHE_SPACE, in GiB. Raises InvalidInput."""
+    space = environment.get("VLLM_CPU_KVCACHE_SPACE", "")
+    if device != "cpu" or not space:
+        return None
+    if not _WHOLE_NUMBER.fullmatch(space):
+        raise InvalidInput(f"VLLM_CPU_KVCACHE_SPACE must be whole GiB such as 1, not {space!r}")
+    return int(space) * 2**30
+
+
+def _kv_bytes(order: ModelOrder, node: NodeFacts) -> int:
+    asked = order.engine_args.get("kv_cache_memory_bytes")
+    if asked is not None and not _WHOLE_NUMBER.fullmatch(asked):
+        # vLLM would also read 64G: counted as nothing, it would step over its slot.
+        raise InvalidInput(f"engine argument 'kv_cache_memory_bytes' must be bytes in digits, not {asked!r}")
+    if node.kv_cache_bytes is not None:
+        return node.kv_cache_bytes
+    return int(asked) if asked is not None else _LEAST_KV_BYTES
 
 
 def _hash(value: object) -> str:

@@ -22,14 +22,15 @@ _SOURCE = re.compile(r"[a-z0-9+.-]+://.+")
 SHARED_ENGINE_ARGS = frozenset(
     {
         "block_size", "disable_cascade_attn", "disable_sliding_window", "dtype", "enable_chunked_prefill",
-        "enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "kv_cache_dtype", "kv_cache_memory_bytes",
+        "enable_prefix_caching", "enforce_eager", "kv_cache_dtype", "kv_cache_memory_bytes",
         "long_prefill_token_threshold", "max_logprobs", "max_long_partial_prefills", "max_model_len",
         "max_num_batched_tokens", "max_num_partial_prefills", "max_num_seqs", "max_seq_len_to_capture",
         "quantization", "scheduling_policy", "seed",
     }
 )  # fmt: skip
 """vLLM engine arguments that a tenant may give for an engine in a process which others share: sizes and choices. Not
-among them: names of classes and modules that vLLM would import, paths, and JSON that holds either."""
+among them: the share of a device, which is the slot's; names of classes and modules that vLLM would import, paths, and
+JSON that holds either."""
 
 
 @dataclass(frozen=True, slots=True)
