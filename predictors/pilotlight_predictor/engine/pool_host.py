@@ -58,6 +58,9 @@ def boot(link: PoolLink, config: HostConfig) -> PoolService:
     fixed = {"model": config.model_dir, "tokenizer": config.model_dir, "served_model_name": config.model_name}
     engine_args = vllm_arguments.build(fixed, configured.arguments)
     engine = vllm_engine.VllmEngine(engine_args, config.loras, clock.enter, swap_threads=limits.cpus)
+    clock.enter("swap-plan")
+    engine.plan_swaps()
+    clock.enter("ready")
     link.on_metrics = vllm_engine.exposition
     listener, address = endpoint.listen(endpoint.parse(config.listen))
     link.open_door(listener)

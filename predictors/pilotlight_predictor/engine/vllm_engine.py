@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,14 @@ class VllmEngine:
             boot_phases_s=boot_phases_s,
         )
 
+    def plan_swaps(self) -> None:
+        """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other."""
+        if (self._quantization, self.device_type) in swap_rules.PROVEN:
+            with suppress(SwapNotPossible):
+                self.prepare_swaps()
+
     def prepare_swaps(self) -> None:
-        """Find out how this engine's weights are exchanged, once, while nobody waits for it. `swap` does it if need be.
+        """Find out how this engine's weights are exchanged, once. `swap` does it if need be.
 
         Raises SwapNotPossible when this engine's own checkpoint cannot be read.
         """
