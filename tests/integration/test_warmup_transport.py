@@ -203,10 +203,10 @@ async def test_an_agent_follows_the_later_coordinator_and_the_earlier_one_ends(t
         linked(agent, url, token) as link,
     ):
         cable.port = old.port
-        await until(lambda: old.present)
+        await until(lambda: old.present and link.is_registered)
         cable.port = new.port
         cable.cut()
-        await until(lambda: new.present)
+        await until(lambda: new.present and link.is_registered)
         await until(lambda: not old.present)
         cable.port = old.port
         cable.cut()

