@@ -20,6 +20,7 @@ from pilotlight_warmup.coordinator.lease_bodies import LeaseRequest
 from pilotlight_warmup.coordinator.slot_driver import DriverSettings
 from pilotlight_warmup.listener import open_listener
 from pilotlight_warmup.policy.access import TRUSTED
+from pilotlight_warmup.policy.boot_backoff import BackOffSpec
 from pilotlight_warmup.policy.presence import PresenceSpec
 from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
@@ -53,7 +54,7 @@ class Coordinating:
     @classmethod
     @contextlib.asynccontextmanager
     async def running(cls, token: TokenFile, epoch_s: float) -> AsyncIterator[Coordinating]:
-        settings = CoordinatorSettings(presence=SPEC, driver=DriverSettings(first_back_off_s=0.0))
+        settings = CoordinatorSettings(presence=SPEC, driver=DriverSettings(back_off=BackOffSpec(first_s=0.0)))
         coordinator = Coordinator(settings, unix_clock=lambda: epoch_s)
         with open_listener("tcp://127.0.0.1:0") as listener:
             door = AgentsServer(coordinator.roster, token, listener)

@@ -42,8 +42,8 @@ def refusal(engine: EngineShape, current_architecture: str, wanted_architecture:
     return reason
 
 
-def shares_graphs(engine: EngineShape) -> bool:
-    """Whether engines of one architecture may use each other's compiled graphs."""
+def is_swappable(engine: EngineShape) -> bool:
+    """Whether it may ever be swapped; engines of one architecture that may share their compiled graphs, too."""
     return _unproven(engine, wants_loras=False) is None
 
 

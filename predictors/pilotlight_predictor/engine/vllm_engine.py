@@ -118,7 +118,7 @@ class VllmEngine:
 
     def plan_swaps(self) -> None:
         """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other."""
-        if (self._quantization, self.device_type) in swap_rules.PROVEN:
+        if swap_rules.is_swappable(self._shape()):
             with suppress(SwapNotPossible):
                 self.prepare_swaps()
 
@@ -311,7 +311,7 @@ class VllmEngine:
 
     def _open_compile_cache(self) -> None:
         model = self._config.model_config
-        if model.enforce_eager or not swap_rules.shares_graphs(self._shape()):
+        if model.enforce_eager or not swap_rules.is_swappable(self._shape()):
             return
         try:
             architecture = checkpoint.read(Path(model.model)).architecture

@@ -12,7 +12,7 @@ from pilotlight_predictor.engine.boot_clock import BootClock
 from pilotlight_predictor.engine.endpoint import TcpEndpoint, UnixEndpoint
 from pilotlight_predictor.engine.machine import MachineLimits
 from pilotlight_predictor.engine.prepared_process import slot_environment, slot_limits
-from pilotlight_predictor.engine.swap_rules import EngineShape, refusal, shares_graphs
+from pilotlight_predictor.engine.swap_rules import EngineShape, is_swappable, refusal
 from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.errors import InvalidInput
 
@@ -94,7 +94,7 @@ def test_only_proven_swaps_are_allowed(changes: dict[str, object], wanted: str, 
     assert reason is None if words is None else words in str(reason)
     # Another fine-tune's compiled graph is used exactly where this engine could have been swapped to it.
     if wanted == "same" and not loras:
-        assert shares_graphs(shape) == (words is None)
+        assert is_swappable(shape) == (words is None)
 
 
 def write_model(path: Path, tensors: dict[str, tuple[str, list[int], int]], **config: object) -> Path:

@@ -97,7 +97,7 @@ async def start() -> AsyncIterator[Callable[..., Any]]:
     tasks: list[asyncio.Task[None]] = []
 
     async def _start(*slots: str, agent: MemoryAgent | None = None, **settings: Any) -> World:
-        settings.setdefault("driver", DriverSettings(first_back_off_s=0.0))
+        settings.setdefault("driver", DriverSettings(back_off=BackOffSpec(first_s=0.0)))
         settings.setdefault("policy", PoolPolicy(back_off=BackOffSpec(first_s=0.0)))
         world = World(agent or MemoryAgent(*(slots or ("s0",))), CoordinatorSettings(**settings))
         tasks.append(asyncio.create_task(world.coordinator.run([world.agent])))
@@ -793,7 +793,7 @@ async def test_a_model_that_keeps_failing_backs_off_and_its_slot_serves_others(s
 
 
 async def test_a_slot_in_which_everything_fails_backs_off_itself(start: Any) -> None:
-    world = await start(driver=DriverSettings(first_back_off_s=5.0))
+    world = await start(driver=DriverSettings(back_off=BackOffSpec(first_s=5.0)))
     world.agent.fails = lambda command, slot_id, model: EngineGone("no device") if command == "boot" else None
     await world.ask(A)
     await world.ask(C)

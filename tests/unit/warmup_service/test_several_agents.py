@@ -17,6 +17,7 @@ from pilotlight_warmup.coordinator.pool import PoolPolicy
 from pilotlight_warmup.coordinator.slot_driver import DriverSettings
 from pilotlight_warmup.policy import ledger
 from pilotlight_warmup.policy.access import TRUSTED
+from pilotlight_warmup.policy.boot_backoff import BackOffSpec
 from pilotlight_warmup.policy.fairness import FairnessSpec
 from pilotlight_warmup.policy.presence import Applicant, PresenceSpec, Taken
 from pilotlight_warmup.policy.slot_lifecycle import SlotState
@@ -73,7 +74,7 @@ async def start() -> AsyncIterator[Callable[..., Any]]:
     tasks: list[asyncio.Task[None]] = []
 
     async def _start(*agents: MemoryAgent, **settings: Any) -> World:
-        settings.setdefault("driver", DriverSettings(first_back_off_s=0.0))
+        settings.setdefault("driver", DriverSettings(back_off=BackOffSpec(first_s=0.0)))
         settings.setdefault("agent_grace_s", 0.01)
         chosen = CoordinatorSettings(presence=PresenceSpec(lost_after_s=20.0), **settings)
         world = World(chosen)

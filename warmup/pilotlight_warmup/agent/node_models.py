@@ -6,10 +6,9 @@ Look-ups have a few threads that never wait for a network; downloads have theirs
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError, Unavailable
 
@@ -21,7 +20,7 @@ from pilotlight_warmup.store import Lease
 _LOOK_UPS_AT_ONCE = 4
 # A stored model whose source answers later than this is served as it is here.
 _REFRESH_PATIENCE_S = 5.0
-_Arguments = ParamSpec("_Arguments")
+_Order = TypeVar("_Order")
 _Result = TypeVar("_Result")
 
 
@@ -69,8 +68,5 @@ class NodeModels:
         self._look_ups.shutdown(wait=False, cancel_futures=True)
         await self._fetches.close()
 
-    async def _look_up(
-        self, look: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
-    ) -> _Result:
-        call = functools.partial(look, *arguments, **named)
-        return await asyncio.get_running_loop().run_in_executor(self._look_ups, call)
+    async def _look_up(self, look: Callable[[_Order], _Result], order: _Order) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._look_ups, look, order)

@@ -238,8 +238,6 @@ class Coordinator:
         for wish in self._warmth.decide():
             driver = self.roster.drivers[wish.slot_id]
             if isinstance(wish, LoadAhead):
-                if self.pool.model_wait_s(wish.warm.order.facts.key) > 0:
-                    continue
                 log.info("slot %s: %s is loaded ahead (%s: %s)", wish.slot_id,
                          wish.warm.order.facts.key[:12], wish.why, wish.reason)  # fmt: skip
                 self.exposition.prewarmed(wish.why)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable, told_to_clients
 
@@ -41,6 +41,8 @@ from pilotlight_warmup.coordinator.pool import LeaseRecord, Pool
 from pilotlight_warmup.coordinator.slot_sleepers import Dormant, SlotSleepers
 from pilotlight_warmup.coordinator.step_times import StepTimes
 from pilotlight_warmup.coordinator.warm_orders import WarmOrder
+from pilotlight_warmup.policy import boot_backoff
+from pilotlight_warmup.policy.boot_backoff import BackOffSpec
 from pilotlight_warmup.policy.isolation import after_serving, may_reuse
 from pilotlight_warmup.policy.lease_terms import LeaseWish
 from pilotlight_warmup.policy.ledger import Slot
@@ -60,8 +62,7 @@ class DriverSettings:
     swap_deadline_s: float = 60.0
     drain_deadline_s: float = 5.0
     sleep_deadline_s: float = 60.0
-    first_back_off_s: float = 0.25
-    longest_back_off_s: float = 30.0
+    back_off: BackOffSpec = field(default_factory=BackOffSpec)
 
 
 class SlotDriver:
@@ -362,8 +363,7 @@ class SlotDriver:
             self._failing_models.add(engine.model)
             self._pool.model_failed(engine.model)
         if len(self._failing_models) > 1:
-            delay_s = self._settings.first_back_off_s * 2.0 ** min(self._failures - 2, 30)
-            self._not_before_s = self._pool.now_s() + min(delay_s, self._settings.longest_back_off_s)
+            self._not_before_s = self._pool.now_s() + boot_backoff.delay_s(self._settings.back_off, self._failures)
         self._warm = None
         self._exposition.engine_failed()
         log.warning("slot %s: %s (failure %d in a row)", self._slot_id, reason, self._failures)

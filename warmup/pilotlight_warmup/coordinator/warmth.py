@@ -176,7 +176,8 @@ class Warmth:
         return wishes
 
     def _place(self, warm: WarmOrder, taken: set[str], *, displace: bool) -> Candidate | None:
-        if self._pool.warm_orders.wait_s(warm, self._pool.now_s()) > 0:
+        backs_off_s = self._pool.warm_orders.wait_s(warm, self._pool.now_s())
+        if max(backs_off_s, self._pool.model_wait_s(warm.order.facts.key)) > 0:
             return None
         for candidate in self._outlook.would_place(warm.wish, warm.order).ranked:
             slot = self._pool.ledger.slots[candidate.slot_id]

@@ -31,16 +31,22 @@ class BackOffState:
     models: Mapping[str, Failures] = field(default_factory=dict)
 
 
+def delay_s(spec: BackOffSpec, failures: int) -> float:
+    """How long to wait after so many failures in a row.
+
+    The first is let off: a kill at random should not cost a lease that waits another second.
+    """
+    return 0.0 if failures <= 1 else min(spec.longest_s, spec.first_s * 2.0 ** min(failures - 2, 30))
+
+
 def failed(spec: BackOffSpec, state: BackOffState, model: str, now_s: float) -> BackOffState:
     """An engine for this model did not come up, or died."""
     known = state.models.get(model)
     count = known.count + 1 if known is not None and now_s - known.at_s < spec.forgotten_s else 1
-    # The first failure is let off: a kill at random should not cost a lease that waits another second.
-    delay_s = 0.0 if count == 1 else min(spec.longest_s, spec.first_s * 2.0 ** min(count - 2, 30))
     others = {name: entry for name, entry in state.models.items() if name != model}
     if len(others) >= spec.most:
         del others[min(others, key=lambda name: others[name].at_s)]
-    return replace(state, models={**others, model: Failures(count, now_s, now_s + delay_s)})
+    return replace(state, models={**others, model: Failures(count, now_s, now_s + delay_s(spec, count))})
 
 
 def worked(state: BackOffState, model: str) -> BackOffState:
