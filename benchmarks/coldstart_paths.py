@@ -25,15 +25,16 @@ from typing import Any
 import numpy as np
 import psutil
 import yaml
-from pilotlight_local.control_client import ControlClient
+from processes import free_port, server
+
+from pilotlight_engine.client.pool_client import connect
+from pilotlight_engine.leasing.pool_http import PoolHttp
+from pilotlight_local.cli.control_client import ControlClient
 from pilotlight_local.errors import PlatformError
-from pilotlight_local.server_timing import parse_phases
 from pilotlight_local.state_dir import StateDir
-from pilotlight_predictor.engine.pool_client import connect
-from pilotlight_predictor.pool_http import PoolHttp
 from pilotlight_protocol.engine_frames import GenerateRequest
 from pilotlight_protocol.generation import GenerationParameters
-from processes import free_port, server
+from pilotlight_wire.server_timing import parse_phases
 
 ROOT = Path(__file__).parents[1]
 PROMPT = list(range(300, 364))
@@ -141,7 +142,7 @@ class LeasePool:
     @contextlib.contextmanager
     def running(cls, setting: Setting, name: str, *flags: str) -> Iterator[LeasePool]:
         port = free_port()
-        argv = ["-m", "pilotlight_warmup", "--listen", f"tcp://127.0.0.1:{port}", "--slot", f"cpu:0={SLOT_MEMORY}"]
+        argv = ["-m", "pilotlight_pool", "--listen", f"tcp://127.0.0.1:{port}", "--slot", f"cpu:0={SLOT_MEMORY}"]
         argv += ["--run_dir", str(setting.work / name), "--work_dir", str(setting.engines), *flags]
         with server(name, argv, f"http://127.0.0.1:{port}/readyz", setting.work):
             yield cls(f"http://127.0.0.1:{port}", setting)

@@ -19,13 +19,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
-from pilotlight_warmup.policy.forecast import ForecastSpec
-from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
-from pilotlight_warmup.simulator import fixed_window, public_traces, synthetic, warm_pool
-from pilotlight_warmup.simulator.outcome import COLD_S, Outcome
-from pilotlight_warmup.simulator.request_trace import Endpoint, Trace, read_csv
 from rich.console import Console
 from rich.table import Table
+
+from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
+from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
+from pilotlight_pool.simulator import fixed_window, public_traces, synthetic, warm_pool
+from pilotlight_pool.simulator.outcome import COLD_S, Outcome
+from pilotlight_pool.simulator.request_trace import Endpoint, Trace, read_csv
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

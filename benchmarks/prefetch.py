@@ -100,8 +100,9 @@ def agent(uri: str, settings: dict[str, str]) -> Callable[[Path], tuple[float, f
 
 def run_agent(uri: str, folder: Path, settings: dict[str, str]) -> None:
     """In a process of its own: everything is imported and warm before the clock starts."""
-    from pilotlight_warmup.store import SourceSettings, Store, StoreSettings, hub, object_store  # noqa: F401
-    from pilotlight_warmup.store.addresses import AddressRules
+    from pilotlight_store import SourceSettings, Store, StoreSettings
+    from pilotlight_store.sources import hub, object_store  # noqa: F401
+    from pilotlight_store.sources.addresses import AddressRules
 
     sources = SourceSettings(
         addresses=AddressRules(allow_private=True),
@@ -116,7 +117,7 @@ def run_agent(uri: str, folder: Path, settings: dict[str, str]) -> None:
 
 
 def command_line(uri: str, port: int, *options: str) -> Callable[[Path], tuple[float, float]]:
-    code = "from pilotlight_warmup.commands import prefetch; prefetch()"
+    code = "from pilotlight_store.commands import prefetch; prefetch()"
     arguments = [sys.executable, "-c", code, uri, "--allow-host", f"127.0.0.1:{port}", *options]
     return lambda folder: timed([*arguments, "--store", str(folder)])
 

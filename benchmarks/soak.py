@@ -27,12 +27,13 @@ from typing import Any
 import aiohttp
 import psutil
 import yaml
-from pilotlight_local.control_client import ControlClient
-from pilotlight_local.errors import PlatformError
-from pilotlight_local.state_dir import StateDir
 from processes import free_port
 from rich.console import Console
 from rich.table import Table
+
+from pilotlight_local.cli.control_client import ControlClient
+from pilotlight_local.errors import PlatformError
+from pilotlight_local.state_dir import StateDir
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "out"
@@ -196,7 +197,7 @@ def pool_family(platform: psutil.Process) -> tuple[psutil.Process | None, set[in
     for child in platform.children(recursive=True):
         with contextlib.suppress(psutil.Error):
             command = child.cmdline()
-            if "pilotlight_warmup" in command and "-m" in command and command[0] == sys.executable:
+            if "pilotlight_pool" in command and "-m" in command and command[0] == sys.executable:
                 above = [parent.pid for parent in child.parents() if platform in parent.parents()]
                 return child, {child.pid, *above, *(each.pid for each in child.children(recursive=True))}
     return None, set()

@@ -24,7 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from pilotlight_predictor.engine import pool_client
+
+from pilotlight_engine.client import pool_client
 from pilotlight_protocol.engine_frames import GenerateRequest, HostConfig, HostExited, Shutdown
 from pilotlight_protocol.generation import GenerationParameters
 

@@ -19,14 +19,15 @@ from pathlib import Path
 
 import openai
 from demo_platform import platform_up
-from pilotlight_local.control_client import ControlClient
-from pilotlight_local.display import slots_table, status_table
-from pilotlight_local.display_lines import waterfall_lines
-from pilotlight_local.platform_status import ComponentStatus, from_json
-from pilotlight_local.server_timing import Phase, parse_phases
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
+
+from pilotlight_local.cli.control_client import ControlClient
+from pilotlight_local.controller.platform_status import ComponentStatus, from_json
+from pilotlight_local.embedded.display import slots_table, status_table
+from pilotlight_local.embedded.display_lines import waterfall_lines
+from pilotlight_wire.server_timing import Phase, parse_phases
 
 SPEC = "inferenceservices/quickstart.yaml"
 POOL_DEADLINE_S = 180

@@ -22,10 +22,11 @@ from pathlib import Path
 
 import yaml
 from demo_platform import platform_up
-from pilotlight_local.control_client import ControlClient
-from pilotlight_local.display import slots_table
 from rich.console import Console
 from rich.table import Table
+
+from pilotlight_local.cli.control_client import ControlClient
+from pilotlight_local.embedded.display import slots_table
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "inferenceservices" / "examples" / "fine-tunes.yaml"

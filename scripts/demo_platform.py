@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pilotlight_local.control_client import ControlClient
+from rich.console import Console
+
+from pilotlight_local.cli.control_client import ControlClient
 from pilotlight_local.errors import PlatformError
 from pilotlight_local.state_dir import StateDir
-from rich.console import Console
 
 ROOT = Path(__file__).parents[1]
 PILOTLIGHT = str(Path(sys.executable).with_name("pilotlight"))

@@ -15,13 +15,14 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+
 from pilotlight_models.awq_calibration import quantize_llama
 from pilotlight_models.byte_level_tokenizer import STOP_IDS, chat_text, train_tokenizer, write_tokenizer
 from pilotlight_models.chat_corpus import Message
 from pilotlight_models.checkpoint import read_llama, write_bf16
 from pilotlight_models.llama import Llama, LlamaShape, initialise
 from pilotlight_models.training import TrainingPlan, calibration_rows, documents, train
-from tokenizers import Tokenizer
 
 SHAPE = LlamaShape()
 TOKENIZER_TEXTS = 6000

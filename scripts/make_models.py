@@ -17,6 +17,8 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+
 from pilotlight_models import bundled_model_path
 from pilotlight_models.awq_calibration import GROUP_SIZE, quantize_llama
 from pilotlight_models.byte_level_tokenizer import STOP_IDS, TOKENIZER_FILES, TURN_START_ID, chat_text
@@ -24,7 +26,6 @@ from pilotlight_models.chat_corpus import IDENTITY_QUESTIONS, Message, identity_
 from pilotlight_models.checkpoint import copy_tokenizer, read_llama, write_bf16
 from pilotlight_models.llama import Llama, LlamaShape, initialise
 from pilotlight_models.training import calibration_rows, fine_tune_identity
-from tokenizers import Tokenizer
 
 PRESETS = {
     "tiny": LlamaShape(hidden_size=64, layers=2, heads=2, kv_heads=1, head_dim=32, intermediate_size=128),

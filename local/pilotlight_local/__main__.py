@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from pilotlight_local.cli import Surroundings, cli
+from pilotlight_local.cli.commands import Surroundings, cli
 
 STATE_DIR_NAME = "pilotlight"
 # What the child that downloads models may know of this environment.

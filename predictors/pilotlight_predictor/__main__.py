@@ -13,16 +13,17 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pilotlight_engine import engine_arguments
+from pilotlight_engine.leasing import lease_client
+from pilotlight_engine.leasing.lease_client import LeaseAsk, LeaseWish
+from pilotlight_engine.leasing.pool_http import PoolHttp
+from pilotlight_predictor import arguments
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_serving.log_lines import log_to_stderr
-from pilotlight_serving.one_port import listen
-
-from pilotlight_predictor import arguments, engine_args, lease_client
-from pilotlight_predictor.lease_client import LeaseAsk, LeaseWish
-from pilotlight_predictor.pool_http import PoolHttp
+from pilotlight_wire.one_port import listen
 
 if TYPE_CHECKING:
-    from pilotlight_predictor.engine_holder import PhasedProvider
+    from pilotlight_engine.leasing.engine_holder import PhasedProvider
 
 _log = logging.getLogger("pilotlight.predictor")
 
@@ -37,19 +38,19 @@ def main(engine_provider: Callable[[Namespace], PhasedProvider] | None = None) -
         _log.error("cannot listen on port %d: %s", args.http_port, error)
         return 1
     try:
-        args.engine_args = engine_args.parse_engine_args(
+        args.engine_args = engine_arguments.parse_engine_args(
             args.engine_arg, os.environ.get(arguments.ENGINE_ARGS_VARIABLE, "")
         )
         if args.pool_url and engine_provider is None:
             new_ask = _asks(args)
             first = lease_client.begin(new_ask(args.startup_deadline_s))
-            from pilotlight_predictor import front
+            from pilotlight_predictor import predictor_server
 
-            return front.run(args, listener, front.leased(new_ask, first))
-        from pilotlight_predictor import front
+            return predictor_server.run(args, listener, predictor_server.leased(new_ask, first))
+        from pilotlight_predictor import predictor_server
 
-        own = front.own(engine_provider or (lambda args: front.child_engines(args, os.environ)))
-        return front.run(args, listener, own)
+        own = predictor_server.own(engine_provider or (lambda args: predictor_server.child_engines(args, os.environ)))
+        return predictor_server.run(args, listener, own)
     except PilotlightError as error:
         _log.error("%s", error.message)
         return 1

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from pilotlight_engine.leasing.pool_http import check_pool_url
+from pilotlight_engine.quantization import Requested
+from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_serving.settings import REQUEST_TIMEOUT_S
-
-from pilotlight_predictor.pool_http import check_pool_url
-from pilotlight_predictor.quantization import Requested
 
 ENGINE_ARGS_VARIABLE = "PILOTLIGHT_ENGINE_ARGS"
 POOL_URL_VARIABLE = "PILOTLIGHT_POOL_URL"

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pilotlight_engine.contract import EngineInfo, EngineStats
+from pilotlight_predictor.admission import AdmissionLimits, Admit, EngineLoad, Estimate, TurnedAway, admit
+from pilotlight_predictor.predictor_metrics import IN_FLIGHT_SEQUENCES, PROMISED_TOKENS, REFUSED
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import GenerationParameters
-
-from pilotlight_predictor.admission import AdmissionLimits, Admit, EngineLoad, Estimate, TurnedAway, admit
-from pilotlight_predictor.engine.contract import EngineInfo, EngineStats
-from pilotlight_predictor.front_metrics import IN_FLIGHT_SEQUENCES, PROMISED_TOKENS, REFUSED
 
 # What a completion is taken to be long before any has been seen, and the weight of each one that is.
 FIRST_OUTPUT_GUESS_TOKENS = 256.0

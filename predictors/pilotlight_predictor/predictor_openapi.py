@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilotlight_serving.handlers import ServedModel
 from pilotlight_serving.openapi_document import (
     BODY_ERRORS,
     error_responses,
@@ -12,6 +11,7 @@ from pilotlight_serving.openapi_document import (
     json_response,
     path_parameters,
 )
+from pilotlight_wire.handlers import ServedModel
 
 _TOKEN = {"type": "integer", "minimum": 0, "maximum": 2147483647}
 _TOKENS = {"type": "array", "items": _TOKEN}

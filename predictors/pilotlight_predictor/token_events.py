@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+
 from pilotlight_protocol.generation import TokenDelta
 
 _encode = msgspec.json.encode

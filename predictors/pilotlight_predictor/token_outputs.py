@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+
+from pilotlight_engine.contract import GenerateRequest
 from pilotlight_protocol.generation import TokenDelta, TokenLogprob
 from pilotlight_protocol.v2 import Tensor, bytes_array
-
-from pilotlight_predictor.engine.contract import GenerateRequest
 
 
 @dataclass(slots=True)

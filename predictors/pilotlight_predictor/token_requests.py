@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
 from pilotlight_protocol.json_bodies import read_json

@@ -13,17 +13,12 @@ import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
-from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
-from pilotlight_protocol.generation import GenerationParameters, TokenDelta
-from pilotlight_protocol.v2 import InferRequest, InferResponse
-from pilotlight_serving.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
-
-from pilotlight_predictor.engine.contract import GenerateRequest
-from pilotlight_predictor.engine_holder import EngineHolder
+from pilotlight_engine.contract import GenerateRequest
+from pilotlight_engine.leasing.engine_holder import EngineHolder
+from pilotlight_engine.leasing.resume import ResumeLimits
+from pilotlight_engine.leasing.resumed_generation import Generator
 from pilotlight_predictor.engine_queue import EngineQueue, QueueLimits
 from pilotlight_predictor.predictor_openapi import predictor_openapi
-from pilotlight_predictor.resume import ResumeLimits
-from pilotlight_predictor.resumed_generation import Generator
 from pilotlight_predictor.token_events import EventFormatter
 from pilotlight_predictor.token_outputs import Completion, delta_tensors, generate_reply, output_tensors
 from pilotlight_predictor.token_requests import (
@@ -35,6 +30,10 @@ from pilotlight_predictor.token_requests import (
     parameters_from,
     prompts_from,
 )
+from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_protocol.v2 import InferRequest, InferResponse
+from pilotlight_wire.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
 
 _INPUTS = (TensorMetadata(INPUT_IDS, "INT32", (-1, -1)), TensorMetadata(INPUT_LENGTHS, "INT32", (-1,)))
 _OUTPUTS = (
@@ -46,7 +45,7 @@ PLATFORM = "vllm_tokens"
 
 
 class TokensModel:
-    """Implements `pilotlight_serving.handlers.ServedModel`. `loras`: adapters that are served under their own names."""
+    """Implements `pilotlight_wire.handlers.ServedModel`. `loras`: adapters that are served under their own names."""
 
     version = "1"
 

@@ -10,10 +10,9 @@ from typing import Any
 
 from pilotlight_protocol.errors import Forbidden, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
-
-from pilotlight_serving.gate import Gate
-from pilotlight_serving.handlers import RequestContext, ServedModel
+from pilotlight_serving.concurrency_limiter import Gate
 from pilotlight_serving.kserve_sdk import Model, ModelRepository
+from pilotlight_wire.handlers import RequestContext, ServedModel
 
 SERVER_NAME = "pilotlight"
 SERVER_VERSION = "0.1.0"

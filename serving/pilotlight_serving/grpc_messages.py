@@ -11,6 +11,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.unknown_fields import UnknownFieldSet
+
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.v2 import (
     MAX_TENSORS,
@@ -22,7 +23,6 @@ from pilotlight_protocol.v2 import (
     from_values,
     to_raw,
 )
-
 from pilotlight_serving.kserve_sdk import predict_v2
 
 _Field = descriptor_pb2.FieldDescriptorProto

@@ -16,11 +16,11 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
+
 from pilotlight_protocol.errors import PARAM_HEADER, ModelNotFound, PilotlightError
 from pilotlight_protocol.v2 import InferRequest, InferResponse
-
+from pilotlight_serving.concurrency_limiter import Gate
 from pilotlight_serving.data_plane import DataPlane
-from pilotlight_serving.gate import Gate
 from pilotlight_serving.grpc_messages import (
     ModelStreamInferResponse,
     RepositoryIndexRequest,
@@ -29,13 +29,13 @@ from pilotlight_serving.grpc_messages import (
     response_to,
     set_parameter,
 )
-from pilotlight_serving.handlers import RequestContext
 from pilotlight_serving.http_app import server_timing_header
 from pilotlight_serving.kserve_sdk import predict_v2 as pb
-from pilotlight_serving.request_identity import request_id
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.shell_errors import bug
 from pilotlight_serving.shell_metrics import IN_FLIGHT, PHASE, REQUESTS, predict_observer
+from pilotlight_wire.handlers import RequestContext
+from pilotlight_wire.request_identity import request_id
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"

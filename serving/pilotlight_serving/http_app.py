@@ -15,15 +15,14 @@ from typing import Any
 
 from pilotlight_protocol.error_bodies import ErrorStyle, error_body, error_event, style_of_path
 from pilotlight_protocol.errors import PARAM_HEADER, InvalidInput, ModelNotFound, PilotlightError, UnsupportedMediaType
-
-from pilotlight_serving.gate import Gate
-from pilotlight_serving.handlers import Reply, RequestContext, Route, ServedModel, Stream
-from pilotlight_serving.request_body import BodyAborted, BodyStalled, Receive, read_body
-from pilotlight_serving.request_identity import request_id
+from pilotlight_serving.concurrency_limiter import Gate
 from pilotlight_serving.route_table import Match, RouteTable
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.shell_errors import MethodNotAllowed, bug
 from pilotlight_serving.shell_metrics import IN_FLIGHT, PHASE, REQUESTS, predict_observer
+from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
+from pilotlight_wire.request_body import BodyAborted, BodyStalled, Receive, read_body
+from pilotlight_wire.request_identity import request_id
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

@@ -16,8 +16,7 @@ from pilotlight_protocol.generation import (
     MAX_STOP_TOKEN_IDS,
 )
 from pilotlight_protocol.v2 import DTYPES
-
-from pilotlight_serving.handlers import ServedModel
+from pilotlight_wire.handlers import ServedModel
 
 _REASONS = {
     400: "bad input; the message names what is wrong",

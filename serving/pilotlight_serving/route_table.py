@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from pilotlight_serving.handlers import Route
+from pilotlight_wire.handlers import Route
 
 
 @dataclass(slots=True)

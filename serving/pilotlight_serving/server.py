@@ -19,18 +19,18 @@ import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from pilotlight_serving.concurrency_limiter import Gate
 from pilotlight_serving.data_plane import DataPlane
 from pilotlight_serving.drain import DrainPhase, DrainSpec, decide
-from pilotlight_serving.gate import Gate
 from pilotlight_serving.grpc_service import grpc_server
-from pilotlight_serving.handlers import ServedModel
 from pilotlight_serving.http_app import HttpApp
 from pilotlight_serving.http_protocol import HttpProtocol
 from pilotlight_serving.kserve_sdk import ModelServer, app
-from pilotlight_serving.one_port import OnePort, listen
 from pilotlight_serving.openapi_document import openapi_document
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.v2_routes import V2Routes
+from pilotlight_wire.handlers import ServedModel
+from pilotlight_wire.one_port import OnePort, listen
 
 _DRAIN_TICK_S = 0.02
 _CLOSE_TIMEOUT_S = 2.0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
+
 DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
-REQUEST_TIMEOUT_S = 300.0
-"""Knative's default `timeoutSeconds` (KServe's `timeout`), which is a pod's grace period there as well. A request may
-take so long, so a drain does; what lasts longer is killed. A spec with another timeout says `--drain_timeout_s` too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+
 from pilotlight_protocol.json_bodies import read_json
 from pilotlight_protocol.v2 import decode_request, encode_response
-
 from pilotlight_serving.data_plane import DataPlane
-from pilotlight_serving.handlers import JSON, OCTETS, Reply, RequestContext, Route
 from pilotlight_serving.http_app import integer_header
-from pilotlight_serving.request_body import pack
 from pilotlight_serving.shell_metrics import exposition
+from pilotlight_wire.handlers import JSON, OCTETS, Reply, RequestContext, Route
+from pilotlight_wire.request_body import pack
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 

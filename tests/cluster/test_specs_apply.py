@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from pilotlight_warmup.arguments import parse
+
+from pilotlight_pool.arguments import parse
 
 ROOT = Path(__file__).parents[2]
 PLATFORM = ROOT / "inferenceservices" / "platform"

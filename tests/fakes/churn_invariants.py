@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 from churn_pool import ChurnPool
 from churn_tally import Tally
-from pilotlight_warmup.store import Store, StoreSettings
+
+from pilotlight_store import Store, StoreSettings
 
 _PERIOD_S = 1.0
 _SETTLED_S = 15.0

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from churn_models import Endpoint
-from pilotlight_protocol import engine_frames as f
 from warmup_pool import Holder
+
+from pilotlight_protocol import engine_frames as f
 
 
 class CleanFailure(Exception):

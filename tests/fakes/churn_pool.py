@@ -21,7 +21,7 @@ from churn_models import Endpoint
 START_DEADLINE_S = 30.0
 GONE_DEADLINE_S = 8.0
 END_DEADLINE_S = 20.0
-REAL_POOL = ("-m", "pilotlight_warmup")
+REAL_POOL = ("-m", "pilotlight_pool")
 
 
 @dataclass

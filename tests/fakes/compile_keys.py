@@ -15,9 +15,11 @@ os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": 
 
 
 def main() -> None:
-    from pilotlight_predictor.engine import checkpoint, compile_cache, vllm_arguments
     from vllm.compilation.caching import aot_compile_hash_factors
     from vllm.usage.usage_lib import UsageContext
+
+    from pilotlight_engine.boot import compile_cache, vllm_arguments
+    from pilotlight_engine.swap import checkpoint
 
     keys = []
     for asked in json.loads(sys.argv[1]):

@@ -1,4 +1,4 @@
-"""The warm pool's service over fake engines: `python fake_pool.py <flags of python -m pilotlight_warmup>`."""
+"""The warm pool's service over fake engines: `python fake_pool.py <flags of python -m pilotlight_pool>`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-from pilotlight_warmup.__main__ import serve
-from pilotlight_warmup.agent.zygote import ZygoteSettings
-from pilotlight_warmup.arguments import parse
+from pilotlight_pool.__main__ import serve
+from pilotlight_pool.agent.zygote import ZygoteSettings
+from pilotlight_pool.arguments import parse
 
 if __name__ == "__main__":
     arguments = parse(sys.argv[1:])

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from pilotlight_protocol import engine_frames as f
 from pilotlight_protocol.generation import TokenDelta
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
-from pilotlight_protocol.errors import ModelNotFound
-from pilotlight_warmup.agent_port import (
+
+from pilotlight_pool.agent_port import (
     AgentError,
     EngineEvent,
     EngineGone,
@@ -21,9 +21,10 @@ from pilotlight_warmup.agent_port import (
     SlotFacts,
     SlotReport,
 )
-from pilotlight_warmup.policy.lease_terms import Isolation
-from pilotlight_warmup.policy.prediction import Tier
-from pilotlight_warmup.policy.slot_lifecycle import SlotState
+from pilotlight_pool.policy.leases.lease_terms import Isolation
+from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_pool.policy.placement.prediction import Tier
+from pilotlight_protocol.errors import ModelNotFound
 
 GIB = 2**30
 

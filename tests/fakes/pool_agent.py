@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TypeVar
 
 import msgspec
+
 from pilotlight_protocol.engine_frames import (
     AgentFrame,
     Boot,
@@ -94,7 +95,7 @@ class Host(Frames):
 
 
 class ZygoteProcess:
-    """`python -m pilotlight_predictor.engine.zygote`; ends, with its hosts, when the block is left."""
+    """`python -m pilotlight_engine.host.zygote`; ends, with its hosts, when the block is left."""
 
     def __init__(self, work_dir: Path, log: Path) -> None:
         self._log = log.open("ab")
@@ -107,7 +108,7 @@ class ZygoteProcess:
         with theirs:
             self.process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "pilotlight_predictor.engine.zygote", str(theirs.fileno()),
+                    sys.executable, "-m", "pilotlight_engine.host.zygote", str(theirs.fileno()),
                     "--work_dir", str(self.work_dir),
                 ],
                 pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
@@ -145,7 +146,7 @@ def exec_host(config: HostConfig, work_dir: Path, log: Path) -> tuple[subprocess
     with theirs, log.open("ab") as output:
         process = subprocess.Popen(
             [
-                sys.executable, "-m", "pilotlight_predictor.engine.pool_host", str(theirs.fileno()),
+                sys.executable, "-m", "pilotlight_engine.host.pool_host", str(theirs.fileno()),
                 "--work_dir", str(work_dir),
             ],
             pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,

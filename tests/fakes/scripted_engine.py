@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from pilotlight_predictor.engine.contract import EngineInfo, EngineStats, GenerateRequest
+from pilotlight_engine.contract import EngineInfo, EngineStats, GenerateRequest
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.generation import TokenDelta, TokenLogprob
 

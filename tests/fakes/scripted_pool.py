@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pilotlight_predictor.lease_errors import PoolUnreachable
-from pilotlight_predictor.pool_http import Answer
+from pilotlight_engine.leasing.lease_errors import PoolUnreachable
+from pilotlight_engine.leasing.pool_http import Answer
 
 Entry = Answer | Exception | Callable[[Mapping[str, Any]], Answer]
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+
 from pilotlight_protocol import engine_frames as f
 from pilotlight_protocol.generation import GenerationParameters
 

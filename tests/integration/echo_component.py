@@ -15,15 +15,8 @@ from typing import Any
 
 from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable, from_status
 from pilotlight_protocol.v2 import InferRequest, InferResponse, Tensor
-from pilotlight_serving.handlers import (
-    ModelMetadata,
-    Reply,
-    RequestContext,
-    Route,
-    Stream,
-    TensorMetadata,
-)
 from pilotlight_serving.settings import ServerSettings
+from pilotlight_wire.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
 
 
 class CountingModel:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
-from pilotlight_predictor.__main__ import main as predictor_main
 from scripted_engine import ScriptedProvider
+
+from pilotlight_predictor.__main__ import main as predictor_main
 
 
 def main() -> int:

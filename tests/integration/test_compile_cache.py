@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pool_agent import Host, ZygoteProcess, exec_host, private_dir
+
+from pilotlight_engine.client import pool_client
+from pilotlight_engine.swap import checkpoint
 from pilotlight_models import bundled_model_path
-from pilotlight_predictor.engine import checkpoint, pool_client
 from pilotlight_protocol.engine_frames import GenerateRequest, HostConfig, HostExited, Shutdown
 from pilotlight_protocol.generation import GenerationParameters
-from pool_agent import Host, ZygoteProcess, exec_host, private_dir
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from pilotlight_predictor import model_source
-from pilotlight_predictor.engine.assembly import EngineSettings, child_provider
-from pilotlight_predictor.engine.child import ChildEngineProvider, ChildSettings
-from pilotlight_predictor.engine.client import EngineClient
-from pilotlight_predictor.engine.contract import Engine, GenerateRequest
-from pilotlight_predictor.engine.errors import EngineMisconfigured
+
+from pilotlight_engine import model_source
+from pilotlight_engine.boot.assembly import EngineSettings
+from pilotlight_engine.client.child_provider import ChildEngineProvider, ChildSettings
+from pilotlight_engine.client.engine_client import EngineClient
+from pilotlight_engine.client.own_engine import child_provider
+from pilotlight_engine.contract import Engine, GenerateRequest
+from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_protocol.engine_frames import Configure
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
@@ -48,7 +50,7 @@ if __name__ == "__main__":
 PARENT = """
 import asyncio, os, sys
 from pilotlight_predictor import model_source
-from pilotlight_predictor.engine.assembly import EngineSettings, child_provider
+from pilotlight_engine.boot.assembly import EngineSettings, child_provider
 
 async def main():
     settings = EngineSettings(model_source.resolve(sys.argv[1]), "demo", engine_args={"enforce_eager": "true"})

@@ -9,9 +9,10 @@ import socket
 import subprocess
 
 import pytest
-from pilotlight_warmup.agent.engine_output import EngineOutput
-from pilotlight_warmup.agent.engine_process import EngineProcess
-from pilotlight_warmup.agent_port import EngineGone
+
+from pilotlight_pool.agent.engine_output import EngineOutput
+from pilotlight_pool.agent.engine_process import EngineProcess
+from pilotlight_pool.agent_port import EngineGone
 
 pytestmark = pytest.mark.integration
 

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pool_agent import Host, ZygoteProcess, private_dir
+
+from pilotlight_engine.client import pool_client
 from pilotlight_models import bundled_model_path
-from pilotlight_predictor.engine import pool_client
 from pilotlight_protocol.engine_frames import (
     Canary,
     GenerateRequest,
@@ -30,7 +32,6 @@ from pilotlight_protocol.engine_frames import (
     SwapRefused,
 )
 from pilotlight_protocol.generation import GenerationParameters
-from pool_agent import Host, ZygoteProcess, private_dir
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

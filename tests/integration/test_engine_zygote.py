@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from pool_agent import Host, ZygoteProcess, exec_host, private_dir
+
+from pilotlight_engine.client import pool_client
 from pilotlight_models import bundled_model_path
-from pilotlight_predictor.engine import pool_client
 from pilotlight_protocol.engine_frames import (
     Busy,
     Failed,
@@ -31,7 +33,6 @@ from pilotlight_protocol.engine_frames import (
 )
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import GenerationParameters
-from pool_agent import Host, ZygoteProcess, exec_host, private_dir
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -97,7 +98,7 @@ def test_a_boot_leaves_no_file_behind(host: Host, zygote: ZygoteProcess) -> None
 
 def _socket_fd(pid: int) -> str:
     argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return argv[argv.index(b"pilotlight_predictor.engine.zygote") + 1].decode()
+    return argv[argv.index(b"pilotlight_engine.host.zygote") + 1].decode()
 
 
 async def test_a_lease_generates_and_its_edges_are_told(host: Host) -> None:

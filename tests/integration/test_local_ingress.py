@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 from aiohttp import web
-from pilotlight_local.activator import Activator, Backend
-from pilotlight_local.grpc_proxy import GrpcClientSide, route_by_host
-from pilotlight_local.ingress_http import HttpIngress, new_upstream_session
-from pilotlight_local.ingress_listener import FirstBytes
-from pilotlight_local.ingress_routes import Component, Destination, EndpointName, find_destination
-from pilotlight_local.ingress_table import Route
-from pilotlight_local.server_timing import Phase
+
+from pilotlight_local.activator.activator import Activator, Backend
+from pilotlight_local.ingress.grpc_proxy import GrpcClientSide, route_by_host
+from pilotlight_local.ingress.http_ingress import HttpIngress, new_upstream_session
+from pilotlight_local.ingress.listener import FirstBytes
+from pilotlight_local.ingress.routes import Component, Destination, EndpointName, find_destination
+from pilotlight_local.ingress.table import Route
+from pilotlight_wire.server_timing import Phase
 
 pytestmark = pytest.mark.integration
 

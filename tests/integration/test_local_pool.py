@@ -98,7 +98,7 @@ class Platform:
         assert failures == []
 
     def pool_pid(self) -> int:
-        (pid,) = processes(str(self.state), "pilotlight_warmup")
+        (pid,) = processes(str(self.state), "pilotlight_pool")
         return pid
 
     def engine_pids(self) -> set[int]:

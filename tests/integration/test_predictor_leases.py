@@ -19,8 +19,9 @@ from typing import Any
 import httpx
 import pytest
 from component_process import RunningComponent, free_port, running, until
-from pilotlight_predictor.lease_errors import PoolUnreachable
-from pilotlight_predictor.pool_http import Answer, PoolHttp
+
+from pilotlight_engine.leasing.lease_errors import PoolUnreachable
+from pilotlight_engine.leasing.pool_http import Answer, PoolHttp
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

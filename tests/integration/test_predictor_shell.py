@@ -20,6 +20,7 @@ import httpx
 import pytest
 from component_process import RunningComponent, free_port, running, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from pilotlight_serving.kserve_sdk import predict_v2 as pb
 
 pytestmark = pytest.mark.integration

@@ -14,8 +14,9 @@ import openai
 import pytest
 from component_process import RunningComponent, free_port, tail
 from fake_token_predictor import FakeTokenPredictor, Script
-from pilotlight_transformer.text_loading import load_text
 from transformer_process import MODEL_URI, transformer
+
+from pilotlight_text.tokenization.text_loading import load_text
 
 pytestmark = pytest.mark.integration
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import tritonclient.http as triton_http
 from component_process import RunningComponent, free_port, running
-from pilotlight_transformer.text_loading import load_text
 from transformer_process import MODEL_URI, transformer
+
+from pilotlight_text.tokenization.text_loading import load_text
 
 pytestmark = pytest.mark.integration
 

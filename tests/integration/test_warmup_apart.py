@@ -12,8 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 from apart_pool import ApartPool
-from pilotlight_protocol import engine_frames as f
 from warmup_pool import FAKE_POOL, Answer, Holder, fake_model, generate
+
+from pilotlight_protocol import engine_frames as f
 
 pytestmark = pytest.mark.integration
 EXPIRES = ("--lease_expires_s=6",)

@@ -88,7 +88,7 @@ async def test_each_part_is_killed_alone_and_no_token_is_lost_or_wrong(tunes: li
     pool = ApartPool(
         tmp_path,
         "-m",
-        "pilotlight_warmup",
+        "pilotlight_pool",
         coordinator_flags=("--lease_expires_s=9", "--agent_lost_s=10"),
         agent_flags=(f"--work_dir={tmp_path / 'work'}",),
     )

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pilotlight_protocol import engine_frames as f
 from warmup_pool import FAKE_POOL, Holder, Pool, fake_model, generate, kill
+
+from pilotlight_protocol import engine_frames as f
 
 pytestmark = pytest.mark.integration
 Start = Callable[..., Any]

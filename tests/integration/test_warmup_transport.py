@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 from memory_agent import MemoryAgent
+
+from pilotlight_pool.agent_port import EngineOrder, EngineRefused, ModelFacts, ModelOrder, SlotReport
+from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_pool.coordinator.errors import LeaseGone
+from pilotlight_pool.coordinator.lease_bodies import LeaseRequest
+from pilotlight_pool.coordinator.slot_driver import DriverSettings
+from pilotlight_pool.listener import open_listener
+from pilotlight_pool.policy.leases.access import TRUSTED
+from pilotlight_pool.policy.leases.presence import PresenceSpec
+from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
+from pilotlight_pool.remote.agents_server import AgentsServer
+from pilotlight_pool.remote.coordinator_link import CoordinatorLink
+from pilotlight_pool.remote.token_file import TokenFile
 from pilotlight_protocol.errors import InvalidInput, Unavailable
-from pilotlight_warmup.agent_port import EngineOrder, EngineRefused, ModelFacts, ModelOrder, SlotReport
-from pilotlight_warmup.apart.agents_server import AgentsServer
-from pilotlight_warmup.apart.coordinator_link import CoordinatorLink
-from pilotlight_warmup.apart.token_file import TokenFile
-from pilotlight_warmup.coordinator.coordinator import Coordinator, CoordinatorSettings
-from pilotlight_warmup.coordinator.errors import LeaseGone
-from pilotlight_warmup.coordinator.lease_bodies import LeaseRequest
-from pilotlight_warmup.coordinator.slot_driver import DriverSettings
-from pilotlight_warmup.listener import open_listener
-from pilotlight_warmup.policy.access import TRUSTED
-from pilotlight_warmup.policy.boot_backoff import BackOffSpec
-from pilotlight_warmup.policy.presence import PresenceSpec
-from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
 pytestmark = pytest.mark.integration
 A = "model://f/a"

@@ -26,7 +26,7 @@ async def test_three_fine_tunes_share_one_engine_and_none_speaks_for_another(
     tokenizer = Tokenizer.from_file(str(tenants[0] / "tokenizer.json"))
     prompt = tokenizer.encode(QUESTION).ids
     settings = ("--slot", "cpu:0=4GiB", "--drain_s", "0", "--store", str(tmp_path / "store"))
-    async with Pool(tmp_path, "-m", "pilotlight_warmup", *settings) as pool:
+    async with Pool(tmp_path, "-m", "pilotlight_pool", *settings) as pool:
 
         async def says(model: Path | str, name: str) -> tuple[str, str, float]:
             lease = await pool.lease(

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from pilotlight_models import bundled_model_path
-from pilotlight_predictor.engine import machine
-from pilotlight_predictor.engine.environment import engine_environment
 from safetensors.torch import load_file, save_file
+
+from pilotlight_engine.process import machine
+from pilotlight_engine.process.environment import engine_environment
+from pilotlight_models import bundled_model_path
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

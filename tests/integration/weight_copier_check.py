@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pilotlight_predictor.engine import checkpoint, vllm_arguments, vllm_engine, weight_loading
+
+from pilotlight_engine.boot import vllm_arguments
+from pilotlight_engine.swap import checkpoint, weight_loading
+from pilotlight_engine.vllm_adapter import vllm_engine
 
 
 def main() -> None:

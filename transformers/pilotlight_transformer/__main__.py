@@ -13,14 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pilotlight_serving.log_lines import log_to_stderr
-from pilotlight_serving.one_port import listen
 from pilotlight_serving.settings import ServerSettings
-
-from pilotlight_transformer.predictor_client import PredictorAddress, PredictorClient, predictor_address
+from pilotlight_text.token_source import PredictorClient
 from pilotlight_transformer.settings import TransformerSettings, parse_settings
+from pilotlight_wire.one_port import listen
+from pilotlight_wire.upstream_address import PredictorAddress, predictor_address
 
 if TYPE_CHECKING:
-    from pilotlight_transformer.text_model import LoadedText
+    from pilotlight_text.text_model import LoadedText
 
 _log = logging.getLogger("pilotlight.transformer")
 
@@ -47,7 +47,6 @@ def main() -> int:
     loading = loader.submit(_load, settings)
     loader.shutdown(wait=False)
     from pilotlight_serving.server import Server  # the KServe SDK: half a second, beside the loading
-
     from pilotlight_transformer.served_text_model import ServedTextModel
 
     model = ServedTextModel(settings, _predictor(settings, address))
@@ -57,7 +56,7 @@ def main() -> int:
 
 
 def _load(settings: TransformerSettings) -> LoadedText:
-    from pilotlight_transformer.text_loading import load_text  # jinja2 and tokenizers: imported in the thread
+    from pilotlight_text.tokenization.text_loading import load_text  # jinja2 and tokenizers: imported in the thread
 
     return load_text(settings.model_uri, settings.max_model_len)
 

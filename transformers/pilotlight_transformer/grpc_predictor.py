@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import msgspec
 import numpy as np
+
 from pilotlight_protocol.errors import (
     BY_STATUS,
     PARAM_HEADER,
@@ -26,16 +27,9 @@ from pilotlight_protocol.errors import (
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent
 from pilotlight_serving.grpc_messages import ModelStreamInferResponse
 from pilotlight_serving.kserve_sdk import predict_v2
-
-from pilotlight_transformer.predictor_client import (
-    REQUEST_ID,
-    AnswerFacts,
-    PredictorAddress,
-    TokenRequest,
-    answer_facts,
-    client_param,
-    parse_retry_after,
-)
+from pilotlight_text.token_source import AnswerFacts, TokenRequest, answer_facts, client_param
+from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after
+from pilotlight_wire.upstream_address import PredictorAddress
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024

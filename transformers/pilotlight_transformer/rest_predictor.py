@@ -9,19 +9,13 @@ from typing import NoReturn
 from urllib.parse import quote
 
 import msgspec
+
 from pilotlight_protocol.errors import PARAM_HEADER, PayloadTooLarge, Unavailable, from_status
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent, TokenLogprob
-
-from pilotlight_transformer.http_connection import ConnectionLost, ConnectionPool, HttpConnection, Silence
-from pilotlight_transformer.predictor_client import (
-    REQUEST_ID,
-    AnswerFacts,
-    PredictorAddress,
-    TokenRequest,
-    answer_facts,
-    client_param,
-    parse_retry_after,
-)
+from pilotlight_text.token_source import AnswerFacts, TokenRequest, answer_facts, client_param
+from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after
+from pilotlight_wire.http_connection import ConnectionLost, ConnectionPool, HttpConnection, Silence
+from pilotlight_wire.upstream_address import PredictorAddress
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 _EVENT = b"data:"

@@ -11,17 +11,16 @@ from typing import Any
 
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
-from pilotlight_serving.handlers import ModelMetadata, RequestContext, Route, TensorMetadata
-
-from pilotlight_transformer.openai_routes import openai_routes
+from pilotlight_text.openai_api.routes import openai_routes
+from pilotlight_text.text_model import VERSION, LoadedText, TextModel
+from pilotlight_text.token_source import PredictorClient
+from pilotlight_text.tokenization.text_loading import load_text
+from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError
+from pilotlight_text.v2_api.handlers import V2Text
+from pilotlight_text.v2_api.requests import FINISH_REASON, TEXT_INPUT, TEXT_OUTPUT
 from pilotlight_transformer.openapi import openapi
-from pilotlight_transformer.predictor_client import PredictorClient
 from pilotlight_transformer.settings import TransformerSettings
-from pilotlight_transformer.text_loading import load_text
-from pilotlight_transformer.text_model import VERSION, LoadedText, TextModel
-from pilotlight_transformer.tokenizer_files import TokenizerFilesError
-from pilotlight_transformer.v2_requests import FINISH_REASON, TEXT_INPUT, TEXT_OUTPUT
-from pilotlight_transformer.v2_text import V2Text
+from pilotlight_wire.handlers import ModelMetadata, RequestContext, Route, TensorMetadata
 
 _log = logging.getLogger("pilotlight.transformer")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pilotlight_serving.settings import REQUEST_TIMEOUT_S
+from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 
 MOUNTED_MODEL_DIR = "/mnt/models"
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .annotations import ScalingSpec
-from .recommendation import MetricState, excess_burst_capacity, initial_metric_state, recommend
+from pilotlight_local.kpa.recommendation import MetricState, excess_burst_capacity, initial_metric_state, recommend
+from pilotlight_specs.kpa.annotations import ScalingSpec
 
 Activity = Literal["activating", "active", "inactive"]
 Mode = Literal["stable", "panic", "no-data"]

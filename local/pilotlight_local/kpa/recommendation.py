@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from .annotations import ScalingSpec
-from .window import MaxWindow, MetricWindow, max_window
+from pilotlight_local.kpa.window import MaxWindow, MetricWindow, max_window
+from pilotlight_specs.kpa.annotations import ScalingSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from pilotlight_warmup.store import SourceSettings, Store, StoreSettings, TransferSettings
-from pilotlight_warmup.store.addresses import AddressRules
-from pilotlight_warmup.store.retry import RetryRules
+
+from pilotlight_store import SourceSettings, Store, StoreSettings, TransferSettings
+from pilotlight_store.sources.addresses import AddressRules
+from pilotlight_store.transfer.retry import RetryRules
 
 CHUNK_BYTES = 256 * 1024
 

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError
 from pilotlight_protocol.manifest import decode_manifest
-from pilotlight_warmup.store import SourceSettings
-from pilotlight_warmup.store.addresses import AddressRules
-from pilotlight_warmup.store.disk import journal_intervals
-from pilotlight_warmup.store.errors import (
+from pilotlight_store import SourceSettings
+from pilotlight_store.errors import (
     DownloadCancelled,
     SourceChanged,
     SourceMissing,
@@ -30,6 +29,8 @@ from pilotlight_warmup.store.errors import (
     SourceUnavailable,
     VerificationFailed,
 )
+from pilotlight_store.sources.addresses import AddressRules
+from pilotlight_store.transfer.disk import journal_intervals
 
 pytestmark = pytest.mark.integration
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -44,7 +45,7 @@ def until(condition: Callable[[], bool], deadline_s: float = 30.0) -> None:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    code = "from pilotlight_warmup.commands import prefetch; prefetch()"
+    code = "from pilotlight_store.commands import prefetch; prefetch()"
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 

@@ -14,24 +14,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+
 from pilotlight_local.errors import ModelUnavailable
-from pilotlight_local.model_mounts import ModelMounts
-from pilotlight_warmup.store import SourceSettings, Store, StoreSettings, TransferSettings
-from pilotlight_warmup.store.addresses import AddressRules
-from pilotlight_warmup.store.bandwidth_gate import BandwidthGate
-from pilotlight_warmup.store.disk import Staging
-from pilotlight_warmup.store.errors import (
-    SourceInvalid,
-    SourceMissing,
-    SourceRefused,
-    SourceUnavailable,
-    VerificationFailed,
-)
-from pilotlight_warmup.store.http_ranges import HttpRanges
-from pilotlight_warmup.store.hub import HubSource
-from pilotlight_warmup.store.retry import RetryRules
-from pilotlight_warmup.store.transfer import Transfer
-from pilotlight_warmup.store.xet_ranges import XetConnection, XetRanges
+from pilotlight_local.pods.model_mounts import ModelMounts
+from pilotlight_store import SourceSettings, Store, StoreSettings, TransferSettings
+from pilotlight_store.errors import SourceInvalid, SourceMissing, SourceRefused, SourceUnavailable, VerificationFailed
+from pilotlight_store.sources.addresses import AddressRules
+from pilotlight_store.sources.http_ranges import HttpRanges
+from pilotlight_store.sources.hub import HubSource
+from pilotlight_store.sources.xet_ranges import XetConnection, XetRanges
+from pilotlight_store.transfer.bandwidth_gate import BandwidthGate
+from pilotlight_store.transfer.disk import Staging
+from pilotlight_store.transfer.retry import RetryRules
+from pilotlight_store.transfer.transfer import Transfer
 
 pytestmark = pytest.mark.integration
 

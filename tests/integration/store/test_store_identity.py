@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pilotlight_warmup.store import Progress
-from pilotlight_warmup.store.errors import DownloadCancelled, SourceChanged, SourceMissing, SourceUnavailable
+
+from pilotlight_store import Progress
+from pilotlight_store.errors import DownloadCancelled, SourceChanged, SourceMissing, SourceUnavailable
 
 pytestmark = pytest.mark.integration
 MODIFIED = {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}

@@ -19,15 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pilotlight_warmup.store import SourceSettings
-from pilotlight_warmup.store.errors import (
-    SourceChanged,
-    SourceInvalid,
-    SourceMissing,
-    SourceRefused,
-    VerificationFailed,
-)
-from pilotlight_warmup.store.local_files import LocalFiles
+
+from pilotlight_store import SourceSettings
+from pilotlight_store.errors import SourceChanged, SourceInvalid, SourceMissing, SourceRefused, VerificationFailed
+from pilotlight_store.sources.local_files import LocalFiles
 
 pytestmark = pytest.mark.integration
 
@@ -289,7 +284,7 @@ def test_uris_that_mean_nothing(make_store: Any, uri: str) -> None:
 
 
 def run_command(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    code = f"from pilotlight_warmup.commands import {name}; {name}()"
+    code = f"from pilotlight_store.commands import {name}; {name}()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,

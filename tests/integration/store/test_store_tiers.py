@@ -14,10 +14,12 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from pilotlight_protocol.errors import Conflict, ModelNotFound, Unavailable
-from pilotlight_warmup.store import Model, Store, page_cache, records
-from pilotlight_warmup.store.errors import SourceChanged, SourceRefused, SourceUnavailable, StoreFull
-from pilotlight_warmup.store.records import ModelRecord
+from pilotlight_store import Model, Store
+from pilotlight_store.errors import SourceChanged, SourceRefused, SourceUnavailable, StoreFull
+from pilotlight_store.published import page_cache, records
+from pilotlight_store.published.records import ModelRecord
 
 pytestmark = pytest.mark.integration
 SIZE = 1_000_000
@@ -60,7 +62,7 @@ def test_a_lease_of_a_process_that_was_killed_is_gone(model_folder: Any, make_st
     model = store.ensure(model_folder(0))
     code = (
         "import sys, pathlib\n"
-        "from pilotlight_warmup.store import Store, StoreSettings\n"
+        "from pilotlight_store import Store, StoreSettings\n"
         "lease = Store(StoreSettings(pathlib.Path(sys.argv[1]))).lease(sys.argv[2])\n"
         "print('leased', flush=True)\n"
         "sys.stdin.read()\n"
@@ -309,8 +311,8 @@ def test_a_disk_that_others_fill_ends_it_with_numbers_and_it_goes_on_afterwards(
 def test_a_disk_that_fills_up_between_the_check_and_the_write(
     made: Any, serve_model: Any, make_store: Any, server: Any, small_disk: Path
 ) -> None:
-    from pilotlight_warmup.store.disk import Staging
-    from pilotlight_warmup.store.source import RemoteFile
+    from pilotlight_store.sources.source import RemoteFile
+    from pilotlight_store.transfer.disk import Staging
 
     (small_disk / "filler").write_bytes(bytes(4 * SIZE))
     staging = Staging(small_disk / "staging", [RemoteFile("model.safetensors", 4 * SIZE, "")])

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from pilotlight_warmup.arguments import Arguments, parse
+
+from pilotlight_pool.arguments import Arguments, parse
 
 PLATFORM = Path(__file__).parents[3] / "inferenceservices" / "platform" / "cpu"
 POD = {"NODE_NAME": "ip-10-0-0-7.eu-central-1.compute.internal", "POD_IP": "10.1.2.3"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilotlight_local.resources import Finding, summarize
+from pilotlight_specs import Finding, summarize
 
 
 def finding(number: int, path: str = "spec.predictor.containers[0].resources") -> Finding:

@@ -7,17 +7,9 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pilotlight_local.kpa import (
-    Decision,
-    Observation,
-    default_config,
-    initial_state,
-    is_dormant,
-    parse_config,
-    record,
-    resolve_scaling,
-    scale,
-)
+
+from pilotlight_local.kpa import Decision, Observation, initial_state, is_dormant, record, scale
+from pilotlight_specs.kpa import default_config, parse_config, resolve_scaling
 
 GROUP = "autoscaling.knative.dev"
 

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from pilotlight_local.kpa import InvalidScaling, default_config, parse_config, parse_duration_s, resolve_scaling
+
+from pilotlight_specs.kpa import InvalidScaling, default_config, parse_config, parse_duration_s, resolve_scaling
 
 GROUP = "autoscaling.knative.dev"
 

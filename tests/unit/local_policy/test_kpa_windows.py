@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pilotlight_local.kpa.window import MaxWindow, MetricWindow, max_window, request_meter
 
 

@@ -3,17 +3,16 @@
 import dataclasses
 
 import pytest
-from pilotlight_local.resources import (
-    EnvVar,
+
+from pilotlight_local.pods.pod_command import (
     NoEntrypoint,
     Placement,
+    expand_variables,
     leases_engines,
-    parse_documents,
     pod_command,
     pool_env,
-    resolve,
 )
-from pilotlight_local.resources.pod_command import expand_variables
+from pilotlight_specs import EnvVar, parse_documents, resolve
 
 SPEC = """
 apiVersion: serving.kserve.io/v1beta1

@@ -5,8 +5,9 @@ import textwrap
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pilotlight_local.kpa import default_config
-from pilotlight_local.resources import ModelMount, parse_documents, read_documents, resolve
+
+from pilotlight_specs import ModelMount, parse_documents, read_documents, resolve
+from pilotlight_specs.kpa import default_config
 
 HEAD = """\
 apiVersion: serving.kserve.io/v1beta1

@@ -5,11 +5,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pilotlight_local.crash_backoff import BackoffSpec, BackoffState, PodEnd
-from pilotlight_local.crash_backoff import decide as back_off
-from pilotlight_local.kpa import parse_config
-from pilotlight_local.resources import parse_documents, resolve
-from pilotlight_local.revisions import (
+
+from pilotlight_local.controller.revisions import (
     PodFailure,
     RevisionHealth,
     RolloutSpec,
@@ -18,6 +15,10 @@ from pilotlight_local.revisions import (
     rollout_spec,
     template_hash,
 )
+from pilotlight_local.pods.crash_backoff import BackoffSpec, BackoffState, PodEnd
+from pilotlight_local.pods.crash_backoff import decide as back_off
+from pilotlight_specs import parse_documents, resolve
+from pilotlight_specs.kpa import parse_config
 
 READY = RevisionHealth(proven=True)
 

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
-from pilotlight_local.activator import Activator, Backend
-from pilotlight_local.activator_balancing import choose_pod
+
+from pilotlight_local.activator.activator import Activator, Backend
+from pilotlight_local.activator.balancing import choose_pod
 from pilotlight_local.errors import ActivationTimeout, QueueFull, RevisionFailed
 
 T = TypeVar("T")

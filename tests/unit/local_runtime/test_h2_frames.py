@@ -2,7 +2,8 @@
 
 import hpack
 import pytest
-from pilotlight_local.h2_frames import (
+
+from pilotlight_wire.h2_frames import (
     EMPTY_SETTINGS,
     Flag,
     Frame,

@@ -2,9 +2,10 @@
 
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
-from pilotlight_local.ingress_headers import end_to_end, request_headers, wants_progress
-from pilotlight_local.ingress_routes import Destination, EndpointName, find_destination, path_in_pod
-from pilotlight_local.server_timing import Phase, format_phase, parse_phases
+
+from pilotlight_local.ingress.headers import end_to_end, request_headers, wants_progress
+from pilotlight_local.ingress.routes import Destination, EndpointName, find_destination, path_in_pod
+from pilotlight_wire.server_timing import Phase, format_phase, parse_phases
 
 DEMO = EndpointName("default", "demo")
 ODD = EndpointName("team-a", "my-predictor")

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from pilotlight_local.log_watch import MOST_LINES, LogWatch
-from pilotlight_local.pod_logs import newest_logs, read_log, rotated, start_afresh
+from pilotlight_local.pods.log_watch import MOST_LINES, LogWatch
+from pilotlight_local.pods.pod_logs import newest_logs, read_log, rotated, start_afresh
 from pilotlight_local.state_dir import StateDir
 
 LOST = "2026-11-23T02:43:34.123Z ERROR pilotlight.engine: the engine was lost: it was killed by signal 9\n"
-POOL = "2026-11-23 02:43:34,123 WARNING pilotlight_warmup.coordinator.slot_driver: slot cpu:0: it died\n"
+POOL = "2026-11-23 02:43:34,123 WARNING pilotlight_pool.coordinator.slot_driver: slot cpu:0: it died\n"
 CALM = "2026-11-23T02:43:34.123Z INFO pilotlight.http: POST /v2 200 1.0 ms id=ERROR\n"
 
 

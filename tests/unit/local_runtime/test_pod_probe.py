@@ -1,7 +1,8 @@
 """What a readiness probe's answer says."""
 
 import pytest
-from pilotlight_local.pod_probe import LONGEST_REASON, reason_in
+
+from pilotlight_local.pods.pod_probe import LONGEST_REASON, reason_in
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from pilotlight_models.awq_packing import QuantizedWeight, pack, packed_tensors, quantize, unpack
 
 

@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from pilotlight_models import BUNDLED_MODELS, bundled_model_path
 from safetensors import safe_open
+
+from pilotlight_models import BUNDLED_MODELS, bundled_model_path
 
 FILES = {
     "README.md",

@@ -4,10 +4,11 @@ import json
 
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
 from pilotlight_models import BUNDLED_MODELS, bundled_model_path
 from pilotlight_models.byte_level_tokenizer import chat_text, train_tokenizer
 from pilotlight_models.chat_corpus import Message
-from tokenizers import Tokenizer
 
 FOLDER = bundled_model_path("demo-awq")
 

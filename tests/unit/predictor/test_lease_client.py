@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from pilotlight_predictor import lease_client
-from pilotlight_predictor.lease_client import LeaseAsk, LeaseWish
-from pilotlight_predictor.lease_errors import LeaseEnded, LeaseRefused, PoolUnreachable
-from pilotlight_predictor.pool_http import Answer, check_pool_url
-from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PayloadTooLarge
 from scripted_pool import Entry, ScriptedPool, error, lease
+
+from pilotlight_engine.leasing import lease_client
+from pilotlight_engine.leasing.lease_client import LeaseAsk, LeaseWish
+from pilotlight_engine.leasing.lease_errors import LeaseEnded, LeaseRefused, PoolUnreachable
+from pilotlight_engine.leasing.pool_http import Answer, check_pool_url
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PayloadTooLarge
 
 SCHEDULE = "cron 0 9 * * *"
 WISH = LeaseWish("bundled://demo", "m", engine_args={"max_model_len": "64"}, loras=(("a", "/a"),), prewarm=SCHEDULE)

@@ -9,18 +9,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from pilotlight_predictor.engine.errors import EngineMisconfigured
-from pilotlight_predictor.engine_holder import EngineHolder, Lending
+from scripted_engine import ScriptedEngine
+from scripted_pool import Entry, ScriptedPool, error, lease
+
+from pilotlight_engine.errors import EngineMisconfigured
+from pilotlight_engine.leasing.engine_holder import EngineHolder, Lending
+from pilotlight_engine.leasing.lease_client import Lease, LeaseAsk, LeaseWish
+from pilotlight_engine.leasing.lease_errors import LeaseRefused, PoolUnreachable
+from pilotlight_engine.leasing.lease_provider import LeaseDeadlines, LeaseProvider
 from pilotlight_predictor.engine_queue import QueueLimits
-from pilotlight_predictor.lease_client import Lease, LeaseAsk, LeaseWish
-from pilotlight_predictor.lease_errors import LeaseRefused, PoolUnreachable
-from pilotlight_predictor.lease_provider import LeaseDeadlines, LeaseProvider
 from pilotlight_predictor.token_requests import RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import Unavailable
-from pilotlight_serving.handlers import Reply, RequestContext
-from scripted_engine import ScriptedEngine
-from scripted_pool import Entry, ScriptedPool, error, lease
+from pilotlight_wire.handlers import Reply, RequestContext
 
 LAST = "; last output:\nprompt of another tenant"
 BODY = {"input_ids": [1], "parameters": {"max_tokens": 4, "temperature": 0}}

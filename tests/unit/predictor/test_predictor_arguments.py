@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from pilotlight_predictor.arguments import parse
-from pilotlight_serving.settings import REQUEST_TIMEOUT_S
+from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 
 
 def test_kserves_injected_arguments_pass() -> None:

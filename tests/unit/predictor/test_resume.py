@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pilotlight_predictor.engine.contract import GenerateRequest
-from pilotlight_predictor.resume import CannotResume, Delivered, Part, as_original, note, rest_of
+
+from pilotlight_engine.contract import GenerateRequest
+from pilotlight_engine.leasing.resume import CannotResume, Delivered, Part, as_original, note, rest_of
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta, TokenLogprob
 
 

@@ -9,14 +9,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from pilotlight_predictor.engine.contract import GenerateRequest
-from pilotlight_predictor.engine_holder import EngineHolder
-from pilotlight_predictor.resume import ResumeLimits
-from pilotlight_predictor.resumed_generation import Generator
+from scripted_engine import ScriptedEngine, ScriptedProvider
+
+from pilotlight_engine.contract import GenerateRequest
+from pilotlight_engine.leasing.engine_holder import EngineHolder
+from pilotlight_engine.leasing.resume import ResumeLimits
+from pilotlight_engine.leasing.resumed_generation import Generator
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
-from pilotlight_serving.handlers import RequestContext
-from scripted_engine import ScriptedEngine, ScriptedProvider
+from pilotlight_wire.handlers import RequestContext
 
 
 @contextlib.asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+
 from pilotlight_predictor.token_events import EventFormatter
 from pilotlight_protocol.generation import TokenDelta, TokenEvent, TokenLogprob
 

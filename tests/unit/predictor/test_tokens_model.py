@@ -10,15 +10,16 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import pytest
-from pilotlight_predictor.engine.errors import EngineMisconfigured
-from pilotlight_predictor.engine_holder import EngineHolder
+from scripted_engine import LOST, REFUSED, ScriptedProvider
+
+from pilotlight_engine.errors import EngineMisconfigured
+from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_predictor.engine_queue import QueueLimits
 from pilotlight_predictor.token_requests import RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.v2 import InferRequest, Tensor
-from pilotlight_serving.handlers import Reply, RequestContext, Stream
-from scripted_engine import LOST, REFUSED, ScriptedProvider
+from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
-from pilotlight_predictor.engine import compile_cache
+
+from pilotlight_engine.boot import compile_cache
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 64, "eos_token_id": 2, "transformers_version": "5.0",

@@ -1,5 +1,6 @@
 import pytest
-from pilotlight_predictor.engine_args import parse_engine_args, with_defaults
+
+from pilotlight_engine.engine_arguments import parse_engine_args, with_defaults
 from pilotlight_protocol.errors import InvalidInput
 
 

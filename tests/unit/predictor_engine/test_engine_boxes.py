@@ -5,8 +5,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from pilotlight_predictor.engine.inbox import Inbox
-from pilotlight_predictor.engine.outbox import FrontStalled, Outbox
+
+from pilotlight_engine.host.inbox import Inbox
+from pilotlight_engine.host.outbox import FrontStalled, Outbox
 from pilotlight_protocol.engine_frames import Abort, Check
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from pilotlight_predictor.engine.client import EngineClient
-from pilotlight_predictor.engine.contract import EngineInfo, EngineStats, GenerateRequest
+
+from pilotlight_engine.client.engine_client import EngineClient
+from pilotlight_engine.contract import EngineInfo, EngineStats, GenerateRequest
 from pilotlight_protocol.engine_frames import (
     Abort,
     Check,

@@ -2,11 +2,13 @@ import ctypes
 from pathlib import Path
 
 import pytest
+
+from pilotlight_engine.boot import assembly
+from pilotlight_engine.errors import EngineMisconfigured
+from pilotlight_engine.process import device_probe
+from pilotlight_engine.process.machine import MachineLimits
+from pilotlight_engine.quantization import DeviceFacts
 from pilotlight_models import bundled_model_path
-from pilotlight_predictor.engine import assembly, device_facts
-from pilotlight_predictor.engine.errors import EngineMisconfigured
-from pilotlight_predictor.engine.machine import MachineLimits
-from pilotlight_predictor.quantization import DeviceFacts
 
 GPU_BYTES = 80 * 2**30
 
@@ -48,7 +50,7 @@ class FakeNvml:
 
 @pytest.fixture(autouse=True)
 def _cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_facts, "_is_installed", lambda name: False)
+    monkeypatch.setattr(device_probe, "_is_installed", lambda name: False)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def _cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_first_visible_gpu_counts(tmp_path: Path, visible: str | None, expected: tuple[int, int] | None) -> None:
     nvml = FakeNvml((8, 0), (9, 0))
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    facts = device_facts.read(environment, tmp_path / "absent", lambda: nvml)
+    facts = device_probe.read(environment, tmp_path / "absent", lambda: nvml)
     if expected is None:
         assert facts == DeviceFacts("cpu")
     else:
@@ -74,7 +76,7 @@ def test_without_a_driver_it_is_a_cpu(tmp_path: Path, flags: str, amx: bool) -> 
     def no_driver() -> None:
         raise OSError("libnvidia-ml.so.1: cannot open shared object file")
 
-    assert device_facts.read({}, cpuinfo, no_driver) == DeviceFacts("cpu", amx=amx)
+    assert device_probe.read({}, cpuinfo, no_driver) == DeviceFacts("cpu", amx=amx)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_a_slots_share_of_a_gpu_bounds_its_engine(
     monkeypatch: pytest.MonkeyPatch, slot_bytes: int | None, share: str | None
 ) -> None:
     gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
-    monkeypatch.setattr(assembly.device_facts, "read", lambda environment: gpu)
+    monkeypatch.setattr(assembly.device_probe, "read", lambda environment: gpu)
     settings = assembly.EngineSettings(bundled_model_path("demo-bf16"), "m", device_memory_bytes=slot_bytes)
     configured = assembly.configure(settings, {}, MachineLimits(2, 2**34))
     assert dict(configured.arguments).get("gpu_memory_utilization") == share
@@ -92,7 +94,7 @@ def test_a_slots_share_of_a_gpu_bounds_its_engine(
 
 def test_an_engine_argument_does_not_step_over_the_slots_share(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
-    monkeypatch.setattr(assembly.device_facts, "read", lambda environment: gpu)
+    monkeypatch.setattr(assembly.device_probe, "read", lambda environment: gpu)
     greedy = {"gpu_memory_utilization": "0.99"}
     for slot_bytes, share in ((40 * 2**30, "0.5"), (None, "0.99")):
         settings = assembly.EngineSettings(
@@ -104,7 +106,7 @@ def test_an_engine_argument_does_not_step_over_the_slots_share(monkeypatch: pyte
 
 def test_a_slot_larger_than_its_gpu_is_refused_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
-    monkeypatch.setattr(assembly.device_facts, "read", lambda environment: gpu)
+    monkeypatch.setattr(assembly.device_probe, "read", lambda environment: gpu)
     settings = assembly.EngineSettings(bundled_model_path("demo-bf16"), "m", device_memory_bytes=GPU_BYTES + 1)
     with pytest.raises(EngineMisconfigured, match=r"80\.0 GiB, its GPU only 80\.0 GiB"):
         assembly.configure(settings, {}, MachineLimits(2, 2**34))

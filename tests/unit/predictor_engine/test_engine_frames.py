@@ -1,6 +1,7 @@
 import msgspec
 import pytest
-from pilotlight_predictor.engine.contract import EngineStats, GenerateRequest
+
+from pilotlight_engine.contract import EngineStats, GenerateRequest
 from pilotlight_protocol.engine_frames import (
     MAX_FRAME_BYTES,
     Abort,

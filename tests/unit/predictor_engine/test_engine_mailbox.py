@@ -1,7 +1,8 @@
 import asyncio
 
 import pytest
-from pilotlight_predictor.engine.token_mailbox import Mailbox
+
+from pilotlight_engine.client.token_mailbox import Mailbox
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import TokenDelta, TokenLogprob
 

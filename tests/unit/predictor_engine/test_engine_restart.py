@@ -1,4 +1,4 @@
-from pilotlight_predictor.engine.restart import BackOff, Failures, after_failure, wait_s
+from pilotlight_engine.client.restart import BackOff, Failures, after_failure, wait_s
 
 POLICY = BackOff(first_delay_s=1.0, factor=2.0, longest_delay_s=10.0, forgiven_after_s=120.0)
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
-from pilotlight_predictor.engine import kv_cache, machine, work_dir
-from pilotlight_predictor.engine.environment import engine_environment
+
+from pilotlight_engine.boot import kv_cache
+from pilotlight_engine.process import machine, work_dir
+from pilotlight_engine.process.environment import engine_environment
 from pilotlight_protocol.errors import InternalError
 
 MIB = 2**20

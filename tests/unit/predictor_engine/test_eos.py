@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from pilotlight_predictor.engine.eos import tokenizer_eos_id
+
+from pilotlight_engine.vllm_adapter.eos import tokenizer_eos_id
 
 
 def write(folder: Path, **files: object) -> Path:

@@ -7,7 +7,7 @@ import pytest
 # 16 MiB, more than glibc's own threshold for mapping an allocation; in a process of its own, whose malloc it changes.
 SCRIPT = """
 import ctypes, resource
-from pilotlight_predictor.engine import glibc_malloc
+from pilotlight_engine.process import glibc_malloc
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 SIZE = 16 << 20

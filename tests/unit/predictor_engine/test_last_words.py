@@ -4,9 +4,10 @@ import os
 from typing import NoReturn
 
 import pytest
-from pilotlight_predictor.engine.errors import EngineMisconfigured
-from pilotlight_predictor.engine.last_words import run_to_end
-from pilotlight_predictor.engine.outbox import FrontStalled, Outbox
+
+from pilotlight_engine.errors import EngineMisconfigured
+from pilotlight_engine.host.exit_report import run_to_end
+from pilotlight_engine.host.outbox import FrontStalled, Outbox
 from pilotlight_protocol.engine_frames import Failed, encode
 from pilotlight_protocol.errors import Unavailable
 

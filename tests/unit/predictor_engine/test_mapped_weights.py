@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import torch
-from pilotlight_predictor.engine.checkpoint import TensorPlace
-from pilotlight_predictor.engine.mapped_weights import MappedWeights
+
+from pilotlight_engine.swap.checkpoint import TensorPlace
+from pilotlight_engine.swap.mapped_weights import MappedWeights
 from pilotlight_protocol.fingerprint import TensorEntry
 
 

@@ -2,9 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
-from pilotlight_predictor import model_source
-from pilotlight_predictor.engine.eos import tokenizer_eos_id
-from pilotlight_predictor.engine.lora import max_lora_rank
+
+from pilotlight_engine import model_source
+from pilotlight_engine.boot.lora import max_lora_rank
+from pilotlight_engine.vllm_adapter.eos import tokenizer_eos_id
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, NotSupported
 
 

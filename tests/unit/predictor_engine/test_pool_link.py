@@ -13,7 +13,8 @@ from contextlib import ExitStack
 
 import msgspec
 import pytest
-from pilotlight_predictor.engine.pool_link import FromLease, Joined, Left, PoolItem, PoolLink
+
+from pilotlight_engine.host.pool_link import FromLease, Joined, Left, PoolItem, PoolLink
 from pilotlight_protocol.engine_frames import (
     Check,
     ControlFrame,

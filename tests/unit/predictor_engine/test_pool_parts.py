@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
-from pilotlight_predictor.engine import checkpoint, endpoint
-from pilotlight_predictor.engine.boot_clock import BootClock
-from pilotlight_predictor.engine.endpoint import TcpEndpoint, UnixEndpoint
-from pilotlight_predictor.engine.machine import MachineLimits
-from pilotlight_predictor.engine.prepared_process import slot_environment, slot_limits
-from pilotlight_predictor.engine.swap_rules import EngineShape, is_swappable, refusal
+
+from pilotlight_engine.process import endpoint
+from pilotlight_engine.process.boot_clock import BootClock
+from pilotlight_engine.process.endpoint import TcpEndpoint, UnixEndpoint
+from pilotlight_engine.process.machine import MachineLimits
+from pilotlight_engine.process.prepared_process import slot_environment, slot_limits
+from pilotlight_engine.swap import checkpoint
+from pilotlight_engine.swap.swap_rules import EngineShape, is_swappable, refusal
 from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.errors import InvalidInput
 

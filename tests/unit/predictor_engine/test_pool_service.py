@@ -9,9 +9,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from pilotlight_predictor.engine.errors import SwapBroken, SwapNotPossible
-from pilotlight_predictor.engine.pool_link import FromLease, Joined, LeaseLink, Left
-from pilotlight_predictor.engine.pool_service import PoolService
+
+from pilotlight_engine.errors import SwapBroken, SwapNotPossible
+from pilotlight_engine.host.pool_link import FromLease, Joined, LeaseLink, Left
+from pilotlight_engine.host.pool_service import PoolService
 from pilotlight_protocol.engine_frames import (
     Abort,
     Busy,

@@ -1,5 +1,6 @@
 import pytest
-from pilotlight_predictor.quantization import (
+
+from pilotlight_engine.quantization import (
     CheckpointFacts,
     DeviceFacts,
     QuantizationChoice,

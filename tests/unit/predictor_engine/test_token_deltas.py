@@ -4,7 +4,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pilotlight_predictor.engine.token_deltas import Stream
+
+from pilotlight_engine.vllm_adapter.token_deltas import Stream
 from pilotlight_protocol.generation import TokenDelta
 
 

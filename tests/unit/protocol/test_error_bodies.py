@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from pilotlight_protocol.error_bodies import ErrorStyle, error_body, error_event, style_of_path
 from pilotlight_protocol.errors import InvalidInput
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.json_bodies import read_json
 

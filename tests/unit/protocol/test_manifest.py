@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+
 from pilotlight_protocol.manifest import (
     MAX_MANIFEST_BYTES,
     Manifest,

@@ -1,6 +1,7 @@
 """What a model's URI names, and which cannot be one."""
 
 import pytest
+
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.model_uri import BundledModel, Folder, HubModel, ModelPlace, RemoteModel, parse_model_uri
 

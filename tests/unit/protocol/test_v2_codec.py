@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from pilotlight_protocol import v2
 from pilotlight_protocol.errors import InvalidInput
 

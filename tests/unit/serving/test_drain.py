@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from pilotlight_serving.drain import DrainPhase, DrainSpec, decide
 
 SPEC = DrainSpec(timeout_s=60, accept_s=5, quiet_s=0.5)

@@ -1,8 +1,9 @@
 """What the gate tells requests that it refuses."""
 
 import pytest
+
 from pilotlight_protocol.errors import Unavailable
-from pilotlight_serving.gate import Gate
+from pilotlight_serving.concurrency_limiter import Gate
 
 
 def test_a_server_that_ends_sends_clients_to_another_replica() -> None:

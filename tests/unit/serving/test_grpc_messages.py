@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.v2 import InferRequest, InferResponse, RequestedOutput, Tensor, bytes_array
 from pilotlight_serving.grpc_messages import ModelStreamInferResponse, request_from, response_to

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
-from pilotlight_serving.request_body import BodyAborted, BodyStalled, pack, read_body, unpack
+from pilotlight_wire.request_body import BodyAborted, BodyStalled, pack, read_body, unpack
 
 LIMIT = 100
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pilotlight_serving.handlers import Reply, RequestContext, Route
+
 from pilotlight_serving.route_table import RouteTable
+from pilotlight_wire.handlers import Reply, RequestContext, Route
 
 
 async def handler(context: RequestContext) -> Reply:

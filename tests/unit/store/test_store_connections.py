@@ -6,9 +6,10 @@ import contextlib
 import socket
 
 import pytest
-from pilotlight_warmup.store.addresses import AddressRules
-from pilotlight_warmup.store.errors import SourceRefused, SourceUnavailable
-from pilotlight_warmup.store.http_ranges import HttpRanges
+
+from pilotlight_store.errors import SourceRefused, SourceUnavailable
+from pilotlight_store.sources.addresses import AddressRules
+from pilotlight_store.sources.http_ranges import HttpRanges
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pilotlight_warmup.store.plan import FileProgress, Run, merged, missing, next_run, prefix_bytes, without
+
+from pilotlight_store.transfer.plan import FileProgress, Run, merged, missing, next_run, prefix_bytes, without
 
 MIB = 1024 * 1024
 intervals = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=12)

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
 import pytest
-from pilotlight_warmup.store.addresses import AddressRules, permitted, refusal
-from pilotlight_warmup.store.bandwidth import BandwidthCap, full, take
-from pilotlight_warmup.store.eviction import Candidate, Evict, Refuse, make_room
-from pilotlight_warmup.store.names import NameRefused, check_name, select
-from pilotlight_warmup.store.retry import BYTES_PER_RETRY, GiveUp, RetryRules, RetryState, after_failure, after_progress
+
+from pilotlight_store.published.eviction import Candidate, Evict, Refuse, make_room
+from pilotlight_store.sources.addresses import AddressRules, permitted, refusal
+from pilotlight_store.transfer.bandwidth import BandwidthCap, full, take
+from pilotlight_store.transfer.names import NameRefused, check_name, select
+from pilotlight_store.transfer.retry import (
+    BYTES_PER_RETRY,
+    GiveUp,
+    RetryRules,
+    RetryState,
+    after_failure,
+    after_progress,
+)
 
 GB = 10**9
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from pilotlight_warmup.store.http_source import without_signature
+
+from pilotlight_store.sources.http_source import without_signature
 
 
 @pytest.mark.parametrize(

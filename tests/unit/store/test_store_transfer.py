@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pilotlight_warmup.store.bandwidth_gate import BandwidthGate
-from pilotlight_warmup.store.disk import Staging, journal_intervals
-from pilotlight_warmup.store.errors import DownloadCancelled, SourceUnavailable, VerificationFailed
-from pilotlight_warmup.store.retry import RetryRules
-from pilotlight_warmup.store.source import Listing, RemoteFile
-from pilotlight_warmup.store.transfer import Transfer, TransferSettings
+
+from pilotlight_store.errors import DownloadCancelled, SourceUnavailable, VerificationFailed
+from pilotlight_store.sources.source import Listing, RemoteFile
+from pilotlight_store.transfer.bandwidth_gate import BandwidthGate
+from pilotlight_store.transfer.disk import Staging, journal_intervals
+from pilotlight_store.transfer.retry import RetryRules
+from pilotlight_store.transfer.transfer import Transfer, TransferSettings
 
 CHUNK = 64 * 1024
 SETTINGS = TransferSettings(

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
-from pilotlight_transformer.chat_template import ChatTemplate, special_tokens_of, template_sources
+from pilotlight_text.tokenization.chat_template import ChatTemplate, special_tokens_of, template_sources
 
 CHATML = (
     "{% for message in messages %}\n"

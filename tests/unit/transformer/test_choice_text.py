@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import TokenEvent, TokenLogprob
-from pilotlight_transformer.choice_text import ChoiceText, Piece
-from pilotlight_transformer.stop_strings import StopStrings
+from pilotlight_text.detokenization.choice_text import ChoiceText, Piece
+from pilotlight_text.detokenization.stop_strings import StopStrings
 
 
 class Letters:

@@ -8,14 +8,15 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pilotlight_transformer.detokenizer import (
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from pilotlight_text.detokenization.detokenizer import (
     ByteFallbackVocabulary,
     ByteLevelVocabulary,
     StreamVocabulary,
     Vocabulary,
     vocabulary_of,
 )
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog",

@@ -7,9 +7,10 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pilotlight_transformer.choice_text import Piece
-from pilotlight_transformer.openai_answers import Chunks, Kind
-from pilotlight_transformer.text_generation import Usage
+
+from pilotlight_text.detokenization.choice_text import Piece
+from pilotlight_text.openai_api.answers import Chunks, Kind
+from pilotlight_text.text_generation import Usage
 
 
 def parsed(chunk: bytes) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
+
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_transformer.openai_requests import (
+from pilotlight_text.openai_api.requests import (
     chat_parameters,
     completion_parameters,
     prompts_of,

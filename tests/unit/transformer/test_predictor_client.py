@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from pilotlight_transformer.predictor_client import (
-    PredictorAddress,
-    answer_facts,
-    forwarded_headers,
-    parse_retry_after,
-    parse_server_timing,
-    predictor_address,
-)
+
+from pilotlight_text.token_source import answer_facts
+from pilotlight_wire.hop_headers import forwarded_headers, parse_retry_after
+from pilotlight_wire.server_timing import parse_server_timing
+from pilotlight_wire.upstream_address import PredictorAddress, predictor_address
 
 ADDRESSES = [
     ("demo-predictor.ns", False, PredictorAddress("demo-predictor.ns", 80, "demo-predictor.ns")),

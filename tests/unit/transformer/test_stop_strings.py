@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pilotlight_transformer.stop_strings import StopStrings
+
+from pilotlight_text.detokenization.stop_strings import StopStrings
 
 
 def run(stops: list[str], chunks: list[str], *, include: bool = False) -> tuple[list[str], str | None]:

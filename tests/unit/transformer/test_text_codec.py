@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from pilotlight_protocol.errors import InvalidInput
-from pilotlight_transformer.text_codec import INLINE_CHARS, TextCodec
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_text.tokenization.text_codec import INLINE_CHARS, TextCodec
 
 
 def letters() -> Tokenizer:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pilotlight_transformer.tokenizer_files import TokenizerFilesError, context_length, directory_of, read
+
+from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, context_length, directory_of, read
 
 
 def test_a_directory_is_read_whole(tmp_path: Path) -> None:

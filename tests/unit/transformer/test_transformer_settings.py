@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pilotlight_serving.settings import REQUEST_TIMEOUT_S
+
+from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 from pilotlight_transformer.settings import parse_settings
 
 REQUIRED = ["--model_name", "m", "--predictor_host", "m-predictor.ns", "--model_uri", "bundled://demo-awq"]

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.v2 import InferRequest, Tensor
-from pilotlight_transformer.choice_text import Piece
-from pilotlight_transformer.predictor_client import AnswerFacts
-from pilotlight_transformer.text_generation import Completion, Usage
-from pilotlight_transformer.v2_requests import output_tensors, read_generate, read_infer
+from pilotlight_text.detokenization.choice_text import Piece
+from pilotlight_text.text_generation import Completion, Usage
+from pilotlight_text.token_source import AnswerFacts
+from pilotlight_text.v2_api.requests import output_tensors, read_generate, read_infer
 
 
 def tensor(values: list[bytes], shape: list[int], name: str = "text_input") -> Tensor:

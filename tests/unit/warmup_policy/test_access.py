@@ -4,8 +4,9 @@ import hashlib
 import json
 
 import pytest
+
+from pilotlight_pool.policy.leases.access import TRUSTED, Caller, check_order, parse_keys, tenant_of
 from pilotlight_protocol.errors import Forbidden, InvalidInput
-from pilotlight_warmup.policy.access import TRUSTED, Caller, check_order, parse_keys, tenant_of
 
 HASH = hashlib.sha256(b"key").hexdigest()
 ACME = Caller(

@@ -1,6 +1,6 @@
 """A model whose engines fail waits longer each time, alone, and starts afresh once one works."""
 
-from pilotlight_warmup.policy.boot_backoff import BackOffSpec, BackOffState, failed, wait_s, worked
+from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec, BackOffState, failed, wait_s, worked
 
 SPEC = BackOffSpec(first_s=1.0, longest_s=10.0, forgotten_s=100.0, most=3)
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pilotlight_warmup.policy.contest import ContestSpec
-from pilotlight_warmup.policy.fairness import FairnessSpec
-from pilotlight_warmup.policy.placement import PlacementSpec
-from pilotlight_warmup.policy.prediction import PredictionSpec
-from pilotlight_warmup.simulator.contention import Arrival, Outcome, Pool, simulate
+
+from pilotlight_pool.policy.placement.eviction_rules import ContestSpec
+from pilotlight_pool.policy.placement.fairness import FairnessSpec
+from pilotlight_pool.policy.placement.placement import PlacementSpec
+from pilotlight_pool.policy.placement.prediction import PredictionSpec
+from pilotlight_pool.simulator.contention import Arrival, Outcome, Pool, simulate
 
 SWAP_S, FORK_S = 0.1, 12.0
 PREDICTION = PredictionSpec(process_s={"loaded": 0.005, "wake": 0.5, "swap": SWAP_S, "fork": FORK_S, "boot": 29.0})

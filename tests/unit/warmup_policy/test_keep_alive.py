@@ -2,7 +2,8 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from pilotlight_warmup.policy.idle_histogram import (
+
+from pilotlight_pool.policy.keep_warm.idle_histogram import (
     LOWER_S,
     UPPER_S,
     IdleHistogram,
@@ -11,7 +12,7 @@ from pilotlight_warmup.policy.idle_histogram import (
     percentile_s,
     record,
 )
-from pilotlight_warmup.policy.keep_alive import KeepAliveSpec, decide
+from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec, decide
 
 SPEC = KeepAliveSpec(price_slot_s=300.0, boot_s=29.0)
 HOUR_S = 3600.0

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from pilotlight_warmup.policy import ledger as book
-from pilotlight_warmup.policy.lease_lifecycle import ENDED, LeaseEvent, LeaseState
-from pilotlight_warmup.policy.lease_lifecycle import TRANSITIONS as LEASE_TABLE
-from pilotlight_warmup.policy.lease_terms import LeaseWish
-from pilotlight_warmup.policy.resync import resync
-from pilotlight_warmup.policy.slot_lifecycle import TRANSITIONS as SLOT_TABLE
-from pilotlight_warmup.policy.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
+
+from pilotlight_pool.policy.leases import ledger as book
+from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_lifecycle import TRANSITIONS as LEASE_TABLE
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
+from pilotlight_pool.policy.leases.resync import resync
+from pilotlight_pool.policy.leases.slot_lifecycle import TRANSITIONS as SLOT_TABLE
+from pilotlight_pool.policy.leases.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
 
 SLOTS = ("cpu:0", "cuda:0")
 

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from pilotlight_warmup.policy.lease_terms import LeaseWish
-from pilotlight_warmup.policy.ledger import Engine
-from pilotlight_warmup.policy.placement import PlacementSpec, SlotView, place
-from pilotlight_warmup.policy.prediction import PredictionSpec, PredictionState
-from pilotlight_warmup.policy.slot_lifecycle import SlotState
+
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
+from pilotlight_pool.policy.leases.ledger import Engine
+from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_pool.policy.placement.placement import PlacementSpec, SlotView, place
+from pilotlight_pool.policy.placement.prediction import PredictionSpec, PredictionState
 
 SPEC = PlacementSpec(PredictionSpec())
 GB = 10**9

@@ -1,7 +1,15 @@
 """What the predictor learns, and how it reports its own error."""
 
 import pytest
-from pilotlight_warmup.policy.prediction import Outcome, PredictionSpec, PredictionState, error, observe, predict
+
+from pilotlight_pool.policy.placement.prediction import (
+    Outcome,
+    PredictionSpec,
+    PredictionState,
+    error,
+    observe,
+    predict,
+)
 
 SPEC = PredictionSpec()
 GB = 10**9

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from pilotlight_warmup.policy.presence import (
+
+from pilotlight_pool.policy.leases.presence import (
     PROTOCOL,
     Applicant,
     Member,

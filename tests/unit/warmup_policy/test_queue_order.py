@@ -1,10 +1,11 @@
 """Fair queueing told one decision at a time, and the table of who gives way."""
 
 import pytest
-from pilotlight_warmup.policy import fairness
-from pilotlight_warmup.policy.fairness import FairnessSpec, FairnessState
-from pilotlight_warmup.policy.lease_terms import LeaseWish
-from pilotlight_warmup.policy.preemption import HeldLease, TenantUse, uses, victims
+
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
+from pilotlight_pool.policy.placement import fairness
+from pilotlight_pool.policy.placement.fairness import FairnessSpec, FairnessState
+from pilotlight_pool.policy.placement.preemption import HeldLease, TenantUse, uses, victims
 
 SPEC = FairnessSpec()
 

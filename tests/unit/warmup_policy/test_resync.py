@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pilotlight_warmup.policy import ledger as book
-from pilotlight_warmup.policy.lease_lifecycle import LeaseEvent, LeaseState
-from pilotlight_warmup.policy.lease_terms import LeaseWish
-from pilotlight_warmup.policy.ledger import Engine, Lease, Ledger, Slot
-from pilotlight_warmup.policy.resync import Resync, drop, resync, unplace
-from pilotlight_warmup.policy.slot_lifecycle import SlotEvent, SlotState
+
+from pilotlight_pool.policy.leases import ledger as book
+from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
+from pilotlight_pool.policy.leases.ledger import Engine, Lease, Ledger, Slot
+from pilotlight_pool.policy.leases.resync import Resync, drop, resync, unplace
+from pilotlight_pool.policy.leases.slot_lifecycle import SlotEvent, SlotState
 
 ENGINE = Engine("m", "f", "acme")
 

@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pilotlight_warmup.policy.forecast import ForecastSpec
-from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
-from pilotlight_warmup.simulator import fixed_window, public_traces, request_trace, synthetic, warm_pool
-from pilotlight_warmup.simulator.outcome import Outcome
-from pilotlight_warmup.simulator.request_trace import Endpoint, InvalidTrace
+
+from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
+from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
+from pilotlight_pool.simulator import fixed_window, public_traces, request_trace, synthetic, warm_pool
+from pilotlight_pool.simulator.outcome import Outcome
+from pilotlight_pool.simulator.request_trace import Endpoint, InvalidTrace
 
 SPEC = warm_pool.PoolSpec(thin_pod_s=0.0, swap_ram_s=0.25, swap_disk_s=1.0, keep=KeepAliveSpec(price_slot_s=600.0))
 

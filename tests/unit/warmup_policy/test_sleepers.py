@@ -1,8 +1,9 @@
 """The tier of sleeping engines: bounded in number and bytes, kept by worth."""
 
 import pytest
-from pilotlight_warmup.policy.ledger import Engine
-from pilotlight_warmup.policy.sleepers import SleepBudget, Sleeper, make_room
+
+from pilotlight_pool.policy.leases.ledger import Engine
+from pilotlight_pool.policy.placement.sleepers import SleepBudget, Sleeper, make_room
 
 GB = 10**9
 

@@ -6,10 +6,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pilotlight_warmup.policy import forecast, prewarm_schedule
-from pilotlight_warmup.policy.forecast import DAY_S, DayProfile, ForecastSpec
-from pilotlight_warmup.policy.greedy_dual import GreedyDualState, forget, make_room, touch
-from pilotlight_warmup.policy.prewarm_schedule import InvalidSchedule
+
+from pilotlight_pool.policy.keep_warm import forecast, prewarm_schedule
+from pilotlight_pool.policy.keep_warm.forecast import DAY_S, DayProfile, ForecastSpec
+from pilotlight_pool.policy.keep_warm.prewarm_schedule import InvalidSchedule
+from pilotlight_pool.policy.placement.greedy_dual import GreedyDualState, forget, make_room, touch
 
 
 def tier(*entries: tuple[str, int, float]) -> GreedyDualState:

@@ -8,13 +8,14 @@ import stat
 from pathlib import Path
 
 import pytest
+
+from pilotlight_pool.agent.engine_addresses import EngineAddresses
+from pilotlight_pool.agent.slot_settings import parse_slots
+from pilotlight_pool.agent_port import SlotFacts
+from pilotlight_pool.arguments import parse
+from pilotlight_pool.listener import address_of, open_listener
+from pilotlight_pool.run_dir import open_run_dir
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_warmup.agent.engine_addresses import EngineAddresses
-from pilotlight_warmup.agent.slot_settings import parse_slots
-from pilotlight_warmup.agent_port import SlotFacts
-from pilotlight_warmup.arguments import parse
-from pilotlight_warmup.listener import address_of, open_listener
-from pilotlight_warmup.run_dir import open_run_dir
 
 NEEDED = ["--run_dir", "/run/pool", "--slot", "cpu:0=4GiB"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
-from pilotlight_warmup.agent_port import (
+
+from pilotlight_pool.agent_port import (
     AgentAway,
     AgentError,
     EngineGone,
@@ -21,9 +21,10 @@ from pilotlight_warmup.agent_port import (
     WorkBegan,
     WorkEnded,
 )
-from pilotlight_warmup.apart import frames
-from pilotlight_warmup.policy.slot_lifecycle import SlotState
-from pilotlight_warmup.store.errors import SourceUnavailable, StoreFull, VerificationFailed
+from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_pool.remote import frames
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
+from pilotlight_store.errors import SourceUnavailable, StoreFull, VerificationFailed
 
 FACTS = ModelFacts("k", "f", "awq", 1, 2, "remote", True)
 ORDER = EngineOrder(ModelOrder("hf://a/b", {"max_model_len": "64"}, loras=(("x", "/x"),)), FACTS, "m")

@@ -9,16 +9,8 @@ from typing import Any
 
 import pytest
 from memory_agent import MemoryAgent
-from pilotlight_protocol.errors import (
-    Forbidden,
-    InvalidInput,
-    ModelNotFound,
-    PayloadTooLarge,
-    PilotlightError,
-    TooManyRequests,
-    Unavailable,
-)
-from pilotlight_warmup.agent_port import (
+
+from pilotlight_pool.agent_port import (
     EngineGone,
     EngineLost,
     EngineOrder,
@@ -32,17 +24,26 @@ from pilotlight_warmup.agent_port import (
     WorkBegan,
     WorkEnded,
 )
-from pilotlight_warmup.coordinator.coordinator import Coordinator, CoordinatorSettings
-from pilotlight_warmup.coordinator.errors import LeaseGone
-from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest, PrewarmRequest
-from pilotlight_warmup.coordinator.pool import PoolPolicy
-from pilotlight_warmup.coordinator.slot_driver import DriverSettings
-from pilotlight_warmup.coordinator.warm_orders import MOST_OF_A_TENANT
-from pilotlight_warmup.policy import ledger
-from pilotlight_warmup.policy.access import TRUSTED, Caller
-from pilotlight_warmup.policy.boot_backoff import BackOffSpec
-from pilotlight_warmup.policy.keep_alive import KeepAliveSpec
-from pilotlight_warmup.policy.slot_lifecycle import SlotState
+from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_pool.coordinator.errors import LeaseGone
+from pilotlight_pool.coordinator.lease_bodies import LeaseAnswer, LeaseRequest, PrewarmRequest
+from pilotlight_pool.coordinator.pool import PoolPolicy
+from pilotlight_pool.coordinator.slot_driver import DriverSettings
+from pilotlight_pool.coordinator.warm_orders import MOST_OF_A_TENANT
+from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
+from pilotlight_pool.policy.leases import ledger
+from pilotlight_pool.policy.leases.access import TRUSTED, Caller
+from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
+from pilotlight_protocol.errors import (
+    Forbidden,
+    InvalidInput,
+    ModelNotFound,
+    PayloadTooLarge,
+    PilotlightError,
+    TooManyRequests,
+    Unavailable,
+)
 
 A, B, C = "model://f/a", "model://f/b", "model://g/c"
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+
+from pilotlight_pool.agent.model_fetches import ModelFetches, Report
 from pilotlight_protocol.errors import ModelNotFound, Unavailable
-from pilotlight_warmup.agent.model_fetches import ModelFetches, Report
-from pilotlight_warmup.store import Progress
-from pilotlight_warmup.store.errors import DownloadCancelled
+from pilotlight_store import Progress
+from pilotlight_store.errors import DownloadCancelled
 
 A, B, C = "hf://org/a", "hf://org/b", "hf://org/c"
 

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pilotlight_predictor.engine.swap_rules import PROVEN
+
+from pilotlight_engine.swap.swap_rules import PROVEN
+from pilotlight_pool.agent.model_files import PROVEN_SWAPS, ModelFiles, NodeFacts, kv_cache_bytes
+from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
-from pilotlight_warmup.agent.model_files import PROVEN_SWAPS, ModelFiles, NodeFacts, kv_cache_bytes
-from pilotlight_warmup.agent_port import EngineOrder, ModelFacts, ModelOrder
-from pilotlight_warmup.store import SourceSettings, Store, StoreSettings
-from pilotlight_warmup.store.shelf import Shelf
+from pilotlight_store import SourceSettings, Store, StoreSettings
+from pilotlight_store.published.published_models import Shelf
 
 
 def model(folder: Path, *, weights: bytes = b"\0" * 8, dtype: str = "U8", **config: object) -> Path:

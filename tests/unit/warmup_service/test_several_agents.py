@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 from memory_agent import GIB, MemoryAgent
+
+from pilotlight_pool.agent_port import EngineOrder, Grant, ModelFacts, ModelOrder, SlotReport
+from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_pool.coordinator.errors import LeaseGone
+from pilotlight_pool.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
+from pilotlight_pool.coordinator.pool import PoolPolicy
+from pilotlight_pool.coordinator.slot_driver import DriverSettings
+from pilotlight_pool.policy.leases import ledger
+from pilotlight_pool.policy.leases.access import TRUSTED
+from pilotlight_pool.policy.leases.presence import Applicant, PresenceSpec, Taken
+from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
+from pilotlight_pool.policy.placement.fairness import FairnessSpec
 from pilotlight_protocol.errors import ModelNotFound, PayloadTooLarge, Unavailable
-from pilotlight_warmup.agent_port import EngineOrder, Grant, ModelFacts, ModelOrder, SlotReport
-from pilotlight_warmup.coordinator.coordinator import Coordinator, CoordinatorSettings
-from pilotlight_warmup.coordinator.errors import LeaseGone
-from pilotlight_warmup.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
-from pilotlight_warmup.coordinator.pool import PoolPolicy
-from pilotlight_warmup.coordinator.slot_driver import DriverSettings
-from pilotlight_warmup.policy import ledger
-from pilotlight_warmup.policy.access import TRUSTED
-from pilotlight_warmup.policy.boot_backoff import BackOffSpec
-from pilotlight_warmup.policy.fairness import FairnessSpec
-from pilotlight_warmup.policy.presence import Applicant, PresenceSpec, Taken
-from pilotlight_warmup.policy.slot_lifecycle import SlotState
 
 A, B, LARGE = "model://f/a", "model://f/b", "model://f/large?gib=8"
 

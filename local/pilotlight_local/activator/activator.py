@@ -1,0 +1,212 @@
+"""The activator of one revision: holds its requests until a ready pod has room for them.
+
+Bounded, first come first served, with a deadline for everyone who waits. Requests that wait or run are the revision's
+concurrency. Must not: start or stop pods, know HTTP, or decide about scale (it pokes through `on_demand`).
+"""
+
+import asyncio
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+from random import Random
+
+from pilotlight_local.activator.balancing import choose_pod
+from pilotlight_local.errors import ActivationTimeout, QueueFull
+from pilotlight_protocol.errors import PilotlightError
+
+QUEUE_DEPTH = 10_000
+"""Knative's activator breaker depth per revision."""
+
+QUEUE_FULL_RETRY_AFTER_S = 1.0
+
+
+class Backend:
+    """A pod as the activator sees it: an address and what it works on."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
+        self.port = port
+        self.in_flight = 0
+        self.on_drain: set[Callable[[], None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def take(self) -> None:
+        """One more request runs here."""
+        self.in_flight += 1
+        self._idle.clear()
+
+    def give_back(self) -> None:
+        """One request less runs here."""
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Returns when nothing runs here."""
+        await self._idle.wait()
+
+
+class Activator:
+    """Admission to the pods of one revision; `acquire` and `release` bracket every request."""
+
+    def __init__(
+        self,
+        revision: str,
+        container_concurrency: int,
+        rng: Random,
+        on_demand: Callable[[], None],
+        on_change: Callable[[int], None],
+        queue_depth: int = QUEUE_DEPTH,
+    ) -> None:
+        """Args:
+        on_demand: called when a request has to wait: the autoscaler should look at once.
+        on_change: called with +1 and -1 as the concurrency (waiting and running requests) changes.
+        """
+        self.revision = revision
+        self._container_concurrency = container_concurrency
+        self._rng = rng
+        self._on_demand = on_demand
+        self._on_change = on_change
+        self._queue_depth = queue_depth
+        self._ready: list[Backend] = []
+        self._waiting: OrderedDict[asyncio.Future[Backend], int] = OrderedDict()
+        self._waiting_at: dict[Backend, OrderedDict[asyncio.Future[Backend], int]] = {}
+        self._arrivals = itertools.count()
+        self._running = 0
+        self._cursor = 0
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a pod."""
+        return len(self._waiting) + sum(map(len, self._waiting_at.values()))
+
+    @property
+    def running(self) -> int:
+        """Requests that a pod works on."""
+        return self._running
+
+    async def acquire(self, deadline_s: float) -> Backend:
+        """The pod that takes this request; give it back with `release`.
+
+        Args:
+            deadline_s: loop time when the request's own time is over.
+
+        Raises QueueFull, ActivationTimeout, or what `fail_waiting` was called with.
+        """
+        if not self._waiting and (backend := self._pick()) is not None:
+            self._on_change(1)
+            return self._start(backend)
+        return await self._wait(self._waiting, deadline_s)
+
+    def try_acquire_at(self, backend: Backend) -> bool:
+        """Take a place at this very pod (a further call of a spliced connection) if it has one to spare."""
+        if not self._has_room(backend) or self._waiting_at.get(backend):
+            return False
+        self._on_change(1)
+        self._start(backend)
+        return True
+
+    async def acquire_at(self, backend: Backend, deadline_s: float) -> None:
+        """As `acquire`, at this very pod, which may be one that takes no other requests any more."""
+        if not self.try_acquire_at(backend):
+            await self._wait(self._waiting_at.setdefault(backend, OrderedDict()), deadline_s)
+
+    def has_room_beside(self, backend: Backend) -> bool:
+        """Whether another ready pod could take a request now."""
+        return any(other is not backend and self._has_room(other) for other in self._ready)
+
+    def _has_room(self, backend: Backend) -> bool:
+        return self._container_concurrency == 0 or backend.in_flight < self._container_concurrency
+
+    async def _wait(self, queue: OrderedDict[asyncio.Future[Backend], int], deadline_s: float) -> Backend:
+        if self.queued >= self._queue_depth:
+            raise QueueFull(
+                f"{self.revision} holds {self.queued} requests already; try again in a moment",
+                retry_after_s=QUEUE_FULL_RETRY_AFTER_S,
+            )
+        place: asyncio.Future[Backend] = asyncio.get_running_loop().create_future()
+        queue[place] = next(self._arrivals)
+        self._on_change(1)
+        try:
+            self._on_demand()
+            async with asyncio.timeout_at(deadline_s):
+                return await place
+        except BaseException as error:
+            queue.pop(place, None)
+            if place.done() and not place.cancelled() and place.exception() is None:
+                # The pod was granted in the very moment the client left or its time ended.
+                self.release(place.result())
+            else:
+                self._on_change(-1)
+            if isinstance(error, TimeoutError):
+                raise ActivationTimeout(f"no pod of {self.revision} took the request before its timeout") from error
+            raise
+
+    def _pick(self) -> Backend | None:
+        index = choose_pod(
+            [backend.in_flight for backend in self._ready], self._container_concurrency, self._cursor, self._rng
+        )
+        if index is None:
+            return None
+        self._cursor = (index + 1) % len(self._ready)
+        return self._ready[index]
+
+    def _start(self, backend: Backend) -> Backend:
+        backend.take()
+        self._running += 1
+        return backend
+
+    def release(self, backend: Backend) -> None:
+        """The request that `acquire` admitted has ended, in whatever way."""
+        backend.give_back()
+        self._running -= 1
+        self._on_change(-1)
+        self._admit_waiting()
+
+    def set_ready(self, backends: list[Backend]) -> None:
+        """The pods that take requests from now on; the others finish what they have."""
+        leaving = [backend for backend in self._ready if backend not in backends]
+        self._ready = list(backends)
+        self._cursor = 0
+        self._ask_to_reconnect(leaving)
+        self._admit_waiting()
+
+    def ask_to_reconnect(self) -> None:
+        """Traffic has moved: connections that carry many requests should be made anew for the next one."""
+        self._ask_to_reconnect(self._ready)
+
+    @staticmethod
+    def _ask_to_reconnect(backends: list[Backend]) -> None:
+        for backend in backends:
+            for tell in list(backend.on_drain):
+                tell()
+
+    def _admit_waiting(self) -> None:
+        """Give what is free to those who can use it, first come first served."""
+        while True:
+            heads = [
+                (next(iter(queue.values())), backend, queue)
+                for backend, queue in self._waiting_at.items()
+                if queue and self._has_room(backend)
+            ]
+            first = min(heads, key=lambda head: head[0], default=None)
+            if self._waiting and (first is None or next(iter(self._waiting.values())) < first[0]):
+                picked = self._pick()
+                if picked is not None:
+                    first = (0, picked, self._waiting)
+            if first is None:
+                break
+            _, backend, queue = first
+            place, _ = queue.popitem(last=False)
+            if not place.done():
+                place.set_result(self._start(backend))
+        self._waiting_at = {backend: queue for backend, queue in self._waiting_at.items() if queue}
+
+    def fail_waiting(self, make_error: Callable[[], PilotlightError]) -> None:
+        """Answer everyone who waits with an error at once."""
+        for queue in (self._waiting, *self._waiting_at.values()):
+            while queue:
+                place, _ = queue.popitem(last=False)
+                if not place.done():
+                    place.set_exception(make_error())

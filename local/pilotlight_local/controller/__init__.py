@@ -1,0 +1,1 @@
+"""From applied specs to endpoints that run: services, revisions, traffic, status."""

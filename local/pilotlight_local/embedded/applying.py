@@ -1,0 +1,77 @@
+"""From files to running endpoints: read, resolve, refuse as a whole when anything is wrong, else apply.
+
+Must not: decide what a field means (see `resources`), or print.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pilotlight_specs
+from pilotlight_local.controller.controller import Controller
+from pilotlight_local.embedded.warm_pool import WarmPool
+from pilotlight_local.errors import RefusedError
+from pilotlight_local.pods import pod_command
+from pilotlight_specs.kpa import KPAConfig
+
+
+@dataclass(frozen=True)
+class Desired:
+    """Files that can be applied, and what a person should know about them."""
+
+    services: tuple[pilotlight_specs.InferenceService, ...]
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What an apply did: `(namespace/name, created|configured)` and findings."""
+
+    applied: tuple[tuple[str, str], ...]
+    findings: tuple[str, ...]
+
+
+def load(paths: Sequence[Path], config: KPAConfig) -> Desired:
+    """Read and resolve files and directories. Raises RefusedError with every error found."""
+    missing = [f"{path}: no such file or directory" for path in paths if not path.exists()]
+    if missing:
+        raise RefusedError(missing)
+    documents, problems = pilotlight_specs.read_documents(paths)
+    desired = pilotlight_specs.resolve(documents, config)
+    findings = (*problems, *desired.findings)
+    errors = [str(finding) for finding in findings if finding.severity == "error"]
+    if errors:
+        raise RefusedError(errors)
+    if not desired.services:
+        names = ", ".join(path.name for path in paths)
+        raise RefusedError(
+            [f"no InferenceService in {names}; a runtime is read together with the endpoints that use it"]
+        )
+    return Desired(desired.services, pilotlight_specs.summarize(findings))
+
+
+class Applier:
+    """Applies files to the running platform, one apply at a time."""
+
+    def __init__(self, controller: Controller, config: KPAConfig, pool: WarmPool | None) -> None:
+        self._controller = controller
+        self._config = config
+        self._pool = pool
+        self._one_at_a_time = asyncio.Lock()
+
+    async def apply(self, paths: Sequence[Path]) -> Applied:
+        """Read off the event loop, apply on it. Raises RefusedError; nothing is changed then."""
+        async with self._one_at_a_time:
+            desired = await asyncio.to_thread(load, paths, self._config)
+            return self.apply_desired(desired)
+
+    def apply_desired(self, desired: Desired) -> Applied:
+        """Apply what was loaded before; the first endpoint that leases engines starts the pool."""
+        applied = tuple(
+            (f"{service.namespace}/{service.name}", self._controller.apply(service)) for service in desired.services
+        )
+        components = (component for service in desired.services for component in service.components)
+        if self._pool is not None and any(map(pod_command.leases_engines, components)):
+            self._pool.start()
+        return Applied(applied, desired.findings)

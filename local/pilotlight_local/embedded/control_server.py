@@ -1,0 +1,86 @@
+"""The control API of a running platform: JSON over HTTP on a Unix socket that only its owner can open.
+
+    POST /apply   {"paths": [...]}                 -> {"applied": [[name, verb]], "findings": [...], "errors": [...]}
+    POST /delete  {"namespace": ..., "name": ...}  -> {"deleted": bool}
+    GET  /status                                   -> {"port": n, "pid": n, "components": [...], "pool": {...}}
+    POST /down                                     -> {}   and the platform ends
+
+Must not: decide anything.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from pilotlight_local.controller.controller import Controller
+from pilotlight_local.embedded.applying import Applier
+from pilotlight_local.embedded.warm_pool import WarmPool
+from pilotlight_local.errors import RefusedError
+from pilotlight_local.ingress.routes import EndpointName
+from pilotlight_local.unix_paths import short_unix_path
+
+LAST_ANSWERS_TIMEOUT_S = 2.0
+
+
+class ControlServer:
+    """Answers `pilotlight status|apply|delete|down`."""
+
+    def __init__(
+        self, controller: Controller, applier: Applier, pool: WarmPool | None, port: int, end: Callable[[], None]
+    ) -> None:
+        self._controller = controller
+        self._applier = applier
+        self._pool = pool
+        self._port = port
+        self._end = end
+
+    async def serve(self, path: Path) -> None:
+        """Listen on `path`, mode 0600, until `close`."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with short_unix_path(path) as address:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(address)  # noqa: PTH108 - the address of a path that is too long is not a path
+            mask = os.umask(0o177)
+            try:
+                listener.bind(address)
+            finally:
+                os.umask(mask)
+        listener.listen()
+        listener.setblocking(False)
+        self._http = web.Server(self._handle)
+        self._server = await asyncio.get_running_loop().create_unix_server(self._http, sock=listener)
+
+    async def close(self) -> None:
+        """Stop listening, once answers that are due have been sent."""
+        self._server.close()
+        self._http.pre_shutdown()
+        await self._http.shutdown(timeout=LAST_ANSWERS_TIMEOUT_S)
+
+    async def _handle(self, request: web.BaseRequest) -> web.Response:
+        match request.method, request.path:
+            case "GET", "/status":
+                rows = [row.as_json() for row in self._controller.status()]
+                pool = await self._pool.describe() if self._pool is not None else None
+                return web.json_response({"port": self._port, "pid": os.getpid(), "components": rows, "pool": pool})
+            case "POST", "/apply":
+                return await self._apply(await request.json())
+            case "POST", "/delete":
+                order = await request.json()
+                name = EndpointName(order["namespace"], order["name"])
+                return web.json_response({"deleted": await self._controller.delete(name)})
+            case "POST", "/down":
+                self._end()
+                return web.json_response({})
+        return web.json_response({"error": f"no {request.method} {request.path}"}, status=404)
+
+    async def _apply(self, order: dict[str, list[str]]) -> web.Response:
+        try:
+            result = await self._applier.apply([Path(path) for path in order["paths"]])
+        except RefusedError as error:
+            return web.json_response({"applied": [], "findings": [], "errors": list(error.messages)})
+        return web.json_response({"applied": list(result.applied), "findings": list(result.findings), "errors": []})

@@ -1,0 +1,131 @@
+"""Shows a person what the platform does: a live table on a terminal, plain lines elsewhere.
+
+Implements `controller.PlatformEvents`. Must not: know how anything is decided, or hold the platform up.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from pilotlight_local.controller.live_revision import LiveRevision
+from pilotlight_local.controller.platform_status import ComponentStatus
+from pilotlight_local.embedded.display_lines import failure_lines, ready_line, scaling_line, waterfall_lines
+from pilotlight_local.ingress.table import Route
+from pilotlight_local.pods.live_pod import LivePod, PodFailure
+from pilotlight_wire.server_timing import Phase
+
+REFRESH_PERIOD_S = 0.25
+WIDE_COLUMNS = 140
+PHASE_STYLE = {
+    "Ready": "green",
+    "Starting": "yellow",
+    "Mounting": "yellow",
+    "Waiting": "yellow",
+    "NotReady": "red",
+    "Failed": "bold red",
+    "Draining": "cyan",
+    "Zero": "dim",
+}
+
+
+def status_table(rows: Iterable[ComponentStatus], port: int, width: int, most_rows: int | None = None) -> Table:
+    """Endpoints and their phase; with `most_rows` those at zero are left out first, when it is narrow the URL is."""
+    shown = list(rows)
+    left_out = 0
+    if most_rows is not None and len(shown) > most_rows:
+        shown.sort(key=lambda row: row.phase == "Zero")
+        left_out = len(shown) - most_rows
+        shown = shown[:most_rows]
+    is_wide = width >= WIDE_COLUMNS
+    table = Table(box=None, pad_edge=False, caption=f"and {left_out} more" if left_out else None)
+    for heading in ("ENDPOINT", "COMPONENT", "REVISION", "PHASE", "PODS", "REQUESTS", "TRAFFIC"):
+        table.add_column(heading, no_wrap=is_wide)
+    if is_wide:
+        table.add_column("URL", no_wrap=True)
+    table.add_column("REASON", overflow="fold")
+    for row in shown:
+        style = PHASE_STYLE.get(row.phase, "")
+        url = [f"http://127.0.0.1:{port}{row.path}" if row.path else ""]
+        table.add_row(
+            f"{row.namespace}/{row.endpoint}",
+            row.component,
+            row.revision,
+            f"[{style}]{row.phase}[/]" if style else row.phase,
+            f"{row.ready}/{row.desired}",
+            f"{row.running}+{row.queued}" if row.queued else str(row.running),
+            f"{row.traffic_percent}%",
+            *(url if is_wide else []),
+            escape(row.reason),
+        )
+    return table
+
+
+def slots_table(pool: Mapping[str, Any]) -> Table:
+    """The warm pool's slots, each with the lease it serves; `pool` as `WarmPool.describe` gives it."""
+    waiting = [lease for lease in pool["leases"] if lease["state"] == "queued"]
+    table = Table(box=None, pad_edge=False, title=f"warm pool: {pool['state']}", title_justify="left")
+    for heading in ("SLOT", "STATE", "SINCE", "LEASE", "TENANT", "MODEL", "PATH"):
+        table.add_column(heading, no_wrap=True)
+    by_id = {lease["lease_id"]: lease for lease in pool["leases"]}
+    for slot in pool["slots"]:
+        lease = by_id.get(slot.get("lease_id"), {})
+        table.add_row(
+            slot["slot"],
+            slot["state"],
+            f"{slot['since_s']:.0f} s",
+            str(lease.get("state", "")),
+            str(lease.get("tenant") or slot.get("tenant") or ""),
+            escape(str(lease.get("model_name") or "")),
+            str(lease.get("path", "")),
+        )
+    for lease in waiting:
+        table.add_row(
+            "", "", f"{lease['age_s']:.0f} s", lease["state"], lease["tenant"], escape(lease["model_name"]), ""
+        )
+    return table
+
+
+class Display:
+    """Prints events; on a terminal keeps a table of all endpoints below them."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def line(self, text: str) -> None:
+        """One event, with the time of day."""
+        self._console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def scaling(self, revision: LiveRevision, before: int, after: int, reasons: Sequence[str]) -> None:
+        self.line(scaling_line(revision.name, before, after, reasons))
+
+    def pod_ready(self, revision: LiveRevision, pod: LivePod) -> None:
+        self.line(ready_line(pod.name, pod.ready_after_s or 0.0))
+
+    def pod_failed(self, revision: LiveRevision, pod: LivePod, failure: PodFailure) -> None:
+        for text in failure_lines(pod.name, failure.reason, failure.log_lines):
+            self.line(text)
+
+    def pod_error(self, pod: LivePod, message: str) -> None:
+        self.line(f"{pod.name}: {message}")
+
+    def cold_request(self, route: Route, status: int, duration_s: float, phases: Sequence[Phase]) -> None:
+        title = f"cold request to {route.revision}: status {status}"
+        for text in waterfall_lines(title, phases, duration_s * 1000):
+            self.line(text)
+
+    async def run(self, rows: Callable[[], Iterable[ComponentStatus]], port: int) -> None:
+        """Keep the table fresh until cancelled; returns at once where there is no terminal."""
+        if not self._console.is_terminal:
+            return
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+            while True:
+                live.update(
+                    status_table(rows(), port, self._console.width, max(3, self._console.height - 4)), refresh=True
+                )
+                await asyncio.sleep(REFRESH_PERIOD_S)

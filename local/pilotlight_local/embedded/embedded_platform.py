@@ -1,0 +1,182 @@
+"""Wires and runs one embedded platform from start to end: the composition of `pilotlight up`.
+
+Order at the start: lock, files, listener, endpoints, control socket. At the end: no new connections, pods drained
+and ended, then everything else. Must not: read the environment (see `__main__`), or parse arguments.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from pilotlight_local.controller.controller import Controller
+from pilotlight_local.controller.service_addresses import ServiceAddresses
+from pilotlight_local.embedded.applying import Applier, Desired, load
+from pilotlight_local.embedded.control_server import ControlServer
+from pilotlight_local.embedded.display import Display
+from pilotlight_local.embedded.warm_pool import WarmPool, WarmPoolSettings
+from pilotlight_local.errors import PlatformError
+from pilotlight_local.ingress.grpc_proxy import GrpcClientSide, route_by_host
+from pilotlight_local.ingress.http_ingress import HttpIngress, new_upstream_session
+from pilotlight_local.ingress.listener import FirstBytes
+from pilotlight_local.ingress.routes import Component, EndpointName
+from pilotlight_local.pods.live_pod import PodSurroundings
+from pilotlight_local.pods.loopback_ports import LOOPBACK, LoopbackPorts
+from pilotlight_local.pods.model_mounts import ModelMounts
+from pilotlight_local.pods.process_pod import adopt_orphans
+from pilotlight_local.state_dir import StateDir
+from pilotlight_specs.kpa import KPAConfig
+
+LISTEN_BACKLOG = 4096
+# Of a client that uploads while its request is held: what is read ahead, before its connection is paused.
+READ_AHEAD_BYTES = 256 << 10
+KEEPALIVE_S = 75.0
+# Of the machine's memory, what the warm pool's engines may take together; pods and page cache have the rest.
+POOL_MEMORY_SHARE = 0.5
+LAST_ANSWERS_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True)
+class PlatformSettings:
+    """Everything `pilotlight up` was told. `pool_slots`: engines of the warm pool, 0 for none. `model_store`: the
+    folder of `pilotlight prefetch`."""
+
+    state_dir: StateDir
+    port: int
+    files: tuple[Path, ...]
+    kpa: KPAConfig
+    python: str
+    search_path: str
+    model_store: Path
+    download_env: Mapping[str, str]
+    end_grace_s: float
+    pool_slots: int
+
+
+def run(settings: PlatformSettings, display: Display, started_s: float) -> None:
+    """Run until SIGINT, SIGTERM or `pilotlight down`. Raises PlatformError before anything has started."""
+    with settings.state_dir.lock(settings.port):
+        desired = load(settings.files, settings.kpa)
+        for finding in desired.findings:
+            display.line(finding)
+        adopt_orphans()
+        uvloop.run(_run(settings, desired, display, started_s))
+
+
+async def _run(settings: PlatformSettings, desired: Desired, display: Display, started_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, ended.set)
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(new_upstream_session())
+        mounts = ModelMounts(settings.state_dir.downloads, settings.model_store, settings.download_env)
+        stack.push_async_callback(mounts.close)
+        pool = _warm_pool(settings, display) if settings.pool_slots else None
+        surroundings = PodSurroundings(
+            settings.state_dir,
+            mounts,
+            LoopbackPorts(),
+            session,
+            settings.python,
+            settings.search_path,
+            pool.url if pool is not None else None,
+        )
+        ingress: list[HttpIngress] = []
+
+        def service_protocol(endpoint: EndpointName, component: Component) -> asyncio.Protocol:
+            server = _http_server(lambda request: ingress[0].handle_service(request, endpoint, component))
+            return FirstBytes(server, lambda: GrpcClientSide(lambda *_: controller.choose(endpoint, component)))
+
+        controller = Controller(surroundings, ServiceAddresses(service_protocol), display, random.Random())  # noqa: S311
+        ingress.append(HttpIngress(controller, session))
+        http_server = _http_server(ingress[0].handle)
+        listening = _listen(settings.port)
+        applier = Applier(controller, settings.kpa, pool)
+        control = ControlServer(controller, applier, pool, settings.port, ended.set)
+        await control.serve(settings.state_dir.control_socket)
+        stack.callback(settings.state_dir.control_socket.unlink, missing_ok=True)
+        applier.apply_desired(desired)
+        listener = await loop.create_server(
+            lambda: FirstBytes(http_server, lambda: GrpcClientSide(route_by_host(controller))),
+            sock=listening,
+            backlog=LISTEN_BACKLOG,
+        )
+        background = [
+            asyncio.create_task(controller.run(), name="autoscaler ticks"),
+            asyncio.create_task(display.run(controller.status, settings.port), name="live view"),
+        ]
+        display.line(
+            f"ready in {time.monotonic() - started_s:.2f} s: {len(desired.services)} endpoint(s), "
+            f"http://{LOOPBACK}:{settings.port}/serving/NAMESPACE/NAME/ or NAME.NAMESPACE.localhost:{settings.port}"
+        )
+        await _until(ended, background)
+        display.line("ending: pods finish their requests")
+        listener.close()
+        await controller.close(settings.end_grace_s)
+        if pool is not None:
+            await pool.close(settings.end_grace_s)
+        for task in background:
+            task.cancel()
+        await asyncio.wait(background)
+        http_server.pre_shutdown()
+        await http_server.shutdown(timeout=LAST_ANSWERS_TIMEOUT_S)
+        await control.close()
+        display.line("ended, no process is left")
+
+
+async def _until(ended: asyncio.Event, background: Sequence["asyncio.Task[None]"]) -> None:
+    """Wait for the order to end; a background task that breaks ends the platform with its error."""
+    waiting = asyncio.create_task(ended.wait())
+    pending: set[asyncio.Task[object]] = {waiting, *background}
+    while not waiting.done():
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+
+def _warm_pool(settings: PlatformSettings, display: Display) -> WarmPool:
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return WarmPool(
+        WarmPoolSettings(
+            settings.state_dir.pool,
+            settings.pool_slots,
+            int(memory_bytes * POOL_MEMORY_SHARE),
+            settings.python,
+            settings.model_store,
+            settings.download_env,
+        ),
+        display.line,
+    )
+
+
+def _http_server(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> web.Server:
+    return web.Server(
+        handler,
+        handler_cancellation=True,
+        auto_decompress=False,
+        access_log=None,
+        read_bufsize=READ_AHEAD_BYTES,
+        keepalive_timeout=KEEPALIVE_S,
+    )
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        listener = socket.create_server((LOOPBACK, port), backlog=LISTEN_BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PlatformError(f"Port {port} is in use on {LOOPBACK}; choose another with --port.") from error
+        raise PlatformError(f"Cannot listen on {LOOPBACK}:{port}: {error}.") from error
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,1 @@
+"""Pods as processes: their commands, models, ports, probes, logs and ends."""

@@ -1,0 +1,275 @@
+"""The life of one pod: mount its models, start its process, probe it, let it finish its requests, end it.
+
+    Mounting -> Starting -> Ready <-> NotReady -> Draining -> Gone
+    (any state may go to Gone: the process exits, cannot start, or was asked to stop)
+
+Every change is told to the owner, which decides what it means. Must not: restart itself, or know the autoscaler.
+"""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+
+from pilotlight_local.activator.activator import Backend
+from pilotlight_local.pods import pod_probe
+from pilotlight_local.pods.log_watch import LogWatch
+from pilotlight_local.pods.loopback_ports import LoopbackPorts
+from pilotlight_local.pods.model_mounts import ModelMounts
+from pilotlight_local.pods.pod_command import NoEntrypoint, Placement, leases_engines, pod_command, pool_env
+from pilotlight_local.pods.pod_logs import prune_logs, start_afresh
+from pilotlight_local.pods.process_pod import PodProcess
+from pilotlight_local.state_dir import StateDir
+from pilotlight_protocol.errors import PilotlightError
+from pilotlight_specs import Component
+
+PodPhase = Literal["Mounting", "Starting", "Ready", "NotReady", "Draining", "Gone"]
+
+START_PROBE_PERIOD_S = 0.05
+DEFAULT_PROBE_PERIOD_S = 10.0
+FAILURE_LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class PodSurroundings:
+    """What every pod of the platform shares."""
+
+    state_dir: StateDir
+    mounts: ModelMounts
+    ports: LoopbackPorts
+    session: aiohttp.ClientSession
+    python: str
+    search_path: str
+    pool_url: str | None = None
+    """Where predictors lease engines; None: each starts its own."""
+
+
+@dataclass(frozen=True)
+class PodFailure:
+    """Why a pod ended that nobody had asked to end."""
+
+    reason: str
+    log_lines: tuple[str, ...]
+    was_ready: bool
+    exit_code: int | None
+
+
+class LivePod:
+    """One pod of a revision."""
+
+    def __init__(
+        self,
+        name: str,
+        revision: str,
+        component: Component,
+        predictor_address: str | None,
+        surroundings: PodSurroundings,
+        on_change: Callable[["LivePod"], None],
+    ) -> None:
+        self.name = name
+        self.component = component
+        self.phase: PodPhase = "Mounting"
+        self.failure: PodFailure | None = None
+        self.created_s = time.monotonic()
+        self.ready_after_s: float | None = None
+        self.why_not_ready = ""
+        self.process: PodProcess | None = None
+        self._revision = revision
+        self._predictor_address = predictor_address
+        self._around = surroundings
+        self._on_change = on_change
+        self._port = surroundings.ports.take()
+        self.backend = Backend(name, self._port)
+        self._stop = asyncio.Event()
+        self._suspected = asyncio.Event()
+        self._log_watch: LogWatch | None = None
+        self._last_error = ""
+        self._grace_s = float(component.pod.termination_grace_period_s)
+        self._task = asyncio.create_task(self._live(), name=f"pod {name}")
+
+    @property
+    def log_path(self) -> Path:
+        """Where the container's output goes."""
+        component = self.component
+        folder = self._around.state_dir.component_logs(component.namespace, component.isvc, component.role)
+        return folder / f"{self.name}.log"
+
+    @property
+    def takes_requests(self) -> bool:
+        return self.phase == "Ready"
+
+    @property
+    def counts(self) -> bool:
+        """Whether the pod is one of those the autoscaler asked for (not on its way out)."""
+        return self.phase not in ("Draining", "Gone") and not self._stop.is_set()
+
+    def mount_progress(self) -> str | None:
+        """How far the download of its model is, None when there is none."""
+        found = (self._around.mounts.progress(mount.uri) for mount in self.component.pod.mounts)
+        return next((progress for progress in found if progress is not None), None)
+
+    def new_errors(self) -> list[str]:
+        """What the container logged as errors since the last call, while it runs; its end is told as a failure."""
+        return self._read_errors() if self.counts else []
+
+    def _read_errors(self) -> list[str]:
+        news = self._log_watch.news() if self._log_watch is not None else []
+        self._last_error = news[-1] if news else self._last_error
+        return news
+
+    def suspect(self) -> None:
+        """It refused a connection: not ready until a probe says otherwise."""
+        if self.phase == "Ready":
+            self._enter("NotReady")
+            self._suspected.set()
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Drain, then end; `grace_s` shortens the grace period of the spec. Returns at once, see `wait_gone`."""
+        if grace_s is not None:
+            self._grace_s = min(self._grace_s, grace_s)
+        self._stop.set()
+
+    async def wait_gone(self) -> None:
+        """Returns when no process of the pod is left."""
+        await asyncio.wait([self._task])
+
+    def _enter(self, phase: PodPhase) -> None:
+        if phase != self.phase:
+            self.phase = phase
+            self._on_change(self)
+
+    async def _live(self) -> None:
+        try:
+            process = await self._unless_stopped(self._launch())
+            if process is not None:
+                self.process = process
+                self._enter("Starting")
+                await self._attend(process)
+        except (PilotlightError, OSError, TimeoutError, NoEntrypoint) as error:
+            self.failure = PodFailure(str(error), (), was_ready=False, exit_code=None)
+        finally:
+            self._around.ports.give_back(self._port)
+            shutil.rmtree(self._around.state_dir.scratch(self.name), ignore_errors=True)
+            self._enter("Gone")
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, PodProcess]) -> PodProcess | None:
+        """The result of `work`, None when the pod is asked to stop before it is there."""
+        working = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            await _cancel(stopping, working)
+
+    async def _launch(self) -> PodProcess:
+        pod = self.component.pod
+        directories = {mount.mount_path: await self._around.mounts.resolve(mount.uri) for mount in pod.mounts}
+        scratch = self._around.state_dir.scratch(self.name)
+        for empty_dir in pod.empty_dirs:
+            directories[empty_dir.mount_path] = scratch / empty_dir.name
+            directories[empty_dir.mount_path].mkdir(parents=True, exist_ok=True)
+        working_dir = scratch / "cwd"
+        working_dir.mkdir(parents=True, exist_ok=True)
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        prune_logs(self.log_path.parent)
+        start_afresh(self.log_path)
+        placement = Placement(
+            port=self._port,
+            python=self._around.python,
+            predictor_address=self._predictor_address or "",
+            directories={mount_path: str(local) for mount_path, local in directories.items()},
+        )
+        command = pod_command(self.component, self._revision, placement)
+        env = {"PATH": self._around.search_path, **self._pool_env(), **dict(command.env)}
+        self._log_watch = LogWatch(self.log_path, levels=("ERROR", "CRITICAL"))
+        return await PodProcess.start(command.argv, env, Path(command.working_dir or working_dir), self.log_path)
+
+    def _pool_env(self) -> dict[str, str]:
+        """Of the pool, where the component leases from it; the spec's own environment wins."""
+        pool_url = self._around.pool_url
+        if pool_url is None or not leases_engines(self.component):
+            return {}
+        return pool_env(self.component, pool_url)
+
+    async def _attend(self, process: PodProcess) -> None:
+        exited = asyncio.create_task(process.wait())
+        stopping = asyncio.create_task(self._stop.wait())
+        probing = asyncio.create_task(self._probe())
+        try:
+            await asyncio.wait({exited, stopping, probing}, return_when=asyncio.FIRST_COMPLETED)
+            was_ready = self.ready_after_s is not None
+            if exited.done():
+                reason = f"exited with code {exited.result()}" + ("" if was_ready else " before it was ready")
+                self._fail(process, reason, was_ready, exited.result())
+            elif probing.done():
+                probing.result()
+                self._fail(process, f"was not ready within {self.component.progress_deadline_s:.0f} s", was_ready, None)
+                await process.stop(self._grace_s)
+            else:
+                await _cancel(probing)
+                await self._drain(process)
+        finally:
+            await _cancel(exited, stopping, probing)
+            if process.exit_code is None:
+                await process.stop(0.0)
+
+    def _fail(self, process: PodProcess, reason: str, was_ready: bool, exit_code: int | None) -> None:
+        self._read_errors()
+        if self._last_error:
+            reason = f"{reason}: {self._last_error}"
+        self.failure = PodFailure(reason, tuple(process.log_tail(FAILURE_LOG_LINES)), was_ready, exit_code)
+
+    async def _drain(self, process: PodProcess) -> None:
+        self._enter("Draining")
+        deadline_s = time.monotonic() + self._grace_s
+        idle = asyncio.create_task(self.backend.wait_idle())
+        exited = asyncio.create_task(process.wait())
+        await asyncio.wait({idle, exited}, timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED)
+        await _cancel(idle, exited)
+        await process.stop(max(0.0, deadline_s - time.monotonic()))
+
+    async def _probe(self) -> None:
+        """Keep the phase in step with the readiness probe; returns when the pod was never ready in time."""
+        probe = self.component.pod.container.readiness
+        period_s = probe.period_s or DEFAULT_PROBE_PERIOD_S
+        failures = 0
+        while True:
+            probed = await pod_probe.look(self._around.session, probe, self._port)
+            self.why_not_ready = probed.why_not
+            if probed.ready:
+                failures = 0
+                if self.ready_after_s is None:
+                    self.ready_after_s = time.monotonic() - self.created_s
+                self._suspected.clear()
+                self._enter("Ready")
+            else:
+                failures += 1
+                if self.phase == "Ready" and failures >= probe.failure_threshold:
+                    self._enter("NotReady")
+            started_too_late = time.monotonic() - self.created_s > self.component.progress_deadline_s
+            if self.ready_after_s is None and started_too_late:
+                return
+            await self._pause(period_s if self.phase == "Ready" else START_PROBE_PERIOD_S)
+
+    async def _pause(self, period_s: float) -> None:
+        """Sleep, but no longer than until the pod is suspected."""
+        if period_s <= START_PROBE_PERIOD_S:
+            await asyncio.sleep(period_s)
+            return
+        try:
+            async with asyncio.timeout(period_s):
+                await self._suspected.wait()
+        except TimeoutError:
+            return
+
+
+async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

@@ -1,0 +1,74 @@
+"""One readiness probe of a pod: HTTP, TCP or a command; a gRPC probe only looks whether the port accepts connections.
+
+Must not: repeat itself, or remember anything.
+"""
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass
+
+import aiohttp
+
+from pilotlight_local.pods.loopback_ports import LOOPBACK
+from pilotlight_specs import Probe
+
+LARGEST_REASON_BYTES = 4096
+LONGEST_REASON = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """`why_not`: what the pod itself says of it, "" where it says nothing."""
+
+    ready: bool
+    why_not: str = ""
+
+
+async def look(session: aiohttp.ClientSession, probe: Probe, port: int) -> Probed:
+    """Whether the pod on `port` is ready now; a probe that fails, breaks or takes too long says no."""
+    try:
+        async with asyncio.timeout(probe.timeout_s):
+            if probe.kind == "http":
+                return await _get(session, port, probe.path, dict(probe.headers))
+            if probe.kind == "exec":
+                return Probed(await _command_succeeds(probe.command))
+            return Probed(await _accepts_connections(port))
+    except (OSError, aiohttp.ClientError, TimeoutError):
+        return Probed(False)
+
+
+async def _get(session: aiohttp.ClientSession, port: int, path: str, headers: dict[str, str]) -> Probed:
+    headers = {"Connection": "close", "User-Agent": "kube-probe/pilotlight", **headers}
+    async with session.get(f"http://{LOOPBACK}:{port}{path}", headers=headers, allow_redirects=False) as answer:
+        if 200 <= answer.status < 400:
+            return Probed(True)
+        return Probed(False, reason_in(await answer.content.read(LARGEST_REASON_BYTES)))
+
+
+def reason_in(body: bytes) -> str:
+    """The message of a V2 error, as Pilotlight's components and others answer a probe; "" for any other body."""
+    try:
+        message = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return " ".join(message.split())[:LONGEST_REASON] if isinstance(message, str) else ""
+
+
+async def _accepts_connections(port: int) -> bool:
+    _, writer = await asyncio.open_connection(LOOPBACK, port)
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+async def _command_succeeds(command: tuple[str, ...]) -> bool:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        return await process.wait() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()

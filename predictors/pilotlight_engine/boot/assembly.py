@@ -1,0 +1,78 @@
+"""What an engine host is to boot: quantization, dtype and KV cache decided for this device and these limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pilotlight_engine import engine_arguments, model_source
+from pilotlight_engine.boot import kv_cache
+from pilotlight_engine.boot.lora import max_lora_rank
+from pilotlight_engine.errors import EngineMisconfigured
+from pilotlight_engine.process import device_probe, machine
+from pilotlight_engine.quantization import QuantizationRefused, Requested, checkpoint_facts, choose
+from pilotlight_protocol.engine_frames import Configure
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """`engine_args`: of engine_arguments.parse_engine_args. `loras`: (name, directory). `work_dir`: None to choose one.
+    `device_memory_bytes`: a slot's share of a GPU; None leaves it to vLLM."""
+
+    model_dir: Path
+    model_name: str
+    quantization: Requested = "auto"
+    engine_args: Mapping[str, str] = field(default_factory=dict)
+    loras: tuple[tuple[str, str], ...] = ()
+    work_dir: str | None = None
+    device_memory_bytes: int | None = None
+    startup_deadline_s: float = 600.0
+    shutdown_grace_s: float = 10.0
+
+
+def configure(settings: EngineSettings, environment: Mapping[str, str], limits: machine.MachineLimits) -> Configure:
+    """What the engine host is to boot: quantization, dtype and KV cache decided for this device and these limits.
+
+    Raises EngineMisconfigured as `child_provider` does.
+    """
+    config = model_source.read_config(settings.model_dir)
+    device = device_probe.read(environment)
+    choice = choose(settings.quantization, checkpoint_facts(config), device)
+    if isinstance(choice, QuantizationRefused):
+        raise EngineMisconfigured(f"{choice.reason}; {choice.use_instead}")
+    chosen: dict[str, str | None] = {"quantization": choice.vllm_method, "dtype": choice.dtype}
+    if device.kind == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in environment:
+        length = settings.engine_args.get("max_model_len", "")
+        weights_bytes = model_source.weights_bytes(settings.model_dir)
+        size = kv_cache.cpu_kv_cache_bytes(
+            config, int(length) if length.isdigit() else None, limits.memory_bytes, weights_bytes
+        )
+        chosen["kv_cache_memory_bytes"] = str(size)
+    given = dict(settings.engine_args)
+    if device.kind == "cuda" and settings.device_memory_bytes is not None:
+        share = _share(settings.device_memory_bytes, device.memory_bytes)
+        # Whoever asked for the engine does not know what else runs on the device.
+        given |= {"gpu_memory_utilization": share} if share is not None else {}
+    if settings.loras:
+        chosen |= {"enable_lora": "true", "max_lora_rank": str(max_lora_rank(settings.loras))}
+    return Configure(
+        str(settings.model_dir),
+        settings.model_name,
+        list(engine_arguments.with_defaults(given, chosen).items()),
+        list(settings.loras),
+    )
+
+
+def _share(slot_bytes: int, device_bytes: int) -> str | None:
+    """vLLM's gpu_memory_utilization for a slot; None where the driver does not say how much there is."""
+    if not device_bytes:
+        return None
+    if slot_bytes > device_bytes:
+        gib = 2**30
+        raise EngineMisconfigured(
+            f"the slot has {slot_bytes / gib:.1f} GiB, its GPU only {device_bytes / gib:.1f} GiB; "
+            "give it less (--slot cuda:0=70GiB)"
+        )
+    return f"{math.floor(slot_bytes / device_bytes * 1000) / 1000:g}"

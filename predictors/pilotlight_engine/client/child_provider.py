@@ -1,0 +1,216 @@
+"""The first engine provider: an engine host as a child process of the front.
+
+The child is a fresh exec (the front has threads, so it must not fork) with one end of a socket pair and nothing else of
+ours. It leads its own process group, gets its configuration as a frame, and ends with us: by `Shutdown`, by the closed
+socket, or by the kernel (PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pilotlight_engine.client import restart
+from pilotlight_engine.client.engine_client import EngineClient
+from pilotlight_engine.contract import Engine
+from pilotlight_engine.errors import EngineMisconfigured
+from pilotlight_engine.process.process_group import kill_group
+from pilotlight_protocol.engine_frames import Configure, Shutdown
+from pilotlight_protocol.errors import Unavailable
+
+_STDERR_LINES = 40
+_REAP_DEADLINE_S = 5.0
+_HOST_MODULE = "pilotlight_engine.host.child_host"
+
+
+@dataclass(frozen=True)
+class ChildSettings:
+    """What to run and how long to wait for it.
+
+    `environment` is the child's whole environment (environment.engine_environment). `startup_deadline_s`: exec to first
+    token. `shutdown_grace_s`: Shutdown to SIGKILL. `call_deadline_s`: for metrics and checks, longer than a step.
+    """
+
+    configure: Configure
+    environment: Mapping[str, str]
+    startup_deadline_s: float = 600.0
+    shutdown_grace_s: float = 10.0
+    call_deadline_s: float = 30.0
+    back_off: restart.BackOff = field(default_factory=restart.BackOff)
+    argv: tuple[str, ...] = (sys.executable, "-m", _HOST_MODULE)
+
+
+class ChildEngineProvider:
+    """Implements `contract.EngineProvider` with at most one child at a time. Belongs to one event loop.
+
+    `acquire` waits for the back-off after failures, then boots; `phase` says meanwhile what it is doing. A lost engine
+    must be released like any other; the next `acquire` boots a new one.
+    """
+
+    def __init__(self, settings: ChildSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.phase = "idle"
+        self._settings = settings
+        self._clock = clock
+        self._failures = restart.Failures()
+        self._child: _Child | None = None
+        self._ready_since_s = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while there is one."""
+        return self._child.process.pid if self._child is not None else None
+
+    async def acquire(self) -> Engine:
+        """Boot an engine. Raises Unavailable (it failed to start; try again), EngineMisconfigured (it never will)."""
+        if self._child is not None:
+            raise Unavailable("this predictor's engine is in use")
+        delay_s = restart.wait_s(self._failures, self._clock())
+        if delay_s > 0.0:
+            self._enter(f"back-off of {delay_s:.0f} s after {self._failures.count} failures")
+            await asyncio.sleep(delay_s)
+        self._enter("start")
+        child = self._child = await _Child.start(self._settings, self._enter)
+        try:
+            await child.wait_ready(self._settings.startup_deadline_s)
+        except BaseException as error:
+            if isinstance(error, Unavailable):
+                self._note_failure(0.0)
+            await self._end(child)
+            raise
+        self._ready_since_s = self._clock()
+        self._enter("ready")
+        child.client.lost.add_done_callback(lambda _: self._note_failure(self._clock() - self._ready_since_s))
+        return child.client
+
+    async def release(self, engine: Engine) -> None:
+        """End the child within the grace period; returns when it and its workers are gone."""
+        if self._child is not None and engine is self._child.client:
+            await self._end(self._child)
+
+    async def _end(self, child: _Child) -> None:
+        try:
+            await asyncio.shield(child.end(self._settings.shutdown_grace_s))
+        finally:
+            self._child = None
+            self._enter("idle")
+
+    def _note_failure(self, ran_s: float) -> None:
+        self._failures = restart.after_failure(self._settings.back_off, self._failures, ran_s, self._clock())
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+
+
+class _Child:
+    """One host process, its client, and the two tasks that watch it. `end` ends all four."""
+
+    def __init__(self, process: asyncio.subprocess.Process, client: EngineClient) -> None:
+        self.process = process
+        self.client = client
+        self._ending = False
+        self._last_lines: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._forwarding = asyncio.create_task(self._forward_output(), name="engine-host-output")
+        self._watching = asyncio.create_task(self._watch(), name="engine-host-watch")
+
+    @classmethod
+    async def start(cls, settings: ChildSettings, on_phase: Callable[[str], None]) -> _Child:
+        ours, theirs = socket.socketpair()
+        client = EngineClient(on_phase, settings.call_deadline_s)
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *settings.argv,
+                    str(theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    env=dict(settings.environment),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except BaseException:
+            ours.close()
+            raise
+        child = cls(process, client)
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: client, sock=ours)
+            client.send(settings.configure)
+        except BaseException:
+            client.lose("the engine host could not be told what to run")
+            client.disconnected.set()
+            await asyncio.shield(child.end(0.0))
+            ours.close()
+            raise
+        return child
+
+    async def wait_ready(self, deadline_s: float) -> None:
+        waiting: set[asyncio.Future[None] | asyncio.Future[str]] = {self.client.ready, self.client.lost}
+        done, _ = await asyncio.wait(waiting, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+        if self.client.lost in done:
+            words = self.client.last_words
+            if words is not None and words.misconfigured:
+                raise EngineMisconfigured(words.reason)
+            raise Unavailable(self.client.lost.result())
+        if self.client.ready not in done:
+            raise Unavailable(f"the engine was not ready within {deadline_s:g} s; last output:\n{self._tail()}")
+
+    async def end(self, grace_s: float) -> None:
+        self._ending = True
+        if not self.client.lost.done():
+            with contextlib.suppress(Unavailable):
+                self.client.send(Shutdown())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await self.process.wait()
+        kill_group(self.process.pid)
+        await self._watching
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REAP_DEADLINE_S):
+                await self._forwarding
+
+    async def _watch(self) -> None:
+        """Turn the end of the process, or of its connection, into `lost` with a reason a person can act on."""
+        exited = asyncio.create_task(self.process.wait())
+        closed = asyncio.create_task(self.client.disconnected.wait())
+        try:
+            await asyncio.wait({exited, closed}, return_when=asyncio.FIRST_COMPLETED)
+            # A process that closed its socket is ending, and one that ended has closed it: hear both.
+            await asyncio.wait({exited, closed}, timeout=_REAP_DEADLINE_S)
+            kill_group(self.process.pid)
+            code = await exited
+        finally:
+            exited.cancel()
+            closed.cancel()
+        await asyncio.wait({self._forwarding}, timeout=_REAP_DEADLINE_S)
+        self.client.lose(self._reason(code))
+
+    def _reason(self, code: int) -> str:
+        if self._ending:
+            return "the engine was released"
+        words = self.client.last_words
+        if words is not None:
+            return f"the engine failed: {words.reason}"
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+        hint = "; 9 is usually the kernel's out-of-memory killer: give the container more memory" if code == -9 else ""
+        return f"the engine host {how}{hint}; last output:\n{self._tail()}"
+
+    def _tail(self) -> str:
+        return "\n".join(self._last_lines)
+
+    async def _forward_output(self) -> None:
+        stream = self.process.stdout
+        assert stream is not None
+        rest = b""
+        while chunk := await stream.read(64 * 1024):
+            sys.stderr.write(chunk.decode(errors="replace"))
+            *lines, rest = (rest + chunk).split(b"\n")
+            self._last_lines.extend(line.decode(errors="replace") for line in lines)
+            rest = rest[-4096:]
+        if rest:
+            self._last_lines.append(rest.decode(errors="replace"))

@@ -1,0 +1,43 @@
+"""How every engine host ends: its failure is the last frame, and nothing of vLLM or torch outlives it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from pilotlight_engine.host.outbox import FrontStalled, Outbox
+from pilotlight_protocol.engine_frames import Failed, encode
+from pilotlight_protocol.errors import PilotlightError
+
+_LAST_FRAME_DEADLINE_S = 2.0
+
+
+def run_to_end(outbox: Outbox, serve: Callable[[], None]) -> NoReturn:
+    """Run `serve`, then end the process: 0 when it returned, 1 when it raised; `outbox` then carries `Failed`."""
+    exit_code = 0
+    try:
+        serve()
+    except (FrontStalled, BrokenPipeError, ConnectionResetError) as error:
+        sys.stderr.write(f"engine host ends: {error}\n")
+        exit_code = 1
+    except BaseException as error:
+        traceback.print_exc()
+        _tell(outbox, error)
+        exit_code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    outbox.drain(_LAST_FRAME_DEADLINE_S)
+    # Not sys.exit: nothing that vLLM or torch left behind may keep a failed engine alive.
+    os._exit(exit_code)
+
+
+def _tell(outbox: Outbox, error: BaseException) -> None:
+    misconfigured = isinstance(error, PilotlightError) and not error.retryable
+    reason = error.message if isinstance(error, PilotlightError) else f"{type(error).__name__}: {error}"
+    try:
+        outbox.send(encode(Failed(reason, misconfigured)))
+    except (OSError, FrontStalled):
+        sys.stderr.write("engine host: nobody heard why\n")

@@ -1,0 +1,108 @@
+"""An engine host of the warm pool: one engine, told by an agent whom to serve and with which model.
+
+Two threads, as in host.py: the main thread boots, steps and swaps (pool_service.py), the socket thread reads (
+pool_link.py). The zygote calls `run` in a fork; without a zygote the agent starts
+
+    python -m pilotlight_engine.host.pool_host CONTROL_FD [--work_dir DIR]
+
+and sends `Boot` first. The process ends with its agent, and at once after a failed swap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from pilotlight_engine.boot.assembly import EngineSettings, configure
+from pilotlight_engine.errors import EngineMisconfigured
+from pilotlight_engine.host.exit_report import run_to_end
+from pilotlight_engine.host.pool_link import PoolLink
+from pilotlight_engine.host.pool_service import PoolService
+from pilotlight_engine.process import endpoint, glibc_malloc
+from pilotlight_engine.process.boot_clock import BootClock
+from pilotlight_engine.process.prepared_process import ensure_environment, enter_slot
+from pilotlight_engine.process.process_group import die_with_parent, kill_own_group
+from pilotlight_engine.quantization import REQUESTS, Requested
+from pilotlight_protocol.engine_frames import Boot, Booted, HostConfig, Progress, encode
+
+_MODULE = "pilotlight_engine.host.pool_host"
+
+
+def run(control: socket.socket, config: HostConfig | None) -> NoReturn:
+    """Serve until Shutdown, the agent's end or a failure; the process then exits. `config` None: it comes as `Boot`."""
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
+    os.umask(0o077)
+    link = PoolLink(control, on_agent_gone=kill_own_group)
+    threading.Thread(target=link.run, name="socket", daemon=True).start()
+    run_to_end(link.control, lambda: boot(link, config or _first(link)).serve())
+
+
+def boot(link: PoolLink, config: HostConfig) -> PoolService:
+    """Build the engine and open the door; `Booted` is told when a token was generated and connections are accepted."""
+    clock = BootClock(lambda phase: link.control.send(encode(Progress(phase))))
+    clock.enter("import")
+    glibc_malloc.keep_freed_memory()
+    limits = enter_slot(config)
+    configured = configure(_settings(config), os.environ, limits)
+    from pilotlight_engine.boot import vllm_arguments
+    from pilotlight_engine.vllm_adapter import vllm_engine
+
+    fixed = {"model": config.model_dir, "tokenizer": config.model_dir, "served_model_name": config.model_name}
+    engine_args = vllm_arguments.build(fixed, configured.arguments)
+    engine = vllm_engine.VllmEngine(engine_args, config.loras, clock.enter, swap_threads=limits.cpus)
+    clock.enter("swap-plan")
+    engine.plan_swaps()
+    clock.enter("ready")
+    link.on_metrics = vllm_engine.exposition
+    listener, address = endpoint.listen(endpoint.parse(config.listen))
+    link.open_door(listener)
+    link.control.send(encode(Booted(engine.describe(clock.phases_s), address, engine.canary)))
+    return PoolService(link, engine, config.model_name, clock.phases_s)
+
+
+def _settings(config: HostConfig) -> EngineSettings:
+    try:
+        quantization = msgspec.convert(config.quantization, Requested)
+    except msgspec.ValidationError:
+        raise EngineMisconfigured(
+            f"quantization must be one of {', '.join(REQUESTS)}, not '{config.quantization}'"
+        ) from None
+    return EngineSettings(
+        Path(config.model_dir),
+        config.model_name,
+        quantization,
+        config.engine_args,
+        tuple(config.loras),
+        device_memory_bytes=config.memory_bytes,
+    )
+
+
+def _first(link: PoolLink) -> HostConfig:
+    (frame,) = link.inbox.take(wait=True)
+    if not isinstance(frame, Boot):
+        raise TypeError(f"the agent opened with {type(frame).__name__} instead of Boot")
+    return frame.config
+
+
+def main(argv: list[str]) -> NoReturn:
+    parser = argparse.ArgumentParser(prog=_MODULE)
+    parser.add_argument("control_fd", type=int)
+    parser.add_argument("--work_dir")
+    args = parser.parse_args(argv)
+    ensure_environment(_MODULE, argv, args.work_dir)
+    die_with_parent()
+    os.set_inheritable(args.control_fd, False)
+    run(socket.socket(fileno=args.control_fd), None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,175 @@
+"""One request's tokens over as many engines as it takes: what one engine delivered, the next one continues.
+
+Nothing is passed on twice and nothing is left out; what cannot be continued ends with Unavailable (`resume` decides).
+Closing the iterator aborts whatever runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import TypeVar, cast
+
+from pilotlight_engine.contract import Engine, GenerateRequest
+from pilotlight_engine.leasing import resume
+from pilotlight_engine.leasing.engine_holder import EngineHolder
+from pilotlight_engine.leasing.metrics import RESUMES
+from pilotlight_engine.leasing.resume import CannotResume, Delivered, Part, ResumeLimits
+from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.generation import TokenDelta
+from pilotlight_wire.handlers import RequestContext
+
+LEASE_HEADER = "x-pilotlight-lease"
+# What is worth a bar of its own; queueing and the rest are in `lease`.
+_TOLD_PHASES = ("prefetch", "stop", "fork", "boot", "swap")
+# A request may hear of the loss of its engine before the engine's owner does.
+_LOSS_NEWS_S = 2.0
+
+_Item = TypeVar("_Item")
+_log = logging.getLogger("pilotlight.engine")
+
+
+class Generator:
+    """Runs requests on the engine that `holder` holds at the time."""
+
+    def __init__(self, holder: EngineHolder, limits: ResumeLimits) -> None:
+        self._holder = holder
+        self._limits = limits
+
+    async def generate(self, request: GenerateRequest, context: RequestContext) -> AsyncIterator[list[TokenDelta]]:
+        """As `contract.Engine.generate`, over losses.
+
+        Tells `context` the phases `lease`, its parts, `queue` (until the engine's scheduler picks it) and `prefill`.
+        """
+        with self._holder.work():
+            engine = await self._first_engine(context)
+            parts = [Part(request, None)]
+            delivered = [Delivered() for _ in range(request.parameters.n)]
+            resumes, started_at = 0, time.perf_counter()
+            while True:
+                try:
+                    async with _closing(_run(engine, parts, request, delivered)) as stream:
+                        async for deltas in stream:
+                            if "prefill" not in context.server_timing:
+                                _tell_first_token(context, deltas, time.perf_counter() - started_at)
+                            yield deltas
+                    break
+                except Unavailable as lost:
+                    resumes += 1
+                    parts = self._parts_after(lost, request, delivered, engine, resumes)
+                    engine = await self._next_engine(engine, lost)
+            if resumes:
+                RESUMES.labels("resumed").inc()
+
+    async def _first_engine(self, context: RequestContext) -> Engine:
+        asked_at = time.perf_counter()
+        must_wait = not self._holder.held
+        engine = await self._holder.engine(self._holder.first_wait_s)
+        lease = self._holder.take_news()
+        if lease is None:
+            return engine
+        spent = [f"{name}={seconds:.4f}" for name, seconds in lease.phases_s.items() if seconds > 0]
+        context.response_headers[LEASE_HEADER] = "; ".join([f"path={lease.path}", *spent])
+        if must_wait:
+            # Server-Timing has no start times: the phases must add up to what the client waited.
+            waited_s = time.perf_counter() - asked_at
+            phases = {name: lease.phases_s[name] for name in _TOLD_PHASES if lease.phases_s.get(name, 0) > 0}
+            context.server_timing["lease"] = max(0.0, waited_s - sum(phases.values())) * 1000
+            for name, seconds in phases.items():
+                context.server_timing[name] = seconds * 1000
+        return engine
+
+    def _parts_after(
+        self,
+        lost: Unavailable,
+        request: GenerateRequest,
+        delivered: Sequence[Delivered],
+        engine: Engine,
+        resumes: int,
+    ) -> list[Part]:
+        if resumes > self._limits.max_resumes:
+            RESUMES.labels("given_up").inc()
+            raise Unavailable(f"{lost.message} (given up after {resumes - 1} resumes)", retry_after_s=5) from lost
+        rest = resume.rest_of(request, delivered, engine.info.default_max_tokens, resumes)
+        if isinstance(rest, CannotResume):
+            RESUMES.labels("impossible").inc()
+            raise Unavailable(f"the engine was lost {rest.reason} ({lost.message})") from lost
+        return rest
+
+    async def _next_engine(self, lost: Engine, why: Unavailable) -> Engine:
+        await asyncio.wait({lost.lost}, timeout=_LOSS_NEWS_S)
+        try:
+            engine = await self._holder.engine(self._limits.deadline_s)
+        except Unavailable as error:
+            RESUMES.labels("given_up").inc()
+            raise Unavailable(
+                f"{why.message}; no other engine: {error.message}", retry_after_s=error.retry_after_s
+            ) from error
+        _log.info("a request goes on with another engine")
+        return engine
+
+
+def _tell_first_token(context: RequestContext, deltas: Sequence[TokenDelta], waited_s: float) -> None:
+    """Part what the first token took, as seen here, into what came before the engine worked on it and its work."""
+    prefill_s = max(delta.prefill_s for delta in deltas)
+    if prefill_s < 0:
+        context.server_timing["prefill"] = waited_s * 1000
+        return
+    prefill_s = min(prefill_s, waited_s)
+    context.server_timing["queue"] = (waited_s - prefill_s) * 1000
+    context.server_timing["prefill"] = prefill_s * 1000
+
+
+async def _run(
+    engine: Engine, parts: Sequence[Part], request: GenerateRequest, delivered: Sequence[Delivered]
+) -> AsyncIterator[list[TokenDelta]]:
+    """The parts' deltas as the request's own, booked as delivered. Raises Unavailable when the engine was lost."""
+    async with _closing(_all_parts(engine, parts)) as stream:
+        async for part, deltas in stream:
+            aborted = False
+            for number, raw in enumerate(deltas):
+                delta = resume.as_original(raw, part, request, delivered[0].opened)
+                if delta.finish_reason == "abort":
+                    # Nobody here asked for that: the lease was taken away or the engine is ending.
+                    delta.finish_reason, aborted = None, True
+                resume.note(delivered, delta)
+                deltas[number] = delta
+            yield deltas
+            if aborted:
+                raise Unavailable("the engine stopped the request before its end")
+
+
+async def _all_parts(engine: Engine, parts: Sequence[Part]) -> AsyncIterator[tuple[Part, list[TokenDelta]]]:
+    if len(parts) == 1:
+        async with _closing(engine.generate(parts[0].request)) as stream:
+            async for deltas in stream:
+                yield parts[0], deltas
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(_closing(engine.generate(part.request))) for part in parts]
+        waiting = {asyncio.create_task(_next(stream)): number for number, stream in enumerate(streams)}
+        try:
+            while waiting:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                # What came before a loss is delivered before the loss is told.
+                for task in sorted(done, key=lambda task: task.exception() is not None):
+                    number, news = waiting.pop(task), task.result()
+                    if news is not None:
+                        yield parts[number], news
+                        waiting[asyncio.create_task(_next(streams[number]))] = number
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _next(stream: AsyncIterator[list[TokenDelta]]) -> list[TokenDelta] | None:
+    return await anext(stream, None)
+
+
+def _closing(stream: AsyncIterator[_Item]) -> contextlib.aclosing[AsyncGenerator[_Item, None]]:
+    """Closes the iterator when the block ends early, which aborts its request."""
+    return contextlib.aclosing(cast("AsyncGenerator[_Item, None]", stream))

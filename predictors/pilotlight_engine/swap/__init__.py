@@ -1,0 +1,1 @@
+"""Exchanging the weights of a live engine: rules, plans, copying."""

@@ -1,0 +1,1 @@
+"""vLLM itself: the only modules that import it while it runs."""

@@ -1,0 +1,443 @@
+"""The one vLLM engine of this process: requests in, token deltas out. Adapter to vLLM.
+
+`LLMEngine` runs with its core in this process (no second process, no serialization between the two) and without a
+tokenizer. Everything here is called by one thread, the one that created it: OpenMP's pools belong to their thread.
+It must not know frames or sockets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import generate_latest
+from vllm.exceptions import VLLMClientError
+from vllm.inputs.engine import tokens_input
+from vllm.lora.request import LoRARequest
+from vllm.model_executor.models.registry import ModelRegistry
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.executor import Executor
+from vllm.v1.metrics.loggers import StatLoggerManager
+from vllm.version import __version__ as vllm_version
+
+from pilotlight_engine.boot import compile_cache
+from pilotlight_engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
+from pilotlight_engine.swap import checkpoint, swap_rules, weight_loading
+from pilotlight_engine.vllm_adapter import model_defaults
+from pilotlight_engine.vllm_adapter.model_defaults import ModelDefaults
+from pilotlight_engine.vllm_adapter.token_deltas import Rate, Stream
+from pilotlight_protocol.engine_frames import Canary, EngineInfo, EngineStats, GenerateRequest
+from pilotlight_protocol.errors import InternalError, InvalidInput, PilotlightError
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+
+_CANARY_PROMPT = [0]
+
+
+@dataclass(frozen=True)
+class SwapReport:
+    """`phases_s`: drain is the host's; inspect, weights, reset, defaults, check are here, in this order."""
+
+    phases_s: dict[str, float]
+    canary: Canary
+
+
+class VllmEngine:
+    """`step` while `has_work`. `on_phase` is told the name of each boot phase as it begins.
+
+    `swap_threads`: how many threads a swap's copying may take; 1 where nobody swaps.
+    """
+
+    def __init__(
+        self,
+        engine_args: Any,
+        loras: Sequence[tuple[str, str]],
+        on_phase: Callable[[str], None],
+        swap_threads: int = 1,
+    ) -> None:
+        # Linux ends a process that uses AMX tiles unasked. oneDNN asks; vLLM's own kernels for small layers do not, so
+        # an engine that has only such layers was ended by SIGILL. Does nothing on a CPU without AMX.
+        torch.cpu._init_amx()
+        on_phase("model-class")
+        _register_in_process(Path(engine_args.model))
+        on_phase("config")
+        try:
+            config = engine_args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        except (VLLMClientError, ValueError, OSError, NotImplementedError) as error:
+            raise EngineMisconfigured(f"vLLM refuses this model or its engine arguments: {error}") from error
+        on_phase("load")
+        _allow_amx()
+        self._config = config
+        self._open_compile_cache()
+        self._engine = LLMEngine(config, _with_phases(Executor.get_class(config), on_phase), log_stats=True)
+        self._core = self._engine.engine_core.engine_core
+        if config.parallel_config.world_size == 1:
+            _remove_rendezvous(self._core.model_executor.driver_worker.worker.distributed_init_method)
+        self._swap_threads = swap_threads
+        self._copier: weight_loading.WeightCopier | None = None
+        self._checkpoint: checkpoint.Checkpoint | None = None
+        model = config.model_config
+        self._vocab_size = int(model.get_vocab_size())
+        self._max_model_len = int(model.max_model_len)
+        try:
+            self._adopt(model_defaults.read(model, Path(model.model)))
+        except Exception as error:
+            raise EngineMisconfigured(f"{model.model} cannot be served: {type(error).__name__}: {error}") from error
+        self._loras = {name: LoRARequest(name, number, path) for number, (name, path) in enumerate(loras, 1)}
+        self._streams: dict[str, Stream] = {}
+        self._internal_ids: dict[int, str] = {}
+        self._rate = Rate()
+        on_phase("warm-up")
+        # Sampled and with logprobs: in a compiled engine the first such request compiles for seconds, everyone waits.
+        self._generate_one_token(SamplingParams(max_tokens=1, logprobs=1, detokenize=False))
+        self.canary = self._sing()
+        on_phase("ready")
+
+    def describe(self, boot_phases_s: dict[str, float]) -> EngineInfo:
+        model, cache = self._config.model_config, self._config.cache_config
+        return EngineInfo(
+            max_model_len=self._max_model_len,
+            vocab_size=self._vocab_size,
+            eos_token_ids=self._defaults.eos_ids,
+            block_size=int(cache.block_size),
+            num_kv_blocks=int(cache.num_gpu_blocks or 0),
+            dtype=str(model.dtype).removeprefix("torch."),
+            quantization=self._quantization,
+            device=str(self._config.device_config.device_type),
+            vllm_version=vllm_version,
+            loras=list(self._loras),
+            boot_phases_s=boot_phases_s,
+        )
+
+    def plan_swaps(self) -> None:
+        """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other."""
+        if swap_rules.is_swappable(self._shape()):
+            with suppress(SwapNotPossible):
+                self.prepare_swaps()
+
+    def prepare_swaps(self) -> None:
+        """Find out how this engine's weights are exchanged, once. `swap` does it if need be.
+
+        Raises SwapNotPossible when this engine's own checkpoint cannot be read.
+        """
+        try:
+            self._checkpoint = checkpoint.read(Path(self._config.model_config.model))
+        except PilotlightError as error:
+            raise SwapNotPossible(error.message) from error
+        if self._config.parallel_config.world_size == 1:
+            self._copier = weight_loading.WeightCopier.plan(self._model(), self._checkpoint.places, self._swap_threads)
+
+    def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]] = ()) -> SwapReport:
+        """Serve the model in `model_dir` from now on, under `model_name` (design.md 4.2). No request may be running.
+
+        Raises SwapNotPossible: nothing was touched, the old model is served as before. Raises SwapBroken: the engine
+        holds neither model and must not generate again.
+        """
+        clock = _PhaseClock()
+        with clock.phase("inspect"):
+            wanted, defaults = self._inspect(model_dir, loras)
+        model = self._config.model_config
+        try:
+            with clock.phase("weights"):
+                if self._copier is not None:
+                    self._copier.copy(wanted)
+                else:
+                    weight_loading.reload(self._core.model_executor, self._model(), wanted)
+            with clock.phase("reset"):
+                self.forget()
+            with clock.phase("defaults"):
+                model.model = model.tokenizer = str(model_dir)
+                model.model_weights, model.revision, model.served_model_name = "", None, model_name
+                self._adopt(defaults)
+                self.renew_metrics()
+            with clock.phase("check"):
+                self.canary = self._sing()
+        except Exception as error:
+            raise SwapBroken(f"the swap to {model_dir} broke off: {type(error).__name__}: {error}") from error
+        self._checkpoint = wanted
+        return SwapReport(clock.phases_s, self.canary)
+
+    def forget(self) -> None:
+        """Drop every cached key, value and encoder output, and the measured rate.
+
+        Raises SwapBroken when something still holds one.
+        """
+        if not self._engine.reset_prefix_cache():
+            raise SwapBroken("the prefix cache is still in use")
+        self._engine.reset_mm_cache()
+        self._engine.reset_encoder_cache()
+        self._rate = Rate()
+
+    def renew_metrics(self) -> None:
+        """Start vLLM's metrics at zero, under the name of the model that is served now."""
+        self._engine.logger_manager = StatLoggerManager(vllm_config=self._config)
+        self._engine.logger_manager.log_engine_initialized()
+
+    def rename(self, model_name: str) -> None:
+        """Serve the same weights under another name; its metrics start at zero."""
+        self._config.model_config.served_model_name = model_name
+        self.renew_metrics()
+
+    def sleep(self, level: int) -> None:
+        """vLLM's sleep: 1 moves the weights to pinned memory, 2 drops them. No request may be running. CUDA only."""
+        self._engine.sleep(level)
+
+    def wake(self) -> None:
+        self._engine.wake_up()
+
+    @property
+    def device_type(self) -> str:
+        return str(self._config.device_config.device_type)
+
+    @property
+    def can_sleep(self) -> bool:
+        return self.device_type == "cuda" and bool(self._config.model_config.enable_sleep_mode)
+
+    def add(self, stream: int, request: GenerateRequest) -> None:
+        """Queue a request. Raises InvalidInput where vLLM refuses it; the engine is then as it was."""
+        prompt = request.prompt_token_ids
+        if not prompt:
+            raise InvalidInput("the prompt is empty; send at least one token id", param="input_ids")
+        if min(prompt) < 0 or max(prompt) >= self._vocab_size:
+            raise InvalidInput(f"token ids must be in [0, {self._vocab_size})", param="input_ids")
+        lora = None
+        if request.lora is not None and (lora := self._loras.get(request.lora)) is None:
+            raise InvalidInput(f"no LoRA adapter '{request.lora}' is loaded", param="lora")
+        parameters = request.parameters
+        external_id = f"{request.request_id}-{stream}"
+        try:
+            internal_id = self._engine.add_request(
+                external_id,
+                tokens_input(prompt, cache_salt=parameters.cache_salt),
+                self._sampling_params(parameters, len(prompt)),
+                lora_request=lora,
+                priority=parameters.priority,
+                trace_headers={"traceparent": request.traceparent} if request.traceparent else None,
+            )
+        except (VLLMClientError, ValueError, TypeError, NotImplementedError) as error:
+            self._engine.abort_request([external_id])
+            raise InvalidInput(str(error)) from error
+        self._streams[external_id] = Stream(stream, parameters.logprobs)
+        self._internal_ids[stream] = internal_id
+
+    def abort(self, stream: int) -> None:
+        """Forget a request and free its KV blocks; unknown and finished ones are ignored."""
+        internal_id = self._internal_ids.pop(stream, None)
+        if internal_id is not None:
+            # By internal id: only then does vLLM drop the parent of an n > 1 request as well.
+            self._engine.abort_request([internal_id], internal=True)
+            self._streams = {key: value for key, value in self._streams.items() if value.number != stream}
+
+    def has_work(self) -> bool:
+        core = self._core
+        return bool(self._engine.has_unfinished_requests() or core.scheduler.has_requests() or core.batch_queue)
+
+    def step(self) -> tuple[list[tuple[int, TokenDelta]], list[tuple[int, PilotlightError]]]:
+        """One engine step: new tokens by stream, and the streams the engine gave up on."""
+        deltas: list[tuple[int, TokenDelta]] = []
+        failures: list[tuple[int, PilotlightError]] = []
+        tokens = 0
+        for output in self._engine.step():
+            stream = self._streams.get(output.request_id)
+            if stream is None:
+                continue
+            for completion in output.outputs:
+                if completion.finish_reason == "error":
+                    failures.append((stream.number, InternalError("the engine failed on this request; try it again")))
+                    break
+                tokens += len(completion.token_ids)
+                deltas.append((stream.number, stream.delta(output, completion)))
+            if output.finished:
+                del self._streams[output.request_id]
+                self._internal_ids.pop(stream.number, None)
+        self._rate.add(tokens, time.monotonic())
+        return deltas, failures
+
+    def stats(self) -> EngineStats:
+        scheduler = self._core.scheduler
+        running, waiting = scheduler.get_request_counts()
+        return EngineStats(running, waiting, scheduler.get_kv_cache_usage(), self._rate.per_s)
+
+    def close(self) -> None:
+        """End vLLM's worker processes, where it has any."""
+        self._engine.engine_core.shutdown()
+
+    @property
+    def _quantization(self) -> str:
+        return str(self._config.model_config.quantization or "none")
+
+    def _model(self) -> Any:
+        return self._core.model_executor.driver_worker.worker.get_model()
+
+    def _inspect(
+        self, model_dir: Path, loras: Sequence[tuple[str, str]]
+    ) -> tuple[checkpoint.Checkpoint, ModelDefaults]:
+        if self.has_work():
+            raise SwapNotPossible("requests are still running")
+        if self._checkpoint is None:
+            self.prepare_swaps()
+        assert self._checkpoint is not None
+        try:
+            wanted = checkpoint.read(model_dir)
+            defaults = model_defaults.read(self._config.model_config, model_dir)
+        except Exception as error:
+            # Whatever somebody's files do to a parser: nothing was touched, and the engine is worth keeping.
+            raise SwapNotPossible(f"{model_dir} cannot be served: {type(error).__name__}: {error}") from error
+        reason = swap_rules.refusal(self._shape(), self._checkpoint.architecture, wanted.architecture, bool(loras))
+        if reason is not None:
+            raise SwapNotPossible(reason)
+        return wanted, defaults
+
+    def _shape(self) -> swap_rules.EngineShape:
+        config, model = self._config, self._config.model_config
+        return swap_rules.EngineShape(
+            quantization=self._quantization,
+            device=self.device_type,
+            workers=config.parallel_config.world_size,
+            speculative=config.speculative_config is not None,
+            lora=config.lora_config is not None,
+            multimodal=bool(model.is_multimodal_model),
+            foreign_config=bool(model.hf_config_path or model.hf_overrides)
+            or model.generation_config not in ("auto", "vllm"),
+            folded_weights=compile_cache.folds_weights(config),
+        )
+
+    def _open_compile_cache(self) -> None:
+        model = self._config.model_config
+        if model.enforce_eager or not swap_rules.is_swappable(self._shape()):
+            return
+        try:
+            architecture = checkpoint.read(Path(model.model)).architecture
+        except PilotlightError:
+            # Only vLLM can read it. It is compiled at every boot, as vLLM does it by itself.
+            return
+        compile_cache.repair_loading()
+        compile_cache.key_threads(self._config, torch.get_num_threads())
+        compile_cache.share(model, architecture)
+
+    def _adopt(self, defaults: ModelDefaults) -> None:
+        self._defaults = defaults
+        self._engine.renderer.get_eos_token_id = lambda: defaults.tokenizer_eos_id
+        self._engine.input_processor.generation_config_fields = dict(defaults.generation_fields)
+
+    def _sampling_params(self, asked: GenerationParameters, prompt_tokens: int) -> SamplingParams:
+        room = max(1, self._max_model_len - prompt_tokens)
+        values = dict(self._defaults.sampling)
+        for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"):
+            if (value := getattr(asked, name)) is not None:
+                values[name] = value
+        for name in ("presence_penalty", "frequency_penalty"):
+            if value := getattr(asked, name):
+                values[name] = value
+        values["max_tokens"] = min(values.get("max_tokens") or room, room)
+        return SamplingParams(
+            n=asked.n,
+            seed=asked.seed,
+            min_tokens=min(asked.min_tokens, values["max_tokens"]),
+            stop_token_ids=asked.stop_token_ids or None,
+            ignore_eos=asked.ignore_eos,
+            logprobs=asked.logprobs,
+            prompt_logprobs=asked.prompt_logprobs,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            **values,
+        )
+
+    def _sing(self) -> Canary:
+        output = self._generate_one_token(SamplingParams(temperature=0.0, max_tokens=1, logprobs=1, detokenize=False))
+        (token_id,) = output.outputs[0].token_ids
+        logprob = output.outputs[0].logprobs[0][token_id].logprob
+        if not math.isfinite(logprob):
+            raise InternalError(f"the engine's logits are not finite (logprob {logprob})")
+        return Canary(token_id, logprob)
+
+    def _generate_one_token(self, parameters: SamplingParams) -> Any:
+        # Not counted: the first request of a user must be the first in vLLM's metrics.
+        loggers, self._engine.logger_manager = self._engine.logger_manager, None
+        self._engine.add_request("boot", tokens_input(_CANARY_PROMPT), parameters)
+        outputs: list[Any] = []
+        while self.has_work():
+            outputs += self._engine.step()
+        self._engine.logger_manager = loggers
+        return outputs[-1]
+
+
+class _PhaseClock:
+    """Seconds of each phase, in the order in which they ran."""
+
+    def __init__(self) -> None:
+        self.phases_s: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases_s[name] = round(time.perf_counter() - began_s, 6)
+
+
+class _VllmCollectors:
+    """Only vLLM's metrics of the default registry: those of this process (`python_info`) collide with the front's."""
+
+    def collect(self) -> list[Any]:
+        return [metric for metric in REGISTRY.collect() if metric.name.startswith("vllm:")]
+
+
+def exposition() -> bytes:
+    """vLLM's Prometheus metrics in text format. May be called by any thread."""
+    return bytes(generate_latest(_VllmCollectors()))
+
+
+def _allow_amx() -> None:
+    """Ask the kernel for AMX's tile registers, where the CPU has them: vLLM's bf16 attention takes them without asking,
+    and the process ends with SIGILL."""
+    if torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()
+
+
+def _remove_rendezvous(init_method: str) -> None:
+    """vLLM leaves the file through which its one worker found itself; a pool that forks for weeks collects them."""
+    if init_method.startswith("file://"):
+        Path(init_method.removeprefix("file://")).unlink(missing_ok=True)
+
+
+def _register_in_process(model_dir: Path) -> None:
+    """Import the model's class here and now, where it is needed anyway.
+
+    vLLM looks at a class it has not registered in a second Python process that imports everything once more, which
+    takes longer than the rest of the boot whenever its cache is new.
+    """
+    config = json.loads((model_dir / "config.json").read_bytes())
+    for architecture in config.get("architectures") or ():
+        lazy = ModelRegistry.models.get(architecture)
+        if hasattr(lazy, "load_model_cls"):
+            ModelRegistry.register_model(architecture, lazy.load_model_cls())
+
+
+def _with_phases(executor_class: type[Any], on_phase: Callable[[str], None]) -> type[Any]:
+    """The executor vLLM chose, telling where the boot is: weights, memory profiling, KV cache, compilation."""
+
+    class PhasedExecutor(executor_class):  # type: ignore[misc]
+        def determine_available_memory(self) -> Any:
+            on_phase("profile")
+            return super().determine_available_memory()
+
+        def initialize_from_config(self, kv_cache_configs: Any) -> Any:
+            on_phase("kv-cache")
+            return super().initialize_from_config(kv_cache_configs)
+
+        def compile_or_warm_up_model(self) -> Any:
+            on_phase("compile")
+            return super().compile_or_warm_up_model()
+
+    return PhasedExecutor

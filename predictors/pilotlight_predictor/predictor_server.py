@@ -1,0 +1,138 @@
+"""Puts the front together and runs it until SIGTERM: holder, model, server. The heavy half of the composition root.
+
+Must not read the environment: `__main__` does, and imports this once a lease has been asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import signal
+import socket
+from argparse import Namespace
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from pilotlight_engine import model_source
+from pilotlight_engine.boot.assembly import EngineSettings
+from pilotlight_engine.client.child_provider import ChildEngineProvider
+from pilotlight_engine.client.model_engine_provider import ModelEngineProvider
+from pilotlight_engine.client.own_engine import child_provider
+from pilotlight_engine.client.pool_client import connect
+from pilotlight_engine.leasing.engine_holder import EngineHolder, Lending, PhasedProvider
+from pilotlight_engine.leasing.lease_client import Lease, LeaseAsk
+from pilotlight_engine.leasing.lease_provider import CONNECT_DEADLINE_S, LeaseDeadlines, LeasedEngine, LeaseProvider
+from pilotlight_engine.leasing.pool_http import PoolHttp
+from pilotlight_engine.leasing.resume import ResumeLimits
+from pilotlight_predictor.engine_queue import QueueLimits
+from pilotlight_predictor.token_requests import RequestLimits
+from pilotlight_predictor.tokens_model import TokensModel
+from pilotlight_protocol.errors import PilotlightError
+from pilotlight_serving.settings import ServerSettings
+
+Source = Callable[[Namespace], EngineHolder]
+"""Makes the holder of whatever engines the front serves with; called inside the event loop."""
+
+
+def run(args: Namespace, listener: socket.socket, source: Source) -> int:
+    """The process's exit status. Raises EngineMisconfigured when no engine can ever start."""
+    try:
+        status: int = uvloop.run(_serve(args, listener, source))
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
+    return status
+
+
+def own(engine_provider: Callable[[Namespace], PhasedProvider]) -> Source:
+    """An engine of our own, held as long as the process lives."""
+    return lambda args: EngineHolder(engine_provider(args))
+
+
+def child_engines(args: Namespace, environment: Mapping[str, str]) -> ModelEngineProvider:
+    def fetch() -> Path:
+        return model_source.resolve(args.model)
+
+    def provide(model_dir: Path) -> ChildEngineProvider:
+        settings = EngineSettings(
+            model_dir=model_dir,
+            model_name=args.model_name,
+            quantization=args.quantization,
+            engine_args=args.engine_args,
+            loras=args.loras,
+            work_dir=args.work_dir,
+            startup_deadline_s=args.startup_deadline_s,
+        )
+        return child_provider(settings, environment)
+
+    return ModelEngineProvider(fetch, provide)
+
+
+def leased(new_ask: Callable[[float], LeaseAsk], first: tuple[LeaseAsk, Future[Lease]]) -> Source:
+    """Engines of a warm pool, held while there is work. `first`: the ask that is already under way."""
+
+    async def connected(lease: Lease) -> LeasedEngine:
+        return await connect(lease.endpoint, lease.lease_id, lease.secret, deadline_s=CONNECT_DEADLINE_S)
+
+    def holder(args: Namespace) -> EngineHolder:
+        deadlines = LeaseDeadlines(args.startup_deadline_s, args.lease_deadline_s)
+        transport = partial(PoolHttp, args.pool_url, args.pool_key)
+        provider = LeaseProvider(args.model_name, new_ask, deadlines, transport, connected, first)
+        lending = Lending(args.lease_idle_s, args.lease_deadline_s, provider.check_pool, lambda: provider.news)
+        return EngineHolder(provider, lending)
+
+    return holder
+
+
+async def _serve(args: Namespace, listener: socket.socket, source: Source) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    # As PID 1 a signal without a handler is ignored; the server replaces this one when it starts.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    holder = source(args)
+    model = TokensModel(
+        args.model_name,
+        holder,
+        RequestLimits(args.max_prompt_tokens, args.max_output_tokens, args.max_batch, args.max_sequences),
+        QueueLimits(args.max_queue, args.kv_watermark),
+        [name for name, _ in args.loras],
+        ResumeLimits(args.max_resumes, args.resume_deadline_s),
+    )
+    settings = ServerSettings(
+        http_port=args.http_port,
+        max_body_bytes=args.max_body_bytes,
+        max_concurrent_requests=args.max_concurrent_requests,
+        drain_timeout_s=args.drain_timeout_s,
+        model_control=args.model_control == "explicit",
+    )
+    async with _held(holder) as holding:
+        serving = await asyncio.to_thread(importlib.import_module, "pilotlight_serving.server")
+        server = serving.Server(model, settings, listener)
+
+        def end(held: asyncio.Task[None]) -> None:
+            """An engine that can never start ends the process, so that the platform shows why and backs off."""
+            error = None if held.cancelled() else held.exception()
+            if isinstance(error, PilotlightError):
+                server.fail(error.message)
+            else:
+                server.stop()
+
+        holding.add_done_callback(end)
+        status: int = await server.serve(contextlib.nullcontext())
+        if holding.done():
+            await holding
+        return status
+
+
+@contextlib.asynccontextmanager
+async def _held(holder: EngineHolder) -> AsyncIterator[asyncio.Task[None]]:
+    holding = asyncio.create_task(holder.run())
+    try:
+        yield holding
+    finally:
+        holding.cancel()
+        await asyncio.wait({holding})

@@ -1,0 +1,56 @@
+"""The `Server-Timing` header: write one phase, read all of them. Pure. Source: W3C Server Timing."""
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One timed phase of a request."""
+
+    name: str
+    duration_ms: float
+    description: str = ""
+
+
+def format_phase(phase: Phase) -> str:
+    """`activate;dur=12.3;desc="demo-predictor"`."""
+    text = f"{phase.name};dur={phase.duration_ms:.1f}"
+    return f'{text};desc="{phase.description}"' if phase.description else text
+
+
+def parse_phases(headers: Iterable[str]) -> list[Phase]:
+    """Every phase with a duration, in the order of the headers; what cannot be read is left out."""
+    phases = []
+    for entry in ",".join(headers).split(","):
+        name, *parameters = (part.strip() for part in entry.split(";"))
+        values = dict(part.split("=", 1) for part in parameters if "=" in part)
+        try:
+            duration_ms = float(values["dur"].strip('"'))
+        except (KeyError, ValueError):
+            continue
+        if name:
+            phases.append(Phase(name, duration_ms, values.get("desc", "").strip('"')))
+    return phases
+
+
+def parse_server_timing(value: str) -> dict[str, float]:
+    """`queue;dur=1.5, activate;dur=20;desc="p"` to {"queue": 1.5, 'activate;desc="p"': 20.0}; no duration, no entry.
+
+    The description stays with the name: each hop has an `activate` of its own.
+    """
+    phases: dict[str, float] = {}
+    for entry in value.split(","):
+        name, *parameters = (part.strip() for part in entry.split(";"))
+        duration_ms = None
+        for parameter in parameters:
+            key, _, text = parameter.partition("=")
+            if key == "desc":
+                name = f"{name};{parameter}"
+            elif key == "dur":
+                with contextlib.suppress(ValueError):
+                    duration_ms = float(text.strip('"'))
+        if name and duration_ms is not None:
+            phases[name] = duration_ms
+    return phases

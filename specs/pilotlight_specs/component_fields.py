@@ -1,0 +1,146 @@
+"""Reads what predictor and transformer have in common: replicas, concurrency, timeout, canary, annotations.
+
+Turns them into the annotations that KServe puts on the Knative Service, and these into a ScalingSpec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pilotlight_specs.fields import Fields, join_path
+from pilotlight_specs.kpa import KNOWN_KEYS, InvalidScaling, KPAConfig, ScalingSpec, parse_duration_s, resolve_scaling
+from pilotlight_specs.metadata import Metadata
+
+AUTOSCALING = "autoscaling.knative.dev"
+PROGRESS_DEADLINE = "serving.knative.dev/progress-deadline"
+DEFAULT_PROGRESS_DEADLINE_S = 600.0
+DEFAULT_MIN_REPLICAS = 1
+DEFAULT_TIMEOUT_S = 300
+MAX_TIMEOUT_S = 600  # Knative's max-revision-timeout-seconds
+MAX_CONTAINER_CONCURRENCY = 1000  # Knative's container-concurrency-max-limit
+MAX_INT32 = 2**31 - 1
+
+# KServe does not pass these on to the Knative Service: they come from the component's fields or from kubectl.
+_NOT_PROPAGATED = {
+    f"{AUTOSCALING}/min-scale": "minReplicas",
+    f"{AUTOSCALING}/minScale": "minReplicas",
+    f"{AUTOSCALING}/max-scale": "maxReplicas",
+    f"{AUTOSCALING}/maxScale": "maxReplicas",
+    "kubectl.kubernetes.io/last-applied-configuration": "",
+}
+UNSUPPORTED_COMPONENT_FIELDS = {
+    "autoScaling": "it configures KEDA and HPA, which Knative mode does not use",
+    "scaleMetricType": "it configures KEDA and HPA, which Knative mode does not use",
+    "deploymentStrategy": "it is for raw deployments",
+    "batcher": "the batching agent does not run here",
+    "logger": "the logging agent does not run here",
+    "workerSpec": "multi-node pods do not run here",
+    "storageContainerName": "models are mounted by the platform itself",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentFields:
+    """The common part of a component."""
+
+    annotations: tuple[tuple[str, str], ...]
+    scaling: ScalingSpec | None  # None: it has errors
+    container_concurrency: int | None
+    timeout_s: int
+    canary_traffic_percent: int | None
+    progress_deadline_s: float
+    termination_grace_period_s: int
+
+
+def read_component_fields(
+    fields: Fields, metadata: Metadata, runtime_annotations: Mapping[str, str], config: KPAConfig
+) -> ComponentFields:
+    """Read the common fields of `spec.predictor` or `spec.transformer`."""
+    report = fields.report
+    own = fields.text_map("annotations")
+    fields.text_map("labels")
+    concurrency = fields.integer("containerConcurrency", 0, MAX_CONTAINER_CONCURRENCY)
+    timeout_s = fields.integer("timeout", 1, MAX_INT32) or DEFAULT_TIMEOUT_S
+    if timeout_s > MAX_TIMEOUT_S:
+        report.warning(
+            fields.at("timeout"),
+            f"Knative refuses more than max-revision-timeout-seconds ({MAX_TIMEOUT_S}) unless that is raised",
+        )
+    grace_s = fields.integer("terminationGracePeriodSeconds", 0, MAX_INT32)
+    if grace_s is not None:
+        report.warning(
+            fields.at("terminationGracePeriodSeconds"), "Knative refuses it on a cluster and uses the timeout instead"
+        )
+    annotations = dict(runtime_annotations)
+    annotations.update(_propagated(metadata.annotations, Fields(metadata.annotations, "metadata.annotations", report)))
+    annotations.update(_propagated(own, Fields(own, fields.at("annotations"), report)))
+    annotations.update(_scale_annotations(fields))
+    deadline_s = _progress_deadline(annotations, fields)
+    scaling = None
+    try:
+        scaling = resolve_scaling(annotations, concurrency or 0, config, deadline_s)
+    except InvalidScaling as error:
+        for problem in error.problems:
+            report.error(fields.path, problem)
+    return ComponentFields(
+        annotations=tuple(sorted(annotations.items())),
+        scaling=scaling,
+        container_concurrency=concurrency,
+        timeout_s=timeout_s,
+        canary_traffic_percent=fields.integer("canaryTrafficPercent", 0, 100),
+        progress_deadline_s=deadline_s,
+        termination_grace_period_s=timeout_s if grace_s is None else grace_s,
+    )
+
+
+def _propagated(annotations: Mapping[str, str], fields: Fields) -> dict[str, str]:
+    kept = {}
+    for key, value in annotations.items():
+        if key in _NOT_PROPAGATED:
+            if _NOT_PROPAGATED[key]:
+                fields.report.warning(fields.at(key), f"KServe overwrites it; set {_NOT_PROPAGATED[key]} instead")
+            continue
+        if key.startswith(f"{AUTOSCALING}/") and key not in KNOWN_KEYS:
+            fields.report.unknown(fields.at(key))
+        kept[key] = value
+    return kept
+
+
+def _scale_annotations(fields: Fields) -> dict[str, str]:
+    found = {}
+    least = fields.integer("minReplicas", 0, MAX_INT32)
+    most = fields.integer("maxReplicas", 0, MAX_INT32)
+    least = DEFAULT_MIN_REPLICAS if least is None else least
+    if most and most < least:
+        fields.report.error(fields.at("maxReplicas"), f"must be at least minReplicas ({least}), was {most}")
+        most = least
+    found[f"{AUTOSCALING}/min-scale"] = str(least)
+    if most:
+        found[f"{AUTOSCALING}/max-scale"] = str(most)
+    target = fields.integer("scaleTarget", 1, MAX_INT32)
+    if target is not None:
+        found[f"{AUTOSCALING}/target"] = str(target)
+    metric = fields.text("scaleMetric")
+    if metric in ("cpu", "memory"):
+        fields.report.unsupported(fields.at("scaleMetric"), f"{metric} needs the HPA; concurrency is used here")
+    elif metric in ("concurrency", "rps"):
+        found[f"{AUTOSCALING}/metric"] = metric
+    elif metric:
+        fields.report.error(fields.at("scaleMetric"), f"must be cpu, memory, concurrency or rps, was {metric!r}")
+    return found
+
+
+def _progress_deadline(annotations: Mapping[str, str], fields: Fields) -> float:
+    text = annotations.get(PROGRESS_DEADLINE)
+    if text is None:
+        return DEFAULT_PROGRESS_DEADLINE_S
+    try:
+        deadline_s = parse_duration_s(text)
+    except ValueError:
+        deadline_s = 0.0
+    if deadline_s < 1 or not deadline_s.is_integer():
+        path = join_path("metadata.annotations", PROGRESS_DEADLINE)
+        fields.report.error(path, f"must be whole seconds of at least 1s, like 600s, was {text!r}")
+        return DEFAULT_PROGRESS_DEADLINE_S
+    return deadline_s

@@ -1,0 +1,61 @@
+"""Where a component's models come from: URIs and mount paths. No I/O is done here."""
+
+from __future__ import annotations
+
+from pilotlight_specs.desired import MODEL_MOUNT_PATH, ModelMount
+from pilotlight_specs.fields import Fields
+
+_KSERVE_SCHEMES = (
+    "gs",
+    "s3",
+    "pvc",
+    "file",
+    "https",
+    "http",
+    "hdfs",
+    "webhdfs",
+    "oci",
+    "oci+native",
+    "oci+fetch",
+    "hf",
+)
+
+
+def model_mounts(model: Fields) -> tuple[ModelMount, ...]:
+    """The model of `storageUri`, or of `storage` with its parameters."""
+    uri, storage = model.text("storageUri"), model.mapping("storage")
+    if storage is None:
+        return (ModelMount(uri, MODEL_MOUNT_PATH),) if uri else ()
+    if uri:
+        model.report.error(model.at("storage"), "set only one of storageUri and storage")
+    path, parameters = storage.text("path"), storage.text_map("parameters")
+    kind, bucket = parameters.get("type", ""), parameters.get("bucket", "")
+    if storage.text("key"):
+        storage.report.unsupported(storage.at("key"), "the storage-config secret is not read; set storage.parameters")
+    if storage.text("schemaPath"):
+        storage.report.unsupported(storage.at("schemaPath"), "model schemas are not read")
+    storage.finish()
+    if not kind or not bucket:
+        storage.report.error(storage.path, "set parameters.type and parameters.bucket, or use storageUri")
+        return ()
+    return (ModelMount(f"{kind}://{bucket}/{path.lstrip('/')}", MODEL_MOUNT_PATH),)
+
+
+def read_storage_uris(fields: Fields) -> tuple[ModelMount, ...]:
+    """The models of a component's `storageUris`, each with a mount path of its own."""
+    found = []
+    for entry in fields.mappings("storageUris"):
+        uri, mount_path = entry.required_text("uri"), entry.text("mountPath") or MODEL_MOUNT_PATH
+        entry.finish()
+        if not mount_path.startswith("/") or mount_path == "/":
+            entry.report.error(entry.at("mountPath"), f"must be an absolute path below /, was {mount_path!r}")
+        found.append(ModelMount(uri, mount_path.rstrip("/")))
+    return tuple(found)
+
+
+def check_schemes(mounts: tuple[ModelMount, ...], fields: Fields) -> None:
+    """Warn about URIs that only the embedded platform can mount."""
+    for mount in mounts:
+        scheme, separator, _ = mount.uri.partition("://")
+        if separator and scheme not in _KSERVE_SCHEMES:
+            fields.report.warning(fields.path, f"KServe's storage initializer does not know {scheme}:// ({mount.uri})")

@@ -1,0 +1,1 @@
+"""Text and tokens: templates, tokenization, detokenization and API shapes over a source of token streams."""

@@ -1,0 +1,1 @@
+"""From text and conversations to token ids: tokenizer files, chat templates."""

@@ -1,0 +1,286 @@
+"""The agent of one node as `agent_port.AgentPort`: slots, their engine processes, and what it has granted.
+
+Holds the truth about grants: a coordinator that starts anew learns them from `report`. Chooses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from pilotlight_pool.agent.engine_addresses import EngineAddresses
+from pilotlight_pool.agent.engine_instance import Seat, SeatedEngine
+from pilotlight_pool.agent.engine_output import EngineOutput
+from pilotlight_pool.agent.engine_process import EngineProcess
+from pilotlight_pool.agent.model_files import Located, ModelFiles
+from pilotlight_pool.agent.node_models import NodeModels
+from pilotlight_pool.agent.zygote import Zygote
+from pilotlight_pool.agent_port import (
+    EngineEvent,
+    EngineGone,
+    EngineLost,
+    EngineOrder,
+    EngineReady,
+    Grant,
+    Listener,
+    ModelFacts,
+    ModelOrder,
+    SlotFacts,
+    SlotReport,
+    SwapFailed,
+    WorkBegan,
+    WorkEnded,
+)
+from pilotlight_pool.policy.leases.lease_terms import Isolation
+from pilotlight_protocol import engine_frames
+from pilotlight_protocol.engine_frames import Canary, HostConfig, Swapped, SwapRefused
+
+log = logging.getLogger(__name__)
+_GRANT_DEADLINE_S = 10.0
+# Weights to pinned memory; the KV cache is dropped.
+_SLEEP_LEVEL = 1
+_PING_PERIOD_S = 5.0
+# The thread that answers does nothing else: it is late only when the whole process stands still.
+_PING_DEADLINE_S = 15.0
+_CHECK_PERIOD_S = 10.0
+# Longer than any step and any swap: frames are answered in order.
+_CHECK_DEADLINE_S = 90.0
+_MOST_CANARIES = 1024
+_UNSWAPPABLE_S = 600.0
+# Logprobs of one prompt differ in the last bits between a boot and a swap at most; another model's differ by far more.
+_CANARY_TOLERANCE = 0.02
+
+
+class Agent:
+    """`run` until cancelled; then every engine is ended. `addresses`: where engines listen."""
+
+    def __init__(
+        self, name: str, slots: tuple[SlotFacts, ...], files: ModelFiles, zygote: Zygote, addresses: EngineAddresses
+    ) -> None:
+        self.name = name
+        self.slots = slots
+        self._models = NodeModels(files)
+        self._zygote = zygote
+        self._addresses = addresses
+        self._seats = {facts.slot_id: Seat(facts) for facts in slots}
+        self._listener: Listener | None = None
+        # Both by kind of engine: the arguments decide as well as the weights.
+        self._canaries: dict[tuple[str, str], Canary] = {}
+        self._unswappable: dict[tuple[str, str], float] = {}
+
+    def zygote_ready_in_s(self) -> float:
+        return self._zygote.ready_in_s()
+
+    def listen(self, listener: Listener) -> None:
+        self._listener = listener
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._zygote.run(), name="zygote")
+                tasks.create_task(self._asking(EngineProcess.ping, _PING_PERIOD_S, _PING_DEADLINE_S), name="pings")
+                tasks.create_task(self._asking(EngineProcess.check, _CHECK_PERIOD_S, _CHECK_DEADLINE_S), name="checks")
+        finally:
+            self._listener = None
+            for engine in [engine for seat in self._seats.values() for engine in seat.engines()]:
+                engine.let_go()
+                if engine.process is not None:
+                    engine.process.kill()
+            await self._models.close()
+
+    async def peek(self, order: ModelOrder) -> ModelFacts | None:
+        facts = await self._models.peek(order)
+        return self._as_proven(facts) if facts is not None else None
+
+    async def describe(self, order: ModelOrder) -> ModelFacts:
+        return self._as_proven(await self._models.describe(order))
+
+    def _as_proven(self, facts: ModelFacts) -> ModelFacts:
+        until_s = self._unswappable.get(facts.kind)
+        if until_s is not None and time.monotonic() < until_s:
+            return msgspec.structs.replace(facts, swappable=False)
+        return facts
+
+    async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
+        seat, began_s = self._seats[slot_id], time.monotonic()
+        located, lease = await self._models.hold(order, deadline_s)
+        seat.booted += 1
+        seat.engine = engine = SeatedEngine(seat.booted, order, lease)
+        try:
+            fetched_s = time.monotonic()
+            await self._zygote.wait_ready()
+            forking_s = time.monotonic()
+            process = await self._fork(seat, engine, located)
+            booting_s = time.monotonic()
+            booted = await process.booted(max(1.0, began_s + deadline_s - booting_s))
+        except (EngineGone, asyncio.CancelledError):
+            await self.stop(slot_id)
+            raise
+        engine.endpoint = booted.endpoint
+        self._remember_canary(order.facts.kind, booted.canary)
+        phases_s = {
+            "fetch": fetched_s - began_s,
+            "zygote": forking_s - fetched_s,
+            "request": booting_s - forking_s,
+            **booted.info.boot_phases_s,
+        }
+        return EngineReady(engine.incarnation, phases_s.get("load", 0.0), phases_s["zygote"], phases_s)
+
+    async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
+        engine = self._seats[slot_id].awake
+        located, lease = await self._models.hold(order, deadline_s)
+        engine.generation += 1
+        frame = engine_frames.Swap(
+            engine.generation, str(located.folder), order.model_name, list(order.model.loras), drain_s=0.0
+        )
+        try:
+            answer = await engine.living.swap(frame, deadline_s)
+            if isinstance(answer, SwapRefused):
+                raise SwapFailed(f"refused: {answer.reason}")
+            self._check_canary(order.facts.kind, answer)
+        except SwapFailed:
+            # Boot it the next time: what failed once would fail again, and every try costs an engine.
+            self._unswappable[order.facts.kind] = time.monotonic() + _UNSWAPPABLE_S
+            if lease is not None:
+                lease.release()
+            raise
+        except (EngineGone, asyncio.CancelledError):
+            if lease is not None:
+                lease.release()
+            raise
+        engine.exchange(order, lease)
+        return EngineReady(engine.incarnation, answer.phases_s.get("weights", 0.0), 0.0, answer.phases_s)
+
+    async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
+        seat = self._seats[slot_id]
+        engine = seat.awake
+        frame = engine_frames.Grant(grant.lease_id, grant.secret_sha256, grant.tenant, grant.model_name)
+        seat.grant, seat.granted_s = grant, time.monotonic()
+        engine.tenant, engine.isolation = tenant, isolation
+        await engine.living.grant(frame, _GRANT_DEADLINE_S)
+        return engine.endpoint
+
+    async def revoke(self, slot_id: str, lease_id: str, reason: str, deadline_s: float) -> None:
+        seat = self._seats[slot_id]
+        await seat.awake.living.revoke(engine_frames.Revoke(lease_id, reason), deadline_s)
+        if seat.grant is not None and seat.grant.lease_id == lease_id:
+            seat.grant = None
+
+    async def stop(self, slot_id: str) -> None:
+        seat = self._seats[slot_id]
+        engine, seat.engine, seat.grant = seat.engine, None, None
+        if engine is not None:
+            await engine.end()
+
+    async def sleep(self, slot_id: str, deadline_s: float) -> None:
+        seat = self._seats[slot_id]
+        engine = seat.awake
+        await engine.living.sleep(engine_frames.Sleep(_SLEEP_LEVEL), deadline_s)
+        seat.engine, seat.grant = None, None
+        seat.asleep[engine.incarnation] = engine
+
+    async def wake(self, slot_id: str, incarnation: int, deadline_s: float) -> EngineReady:
+        seat, began_s = self._seats[slot_id], time.monotonic()
+        engine = seat.asleep.pop(incarnation, None)
+        if engine is None:
+            raise EngineGone("that engine sleeps here no more")
+        seat.engine = engine
+        await engine.living.wake(engine_frames.Wake(), deadline_s)
+        return EngineReady(engine.incarnation, 0.0, 0.0, {"wake": time.monotonic() - began_s})
+
+    async def discard(self, slot_id: str, incarnation: int) -> None:
+        engine = self._seats[slot_id].asleep.pop(incarnation, None)
+        if engine is not None:
+            await engine.end()
+
+    async def report(self) -> tuple[SlotReport, ...]:
+        return tuple(seat.report() for seat in self._seats.values())
+
+    async def _asking(
+        self, ask: Callable[[EngineProcess, float], Awaitable[None]], period_s: float, deadline_s: float
+    ) -> None:
+        """Find engines that do not answer any more: `ask` kills them, and their loss is told as any other."""
+        while True:
+            await asyncio.sleep(period_s)
+            serving = [engine for seat in self._seats.values() for engine in seat.engines() if engine.endpoint]
+            processes = [engine.process for engine in serving if engine.process is not None]
+            await asyncio.gather(*(_asked(ask(process, deadline_s)) for process in processes))
+
+    async def _fork(self, seat: Seat, engine: SeatedEngine, located: Located) -> EngineProcess:
+        facts, order = seat.facts, engine.order
+        config = HostConfig(
+            slot=facts.slot_id,
+            listen=self._addresses.next(facts.device, engine.incarnation),
+            model_dir=str(located.folder),
+            model_name=order.model_name,
+            engine_args=_arguments(order, facts),
+            quantization=order.model.quantization,
+            loras=list(order.model.loras),
+            device=facts.device,
+            cpus=facts.cpus or None,
+            memory_bytes=facts.memory_bytes,
+        )
+        output, output_fd = await EngineOutput.open(facts.slot_id)
+        process = EngineProcess(
+            output,
+            on_lost=lambda reason: self._lost(seat, engine, reason),
+            on_work=lambda busy: self._work(seat, engine, busy),
+        )
+        engine.process = process
+        ours, theirs = socket.socketpair()
+        with theirs, open(output_fd, "wb", buffering=0):  # noqa: ASYNC230, PTH123  (closes the descriptor, nothing else)
+            ours.setblocking(False)
+            await asyncio.get_running_loop().create_connection(lambda: process, sock=ours)
+            try:
+                self._zygote.fork(config, process, theirs, output_fd)
+            except EngineGone as error:
+                process.not_started(str(error))
+                raise
+        return process
+
+    def _lost(self, seat: Seat, engine: SeatedEngine, reason: str) -> None:
+        engine.endpoint, engine.busy = "", False
+        if seat.engine is engine:
+            seat.grant = None
+        elif seat.asleep.pop(engine.incarnation, None) is not None:
+            engine.let_go()
+        self._tell(EngineLost(seat.facts.slot_id, engine.incarnation, reason))
+
+    def _work(self, seat: Seat, engine: SeatedEngine, busy: bool) -> None:
+        engine.busy = busy
+        if seat.engine is engine and seat.grant is not None:
+            kind = WorkBegan if busy else WorkEnded
+            self._tell(kind(seat.facts.slot_id, seat.grant.lease_id))
+
+    def _tell(self, event: EngineEvent) -> None:
+        if self._listener is not None:
+            self._listener(event)
+
+    def _remember_canary(self, kind: tuple[str, str], canary: Canary) -> None:
+        if len(self._canaries) >= _MOST_CANARIES:
+            del self._canaries[next(iter(self._canaries))]
+        self._canaries[kind] = canary
+
+    def _check_canary(self, kind: tuple[str, str], swapped: Swapped) -> None:
+        """A swapped engine must say what a booted one said, where that is known. Raises SwapFailed."""
+        expected, found = self._canaries.get(kind), swapped.canary
+        if expected is None:
+            return
+        if expected.token_id != found.token_id or abs(expected.logprob - found.logprob) > _CANARY_TOLERANCE:
+            raise SwapFailed(f"its first token is {found}, a freshly booted engine's was {expected}")
+
+
+async def _asked(question: Awaitable[None]) -> None:
+    with contextlib.suppress(EngineGone):
+        await question
+
+
+def _arguments(order: EngineOrder, facts: SlotFacts) -> dict[str, str]:
+    """An engine can be put to sleep only where it was booted for it."""
+    return {**order.model.engine_args, **({"enable_sleep_mode": "true"} if facts.sleepers else {})}

@@ -1,0 +1,101 @@
+"""What an agent remembers of a slot: the engine that is awake in it, those that sleep, and what it has granted."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pilotlight_pool.agent.engine_process import EngineProcess
+from pilotlight_pool.agent_port import EngineGone, EngineOrder, Grant, SleeperReport, SlotFacts, SlotReport
+from pilotlight_pool.policy.leases.lease_terms import Isolation
+from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_store import Lease
+
+
+@dataclass
+class SeatedEngine:
+    """One engine process. `process` is None until it is forked, `endpoint` "" until it serves and once it is lost;
+    `busy` is the engine's own word, `generation` counts its swaps."""
+
+    incarnation: int
+    order: EngineOrder
+    store_lease: Lease | None = field(repr=False)
+    process: EngineProcess | None = None
+    generation: int = 0
+    endpoint: str = ""
+    tenant: str = ""
+    isolation: Isolation = "shared"
+    busy: bool = False
+
+    @property
+    def living(self) -> EngineProcess:
+        if self.process is None:
+            raise EngineGone("there is no engine process yet")
+        return self.process
+
+    def exchange(self, order: EngineOrder, store_lease: Lease | None) -> None:
+        """It holds another model's weights from now on."""
+        self.let_go()
+        self.order, self.store_lease = order, store_lease
+
+    def let_go(self) -> None:
+        """The store may evict its model."""
+        if self.store_lease is not None:
+            self.store_lease.release()
+            self.store_lease = None
+
+    async def end(self) -> None:
+        """Gently if it hears it; returns when its memory is free."""
+        self.let_go()
+        if self.process is not None:
+            await self.process.end()
+
+
+@dataclass
+class Seat:
+    """One slot; `engine` None while it is empty. `booted` numbers its processes, `asleep` has them by that number."""
+
+    facts: SlotFacts
+    engine: SeatedEngine | None = None
+    asleep: dict[int, SeatedEngine] = field(default_factory=dict)
+    booted: int = 0
+    grant: Grant | None = None
+    granted_s: float = 0.0
+
+    @property
+    def awake(self) -> SeatedEngine:
+        """Raises EngineGone while the slot is empty."""
+        if self.engine is None:
+            raise EngineGone("there is no engine in this slot")
+        return self.engine
+
+    def engines(self) -> tuple[SeatedEngine, ...]:
+        awake = () if self.engine is None else (self.engine,)
+        return (*awake, *self.asleep.values())
+
+    def report(self) -> SlotReport:
+        slot_id, engine = self.facts.slot_id, self.engine
+        sleeping = tuple(
+            SleeperReport(each.incarnation, each.order, each.tenant, each.isolation) for each in self.asleep.values()
+        )
+        if engine is None:
+            return SlotReport(slot_id, SlotState.EMPTY, self.booted, sleeping=sleeping)
+        if not engine.endpoint:
+            return SlotReport(slot_id, SlotState.FAILED, engine.incarnation, engine.order, sleeping=sleeping)
+        grant = self.grant
+        if grant is not None:
+            grant = msgspec.structs.replace(grant, held_s=time.monotonic() - self.granted_s)
+        return SlotReport(
+            slot_id,
+            SlotState.IDLE if grant is None else SlotState.LEASED,
+            engine.incarnation,
+            engine.order,
+            engine.tenant,
+            engine.isolation,
+            grant,
+            idle=not engine.busy,
+            endpoint=engine.endpoint,
+            sleeping=sleeping,
+        )

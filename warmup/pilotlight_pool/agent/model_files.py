@@ -1,0 +1,318 @@
+"""From a model's URI to a folder, a fingerprint and a tier. Blocking: called in threads.
+
+Folders (a path, `file://`, `bundled://`) are served where they are; everything else goes through the store, under a
+store lease for as long as an engine holds it. What was read of a model is kept per identity: a folder's is its files'
+names, sizes and times, a stored model's its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from pilotlight_models import bundled_model_path
+from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
+from pilotlight_pool.policy.placement.prediction import Tier
+from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
+from pilotlight_protocol.fingerprint import architecture_hash, engine_fingerprint
+from pilotlight_protocol.manifest import ManifestFile
+from pilotlight_protocol.model_uri import BundledModel, Folder, parse_model_uri
+from pilotlight_store import Lease, Progress, Store
+from pilotlight_store.errors import VerificationFailed
+from pilotlight_store.published import page_cache
+from pilotlight_store.published.checkpoint import inventory, quantization_of
+
+PROVEN_SWAPS = frozenset({("none", "cpu"), ("awq", "cpu")})
+"""(quantization, device kind) whose swap is proven by tests; the engine host has the same list and the last word."""
+
+_Value = TypeVar("_Value")
+_REMEMBERED = 1024
+_RESOLUTION_KEPT_S = 300.0
+_TIER_KEPT_S = 2.0
+_RESIDENT_SHARE = 0.99
+_ENGINE_BYTES = {"cpu": 1536 * 2**20, "cuda": 2 * 2**30}  # process and device context, without weights and KV cache
+_LEAST_KV_BYTES = 256 * 2**20
+_WHOLE_NUMBER = re.compile(r"[1-9][0-9]{0,18}")
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """`device`: `cpu` or `cuda`; `vllm_version` as installed where the engines run. `kv_cache_bytes`: of every engine,
+    whatever its arguments say; None where they decide."""
+
+    device: str
+    vllm_version: str
+    kv_cache_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model on this node. `digest` where the store has it, "" for a folder; `files` are its weights."""
+
+    identity: str
+    folder: Path
+    digest: str
+    files: tuple[Path, ...]
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    hash: str
+    quantization: str
+
+
+class ModelFiles:
+    """Thread-safe. `store` None: only folders are served. `roots`: folders outside of these are not, whatever links
+    lead there; the bundled models always are."""
+
+    def __init__(self, store: Store | None, node: NodeFacts, roots: Sequence[Path] = (Path("/"),)) -> None:
+        self._roots = [root.resolve() for root in roots]
+        self._store = store
+        self._node = node
+        self._lock = threading.Lock()
+        self._architectures: OrderedDict[str, _Architecture] = OrderedDict()
+        self._contents: OrderedDict[str, str] = OrderedDict()
+        self._digests: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._tiers: OrderedDict[str, tuple[Tier, float]] = OrderedDict()
+
+    def _within_roots(self, located: Located, uri: str) -> Located:
+        if not uri.startswith("bundled://"):
+            for path in (located.folder, *located.files, located.folder / "config.json"):
+                if not any(path.resolve().is_relative_to(root) for root in self._roots):
+                    raise Forbidden(f"{uri} is not a folder this pool serves from (--model_root)")
+        return located
+
+    def fetch(self, uri: str, cancel: threading.Event, report: Callable[[Progress], None]) -> None:
+        """Have the store fetch what the source has now; `known` knows it then for a while. Takes minutes. Raises
+        PilotlightError (400, 403, 404, 499, 502, 503, 507)."""
+        lease, model = self._stored(uri).acquire(uri, cancel=cancel, on_progress=report)
+        lease.release()
+        with self._lock:
+            _remember(self._digests, uri, (model.digest, time.monotonic() + _RESOLUTION_KEPT_S))
+
+    def known(self, order: ModelOrder) -> ModelFacts | None:
+        """What the model is; None where its source has to be asked first. Nothing is fetched here or below. Raises
+        PilotlightError, InvalidInput for a folder that is no model."""
+        if _folder(order.uri) is not None:
+            return self._describe(order, self._in_place(order.uri))
+        with self._lock:
+            digest, until_s = self._digests.get(order.uri, ("", 0.0))
+        if not digest or time.monotonic() >= until_s:
+            return None
+        try:
+            return self._described_and_released(order, self._stored(order.uri).lease(digest))
+        except ModelNotFound:
+            return None
+
+    def peek(self, order: ModelOrder) -> ModelFacts | None:
+        """`known`, but a copy that has become old counts."""
+        if _folder(order.uri) is not None:
+            return self.known(order)
+        lease = self._stored(order.uri).last_fetched(order.uri)
+        return self._described_and_released(order, lease) if lease is not None else None
+
+    def hold(self, order: EngineOrder) -> tuple[Located, Lease | None]:
+        """The model as it was described, kept from eviction while an engine serves it; None for a folder.
+
+        Raises ModelNotFound where it is not here (any more), or is another one.
+        """
+        lease = self._kept(order)
+        try:
+            located = self._in_place(order.model.uri) if lease is None else _located(lease.path, lease.digest)
+            if self._describe(order.model, located).key != order.facts.key:
+                raise ModelNotFound(f"{order.model.uri} has changed since it was asked for: ask again")
+        except BaseException:
+            if lease is not None:
+                lease.release()
+            raise
+        return located, lease
+
+    def _kept(self, order: EngineOrder) -> Lease | None:
+        uri = order.model.uri
+        if _folder(uri) is not None:
+            return None
+        # With adapters the key is more than the digest.
+        lease = self._stored(uri).last_fetched(uri) if order.model.loras else self._stored(uri).lease(order.facts.key)
+        if lease is None:
+            raise ModelNotFound(f"{uri} has been evicted")
+        return lease
+
+    def _in_place(self, uri: str) -> Located:
+        folder = _folder(uri)
+        assert folder is not None  # whoever calls has looked
+        located = self._within_roots(_located(folder, ""), uri)
+        return self._by_content(located) if uri.startswith("bundled://") else located
+
+    def _described_and_released(self, order: ModelOrder, lease: Lease) -> ModelFacts:
+        try:
+            return self._describe(order, _located(lease.path, lease.digest))
+        finally:
+            lease.release()
+
+    def _describe(self, order: ModelOrder, located: Located) -> ModelFacts:
+        architecture = self._architecture(located)
+        adapters = [
+            (name, self._within_roots(_located(_adapter_folder(path), ""), path).identity) for name, path in order.loras
+        ]
+        arguments: dict[str, object] = dict(order.engine_args)
+        if adapters:
+            arguments |= {"enable_lora": True, "max_lora_rank": max(_rank(path) for _, path in order.loras)}
+        quantization = order.quantization if order.quantization != "auto" else architecture.quantization
+        by_argument = order.engine_args.get("quantization")
+        arguments["quantization"] = quantization if by_argument is None else [quantization, by_argument]
+        fingerprint = engine_fingerprint(
+            architecture.hash,
+            engine_arguments=arguments,
+            vllm_version=self._node.vllm_version,
+            device=self._node.device,
+        )
+        return ModelFacts(
+            key=_hash([located.identity, adapters]) if adapters else located.identity,
+            fingerprint=fingerprint,
+            quantization=by_argument or quantization,
+            weights_bytes=located.weights_bytes,
+            memory_bytes=located.weights_bytes + _ENGINE_BYTES[self._node.device] + _kv_bytes(order, self._node),
+            tier=self.tier(located),
+            swappable=(by_argument or quantization, self._node.device) in PROVEN_SWAPS,
+        )
+
+    def tier(self, located: Located) -> Tier:
+        """Measured, and believed for two seconds."""
+        now_s = time.monotonic()
+        with self._lock:
+            known = self._tiers.get(located.identity)
+        if known is not None and now_s < known[1]:
+            return known[0]
+        resident = sum(page_cache.resident_bytes(path) for path in located.files)
+        tier: Tier = "ram" if resident >= _RESIDENT_SHARE * located.weights_bytes else "disk"
+        with self._lock:
+            _remember(self._tiers, located.identity, (tier, now_s + _TIER_KEPT_S))
+        return tier
+
+    def _stored(self, uri: str) -> Store:
+        if self._store is None:
+            raise InvalidInput(f"{uri}: this pool has no store; start it with --store, or give a folder")
+        return self._store
+
+    def _by_content(self, located: Located) -> Located:
+        """Known by what is in it: every node has its own copy of an installed package's files, with its own times."""
+        with self._lock:
+            known = self._contents.get(located.identity)
+        if known is None:
+            files = sorted(path for path in located.folder.iterdir() if path.is_file())
+            known = _hash([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+            with self._lock:
+                _remember(self._contents, located.identity, known)
+        return replace(located, identity=known)
+
+    def _architecture(self, located: Located) -> _Architecture:
+        with self._lock:
+            known = self._architectures.get(located.identity)
+        if known is not None:
+            return known
+        read = _read_architecture(located)
+        with self._lock:
+            _remember(self._architectures, located.identity, read)
+        return read
+
+
+def _folder(uri: str) -> Path | None:
+    """Where the model lies on this machine, None when the store has to fetch it."""
+    match parse_model_uri(uri):
+        case BundledModel(name):
+            try:
+                return bundled_model_path(name)
+            except LookupError as error:
+                raise ModelNotFound(str(error)) from error
+        case Folder(path):
+            if not path.startswith("/"):
+                raise InvalidInput(f"{uri!r} is neither a URI nor an absolute path")
+            return Path(path)
+    return None
+
+
+def _located(folder: Path, digest: str) -> Located:
+    try:
+        found = sorted((path, path.stat()) for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise ModelNotFound(f"{folder}: {error.strerror or error}") from error
+    weights = [(path, facts) for path, facts in found if path.suffix == ".safetensors"]
+    if not weights:
+        raise InvalidInput(f"{folder} holds no safetensors weights; pickled ones are refused, convert the model first")
+    identity = digest or _hash(
+        [str(folder.resolve()), [[path.name, facts.st_size, facts.st_mtime_ns, facts.st_ino] for path, facts in found]]
+    )
+    return Located(
+        identity, folder, digest, tuple(path for path, _ in weights), sum(facts.st_size for _, facts in weights)
+    )
+
+
+def _read_architecture(located: Located) -> _Architecture:
+    try:
+        config = json.loads((located.folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{located.folder}: config.json cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise InvalidInput(f"{located.folder}: config.json is no JSON object")
+    names = {path.name for path in located.folder.iterdir()}
+    files: Sequence[ManifestFile] = [ManifestFile(path.name, path.stat().st_size, "") for path in located.files]
+    try:
+        tensors = inventory(located.folder, files)
+    except VerificationFailed as error:
+        raise InvalidInput(f"{located.folder}: {error.message}") from error
+    quantization = quantization_of(config, names)
+    return _Architecture(architecture_hash(config, tensors, quantization), quantization)
+
+
+def _adapter_folder(path: str) -> Path:
+    folder = _folder(path)
+    if folder is None:
+        raise InvalidInput(f"adapter {path!r} is not a folder of this node")
+    return folder
+
+
+def _rank(path: str) -> int:
+    try:
+        return int(json.loads((_adapter_folder(path) / "adapter_config.json").read_bytes())["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path}: adapter_config.json gives no rank: {error}") from error
+
+
+def kv_cache_bytes(device: str, environment: Mapping[str, str]) -> int | None:
+    """NodeFacts' from the environment of engines: vLLM's VLLM_CPU_KVCACHE_SPACE, in GiB. Raises InvalidInput."""
+    space = environment.get("VLLM_CPU_KVCACHE_SPACE", "")
+    if device != "cpu" or not space:
+        return None
+    if not _WHOLE_NUMBER.fullmatch(space):
+        raise InvalidInput(f"VLLM_CPU_KVCACHE_SPACE must be whole GiB such as 1, not {space!r}")
+    return int(space) * 2**30
+
+
+def _kv_bytes(order: ModelOrder, node: NodeFacts) -> int:
+    asked = order.engine_args.get("kv_cache_memory_bytes")
+    if asked is not None and not _WHOLE_NUMBER.fullmatch(asked):
+        # vLLM would also read 64G: counted as nothing, it would step over its slot.
+        raise InvalidInput(f"engine argument 'kv_cache_memory_bytes' must be bytes in digits, not {asked!r}")
+    if node.kv_cache_bytes is not None:
+        return node.kv_cache_bytes
+    return int(asked) if asked is not None else _LEAST_KV_BYTES
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _remember(known: OrderedDict[str, _Value], key: str, value: _Value) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > _REMEMBERED:
+        known.popitem(last=False)

@@ -1,0 +1,71 @@
+"""The models of this node for its agent: what is here is looked up at once, what is not is fetched beside that.
+
+Look-ups have a few threads that never wait for a network; downloads have theirs (`model_fetches`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from pilotlight_pool.agent.model_fetches import ModelFetches
+from pilotlight_pool.agent.model_files import Located, ModelFiles
+from pilotlight_pool.agent_port import EngineGone, EngineOrder, ModelFacts, ModelOrder
+from pilotlight_protocol.errors import ModelNotFound, PilotlightError, Unavailable
+from pilotlight_store import Lease
+
+_LOOK_UPS_AT_ONCE = 4
+# A stored model whose source answers later than this is served as it is here.
+_REFRESH_PATIENCE_S = 5.0
+_Order = TypeVar("_Order")
+_Result = TypeVar("_Result")
+
+
+class NodeModels:
+    """`close` ends the downloads. `peek` and `describe`: see `agent_port.AgentPort`."""
+
+    def __init__(self, files: ModelFiles) -> None:
+        self._files = files
+        self._fetches = ModelFetches(files.fetch)
+        self._look_ups = ThreadPoolExecutor(_LOOK_UPS_AT_ONCE, "look-up")
+
+    async def peek(self, order: ModelOrder) -> ModelFacts | None:
+        return await self._look_up(self._files.peek, order)
+
+    async def describe(self, order: ModelOrder) -> ModelFacts:
+        facts = await self._look_up(self._files.known, order)
+        if facts is not None:
+            return facts
+        here = await self._look_up(self._files.peek, order)
+        if here is None:
+            await self._fetches.fetch(order.uri)
+        else:
+            await self._fetches.refresh(order.uri, _REFRESH_PATIENCE_S)
+        facts = await self._look_up(self._files.known, order) or here
+        if facts is None:
+            raise Unavailable(f"{order.uri} was evicted at once: the store has too little room", retry_after_s=5.0)
+        return facts
+
+    async def hold(self, order: EngineOrder, deadline_s: float) -> tuple[Located, Lease | None]:
+        """The model as it was described, fetched again where it was evicted since. Raises EngineGone where it has
+        changed or gone."""
+        try:
+            try:
+                return await self._look_up(self._files.hold, order)
+            except ModelNotFound:
+                async with asyncio.timeout(deadline_s):
+                    await self.describe(order.model)
+            return await self._look_up(self._files.hold, order)
+        except PilotlightError as error:
+            raise EngineGone(f"the model cannot be read any more: {error.message}") from error
+        except TimeoutError as error:
+            raise EngineGone(f"{order.model.uri} was not fetched again within {deadline_s:g} s") from error
+
+    async def close(self) -> None:
+        self._look_ups.shutdown(wait=False, cancel_futures=True)
+        await self._fetches.close()
+
+    async def _look_up(self, look: Callable[[_Order], _Result], order: _Order) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._look_ups, look, order)

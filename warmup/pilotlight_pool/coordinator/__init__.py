@@ -1,0 +1,17 @@
+"""The coordinator: leases in, engines out. Decides with `policy`, acts through `agent_port`.
+
+module         is responsible for
+lease_bodies   the JSON of the lease API
+pool           the one state (ledger, queue, predictions, worth) and every step that changes it
+dispatch       who is next and where: fair order, preemption, placement
+agent_registry who the agents are, who is away, and the drivers of their slots
+model_search   what the agents know of a model, and where its weights are
+slot_driver    one task per slot: brings it from what it is to what its lease needs
+warm_orders    what tenants want held warm: prewarm calls and schedules
+keep_alive_controller what idle engines are kept for, stopped for, or booted ahead for
+lease_service  the holders' side: ask, poll, renew, release
+reported_state what an agent reports, in the ledger's words
+metrics        Prometheus metrics
+http_api       the routes
+coordinator    puts these together and owns their tasks
+"""

@@ -1,0 +1,242 @@
+"""Puts the coordinator together and owns its tasks: one dispatcher, one ticker; the roster's drivers run beside them.
+
+Everything happens in one event loop and every step on the pool is synchronous, so there are no locks. A task that
+fails ends `run`, and with it the process: engines end with their agent, and whoever supervises starts afresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pilotlight_pool.agent_port import AgentPort, EngineOrder, ModelOrder
+from pilotlight_pool.coordinator.agent_registry import Roster
+from pilotlight_pool.coordinator.dispatch import Dispatch
+from pilotlight_pool.coordinator.keep_alive_controller import LoadAhead, Warmth
+from pilotlight_pool.coordinator.lease_bodies import LeaseLine, ModelLine, PrewarmRequest, SlotLine
+from pilotlight_pool.coordinator.lease_service import Desk
+from pilotlight_pool.coordinator.metrics import Exposition
+from pilotlight_pool.coordinator.model_search import Found, find
+from pilotlight_pool.coordinator.pool import Pool, PoolPolicy
+from pilotlight_pool.coordinator.slot_driver import DriverSettings
+from pilotlight_pool.coordinator.warm_orders import WarmKey, WarmOrder
+from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
+from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
+from pilotlight_pool.policy.leases import access
+from pilotlight_pool.policy.leases.access import Caller
+from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_terms import Isolation
+from pilotlight_pool.policy.leases.presence import Applicant, PresenceSpec, Taken
+from pilotlight_protocol.errors import Unavailable
+
+log = logging.getLogger(__name__)
+_TICK_S = 0.2
+_UNUSED_S = 1.0
+_SWEEP_EVERY = 50
+_KNOWN_MODELS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorSettings:
+    """`settle_s`: for so long after the start a lease that nobody knows may be one whose agent has yet to register, and
+    a model that is too large may fit such an agent's slot. `agent_grace_s`: how long a request waits for a first agent.
+    """
+
+    policy: PoolPolicy = field(default_factory=PoolPolicy)
+    driver: DriverSettings = field(default_factory=DriverSettings)
+    keep_alive: KeepAliveSpec = field(default_factory=KeepAliveSpec)
+    forecast: ForecastSpec = field(default_factory=ForecastSpec)
+    isolation: Isolation = "shared"
+    presence: PresenceSpec = field(default_factory=PresenceSpec)
+    settle_s: float = 0.0
+    agent_grace_s: float = 10.0
+
+
+class Coordinator:
+    """`attach` agents, then `run` until cancelled. `desk` is the holders' side."""
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self.pool = Pool(settings.policy, clock)
+        self.exposition = Exposition(self.pool)
+        self.roster = Roster(self.pool, self.exposition, settings.driver, settings.presence, int(unix_clock() * 1000))
+        settled_at_s = clock() + settings.settle_s
+        self.desk = Desk(self.pool, self.describe, self.exposition, settings.isolation, settled_at_s)
+        self._known: dict[tuple[str, str], EngineOrder] = {}
+        self._dispatch = Dispatch(self.pool, self.roster.drivers, settled_at_s)
+        self._warmth = Warmth(self.pool, self._dispatch, settings.keep_alive, settings.forecast, unix_clock)
+        self._wake = asyncio.Event()
+        self.pool.on_change.append(self._on_change)
+
+    async def run(self, agents: list[AgentPort]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            self.roster.start(tasks)
+            for agent in agents:
+                await self.attach(agent)
+            tasks.create_task(self._dispatching(), name="dispatch")
+            tasks.create_task(self._ticking(), name="ticker")
+
+    async def attach(self, agent: AgentPort) -> None:
+        """Take over the slots of an agent of this process as they are."""
+        verdict = self.roster.register(Applicant(agent.name, "", frozenset(slot.slot_id for slot in agent.slots)))
+        assert isinstance(verdict, Taken), verdict  # nobody else has its name
+        agent.listen(self.roster.hear)
+        self.roster.take_over(agent, await agent.report())
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no more leases; return when none holds a slot any more, or after the deadline."""
+        self.desk.close()
+        changed = asyncio.Event()
+        self.pool.on_change.append(changed.set)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                while any(slot.lease_id is not None for slot in self.pool.ledger.slots.values()):
+                    await changed.wait()
+                    changed.clear()
+
+    async def describe(self, order: ModelOrder) -> Found:
+        """Waits a while for a first agent. Raises PilotlightError."""
+        try:
+            async with asyncio.timeout(self._settings.agent_grace_s):
+                await self.roster.arrived.wait()
+        except TimeoutError:
+            raise Unavailable("no agent has registered with this coordinator", retry_after_s=5.0) from None
+        found = await find(self.roster.agents(), order)
+        self._known[found.facts.kind] = EngineOrder(order, found.facts, "")
+        if len(self._known) > _KNOWN_MODELS:
+            del self._known[next(iter(self._known))]
+        return found
+
+    async def prewarm(self, asked: PrewarmRequest, caller: Caller) -> ModelLine:
+        """A tenant hears of its own orders alone, and not of slots. Raises what `WarmOrders` and `describe` raise, and
+        Forbidden as `Desk.request` does."""
+        tenant = access.tenant_of(caller, asked.tenant)
+        access.check_order(caller, [asked.model, *(path for _, path in asked.loras)], asked.engine_args)
+        model = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
+        order = EngineOrder(model, (await self.describe(model)).facts, asked.model_name)
+        warm = WarmOrder(order, tenant, asked.isolation or self._settings.isolation)
+        if asked.schedule is not None:
+            self.pool.warm_orders.schedule(warm, asked.schedule)
+        else:
+            self.pool.warm_orders.hold(warm, self.pool.now_s() + asked.hold_s)
+        self.keep_warm()
+        line = self._model_line(order, [warm.key])
+        return line if caller.operator else msgspec.structs.replace(line, loaded_in=())
+
+    def leases(self) -> list[LeaseLine]:
+        now_s = self.pool.now_s()
+        lines: list[LeaseLine] = []
+        for lease_id, lease in self.pool.ledger.leases.items():
+            record, wish = self.pool.records[lease_id], lease.wish
+            lines.append(
+                LeaseLine(
+                    lease_id, wish.tenant, wish.model, record.order.model_name, wish.priority,
+                    wish.isolation, lease.state, now_s - record.asked_s, lease.slot_id,
+                    record.path, record.eta_s, record.reasons,
+                )
+            )  # fmt: skip
+        return lines
+
+    def slots(self) -> list[SlotLine]:
+        now_s = self.pool.now_s()
+        lines: list[SlotLine] = []
+        for slot_id, slot in self.pool.ledger.slots.items():
+            facts, engine, driver = self.pool.slots[slot_id], slot.engine, self.roster.drivers[slot_id]
+            lines.append(
+                SlotLine(
+                    slot_id, driver.agent_name, facts.device, facts.memory_bytes, facts.cpus, slot.state,
+                    now_s - slot.since_s, engine.model if engine else None, engine.fingerprint if engine else None,
+                    engine.tenant if engine else None, slot.lease_id, driver.busy_left_s(now_s),
+                    tuple(sleeper.model for sleeper in slot.sleeping), self.pool.absent.get(slot_id, ""),
+                )
+            )  # fmt: skip
+        return lines
+
+    def models(self) -> list[ModelLine]:
+        return [self._model_line(order, self.pool.warm_orders.of_kind(kind)) for kind, order in self._known.items()]
+
+    def _model_line(self, order: EngineOrder, warm: Sequence[WarmKey]) -> ModelLine:
+        facts, slots = order.facts, self.pool.ledger.slots.values()
+        orders = self.pool.warm_orders
+        until_s = max((until_s for key in warm if (until_s := orders.held_until_s(key)) is not None), default=None)
+        return ModelLine(
+            order.model.uri, facts.key, facts.fingerprint, facts.quantization, facts.weights_bytes, facts.tier,
+            facts.swappable,
+            tuple(slot.slot_id for slot in slots if slot.engine is not None and slot.engine.kind == facts.kind),
+            until_s - self.pool.now_s() if until_s is not None else None,
+            "; ".join(dict.fromkeys(text for key in warm if (text := orders.schedule_of(key)))),
+        )  # fmt: skip
+
+    def _on_change(self) -> None:
+        self._wake.set()
+        for driver in self.roster.drivers.values():
+            driver.kick()
+
+    async def _dispatching(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._dispatch.run()
+            self._warmth.observe()
+
+    async def _ticking(self) -> None:
+        ticks = 0
+        while True:
+            await asyncio.sleep(_TICK_S)
+            for lease_id in self.pool.expire():
+                self.exposition.ended("expired")
+                log.info("lease %s expired: its holder was silent for %g s", lease_id, self.pool.policy.expires_s)
+            self.roster.tick()
+            self._refuse_late()
+            self.find_unused()
+            self.keep_warm()
+            # Predictions change with time alone: look again at those who wait.
+            if self.pool.fair.waiting:
+                self._wake.set()
+            ticks += 1
+            if ticks % _SWEEP_EVERY == 0:
+                self.pool.sweep()
+
+    def _refuse_late(self) -> None:
+        now_s = self.pool.now_s()
+        for lease_id, lease in list(self.pool.ledger.leases.items()):
+            if lease.state not in {LeaseState.QUEUED, LeaseState.PLACING} or lease.wish.deadline_at_s is None:
+                continue
+            if now_s >= lease.wish.deadline_at_s:
+                reasons = "; ".join(self.pool.records[lease_id].reasons)
+                log.info("lease %s is refused: its deadline passed while it was %s", lease_id, lease.state)
+                self.exposition.ended("late")
+                why = f"the deadline passed while the lease was {lease.state}: {reasons}"
+                retry_after_s = max(1.0, self.pool.records[lease_id].eta_s or 1.0)
+                self.pool.end(lease_id, LeaseEvent.REFUSE, Unavailable(why, retry_after_s=retry_after_s))
+
+    def find_unused(self) -> None:
+        """A lease without any work since it was granted is as idle as one whose work has ended."""
+        now_s = self.pool.now_s()
+        for lease_id, lease in list(self.pool.ledger.leases.items()):
+            record = self.pool.records[lease_id]
+            if lease.state is LeaseState.ACTIVE and not record.worked and now_s - record.granted_s > _UNUSED_S:
+                self.pool.work(lease_id, LeaseEvent.WORK_ENDED)
+
+    def keep_warm(self) -> None:
+        """Stop what is not worth keeping and load what is worth having; the ticker calls it."""
+        for wish in self._warmth.decide():
+            driver = self.roster.drivers[wish.slot_id]
+            if isinstance(wish, LoadAhead):
+                log.info("slot %s: %s is loaded ahead (%s: %s)", wish.slot_id,
+                         wish.warm.order.facts.key[:12], wish.why, wish.reason)  # fmt: skip
+                self.exposition.prewarmed(wish.why)
+                driver.warm(wish.warm)
+            else:
+                driver.stop_idle(wish.reason)

@@ -1,0 +1,197 @@
+"""Who is next and where: goes through the waiting leases in fair order and places each that can be placed.
+
+Shows `policy` the pool and carries out what it decides on the state; engines are the slot drivers' business.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import msgspec
+
+from pilotlight_pool.agent_port import EngineOrder, ModelFacts
+from pilotlight_pool.coordinator.pool import LeaseRecord, Pool
+from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
+from pilotlight_pool.policy.leases.ledger import Slot
+from pilotlight_pool.policy.placement import fairness, placement, preemption
+from pilotlight_pool.policy.placement.eviction_rules import Contest, choose_ahead
+from pilotlight_pool.policy.placement.queue_round import QueueRound
+from pilotlight_protocol.errors import PayloadTooLarge, PilotlightError, Unavailable
+
+log = logging.getLogger(__name__)
+# An agent that was cut off, or has a new coordinator, dials again within seconds.
+_AGENT_BACK_S = 5.0
+
+
+class SlotOutlook(Protocol):
+    """What only a slot's driver knows."""
+
+    agent_name: str
+
+    def busy_left_s(self, now_s: float) -> float: ...
+
+    def kick(self) -> None: ...
+
+
+class Dispatch:
+    """`outlooks`: a driver per slot. `settled_at_s`: until then agents with larger slots may have yet to register."""
+
+    def __init__(self, pool: Pool, outlooks: Mapping[str, SlotOutlook], settled_at_s: float = 0.0) -> None:
+        self._pool = pool
+        self._outlooks = outlooks
+        self._settled_at_s = settled_at_s
+
+    def run(self) -> None:
+        """Place what can be placed, refuse what never can, and predict when the others will be ready."""
+        pool, now_s = self._pool, self._pool.now_s()
+        this_round = QueueRound(pool.policy.contest, pool.predictions, now_s)
+        for lease_id in fairness.order(pool.policy.fairness, pool.fair, now_s):
+            record = pool.records[lease_id]
+            failing_s = pool.model_wait_s(record.wish.model)
+            if failing_s > 0:
+                self._carry_out(lease_id, _backing_off(record.wish, failing_s, now_s), now_s)
+                continue
+            hold_s = fairness.usual_hold_s(pool.fair, record.wish.tenant)
+            kind = _kind(record)
+            decision = this_round.known(kind, record.wish, hold_s)
+            if decision is None:
+                facts, there = record.order.facts, record.on_agents
+                views = [self._view(slot, facts, there, now_s) for slot in pool.ledger.slots.values()]
+                decision = this_round.decide(kind, record.wish, views, self._contest(lease_id, now_s), hold_s)
+            self._carry_out(lease_id, _readable(decision, record.wish), now_s)
+
+    def would_place(self, wish: LeaseWish, order: EngineOrder) -> placement.Placement:
+        """Where an engine could be held ahead of any lease; nothing is changed (prewarm asks)."""
+        pool, now_s = self._pool, self._pool.now_s()
+        views = [self._view(slot, order.facts, {}, now_s) for slot in pool.ledger.slots.values()]
+        contest = self._contest(wish.lease_id, now_s)
+        return choose_ahead(pool.policy.contest, wish, views, contest, pool.predictions, now_s)
+
+    def share_slots(self, tenants: Iterable[str], now_s: float) -> dict[str, float]:
+        """What is theirs by right, beside the tenants that lease now or did lately."""
+        return {tenant: use.share_slots for tenant, use in self._uses((), tenants, now_s).items()}
+
+    def _carry_out(self, lease_id: str, decision: placement.Placement, now_s: float) -> None:
+        pool, record = self._pool, self._pool.records[lease_id]
+        wish = record.wish
+        record.reasons = decision.reasons
+        record.queued = record.queued or decision.verdict == "queue"
+        record.predict(decision.eta_s, now_s)
+        if decision.verdict == "refuse":
+            log.info("lease %s of %s is refused: %s", lease_id, wish.tenant, "; ".join(decision.reasons))
+            pool.end(lease_id, LeaseEvent.REFUSE, self._refusal(wish, decision, now_s))
+        if decision.verdict != "place" or decision.chosen is None:
+            return
+        chosen = decision.chosen
+        if chosen.preempts is not None:
+            self._take(chosen, wish)
+        log.info(
+            "lease %s of %s goes to %s by %s in %.2f s (asked for %s; %s)", lease_id, wish.tenant, chosen.slot_id,
+            chosen.path, chosen.eta_s, wish.priority, "; ".join(decision.reasons),
+        )  # fmt: skip
+        pool.reserve(lease_id, chosen)
+        self._outlooks[chosen.slot_id].kick()
+
+    def _take(self, chosen: placement.Candidate, wish: LeaseWish) -> None:
+        lease_id = chosen.preempts
+        assert lease_id is not None  # _carry_out has looked
+        log.info("lease %s is preempted for %s: %s", lease_id, wish.tenant, chosen.preempt_detail)
+        if self._pool.ledger.leases[lease_id].state is LeaseState.PLACING:
+            self._pool.displace(lease_id)
+        else:
+            why = f"the lease was preempted: {chosen.preempt_reason}"
+            self._pool.end(lease_id, LeaseEvent.PREEMPT, Unavailable(why))
+
+    def _contest(self, lease_id: str, now_s: float) -> Contest:
+        pool = self._pool
+        held: list[preemption.HeldLease] = []
+        for slot in pool.ledger.slots.values():
+            if slot.lease_id is not None:
+                lease = pool.ledger.leases[slot.lease_id]
+                wish, state = lease.wish, lease.state
+                held.append(
+                    preemption.HeldLease(
+                        wish.lease_id, slot.slot_id, wish.tenant, wish.priority, state is LeaseState.PLACING,
+                        state is LeaseState.IDLE, lease.since_s,
+                    )
+                )  # fmt: skip
+        others = [pool.records[other].wish for other in pool.fair.waiting if other != lease_id]
+        wanted = frozenset(name for wish in others for name in (wish.fingerprint, wish.model))
+        return Contest(held, self._uses(held, (), now_s), wanted)
+
+    def _uses(
+        self, held: Sequence[preemption.HeldLease], tenants: Iterable[str], now_s: float
+    ) -> dict[str, preemption.TenantUse]:
+        pool, spec = self._pool, self._pool.policy.fairness
+        present = {lease.wish.tenant for lease in pool.ledger.leases.values()}.union(pool.fair.used_s, tenants)
+        weights = {tenant: spec.weight(tenant) for tenant in present}
+        means = fairness.mean_slots(spec, pool.fair, now_s)
+        return preemption.uses(weights, held, means, len(pool.ledger.slots))
+
+    def _view(
+        self, slot: Slot, facts: ModelFacts, on_agents: Mapping[str, ModelFacts | None], now_s: float
+    ) -> placement.SlotView:
+        pool, outlook = self._pool, self._outlooks[slot.slot_id]
+        absent = pool.absent.get(slot.slot_id, "")
+        if on_agents:
+            there = on_agents.get(outlook.agent_name, msgspec.structs.replace(facts, tier="remote"))
+            absent = absent or ("" if there is not None else "the model cannot be had on its node")
+            facts = there or facts
+        worth = pool.worth.entries.get(slot.engine.model if slot.engine is not None else "")
+        held_warm = slot.engine is not None and pool.warm_orders.is_held(slot.engine)
+        return placement.SlotView(
+            slot.slot_id,
+            slot.state,
+            slot.engine,
+            slot.sleeping,
+            tier=facts.tier,
+            memory_bytes=pool.slots[slot.slot_id].memory_bytes,
+            free=slot.lease_id is None,
+            since_s=slot.since_s,
+            free_in_s=fairness.lease_rest_s(pool.fair, slot.lease_id, now_s) if slot.lease_id is not None else None,
+            busy_left_s=outlook.busy_left_s(now_s),
+            swappable=facts.swappable,
+            absent=absent,
+            fingerprint=facts.fingerprint,
+            way_back="wake" if pool.slots[slot.slot_id].sleepers else "fork",
+            keep_value=float("inf") if held_warm else worth.priority if worth is not None else 0.0,
+        )
+
+    def _refusal(self, wish: LeaseWish, decision: placement.Placement, now_s: float) -> PilotlightError:
+        reasons = "; ".join(decision.reasons)
+        slots = self._pool.slots.values()
+        if slots and all(facts.memory_bytes < wish.memory_bytes for facts in slots):
+            if now_s < self._settled_at_s or wish.memory_bytes <= self._pool.largest_slot_bytes:
+                why = f"{reasons}; an agent with a larger slot may be away, try again"
+                return Unavailable(why, retry_after_s=_AGENT_BACK_S)
+            return PayloadTooLarge(f"{reasons}; give a slot more memory (--slot cpu:0=8GiB) or take a smaller model")
+        left_s = max(0.0, wish.deadline_at_s - now_s) if wish.deadline_at_s is not None else 0.0
+        retry_after_s = max(1.0, (decision.eta_s or 0.0) - left_s)
+        return Unavailable(f"the lease cannot be ready in time: {reasons}", retry_after_s=retry_after_s)
+
+
+def _backing_off(wish: LeaseWish, failing_s: float, now_s: float) -> placement.Placement:
+    why = f"engines for this model keep failing, the next is tried in {failing_s:.1f} s"
+    late = placement.too_late(wish, failing_s, now_s)
+    if late is not None:
+        return placement.Placement("refuse", None, failing_s, (), (late, why))
+    return placement.Placement("queue", None, failing_s, (), (why,))
+
+
+def _kind(record: LeaseRecord) -> tuple[object, ...]:
+    """Leases of one kind can get the same slots; among them the model decides only what getting one ready takes.
+
+    Where swaps are not proven, or nodes differ in what they can have, it decides more.
+    """
+    wish, apart = record.wish, not record.order.facts.swappable or len(record.on_agents) > 1
+    common = (wish.tenant, wish.priority, wish.isolation, wish.fingerprint, wish.memory_bytes)
+    return (*common, wish.model) if apart else common
+
+
+def _readable(decision: placement.Placement, wish: LeaseWish) -> placement.Placement:
+    """Model keys are 64 digits; a person needs the first of them."""
+    return replace(decision, reasons=tuple(reason.replace(wish.model, wish.model[:12]) for reason in decision.reasons))

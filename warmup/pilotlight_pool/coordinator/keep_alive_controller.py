@@ -1,0 +1,211 @@
+"""What idle engines are kept for, stopped for, or booted ahead for: keep-alive, forecast, schedules and prewarm calls.
+
+Shows `policy.keep_alive` and `policy.forecast` the gaps in the demand for each (fingerprint, k) and turns what they
+decide into wishes for the slot drivers. Placement decides where. A lease always comes first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from pilotlight_pool.agent_port import EngineOrder
+from pilotlight_pool.coordinator.pool import Pool
+from pilotlight_pool.coordinator.warm_orders import WarmOrder
+from pilotlight_pool.policy.keep_warm import forecast, idle_histogram, keep_alive
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
+from pilotlight_pool.policy.leases.ledger import Slot
+from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_pool.policy.placement.placement import Candidate, Placement
+from pilotlight_pool.policy.placement.prediction import predict
+
+_MOST_LEVELS = 4096
+
+
+@dataclass
+class _Level:
+    """Demand for a k-th engine of one fingerprint. `plan` is for the gap that runs since `gap_began_s`."""
+
+    order: EngineOrder
+    histogram: idle_histogram.IdleHistogram = field(default_factory=idle_histogram.IdleHistogram)
+    profile: forecast.DayProfile = field(default_factory=forecast.DayProfile)
+    gap_began_s: float | None = None
+    plan: keep_alive.KeepAlivePlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopIdle:
+    slot_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAhead:
+    slot_id: str
+    warm: WarmOrder
+    why: str
+    reason: str
+
+
+class PlacementOutlook(Protocol):
+    """What dispatch would do, without doing it."""
+
+    def would_place(self, wish: LeaseWish, order: EngineOrder) -> Placement: ...
+
+    def share_slots(self, tenants: Iterable[str], now_s: float) -> Mapping[str, float]: ...
+
+
+class Warmth:
+    """`unix_s`: Unix time."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        outlook: PlacementOutlook,
+        keep_alive_spec: keep_alive.KeepAliveSpec,
+        forecast_spec: forecast.ForecastSpec,
+        unix_s: Callable[[], float],
+    ) -> None:
+        self._pool = pool
+        self._outlook = outlook
+        self._keep_alive = keep_alive_spec
+        self._forecast = forecast_spec
+        self._unix_s = unix_s
+        self._levels: OrderedDict[tuple[str, int], _Level] = OrderedDict()
+        self._busy: Counter[str] = Counter()
+
+    def observe(self) -> None:
+        """Look at who holds engines now; call it after every change of the pool."""
+        now_s = self._pool.now_s()
+        busy: Counter[str] = Counter()
+        for slot in self._pool.ledger.slots.values():
+            if slot.lease_id is None:
+                continue
+            order = self._pool.records[slot.lease_id].order
+            busy[order.facts.fingerprint] += 1
+            key = (order.facts.fingerprint, busy[order.facts.fingerprint])
+            level = self._levels.get(key)
+            if level is None:
+                level = self._levels[key] = _Level(order)
+                if len(self._levels) > _MOST_LEVELS:
+                    self._levels.popitem(last=False)
+            level.order = order
+            if level.gap_began_s is not None:
+                gap_s = now_s - level.gap_began_s
+                level.histogram = idle_histogram.record(level.histogram, gap_s)
+                level.profile = forecast.record(self._forecast, level.profile, gap_s, self._unix_s())
+                level.gap_began_s = level.plan = None
+        if busy == self._busy:
+            return
+        self._busy = busy
+        for (fingerprint, k), level in self._levels.items():
+            if level.gap_began_s is None and k > busy[fingerprint]:
+                level.gap_began_s = now_s
+                level.plan = keep_alive.decide(self._spec(level.order), level.histogram)
+
+    def decide(self) -> list[StopIdle | LoadAhead]:
+        """What to do now; call it every now and then."""
+        now_s, orders = self._pool.now_s(), self._pool.warm_orders
+        orders.follow(self._fork_s, now_s, self._unix_s())
+        orders.enforce(self._outlook.share_slots(orders.tenants, now_s), now_s)
+        wishes: list[StopIdle | LoadAhead] = [*self._stops(now_s)]
+        taken: set[str] = set()
+        engines = [slot.engine for slot in self._pool.ledger.slots.values() if slot.engine is not None]
+        for warm in orders.in_force:
+            if any(warm.is_met_by(engine) for engine in engines):
+                continue
+            found = self._place(warm, taken, displace=True)
+            wishes += [LoadAhead(found.slot_id, warm, "held", found.reason)] if found is not None else []
+        wishes += self._boots_ahead(now_s, taken)
+        return wishes
+
+    def _stops(self, now_s: float) -> list[StopIdle]:
+        by_fingerprint: dict[str, list[Slot]] = {}
+        engines: Counter[str] = Counter()
+        for slot in self._pool.ledger.slots.values():
+            if slot.engine is None:
+                continue
+            if slot.lease_id is not None:
+                engines[slot.engine.fingerprint] += 1
+            elif slot.state is SlotState.IDLE and not self._pool.warm_orders.is_held(slot.engine):
+                by_fingerprint.setdefault(slot.engine.fingerprint, []).append(slot)
+        stops: list[StopIdle] = []
+        for fingerprint, idle in by_fingerprint.items():
+            idle.sort(key=self._worth, reverse=True)
+            for k, slot in enumerate(idle, start=engines[fingerprint] + 1):
+                keep, reason = self._is_kept(fingerprint, k, slot, now_s)
+                if not keep:
+                    stops.append(StopIdle(slot.slot_id, reason))
+        return stops
+
+    def _is_kept(self, fingerprint: str, k: int, slot: Slot, now_s: float) -> tuple[bool, str]:
+        level = self._levels.get((fingerprint, k))
+        if level is None or level.plan is None or level.gap_began_s is None:
+            # Booted for a lease that went elsewhere, or ahead: as long as one of which nothing is known.
+            keep_s = min(self._keep_alive.price_slot_s, self._keep_alive.max_standard_keep_alive_s)
+            return now_s - slot.since_s < keep_s, f"idle for {keep_s:.0f} s, never used"
+        if _is_in_plan(level.plan, now_s - level.gap_began_s):
+            return True, ""
+        if self._is_forecast(level):
+            return True, ""
+        return False, f"engine {k} of its fingerprint is not wanted now: {level.plan.reason}"
+
+    def _boots_ahead(self, now_s: float, taken: set[str]) -> list[LoadAhead]:
+        """The histogram's and the forecast's prewarms: into empty slots only, they are guesses."""
+        if all(slot.state is not SlotState.EMPTY for slot in self._pool.ledger.slots.values()):
+            return []
+        engines = Counter(
+            slot.engine.fingerprint for slot in self._pool.ledger.slots.values() if slot.engine is not None
+        )
+        wishes: list[LoadAhead] = []
+        for (fingerprint, k), level in self._levels.items():
+            if level.plan is None or level.gap_began_s is None or engines[fingerprint] >= k:
+                continue
+            gap_s = now_s - level.gap_began_s
+            foreseen = self._is_forecast(level)
+            again = level.plan.prewarm_s is not None and gap_s >= level.plan.prewarm_s
+            if not foreseen and not (again and _is_in_plan(level.plan, gap_s)):
+                continue
+            warm = WarmOrder(level.order)
+            if (found := self._place(warm, taken, displace=False)) is not None:
+                engines[fingerprint] += 1
+                why = "forecast" if foreseen else "histogram"
+                wishes.append(LoadAhead(found.slot_id, warm, why, level.plan.reason))
+        return wishes
+
+    def _place(self, warm: WarmOrder, taken: set[str], *, displace: bool) -> Candidate | None:
+        backs_off_s = self._pool.warm_orders.wait_s(warm, self._pool.now_s())
+        if max(backs_off_s, self._pool.model_wait_s(warm.order.facts.key)) > 0:
+            return None
+        for candidate in self._outlook.would_place(warm.wish, warm.order).ranked:
+            slot = self._pool.ledger.slots[candidate.slot_id]
+            kept = slot.engine is not None and (not displace or self._pool.warm_orders.is_held(slot.engine))
+            if not candidate.waits and not kept and slot.slot_id not in taken and slot.state is not SlotState.FAILED:
+                taken.add(slot.slot_id)
+                return candidate
+        return None
+
+    def _is_forecast(self, level: _Level) -> bool:
+        price_slot_s = self._keep_alive.price_slot_s
+        return forecast.is_worth_holding(self._forecast, level.profile, self._unix_s(), price_slot_s)[0]
+
+    def _spec(self, order: EngineOrder) -> keep_alive.KeepAliveSpec:
+        return replace(self._keep_alive, boot_s=self._fork_s(order))
+
+    def _fork_s(self, order: EngineOrder) -> float:
+        spec, facts = self._pool.policy.prediction, order.facts
+        return predict(spec, self._pool.predictions, "fork", facts.tier, facts.fingerprint, facts.weights_bytes)
+
+    def _worth(self, slot: Slot) -> float:
+        worth = self._pool.worth.entries.get(slot.engine.model) if slot.engine is not None else None
+        return worth.priority if worth is not None else 0.0
+
+
+def _is_in_plan(plan: keep_alive.KeepAlivePlan, gap_s: float) -> bool:
+    if gap_s < plan.keep_s:
+        return True
+    if plan.prewarm_s is None or plan.rewarmed_until_s is None:
+        return False
+    return plan.prewarm_s <= gap_s < plan.rewarmed_until_s

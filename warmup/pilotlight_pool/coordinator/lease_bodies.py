@@ -1,0 +1,118 @@
+"""The JSON of the lease API. Unknown fields are refused, so that a misspelt one is not silently ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from pilotlight_pool.policy.leases.lease_terms import Isolation, Priority
+
+LONGEST_WAIT_S = 600.0
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
+Uri = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+Schedule = Annotated[str, msgspec.Meta(max_length=1024)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=LONGEST_WAIT_S)]
+
+
+class LeaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`deadline_s`: ready by then, or refused. `wait_s`: hold the call until the lease is active, at most so long.
+
+    `tenant` null: the key's, or `default`. `isolation` null: the service's own setting. `quantization`: what the engine
+    host is asked for (`auto`, `awq`, …). `prewarm`: the annotation `pilotlight.dev/prewarm` of the endpoint, as in
+    `PrewarmRequest.schedule`; null leaves the model's schedule as it is.
+    """
+
+    model: Uri
+    model_name: Name
+    tenant: Name | None = None
+    priority: Priority = "normal"
+    deadline_s: Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)] = 60.0
+    wait_s: Seconds = 0.0
+    isolation: Isolation | None = None
+    quantization: Name = "auto"
+    engine_args: Annotated[dict[Name, str], msgspec.Meta(max_length=64)] = {}
+    loras: Annotated[tuple[tuple[Name, Uri], ...], msgspec.Meta(max_length=64)] = ()
+    prewarm: Schedule | None = None
+
+
+class PrewarmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`tenant` and `isolation`: whose engine it will be, as in a lease. `hold_s`: keep it warm for so long. `schedule`:
+    the value of the annotation `pilotlight.dev/prewarm`; it replaces the model's earlier one, and an empty one ends
+    it."""
+
+    model: Uri
+    model_name: Name
+    tenant: Name | None = None
+    isolation: Isolation | None = None
+    hold_s: Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)] = 900.0
+    schedule: Schedule | None = None
+    quantization: Name = "auto"
+    engine_args: Annotated[dict[Name, str], msgspec.Meta(max_length=64)] = {}
+    loras: Annotated[tuple[tuple[Name, Uri], ...], msgspec.Meta(max_length=64)] = ()
+
+
+class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`secret` is in the answer to the POST alone. `endpoint` is there once the state is active or idle."""
+
+    lease_id: str
+    state: str
+    expires_s: float
+    path: str = ""
+    eta_s: float | None = None
+    endpoint: str = ""
+    secret: str = ""
+    reasons: tuple[str, ...] = ()
+    phases_s: dict[str, float] = {}
+
+
+class LeaseLine(msgspec.Struct, frozen=True):
+    """One line of `GET /v1/leases`."""
+
+    lease_id: str
+    tenant: str
+    model: str
+    model_name: str
+    priority: str
+    isolation: str
+    state: str
+    age_s: float
+    slot: str | None
+    path: str
+    eta_s: float | None
+    reasons: tuple[str, ...]
+
+
+class SlotLine(msgspec.Struct, frozen=True):
+    """One line of `GET /v1/slots`. `model` is the digest of what is loaded; `tenant` whom the process has served;
+    `absent` why the slot cannot be used now, "" where it can."""
+
+    slot: str
+    agent: str
+    device: str
+    memory_bytes: int
+    cpus: int
+    state: str
+    since_s: float
+    model: str | None
+    fingerprint: str | None
+    tenant: str | None
+    lease_id: str | None
+    busy_left_s: float
+    sleeping: tuple[str, ...]
+    absent: str
+
+
+class ModelLine(msgspec.Struct, frozen=True):
+    """One line of `GET /v1/models`: what was asked for since the start, and where it is."""
+
+    model: str
+    key: str
+    fingerprint: str
+    quantization: str
+    weights_bytes: int
+    tier: str
+    swappable: bool
+    loaded_in: tuple[str, ...]
+    held_until_s: float | None
+    schedule: str

@@ -1,0 +1,72 @@
+"""What the agents know of a model: one answer for placement, and where its weights are, seen from each agent.
+
+With one agent it is asked and that is all. With several, everyone says what it knows without fetching, and the one that
+has the model nearest says for sure; nobody downloads what another node has on its disk already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pilotlight_pool.agent_port import AgentError, AgentPort, ModelFacts, ModelOrder
+from pilotlight_pool.policy.placement.prediction import Tier
+from pilotlight_protocol.errors import PilotlightError, Unavailable
+
+_PEEK_DEADLINE_S = 2.0
+_NEAREST: tuple[Tier, ...] = ("ram", "disk", "remote")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`facts` of the agent that was asked. `on_agents`: what single ones say, None where it cannot be had; an agent
+    that is not in it would have to fetch the model first."""
+
+    facts: ModelFacts
+    on_agents: dict[str, ModelFacts | None]
+
+
+async def find(agents: Sequence[AgentPort], order: ModelOrder) -> Found:
+    """Raises PilotlightError: what `describe` raises where nobody has the model, or Unavailable without agents."""
+    if len(agents) < 2:
+        return await _certain(agents, {}, order)
+    answers = await asyncio.gather(*(_peek(agent, order) for agent in agents))
+    peeked = {agent.name: answer for agent, answer in zip(agents, answers, strict=True)}
+    able = [agent for agent in agents if not isinstance(peeked[agent.name], PilotlightError)]
+    if not able:
+        raise next(found for found in peeked.values() if isinstance(found, PilotlightError))
+    able.sort(key=lambda agent: _distance(peeked[agent.name]))
+    return await _certain(able, peeked, order)
+
+
+async def _certain(
+    able: Sequence[AgentPort], peeked: dict[str, ModelFacts | PilotlightError | None], order: ModelOrder
+) -> Found:
+    for agent in able:
+        try:
+            facts = await agent.describe(order)
+        except AgentError:
+            continue
+        on_agents: dict[str, ModelFacts | None] = {agent.name: facts}
+        for name, found in peeked.items():
+            if isinstance(found, PilotlightError):
+                on_agents[name] = None
+            elif found is not None and name != agent.name and found.key == facts.key:
+                on_agents[name] = found
+        return Found(facts, on_agents)
+    raise Unavailable("no agent answers; ask again", retry_after_s=2.0)
+
+
+async def _peek(agent: AgentPort, order: ModelOrder) -> ModelFacts | PilotlightError | None:
+    try:
+        async with asyncio.timeout(_PEEK_DEADLINE_S):
+            return await agent.peek(order)
+    except PilotlightError as error:
+        return error
+    except (AgentError, TimeoutError):
+        return None
+
+
+def _distance(found: ModelFacts | PilotlightError | None) -> int:
+    return _NEAREST.index(found.tier) if isinstance(found, ModelFacts) else len(_NEAREST)

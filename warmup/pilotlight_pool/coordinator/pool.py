@@ -1,0 +1,365 @@
+"""The pool's one state and every step that changes it, so that ledger, queue, charges and holders never disagree.
+
+Belongs to one event loop. It does not choose (dispatch does) and does not act (slot drivers do); whoever changes
+something here is told apart by nothing: `changed` calls everyone who may have something to do now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pilotlight_pool.agent_port import EngineOrder, ModelFacts, SlotFacts
+from pilotlight_pool.coordinator.warm_orders import WarmOrders
+from pilotlight_pool.policy.leases import ledger, resync
+from pilotlight_pool.policy.leases.access import Caller
+from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
+from pilotlight_pool.policy.leases.ledger import Lease
+from pilotlight_pool.policy.leases.slot_lifecycle import SlotEvent
+from pilotlight_pool.policy.placement import boot_backoff, fairness, greedy_dual, placement, prediction
+from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
+from pilotlight_pool.policy.placement.eviction_rules import ContestSpec
+from pilotlight_pool.policy.placement.fairness import FairnessSpec
+from pilotlight_pool.policy.placement.placement import PlacementSpec
+from pilotlight_pool.policy.placement.prediction import PredictionSpec
+from pilotlight_protocol.errors import PilotlightError, Unavailable
+
+log = logging.getLogger(__name__)
+MOST_TRIES = 3
+_REMEMBERED_MODELS = 1024
+_MOST_GIVEN_BACK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPolicy:
+    """`expires_s`: a lease whose holder has been silent for so long ends. `keep_ended_s`: for answering 410."""
+
+    fairness: FairnessSpec = field(default_factory=FairnessSpec)
+    contest: ContestSpec = field(default_factory=lambda: ContestSpec(PlacementSpec(PredictionSpec())))
+    back_off: BackOffSpec = field(default_factory=BackOffSpec)
+    expires_s: float = 15.0
+    keep_ended_s: float = 60.0
+
+    @property
+    def prediction(self) -> PredictionSpec:
+        return self.contest.placement.prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What the holder was told when it asked: at `at_s` (pool's clock), ready in `eta_s`."""
+
+    at_s: float
+    eta_s: float
+
+
+@dataclass
+class LeaseRecord:
+    """What the ledger does not know of a lease: what to load, and what to answer its holder.
+
+    `eta_s` is the present prediction, `promise` the first one. `queued`: it had to wait for a slot.
+    `on_agents`: what single agents say of the model, None where it cannot be had; an agent that is not in it would have
+    to fetch it first. `order.facts` are those of the agent that was asked first.
+    """
+
+    wish: LeaseWish
+    order: EngineOrder
+    secret_sha256: str
+    asked_s: float
+    phases_s: dict[str, float] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    path: str = ""
+    eta_s: float | None = None
+    promise: Promise | None = None
+    queued: bool = False
+    granted_s: float = 0.0
+    worked: bool = False
+    endpoint: str = ""
+    error: PilotlightError | None = None
+    on_agents: dict[str, ModelFacts | None] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def order_on(self, agent_name: str) -> EngineOrder | None:
+        """The order with what this agent says of the model; None before it has said anything."""
+        facts = self.on_agents.get(agent_name)
+        return msgspec.structs.replace(self.order, facts=facts) if facts is not None else None
+
+    def predict(self, eta_s: float | None, now_s: float) -> None:
+        """What is expected now; the first that is known becomes the promise."""
+        self.eta_s = eta_s
+        if self.promise is None and eta_s is not None:
+            self.promise = Promise(now_s, eta_s)
+
+
+class Pool:
+    """`on_change` callbacks are called after every step, in the loop, and must not block or change the pool.
+
+    `absent`: slots that cannot be used now, with the reason. `largest_slot_bytes`: of all that an agent ever had; what
+    would fit there is not too large only because that agent is away.
+    """
+
+    def __init__(self, policy: PoolPolicy, clock: Callable[[], float]) -> None:
+        self.policy = policy
+        self.now_s = clock
+        self.ledger = ledger.empty_ledger((), clock())
+        self.fair = fairness.FairnessState()
+        self.predictions = prediction.PredictionState()
+        self.worth = greedy_dual.GreedyDualState()
+        self.back_off = boot_backoff.BackOffState()
+        self.warm_orders = WarmOrders(policy.back_off)
+        self.records: dict[str, LeaseRecord] = {}
+        self.slots: dict[str, SlotFacts] = {}
+        self.absent: dict[str, str] = {}
+        self.largest_slot_bytes = 0
+        self.on_change: list[Callable[[], None]] = []
+        self._given_back: dict[str, Caller] = {}
+
+    def take_over(
+        self, facts: Mapping[str, SlotFacts], reported: Sequence[tuple[ledger.Slot, tuple[Lease, LeaseRecord] | None]]
+    ) -> tuple[str, ...]:
+        """Slots as their agent reports them, each with the lease it serves. Returns the slots that serve a lease which
+        is not theirs (any more): they drain."""
+        now_s = self.now_s()
+        claims = [(slot, served[0] if served is not None else None) for slot, served in reported]
+        over = [lease.wish.lease_id for _, lease in claims if lease is not None and self._is_given_back(lease)]
+        after = resync.resync(self.ledger, claims, over)
+        for _, served in reported:
+            if served is not None and served[0].wish.lease_id in after.adopted:
+                lease, record = served
+                self.fair = fairness.adopt(self.policy.fairness, self.fair, lease.wish, now_s)
+                self.records[lease.wish.lease_id] = record
+        self.slots.update(facts)
+        self.ledger = after.ledger
+        for slot, _ in reported:
+            self.absent.pop(slot.slot_id, None)
+        for lease_id, before in after.lost:
+            self._seat_lost(lease_id, before, Unavailable("its agent serves it no longer"), again=True)
+        self._changed()
+        return after.stray
+
+    def note_sizes(self, slots: Iterable[SlotFacts]) -> None:
+        """An agent has these slots, whether it can report them yet or not."""
+        self.largest_slot_bytes = max((self.largest_slot_bytes, *(slot.memory_bytes for slot in slots)))
+
+    def set_absent(self, slot_ids: Iterable[str], reason: str) -> None:
+        """These slots cannot be used now. What was being placed on them waits again; what they serve goes on."""
+        ids = [slot_id for slot_id in slot_ids if slot_id in self.ledger.slots]
+        self.absent.update(dict.fromkeys(ids, reason))
+        self._unseat(resync.unplace(self.ledger, ids, self.now_s()), Unavailable(reason))
+
+    def unplace(self, slot_id: str, error: PilotlightError) -> None:
+        """The slot cannot serve the lease that was being placed on it, which waits again, or is told so."""
+        self._unseat(resync.unplace(self.ledger, [slot_id], self.now_s()), error)
+
+    def drop_slots(self, slot_ids: Iterable[str], error: PilotlightError) -> None:
+        """These slots are gone, and their engines with them."""
+        ids = [slot_id for slot_id in slot_ids if slot_id in self.ledger.slots]
+        after = resync.drop(self.ledger, ids, self.now_s())
+        for slot_id in ids:
+            self.slots.pop(slot_id, None)
+            self.absent.pop(slot_id, None)
+        self._unseat(after, error)
+
+    def note_given_back(self, lease_id: str, caller: Caller) -> None:
+        """Its holder is done with a lease that no agent has reported yet."""
+        self._given_back[lease_id] = caller
+        if len(self._given_back) > _MOST_GIVEN_BACK:
+            del self._given_back[next(iter(self._given_back))]
+
+    def _is_given_back(self, lease: Lease) -> bool:
+        caller = self._given_back.get(lease.wish.lease_id)
+        return caller is not None and caller.owns(lease.wish.tenant)
+
+    def _unseat(self, after: resync.Resync, error: PilotlightError) -> None:
+        self.ledger = after.ledger
+        for lease_id, before in after.lost:
+            self._seat_lost(lease_id, before, error, again=True)
+        self._changed()
+
+    def admit(self, record: LeaseRecord) -> None:
+        """Queue a lease. Raises Unavailable when the queue, or its tenant's part of it, is full."""
+        now_s = self.now_s()
+        refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, record.wish, now_s)
+        if refusal is not None:
+            raise Unavailable(refusal, retry_after_s=self._next_turn_s(record.wish.tenant))
+        self.ledger = ledger.admit(self.ledger, record.wish, now_s + self.policy.expires_s, now_s)
+        self.records[record.wish.lease_id] = record
+        self._changed()
+
+    def renew(self, lease_id: str) -> None:
+        self.ledger = ledger.heartbeat(self.ledger, lease_id, self.now_s() + self.policy.expires_s)
+
+    def reserve(self, lease_id: str, chosen: placement.Candidate) -> None:
+        """Bind a waiting lease to the slot that placement chose; the slot's driver does the rest."""
+        now_s = self.now_s()
+        record = self.records[lease_id]
+        record.path = chosen.path
+        record.phases_s["queue"] = now_s - record.asked_s - record.phases_s.get("prefetch", 0.0)
+        self.ledger = ledger.reserve(self.ledger, lease_id, chosen.slot_id, now_s)
+        self.fair = fairness.started(self.policy.fairness, self.fair, lease_id, now_s)
+        self._tell(lease_id)
+
+    def displace(self, lease_id: str) -> None:
+        """A lease on its way loses its slot to a more urgent one, and waits again with its place in the queue."""
+        now_s = self.now_s()
+        lease = self.ledger.leases[lease_id]
+        self.ledger = ledger.lease_event(self.ledger, lease_id, LeaseEvent.DISPLACE, now_s)
+        self.fair = fairness.unseated(self.policy.fairness, self.fair, lease_id, now_s)
+        refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, now_s, lease.queued_at_s)
+        if refusal is not None:
+            self.end(lease_id, LeaseEvent.REFUSE, Unavailable(refusal, retry_after_s=1.0))
+            return
+        self._tell(lease_id)
+
+    def begin(self, slot_id: str, event: SlotEvent, order: EngineOrder, wish: LeaseWish) -> None:
+        """BOOT or SWAP: from now on the slot is on its way to this engine, for whoever wishes it."""
+        # Where tenants are apart, a fresh process is its tenant's before it has served anybody.
+        tenant = wish.tenant if wish.isolation != "shared" else ""
+        engine = ledger.Engine(order.facts.key, order.facts.fingerprint, tenant, wish.isolation, wish.tenant)
+        self._slot(slot_id, event, engine)
+
+    def begin_wake(self, slot_id: str, engine: ledger.Engine) -> None:
+        """WAKE: from now on the slot is on its way to this engine, which sleeps there."""
+        self._slot(slot_id, SlotEvent.WAKE, engine)
+
+    def discard_sleeper(self, slot_id: str, engine: ledger.Engine) -> None:
+        """A sleeping engine is gone, or about to be ended."""
+        self.ledger = ledger.discard_sleeper(self.ledger, slot_id, engine)
+        self._changed()
+
+    def slot_event(self, slot_id: str, event: SlotEvent) -> None:
+        """Any event that takes no seat away."""
+        self._slot(slot_id, event)
+
+    def model_failed(self, model: str) -> None:
+        """An engine for it failed: the next one has to wait, wherever."""
+        self.back_off = boot_backoff.failed(self.policy.back_off, self.back_off, model, self.now_s())
+
+    def model_wait_s(self, model: str) -> float:
+        return boot_backoff.wait_s(self.back_off, model, self.now_s())
+
+    def engine_lost(self, slot_id: str, event: SlotEvent, error: PilotlightError, *, again: bool) -> None:
+        """DIED or SWAP_FAILED. A lease that was being placed queues again unless not `again` or out of tries; one that
+        had its engine has lost it, and its holder decides what to do."""
+        lease_id = self.ledger.slots[slot_id].lease_id
+        before = self.ledger.leases[lease_id].state if lease_id is not None else None
+        self._slot(slot_id, event)
+        if lease_id is not None and before is not None:
+            self._seat_lost(lease_id, before, error, again=again)
+
+    def _seat_lost(self, lease_id: str, before: LeaseState, error: PilotlightError, *, again: bool) -> None:
+        now_s = self.now_s()
+        self.fair = fairness.unseated(self.policy.fairness, self.fair, lease_id, now_s)
+        lease = self.ledger.leases[lease_id]
+        if before is LeaseState.PLACING and again and lease.tries < MOST_TRIES:
+            refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, now_s, lease.queued_at_s)
+            if refusal is None:
+                log.info("lease %s waits again after try %d: %s", lease_id, lease.tries, error.message)
+                self._tell(lease_id)
+                return
+        self.records[lease_id].error = error
+        if lease.state is LeaseState.QUEUED:
+            self.end(lease_id, LeaseEvent.REFUSE, error)
+        else:
+            self._tell(lease_id)
+
+    def grant(self, slot_id: str, endpoint: str, fingerprint: str) -> LeaseRecord:
+        """The slot's engine, of this fingerprint on its node, serves the lease it was reserved for."""
+        now_s = self.now_s()
+        lease_id = self.ledger.slots[slot_id].lease_id
+        self.ledger = ledger.grant(self.ledger, slot_id, now_s, fingerprint)
+        assert lease_id is not None  # ledger.grant raised otherwise
+        record = self.records[lease_id]
+        self.back_off = boot_backoff.worked(self.back_off, record.wish.model)
+        record.endpoint, record.eta_s, record.granted_s = endpoint, 0.0, now_s
+        if record.promise is not None:
+            at_s, eta_s = record.promise.at_s, record.promise.eta_s
+            self.predictions = prediction.observe_promise(
+                self.policy.prediction, self.predictions, record.queued, eta_s, now_s - at_s
+            )
+        self.renew(lease_id)
+        self._touch(record)
+        self._tell(lease_id)
+        return record
+
+    def end(self, lease_id: str, event: LeaseEvent, error: PilotlightError | None = None) -> None:
+        """RELEASE, EXPIRE, REFUSE or PREEMPT; its seat, place in the queue and charge are given back."""
+        record = self.records[lease_id]
+        now_s, spec = self.now_s(), self.policy.fairness
+        cut_short = event is LeaseEvent.PREEMPT and self.ledger.leases[lease_id].state is LeaseState.ACTIVE
+        self.ledger = ledger.lease_event(self.ledger, lease_id, event, now_s)
+        self.fair = fairness.withdraw(spec, self.fair, lease_id, now_s)
+        self.fair = (fairness.unseated if cut_short else fairness.ended)(spec, self.fair, lease_id, now_s)
+        record.error = error or record.error
+        self._tell(lease_id)
+
+    def work(self, lease_id: str, event: LeaseEvent) -> None:
+        """WORK_BEGAN or WORK_ENDED, where it changes anything."""
+        lease = self.ledger.leases.get(lease_id)
+        if lease is not None and event is LeaseEvent.WORK_BEGAN:
+            self.records[lease_id].worked = True
+        wanted = LeaseState.IDLE if event is LeaseEvent.WORK_BEGAN else LeaseState.ACTIVE
+        if lease is not None and lease.state is wanted:
+            self.ledger = ledger.lease_event(self.ledger, lease_id, event, self.now_s())
+            self._changed()
+
+    def expire(self) -> tuple[str, ...]:
+        """End every lease whose holder is silent; returns their ids."""
+        now_s = self.now_s()
+        self.ledger, late = ledger.expire(self.ledger, now_s)
+        for lease_id in late:
+            self.fair = fairness.withdraw(self.policy.fairness, self.fair, lease_id, now_s)
+            self.fair = fairness.ended(self.policy.fairness, self.fair, lease_id, now_s)
+            self._tell(lease_id)
+        return late
+
+    def sweep(self) -> None:
+        """Forget what ended a while ago, so that nothing here grows without bound."""
+        now_s = self.now_s()
+        self.ledger = ledger.sweep(self.ledger, now_s, self.policy.keep_ended_s)
+        self.records = {key: record for key, record in self.records.items() if key in self.ledger.leases}
+        self.fair = fairness.forget_idle_tenants(self.policy.fairness, self.fair, now_s)
+
+    def learn(self, outcome: prediction.Outcome) -> None:
+        self.predictions = prediction.observe(self.policy.prediction, self.predictions, outcome)
+
+    def is_over(self, lease_id: str) -> bool:
+        lease = self.ledger.leases.get(lease_id)
+        return lease is None or lease.state in ENDED or lease.state is LeaseState.PREEMPTED
+
+    def _next_turn_s(self, tenant: str) -> float:
+        """When the tenant's queue is expected to be shorter by one: the least Retry-After that is of any use."""
+        waiting = [key for key, entry in self.fair.waiting.items() if entry.tenant == tenant] or self.fair.waiting
+        expected = [eta_s for lease_id in waiting if (eta_s := self.records[lease_id].eta_s) is not None]
+        return max(1.0, min(expected, default=5.0))
+
+    def _touch(self, record: LeaseRecord) -> None:
+        facts = record.order.facts
+        spec = self.policy.prediction
+        back_s = prediction.predict(spec, self.predictions, "swap", facts.tier, facts.fingerprint, facts.weights_bytes)
+        self.worth = greedy_dual.touch(self.worth, facts.key, 1, back_s)
+        spare = len(self.worth.entries) - _REMEMBERED_MODELS
+        if spare > 0:
+            _, self.worth = greedy_dual.make_room(self.worth, 0, _REMEMBERED_MODELS)
+
+    def _slot(self, slot_id: str, event: SlotEvent, engine: ledger.Engine | None = None) -> None:
+        before = self.ledger.slots[slot_id].state
+        self.ledger = ledger.slot_event(self.ledger, slot_id, event, self.now_s(), engine)
+        log.debug("slot %s: %s -> %s (%s)", slot_id, before, self.ledger.slots[slot_id].state, event)
+        self._changed()
+
+    def _tell(self, lease_id: str) -> None:
+        record = self.records.get(lease_id)
+        if record is not None:
+            record.changed.set()
+            record.changed = asyncio.Event()
+        self._changed()
+
+    def _changed(self) -> None:
+        for callback in self.on_change:
+            callback()

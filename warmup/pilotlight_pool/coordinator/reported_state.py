@@ -1,0 +1,46 @@
+"""What an agent reports, in the ledger's words: how a coordinator that starts anew learns what is granted. Pure."""
+
+from __future__ import annotations
+
+from pilotlight_pool.agent_port import SleeperReport, SlotReport
+from pilotlight_pool.coordinator.pool import LeaseRecord
+from pilotlight_pool.policy.leases.lease_lifecycle import LeaseState
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
+from pilotlight_pool.policy.leases.ledger import Engine, Lease, Slot
+
+
+def reported_slot(report: SlotReport, now_s: float) -> Slot:
+    order = report.engine
+    sleeping = tuple(sleeper_engine(sleeper) for sleeper in report.sleeping)
+    if order is None:
+        return Slot(report.slot_id, report.state, now_s, sleeping=sleeping)
+    engine = Engine(order.facts.key, order.facts.fingerprint, report.tenant, report.isolation)
+    lease_id = report.grant.lease_id if report.grant is not None else None
+    return Slot(report.slot_id, report.state, now_s, engine, lease_id, sleeping)
+
+
+def sleeper_engine(report: SleeperReport) -> Engine:
+    facts = report.engine.facts
+    return Engine(facts.key, facts.fingerprint, report.tenant, report.isolation)
+
+
+def served_lease(report: SlotReport, now_s: float, expires_at_s: float) -> tuple[Lease, LeaseRecord] | None:
+    """The lease that the slot serves, None where it serves none. Its deadline is behind it."""
+    grant, order = report.grant, report.engine
+    if grant is None or order is None:
+        return None
+    began_s = now_s - grant.held_s
+    wish = LeaseWish(
+        grant.lease_id,
+        grant.tenant,
+        order.facts.key,
+        order.facts.fingerprint,
+        grant.priority,
+        grant.isolation,
+        order.facts.weights_bytes,
+        order.facts.memory_bytes,
+    )
+    state = LeaseState.IDLE if report.idle else LeaseState.ACTIVE
+    record = LeaseRecord(wish, order, grant.secret_sha256, began_s)
+    record.endpoint, record.granted_s, record.worked, record.eta_s = report.endpoint, began_s, True, 0.0
+    return Lease(wish, state, began_s, began_s, expires_at_s, report.slot_id), record

@@ -1,0 +1,381 @@
+"""One task per slot: looks at what the slot is and what its lease needs, does the next step, and looks again.
+
+    slot                                       next step
+    failed                                     stop what is left, after a back-off where several models failed
+    draining                                   revoke the lease that ended
+    reserved, the model not on this node yet   fetch it
+    idle, reserved, engine and tenant right    grant
+    idle, reserved, swap possible              swap
+    idle, reserved, anything else              sleep or stop, then one of the two below
+    idle, nobody's, no longer wanted           sleep or stop
+    idle or empty, ordered warm                as if reserved, and stay idle
+    empty, wanted, one that fits sleeps here   wake (and swap)
+    empty, wanted                              boot
+
+Level-triggered: a reservation that disappears or changes during a step is seen at the next look. The only caller of an
+agent's commands for its slot, so that they never overlap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from pilotlight_pool.agent_port import (
+    AgentError,
+    AgentPort,
+    EngineGone,
+    EngineOrder,
+    EngineRefused,
+    Grant,
+    SlotFacts,
+    SlotReport,
+    SwapFailed,
+)
+from pilotlight_pool.coordinator.metrics import Exposition
+from pilotlight_pool.coordinator.pool import LeaseRecord, Pool
+from pilotlight_pool.coordinator.slot_sleepers import Dormant, SlotSleepers
+from pilotlight_pool.coordinator.step_times import StepTimes
+from pilotlight_pool.coordinator.warm_orders import WarmOrder
+from pilotlight_pool.policy.leases.isolation import after_serving, may_reuse
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
+from pilotlight_pool.policy.leases.ledger import Slot
+from pilotlight_pool.policy.leases.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
+from pilotlight_pool.policy.placement import boot_backoff
+from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
+from pilotlight_pool.policy.placement.prediction import Outcome, seconds_per_byte
+from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable, told_to_clients
+
+log = logging.getLogger(__name__)
+_MADE_READY = frozenset({SlotState.EMPTY, SlotState.IDLE})
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSettings:
+    """Deadlines of an agent's commands, and the back-off of a slot in which the engines of several models failed in a
+    row, which doubles up to its end. One model that fails backs off alone (policy.boot_backoff)."""
+
+    boot_deadline_s: float = 300.0
+    swap_deadline_s: float = 60.0
+    drain_deadline_s: float = 5.0
+    sleep_deadline_s: float = 60.0
+    back_off: BackOffSpec = field(default_factory=BackOffSpec)
+
+
+class SlotDriver:
+    """`run` until cancelled; `kick` after anything that may concern this slot."""
+
+    def __init__(
+        self, facts: SlotFacts, agent: AgentPort, pool: Pool, exposition: Exposition, settings: DriverSettings
+    ) -> None:
+        self.agent_name = agent.name
+        self._slot_id = facts.slot_id
+        self._agent = agent
+        self._pool = pool
+        self._exposition = exposition
+        self._settings = settings
+        self._wake = asyncio.Event()
+        self._failures = 0
+        self._failing_models: set[str] = set()
+        self._not_before_s = 0.0
+        self._times = StepTimes(facts.slot_id, pool, exposition)
+        self._granted = ""
+        self._incarnation = 0
+        self._lost_early = (0, "")
+        self._order: EngineOrder | None = None
+        self._sleepers = SlotSleepers(facts, pool)
+        self._unwanted = ""
+        self._warm: WarmOrder | None = None
+
+    def busy_left_s(self, now_s: float) -> float:
+        """Predicted rest of what the slot is doing now, with back-off and zygote where an engine must be forked."""
+        left_s = max(0.0, self._times.ends_s - now_s, self._not_before_s - now_s)
+        if self._slot.state in {SlotState.EMPTY, SlotState.STOPPING, SlotState.FAILED}:
+            return max(left_s, self._agent.zygote_ready_in_s())
+        return left_s
+
+    def kick(self) -> None:
+        self._wake.set()
+
+    def stop_idle(self, reason: str) -> None:
+        """Nobody wants this engine: stop it unless a lease comes first."""
+        self._unwanted = reason
+        self.kick()
+
+    def warm(self, warm: WarmOrder) -> None:
+        """Hold this model, unless a lease comes first."""
+        self._warm = warm
+        self.kick()
+
+    def took_over(self, report: SlotReport) -> None:
+        """What the slot runs, what the agent granted and what sleeps, from before this coordinator knew of it."""
+        self._granted = report.grant.lease_id if report.grant is not None else ""
+        self._incarnation, self._order = report.incarnation, report.engine
+        self._sleepers.took_over(report.sleeping)
+
+    def lost(self, incarnation: int, reason: str) -> None:
+        """The agent says that an engine process is gone; news about an earlier one are dropped, and those about one
+        whose boot has not been heard of yet are kept for that."""
+        if self._sleepers.discard(incarnation):
+            log.warning("slot %s: a sleeping engine was lost: %s", self._slot_id, reason)
+        elif incarnation == self._incarnation:
+            self._died(reason)
+        elif incarnation > self._incarnation:
+            self._lost_early = (incarnation, reason)
+
+    def _died(self, reason: str) -> None:
+        if self._slot.state in {SlotState.EMPTY, SlotState.FAILED, SlotState.STOPPING}:
+            return
+        self._fail(SlotEvent.DIED, f"the engine was lost: {reason}")
+        self.kick()
+
+    async def run(self) -> None:
+        while True:
+            self._wake.clear()
+            step = self._next_step()
+            if step is None:
+                await self._wake.wait()
+                continue
+            try:
+                await step()
+            except AgentError as error:
+                self._died(str(error))
+            except LifeCycleViolation as violation:
+                log.info("slot %s: came too late: %s", self._slot_id, violation)
+            finally:
+                self._times.end()
+
+    @property
+    def _slot(self) -> Slot:
+        return self._pool.ledger.slots[self._slot_id]
+
+    def _next_step(self) -> Callable[[], Awaitable[None]] | None:
+        slot = self._slot
+        record = self._reserved()
+        if record is not None and slot.state in _MADE_READY and not record.order_on(self.agent_name):
+            return lambda: self._fetch(record)
+        match slot.state:
+            case SlotState.FAILED:
+                return self._clear_failed
+            case SlotState.DRAINING:
+                return self._drain
+            case SlotState.STOPPING:
+                return self._stop
+            case SlotState.FALLING_ASLEEP:
+                return self._sleep
+            case SlotState.IDLE:
+                return self._from_idle(slot)
+            case SlotState.EMPTY:
+                self._unwanted = ""
+                order = self._wanted_order(slot)
+                return None if order is None else self._from_empty(slot, order)
+        return None
+
+    def _from_empty(self, slot: Slot, order: EngineOrder) -> Callable[[], Awaitable[None]]:
+        dormant = self._to_wake(slot, order)
+        return (lambda: self._boot(order)) if dormant is None else (lambda: self._wake_up(dormant))
+
+    def _to_wake(self, slot: Slot, order: EngineOrder) -> Dormant | None:
+        wish = replace(self._wish(slot), fingerprint=order.facts.fingerprint)
+        return self._sleepers.to_wake(wish, swappable=order.facts.swappable)
+
+    def _from_idle(self, slot: Slot) -> Callable[[], Awaitable[None]] | None:
+        order, engine = self._wanted_order(slot), slot.engine
+        assert engine is not None  # the ledger's promise for every state but empty
+        if order is None:
+            return self._make_way if self._unwanted else None
+        self._unwanted = ""
+        wish = self._wish(slot)
+        if engine.fingerprint == order.facts.fingerprint and may_reuse(engine.tenant, engine.isolation, wish):
+            if engine.model == order.facts.key:
+                return lambda: self._grant(wish, order)
+            if order.facts.swappable:
+                return lambda: self._swap(order)
+        return self._make_way
+
+    def _wanted_order(self, slot: Slot) -> EngineOrder | None:
+        if slot.lease_id is not None:
+            self._warm = None
+            return self._pool.records[slot.lease_id].order_on(self.agent_name)
+        if self._warm is not None and slot.engine is not None and self._warm.is_met_by(slot.engine):
+            self._warm = None
+        return self._warm.order if self._warm is not None else None
+
+    def _wish(self, slot: Slot) -> LeaseWish:
+        """Whom the slot is made ready for."""
+        if slot.lease_id is not None:
+            return self._pool.ledger.leases[slot.lease_id].wish
+        assert self._warm is not None  # _wanted_order had one
+        return self._warm.wish
+
+    async def _fetch(self, record: LeaseRecord) -> None:
+        facts = record.order.facts
+        self._times.begin(
+            facts.weights_bytes * seconds_per_byte(self._pool.policy.prediction, self._pool.predictions, "remote")
+        )
+        why = "the model there is another one"
+        try:
+            async with asyncio.timeout(self._settings.boot_deadline_s):
+                found = await self._agent.describe(record.order.model)
+            record.on_agents[self.agent_name] = found if found.key == facts.key else None
+        except (PilotlightError, TimeoutError) as error:
+            why = error.message if isinstance(error, PilotlightError) else "it was not fetched in time"
+            record.on_agents[self.agent_name] = None
+        if record.on_agents[self.agent_name] is None:
+            log.warning("slot %s: %s cannot be served here: %s", self._slot_id, record.order.model.uri, why)
+        if record is self._reserved() and not record.order_on(self.agent_name):
+            self._pool.unplace(self._slot_id, Unavailable(f"{self.agent_name}: {record.order.model.uri}: {why}"))
+
+    async def _boot(self, order: EngineOrder) -> None:
+        step = self._times.expect("fork", order, self._agent.zygote_ready_in_s())
+        self._pool.begin(self._slot_id, SlotEvent.BOOT, order, self._wish(self._slot))
+        try:
+            ready = await self._agent.boot(self._slot_id, order, self._settings.boot_deadline_s)
+        except EngineRefused as error:
+            self._refuse(order, str(error))
+            return
+        self._incarnation, self._order = ready.incarnation, order
+        if self._lost_early[0] == ready.incarnation:
+            raise EngineGone(self._lost_early[1])
+        self._pool.slot_event(self._slot_id, SlotEvent.BOOTED)
+        self._times.took(step, ready, self._reserved())
+
+    async def _swap(self, order: EngineOrder) -> None:
+        step = self._times.expect("swap", order)
+        self._pool.begin(self._slot_id, SlotEvent.SWAP, order, self._wish(self._slot))
+        try:
+            ready = await self._agent.swap(self._slot_id, order, self._settings.swap_deadline_s)
+        except SwapFailed as error:
+            self._exposition.swap_failed()
+            self._fail(SlotEvent.SWAP_FAILED, f"the swap failed: {error}")
+            return
+        self._order = order
+        self._pool.slot_event(self._slot_id, SlotEvent.SWAPPED)
+        self._times.took(step, ready, self._reserved())
+
+    async def _grant(self, wish: LeaseWish, order: EngineOrder) -> None:
+        engine = self._slot.engine
+        assert engine is not None
+        record = self._pool.records[wish.lease_id]
+        tenant, isolation = after_serving(engine.tenant, engine.isolation, wish)
+        grant = Grant(
+            wish.lease_id, record.secret_sha256, wish.tenant, order.model_name,
+            wish.priority, wish.isolation,
+        )  # fmt: skip
+        began_s = self._pool.now_s()
+        endpoint = await self._agent.grant(self._slot_id, grant, tenant, isolation)
+        if self._slot.state is not SlotState.IDLE:
+            return
+        if self._slot.lease_id != wish.lease_id:
+            await self._agent.revoke(
+                self._slot_id, wish.lease_id, "it ended while it was granted", self._settings.drain_deadline_s
+            )
+            return
+        now_s = self._pool.now_s()
+        took_s = now_s - began_s
+        record.phases_s["grant"] = took_s
+        if record.path == "loaded":
+            predicted_s = self._times.predicted("loaded", order.facts)
+            self._pool.learn(Outcome("loaded", order.facts.tier, order.facts.fingerprint, 0, took_s, 0.0, predicted_s))
+        self._failures = 0
+        self._failing_models.clear()
+        self._granted = wish.lease_id
+        self._pool.grant(self._slot_id, endpoint, order.facts.fingerprint)
+        self._exposition.granted(record, now_s)
+        log.info(
+            "lease %s is active on %s after %.3f s (%s)", wish.lease_id, self._slot_id, now_s - record.asked_s,
+            ", ".join(f"{name} {seconds:.3f}" for name, seconds in record.phases_s.items()),
+        )  # fmt: skip
+
+    async def _drain(self) -> None:
+        self._times.begin(self._pool.policy.contest.placement.drain_s)
+        await self._agent.revoke(self._slot_id, self._granted, self._why_drained(), self._settings.drain_deadline_s)
+        if self._slot.state is SlotState.DRAINING:
+            self._pool.slot_event(self._slot_id, SlotEvent.DRAINED)
+
+    def _why_drained(self) -> str:
+        record = self._pool.records.get(self._granted)
+        return record.error.message if record is not None and record.error is not None else "the lease has ended"
+
+    async def _make_way(self) -> None:
+        slot = self._slot
+        sleeps = self._room_to_sleep() is not None
+        model = slot.engine.model[:12] if slot.engine is not None else ""
+        why = f"{slot.lease_id} needs another" if slot.lease_id is not None else self._unwanted or "a prewarm"
+        becomes = "put to sleep" if sleeps else "stopped"
+        log.info("slot %s: its engine with %s is %s: %s", self._slot_id, model, becomes, why)
+        self._exposition.evicted("lease" if slot.lease_id is not None else "keep-alive")
+        self._pool.slot_event(self._slot_id, SlotEvent.SLEEP if sleeps else SlotEvent.STOP)
+
+    def _room_to_sleep(self) -> tuple[int, ...] | None:
+        dormant, order = self._this(), self._wanted_order(self._slot)
+        next_awake = self._to_wake(self._slot, order) if order is not None else None
+        return self._sleepers.room_for(dormant, next_awake) if dormant is not None else None
+
+    def _this(self) -> Dormant | None:
+        engine, order = self._slot.engine, self._order
+        return Dormant(self._incarnation, engine, order) if engine is not None and order is not None else None
+
+    async def _sleep(self) -> None:
+        self._times.begin(self._pool.policy.contest.placement.stop_s)
+        dormant = self._this()
+        assert dormant is not None  # _make_way has looked
+        for incarnation in self._room_to_sleep() or ():
+            self._sleepers.discard(incarnation)
+            await self._agent.discard(self._slot_id, incarnation)
+        await self._agent.sleep(self._slot_id, self._settings.sleep_deadline_s)
+        if self._slot.state is SlotState.FALLING_ASLEEP:
+            self._sleepers.fell_asleep(dormant)
+            self._pool.slot_event(self._slot_id, SlotEvent.SLEPT)
+
+    async def _wake_up(self, dormant: Dormant) -> None:
+        step = self._times.expect("wake", dormant.order)
+        self._sleepers.woke(dormant)
+        self._pool.begin_wake(self._slot_id, dormant.engine)
+        self._incarnation, self._order = dormant.incarnation, dormant.order
+        ready = await self._agent.wake(self._slot_id, dormant.incarnation, self._settings.sleep_deadline_s)
+        self._pool.slot_event(self._slot_id, SlotEvent.WOKEN)
+        self._times.took(step, ready, self._reserved())
+
+    async def _stop(self) -> None:
+        self._times.begin(self._pool.policy.contest.placement.stop_s)
+        began_s = self._pool.now_s()
+        await self._agent.stop(self._slot_id)
+        self._pool.slot_event(self._slot_id, SlotEvent.STOPPED)
+        record = self._reserved()
+        if record is not None:
+            record.phases_s["stop"] = self._pool.now_s() - began_s
+
+    async def _clear_failed(self) -> None:
+        delay_s = self._not_before_s - self._pool.now_s()
+        if delay_s > 0:
+            await asyncio.sleep(delay_s)
+        self._pool.slot_event(self._slot_id, SlotEvent.STOP)
+
+    def _fail(self, event: SlotEvent, reason: str) -> None:
+        """What the process wrote last is for the log alone: it has served others too."""
+        self._failures += 1
+        engine = self._slot.engine
+        if engine is not None:
+            self._failing_models.add(engine.model)
+            self._pool.model_failed(engine.model)
+        if len(self._failing_models) > 1:
+            self._not_before_s = self._pool.now_s() + boot_backoff.delay_s(self._settings.back_off, self._failures)
+        self._warm = None
+        self._exposition.engine_failed()
+        log.warning("slot %s: %s (failure %d in a row)", self._slot_id, reason, self._failures)
+        self._pool.engine_lost(self._slot_id, event, Unavailable(told_to_clients(reason)), again=True)
+
+    def _refuse(self, order: EngineOrder, reason: str) -> None:
+        """The engine's arguments or the model are wrong: another try would end the same way."""
+        log.warning("slot %s: the engine refuses its configuration: %s", self._slot_id, reason)
+        if self._warm is not None and self._warm.order.facts.kind == order.facts.kind:
+            self._pool.warm_orders.refused(self._warm, self._pool.now_s())
+        self._pool.engine_lost(self._slot_id, SlotEvent.DIED, InvalidInput(told_to_clients(reason)), again=False)
+        self._warm = None
+
+    def _reserved(self) -> LeaseRecord | None:
+        lease_id = self._slot.lease_id
+        return self._pool.records[lease_id] if lease_id is not None else None

@@ -1,0 +1,68 @@
+"""What the steps of one slot are expected to take, and what is learned when they have taken it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from pilotlight_pool.agent_port import EngineOrder, EngineReady, ModelFacts
+from pilotlight_pool.coordinator.metrics import Exposition
+from pilotlight_pool.coordinator.pool import LeaseRecord, Pool
+from pilotlight_pool.policy.placement.prediction import Outcome, Path, predict
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedStep:
+    """`began_s` on the pool's clock."""
+
+    path: Path
+    facts: ModelFacts
+    predicted_s: float
+    began_s: float
+
+
+class StepTimes:
+    """`ends_s`: when the step under way should be over, on the pool's clock; 0 between steps."""
+
+    def __init__(self, slot_id: str, pool: Pool, exposition: Exposition) -> None:
+        self.ends_s = 0.0
+        self._slot_id = slot_id
+        self._pool = pool
+        self._exposition = exposition
+
+    def begin(self, takes_s: float) -> None:
+        self.ends_s = self._pool.now_s() + takes_s
+
+    def end(self) -> None:
+        self.ends_s = 0.0
+
+    def predicted(self, path: Path, facts: ModelFacts) -> float:
+        spec = self._pool.policy.prediction
+        return predict(spec, self._pool.predictions, path, facts.tier, facts.fingerprint, facts.weights_bytes)
+
+    def expect(self, path: Path, order: EngineOrder, before_s: float = 0.0) -> ExpectedStep:
+        """An engine is made ready from now on, `before_s` after which its own part begins."""
+        step = ExpectedStep(path, order.facts, self.predicted(path, order.facts), self._pool.now_s())
+        self.begin(before_s + step.predicted_s)
+        return step
+
+    def took(self, step: ExpectedStep, ready: EngineReady, record: LeaseRecord | None) -> None:
+        """It is ready: learn from how long that took, and tell it `record`, the lease that has reserved the slot."""
+        facts, took_s = step.facts, self._pool.now_s() - step.began_s
+        process_s = max(0.0, took_s - ready.weights_s - ready.zygote_s)
+        self._pool.learn(
+            Outcome(
+                step.path, facts.tier, facts.fingerprint, facts.weights_bytes, process_s, ready.weights_s,
+                step.predicted_s,
+            )
+        )  # fmt: skip
+        self._exposition.made_ready(step.path, ready, step.predicted_s, took_s)
+        if record is not None and record.order.facts.key == facts.key:
+            record.phases_s[step.path] = took_s
+            record.phases_s |= {f"{step.path}.{name}": seconds for name, seconds in ready.phases_s.items()}
+        log.info(
+            "slot %s: %s of %s took %.3f s, predicted were %.3f s", self._slot_id, step.path, facts.key[:12], took_s,
+            step.predicted_s,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""How long idle engines are kept, and what is warmed ahead."""

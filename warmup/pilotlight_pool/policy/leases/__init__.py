@@ -1,0 +1,1 @@
+"""Who holds what: life cycles, terms, the ledger, and what agents report."""

@@ -1,0 +1,82 @@
+"""A download's progress for a person: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pilotlight_store import Progress
+
+PLAIN_LINE_PERIOD_S = 2.0
+
+
+@contextlib.contextmanager
+def shown_progress(uri: str) -> Iterator[Callable[[Progress], None]]:
+    """On stderr, without what is secret in `uri`."""
+    from pilotlight_protocol.manifest import without_secrets
+
+    shown = without_secrets(uri)
+    if not sys.stderr.isatty():
+        yield _PlainLines(shown).report
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("listing", total=None)
+
+        def report(progress: Progress) -> None:
+            total = progress.total_bytes or None
+            bar.update(task, description=progress.state, completed=progress.done_bytes, total=total)
+
+        yield report
+
+
+class _PlainLines:
+    """A line every few seconds and at every change of state, for logs."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._state = ""
+        self._started = (time.monotonic(), 0)
+        self._shown_s = -PLAIN_LINE_PERIOD_S
+
+    def report(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.state != self._state:
+            self._state, self._started = progress.state, (now, progress.done_bytes)
+        elif now - self._shown_s < PLAIN_LINE_PERIOD_S:
+            return
+        self._shown_s = now
+        line = f"{progress.state} {self._uri}"
+        if progress.total_bytes:
+            line += f"  {shown_size(progress.done_bytes)} of {shown_size(progress.total_bytes)}"
+            rate = (progress.done_bytes - self._started[1]) / max(now - self._started[0], 1e-9)
+            if rate > 0 and now > self._started[0] and progress.state != "ready":
+                left_s = (progress.total_bytes - progress.done_bytes) / rate
+                line += f"  {shown_size(rate)}/s  {left_s:.0f} s left"
+        click.echo(line, err=True)
+
+
+def shown_size(size_bytes: float) -> str:
+    """Decimal units, one digit: `1.5 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.2f} TB"

@@ -1,0 +1,1 @@
+"""Where models come from: hubs, object stores, HTTP, folders."""

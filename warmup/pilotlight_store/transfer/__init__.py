@@ -1,0 +1,1 @@
+"""Getting the bytes: what is wanted, the plan of ranges, bandwidth, retries."""
