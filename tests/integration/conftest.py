@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
-
 from component_process import RunningComponent, free_port, running
 
 # An engine boots in 5 to 15 s on idle cores; the machine may be shared.
