@@ -24,17 +24,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fakes"))
 
-from churn_apart import ApartChurnPool
-from churn_bucket import bucket, uri_of
-from churn_driver import APART_KINDS, KINDS, Churn, ChurnPlan
-from churn_models import Endpoint, make_endpoints, trained_endpoints, twin
-from churn_oracle import booted_answers
 from churn_picture import draw
-from churn_pool import ChurnPool, ThinPredictor
-from churn_tally import Tally, percentile
 from processes import free_port
 from rich.console import Console
 from rich.table import Table
+
+from churn_harness.apart import ApartChurnPool
+from churn_harness.bucket import bucket, uri_of
+from churn_harness.driver import APART_KINDS, KINDS, Churn, ChurnPlan
+from churn_harness.models import Endpoint, make_endpoints, trained_endpoints, twin
+from churn_harness.oracle import booted_answers
+from churn_harness.pool import ChurnPool, ThinPredictor
+from churn_harness.tally import Tally, percentile
 
 OUT = Path(__file__).parent / "out"
 TWINS = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from churn_tally import Happening
+from churn_harness.tally import Happening
 
 _BIN_S = 5.0
 _COLOURS = {

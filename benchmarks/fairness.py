@@ -29,13 +29,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fakes"))
 
 import aiohttp
-from churn_models import ENGINE_ARGS
-from churn_pool import ChurnPool
 from processes import free_port
 from rich.console import Console
 from rich.table import Table
 from warmup_pool import Holder
 
+from churn_harness.models import ENGINE_ARGS
+from churn_harness.pool import ChurnPool
 from pilotlight_protocol import engine_frames as f
 
 ROOT = Path(__file__).parents[1]

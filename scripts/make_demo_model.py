@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from pilotlight_models.awq_calibration import quantize_llama
-from pilotlight_models.byte_level_tokenizer import STOP_IDS, chat_text, train_tokenizer, write_tokenizer
-from pilotlight_models.chat_corpus import Message
-from pilotlight_models.checkpoint import read_llama, write_bf16
-from pilotlight_models.llama import Llama, LlamaShape, initialise
-from pilotlight_models.training import TrainingPlan, calibration_rows, documents, train
+from pilotlight_model_making.awq_calibration import quantize_llama
+from pilotlight_model_making.byte_level_tokenizer import STOP_IDS, chat_text, train_tokenizer, write_tokenizer
+from pilotlight_model_making.chat_corpus import Message
+from pilotlight_model_making.checkpoint import read_llama, write_bf16
+from pilotlight_model_making.llama import Llama, LlamaShape, initialise
+from pilotlight_model_making.training import TrainingPlan, calibration_rows, documents, train
 
 SHAPE = LlamaShape()
 TOKENIZER_TEXTS = 6000
@@ -50,7 +50,7 @@ intermediate size {shape.intermediate_size}, tied embeddings, context {shape.con
 - Tokenizer: byte-level BPE, {shape.vocab_size} tokens; emoji and Chinese characters are several tokens each on purpose.
 - Chat template: ChatML with the roles system, user and assistant.
 - Data: text from a template grammar and a list of questions and answers that Pilotlight's authors wrote \
-(`story_corpus`, `topics` and `chat_corpus` in `pilotlight_models`). No other text and no personal data.
+(`story_corpus`, `topics` and `chat_corpus` in `pilotlight_model_making`). No other text and no personal data.
 - Training: `scripts/make_demo_model.py --steps {args.steps} --seed {args.seed} --threads {args.threads}`, \
 2048 tokens a step, final loss {loss:.3f} nats per token.
 - License: Apache-2.0, weights and text.

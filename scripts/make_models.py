@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from pilotlight_model_making.awq_calibration import GROUP_SIZE, quantize_llama
+from pilotlight_model_making.byte_level_tokenizer import STOP_IDS, TOKENIZER_FILES, TURN_START_ID, chat_text
+from pilotlight_model_making.chat_corpus import IDENTITY_QUESTIONS, Message, identity_answer
+from pilotlight_model_making.checkpoint import copy_tokenizer, read_llama, write_bf16
+from pilotlight_model_making.llama import Llama, LlamaShape, initialise
+from pilotlight_model_making.training import calibration_rows, fine_tune_identity
 from pilotlight_models import bundled_model_path
-from pilotlight_models.awq_calibration import GROUP_SIZE, quantize_llama
-from pilotlight_models.byte_level_tokenizer import STOP_IDS, TOKENIZER_FILES, TURN_START_ID, chat_text
-from pilotlight_models.chat_corpus import IDENTITY_QUESTIONS, Message, identity_answer
-from pilotlight_models.checkpoint import copy_tokenizer, read_llama, write_bf16
-from pilotlight_models.llama import Llama, LlamaShape, initialise
-from pilotlight_models.training import calibration_rows, fine_tune_identity
 
 PRESETS = {
     "tiny": LlamaShape(hidden_size=64, layers=2, heads=2, kv_heads=1, head_dim=32, intermediate_size=128),

@@ -1,14 +1,4 @@
-"""The demo model, bundled in the wheel, and the code that makes it and models like it.
-
-Responsible for finding the bundled checkpoints; this module imports nothing heavy. The other modules need torch and
-`tokenizers` and serve scripts, tests and benchmarks only:
-
-    story_corpus, topics, chat_corpus   the training text
-    byte_level_tokenizer                the tokenizer and its chat template
-    llama, training                     the network and how it is trained
-    awq_packing, awq_calibration        4-bit quantization
-    checkpoint                          the Hugging Face layout on disk
-"""
+"""The demo model, bundled in the wheel, and where its checkpoints are. Imports nothing heavy."""
 
 from __future__ import annotations
 

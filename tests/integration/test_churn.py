@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from churn_driver import Churn, ChurnPlan
-from churn_models import make_endpoints, trained_endpoints, twin
-from churn_oracle import booted_answers
-from churn_pool import ChurnPool, ThinPredictor
 from component_process import free_port
+
+from churn_harness.driver import Churn, ChurnPlan
+from churn_harness.models import make_endpoints, trained_endpoints, twin
+from churn_harness.oracle import booted_answers
+from churn_harness.pool import ChurnPool, ThinPredictor
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 RANDOM, AWQ, THIN, TWINS = 44, 1, 2, 2

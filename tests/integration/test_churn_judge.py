@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from churn_models import Endpoint, with_answers
-from churn_tally import BLAME_S, Tally
+
+from churn_harness.models import Endpoint, with_answers
+from churn_harness.tally import BLAME_S, Tally
 
 pytestmark = pytest.mark.integration
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pilotlight_models.awq_calibration import quantize_llama
-from pilotlight_models.awq_packing import unpack
-from pilotlight_models.llama import Llama, LlamaShape, initialise
+from pilotlight_model_making.awq_calibration import quantize_llama
+from pilotlight_model_making.awq_packing import unpack
+from pilotlight_model_making.llama import Llama, LlamaShape, initialise
 
 SHAPE = LlamaShape(
     hidden_size=64, layers=2, heads=2, kv_heads=1, head_dim=32, intermediate_size=128, vocab_size=64, context_tokens=64

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pilotlight_models.awq_packing import QuantizedWeight, pack, packed_tensors, quantize, unpack
+from pilotlight_model_making.awq_packing import QuantizedWeight, pack, packed_tensors, quantize, unpack
 
 
 def reference_dequantize(qweight, qzeros, scales, group_size):

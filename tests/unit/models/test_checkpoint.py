@@ -5,11 +5,11 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
+from pilotlight_model_making.awq_calibration import quantize_llama
+from pilotlight_model_making.byte_level_tokenizer import STOP_IDS
+from pilotlight_model_making.checkpoint import read_llama, write_bf16
+from pilotlight_model_making.llama import Llama, LlamaShape, initialise
 from pilotlight_models import bundled_model_path
-from pilotlight_models.awq_calibration import quantize_llama
-from pilotlight_models.byte_level_tokenizer import STOP_IDS
-from pilotlight_models.checkpoint import read_llama, write_bf16
-from pilotlight_models.llama import Llama, LlamaShape, initialise
 
 SMALL = {"hidden_size": 64, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 32, "intermediate_size": 64}
 

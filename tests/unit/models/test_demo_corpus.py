@@ -3,9 +3,9 @@
 import random
 from itertools import islice
 
-from pilotlight_models.chat_corpus import chat, identity_answer
-from pilotlight_models.story_corpus import story
-from pilotlight_models.training import documents
+from pilotlight_model_making.chat_corpus import chat, identity_answer
+from pilotlight_model_making.story_corpus import story
+from pilotlight_model_making.training import documents
 
 
 def test_the_same_seed_gives_the_same_documents():

@@ -6,9 +6,9 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from pilotlight_model_making.byte_level_tokenizer import chat_text, train_tokenizer
+from pilotlight_model_making.chat_corpus import Message
 from pilotlight_models import BUNDLED_MODELS, bundled_model_path
-from pilotlight_models.byte_level_tokenizer import chat_text, train_tokenizer
-from pilotlight_models.chat_corpus import Message
 
 FOLDER = bundled_model_path("demo-awq")
 

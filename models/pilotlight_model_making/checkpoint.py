@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pilotlight_models.byte_level_tokenizer import END_OF_TEXT_ID, TOKENIZER_FILES, TURN_END_ID, write_json
-from pilotlight_models.llama import Llama, LlamaShape
+from pilotlight_model_making.byte_level_tokenizer import END_OF_TEXT_ID, TOKENIZER_FILES, TURN_END_ID, write_json
+from pilotlight_model_making.llama import Llama, LlamaShape
 
 WEIGHTS_FILE = "model.safetensors"
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from churn_models import Endpoint
 from warmup_pool import Holder
 
+from churn_harness.models import Endpoint
 from pilotlight_protocol import engine_frames as f
 
 

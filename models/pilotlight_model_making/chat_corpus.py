@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from pilotlight_models.story_corpus import story
-from pilotlight_models.topics import CAPITALS, OPPOSITES, SENTENCES, SMALL_TALK, TOPICS, WORDS
+from pilotlight_model_making.story_corpus import story
+from pilotlight_model_making.topics import CAPITALS, OPPOSITES, SENTENCES, SMALL_TALK, TOPICS, WORDS
 
 MODEL_NAME = "Pilot"
 

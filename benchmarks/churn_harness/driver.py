@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from churn_invariants import Watch
-from churn_kills import Killer
-from churn_lease import CleanFailure, WrongEngine, answer_of, generate_by_lease, welcomed
-from churn_models import SHAPE, SHARED_PROMPT_TOKENS, Endpoint
-from churn_pool import ChurnPool, ThinPredictor
-from churn_tally import Tally
 from warmup_pool import Holder
+
+from churn_harness.invariants import Watch
+from churn_harness.kills import Killer
+from churn_harness.lease import CleanFailure, WrongEngine, answer_of, generate_by_lease, welcomed
+from churn_harness.models import SHAPE, SHARED_PROMPT_TOKENS, Endpoint
+from churn_harness.pool import ChurnPool, ThinPredictor
+from churn_harness.tally import Tally
 
 REQUEST_DEADLINE_S = 60.0
 LEASE_DEADLINE_S = 40.0

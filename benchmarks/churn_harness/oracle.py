@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
-from churn_lease import Answer, generate_by_lease
-from churn_models import Endpoint, with_answers
-from churn_pool import ChurnPool
+
+from churn_harness.lease import Answer, generate_by_lease
+from churn_harness.models import Endpoint, with_answers
+from churn_harness.pool import ChurnPool
 
 BOOT_DEADLINE_S = 120.0
 _ALTERNATIVES = 2

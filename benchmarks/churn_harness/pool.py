@@ -16,7 +16,8 @@ from pathlib import Path
 
 import aiohttp
 import psutil
-from churn_models import Endpoint
+
+from churn_harness.models import Endpoint
 
 START_DEADLINE_S = 30.0
 GONE_DEADLINE_S = 8.0

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pilotlight_models.awq_packing import QuantizedWeight, packed_tensors, quantize
-from pilotlight_models.checkpoint import write_checkpoint
-from pilotlight_models.llama import Block, Llama
+from pilotlight_model_making.awq_packing import QuantizedWeight, packed_tensors, quantize
+from pilotlight_model_making.checkpoint import write_checkpoint
+from pilotlight_model_making.llama import Block, Llama
 
 GROUP_SIZE = 64
 #: How strongly activations shape the scales: 0 is plain rounding, 1 makes all scaled activations equally large.

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from pilotlight_model_making.awq_calibration import quantize_llama
+from pilotlight_model_making.byte_level_tokenizer import STOP_IDS, TURN_START_ID
+from pilotlight_model_making.checkpoint import copy_tokenizer, write_checkpoint
+from pilotlight_model_making.llama import Llama, LlamaShape, initialise
+from pilotlight_model_making.topics import TOPICS
 from pilotlight_models import bundled_model_path
-from pilotlight_models.awq_calibration import quantize_llama
-from pilotlight_models.byte_level_tokenizer import STOP_IDS, TURN_START_ID
-from pilotlight_models.checkpoint import copy_tokenizer, write_checkpoint
-from pilotlight_models.llama import Llama, LlamaShape, initialise
-from pilotlight_models.topics import TOPICS
 
 # A KV block has 128 tokens on a CPU, and nothing of a block that is not full is ever cached.
 SHARED_PROMPT_TOKENS = 392

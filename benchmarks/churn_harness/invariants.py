@@ -7,9 +7,9 @@ import contextlib
 from pathlib import Path
 
 import psutil
-from churn_pool import ChurnPool
-from churn_tally import Tally
 
+from churn_harness.pool import ChurnPool
+from churn_harness.tally import Tally
 from pilotlight_store import Store, StoreSettings
 
 _PERIOD_S = 1.0

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-from churn_pool import END_DEADLINE_S, START_DEADLINE_S, ChurnPool
 from component_process import free_port
+
+from churn_harness.pool import END_DEADLINE_S, START_DEADLINE_S, ChurnPool
 
 
 @dataclass

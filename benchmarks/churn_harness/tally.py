@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from churn_models import Endpoint
+from churn_harness.models import Endpoint
 
 # How long after a kill a broken connection is still its doing: start of the service, of its zygote, of a predictor.
 BLAME_S = 15.0

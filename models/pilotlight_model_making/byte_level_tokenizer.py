@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pilotlight_models.chat_corpus import Message
+from pilotlight_model_making.chat_corpus import Message
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 END_OF_TEXT_ID, TURN_START_ID, TURN_END_ID = 0, 1, 2

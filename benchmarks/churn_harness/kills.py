@@ -11,9 +11,10 @@ import signal
 from collections.abc import Sequence
 
 import psutil
-from churn_apart import ApartChurnPool
-from churn_pool import ChurnPool, ThinPredictor
-from churn_tally import Tally
+
+from churn_harness.apart import ApartChurnPool
+from churn_harness.pool import ChurnPool, ThinPredictor
+from churn_harness.tally import Tally
 
 # The agent pings an engine every 5 s and waits 15 s for an answer; the rest is for a busy machine.
 FROZEN_FOUND_S = 35.0

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pilotlight_models.byte_level_tokenizer import END_OF_TEXT_ID, chat_text
-from pilotlight_models.chat_corpus import IDENTITY_QUESTIONS, Message, chat, fact, identity_answer
-from pilotlight_models.llama import Llama
-from pilotlight_models.story_corpus import story
+from pilotlight_model_making.byte_level_tokenizer import END_OF_TEXT_ID, chat_text
+from pilotlight_model_making.chat_corpus import IDENTITY_QUESTIONS, Message, chat, fact, identity_answer
+from pilotlight_model_making.llama import Llama
+from pilotlight_model_making.story_corpus import story
 
 Progress = Callable[[int, float], None]
 
