@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo demo-pool up test check unit integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-policy bench-fairness bench-prefetch models lock clean
+.PHONY: help setup demo demo-pool up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-policy bench-fairness bench-prefetch models lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -32,6 +32,10 @@ check: $(READY) ## ruff, mypy --strict, import contracts
 
 unit: $(READY) ## unit tests: no sockets, no real time
 	@$(BIN)/python -m pytest tests/unit
+
+coverage: $(READY) ## unit tests with branch coverage, a line per package
+	@mkdir -p benchmarks/out && $(BIN)/python -m pytest tests/unit -q -W default::pytest.PytestUnraisableExceptionWarning --cov --cov-report=json:benchmarks/out/coverage.json --cov-report=
+	@$(BIN)/python scripts/coverage_table.py benchmarks/out/coverage.json
 
 integration: $(READY) ## real processes, real vLLM on the CPU
 	@$(BIN)/python -m pytest tests/integration tests/cluster
