@@ -34,7 +34,7 @@ unit: $(READY) ## unit tests: no sockets, no real time
 	@$(BIN)/python -m pytest tests/unit
 
 coverage: $(READY) ## unit tests with branch coverage, a line per package
-	@mkdir -p benchmarks/out && $(BIN)/python -m pytest tests/unit -q -W default::pytest.PytestUnraisableExceptionWarning --cov --cov-report=json:benchmarks/out/coverage.json --cov-report=
+	@mkdir -p benchmarks/out && $(BIN)/python -m pytest tests/unit -q --cov --cov-report=json:benchmarks/out/coverage.json --cov-report=
 	@$(BIN)/python scripts/coverage_table.py benchmarks/out/coverage.json
 
 integration: $(READY) ## real processes, real vLLM on the CPU

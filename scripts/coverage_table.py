@@ -20,10 +20,12 @@ def main() -> None:
         covered[found.group()] += summary["covered_lines"] + summary["covered_branches"]
         total[found.group()] += summary["num_statements"] + summary["num_branches"]
     for package in sorted(total):
-        print(
-            f"{package:26} {100 * covered[package] / total[package]:5.1f} %  of {total[package]:5} statements and branches"
-        )
-    print(f"{'all':26} {100 * covered.total() / total.total():5.1f} %  of {total.total():5}")
+        _tell(package, covered[package], total[package])
+    _tell("all", covered.total(), total.total())
+
+
+def _tell(name: str, covered: int, total: int) -> None:
+    print(f"{name:26} {100 * covered / total:5.1f} %  of {total:5} statements and branches")
 
 
 if __name__ == "__main__":
