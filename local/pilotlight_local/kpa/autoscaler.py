@@ -106,7 +106,9 @@ def scale(spec: ScalingSpec, observation: Observation, state: KPAState, now_s: f
         state = replace(state, recommended=advice.pods, excess_burst_capacity=advice.excess_burst_capacity)
 
     target = _bounded(spec, observation, state)
-    step = _toward_zero(spec, target.want, state, now_s)
+    # Nobody comes back to an unreachable revision: its last pod is not retained.
+    retention_s = spec.retention_period_s if observation.reachable else 0.0
+    step = _toward_zero(spec, retention_s, target.want, state, now_s)
     if step.apply and step.want is not None:
         state = replace(state, applied_scale=step.want)
     in_path = step.want == 0 or state.excess_burst_capacity < 0 or (step.want is None and state.activity == "inactive")
@@ -139,11 +141,11 @@ class _Step:
 
 
 def _bounded(spec: ScalingSpec, observation: Observation, state: KPAState) -> _Step:
-    """Min, max and initial scale. Nobody can reach an unreachable revision, so its min-scale does not hold."""
+    """Min, max and initial scale. Nobody can reach an unreachable revision: only its max-scale holds."""
     if state.recommended is None and state.activity != "activating":
         return _Step(want=None)
     low = spec.min_scale if observation.reachable else 0
-    if spec.initial_scale > 1 and not state.initialized:
+    if spec.initial_scale > 1 and not state.initialized and observation.reachable:
         low = max(low, spec.initial_scale)
     wanted = -1 if state.recommended is None else state.recommended
     bounded = low if wanted < low else min(wanted, spec.max_scale) if spec.max_scale else wanted
@@ -154,7 +156,7 @@ def _bounded(spec: ScalingSpec, observation: Observation, state: KPAState) -> _S
     )
 
 
-def _toward_zero(spec: ScalingSpec, want: int | None, state: KPAState, now_s: float) -> _Step:
+def _toward_zero(spec: ScalingSpec, retention_s: float, want: int | None, state: KPAState, now_s: float) -> _Step:
     if want is None:
         return _Step(want=None, apply=False)
     if want > 0:
@@ -166,7 +168,7 @@ def _toward_zero(spec: ScalingSpec, want: int | None, state: KPAState, now_s: fl
         return _give_up_activation(spec, since_s)
     if state.activity == "active":
         return _leave_active(spec, since_s)
-    return _leave_inactive(spec, since_s, state, now_s)
+    return _leave_inactive(spec, retention_s, since_s, state, now_s)
 
 
 def _give_up_activation(spec: ScalingSpec, since_s: float) -> _Step:
@@ -184,14 +186,14 @@ def _leave_active(spec: ScalingSpec, since_s: float) -> _Step:
     )
 
 
-def _leave_inactive(spec: ScalingSpec, since_s: float, state: KPAState, now_s: float) -> _Step:
+def _leave_inactive(spec: ScalingSpec, retention_s: float, since_s: float, state: KPAState, now_s: float) -> _Step:
     if state.proxy_since_s is None:
         return _Step(want=0, apply=False, reasons=("the activator is not in the path yet: cannot scale to zero",))
-    longest_s = max(spec.grace_period_s, spec.retention_period_s)
+    longest_s = max(spec.grace_period_s, retention_s)
     if since_s >= longest_s:
         return _Step(want=0, reasons=(f"inactive for {since_s:.0f} s, {longest_s:g} s are enough: scale to zero",))
-    if since_s < spec.retention_period_s:
-        left_s = spec.retention_period_s - since_s
+    if since_s < retention_s:
+        left_s = retention_s - since_s
         return _Step(
             want=0, apply=False, recheck_after_s=left_s, reasons=(f"last pod retained for {left_s:.0f} s more",)
         )

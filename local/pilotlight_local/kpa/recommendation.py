@@ -62,7 +62,8 @@ def recommend(
     """The recommendation at `now_s`, or None when no metric arrived for a whole window (nothing to decide on)."""
     if state.stable.is_empty(now_s):
         return None, state
-    stable_value, panic_value = state.stable.average(now_s), state.panic.average(now_s)
+    average = MetricWindow.average if spec.aggregation == "linear" else MetricWindow.weighted_average
+    stable_value, panic_value = average(state.stable, now_s), average(state.panic, now_s)
     ready = max(1, ready_pods)
     most = math.ceil(spec.max_scale_up_rate * ready)
     least = math.floor(ready / spec.max_scale_down_rate) if reachable else 0

@@ -9,8 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from pilotlight_specs.kpa.rounding import round_to_digits
+
 BUCKET_S = 1.0
 _ROUND_DIGITS = 6
+_LEAST_DECAY = 0.2
+_LEAST_WEIGHT = 0.9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,22 @@ class MetricWindow:
         oldest = max(now, self.last) - self.size
         total = sum(value for index, value in self.buckets if index > oldest)
         filled = min(self.last - self.first + 1, self.size - silent)
-        return round(total / filled, _ROUND_DIGITS)
+        return round_to_digits(_ROUND_DIGITS, total / filled)
+
+    def weighted_average(self, now_s: float) -> float:
+        """Exponentially weighted, the newest second most (Knative's WeightedFloat64Buckets): seconds before the first
+        write count as zero."""
+        if self.is_empty(now_s):
+            return 0.0
+        newest = max(math.floor(now_s / BUCKET_S), self.last)
+        coefficient = smoothing_coefficient(self.size)
+        ages = ((newest - index, value) for index, value in self.buckets)
+        return sum(value * coefficient * math.pow(1 - coefficient, age) for age, value in ages if age < self.size)
+
+
+def smoothing_coefficient(buckets: int) -> float:
+    """The newest bucket's weight, such that all `buckets` weigh 0.9999 at least, and never below 0.2 (Knative)."""
+    return max(_LEAST_DECAY, 1 - math.pow(1 - _LEAST_WEIGHT, 1 / buckets))
 
 
 @dataclass(frozen=True, slots=True)

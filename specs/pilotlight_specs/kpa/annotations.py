@@ -23,19 +23,27 @@ from pilotlight_specs.kpa.config import (
     KPAConfig,
 )
 from pilotlight_specs.kpa.durations import parse_duration_s
+from pilotlight_specs.kpa.rounding import round_half_away
 
 GROUP = "autoscaling.knative.dev"
 MAX_INT32 = 2**31 - 1
 ACTIVATION_TIMEOUT_BUFFER_S = 30.0
 
 Metric = Literal["concurrency", "rps"]
+Aggregation = Literal["linear", "weighted-exponential"]
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_AGGREGATIONS: dict[str, Aggregation] = {
+    "": "linear",
+    "linear": "linear",
+    "weighted-exponential": "weighted-exponential",
+    "weightedExponential": "weighted-exponential",
+}
 
 _CAMEL_SPELLING = {
     "min-scale": "minScale",
     "max-scale": "maxScale",
     "initial-scale": "initialScale",
-    "activation-scale": "activationScale",
     "scale-down-delay": "scaleDownDelay",
     "target-utilization-percentage": "targetUtilizationPercentage",
     "target-burst-capacity": "targetBurstCapacity",
@@ -44,7 +52,7 @@ _CAMEL_SPELLING = {
     "scale-to-zero-pod-retention-period": "scaleToZeroPodRetentionPeriod",
     "metric-aggregation-algorithm": "metricAggregationAlgorithm",
 }
-_SINGLE_SPELLING = ("class", "metric", "target", "window")
+_SINGLE_SPELLING = ("activation-scale", "class", "metric", "target", "window")
 KNOWN_KEYS = frozenset(f"{GROUP}/{name}" for name in (*_CAMEL_SPELLING, *_CAMEL_SPELLING.values(), *_SINGLE_SPELLING))
 
 
@@ -53,6 +61,7 @@ class ScalingSpec:
     """How one revision scales: annotations over cluster defaults, with targets and windows worked out."""
 
     metric: Metric
+    aggregation: Aggregation
     total: float  # metric value that one pod may take at most (its capacity, for burst capacity)
     target: float  # metric value per pod that the autoscaler aims for
     target_burst_capacity: float
@@ -114,7 +123,7 @@ class _Reader:
             return None
         key, text = found
         if text not in allowed:
-            self.problems.append(f"{key} must be one of {', '.join(allowed)}, was {text!r}")
+            self.problems.append(f"{key} must be one of {', '.join(filter(None, allowed))}, was {text!r}")
             return None
         return text
 
@@ -132,12 +141,18 @@ def resolve_scaling(
     """
     reader = _Reader(annotations)
     metric = _read_metric(reader)
+    aggregation = _AGGREGATIONS[reader.word("metric-aggregation-algorithm", tuple(_AGGREGATIONS)) or ""]
     min_scale, max_scale, activation = _read_bounds(reader, config)
     initial_scale = _read_initial_scale(reader, config)
-    target_annotation = reader.number("target", float, lambda v: v >= TARGET_MIN, f"a number of at least {TARGET_MIN}")
-    utilization = reader.number("target-utilization-percentage", float, lambda v: 1 <= v <= 100, "a number in [1, 100]")
+    target_annotation = reader.number(
+        "target", _parse_number, lambda v: v >= TARGET_MIN, f"a number of at least {TARGET_MIN}"
+    )
+    utilization = _read_range(reader, "target-utilization-percentage", (1.0, 100.0))
     burst = reader.number(
-        "target-burst-capacity", float, lambda v: v >= 0 or v == -1, "0 or more, or -1 (activator always in the path)"
+        "target-burst-capacity",
+        _parse_number,
+        lambda v: v >= 0 or v == -1,
+        "0 or more, or -1 (activator always in the path)",
     )
     window_s = reader.number(
         "window",
@@ -165,10 +180,13 @@ def resolve_scaling(
     stable_window_s = config.stable_window_s if window_s is None else window_s
     panic_percentage = config.panic_window_percentage if panic_window is None else panic_window
     threshold_percentage = config.panic_threshold_percentage if panic_threshold is None else panic_threshold
-    fraction = config.container_concurrency_target_fraction if utilization is None else utilization / 100.0
+    fraction = config.rps_target_fraction if metric == "rps" else config.container_concurrency_target_fraction
+    if utilization is not None:
+        fraction = utilization / 100.0
     total = _total(metric, target_annotation, container_concurrency, config)
     return ScalingSpec(
         metric=metric,
+        aggregation=aggregation,
         total=total,
         target=max(TARGET_MIN, total * fraction),
         target_burst_capacity=config.target_burst_capacity if burst is None else burst,
@@ -179,7 +197,7 @@ def resolve_scaling(
         scale_down_delay_s=config.scale_down_delay_s if delay_s is None else delay_s,
         stable_window_s=stable_window_s,
         # Knative rounds the panic window to whole buckets and never below one.
-        panic_window_s=max(1.0, float(math.floor(stable_window_s * panic_percentage / 100.0 + 0.5))),
+        panic_window_s=max(1.0, round_half_away(stable_window_s * panic_percentage / 100.0)),
         panic_threshold=threshold_percentage / 100.0,
         max_scale_up_rate=config.max_scale_up_rate,
         max_scale_down_rate=config.max_scale_down_rate,
@@ -198,20 +216,25 @@ def _parse_integer(text: str) -> int:
     return int(text)
 
 
+def _parse_number(text: str) -> float:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text!r} is not a number")
+    return float(text)
+
+
 def _read_metric(reader: _Reader) -> Metric:
     found = reader.raw("class")
     if found is not None and found[1] != KPA_CLASS:
         key, text = found
         why = " (the embedded platform has no metrics server)" if text == HPA_CLASS else ""
         reader.problems.append(f"{key} must be {KPA_CLASS}{why}, was {text!r}")
-    reader.word("metric-aggregation-algorithm", ("linear",))
     return "rps" if reader.word("metric", ("concurrency", "rps")) == "rps" else "concurrency"
 
 
 def _read_bounds(reader: _Reader, config: KPAConfig) -> tuple[int, int, int]:
     minimum = reader.integer("min-scale")
     maximum = reader.integer("max-scale")
-    activation = reader.integer("activation-scale", least=1)
+    activation = reader.integer("activation-scale", least=2)
     min_scale = config.min_scale if minimum is None else minimum
     max_scale = config.max_scale if maximum is None else maximum
     limit = config.max_scale_limit
@@ -235,7 +258,7 @@ def _read_initial_scale(reader: _Reader, config: KPAConfig) -> int:
 
 def _read_range(reader: _Reader, name: str, bounds: tuple[float, float]) -> float | None:
     low, high = bounds
-    return reader.number(name, float, lambda v: low <= v <= high, f"a number in [{low:g}, {high:g}]")
+    return reader.number(name, _parse_number, lambda v: low <= v <= high, f"a number in [{low:g}, {high:g}]")
 
 
 def _total(metric: Metric, annotation: float | None, container_concurrency: int, config: KPAConfig) -> float:

@@ -38,6 +38,7 @@ class KPAConfig:
     max_scale_down_rate: float
     container_concurrency_target_fraction: float
     container_concurrency_target_default: float
+    rps_target_fraction: float  # Knative's TargetUtilization: no key sets it
     requests_per_second_target_default: float
     target_burst_capacity: float
     panic_window_percentage: float
@@ -63,6 +64,7 @@ def default_config() -> KPAConfig:
         max_scale_down_rate=2.0,
         container_concurrency_target_fraction=0.7,
         container_concurrency_target_default=100.0,
+        rps_target_fraction=0.7,
         requests_per_second_target_default=200.0,
         target_burst_capacity=211.0,
         panic_window_percentage=10.0,
@@ -203,6 +205,10 @@ def validate_config(config: KPAConfig) -> None:
         (
             config.max_scale >= lowest_max and not above_limit,
             f"max-scale must be in [{lowest_max}, max-scale-limit({config.max_scale_limit})], was {config.max_scale}",
+        ),
+        (
+            config.max_scale <= 0 or config.min_scale <= config.max_scale,
+            f"min-scale ({config.min_scale}) must be at most max-scale ({config.max_scale})",
         ),
         (config.tick_s > 0, f"the tick must be positive, was {config.tick_s:g}s"),
     )

@@ -106,13 +106,14 @@ def test_the_panic_window_is_whole_seconds_and_at_least_one(window, percentage, 
         ("target", "0.001", "at least 0.01"),
         ("target", "inf", "at least 0.01"),
         ("target", "many", "at least 0.01"),
+        ("target", "1_0", "at least 0.01"),
         ("target-utilization-percentage", "0", "[1, 100]"),
         ("target-burst-capacity", "-2", "-1"),
         ("min-scale", "-1", "[0, 2147483647]"),
         ("min-scale", "1_0", "[0, 2147483647]"),
         ("max-scale", "x", "[0, 2147483647]"),
         ("initial-scale", "0", "allow-zero-initial-scale"),
-        ("activation-scale", "0", "[1, 2147483647]"),
+        ("activation-scale", "1", "[2, 2147483647]"),
         ("scale-down-delay", "1.5s", "[0s, 1h]"),
         ("scale-down-delay", "2h", "[0s, 1h]"),
         ("window", "5s", "[6s, 1h]"),
@@ -121,7 +122,7 @@ def test_the_panic_window_is_whole_seconds_and_at_least_one(window, percentage, 
         ("panic-window-percentage", "0.5", "[1, 100]"),
         ("panic-threshold-percentage", "109", "[110, 1000]"),
         ("scale-to-zero-pod-retention-period", "-1s", "[0s, 1h]"),
-        ("metric-aggregation-algorithm", "weightedExponential", "linear"),
+        ("metric-aggregation-algorithm", "exponential", "one of linear, weighted-exponential, weightedExponential"),
     ],
 )
 def test_bad_annotations_name_key_range_and_value(name, value, rule):
@@ -184,11 +185,12 @@ def test_config_autoscaler_is_parsed_over_the_defaults():
         ("min-scale", "-1", "0 or more"),
         ("max-scale-limit", "-1", "0 or more"),
         ("max-scale", "-1", "in [0"),
+        ("min-scale", "3", "at most max-scale (2)"),
         ("stable-window", "soon", "not a duration"),
         ("enable-scale-to-zero", "maybe", "true or false"),
         ("stable-windows", "60s", "not a config-autoscaler key"),
     ],
 )
 def test_bad_cluster_settings(key, value, rule):
-    problems = problems_of(lambda: parse_config({key: value}))
+    problems = problems_of(lambda: parse_config({"max-scale": "2", key: value}))
     assert any(rule in problem and key in problem for problem in problems), problems
