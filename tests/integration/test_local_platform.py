@@ -582,3 +582,39 @@ def test_endpoints_can_be_added_and_deleted_while_it_runs(platform: Platform) ->
     assert {row["endpoint"] for row in platform.rows()} == {"second"}
     table = platform.command("status")
     assert "second-predictor-00001" in table.stdout
+
+
+async def test_two_platforms_at_once_each_answer_with_their_own_pod(tmp_path: Path) -> None:
+    platforms = [Platform(tmp_path / name) for name in "ab"]
+    try:
+        for platform, boot_s in zip(platforms, (3.0, 0.0), strict=True):
+            platform.folder.mkdir()
+            platform.up(service("who", f"--answer={platform.folder.name}", f"--boot_s={boot_s}", probe=False))
+        answers = await asyncio.gather(*(get(platform.url("who", "/echo")) for platform in platforms))
+        assert [(status, body["answer"]) for status, body, _ in answers] == [(200, "a"), (200, "b")]
+        ports = [row["pods"][0]["port"] for platform in platforms for row in platform.rows()]
+        assert len(set(ports)) == 2
+    finally:
+        for platform in platforms:
+            platform.end()
+
+
+async def test_a_stranger_on_a_pods_port_is_never_asked(platform: Platform) -> None:
+    """A program that reserves nothing takes the port while the pod boots; the next pod gets another one."""
+    platform.up(service("demo", "--boot_s=2", probe=False))
+    request = asyncio.create_task(get(platform.url("demo", "/echo")))
+    pods = await until_async(
+        lambda: asyncio.to_thread(lambda: [pod for row in platform.rows() for pod in row["pods"]]), bool
+    )
+    asked = 0
+
+    async def stranger(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_server(stranger, "0.0.0.0", pods[0]["port"]):
+        status, body, _ = await request
+    assert (status, body.get("answer")) == (200, "v1"), body
+    assert asked > 0, "the probes went there"

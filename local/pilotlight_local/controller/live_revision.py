@@ -229,7 +229,7 @@ class LiveRevision:
 
     def _pod_failed(self, pod: LivePod, failure: PodFailure) -> None:
         now_s = time.monotonic()
-        ended = crash_backoff.PodEnd(lived_s=now_s - pod.created_s, was_ready=failure.was_ready)
+        ended = crash_backoff.PodEnd(now_s - pod.created_s, failure.was_ready, blameless=failure.lost_port)
         decision, self._backoff = crash_backoff.decide(crash_backoff.BackoffSpec(), ended, self._backoff, now_s)
         self._start_after_s = now_s + decision.wait_s
         self.boots.started_s = None

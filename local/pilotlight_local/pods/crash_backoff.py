@@ -21,10 +21,12 @@ class BackoffSpec:
 
 @dataclass(frozen=True, slots=True)
 class PodEnd:
-    """A pod that just ended by itself: it ran for `lived_s`. Pods that were told to stop are no crashes."""
+    """A pod that just ended by itself: it ran for `lived_s`. Pods that were told to stop are no crashes, nor is one
+    that lost its port to another program (`blameless`)."""
 
     lived_s: float
     was_ready: bool = False
+    blameless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def decide(
     spec: BackoffSpec, ended: PodEnd | None, state: BackoffState, now_s: float
 ) -> tuple[BackoffDecision, BackoffState]:
     """May a pod start at `now_s`? `ended` is the crash to count, once, None when there is none since the last call."""
-    if ended is not None:
+    if ended is not None and not ended.blameless:
         crashes = 1 if ended.lived_s >= spec.forgotten_after_s else state.crashes + 1
         # The exponent is capped so that a pod that crashes for weeks does not overflow the float.
         delay_s = min(spec.most_s, spec.first_s * 2.0 ** min(crashes - 1, 32))

@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from pilotlight_local.pods.log_watch import LogWatch
 from pilotlight_local.pods.loopback_ports import LoopbackPorts
 from pilotlight_local.pods.model_mounts import ModelMounts
 from pilotlight_local.pods.pod_command import NoEntrypoint, Placement, leases_engines, pod_command, pool_env
+from pilotlight_local.pods.pod_listener import PodListener
 from pilotlight_local.pods.pod_logs import prune_logs, start_afresh
 from pilotlight_local.pods.process_pod import PodProcess
 from pilotlight_local.state_dir import StateDir
@@ -57,6 +58,8 @@ class PodFailure:
     log_lines: tuple[str, ...]
     was_ready: bool
     exit_code: int | None
+    lost_port: bool = False
+    """Another program had taken its port; nothing is wrong with the pod."""
 
 
 class LivePod:
@@ -200,13 +203,16 @@ class LivePod:
     async def _attend(self, process: PodProcess) -> None:
         exited = asyncio.create_task(process.wait())
         stopping = asyncio.create_task(self._stop.wait())
-        probing = asyncio.create_task(self._probe())
+        listener = PodListener(self._port, process.init_pid)
+        probing = asyncio.create_task(self._probe(listener))
         try:
             await asyncio.wait({exited, stopping, probing}, return_when=asyncio.FIRST_COMPLETED)
             was_ready = self.ready_after_s is not None
             if exited.done():
                 reason = f"exited with code {exited.result()}" + ("" if was_ready else " before it was ready")
                 self._fail(process, reason, was_ready, exited.result())
+                if not was_ready and self.failure is not None and not await asyncio.to_thread(listener.is_own):
+                    self.failure = replace(self.failure, lost_port=True)
             elif probing.done():
                 probing.result()
                 self._fail(process, f"was not ready within {self.component.progress_deadline_s:.0f} s", was_ready, None)
@@ -234,13 +240,17 @@ class LivePod:
         await _cancel(idle, exited)
         await process.stop(max(0.0, deadline_s - time.monotonic()))
 
-    async def _probe(self) -> None:
+    async def _probe(self, listener: PodListener) -> None:
         """Keep the phase in step with the readiness probe; returns when the pod was never ready in time."""
         probe = self.component.pod.container.readiness
         period_s = probe.period_s or DEFAULT_PROBE_PERIOD_S
         failures = 0
         while True:
             probed = await pod_probe.look(self._around.session, probe, self._port)
+            if probed.ready and not await asyncio.to_thread(listener.is_own):
+                probed = pod_probe.Probed(False, f"another program listens on the pod's port {self._port}")
+                # Whatever was measured before was another's: no request goes there for another probe's sake.
+                failures = probe.failure_threshold
             self.why_not_ready = probed.why_not
             if probed.ready:
                 failures = 0

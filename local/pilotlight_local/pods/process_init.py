@@ -77,20 +77,20 @@ def children(pid: int) -> list[int]:
     return process_tree(with_zombies=True).get(pid, [])
 
 
-def descendants() -> list[int]:
-    """Pids of every live process below this one."""
+def descendants(pid: int) -> list[int]:
+    """Pids of every live process below `pid`."""
     by_parent = process_tree(with_zombies=False)
     found: list[int] = []
-    level = [os.getpid()]
+    level = [pid]
     while level:
-        level = [child for pid in level for child in by_parent.get(pid, [])]
+        level = [child for parent in level for child in by_parent.get(parent, [])]
         found += level
     return found
 
 
 def kill_descendants() -> None:
     """SIGKILL until none is left: one pass may miss a child born meanwhile."""
-    while pids := descendants():
+    while pids := descendants(os.getpid()):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -295,3 +295,9 @@ def test_ten_minutes_of_life_forget_the_crashes():
 def test_a_pod_that_never_crashed_may_start_and_weeks_of_crashes_do_not_overflow():
     assert back_off(BackoffSpec(), None, BackoffState(), 0)[0].may_start
     assert back_off(BackoffSpec(), PodEnd(1), BackoffState(crashes=10**6), 0)[0].wait_s == 300
+
+
+def test_a_pod_that_lost_its_port_to_another_program_is_started_again_at_once():
+    _, state = back_off(BackoffSpec(), PodEnd(1), BackoffState(), 0)
+    decision, after = back_off(BackoffSpec(), PodEnd(1, blameless=True), state, 10)
+    assert (decision.may_start, after) == (True, state)
