@@ -54,12 +54,22 @@ def check_directory(directory: Path) -> Path:
 
 def read_config(directory: Path) -> dict[str, object]:
     """The parsed config.json. Raises InvalidInput when it is broken."""
+    return _read_object(directory / "config.json")
+
+
+def read_generation_config(directory: Path) -> dict[str, object]:
+    """The parsed generation_config.json, {} where there is none. Raises InvalidInput when it is broken."""
+    path = directory / "generation_config.json"
+    return _read_object(path) if path.is_file() else {}
+
+
+def _read_object(path: Path) -> dict[str, object]:
     try:
-        content = json.loads((directory / "config.json").read_bytes())
-    except ValueError as error:
-        raise InvalidInput(f"{directory / 'config.json'} is not valid JSON: {error}") from None
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise InvalidInput(f"{directory / 'config.json'} is not a JSON object")
+        raise InvalidInput(f"{path} is not a JSON object")
     return content
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pilotlight_engine import engine_arguments, model_source
-from pilotlight_engine.boot import kv_cache
+from pilotlight_engine.boot import checkpoint_check, kv_cache
 from pilotlight_engine.boot.lora import max_lora_rank
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.process import device_probe, machine
 from pilotlight_engine.quantization import QuantizationRefused, Requested, checkpoint_facts, choose
+from pilotlight_engine.swap import checkpoint
 from pilotlight_protocol.engine_frames import Configure
+from pilotlight_protocol.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def configure(settings: EngineSettings, environment: Mapping[str, str], limits: 
 
     Raises EngineMisconfigured as `child_provider` does.
     """
-    config = model_source.read_config(settings.model_dir)
+    config = _checked_config(settings.model_dir, limits.memory_bytes)
     device = device_probe.read(environment)
     choice = choose(settings.quantization, checkpoint_facts(config), device)
     if isinstance(choice, QuantizationRefused):
@@ -63,6 +65,19 @@ def configure(settings: EngineSettings, environment: Mapping[str, str], limits: 
         list(engine_arguments.with_defaults(given, chosen).items()),
         list(settings.loras),
     )
+
+
+def _checked_config(model_dir: Path, memory_bytes: int) -> dict[str, object]:
+    """config.json, where the weights are what it says."""
+    try:
+        config = model_source.read_config(model_dir)
+        tensors = checkpoint.read_inventory(model_dir)
+        generation_config = model_source.read_generation_config(model_dir)
+    except InvalidInput as error:
+        raise EngineMisconfigured(error.message) from error
+    if found := checkpoint_check.reasons(config, tensors, generation_config, memory_bytes):
+        raise EngineMisconfigured(f"{model_dir} cannot be served: {'; '.join(found)}")
+    return config
 
 
 def _share(slot_bytes: int, device_bytes: int) -> str | None:

@@ -62,6 +62,20 @@ def read(directory: Path) -> Checkpoint:
     return Checkpoint(directory, architecture_hash(config, inventory, method), places)
 
 
+def read_inventory(directory: Path) -> list[TensorEntry]:
+    """Every tensor of every file; one that two files have is there twice, since vLLM's index may choose between them.
+
+    Raises InvalidInput for a header that lies about its file.
+    """
+    found: list[TensorEntry] = []
+    for path in sorted(directory.glob("*.safetensors")):
+        try:
+            found += [place.entry for place in _places(path)]
+        except (OSError, HeaderInvalid) as error:
+            raise InvalidInput(f"{path} cannot be loaded: {error}") from error
+    return found
+
+
 def _places(path: Path) -> list[TensorPlace]:
     with path.open("rb") as file:
         spans = tensor_spans(read_header(file), path.stat().st_size)

@@ -124,6 +124,19 @@ def test_a_folder_whose_files_change_is_another_model(files: ModelFiles, tmp_pat
     assert described(files, ModelOrder(str(folder))).key != before.key
 
 
+def test_a_model_that_lies_is_refused_until_its_files_change(files: ModelFiles, tmp_path: Path) -> None:
+    config, order = tmp_path / "m" / "config.json", ModelOrder(str(model(tmp_path / "m", hidden_size=10**9)))
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="hidden_size 1000000000, but all tensors together have 8 elements"):
+            files.known(order)
+    config.write_text('{"hidden_size": 8}')
+    (tmp_path / "m" / "generation_config.json").write_text("{")
+    with pytest.raises(InvalidInput, match=r"generation_config\.json is not valid JSON"):
+        files.known(order)
+    (tmp_path / "m" / "generation_config.json").unlink()
+    assert described(files, order).weights_bytes > 8
+
+
 def test_bundled_models(files: ModelFiles) -> None:
     facts = described(files, ModelOrder("bundled://demo-awq"))
     assert (facts.quantization, facts.swappable) == ("awq", True)

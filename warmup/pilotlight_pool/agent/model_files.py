@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from pilotlight_engine import model_source
+from pilotlight_engine.boot import checkpoint_check
 from pilotlight_models import bundled_model_path
 from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_pool.policy.placement.prediction import Tier
@@ -257,18 +259,16 @@ def _located(folder: Path, digest: str) -> Located:
 
 
 def _read_architecture(located: Located) -> _Architecture:
-    try:
-        config = json.loads((located.folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"{located.folder}: config.json cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise InvalidInput(f"{located.folder}: config.json is no JSON object")
+    config = model_source.read_config(located.folder)
     names = {path.name for path in located.folder.iterdir()}
     files: Sequence[ManifestFile] = [ManifestFile(path.name, path.stat().st_size, "") for path in located.files]
     try:
         tensors = inventory(located.folder, files)
     except VerificationFailed as error:
         raise InvalidInput(f"{located.folder}: {error.message}") from error
+    generation_config = model_source.read_generation_config(located.folder)
+    if found := checkpoint_check.reasons(config, tensors, generation_config):
+        raise InvalidInput(f"{located.folder} cannot be served: {'; '.join(found)}")
     quantization = quantization_of(config, names)
     return _Architecture(architecture_hash(config, tensors, quantization), quantization)
 
