@@ -11,6 +11,7 @@ from pilotlight_engine.leasing.pool_http import check_pool_url
 from pilotlight_engine.quantization import Requested
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 from pilotlight_protocol.errors import InvalidInput
+from pilotlight_wire.cors import allowed_origins
 
 ENGINE_ARGS_VARIABLE = "PILOTLIGHT_ENGINE_ARGS"
 POOL_URL_VARIABLE = "PILOTLIGHT_POOL_URL"
@@ -78,6 +79,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--engine_arg", action="append", default=[], metavar="K=V", help="a vLLM engine argument; may be repeated")
     add("--lora_module", action="append", default=[], metavar="NAME=DIR", help="an adapter; may be repeated")
     add("--max_body_bytes", type=int, default=16 * 1024 * 1024, help="largest request body, unpacked")
+    add(
+        "--allowed_origins",
+        type=allowed_origins,
+        default="*",
+        help="web origins that may call, or '' for none",
+    )
     add("--max_prompt_tokens", type=int, default=None, help="longest prompt; the context length when not given")
     add("--max_output_tokens", type=int, default=None, help="most tokens per sequence; the context's rest if not given")
     add("--max_batch", type=int, default=64, help="most rows of input_ids in one request")

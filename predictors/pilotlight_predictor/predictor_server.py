@@ -105,6 +105,7 @@ async def _serve(args: Namespace, listener: socket.socket, source: Source) -> in
     settings = ServerSettings(
         http_port=args.http_port,
         max_body_bytes=args.max_body_bytes,
+        cors=args.allowed_origins,
         max_concurrent_requests=args.max_concurrent_requests,
         drain_timeout_s=args.drain_timeout_s,
         model_control=args.model_control == "explicit",

@@ -1,5 +1,5 @@
-"""The serving shell of predictor and transformer: KServe's server with one port, V2 over HTTP and gRPC, and a drain.
+"""The serving shell of predictor and transformer: V2 over HTTP and gRPC on one port, and a drain.
 
-A request reads top to bottom through `one_port` (accept), `http_protocol` (parse), `http_app` (answer) and the route's
-handler; over gRPC through `one_port` and `grpc_service`. `handlers` is what a component implements, `server` composes.
+A request reads top to bottom through wire's `one_port` (accept) and `http_protocol` (parse), `http_app` (answer) and
+the route's handler; over gRPC through `one_port`, wire's `grpc_splice` and `grpc_service`. `server` composes.
 """

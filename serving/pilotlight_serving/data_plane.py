@@ -1,17 +1,14 @@
-"""What V2's server and model questions answer, the same for HTTP and gRPC, and KServe's view of the model.
-
-`KServeAdapter` is the model in KServe's repository: KServe times `predict` there and asks it for readiness.
-"""
+"""What V2's server and model questions answer, and how a request reaches the model, the same for HTTP and gRPC."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pilotlight_protocol.errors import Forbidden, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_serving.concurrency_limiter import Gate
-from pilotlight_serving.kserve_sdk import Model, ModelRepository
+from pilotlight_serving.triton_options import take_options
 from pilotlight_wire.handlers import RequestContext, ServedModel
 
 SERVER_NAME = "pilotlight"
@@ -19,43 +16,14 @@ SERVER_VERSION = "0.1.0"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "generate", "statistics_prometheus")
 
 
-@dataclass(frozen=True, slots=True)
-class InferCall:
-    request: InferRequest
-    context: RequestContext
-
-
-class KServeAdapter(Model):  # type: ignore[misc]
-    def __init__(self, model: ServedModel, gate: Gate) -> None:
-        self._model = model
-        self._gate = gate
-        super().__init__(model.name)
-
-    @property
-    def ready(self) -> bool:
-        return not self._gate.draining and self._model.ready()
-
-    @ready.setter
-    def ready(self, value: bool) -> None:
-        """KServe's base class sets it; readiness here is what the model says."""
-
-    def validate(self, payload: InferCall) -> InferCall:
-        return payload
-
-    async def predict(self, payload: InferCall, headers: dict[str, str] | None = None) -> InferResponse:
-        return await self._model.infer(payload.request, payload.context)
-
-
 class DataPlane:
-    def __init__(self, model: ServedModel, gate: Gate, repository: ModelRepository, *, model_control: bool) -> None:
+    def __init__(self, model: ServedModel, gate: Gate, *, model_control: bool) -> None:
         self.model = model
         self._gate = gate
         self._model_control = model_control
-        self._adapter = KServeAdapter(model, gate)
-        repository.update(self._adapter)
 
     def ready(self) -> bool:
-        return bool(self._adapter.ready)
+        return not self._gate.draining and self.model.ready()
 
     def why_not_ready(self) -> Unavailable:
         return self._gate.ending() if self._gate.draining else self.model.why_not_ready()
@@ -108,9 +76,30 @@ class DataPlane:
         ]
 
     async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
-        response, _ = await self._adapter(InferCall(request, context), context.headers)
-        assert isinstance(response, InferResponse)
+        """One response. Raises DeadlineExceeded when the request's own `timeout` is over."""
+        options = take_options(request.parameters)
+        async with options.deadline():
+            response = await self.model.infer(request, context)
+        response.parameters.update(options.sequence)
         return response
+
+    async def stream_infer(
+        self, request: InferRequest, context: RequestContext, send: Callable[[InferResponse, bool], Awaitable[None]]
+    ) -> None:
+        """Each response is sent as it comes, with whether it is the last: only an empty one, asked for, can say so."""
+        options = take_options(request.parameters)
+        responses = self.model.stream_infer(request, context)
+        try:
+            async with options.deadline():
+                async for response in responses:
+                    response.parameters.update(options.sequence)
+                    await send(response, False)
+        finally:
+            close = getattr(responses, "aclose", None)
+            if close is not None:
+                await close()
+        if options.wants_empty_final:
+            await send(InferResponse(context.model_name, self.model.version, [], request.id, options.sequence), True)
 
     async def metrics(self) -> bytes:
         try:

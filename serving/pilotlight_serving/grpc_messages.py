@@ -23,7 +23,7 @@ from pilotlight_protocol.v2 import (
     from_values,
     to_raw,
 )
-from pilotlight_serving.kserve_sdk import predict_v2
+from pilotlight_serving.kserve_messages import predict_v2
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {"string": _Field.TYPE_STRING, "bool": _Field.TYPE_BOOL}

@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 
-from pilotlight_protocol.errors import PARAM_HEADER, ModelNotFound, PilotlightError
+from pilotlight_protocol.errors import PARAM_HEADER, DeadlineExceeded, InvalidInput, ModelNotFound, PilotlightError
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_serving.concurrency_limiter import Gate
 from pilotlight_serving.data_plane import DataPlane
@@ -29,13 +29,13 @@ from pilotlight_serving.grpc_messages import (
     response_to,
     set_parameter,
 )
-from pilotlight_serving.http_app import server_timing_header
-from pilotlight_serving.kserve_sdk import predict_v2 as pb
+from pilotlight_serving.kserve_messages import predict_v2 as pb
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.shell_errors import bug
 from pilotlight_serving.shell_metrics import IN_FLIGHT, PHASE, REQUESTS, predict_observer
 from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.request_identity import request_id
+from pilotlight_wire.server_timing import server_timing_header
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -59,19 +59,26 @@ def grpc_server(plane: DataPlane, gate: Gate, settings: ServerSettings) -> Any:
             ("grpc.max_concurrent_streams", settings.max_concurrent_requests),
             ("grpc.http2.min_ping_interval_without_data_ms", 5000),
             ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.max_connection_idle_ms", int(settings.keep_alive_s * 1000)),
+            # A client that is gone or reads nothing does not answer pings.
+            ("grpc.keepalive_time_ms", int(settings.write_stall_timeout_s * 1000)),
+            ("grpc.keepalive_timeout_ms", int(settings.body_stall_timeout_s * 1000)),
         ]
     )
-    service = InferenceService(plane, gate)
-    health = HealthService(plane)
+    service = InferenceService(plane, gate, settings)
+    health = HealthService(plane, settings)
     server.add_generic_rpc_handlers((service.handler(), health.handler()))
     return server
 
 
-def _unary(method: Unary, request: Any, response: Any) -> Any:
+def _unary(method: Unary, request: Any, response: Any, message_timeout_s: float) -> Any:
+    """A unary method. To gRPC it takes a stream, which is the same on the wire: its own unary calls wait for a message
+    as long as the client likes, and one that never sends it would hold a call for ever."""
+
     @functools.wraps(method)
-    async def answer(message: Any, call: Any) -> Any:
+    async def answer(messages: Any, call: Any) -> Any:
         try:
-            return await method(message, call)
+            return await method(await _only_message(messages, message_timeout_s), call)
         except PilotlightError as error:
             await _abort(call, error)
         except (asyncio.CancelledError, grpc.aio.AbortError):
@@ -80,7 +87,17 @@ def _unary(method: Unary, request: Any, response: Any) -> Any:
             _log.exception("a gRPC call failed")
             await _abort(call, bug())
 
-    return grpc.unary_unary_rpc_method_handler(answer, request.FromString, response.SerializeToString)
+    return grpc.stream_unary_rpc_method_handler(answer, request.FromString, response.SerializeToString)
+
+
+async def _only_message(messages: Any, timeout_s: float) -> Any:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await anext(messages)
+    except TimeoutError:
+        raise DeadlineExceeded(f"no message arrived for {timeout_s:g} s; send the call again") from None
+    except StopAsyncIteration:
+        raise InvalidInput("the call has no message") from None
 
 
 async def _abort(call: Any, error: PilotlightError) -> None:
@@ -103,24 +120,28 @@ def _context(call: Any, model_name: str, version: str) -> RequestContext:
 
 
 class InferenceService:
-    def __init__(self, plane: DataPlane, gate: Gate) -> None:
+    def __init__(self, plane: DataPlane, gate: Gate, settings: ServerSettings) -> None:
         self._plane = plane
         self._gate = gate
+        self._settings = settings
         self._observe_predict = predict_observer(plane.model.name)
 
     def handler(self) -> Any:
+        def unary(method: Unary, request: Any, response: Any) -> Any:
+            return _unary(method, request, response, self._settings.body_stall_timeout_s)
+
         methods = {
-            "ServerLive": _unary(self.server_live, pb.ServerLiveRequest, pb.ServerLiveResponse),
-            "ServerReady": _unary(self.server_ready, pb.ServerReadyRequest, pb.ServerReadyResponse),
-            "ModelReady": _unary(self.model_ready, pb.ModelReadyRequest, pb.ModelReadyResponse),
-            "ServerMetadata": _unary(self.server_metadata, pb.ServerMetadataRequest, pb.ServerMetadataResponse),
-            "ModelMetadata": _unary(self.model_metadata, pb.ModelMetadataRequest, pb.ModelMetadataResponse),
-            "ModelInfer": _unary(self.model_infer, pb.ModelInferRequest, pb.ModelInferResponse),
-            "RepositoryIndex": _unary(self.repository_index, RepositoryIndexRequest, RepositoryIndexResponse),
-            "RepositoryModelLoad": _unary(
+            "ServerLive": unary(self.server_live, pb.ServerLiveRequest, pb.ServerLiveResponse),
+            "ServerReady": unary(self.server_ready, pb.ServerReadyRequest, pb.ServerReadyResponse),
+            "ModelReady": unary(self.model_ready, pb.ModelReadyRequest, pb.ModelReadyResponse),
+            "ServerMetadata": unary(self.server_metadata, pb.ServerMetadataRequest, pb.ServerMetadataResponse),
+            "ModelMetadata": unary(self.model_metadata, pb.ModelMetadataRequest, pb.ModelMetadataResponse),
+            "ModelInfer": unary(self.model_infer, pb.ModelInferRequest, pb.ModelInferResponse),
+            "RepositoryIndex": unary(self.repository_index, RepositoryIndexRequest, RepositoryIndexResponse),
+            "RepositoryModelLoad": unary(
                 self.repository_load, pb.RepositoryModelLoadRequest, pb.RepositoryModelLoadResponse
             ),
-            "RepositoryModelUnload": _unary(
+            "RepositoryModelUnload": unary(
                 self.repository_unload, pb.RepositoryModelUnloadRequest, pb.RepositoryModelUnloadResponse
             ),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
@@ -163,7 +184,7 @@ class InferenceService:
         self._plane.require(message.model_name, message.model_version)
         context = _context(call, message.model_name, message.model_version)
         call.set_trailing_metadata((("x-request-id", context.request_id),))
-        with _Counted(self._gate, context) as counted:
+        with _Counted(self._gate, context, self._observe_predict) as counted:
             request = request_from(message)
             response = await self._plane.infer(request, context)
             call.set_trailing_metadata(_trailing(context))
@@ -176,22 +197,39 @@ class InferenceService:
 
         Requests of one stream run at the same time, at most 64; the next one is read when one has ended. An error ends
         its request with `error_message`, not the stream. When the request sets `triton_enable_empty_final_response`,
-        its run ends with an empty response whose `triton_final_response` is true.
+        its run ends with an empty response whose `triton_final_response` is true. A stream on which nothing runs and
+        nothing comes for `keep_alive_s` is ended: it keeps its pod from zero.
         """
-        places = asyncio.Semaphore(_STREAMED_AT_ONCE)
+        idle_s = self._settings.keep_alive_s
+        loop = asyncio.get_running_loop()
         writer = _Writer(call)
-        async with asyncio.TaskGroup() as group:
-            await places.acquire()
-            async for message in requests:
-                task = group.create_task(self._run(message, call, writer))
-                task.add_done_callback(lambda _: places.release())
+        running: set[asyncio.Task[None]] = set()
+        places = asyncio.Semaphore(_STREAMED_AT_ONCE)
+        try:
+            async with asyncio.timeout(idle_s) as idle, asyncio.TaskGroup() as group:
+
+                def ended(task: asyncio.Task[None]) -> None:
+                    running.discard(task)
+                    places.release()
+                    if not running and not idle.expired():
+                        idle.reschedule(loop.time() + idle_s)
+
                 await places.acquire()
+                async for message in requests:
+                    idle.reschedule(None)
+                    task = group.create_task(self._run(message, call, writer))
+                    running.add(task)
+                    task.add_done_callback(ended)
+                    await places.acquire()
+                idle.reschedule(None)
+        except TimeoutError:
+            await _abort(call, DeadlineExceeded(f"nothing came on this stream for {idle_s:g} s; open another"))
 
     async def _run(self, message: Any, call: Any, writer: _Writer) -> None:
         context = _context(call, message.model_name, message.model_version)
         try:
             self._plane.require(message.model_name, message.model_version)
-            with _Counted(self._gate, context) as counted:
+            with _Counted(self._gate, context, self._observe_predict) as counted:
                 await self._stream(message, context, writer)
                 counted.status = "OK"
         except PilotlightError as error:
@@ -203,22 +241,15 @@ class InferenceService:
             await writer.write(_stream_error(bug(), message.id))
 
     async def _stream(self, message: Any, context: RequestContext, writer: _Writer) -> None:
-        started_at = time.perf_counter()
         request = request_from(message)
-        wants_final = request.parameters.pop("triton_enable_empty_final_response", False) is True
         raw = bool(message.raw_input_contents)
-        responses = self._plane.model.stream_infer(request, context)
-        try:
-            async for response in responses:
-                await writer.write(_stream_response(response, request, raw, final=False))
-        finally:
-            close = getattr(responses, "aclose", None)
-            if close is not None:
-                await close()
-        self._observe_predict(time.perf_counter() - started_at)
-        if wants_final:
-            nothing = InferResponse(message.model_name, self._plane.model.version, [], request.id)
-            await writer.write(_stream_response(nothing, InferRequest([]), raw, final=True))
+
+        async def send(response: InferResponse, final: bool) -> None:
+            # The empty last response has none of the outputs that were asked for.
+            asked = InferRequest([]) if final else request
+            await writer.write(_stream_response(response, asked, raw, final=final))
+
+        await self._plane.stream_infer(request, context, send)
 
 
 class _Writer:
@@ -236,9 +267,10 @@ class _Writer:
 class _Counted:
     """A place at the gate for one gRPC request, and its line in the log and metrics."""
 
-    def __init__(self, gate: Gate, context: RequestContext) -> None:
+    def __init__(self, gate: Gate, context: RequestContext, observe: Callable[[float], None]) -> None:
         self._gate = gate
         self._context = context
+        self._observe = observe
         self.status = "UNKNOWN"
 
     def __enter__(self) -> _Counted:
@@ -254,6 +286,8 @@ class _Counted:
             self.status = _STATUS[error.grpc_code].name
         elif isinstance(error, asyncio.CancelledError):
             self.status = "CANCELLED"
+        elapsed_s = time.perf_counter() - self._started_at
+        self._observe(elapsed_s)
         REQUESTS.labels("grpc", self.status).inc()
         for phase, milliseconds in self._context.server_timing.items():
             PHASE.labels(phase.partition(";")[0]).observe(milliseconds / 1000)
@@ -261,7 +295,7 @@ class _Counted:
             "%s %s %.1f ms id=%s",
             self._context.model_name,
             self.status,
-            (time.perf_counter() - self._started_at) * 1000,
+            elapsed_s * 1000,
             self._context.request_id,
         )
 
@@ -296,13 +330,14 @@ def _stream_error(error: PilotlightError, id_: str) -> Any:
 class HealthService:
     """grpc.health.v1: "" and the inference service mean the server, else a model's name."""
 
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, settings: ServerSettings) -> None:
         self._plane = plane
+        self._settings = settings
 
     def handler(self) -> Any:
         request, response = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
         methods = {
-            "Check": _unary(self.check, request, response),
+            "Check": _unary(self.check, request, response, self._settings.body_stall_timeout_s),
             "Watch": grpc.unary_stream_rpc_method_handler(self.watch, request.FromString, response.SerializeToString),
         }
         return grpc.method_handlers_generic_handler(HEALTH_SERVICE, methods)

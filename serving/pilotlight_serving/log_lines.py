@@ -7,7 +7,7 @@ import time
 
 
 def log_to_stderr(level: str = "INFO") -> None:
-    """Send the `pilotlight` loggers to stderr; KServe's own logger is quietened to warnings."""
+    """Send the `pilotlight` loggers to stderr."""
     handler = logging.StreamHandler()
     formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
@@ -16,9 +16,3 @@ def log_to_stderr(level: str = "INFO") -> None:
     root.handlers[:] = [handler]
     root.propagate = False
     root.setLevel(level)
-    for name in ("kserve", "kserve.trace"):
-        # A handler of its own keeps KServe's server from configuring logging when it starts.
-        theirs = logging.getLogger(name)
-        theirs.handlers[:] = [handler]
-        theirs.propagate = False
-        theirs.setLevel(logging.WARNING)

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.json_bodies import read_json
 from pilotlight_protocol.v2 import decode_request, encode_response
 from pilotlight_serving.data_plane import DataPlane
-from pilotlight_serving.http_app import integer_header
 from pilotlight_serving.shell_metrics import exposition
 from pilotlight_wire.handlers import JSON, OCTETS, Reply, RequestContext, Route
 from pilotlight_wire.request_body import pack
@@ -116,6 +116,16 @@ class V2Routes:
 
 
 _WORTH_PACKING_BYTES = 1024
+
+
+def integer_header(context: RequestContext, name: str) -> int | None:
+    """A header that holds a whole number, None when it is not there; raises InvalidInput."""
+    given = context.headers.get(name)
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdigit() or len(given) > 18:
+        raise InvalidInput(f"the header {name} must be a whole number", param=name)
+    return int(given)
 
 
 def _json(value: Any) -> Reply:

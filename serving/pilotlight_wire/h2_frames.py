@@ -67,6 +67,11 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    @property
+    def has_part(self) -> bool:
+        """Whether a frame has begun that is not whole."""
+        return bool(self._buffer)
+
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes, in order."""
         self._buffer += data
@@ -90,8 +95,15 @@ def make_frame(kind: FrameType, flags: int, stream_id: int, payload: bytes) -> b
 
 
 EMPTY_SETTINGS = make_frame(FrameType.SETTINGS, 0, 0, b"")
+
+
+def goaway(last_stream_id: int) -> bytes:
+    """No stream after this one is taken; the client opens another connection for the next."""
+    return make_frame(FrameType.GOAWAY, 0, 0, last_stream_id.to_bytes(4, "big") + (0).to_bytes(4, "big"))
+
+
 # The largest stream id: every stream the client has opened goes on, new ones need another connection.
-GRACEFUL_GOAWAY = make_frame(FrameType.GOAWAY, 0, 0, (0x7FFFFFFF).to_bytes(4, "big") + (0).to_bytes(4, "big"))
+GRACEFUL_GOAWAY = goaway(0x7FFFFFFF)
 
 
 CANCEL = 0x8

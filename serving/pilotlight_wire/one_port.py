@@ -1,8 +1,7 @@
 """One listening port for HTTP/1.1 and h2c: accepts, peeks at the first bytes, and hands the connection over.
 
-HTTP/1.1 bytes are never copied: the accepted socket itself goes to uvicorn's protocol. Connections that open with the
-HTTP/2 preface are spliced to the gRPC server on its abstract Unix socket, because gRPC's core takes no foreign sockets.
-The number of connections is bounded: at the bound accepting pauses, and the kernel's backlog holds the next ones.
+Nothing is copied through here: the accepted socket itself goes to the protocol that its first bytes ask for. The number
+of connections is bounded: at the bound accepting pauses, and the kernel's backlog holds the next ones.
 """
 
 from __future__ import annotations
@@ -14,16 +13,18 @@ import logging
 import resource
 import socket
 from collections.abc import Callable
-from typing import Any
 
 _PREFACE_START = b"PRI"
 _SHORT_PEEK_RETRY_S = 0.01
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-# A spliced connection holds three descriptors: the client's socket and both ends of the inner one.
+# A connection that is passed on holds three descriptors: the client's socket and both ends of the inner one.
 _DESCRIPTORS_PER_CONNECTION = 3
 _BACKLOG = 2048
 
 _log = logging.getLogger("pilotlight.port")
+
+ProtocolFactory = Callable[[Callable[[], None]], asyncio.Protocol]
+"""Makes the protocol of one connection; it calls its argument when the connection has ended."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -64,20 +65,19 @@ def connection_bound(wanted: int) -> int:
 
 
 class OnePort:
-    """`http_protocol(on_closed)` makes the protocol of one HTTP connection; `grpc_path` is the abstract address of the
-    gRPC server without its leading NUL, None when gRPC is off (its clients are then answered by the HTTP parser)."""
+    """`http2` None: connections that open with HTTP/2's preface are answered by the HTTP/1.1 parser."""
 
     def __init__(
         self,
         listener: socket.socket,
-        http_protocol: Callable[[Callable[[], None]], asyncio.Protocol],
-        grpc_path: str | None,
+        http: ProtocolFactory,
+        http2: ProtocolFactory | None,
         max_connections: int,
         first_byte_timeout_s: float,
     ) -> None:
         self._listener = listener
-        self._http_protocol = http_protocol
-        self._grpc_path = grpc_path
+        self._http = http
+        self._http2 = http2 or http
         self._max_connections = connection_bound(max_connections)
         self._first_byte_timeout_s = first_byte_timeout_s
         self._loop = asyncio.get_running_loop()
@@ -88,7 +88,6 @@ class OnePort:
         self._empty = asyncio.Event()
         self._empty.set()
         self._handovers: set[asyncio.Task[None]] = set()
-        self._splices: set[_Splice] = set()
 
     def start(self) -> None:
         self._resume()
@@ -135,27 +134,17 @@ class OnePort:
             sock.close()
             self.connection_closed()
             return
-        task = self._loop.create_task(self._hand_over(sock, is_http2))
+        protocol = self._http2 if is_http2 else self._http
+        task = self._loop.create_task(self._hand_over(sock, protocol))
         self._handovers.add(task)
         task.add_done_callback(self._handovers.discard)
 
-    async def _hand_over(self, sock: socket.socket, is_http2: bool) -> None:
+    async def _hand_over(self, sock: socket.socket, protocol: ProtocolFactory) -> None:
         try:
-            if is_http2 and self._grpc_path is not None:
-                splice = _Splice(self._splice_closed)
-                self._splices.add(splice)
-                await splice.connect(self._loop, sock, self._grpc_path)
-            else:
-                await self._loop.connect_accepted_socket(lambda: self._http_protocol(self.connection_closed), sock)
+            await self._loop.connect_accepted_socket(lambda: protocol(self.connection_closed), sock)
         except OSError as error:
             _log.warning("a connection was lost while it was handed over: %s", error)
             sock.close()
-            if not is_http2 or self._grpc_path is None:
-                self.connection_closed()
-
-    def _splice_closed(self, splice: _Splice) -> None:
-        if splice in self._splices:
-            self._splices.discard(splice)
             self.connection_closed()
 
     def connection_closed(self) -> None:
@@ -180,10 +169,6 @@ class OnePort:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()
-
-    def close_splices(self) -> None:
-        for splice in list(self._splices):
-            splice.close()
 
 
 class _FirstBytes:
@@ -228,70 +213,3 @@ class _FirstBytes:
         if self._retry is not None:
             self._retry.cancel()
         self._port.known(self, self._sock, is_http2)
-
-
-class _Splice:
-    """Copies bytes both ways between a client and the gRPC server, each side paused while the other is full."""
-
-    def __init__(self, on_closed: Callable[[_Splice], None]) -> None:
-        self._on_closed = on_closed
-        self._client = _SpliceEnd(self)
-        self._server = _SpliceEnd(self)
-        self._client.other, self._server.other = self._server, self._client
-
-    async def connect(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, grpc_path: str) -> None:
-        inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            # libuv does not know abstract addresses; connecting to one never waits while its backlog has room.
-            inner.connect("\0" + grpc_path)
-            await loop.create_unix_connection(lambda: self._server, sock=inner)
-            await loop.connect_accepted_socket(lambda: self._client, sock)
-        except BaseException:
-            inner.close()
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self._client.close()
-        self._server.close()
-        self._on_closed(self)
-
-
-class _SpliceEnd(asyncio.Protocol):
-    other: _SpliceEnd
-
-    def __init__(self, splice: _Splice) -> None:
-        self._splice = splice
-        self._early = bytearray()
-        self.transport: Any = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        if self._early:
-            self.transport.write(bytes(self._early))
-            self._early.clear()
-
-    def data_received(self, data: bytes) -> None:
-        self.other.write(data)
-
-    def write(self, data: bytes) -> None:
-        # gRPC greets with its settings, a few bytes, before the client's side of the splice stands.
-        if self.transport is None:
-            self._early += data
-        else:
-            self.transport.write(data)
-
-    def pause_writing(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            self.other.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            self.other.transport.resume_reading()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._splice.close()
-
-    def close(self) -> None:
-        if self.transport is not None:
-            self.transport.close()

@@ -1,7 +1,7 @@
 """The `Server-Timing` header: write one phase, read all of them. Pure. Source: W3C Server Timing."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -18,6 +18,11 @@ def format_phase(phase: Phase) -> str:
     """`activate;dur=12.3;desc="demo-predictor"`."""
     text = f"{phase.name};dur={phase.duration_ms:.1f}"
     return f'{text};desc="{phase.description}"' if phase.description else text
+
+
+def server_timing_header(phases: Mapping[str, float]) -> str:
+    """The whole header of phases with their milliseconds."""
+    return ", ".join(f"{phase};dur={milliseconds:.3f}" for phase, milliseconds in phases.items())
 
 
 def parse_phases(headers: Iterable[str]) -> list[Phase]:

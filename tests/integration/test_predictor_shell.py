@@ -21,7 +21,7 @@ import pytest
 from component_process import RunningComponent, free_port, running, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from pilotlight_serving.kserve_sdk import predict_v2 as pb
+from pilotlight_serving.kserve_messages import predict_v2 as pb
 
 pytestmark = pytest.mark.integration
 
@@ -474,3 +474,50 @@ def test_the_front_imports_neither_vllm_nor_torch(tmp_path: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def stream_stream(channel: grpc.Channel) -> Any:
+    return channel.stream_stream(
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=lambda answer: answer,
+    )
+
+
+def held_open(first: Any, release: threading.Event) -> Iterator[Any]:
+    if first is not None:
+        yield first
+    release.wait(30)
+
+
+@pytest.mark.parametrize("first", [infer_message(count=1), None], ids=["answered", "nothing sent"])
+def test_a_grpc_stream_with_nothing_to_do_is_ended(tmp_path: Path, first: Any) -> None:
+    release = threading.Event()
+    with component(tmp_path, "--keep_alive_s", "1") as echo:
+        with grpc.insecure_channel(f"127.0.0.1:{echo.port}") as channel, pytest.raises(grpc.RpcError) as ended:
+            for _ in stream_stream(channel)(held_open(first, release), timeout=20):
+                pass
+        release.set()
+    assert ended.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "nothing came on this stream for 1 s" in ended.value.details()
+
+
+def test_a_unary_call_whose_message_never_comes_is_ended(channel: grpc.Channel) -> None:
+    release = threading.Event()
+    method = channel.stream_unary(
+        "/inference.GRPCInferenceService/ServerLive", lambda message: b"", lambda answer: answer
+    )
+    with pytest.raises(grpc.RpcError) as ended:
+        method(held_open(None, release), timeout=20)
+    release.set()
+    assert ended.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "no message arrived for 1 s" in ended.value.details()
+
+
+def test_rest_over_http2_is_told_to_speak_http1(echo: RunningComponent) -> None:
+    url = f"http://127.0.0.1:{echo.port}/v2"
+    ran = subprocess.run(
+        ["curl", "-si", "--http2-prior-knowledge", url], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert ran.stdout.startswith("HTTP/2 505")
+    assert "send the request over HTTP/1.1" in ran.stdout

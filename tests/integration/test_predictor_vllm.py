@@ -123,7 +123,8 @@ client.stop_stream()
 KSERVE = """
 import asyncio, sys
 import numpy as np
-from pilotlight_serving import kserve_sdk
+import sys
+sys.modules["vllm"] = None  # KServe imports it, and torch, wherever it finds it
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
 port = sys.argv[1]

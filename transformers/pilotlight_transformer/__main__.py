@@ -1,7 +1,7 @@
 """`python -m pilotlight_transformer`: reads the command line and the environment, and wires the component.
 
 The port is bound first, so that early clients wait instead of being refused; the tokenizer loads in a thread while the
-KServe SDK is imported.
+web stack is imported.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main() -> int:
     server_settings = ServerSettings(
         http_port=settings.http_port,
         max_body_bytes=settings.max_body_bytes,
+        cors=settings.cors,
         max_concurrent_requests=settings.max_concurrent_requests,
         drain_timeout_s=settings.drain_timeout_s,
         model_control=settings.model_control,
@@ -46,7 +47,7 @@ def main() -> int:
     loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
     loading = loader.submit(_load, settings)
     loader.shutdown(wait=False)
-    from pilotlight_serving.server import Server  # the KServe SDK: half a second, beside the loading
+    from pilotlight_serving.server import Server  # the web stack, beside the loading
     from pilotlight_transformer.served_text_model import ServedTextModel
 
     model = ServedTextModel(settings, _predictor(settings, address))

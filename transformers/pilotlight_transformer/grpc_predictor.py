@@ -26,7 +26,7 @@ from pilotlight_protocol.errors import (
 )
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent
 from pilotlight_serving.grpc_messages import ModelStreamInferResponse
-from pilotlight_serving.kserve_sdk import predict_v2
+from pilotlight_serving.kserve_messages import predict_v2
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, answer_facts, client_param
 from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after
 from pilotlight_wire.upstream_address import PredictorAddress

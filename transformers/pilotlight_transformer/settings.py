@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
+from pilotlight_wire.cors import EVERY_ORIGIN, CorsPolicy, allowed_origins
 
 MOUNTED_MODEL_DIR = "/mnt/models"
 
@@ -33,6 +34,7 @@ class TransformerSettings:
     model_control: bool = False
     max_concurrent_requests: int = 1024
     max_body_bytes: int = 16 * 1024 * 1024
+    cors: CorsPolicy = EVERY_ORIGIN
     workers: int = 1
     ignored: tuple[str, ...] = ()
 
@@ -59,6 +61,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         model_control=given.model_control == "explicit",
         max_concurrent_requests=given.max_concurrent_requests,
         max_body_bytes=given.max_body_bytes,
+        cors=given.allowed_origins,
         workers=given.workers,
         ignored=tuple(ignored),
     )
@@ -100,6 +103,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     add("--max_concurrent_requests", type=int, default=1024)
     add("--max_body_bytes", type=int, default=16 * 1024 * 1024)
+    add(
+        "--allowed_origins",
+        type=allowed_origins,
+        default="*",
+        help="web origins that may call, or '' for none",
+    )
     add("--workers", type=int, default=1, help="KServe sets it to containerConcurrency; one process serves them all")
     return parser
 

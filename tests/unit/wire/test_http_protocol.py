@@ -1,0 +1,161 @@
+"""One HTTP/1.1 connection without a socket, in virtual time: bounds, request targets, and what a lost client means."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from memory_transport import MemoryTransport, connect
+
+from pilotlight_wire.edge_bounds import EdgeBounds
+from pilotlight_wire.http_edge import HttpEdge
+from pilotlight_wire.http_protocol import DISCONNECT
+
+pytestmark = pytest.mark.looptime
+
+BOUNDS = EdgeBounds(max_header_bytes=1024, header_timeout_s=10, write_stall_timeout_s=60, keep_alive_s=125)
+
+
+class Recorder:
+    """Answers every request with its method, path and host; `slow` waits until it is cancelled."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.closed = 0
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        headers = dict(scope["headers"])
+        self.seen.append(f"{scope['method']} {scope['raw_path'].decode()} {headers.get(b'host', b'').decode()}")
+        if scope["path"] == "/slow":
+            gone = asyncio.Event()
+            scope[DISCONNECT] = gone.set
+            await gone.wait()
+            self.seen.append("gone")
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    def on_closed(self) -> None:
+        self.closed += 1
+
+
+def connection() -> tuple[Recorder, MemoryTransport]:
+    app = Recorder()
+    return app, connect(HttpEdge(app, BOUNDS).protocol(app.on_closed))
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("target", "seen"),
+    [
+        ("/v2?a=1", "GET /v2 told"),
+        ("http://demo.default.localhost:8080/v2", "GET /v2 demo.default.localhost:8080"),
+        ("HTTP://demo.default.localhost", "GET / demo.default.localhost"),
+        ("http://user:secret@demo/v2?x=/y", "GET /v2 demo"),
+        ("http://demo?x", "GET / demo"),
+    ],
+)
+async def test_request_targets(target: str, seen: str) -> None:
+    app, transport = connection()
+    transport.protocol.data_received(f"GET {target} HTTP/1.1\r\nHost: told\r\n\r\n".encode())
+    await settle()
+    assert app.seen == [seen]
+    assert transport.written.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_options_of_the_server_as_a_whole() -> None:
+    app, transport = connection()
+    transport.protocol.data_received(b"OPTIONS * HTTP/1.1\r\nHost: told\r\n\r\n")
+    await settle()
+    assert app.seen == ["OPTIONS * told"]
+    assert not transport.closed
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n", b"405"),
+        (b"GET gopher://x/ HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"NONSENSE\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 2000 + b"\r\n\r\n", b"431"),
+    ],
+)
+async def test_what_cannot_be_served_is_told_as_json_and_the_connection_ends(
+    request_bytes: bytes, status: bytes
+) -> None:
+    app, transport = connection()
+    transport.protocol.data_received(request_bytes)
+    await settle()
+    head, _, body = transport.written.partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == status
+    assert b"content-type: application/json" in head
+    assert body.startswith(b'{"error":')
+    assert (transport.closed, app.seen, app.closed) == (True, [], 1)
+
+
+@pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n"], ids=["silence", "half a head"])
+async def test_a_head_has_a_deadline(first: bytes) -> None:
+    app, transport = connection()
+    if first:
+        transport.protocol.data_received(first)
+    await asyncio.sleep(9)
+    assert not transport.closed
+    await asyncio.sleep(2)
+    assert transport.closed
+    assert transport.written.startswith(b"HTTP/1.1 408 ")
+    assert app.closed == 1
+
+
+async def test_each_head_of_a_connection_has_its_own_deadline_and_idleness_an_end() -> None:
+    app, transport = connection()
+    for _ in range(3):
+        await asyncio.sleep(5)
+        transport.protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asyncio.sleep(124)
+    assert not transport.closed
+    await asyncio.sleep(2)
+    assert transport.closed
+    assert len(app.seen) == 3
+
+
+async def test_a_client_that_leaves_its_answer_unread_is_dropped() -> None:
+    _, transport = connection()
+    protocol = transport.protocol
+    protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await settle()
+    protocol.pause_writing()
+    await asyncio.sleep(50)
+    protocol.resume_writing()
+    await asyncio.sleep(12)
+    assert not transport.closed
+    protocol.pause_writing()
+    await asyncio.sleep(61)
+    assert transport.aborted
+
+
+async def test_a_lost_connection_is_told_to_the_running_request() -> None:
+    app, transport = connection()
+    transport.protocol.data_received(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    await settle()
+    transport.protocol.connection_lost(None)
+    await settle()
+    assert app.seen == ["GET /slow x", "gone"]
+
+
+async def test_ending_cancels_what_runs_and_closes_what_is_idle() -> None:
+    app = Recorder()
+    edge = HttpEdge(app, BOUNDS)
+    idle, busy = connect(edge.protocol(app.on_closed)), connect(edge.protocol(app.on_closed))
+    idle.protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    busy.protocol.data_received(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    await settle()
+    edge.close_after_answers()
+    await edge.end(1.0)
+    assert idle.closed
+    edge.abort()
+    assert busy.closed
