@@ -14,13 +14,14 @@ import openai
 import pytest
 from component_process import RunningComponent, free_port, tail
 from fake_token_predictor import FakeTokenPredictor, Script
+from inline_templates import InlineTemplates
 from transformer_process import MODEL_URI, transformer
 
 from pilotlight_text.tokenization.text_loading import load_text
 
 pytestmark = pytest.mark.integration
 
-CODEC = load_text(MODEL_URI, None).codec
+CODEC = load_text(MODEL_URI, None, InlineTemplates()).codec
 
 
 def tokens(text: str) -> list[int]:

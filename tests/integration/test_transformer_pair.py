@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import tritonclient.http as triton_http
 from component_process import RunningComponent, free_port, running
+from inline_templates import InlineTemplates
 from transformer_process import MODEL_URI, transformer
 
 from pilotlight_text.tokenization.text_loading import load_text
 
 pytestmark = pytest.mark.integration
 
-CODEC = load_text(MODEL_URI, None).codec
+CODEC = load_text(MODEL_URI, None, InlineTemplates()).codec
 SCRIPTED = str(Path(__file__).with_name("scripted_predictor.py"))
 REFUSED_TOKEN, VOCABULARY = 13, 1000
 

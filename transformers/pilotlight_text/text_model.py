@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pilotlight_protocol.errors import ModelNotFound, Unavailable
+from pilotlight_text.templates.chat_template import ChatTemplate
 from pilotlight_text.text_generation import TextGenerator
 from pilotlight_text.token_source import AnswerFacts, PredictorClient
-from pilotlight_text.tokenization.chat_template import ChatTemplate
 from pilotlight_text.tokenization.text_codec import TextCodec
 from pilotlight_wire.handlers import RequestContext
 

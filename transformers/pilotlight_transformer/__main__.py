@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pilotlight_serving.log_lines import log_to_stderr
 from pilotlight_serving.settings import ServerSettings
+from pilotlight_text.templates.template_workers import TemplateWorkers
 from pilotlight_text.token_source import PredictorClient
 from pilotlight_transformer.settings import TransformerSettings, parse_settings
 from pilotlight_wire.one_port import listen
@@ -45,21 +46,22 @@ def main() -> int:
     )
     listener = listen(server_settings.host, server_settings.http_port)
     loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
-    loading = loader.submit(_load, settings)
+    templates = TemplateWorkers()
+    loading = loader.submit(_load, settings, templates)
     loader.shutdown(wait=False)
     from pilotlight_serving.server import Server  # the web stack, beside the loading
     from pilotlight_transformer.served_text_model import ServedTextModel
 
-    model = ServedTextModel(settings, _predictor(settings, address))
+    model = ServedTextModel(settings, _predictor(settings, address), templates)
     server = Server(model, server_settings, listener)
     status = server.run(model.lifespan(loading, server.stop))
     return 1 if model.load_failed else status
 
 
-def _load(settings: TransformerSettings) -> LoadedText:
+def _load(settings: TransformerSettings, templates: TemplateWorkers) -> LoadedText:
     from pilotlight_text.tokenization.text_loading import load_text  # jinja2 and tokenizers: imported in the thread
 
-    return load_text(settings.model_uri, settings.max_model_len)
+    return load_text(settings.model_uri, settings.max_model_len, templates)
 
 
 def _predictor(settings: TransformerSettings, address: PredictorAddress) -> PredictorClient:

@@ -12,6 +12,7 @@ from typing import Any
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_text.openai_api.routes import openai_routes
+from pilotlight_text.templates.template_workers import TemplateWorkers
 from pilotlight_text.text_model import VERSION, LoadedText, TextModel
 from pilotlight_text.token_source import PredictorClient
 from pilotlight_text.tokenization.text_loading import load_text
@@ -26,9 +27,10 @@ _log = logging.getLogger("pilotlight.transformer")
 
 
 class ServedTextModel:
-    """`predictor` is closed when `lifespan` ends."""
+    """`predictor` and `templates` are closed when `lifespan` ends."""
 
-    def __init__(self, settings: TransformerSettings, predictor: PredictorClient) -> None:
+    def __init__(self, settings: TransformerSettings, predictor: PredictorClient, templates: TemplateWorkers) -> None:
+        self._templates = templates
         self._settings = settings
         self._predictor = predictor
         self._model = TextModel((settings.model_name, *settings.lora_names), predictor)
@@ -74,7 +76,9 @@ class ServedTextModel:
         """Load the tokenizer and the template again. Raises Unavailable with what is wrong with the files."""
         settings = self._settings
         try:
-            self._set_loaded(await asyncio.to_thread(load_text, settings.model_uri, settings.max_model_len))
+            self._set_loaded(
+                await asyncio.to_thread(load_text, settings.model_uri, settings.max_model_len, self._templates)
+            )
         except TokenizerFilesError as error:
             raise Unavailable(str(error)) from error
 
@@ -98,6 +102,7 @@ class ServedTextModel:
         finally:
             taking.cancel()
             self._set_loaded(None)
+            await self._templates.close()
             await self._predictor.close()
 
     async def _take(self, loading: Future[LoadedText], stop: Callable[[], None]) -> None:
@@ -109,6 +114,8 @@ class ServedTextModel:
         except Exception:
             _log.exception("loading the tokenizer failed")
         else:
+            if loaded.template.needs_worker:
+                self._templates.warm_up()
             _log.info("the tokenizer and the chat template of %s are ready", self.name)
             return
         self.load_failed = True

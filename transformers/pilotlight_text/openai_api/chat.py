@@ -42,7 +42,7 @@ class ChatCompletions:
         loaded.codec.check_chars(sum(len(str(message.get("content"))) for message in request.messages), "messages")
         continues = bool(request.continue_final_message)
         with timed(context, "tokenize"):
-            text = loaded.template.render(
+            text = await loaded.template.render(
                 template_messages(request.messages),
                 tools=request.tools,
                 add_generation_prompt=not continues and request.add_generation_prompt is not False,

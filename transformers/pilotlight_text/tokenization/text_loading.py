@@ -1,31 +1,68 @@
-"""From a model's files to a codec and a compiled chat template. Blocking: run it before the loop or in a thread."""
+"""From a model's files to a codec and a chat template. Blocking: run it before the loop or in a thread."""
 
 from __future__ import annotations
 
+import logging
 import time
 
+import msgspec
 from tokenizers import Tokenizer
 
+from pilotlight_text.templates.chat_template import (
+    ChatTemplate,
+    TemplateRunner,
+    TemplateSource,
+    special_tokens_of,
+    template_sources,
+)
+from pilotlight_text.templates.known_templates import KNOWN_DIGESTS
+from pilotlight_text.templates.limited_process import MIB, ProcessEnded, ProcessLimits, answer_of
 from pilotlight_text.text_model import LoadedText
-from pilotlight_text.tokenization.chat_template import ChatTemplate, special_tokens_of, template_sources
+from pilotlight_text.tokenization import tokenizer_check
 from pilotlight_text.tokenization.text_codec import TextCodec
+from pilotlight_text.tokenization.tokenizer_check import TokenizerRefused
 from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, directory_of, read
 
+COMPILE_LIMITS = ProcessLimits(cpu_s=2.0, wall_s=20.0, memory_bytes=256 * MIB)
 
-def load_text(model_uri: str, max_model_len: int | None) -> LoadedText:
+_log = logging.getLogger("pilotlight.text")
+
+
+def load_text(model_uri: str, max_model_len: int | None, templates: TemplateRunner) -> LoadedText:
     """Raises TokenizerFilesError: missing or broken files, or a chat template that does not compile."""
     files = read(directory_of(model_uri))
+    codec = TextCodec(_tokenizer(files.tokenizer_json), max_model_len=max_model_len or files.context_length)
     try:
-        tokenizer = Tokenizer.from_buffer(files.tokenizer_json)
-    except Exception as error:  # the library raises a bare Exception
-        raise TokenizerFilesError(f"tokenizer.json cannot be read: {error}") from error
-    codec = TextCodec(tokenizer, max_model_len=max_model_len or files.context_length)
-    try:
-        template = ChatTemplate(
-            template_sources(files.tokenizer_config, files.template, files.named_templates),
-            special_tokens_of(files.special_tokens_map, files.tokenizer_config),
-            max_output_chars=codec.max_chars,
-        )
+        sources = template_sources(files.tokenizer_config, files.template, files.named_templates)
+        _check_templates(sources)
     except ValueError as error:
         raise TokenizerFilesError(str(error)) from error
+    special_tokens = special_tokens_of(files.special_tokens_map, files.tokenizer_config)
+    template = ChatTemplate(sources, special_tokens, templates, max_output_chars=codec.max_chars)
     return LoadedText(codec, template, int(time.time()))
+
+
+def _tokenizer(tokenizer_json: bytes) -> Tokenizer:
+    try:
+        tokenizer_check.check(tokenizer_json)
+        return Tokenizer.from_buffer(tokenizer_json)
+    except TokenizerRefused as error:
+        raise TokenizerFilesError(f"tokenizer.json cannot be read: {error}") from error
+    except BaseException as error:  # the library raises a bare Exception, and what panics in it no Exception at all
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        _log.warning("the tokenizers library on tokenizer.json: %s", error)
+        raise TokenizerFilesError(f"tokenizer.json cannot be read: {str(error)[:500]}") from error
+
+
+def _check_templates(sources: dict[str, TemplateSource]) -> None:
+    """Compile what is not known elsewhere first: folding one of its constants may take all there is. ValueError."""
+    unknown = {name: source.source for name, source in sources.items() if source.digest not in KNOWN_DIGESTS}
+    if not unknown:
+        return
+    try:
+        complaint = answer_of("compile", msgspec.json.encode(unknown), COMPILE_LIMITS)
+    except ProcessEnded as ended:
+        raise ValueError(f"compiling the model's chat template {ended}") from ended
+    if complaint:
+        raise ValueError(f"the model's chat template {complaint.decode('utf-8', 'replace')}")

@@ -1,0 +1,25 @@
+"""Renders every template in the test's own process: a TemplateRunner without processes."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+from pilotlight_text.templates import jinja_template
+from pilotlight_text.templates.chat_template import TemplateSource, refused, too_long
+
+
+class InlineTemplates:
+    def __init__(self, now: datetime = datetime(2026, 11, 22)) -> None:
+        self._now = now
+        self.rendered = 0
+
+    async def render(self, template: TemplateSource, context: bytes, max_chars: int) -> str:
+        self.rendered += 1
+        try:
+            compiled = jinja_template.compiled(template.source, lambda: self._now)
+            return jinja_template.rendered(compiled, json.loads(context), max_chars)
+        except jinja_template.TemplateRefused as refusal:
+            raise refused(str(refusal)) from refusal
+        except jinja_template.TextTooLong:
+            raise too_long(max_chars) from None

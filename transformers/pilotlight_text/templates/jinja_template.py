@@ -1,0 +1,101 @@
+"""Compiling and running one Jinja template, in a sandbox and with Hugging Face's conventions.
+
+Runs in this process for templates that are known, and in a worker for all others: it must import nothing but Jinja.
+Source of the conventions: transformers' `apply_chat_template`. It must not read files or know what a message is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.debug  # Jinja imports it with a template's first error, when a worker can open no file any more
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+
+_TOLD_CHARS = 500
+
+
+class TemplateRefused(Exception):
+    """The template does not compile, refuses what it was given, or fails on it; the message says which."""
+
+
+class TextTooLong(Exception):
+    """The rendered text is over the limit."""
+
+
+def compiled(source: str, now: Callable[[], datetime] = datetime.now) -> jinja2.Template:
+    """Raises TemplateRefused."""
+    try:
+        return environment(now).from_string(source)
+    except MemoryError:
+        raise
+    except Exception as error:  # it is somebody else's code
+        raise TemplateRefused(f"does not compile: {_told(error)}") from error
+
+
+def rendered(template: jinja2.Template, context: Mapping[str, Any], max_chars: int) -> str:
+    """The text, encodable as UTF-8. Raises TemplateRefused, TextTooLong."""
+    try:
+        text = _joined(template.generate(context), max_chars)
+        text.encode()
+    except jinja2.TemplateError as error:
+        raise TemplateRefused(f"refused the messages: {_told(error)}") from error
+    except (MemoryError, TextTooLong):
+        raise
+    except Exception as error:  # it is somebody else's code
+        raise TemplateRefused(f"cannot render these messages: {_told(error)}") from error
+    return text
+
+
+def _joined(parts: Iterable[str], max_chars: int) -> str:
+    out, chars = [], 0
+    for part in parts:
+        chars += len(part)
+        if chars > max_chars:
+            raise TextTooLong
+        out.append(part)
+    return "".join(out)
+
+
+def _told(error: Exception) -> str:
+    return str(error)[:_TOLD_CHARS].encode("utf-8", "replace").decode()
+
+
+class _GenerationBlocks(jinja2.ext.Extension):
+    """`{% generation %}…{% endgeneration %}` marks what to train on; for inference it is its body."""
+
+    tags = frozenset({"generation"})  # type: ignore[assignment]  # jinja2 declares a mutable set
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def environment(now: Callable[[], datetime] = datetime.now) -> jinja2.Environment:
+    made = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, jinja2.ext.loopcontrols]
+    )
+    made.filters["tojson"] = _to_json
+    made.globals["raise_exception"] = _raise_exception
+    made.globals["strftime_now"] = lambda pattern: now().strftime(pattern)
+    return made
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
