@@ -9,11 +9,25 @@ from pilotlight_specs.fields import Fields
 
 _HANDLERS = ("httpGet", "tcpSocket", "exec", "grpc")
 _MAX_S = 24 * 3600
+_SLOW = "readiness is then looked at every periodSeconds, 10 when not set"
 
 
 def read_readiness(container: Fields, port: int) -> Probe:
     """The readiness probe. Without one Knative knocks on the TCP port; `periodSeconds` unset or 0 polls fast."""
-    return _read(container, "readinessProbe", port, default_period_s=0) or Probe()
+    probe = _read(container, "readinessProbe", port, default_period_s=0) or Probe()
+    fields = container.mapping("readinessProbe")
+    if fields is None:
+        return probe
+    for key in ("failureThreshold", "timeoutSeconds"):
+        if not probe.period_s and fields.data.get(key):
+            fields.report.warning(fields.at(key), "Knative refuses it while periodSeconds is 0 or not set; set both")
+    if probe.kind == "exec":
+        fields.report.warning(fields.at("exec"), f"a command turns off Knative's fast readiness polling; {_SLOW}")
+    elif probe.initial_delay_s and not container.present("startupProbe"):
+        fields.report.warning(
+            fields.at("initialDelaySeconds"), "Knative's activator polls a pod as soon as it runs and does not wait"
+        )
+    return probe
 
 
 def warn_without_readiness(container: Fields) -> None:
@@ -36,7 +50,7 @@ def read_startup(container: Fields, port: int) -> Probe | None:
     probe = _read(container, "startupProbe", port, default_period_s=10)
     if probe is not None:
         container.report.warning(
-            container.at("startupProbe"), "a startup probe turns off Knative's fast readiness polling on a cluster"
+            container.at("startupProbe"), f"a startup probe turns off Knative's fast readiness polling; {_SLOW}"
         )
     return probe
 
@@ -52,12 +66,14 @@ def _read(container: Fields, key: str, port: int, default_period_s: int) -> Prob
     period_s = fields.integer("periodSeconds", 0, _MAX_S)
     timeout_s = fields.integer("timeoutSeconds", 0, _MAX_S) or 1
     success = fields.integer("successThreshold", 0, 1000) or 1
+    if success > 1 and key != "readinessProbe":
+        fields.report.error(fields.at("successThreshold"), f"must be 1 for a {key}, was {success}")
     failure = fields.integer("failureThreshold", 0, 10000) or 3
     http, tcp, grpc = (fields.mapping(name) for name in ("httpGet", "tcpSocket", "grpc"))
     command = fields.mapping("exec")
     base = Probe(
         initial_delay_s=initial_delay_s,
-        period_s=default_period_s if period_s is None else period_s,
+        period_s=period_s or default_period_s,
         timeout_s=timeout_s,
         success_threshold=success,
         failure_threshold=failure,
@@ -78,6 +94,7 @@ def _read(container: Fields, key: str, port: int, default_period_s: int) -> Prob
     elif grpc is not None:
         probe = replace(base, kind="grpc", path=grpc.text("service"))
         _check_port(grpc, port)
+        grpc.report.unsupported(grpc.path, "only the port is knocked on here, the health service is not asked")
         grpc.finish()
     fields.finish({"terminationGracePeriodSeconds": "the pod's own grace period is used"})
     return probe

@@ -301,6 +301,34 @@ async def test_a_pod_that_is_never_ready_is_asked_why(platform: Platform) -> Non
     assert [row["reason"] for row in platform.rows()] == ["the engine is starting; before that: it died"]
 
 
+async def test_startup_and_liveness_probes_gate_and_restart_a_pod(platform: Platform) -> None:
+    """Both are commands in the pod's own environment, which names the files that they look for."""
+    started, sick = platform.folder / "started", platform.folder / "sick"
+    probed = service("demo", timeout=30)
+    probed["spec"]["predictor"]["containers"][0] |= {
+        "env": [{"name": "STARTED", "value": str(started)}, {"name": "SICK", "value": str(sick)}],
+        "readinessProbe": {"httpGet": {"path": "/v2/health/ready"}, "periodSeconds": 1},
+        "startupProbe": {"exec": {"command": ["sh", "-c", 'test -e "$STARTED"']}, "periodSeconds": 1},
+        "livenessProbe": {
+            **{"exec": {"command": ["sh", "-c", 'test ! -e "$SICK" && test -z "$HOME"']}},
+            **{"periodSeconds": 1, "failureThreshold": 1},
+        },
+    }
+    platform.up(probed)
+    assert "a startup probe turns off Knative's fast readiness polling" in platform.output.read_text()
+    waiting = asyncio.create_task(get(platform.url("demo", "/echo")))
+    await asyncio.sleep(0.6)
+    assert not waiting.done(), "the pod answers, but its startup probe does not pass yet"
+    started.touch()
+    assert (await waiting)[0] == 200
+    first = platform.rows()[0]["pods"][0]
+    sick.touch()
+    until(lambda: "failed its liveness probe" in platform.output.read_text())
+    sick.unlink()
+    assert (await get(platform.url("demo", "/echo")))[0] == 200
+    assert platform.rows()[0]["pods"][0]["pid"] != first["pid"]
+
+
 async def test_grpc_is_held_and_spliced_by_authority(platform: Platform) -> None:
     platform.up(service("demo", "--grpc", "--boot_s=0.5", probe=False))
 

@@ -1,7 +1,7 @@
 """The life of one pod: mount its models, start its process, probe it, let it finish its requests, end it.
 
     Mounting -> Starting -> Ready <-> NotReady -> Draining -> Gone
-    (any state may go to Gone: the process exits, cannot start, or was asked to stop)
+    (any state may go to Gone: the process exits, cannot start, fails a startup or liveness probe, or was asked to stop)
 
 Every change is told to the owner, which decides what it means. Must not: restart itself, or know the autoscaler.
 """
@@ -24,15 +24,14 @@ from pilotlight_local.pods.model_mounts import ModelMounts
 from pilotlight_local.pods.pod_command import NoEntrypoint, Placement, leases_engines, pod_command, pool_env
 from pilotlight_local.pods.pod_listener import PodListener
 from pilotlight_local.pods.pod_logs import prune_logs, start_afresh
+from pilotlight_local.pods.pod_probing import PodProbing
 from pilotlight_local.pods.process_pod import PodProcess
 from pilotlight_local.state_dir import StateDir
 from pilotlight_protocol.errors import PilotlightError
-from pilotlight_specs import Component
+from pilotlight_specs import Component, Probe
 
 PodPhase = Literal["Mounting", "Starting", "Ready", "NotReady", "Draining", "Gone"]
 
-START_PROBE_PERIOD_S = 0.05
-DEFAULT_PROBE_PERIOD_S = 10.0
 FAILURE_LOG_LINES = 20
 
 
@@ -89,7 +88,8 @@ class LivePod:
         self._port = surroundings.ports.take()
         self.backend = Backend(name, self._port)
         self._stop = asyncio.Event()
-        self._suspected = asyncio.Event()
+        self._probing: PodProbing | None = None
+        self._env: dict[str, str] = {}
         self._log_watch: LogWatch | None = None
         self._last_error = ""
         self._grace_s = float(component.pod.termination_grace_period_s)
@@ -127,9 +127,9 @@ class LivePod:
 
     def suspect(self) -> None:
         """It refused a connection: not ready until a probe says otherwise."""
-        if self.phase == "Ready":
+        if self.phase == "Ready" and self._probing is not None:
             self._enter("NotReady")
-            self._suspected.set()
+            self._probing.suspect()
 
     def stop(self, grace_s: float | None = None) -> None:
         """Drain, then end; `grace_s` shortens the grace period of the spec. Returns at once, see `wait_gone`."""
@@ -189,9 +189,9 @@ class LivePod:
             directories={mount_path: str(local) for mount_path, local in directories.items()},
         )
         command = pod_command(self.component, self._revision, placement)
-        env = {"PATH": self._around.search_path, **self._pool_env(), **dict(command.env)}
+        self._env = {"PATH": self._around.search_path, **self._pool_env(), **dict(command.env)}
         self._log_watch = LogWatch(self.log_path, levels=("ERROR", "CRITICAL"))
-        return await PodProcess.start(command.argv, env, Path(command.working_dir or working_dir), self.log_path)
+        return await PodProcess.start(command.argv, self._env, Path(command.working_dir or working_dir), self.log_path)
 
     def _pool_env(self) -> dict[str, str]:
         """Of the pool, where the component leases from it; the spec's own environment wins."""
@@ -203,8 +203,11 @@ class LivePod:
     async def _attend(self, process: PodProcess) -> None:
         exited = asyncio.create_task(process.wait())
         stopping = asyncio.create_task(self._stop.wait())
-        listener = PodListener(self._port, process.init_pid)
-        probing = asyncio.create_task(self._probe(listener))
+        listener = self._listener = PodListener(self._port, process.init_pid)
+        container = self.component.pod.container
+        ready_within_s = self.component.progress_deadline_s - (time.monotonic() - self.created_s)
+        self._probing = PodProbing(container, self._look, self._on_readiness, ready_within_s)
+        probing = asyncio.create_task(self._probing.run())
         try:
             await asyncio.wait({exited, stopping, probing}, return_when=asyncio.FIRST_COMPLETED)
             was_ready = self.ready_after_s is not None
@@ -214,8 +217,9 @@ class LivePod:
                 if not was_ready and self.failure is not None and not await asyncio.to_thread(listener.is_own):
                     self.failure = replace(self.failure, lost_port=True)
             elif probing.done():
-                probing.result()
-                self._fail(process, f"was not ready within {self.component.progress_deadline_s:.0f} s", was_ready, None)
+                self._fail(process, probing.result(), was_ready, None)
+                if self.phase == "Ready":
+                    self._enter("NotReady")
                 await process.stop(self._grace_s)
             else:
                 await _cancel(probing)
@@ -240,43 +244,23 @@ class LivePod:
         await _cancel(idle, exited)
         await process.stop(max(0.0, deadline_s - time.monotonic()))
 
-    async def _probe(self, listener: PodListener) -> None:
-        """Keep the phase in step with the readiness probe; returns when the pod was never ready in time."""
-        probe = self.component.pod.container.readiness
-        period_s = probe.period_s or DEFAULT_PROBE_PERIOD_S
-        failures = 0
-        while True:
-            probed = await pod_probe.look(self._around.session, probe, self._port)
-            if probed.ready and not await asyncio.to_thread(listener.is_own):
-                probed = pod_probe.Probed(False, f"another program listens on the pod's port {self._port}")
-                # Whatever was measured before was another's: no request goes there for another probe's sake.
-                failures = probe.failure_threshold
-            self.why_not_ready = probed.why_not
-            if probed.ready:
-                failures = 0
-                if self.ready_after_s is None:
-                    self.ready_after_s = time.monotonic() - self.created_s
-                self._suspected.clear()
-                self._enter("Ready")
-            else:
-                failures += 1
-                if self.phase == "Ready" and failures >= probe.failure_threshold:
-                    self._enter("NotReady")
-            started_too_late = time.monotonic() - self.created_s > self.component.progress_deadline_s
-            if self.ready_after_s is None and started_too_late:
-                return
-            await self._pause(period_s if self.phase == "Ready" else START_PROBE_PERIOD_S)
+    async def _look(self, probe: Probe) -> pod_probe.Probed:
+        probed = await pod_probe.look(self._around.session, probe, self._port, self._env)
+        asks_the_port = probe.kind != "exec" or probe is self.component.pod.container.readiness
+        if not (probed.succeeded and asks_the_port) or await asyncio.to_thread(self._listener.is_own):
+            return probed
+        # Whatever was measured before was another's: no request goes there for another probe's sake.
+        self.suspect()
+        return pod_probe.Probed(False, f"another program listens on the pod's port {self._port}")
 
-    async def _pause(self, period_s: float) -> None:
-        """Sleep, but no longer than until the pod is suspected."""
-        if period_s <= START_PROBE_PERIOD_S:
-            await asyncio.sleep(period_s)
-            return
-        try:
-            async with asyncio.timeout(period_s):
-                await self._suspected.wait()
-        except TimeoutError:
-            return
+    def _on_readiness(self, ready: bool | None, why_not: str) -> None:
+        self.why_not_ready = why_not
+        if ready:
+            if self.ready_after_s is None:
+                self.ready_after_s = time.monotonic() - self.created_s
+            self._enter("Ready")
+        elif ready is False and self.phase == "Ready":
+            self._enter("NotReady")
 
 
 async def _cancel(*tasks: "asyncio.Task[Any]") -> None:

@@ -1,4 +1,4 @@
-"""One readiness probe of a pod: HTTP, TCP or a command; a gRPC probe only looks whether the port accepts connections.
+"""One look at a pod for a probe: HTTP, TCP or a command; a gRPC probe only sees whether the port accepts connections.
 
 Must not: repeat itself, or remember anything.
 """
@@ -6,6 +6,7 @@ Must not: repeat itself, or remember anything.
 import asyncio
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -21,18 +22,19 @@ LONGEST_REASON = 300
 class Probed:
     """`why_not`: what the pod itself says of it, "" where it says nothing."""
 
-    ready: bool
+    succeeded: bool
     why_not: str = ""
 
 
-async def look(session: aiohttp.ClientSession, probe: Probe, port: int) -> Probed:
-    """Whether the pod on `port` is ready now; a probe that fails, breaks or takes too long says no."""
+async def look(session: aiohttp.ClientSession, probe: Probe, port: int, env: Mapping[str, str]) -> Probed:
+    """Whether the pod on `port` passes now; a probe that breaks or takes too long fails. Commands run with `env`, the
+    pod's own: they are its tenant's, and this process's environment is not."""
     try:
         async with asyncio.timeout(probe.timeout_s):
             if probe.kind == "http":
                 return await _get(session, port, probe.path, dict(probe.headers))
             if probe.kind == "exec":
-                return Probed(await _command_succeeds(probe.command))
+                return Probed(await _command_succeeds(probe.command, env))
             return Probed(await _accepts_connections(port))
     except (OSError, aiohttp.ClientError, TimeoutError):
         return Probed(False)
@@ -63,9 +65,13 @@ async def _accepts_connections(port: int) -> bool:
     return True
 
 
-async def _command_succeeds(command: tuple[str, ...]) -> bool:
+async def _command_succeeds(command: tuple[str, ...], env: Mapping[str, str]) -> bool:
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=dict(env),
     )
     try:
         return await process.wait() == 0
