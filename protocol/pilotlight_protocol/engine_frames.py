@@ -47,6 +47,8 @@ class EngineInfo(msgspec.Struct, array_like=True):
     """Facts of a running engine; `boot_phases_s` maps phase names to seconds in the order in which they ran.
 
     `default_max_tokens`: the limit for a request without `max_tokens`, of the model's generation_config.json.
+    `swap_path`: how its weights are exchanged on this device: "copied", "reloaded: why" (vLLM's own way, slower) or
+    "none: why"; empty where nobody found out.
     """
 
     max_model_len: int
@@ -61,6 +63,7 @@ class EngineInfo(msgspec.Struct, array_like=True):
     loras: list[str]
     boot_phases_s: dict[str, float]
     default_max_tokens: int | None = None
+    swap_path: str = ""
 
 
 class EngineStats(msgspec.Struct, array_like=True):

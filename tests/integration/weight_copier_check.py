@@ -2,8 +2,9 @@
 
     python weight_copier_check.py DTYPE MODEL MODEL…
 
-For each model, in turn and back: every live tensor, and what every packed layer answers, must be the same after
-`WeightCopier` as after vLLM's own reload. Prints the kinds of the copier's steps.
+Every live tensor, and what every packed layer answers, must be the same after vLLM's own reload as after the boot and,
+where there is a plan, for each model in turn and back the same after `WeightCopier`. Prints `oneDNN: True|False`
+(has it a kernel for DTYPE here?), then the way: `copied: KINDS OF STEPS` or `reloaded: WHY`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from vllm import _custom_ops as vllm_ops
 
 from pilotlight_engine.boot import vllm_arguments
 from pilotlight_engine.swap import checkpoint, weight_loading
@@ -27,20 +29,42 @@ def main() -> None:
     engine = vllm_engine.VllmEngine(vllm_arguments.build(fixed, arguments), (), lambda phase: None)
     model, executor = engine._model(), engine._core.model_executor
     checkpoints = [checkpoint.read(Path(path)) for path in paths]
-    copier = weight_loading.WeightCopier.plan(model, checkpoints[0].places, threads=2)
-    assert copier is not None, "no plan: this kind of model goes vLLM's way"
+    booted = dict(state(model))
     expected = []
     for wanted in checkpoints:
         weight_loading.reload(executor, model, wanted)
         expected.append(dict(state(model)))
     assert any(not torch.equal(value, expected[1][name]) for name, value in expected[0].items())
+    weight_loading.reload(executor, model, checkpoints[0])
+    assert_same(model, booted, "vLLM's reload")
+    print("oneDNN:", onednn_multiplies(getattr(torch, dtype)))
+    try:
+        copier = weight_loading.WeightCopier.plan(model, checkpoints[0].places, threads=2)
+    except weight_loading.NoPlan as no_plan:
+        print(f"reloaded: {no_plan}")
+        return
     for index in [*range(len(paths)), *reversed(range(len(paths)))]:
         copier.copy(checkpoints[index])
-        found = dict(state(model))
-        assert found.keys() == expected[index].keys()
-        wrong = [name for name, value in found.items() if not torch.equal(value, expected[index][name])]
-        assert not wrong, f"{paths[index]}: {wrong}"
-    print(*sorted({type(step).__name__ for step in copier._steps}))
+        assert_same(model, expected[index], paths[index])
+    engine.plan_swaps()
+    assert engine.describe({}).swap_path == "copied"
+    print("copied:", *sorted({type(step).__name__ for step in copier._steps}))
+
+
+def onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has a kernel for it on this CPU; where it has none, vLLM multiplies with the plain weight."""
+    try:
+        vllm_ops.create_onednn_mm(torch.zeros(256, 256, dtype=dtype).t(), 32)
+    except RuntimeError:
+        return False
+    return True
+
+
+def assert_same(model: torch.nn.Module, expected: dict[str, torch.Tensor], what: str) -> None:
+    found = dict(state(model))
+    assert found.keys() == expected.keys()
+    wrong = [name for name, value in found.items() if not torch.equal(value, expected[name])]
+    assert not wrong, f"{what}: {wrong}"
 
 
 def state(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -107,12 +107,14 @@ class Grant(msgspec.Struct, frozen=True):
 
 class EngineReady(msgspec.Struct, frozen=True):
     """A boot or swap is done. `incarnation` numbers the slot's processes; `weights_s` is what moving weights took,
-    `zygote_s` what was waited for the zygote's imports, `phases_s` everything by name, in order."""
+    `zygote_s` what was waited for the zygote's imports, `phases_s` everything by name, in order; `swap_path` as in
+    EngineInfo."""
 
     incarnation: int
     weights_s: float
     zygote_s: float
     phases_s: dict[str, float]
+    swap_path: str = ""
 
 
 class SleeperReport(msgspec.Struct, frozen=True):
@@ -136,6 +138,7 @@ class SlotReport(msgspec.Struct, frozen=True):
     grant: Grant | None = None
     idle: bool = True
     endpoint: str = ""
+    swap_path: str = ""
     sleeping: tuple[SleeperReport, ...] = ()
 
 

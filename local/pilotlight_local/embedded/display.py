@@ -67,10 +67,13 @@ def status_table(rows: Iterable[ComponentStatus], port: int, width: int, most_ro
 
 
 def slots_table(pool: Mapping[str, Any]) -> Table:
-    """The warm pool's slots, each with the lease it serves; `pool` as `WarmPool.describe` gives it."""
+    """The warm pool's slots, each with the lease it serves; `pool` as `WarmPool.describe` gives it.
+
+    Below them what this CPU kind costs: why the slots' weights are exchanged the slow way, or not at all.
+    """
     waiting = [lease for lease in pool["leases"] if lease["state"] == "queued"]
     table = Table(box=None, pad_edge=False, title=f"warm pool: {pool['state']}", title_justify="left")
-    for heading in ("SLOT", "STATE", "SINCE", "LEASE", "TENANT", "MODEL", "PATH"):
+    for heading in ("SLOT", "STATE", "SINCE", "LEASE", "TENANT", "MODEL", "PATH", "SWAPS"):
         table.add_column(heading, no_wrap=True)
     by_id = {lease["lease_id"]: lease for lease in pool["leases"]}
     for slot in pool["slots"]:
@@ -83,11 +86,15 @@ def slots_table(pool: Mapping[str, Any]) -> Table:
             str(lease.get("tenant") or slot.get("tenant") or ""),
             escape(str(lease.get("model_name") or "")),
             str(lease.get("path", "")),
+            slot.get("swap_path", "").partition(":")[0],
         )
     for lease in waiting:
         table.add_row(
             "", "", f"{lease['age_s']:.0f} s", lease["state"], lease["tenant"], escape(lease["model_name"]), ""
         )
+    slower = {path for slot in pool["slots"] if (path := slot.get("swap_path", "copied")) not in ("", "copied")}
+    table.caption = escape("\n".join(f"weights are {path}" for path in sorted(slower))) or None
+    table.caption_justify = "left"
     return table
 
 

@@ -42,9 +42,9 @@ def refusal(engine: EngineShape, current_architecture: str, wanted_architecture:
     return reason
 
 
-def is_swappable(engine: EngineShape) -> bool:
-    """Whether it may ever be swapped; engines of one architecture that may share their compiled graphs, too."""
-    return _unproven(engine, wants_loras=False) is None
+def unswappable(engine: EngineShape) -> str | None:
+    """Why it may never be swapped; None for those that may, and may share their architecture's compiled graphs."""
+    return _unproven(engine, wants_loras=False)
 
 
 def _unproven(engine: EngineShape, wants_loras: bool) -> str | None:

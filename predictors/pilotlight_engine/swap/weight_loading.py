@@ -41,6 +41,10 @@ def _repack_tied(model: torch.nn.Module) -> None:
             layer.quant_method.process_weights_after_loading(layer)
 
 
+class NoPlan(Exception):
+    """Why the weights of this model go vLLM's way, as half a sentence."""
+
+
 class WeightCopier:
     """What to copy where, found once per engine."""
 
@@ -51,9 +55,9 @@ class WeightCopier:
         self._on_cuda = any(isinstance(step, Copy) and step.target.is_cuda for step in steps)
 
     @classmethod
-    def plan(cls, model: torch.nn.Module, places: Mapping[str, TensorPlace], threads: int) -> WeightCopier | None:
-        """None unless every tensor of the checkpoint and every parameter of the model has its step, and the steps find
-        the model as they would have left it. `places`: the checkpoint whose weights vLLM has loaded into `model`.
+    def plan(cls, model: torch.nn.Module, places: Mapping[str, TensorPlace], threads: int) -> WeightCopier:
+        """Raises NoPlan unless every tensor of the checkpoint and every parameter of the model has its step, and the
+        steps find the model as they would have left it. `places`: the checkpoint vLLM has loaded into `model`.
 
         Names and shapes do not tell whether a model's loader moves rows about, as those of Falcon and Bloom do.
         """
@@ -67,25 +71,27 @@ class WeightCopier:
                 name: sources_of.setdefault(id(value), _sources(path, name, fused))
                 for name, value in parameters.items()
             }
-            if not places.keys() >= {source for names in sources.values() for source in names}:
-                return None
+            if missing := {source for names in sources.values() for source in names} - places.keys():
+                raise NoPlan(f"{path} is made of tensors that have other names in the checkpoint ({min(missing)})")
             entries = {name: [places[source].entry for source in names] for name, names in sources.items()}
             if awq_weights.is_awq(layer):
-                step = awq_weights.step(layer, entries)
-                if step is None:
-                    return None
-                steps.append(step)
+                packed = awq_weights.step(layer, entries)
+                if packed is None:
+                    raise NoPlan(f"the AWQ kernel of {path} lays its weights out in a way that is not known here")
+                steps.append(packed)
                 entries = {name: found for name, found in entries.items() if name not in awq_weights.PARAMETERS}
             for name in entries:
                 found = weight_steps.steps(layer, name, parameters[name], entries[name])
                 if not found:
-                    return None
+                    kept, given = str(parameters[name].dtype).removeprefix("torch."), entries[name][0].dtype
+                    raise NoPlan(f"{path}.{name} ({kept}, {given} in the checkpoint) is kept in a way not known here")
                 steps += [step for step in found if not (name in tied and isinstance(step, Copy))]
-        if {source for step in steps for source in step.sources} != places.keys():
-            return None
+        if unused := places.keys() - {source for step in steps for source in step.sources}:
+            raise NoPlan(f"the checkpoint has tensors that no layer of the model is made of ({min(unused)})")
         weights, scratch = MappedWeights(places), Scratch()
-        if not all(step.holds(weights, scratch) for step in steps):
-            return None
+        for step in steps:
+            if not step.holds(weights, scratch):
+                raise NoPlan(f"vLLM changes {step.sources[0]} while it loads it")
         if any(isinstance(step, OneDnnPack) and step.matrix.aliases for step in steps):
             weight_steps.padding_pays()
         return cls(steps, threads)

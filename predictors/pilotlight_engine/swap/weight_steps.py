@@ -174,6 +174,9 @@ def steps(layer: Any, name: str, parameter: Any, entries: Sequence[TensorEntry])
     linear = getattr(layer, "cpu_linear", None)
     by_onednn = _closed_over(linear, vllm_ops.CPUDNNLGEMMHandler) is not None
     by_small_gemm = _calls(linear, "weight_packed_linear_cpu") and _closed_over(linear, torch.Tensor) is not None
+    # Where oneDNN has no kernel for the dtype on this CPU (float16 without AVX512-FP16, bfloat16 without AVX-512), vLLM
+    # multiplies with the plain weight: filling that is all there is to do.
+    by_torch = _calls(linear, "linear") and not getattr(linear, "__closure__", None)
     # vLLM's kernels for AMX take the bias in float32, whatever it is in the checkpoint.
     for_amx = by_small_gemm or getattr(layer, "use_w4a8", False)
     widened = name == "bias" and for_amx and parameter.dtype == torch.float32
@@ -189,7 +192,7 @@ def steps(layer: Any, name: str, parameter: Any, entries: Sequence[TensorEntry])
         ):
             return []
         found.append(Copy(parameter.data, sources))
-    if name == "weight" and hasattr(layer, "cpu_linear"):
+    if name == "weight" and linear is not None and not (by_torch and found):
         if not (by_onednn or by_small_gemm) or method not in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod):
             return []
         matrix = Matrix(*_packed_shape(layer, is_vocabulary), parameter.dtype, sources)

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,6 @@ class VllmEngine:
         except (VLLMClientError, ValueError, OSError, NotImplementedError) as error:
             raise EngineMisconfigured(f"vLLM refuses this model or its engine arguments: {error}") from error
         on_phase("load")
-        _allow_amx()
         self._config = config
         self._open_compile_cache()
         self._engine = LLMEngine(config, _with_phases(Executor.get_class(config), on_phase), log_stats=True)
@@ -84,6 +83,7 @@ class VllmEngine:
             _remove_rendezvous(self._core.model_executor.driver_worker.worker.distributed_init_method)
         self._swap_threads = swap_threads
         self._copier: weight_loading.WeightCopier | None = None
+        self._swap_path = ""
         self._checkpoint: checkpoint.Checkpoint | None = None
         model = config.model_config
         self._vocab_size = int(model.get_vocab_size())
@@ -116,13 +116,19 @@ class VllmEngine:
             vllm_version=vllm_version,
             loras=list(self._loras),
             boot_phases_s=boot_phases_s,
+            default_max_tokens=self._defaults.sampling.get("max_tokens"),
+            swap_path=self._swap_path,
         )
 
     def plan_swaps(self) -> None:
         """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other."""
-        if swap_rules.is_swappable(self._shape()):
-            with suppress(SwapNotPossible):
-                self.prepare_swaps()
+        if (reason := swap_rules.unswappable(self._shape())) is not None:
+            self._swap_path = f"none: {reason}"
+            return
+        try:
+            self.prepare_swaps()
+        except SwapNotPossible as error:
+            self._swap_path = f"none: {error.message}"
 
     def prepare_swaps(self) -> None:
         """Find out how this engine's weights are exchanged, once. `swap` does it if need be.
@@ -133,8 +139,13 @@ class VllmEngine:
             self._checkpoint = checkpoint.read(Path(self._config.model_config.model))
         except PilotlightError as error:
             raise SwapNotPossible(error.message) from error
-        if self._config.parallel_config.world_size == 1:
+        if self._config.parallel_config.world_size > 1:
+            return
+        try:
             self._copier = weight_loading.WeightCopier.plan(self._model(), self._checkpoint.places, self._swap_threads)
+            self._swap_path = "copied"
+        except weight_loading.NoPlan as no_plan:
+            self._swap_path = f"reloaded: {no_plan}"
 
     def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]] = ()) -> SwapReport:
         """Serve the model in `model_dir` from now on, under `model_name` (design.md 4.2). No request may be running.
@@ -313,7 +324,7 @@ class VllmEngine:
 
     def _open_compile_cache(self) -> None:
         model = self._config.model_config
-        if model.enforce_eager or not swap_rules.is_swappable(self._shape()):
+        if model.enforce_eager or swap_rules.unswappable(self._shape()) is not None:
             return
         try:
             architecture = checkpoint.read(Path(model.model)).architecture
@@ -396,13 +407,6 @@ class _VllmCollectors:
 def exposition() -> bytes:
     """vLLM's Prometheus metrics in text format. May be called by any thread."""
     return bytes(generate_latest(_VllmCollectors()))
-
-
-def _allow_amx() -> None:
-    """Ask the kernel for AMX's tile registers, where the CPU has them: vLLM's bf16 attention takes them without asking,
-    and the process ends with SIGILL."""
-    if torch.cpu._is_amx_tile_supported():
-        torch.cpu._init_amx()
 
 
 def _remove_rendezvous(init_method: str) -> None:

@@ -14,7 +14,7 @@ from pilotlight_engine.process.endpoint import TcpEndpoint, UnixEndpoint
 from pilotlight_engine.process.machine import MachineLimits
 from pilotlight_engine.process.prepared_process import slot_environment, slot_limits
 from pilotlight_engine.swap import checkpoint
-from pilotlight_engine.swap.swap_rules import EngineShape, is_swappable, refusal
+from pilotlight_engine.swap.swap_rules import EngineShape, refusal, unswappable
 from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.errors import InvalidInput
 
@@ -96,7 +96,7 @@ def test_only_proven_swaps_are_allowed(changes: dict[str, object], wanted: str, 
     assert reason is None if words is None else words in str(reason)
     # Another fine-tune's compiled graph is used exactly where this engine could have been swapped to it.
     if wanted == "same" and not loras:
-        assert is_swappable(shape) == (words is None)
+        assert (unswappable(shape) is None) == (words is None)
 
 
 def write_model(path: Path, tensors: dict[str, tuple[str, list[int], int]], **config: object) -> Path:

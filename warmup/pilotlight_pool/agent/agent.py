@@ -122,7 +122,7 @@ class Agent:
         except (EngineGone, asyncio.CancelledError):
             await self.stop(slot_id)
             raise
-        engine.endpoint = booted.endpoint
+        engine.endpoint, engine.swap_path = booted.endpoint, booted.info.swap_path
         self._remember_canary(order.facts.kind, booted.canary)
         phases_s = {
             "fetch": fetched_s - began_s,
@@ -130,7 +130,9 @@ class Agent:
             "request": booting_s - forking_s,
             **booted.info.boot_phases_s,
         }
-        return EngineReady(engine.incarnation, phases_s.get("load", 0.0), phases_s["zygote"], phases_s)
+        return EngineReady(
+            engine.incarnation, phases_s.get("load", 0.0), phases_s["zygote"], phases_s, engine.swap_path
+        )
 
     async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         engine = self._seats[slot_id].awake
@@ -155,7 +157,9 @@ class Agent:
                 lease.release()
             raise
         engine.exchange(order, lease)
-        return EngineReady(engine.incarnation, answer.phases_s.get("weights", 0.0), 0.0, answer.phases_s)
+        return EngineReady(
+            engine.incarnation, answer.phases_s.get("weights", 0.0), 0.0, answer.phases_s, engine.swap_path
+        )
 
     async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
         seat = self._seats[slot_id]
@@ -192,7 +196,7 @@ class Agent:
             raise EngineGone("that engine sleeps here no more")
         seat.engine = engine
         await engine.living.wake(engine_frames.Wake(), deadline_s)
-        return EngineReady(engine.incarnation, 0.0, 0.0, {"wake": time.monotonic() - began_s})
+        return EngineReady(engine.incarnation, 0.0, 0.0, {"wake": time.monotonic() - began_s}, engine.swap_path)
 
     async def discard(self, slot_id: str, incarnation: int) -> None:
         engine = self._seats[slot_id].asleep.pop(incarnation, None)

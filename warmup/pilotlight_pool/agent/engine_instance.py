@@ -25,6 +25,7 @@ class SeatedEngine:
     process: EngineProcess | None = None
     generation: int = 0
     endpoint: str = ""
+    swap_path: str = ""
     tenant: str = ""
     isolation: Isolation = "shared"
     busy: bool = False
@@ -97,5 +98,6 @@ class Seat:
             grant,
             idle=not engine.busy,
             endpoint=engine.endpoint,
+            swap_path=engine.swap_path,
             sleeping=sleeping,
         )

@@ -159,6 +159,7 @@ class Coordinator:
                     now_s - slot.since_s, engine.model if engine else None, engine.fingerprint if engine else None,
                     engine.tenant if engine else None, slot.lease_id, driver.busy_left_s(now_s),
                     tuple(sleeper.model for sleeper in slot.sleeping), self.pool.absent.get(slot_id, ""),
+                    driver.swap_path if engine else "",
                 )
             )  # fmt: skip
         return lines

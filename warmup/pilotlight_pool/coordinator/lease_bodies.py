@@ -85,7 +85,8 @@ class LeaseLine(msgspec.Struct, frozen=True):
 
 class SlotLine(msgspec.Struct, frozen=True):
     """One line of `GET /v1/slots`. `model` is the digest of what is loaded; `tenant` whom the process has served;
-    `absent` why the slot cannot be used now, "" where it can."""
+    `absent` why the slot cannot be used now, "" where it can; `swap_path` how its engine's weights are exchanged
+    (EngineInfo), "" without an engine."""
 
     slot: str
     agent: str
@@ -101,6 +102,7 @@ class SlotLine(msgspec.Struct, frozen=True):
     busy_left_s: float
     sleeping: tuple[str, ...]
     absent: str
+    swap_path: str
 
 
 class ModelLine(msgspec.Struct, frozen=True):

@@ -83,6 +83,7 @@ class SlotDriver:
         self._times = StepTimes(facts.slot_id, pool, exposition)
         self._granted = ""
         self._incarnation = 0
+        self.swap_path = ""
         self._lost_early = (0, "")
         self._order: EngineOrder | None = None
         self._sleepers = SlotSleepers(facts, pool)
@@ -112,7 +113,7 @@ class SlotDriver:
     def took_over(self, report: SlotReport) -> None:
         """What the slot runs, what the agent granted and what sleeps, from before this coordinator knew of it."""
         self._granted = report.grant.lease_id if report.grant is not None else ""
-        self._incarnation, self._order = report.incarnation, report.engine
+        self._incarnation, self._order, self.swap_path = report.incarnation, report.engine, report.swap_path
         self._sleepers.took_over(report.sleeping)
 
     def lost(self, incarnation: int, reason: str) -> None:
@@ -236,7 +237,7 @@ class SlotDriver:
         except EngineRefused as error:
             self._refuse(order, str(error))
             return
-        self._incarnation, self._order = ready.incarnation, order
+        self._incarnation, self._order, self.swap_path = ready.incarnation, order, ready.swap_path
         if self._lost_early[0] == ready.incarnation:
             raise EngineGone(self._lost_early[1])
         self._pool.slot_event(self._slot_id, SlotEvent.BOOTED)
