@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pilotlight_protocol.nearest_name import did_you_mean
 from pilotlight_specs.fields import Fields, join_path
 from pilotlight_specs.kpa import KNOWN_KEYS, InvalidScaling, KPAConfig, ScalingSpec, parse_duration_s, resolve_scaling
 from pilotlight_specs.metadata import Metadata
 
 AUTOSCALING = "autoscaling.knative.dev"
+PILOTLIGHT = "pilotlight.dev"
+PREWARM_ANNOTATION = f"{PILOTLIGHT}/prewarm"
 PROGRESS_DEADLINE = "serving.knative.dev/progress-deadline"
 DEFAULT_PROGRESS_DEADLINE_S = 600.0
 DEFAULT_MIN_REPLICAS = 1
@@ -29,6 +32,7 @@ _NOT_PROPAGATED = {
     f"{AUTOSCALING}/maxScale": "maxReplicas",
     "kubectl.kubernetes.io/last-applied-configuration": "",
 }
+_KNOWN_ANNOTATIONS = {AUTOSCALING: KNOWN_KEYS, PILOTLIGHT: frozenset({PREWARM_ANNOTATION})}
 UNSUPPORTED_COMPONENT_FIELDS = {
     "autoScaling": "it configures KEDA and HPA, which Knative mode does not use",
     "scaleMetricType": "it configures KEDA and HPA, which Knative mode does not use",
@@ -101,8 +105,10 @@ def _propagated(annotations: Mapping[str, str], fields: Fields) -> dict[str, str
             if _NOT_PROPAGATED[key]:
                 fields.report.warning(fields.at(key), f"KServe overwrites it; set {_NOT_PROPAGATED[key]} instead")
             continue
-        if key.startswith(f"{AUTOSCALING}/") and key not in KNOWN_KEYS:
-            fields.report.unknown(fields.at(key))
+        group = key.partition("/")[0]
+        known = _KNOWN_ANNOTATIONS.get(group)
+        if known is not None and key not in known:
+            fields.report.unknown(fields.at(key), did_you_mean(key, known) or f"; {group}/ has no such annotation")
         kept[key] = value
     return kept
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from pilotlight_protocol.nearest_name import did_you_mean
 from pilotlight_specs.findings import Report
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -117,7 +118,8 @@ class Fields:
             if unsupported is not None and key in unsupported:
                 self.report.unsupported(self.at(key), unsupported[key])
             else:
-                self.report.unknown(self.at(str(key)))
+                known = (*self._read, *(unsupported or ()))
+                self.report.unknown(self.at(str(key)), did_you_mean(str(key), known))
 
     def _take(self, key: str, kind: type) -> object:
         self._read.add(key)

@@ -1,8 +1,8 @@
-"""What is wrong, unknown or not honoured in the applied files, each by file, document, object and JSON path."""
+"""What is wrong, unknown or not honoured in the applied files, each by file, line, object and JSON path."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,13 +19,19 @@ class Finding:
     """
 
     severity: Severity
-    source: str  # file name and index of the document in it, as "quickstart.yaml[0]"
+    source: str  # the file's name
     object: str  # "InferenceService default/demo"
     path: str  # "spec.predictor.nodeSelector"
     reason: str
+    line: int = 0  # where the path, or the nearest thing above it, stands in the file; 0: unknown
+
+    @property
+    def place(self) -> str:
+        """`quickstart.yaml:12`, as editors open it."""
+        return f"{self.source}:{self.line}" if self.line else self.source
 
     def __str__(self) -> str:
-        where = ": ".join(part for part in (self.source, self.object, self.path) if part)
+        where = ": ".join(part for part in (self.place, self.object, self.path) if part)
         return f"{self.severity}: {where}: {self.reason}"
 
 
@@ -39,7 +45,7 @@ def summarize(findings: Iterable[Finding]) -> tuple[str, ...]:
         if len(group) == 1:
             lines.append(str(group[0]))
             continue
-        places = ", ".join(f"{finding.source} {finding.path}" for finding in group[:PLACES_SHOWN])
+        places = ", ".join(f"{finding.place} {finding.path}" for finding in group[:PLACES_SHOWN])
         more = f" and {len(group) - PLACES_SHOWN} more" if len(group) > PLACES_SHOWN else ""
         lines.append(f"{severity}: {name} in {len(group)} places: {reason} ({places}{more})")
     return tuple(lines)
@@ -51,6 +57,7 @@ class Report:
 
     source: str
     object: str
+    lines: Mapping[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     def error(self, path: str, reason: str) -> None:
@@ -59,8 +66,9 @@ class Report:
     def unsupported(self, path: str, reason: str) -> None:
         self._add("unsupported", path, reason)
 
-    def unknown(self, path: str) -> None:
-        self._add("unknown", path, "unknown field; check the spelling and the indentation")
+    def unknown(self, path: str, nearest: str = "") -> None:
+        """`nearest`: what was meant, as `did_you_mean` says it."""
+        self._add("unknown", path, f"unknown field{nearest or '; check the spelling and the indentation'}")
 
     def warning(self, path: str, reason: str) -> None:
         self._add("warning", path, reason)
@@ -70,4 +78,12 @@ class Report:
         return any(finding.severity == "error" for finding in self.findings)
 
     def _add(self, severity: Severity, path: str, reason: str) -> None:
-        self.findings.append(Finding(severity, self.source, self.object, path, reason))
+        self.findings.append(Finding(severity, self.source, self.object, path, reason, self._line(path)))
+
+    def _line(self, path: str) -> int:
+        """Of `path`, or of the nearest mapping above it: what is missing has no line of its own."""
+        while path not in self.lines:
+            if not path:
+                return 0
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return self.lines[path]

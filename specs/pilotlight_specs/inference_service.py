@@ -202,7 +202,7 @@ def _read_model(model: Fields, metadata: Metadata, around: Surroundings) -> tupl
     own = {key: value for key, value in model.data.items() if key not in _MODEL_KEYS}
     merged = merge_containers(filled if isinstance(filled, dict) else {}, own)
     warn_without_readiness(Fields(merged, model.path, report))
-    silent = Report(report.source, report.object)
+    silent = Report(report.source, report.object, report.lines)
     read = read_container(Fields(merged, model.path, silent), metadata.namespace, around.sources)
     if silent.failed and not report.failed:
         report.findings.extend(finding for finding in silent.findings if finding.severity == "error")

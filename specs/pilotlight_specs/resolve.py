@@ -68,7 +68,7 @@ def _open(document: Document) -> Fields:
     kind = str(data.get("kind") or "object")
     namespace, name = peek_identity(data, cluster_scoped=kind in _CLUSTER_SCOPED)
     identity = f"{namespace}/{name}" if namespace else name
-    report = Report(document.source, f"{kind} {identity}")
+    report = Report(document.source, f"{kind} {identity}", document.lines)
     fields = Fields(data, "", report)
     api_version = fields.text("apiVersion")
     fields.text("kind")
@@ -92,7 +92,7 @@ def _without_repeats(readers: list[tuple[Fields, Document]]) -> list[tuple[Field
         identity = (str(document.data.get("kind")), fields.report.object)
         if identity in seen:
             fields.report.error("metadata.name", f"the same object is also in {seen[identity]}; rename or remove one")
-        seen.setdefault(identity, document.source)
+        seen.setdefault(identity, document.place)
     return readers
 
 

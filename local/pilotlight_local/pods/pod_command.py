@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pilotlight_specs.component_fields import PREWARM_ANNOTATION
 from pilotlight_specs.desired import Component, Container
 
 POOL_URL_VARIABLE = "PILOTLIGHT_POOL_URL"
 TENANT_VARIABLE = "PILOTLIGHT_TENANT"
 PREWARM_VARIABLE = "PILOTLIGHT_PREWARM"
-PREWARM_ANNOTATION = "pilotlight.dev/prewarm"
 _ENTRYPOINTS = {
     "pilotlight-predictor": "pilotlight_predictor",
     "pilotlight-transformer": "pilotlight_transformer",

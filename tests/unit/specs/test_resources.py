@@ -565,7 +565,7 @@ def test_all_errors_come_at_once_and_name_file_document_and_object():
     desired = applied(isvc(extra="    minReplicas: -1\n    timeout: x\n"), "---", other)
     assert len(desired.errors) == 3
     assert str(desired.errors[2]).startswith(
-        "error: f.yaml[1]: InferenceService default/other: spec.predictor.scaleMetric: "
+        "error: f.yaml:27: InferenceService default/other: spec.predictor.scaleMetric: "
     )
 
 
@@ -578,7 +578,7 @@ def test_an_error_in_one_endpoint_leaves_the_others_alone():
 def test_the_same_object_twice_is_an_error_of_the_second():
     desired = applied(isvc(), "---", isvc())
     assert len(desired.services) == 1
-    assert "f.yaml[0]" in paths(desired, "error")["metadata.name"]
+    assert "f.yaml:1;" in paths(desired, "error")["metadata.name"]
 
 
 def test_an_empty_dir_is_mounted():
@@ -613,10 +613,10 @@ def test_files_and_directories(tmp_path):
     (tmp_path / "note.txt").write_text("no")
     (tmp_path / "empty").mkdir()
     documents, faults = read_documents([tmp_path, tmp_path / "none.yaml", tmp_path / "empty"])
-    assert [(document.source, document.data["kind"]) for document in documents] == [
-        ("a.yml[0]", "A"),
-        ("b.yaml[0]", "B"),
-        ("b.yaml[1]", "C"),
+    assert [(document.place, document.data["kind"]) for document in documents] == [
+        ("a.yml:1", "A"),
+        ("b.yaml:1", "B"),
+        ("b.yaml:3", "C"),
     ]
     assert ["cannot be read" in fault.reason for fault in faults] == [True, False]
     assert "no *.yaml" in faults[1].reason
