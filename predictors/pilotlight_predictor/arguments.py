@@ -72,7 +72,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model_name", default=environment.get("INFERENCE_SERVICE_NAME", "model"), help="the name in the paths")
     add("--model_dir", default=None, help=f"a mounted checkpoint; {DEFAULT_MODEL_DIR} when no model is named")
-    add("--model_uri", default=None, help="bundled://name, file:///dir or hf://org/name[@revision]")
+    add("--model_uri", default=None, help="bundled://name, file:///dir or hf://org/name[:revision]")
     add("--http_port", type=int, default=int(environment.get("PORT", "8080")), help="the one port, HTTP and gRPC")
     add("--host", default="", help="address to listen on; empty for all, IPv6 and IPv4")
     add("--quantization", default="auto", choices=get_args(Requested), help="refused when the device cannot do it")

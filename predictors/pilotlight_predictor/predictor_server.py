@@ -29,10 +29,12 @@ from pilotlight_engine.leasing.lease_client import Lease, LeaseAsk
 from pilotlight_engine.leasing.lease_provider import CONNECT_DEADLINE_S, LeaseDeadlines, LeasedEngine, LeaseProvider
 from pilotlight_engine.leasing.pool_http import PoolHttp
 from pilotlight_engine.leasing.resume import ResumeLimits
+from pilotlight_models.in_place import folder_in_place
 from pilotlight_predictor.engine_queue import QueueLimits
 from pilotlight_predictor.token_requests import RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_serving.settings import ServerSettings
 
 Source = Callable[[Namespace], EngineHolder]
@@ -55,7 +57,13 @@ def own(engine_provider: Callable[[Namespace], PhasedProvider]) -> Source:
 
 def child_engines(args: Namespace, environment: Mapping[str, str]) -> ModelEngineProvider:
     def fetch() -> Path:
-        return model_source.resolve(args.model)
+        reference = parse_model_reference(args.model)
+        folder = folder_in_place(reference)
+        if folder is None:
+            from pilotlight_store.stored_folder import stored_folder  # only where there is something to fetch
+
+            folder = stored_folder(reference, environment).path  # leased until this process ends
+        return model_source.check_directory(folder)
 
     def provide(model_dir: Path) -> ChildEngineProvider:
         settings = EngineSettings(

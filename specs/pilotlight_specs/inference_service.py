@@ -23,7 +23,7 @@ from pilotlight_specs.pods import (
 from pilotlight_specs.probes import warn_without_readiness
 from pilotlight_specs.runtime_merge import fill_placeholders, merge_containers
 from pilotlight_specs.runtimes import NoRuntime, Runtime, select_runtime
-from pilotlight_specs.storage import check_schemes, model_mounts, read_storage_uris
+from pilotlight_specs.storage import check_uris, model_mounts, read_storage_uris
 
 DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
 _KNATIVE_MODES = ("Knative", "Serverless")
@@ -154,7 +154,7 @@ def _component(
     paths = [mount.mount_path for mount in mounts]
     if len(set(paths)) < len(paths):
         report.error(fields.path, f"several models want to lie at the same path: {', '.join(paths)}")
-    check_schemes(mounts, fields)
+    check_uris(mounts, fields)
     if report.failed:
         return None
     return Component(

@@ -15,20 +15,20 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from pilotlight_engine import model_source
 from pilotlight_engine.boot.assembly import EngineSettings
 from pilotlight_engine.client.child_provider import ChildEngineProvider, ChildSettings
 from pilotlight_engine.client.engine_client import EngineClient
 from pilotlight_engine.client.own_engine import child_provider
 from pilotlight_engine.contract import Engine, GenerateRequest
 from pilotlight_engine.errors import EngineMisconfigured
+from pilotlight_models import bundled_model_path
 from pilotlight_protocol.engine_frames import Configure
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
-MODEL = "bundled://demo-awq"
+MODEL = "demo-awq"
 ARGUMENTS = {"enforce_eager": "true", "max_num_seqs": "8"}
 PROMPTS = [[5, 6, 7, 8], [100, 200, 300], [42] * 40]
 
@@ -49,11 +49,12 @@ if __name__ == "__main__":
 
 PARENT = """
 import asyncio, os, sys
-from pilotlight_predictor import model_source
-from pilotlight_engine.boot.assembly import EngineSettings, child_provider
+from pilotlight_models import bundled_model_path
+from pilotlight_engine.boot.assembly import EngineSettings
+from pilotlight_engine.client.own_engine import child_provider
 
 async def main():
-    settings = EngineSettings(model_source.resolve(sys.argv[1]), "demo", engine_args={"enforce_eager": "true"})
+    settings = EngineSettings(bundled_model_path(sys.argv[1]), "demo", engine_args={"enforce_eager": "true"})
     provider = child_provider(settings, os.environ)
     await provider.acquire()
     print("CHILD", provider.pid, flush=True)
@@ -65,7 +66,7 @@ asyncio.run(main())
 
 def new_provider(**settings: object) -> ChildEngineProvider:
     values = {"engine_args": ARGUMENTS, **settings}
-    return child_provider(EngineSettings(model_source.resolve(MODEL), "demo", **values), os.environ)  # type: ignore[arg-type]
+    return child_provider(EngineSettings(bundled_model_path(MODEL), "demo", **values), os.environ)  # type: ignore[arg-type]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -147,7 +148,7 @@ async def test_greedy_tokens_are_vllms_own(engine: Engine, tmp_path: Path) -> No
     script.write_text(OFFLINE)
     environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(script), str(model_source.resolve(MODEL)), json.dumps(PROMPTS), env=environment,
+        sys.executable, str(script), str(bundled_model_path(MODEL)), json.dumps(PROMPTS), env=environment,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()

@@ -209,7 +209,7 @@ def test_a_tokenizer_that_expands_is_refused_at_no_cost_to_us(kind: str, tmp_pat
     uri = model_dir(tmp_path, tokenizer_json(**EXPANDING[kind]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(TokenizerFilesError, match="cannot be read") as refusal:
-        load_text(uri, None, TemplateWorkers())
+        load_text(uri, None, TemplateWorkers(), {})
     assert "Traceback" not in str(refusal.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
 
@@ -219,7 +219,7 @@ def test_a_tokenizer_that_expands_is_refused_at_no_cost_to_us(kind: str, tmp_pat
 )
 def test_a_template_is_compiled_elsewhere(template: str, tmp_path: Path) -> None:
     with pytest.raises(TokenizerFilesError, match="chat template"):
-        load_text(model_dir(tmp_path, tokenizer_json(), template), None, TemplateWorkers())
+        load_text(model_dir(tmp_path, tokenizer_json(), template), None, TemplateWorkers(), {})
 
 
 def test_a_good_tokenizer_of_a_doubtful_kind_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from pilotlight_text.tokenization.text_loading import load_text
 
 pytestmark = pytest.mark.integration
 
-CODEC = load_text(MODEL_URI, None, InlineTemplates()).codec
+CODEC = load_text(MODEL_URI, None, InlineTemplates(), {}).codec
 
 
 def tokens(text: str) -> list[int]:

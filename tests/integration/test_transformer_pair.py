@@ -22,7 +22,7 @@ from pilotlight_text.tokenization.text_loading import load_text
 
 pytestmark = pytest.mark.integration
 
-CODEC = load_text(MODEL_URI, None, InlineTemplates()).codec
+CODEC = load_text(MODEL_URI, None, InlineTemplates(), {}).codec
 SCRIPTED = str(Path(__file__).with_name("scripted_predictor.py"))
 REFUSED_TOKEN, VOCABULARY = 13, 1000
 

@@ -77,7 +77,9 @@ class ServedTextModel:
         settings = self._settings
         try:
             self._set_loaded(
-                await asyncio.to_thread(load_text, settings.model_uri, settings.max_model_len, self._templates)
+                await asyncio.to_thread(
+                    load_text, settings.model_uri, settings.max_model_len, self._templates, settings.environment
+                )
             )
         except TokenizerFilesError as error:
             raise Unavailable(str(error)) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,8 @@ PredictorProtocol = Literal["v2", "grpc-v2"]
 
 @dataclass(frozen=True, slots=True)
 class TransformerSettings:
-    """`model_uri` is a URI or a directory; only tokenizer files of it are read. `ignored`: arguments not known."""
+    """`model_uri` is a URI or a directory; only tokenizer files of it are read. `ignored`: arguments not known.
+    `environment`: the store's settings, and secrets with them."""
 
     model_name: str
     model_uri: str
@@ -37,6 +38,7 @@ class TransformerSettings:
     cors: CorsPolicy = EVERY_ORIGIN
     workers: int = 1
     ignored: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> TransformerSettings:
@@ -64,6 +66,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         cors=given.allowed_origins,
         workers=given.workers,
         ignored=tuple(ignored),
+        environment=environment,
     )
 
 
@@ -74,7 +77,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model_name", required=True, help="the name the model is served under")
     add("--model_dir", help=f"directory with the model's tokenizer.json (default: {MOUNTED_MODEL_DIR} when it exists)")
-    add("--model_uri", help="hf://org/name[@revision], file:///dir or bundled://name; tokenizer files only are read")
+    add("--model_uri", help="hf://org/name[:revision], file:///dir or bundled://name; tokenizer files only are read")
     add("--predictor_host", required=True, metavar="HOST[:PORT]", help="where the predictor answers")
     add("--predictor_protocol", default="v2", choices=("v1", "v2", "grpc-v2"), help="v1 is read as v2")
     add("--predictor_use_ssl", type=_truth, default=False, metavar="BOOL")

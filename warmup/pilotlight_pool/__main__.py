@@ -38,7 +38,8 @@ from pilotlight_pool.policy.leases.presence import PresenceSpec
 from pilotlight_pool.policy.placement.fairness import FairnessSpec
 from pilotlight_pool.run_dir import open_run_dir
 from pilotlight_protocol.errors import PilotlightError
-from pilotlight_store import SourceSettings, Store, StoreSettings
+from pilotlight_store import Store
+from pilotlight_store.stored_folder import settings_from
 
 log = logging.getLogger("pilotlight_pool")
 
@@ -200,10 +201,7 @@ def _settings(arguments: Arguments) -> CoordinatorSettings:
 def _open_store(folder: Path | None, environment: Mapping[str, str]) -> contextlib.AbstractContextManager[Store | None]:
     if folder is None:
         return contextlib.nullcontext()
-    sources = SourceSettings()
-    hub, token = environment.get("HF_ENDPOINT"), environment.get("HF_TOKEN")
-    sources = replace(sources, hub_endpoint=hub or sources.hub_endpoint, hub_token=token or sources.hub_token)
-    return Store(StoreSettings(folder.expanduser(), sources=sources))
+    return Store(settings_from(environment, folder))
 
 
 def _vllm_version() -> str:

@@ -23,7 +23,6 @@ from pilotlight_store.prefetch_progress import shown_progress, shown_size
 if TYPE_CHECKING:
     from pilotlight_store import Model
 
-DEFAULT_STORE = "~/.cache/pilotlight/store"
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -49,7 +48,7 @@ store_option = click.option(
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="PILOTLIGHT_STORE",
-    default=DEFAULT_STORE,
+    default="~/.cache/pilotlight/store",
     show_default=True,
     help="The store's folder.",
 )
@@ -88,7 +87,7 @@ def prefetch(
 ) -> None:
     """Download the model at URI, verify it, and keep it on this machine.
 
-    URI is hf://org/name[@revision], s3://, gs://, az://, http(s)://, file:// or pvc://. A download that was ended
+    URI is hf://org/name[:revision], s3://, gs://, az://, http(s)://, file:// or pvc://. A download that was ended
     goes on where it stopped; one that another process is doing is waited for.
     """
     from pilotlight_store import SourceSettings, Store, StoreSettings, TransferSettings
@@ -159,7 +158,7 @@ def _table(found: tuple[Model, ...]) -> None:
             "yes" if model.pinned else "",
             str(model.leases or ""),
             _ago(time.time() - model.last_used_s),
-            manifest.quantization or "",
+            (manifest.quantization or "") if manifest.architecture else "tokenizer only",
             source,
         )
     # Where nobody looks, a script reads: one line per model, whatever the width.

@@ -28,8 +28,9 @@ from pilotlight_store.transfer.bandwidth import BandwidthCap
 from pilotlight_store.transfer.bandwidth_gate import BandwidthGate
 from pilotlight_store.transfer.disk import Staging, journal_intervals
 from pilotlight_store.transfer.listing import listed
+from pilotlight_store.transfer.names import Part
 from pilotlight_store.transfer.transfer import Transfer, TransferSettings
-from pilotlight_store.transfer.wanted import Wanted
+from pilotlight_store.transfer.wanted import Wanted, identity_of
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.1
@@ -45,9 +46,12 @@ class Progress:
 
 
 class Options(TypedDict, total=False):
-    """`pin`: keep the model until it is unpinned. `on_progress` is called by one thread at a time, never two at once.
+    """`part`: all of the model, or its tokenizer's files.
+
+    `pin`: keep the model until it is unpinned. `on_progress` is called by one thread at a time, never two at once.
     Setting `cancel` ends the call with DownloadCancelled."""
 
+    part: Part
     pin: bool
     on_progress: Callable[[Progress], None]
     cancel: threading.Event
@@ -94,7 +98,7 @@ class Store:
         """The model at `uri`, downloaded and verified where it was not there, and in memory for `tier="ram"`.
 
         Blocks. Nothing keeps the model from eviction once this has returned: whoever goes on to use it takes `acquire`.
-        Raises SourceInvalid, SourceRefused, SourceMissing, SourceUnavailable, SourceChanged, VerificationFailed,
+        Raises InvalidInput, SourceRefused, SourceMissing, SourceUnavailable, SourceChanged, VerificationFailed,
         StoreFull and DownloadCancelled.
         """
         lease, model = self.acquire(uri, tier, **options)
@@ -106,7 +110,7 @@ class Store:
         call = _Call(options.get("on_progress", lambda progress: None), options.get("cancel") or threading.Event())
         source = open_source(uri, self._settings.sources)
         try:
-            lease = self._on_disk(source, call)
+            lease = self._on_disk(source, options.get("part", "all"), call)
         finally:
             source.close()
         try:
@@ -173,17 +177,18 @@ class Store:
         self._shelf.warm(digest, call.cancel.is_set, lambda done, total: call.report(Progress("warming", done, total)))
         call.check()
 
-    def _on_disk(self, source: Source, call: _Call) -> Lease:
+    def _on_disk(self, source: Source, part: Part, call: _Call) -> Lease:
         call.report(Progress("listing"))
         try:
-            wanted = listed(source, self._settings.transfer.retries, self._settings.listing_s, call.cancel)
+            wanted = listed(source, part, self._settings.transfer.retries, self._settings.listing_s, call.cancel)
         except SourceUnavailable as error:
-            lease = self._leased(self._catalog.last_known(source.identity), call)
+            whole, found = (self._catalog.last_known(identity_of(source, kind)) for kind in ("all", part))
+            lease = self._leased(whole or found, call)
             if lease is None:
                 raise
             log.warning("%s; the model that was fetched from there last is used", error.message)
             return lease
-        lease = self._leased(self._catalog.known(wanted.key), call)
+        lease = self._leased(self._catalog.known(wanted.whole_key) or self._catalog.known(wanted.key), call)
         if lease is not None:
             return lease
         with self._single_flight(wanted, call):
@@ -224,8 +229,8 @@ class Store:
                 for file, sha256 in zip(wanted.files, hashes, strict=True)
             )
             listing = wanted.listing
-            found = describe(staging.content, files, wanted.uri, listing.revision, listing.license)
-            if wanted.shipped is not None and (lies := broken_promises(wanted.shipped, found)):
+            found = describe(staging.content, files, wanted.uri, listing.revision, listing.license, wanted.part)
+            if wanted.shipped is not None and wanted.part == "all" and (lies := broken_promises(wanted.shipped, found)):
                 raise VerificationFailed(f"{wanted.uri}: the shipped manifest lies: {'; '.join(lies)}")
         except BaseException as error:
             # What is not wanted in any form, or can be of no use any more: the next attempt must not go on from it.

@@ -189,7 +189,9 @@ class LivePod:
             directories={mount_path: str(local) for mount_path, local in directories.items()},
         )
         command = pod_command(self.component, self._revision, placement)
-        self._env = {"PATH": self._around.search_path, **self._pool_env(), **dict(command.env)}
+        # A component that is given a model's URI shares the platform's store; the spec's own word wins.
+        store = {"PILOTLIGHT_STORE": str(self._around.mounts.store)}
+        self._env = {"PATH": self._around.search_path, **store, **self._pool_env(), **dict(command.env)}
         self._log_watch = LogWatch(self.log_path, levels=("ERROR", "CRITICAL"))
         return await PodProcess.start(command.argv, self._env, Path(command.working_dir or working_dir), self.log_path)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pilotlight_local.errors import ModelUnavailable
 from pilotlight_local.pods.process_pod import PodProcess
-from pilotlight_models import bundled_model_path
-from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.model_uri import BundledModel, Folder, parse_model_uri
+from pilotlight_models.in_place import folder_in_place
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound
+from pilotlight_protocol.model_reference import parse_model_reference
 
 LOG_LINES = 8
 LOG_NAME_CHARS = 16
@@ -30,8 +30,8 @@ class ModelMounts:
         store: the model store's folder.
         download_env: environment of the download process (PATH, proxies, tokens).
         """
+        self.store = store
         self._logs = logs
-        self._store = store
         self._download_env = download_env
         self._downloads: dict[str, asyncio.Task[Path]] = {}
         self._processes: dict[str, PodProcess] = {}
@@ -39,15 +39,13 @@ class ModelMounts:
     async def resolve(self, uri: str) -> Path:
         """The model's directory. Raises ModelUnavailable with what to do."""
         try:
-            place = parse_model_uri(uri)
-        except InvalidInput as error:
+            reference = parse_model_reference(uri)
+            folder = folder_in_place(reference)
+        except (InvalidInput, ModelNotFound) as error:
             raise ModelUnavailable(error.message) from error
-        match place:
-            case Folder(path):
-                return _existing(Path(path), uri)
-            case BundledModel(name):
-                return _bundled(name)
-        return await self._downloaded(uri)
+        if folder is not None:
+            return _existing(folder, uri)
+        return await self._downloaded(reference.uri)
 
     def progress(self, uri: str) -> str | None:
         """How far a download is (`downloading 1.2 GB of 3.0 GB`), None when none is running."""
@@ -73,7 +71,7 @@ class ModelMounts:
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{hashlib.sha256(uri.encode()).hexdigest()[:LOG_NAME_CHARS]}.log"
         log.unlink(missing_ok=True)
-        argv = [sys.executable, "-m", "pilotlight_local", "prefetch", uri, "--pin", "--store", str(self._store)]
+        argv = [sys.executable, "-m", "pilotlight_local", "prefetch", uri, "--pin", "--store", str(self.store)]
         try:
             process = await PodProcess.start(argv, self._download_env, self._logs, log)
         except OSError as error:
@@ -103,10 +101,3 @@ def _existing(path: Path, uri: str) -> Path:
     if not path.is_dir():
         raise ModelUnavailable(f"{uri} is not a directory on this machine")
     return path
-
-
-def _bundled(name: str) -> Path:
-    try:
-        return bundled_model_path(name)
-    except LookupError as error:
-        raise ModelUnavailable(str(error.args[0])) from error

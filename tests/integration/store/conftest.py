@@ -6,20 +6,26 @@ import hashlib
 import json
 import random
 import re
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import server_ports
 
 from pilotlight_store import SourceSettings, Store, StoreSettings, TransferSettings
 from pilotlight_store.sources.addresses import AddressRules
 from pilotlight_store.transfer.retry import RetryRules
 
 CHUNK_BYTES = 256 * 1024
+COMMIT = "c0ffee" + "0" * 34  # of the hub's one revision
 
 
 @dataclass
@@ -249,3 +255,61 @@ def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     yield make
     for store in opened:
         store.close()
+
+
+@pytest.fixture
+def hub(server: Any) -> Any:
+    """Makes the counting server answer like a hub for org/name."""
+
+    def publish(model: Any, repository: str = "org/name") -> None:
+        siblings = []
+        for name, body in model.files.items():
+            entry: dict[str, object] = {
+                "rfilename": name,
+                "size": len(body),
+                "blobId": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest(),
+            }
+            if name.endswith(".safetensors"):
+                entry["lfs"] = {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 1}
+            siblings.append(entry)
+            server.files[f"/{repository}/resolve/{COMMIT}/{name}"] = body
+        info = {"id": repository, "sha": COMMIT, "siblings": siblings, "cardData": {"license": "mit"}, "tags": []}
+        for path in (f"/api/models/{repository}", f"/api/models/{repository}/revision/{COMMIT}"):
+            server.files[path] = json.dumps(info).encode()
+
+    return publish
+
+
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """obstore's options for a moto server of its own."""
+    port = server_ports.free_port()
+    code = "from moto.server import main; import sys; main(sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    try:
+        server_ports.until_open(port, process)
+        yield {
+            "endpoint": f"http://127.0.0.1:{port}",
+            "access_key_id": "testing",
+            "secret_access_key": "testing",
+            "region": "us-east-1",
+            "virtual_hosted_style_request": "false",
+        }
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def bucket(s3: dict[str, str]) -> Any:
+    import obstore
+    from obstore.store import S3Store
+
+    urllib.request.urlopen(urllib.request.Request(f"{s3['endpoint']}/models", method="PUT"), timeout=10).close()
+    store = S3Store("models", client_options={"allow_http": True}, **s3)
+    return lambda name, body: obstore.put(store, name, body)

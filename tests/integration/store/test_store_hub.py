@@ -17,6 +17,8 @@ import pytest
 
 from pilotlight_local.errors import ModelUnavailable
 from pilotlight_local.pods.model_mounts import ModelMounts
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_store import SourceSettings, Store, StoreSettings, TransferSettings
 from pilotlight_store.errors import SourceInvalid, SourceMissing, SourceRefused, SourceUnavailable, VerificationFailed
 from pilotlight_store.sources.addresses import AddressRules
@@ -30,30 +32,7 @@ from pilotlight_store.transfer.transfer import Transfer
 
 pytestmark = pytest.mark.integration
 
-COMMIT = "c0ffee" + "0" * 34
-
-
-@pytest.fixture
-def hub(server: Any) -> Any:
-    """Makes the counting server answer like a hub for org/name."""
-
-    def publish(model: Any, repository: str = "org/name") -> None:
-        siblings = []
-        for name, body in model.files.items():
-            entry: dict[str, object] = {
-                "rfilename": name,
-                "size": len(body),
-                "blobId": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest(),
-            }
-            if name.endswith(".safetensors"):
-                entry["lfs"] = {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 1}
-            siblings.append(entry)
-            server.files[f"/{repository}/resolve/{COMMIT}/{name}"] = body
-        info = {"id": repository, "sha": COMMIT, "siblings": siblings, "cardData": {"license": "mit"}, "tags": []}
-        for path in (f"/api/models/{repository}", f"/api/models/{repository}/revision/{COMMIT}"):
-            server.files[path] = json.dumps(info).encode()
-
-    return publish
+COMMIT = "c0ffee" + "0" * 34  # as the hub of conftest says
 
 
 def test_the_hub(made: Any, make_store: Any, server: Any, hub: Any) -> None:
@@ -68,8 +47,9 @@ def test_the_hub(made: Any, make_store: Any, server: Any, hub: Any) -> None:
     assert all(
         headers.get("Authorization") == "Bearer hf_s3cret" for path, headers in server.requests if "resolve" in path
     )
-    assert store.ensure(f"hf://org/name@{COMMIT}").digest == found.digest
-    for uri, error in (("hf://org/absent", SourceMissing), ("hf://name", SourceInvalid), ("hf://a/b/c", SourceInvalid)):
+    for pinned in (f"hf://org/name@{COMMIT}", f"hf://org/name:{COMMIT}"):
+        assert store.ensure(pinned).digest == found.digest
+    for uri, error in (("hf://org/absent", SourceMissing), ("hf://name", InvalidInput), ("hf://a/b/c", InvalidInput)):
         with pytest.raises(error):
             store.ensure(uri)
     assert "s3cret" not in repr(sources)
@@ -138,7 +118,7 @@ def xet_hub(hub: Any, server: Any, tmp_path: Path) -> Callable[..., XetConnectio
 def source(server: Any, xet: XetRanges | None = None) -> HubSource:
     port = urlsplit(server.origin).port
     ranges = HttpRanges(AddressRules(allowed_hosts=frozenset({f"127.0.0.1:{port}"})), timeout_s=10.0)
-    return HubSource("hf://org/name", server.origin, None, ranges, xet)
+    return HubSource(parse_model_reference("hf://org/name"), server.origin, None, ranges, xet)
 
 
 def fetched(hub_source: HubSource, folder: Path) -> dict[str, str]:

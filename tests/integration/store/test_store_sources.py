@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,64 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import server_ports
 
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_store import SourceSettings
-from pilotlight_store.errors import SourceChanged, SourceInvalid, SourceMissing, SourceRefused, VerificationFailed
+from pilotlight_store.errors import SourceChanged, SourceMissing, SourceRefused, VerificationFailed
 from pilotlight_store.sources.local_files import LocalFiles
 
 pytestmark = pytest.mark.integration
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until_open(port: int, process: subprocess.Popen[Any]) -> None:
-    end = time.monotonic() + 30
-    while True:
-        assert process.poll() is None, "the server ended"
-        assert time.monotonic() < end, "the server did not start"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def s3(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """obstore's options for a moto server of its own."""
-    port = free_port()
-    code = "from moto.server import main; import sys; main(sys.argv[1:])"
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=tmp_path,
-    )
-    try:
-        until_open(port, process)
-        yield {
-            "endpoint": f"http://127.0.0.1:{port}",
-            "access_key_id": "testing",
-            "secret_access_key": "testing",
-            "region": "us-east-1",
-            "virtual_hosted_style_request": "false",
-        }
-    finally:
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture
-def bucket(s3: dict[str, str]) -> Any:
-    import obstore
-    from obstore.store import S3Store
-
-    urllib.request.urlopen(urllib.request.Request(f"{s3['endpoint']}/models", method="PUT"), timeout=10).close()
-    store = S3Store("models", client_options={"allow_http": True}, **s3)
-    return lambda name, body: obstore.put(store, name, body)
 
 
 @pytest.mark.parametrize("manifest", [False, True])
@@ -148,13 +98,13 @@ def azurite(tmp_path: Path) -> Iterator[dict[str, str]]:
     program = shutil.which("azurite-blob")
     if program is None:
         pytest.skip("azurite-blob is not installed (npm install -g azurite)")
-    port = free_port()
+    port = server_ports.free_port()
     arguments = ["--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck", "--blobPort", str(port)]
     process = subprocess.Popen(
         [program, *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until_open(port, process)
+        server_ports.until_open(port, process)
         account, version = "devstoreaccount1", "2021-08-06"
         date = email.utils.formatdate(usegmt=True)
         text = f"x-ms-date:{date}\nx-ms-version:{version}\n/{account}/{account}/models\nrestype:container"
@@ -197,7 +147,7 @@ def test_nginx(made: Any, make_store: Any, tmp_path: Path) -> None:
     for name, body in model.files.items():
         (root / name).write_bytes(body)
     tmp_path.chmod(0o755)
-    port = free_port()
+    port = server_ports.free_port()
     temporary = " ".join(f"{kind}_temp_path {tmp_path};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi"))
     user = "user root;" if os.geteuid() == 0 else ""
     (tmp_path / "nginx.conf").write_text(
@@ -210,7 +160,7 @@ def test_nginx(made: Any, make_store: Any, tmp_path: Path) -> None:
         [nginx, "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)], stderr=subprocess.DEVNULL
     )
     try:
-        until_open(port, process)
+        server_ports.until_open(port, process)
         found = make_store().ensure(f"http://127.0.0.1:{port}/model")
         for name, body in model.files.items():
             assert (found.path / name).read_bytes() == body
@@ -229,7 +179,7 @@ def test_claims(made: Any, make_store: Any, tmp_path: Path) -> None:
     with pytest.raises(SourceMissing):
         store.ensure("pvc://team-b/llm")
     for uri in ("pvc://team-a/../../etc", "pvc://../x", "pvc:///x", "file://host/x"):
-        with pytest.raises(SourceInvalid):
+        with pytest.raises(InvalidInput):
             store.ensure(uri)
 
 
@@ -266,7 +216,7 @@ def test_a_folder_that_becomes_a_link_after_it_was_listed(tmp_path: Path) -> Non
     secret.mkdir()
     (secret / "model.safetensors").write_bytes(b"weights")
     os.link(secret / "model.safetensors", own / "model.safetensors")  # the same inode, size and time
-    source = LocalFiles.from_uri("pvc://acme/m", tmp_path / "claims")
+    source = LocalFiles.of_claim(parse_model_reference("pvc://acme/m"), tmp_path / "claims")
     (file,) = source.listing().files
     assert [bytes(block) for block in source.blocks(file, 0, 7)] == [b"weights"]
     own.rename(own.with_name("away"))
@@ -279,7 +229,7 @@ def test_a_folder_that_becomes_a_link_after_it_was_listed(tmp_path: Path) -> Non
     "uri", ["ftp://h/x", "model", "", "s3://", "s3://b?x=1", "http://", "http://u:p@h/x", "http://[/"]
 )
 def test_uris_that_mean_nothing(make_store: Any, uri: str) -> None:
-    with pytest.raises(SourceInvalid):
+    with pytest.raises(InvalidInput):
         make_store().ensure(uri)
 
 
@@ -336,6 +286,6 @@ def test_the_pilotlight_command_has_the_stores_commands() -> None:
     listed = pilotlight("--help").stdout
     assert re.search(r"^  prefetch +Download the model", listed, re.MULTILINE)
     assert re.search(r"^  models +List the models", listed, re.MULTILINE)
-    assert "hf://org/name[@revision]" in pilotlight("prefetch", "--help").stdout
+    assert "hf://org/name[:revision]" in pilotlight("prefetch", "--help").stdout
     assert pilotlight("prefetsh").returncode == 2
     assert re.search(r"version \d+\.\d+", pilotlight("--version").stdout)

@@ -6,7 +6,7 @@ import pytest
 from pilotlight_engine import model_source
 from pilotlight_engine.boot.lora import max_lora_rank
 from pilotlight_engine.vllm_adapter.eos import tokenizer_eos_id
-from pilotlight_protocol.errors import InvalidInput, ModelNotFound, NotSupported
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound
 
 
 @pytest.fixture
@@ -18,47 +18,32 @@ def checkpoint(tmp_path: Path) -> Path:
     return directory
 
 
-def test_directories_and_file_uris(checkpoint: Path) -> None:
-    assert model_source.resolve(str(checkpoint)) == checkpoint
-    assert model_source.resolve(f"file://{str(checkpoint).replace(' ', '%20')}") == checkpoint
+def test_a_checkpoint(checkpoint: Path) -> None:
+    assert model_source.check_directory(checkpoint) == checkpoint
     assert model_source.weights_bytes(checkpoint) == 5
-
-
-@pytest.mark.parametrize(
-    ("uri", "error", "message"),
-    [
-        ("/no/such/dir", ModelNotFound, "check --model_dir"),
-        ("file:///no/such/dir", ModelNotFound, "no model directory"),
-        ("bundled://nothing-like-it", ModelNotFound, "no bundled model"),
-        ("s3://bucket/model", NotSupported, "s3://"),
-        ("hf://just-a-name", InvalidInput, "hf://organisation/name"),
-        ("hf://a/b@c d", InvalidInput, "hf://organisation/name"),
-    ],
-)
-def test_what_cannot_be_resolved_says_why(uri: str, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        model_source.resolve(uri)
+    with pytest.raises(ModelNotFound, match="check --model_dir"):
+        model_source.check_directory(checkpoint / "none")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt"])
 def test_pickle_weights_are_refused(checkpoint: Path, name: str) -> None:
     (checkpoint / "model.safetensors").rename(checkpoint / name)
     with pytest.raises(InvalidInput, match="convert them to safetensors"):
-        model_source.resolve(str(checkpoint))
+        model_source.check_directory(checkpoint)
 
 
 def test_safetensors_beside_pickles_are_fine(checkpoint: Path) -> None:
     (checkpoint / "pytorch_model.bin").write_bytes(b"")
-    assert model_source.resolve(str(checkpoint)) == checkpoint
+    assert model_source.check_directory(checkpoint) == checkpoint
 
 
 def test_directories_that_are_no_checkpoint(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(InvalidInput, match=r"no .*safetensors"):
-        model_source.resolve(str(checkpoint))
+        model_source.check_directory(checkpoint)
     (checkpoint / "config.json").unlink()
     with pytest.raises(InvalidInput, match=r"config\.json"):
-        model_source.resolve(str(checkpoint))
+        model_source.check_directory(checkpoint)
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, context_length, directory_of, read
+from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, context_length, model_folder, read
 
 
 def test_a_directory_is_read_whole(tmp_path: Path) -> None:
@@ -18,7 +18,8 @@ def test_a_directory_is_read_whole(tmp_path: Path) -> None:
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("rag")
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
-    files = read(directory_of(tmp_path.as_uri()))
+    with model_folder(tmp_path.as_uri(), {}) as folder:
+        files = read(folder)
     assert files.tokenizer_json == b"{}"
     assert files.tokenizer_config == {"bos_token": "<s>"}
     assert (files.template, files.named_templates, files.context_length) == ("hi", {"rag": "rag"}, 512)
@@ -26,7 +27,8 @@ def test_a_directory_is_read_whole(tmp_path: Path) -> None:
 
 def test_only_tokenizer_json_is_needed(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
-    files = read(directory_of(str(tmp_path)))
+    with model_folder(str(tmp_path), {}) as folder:
+        files = read(folder)
     assert (files.template, files.tokenizer_config, files.context_length) == (None, {}, None)
 
 
@@ -39,10 +41,10 @@ def test_what_is_missing_or_broken_is_named(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-@pytest.mark.parametrize("uri", ["bundled://no-such-model", "bundled://../pilotlight_models", "s3://bucket/model"])
+@pytest.mark.parametrize("uri", ["bundled://no-such-model", "bundled://../pilotlight_models", "ftp://host/model"])
 def test_unknown_places_are_refused(uri: str) -> None:
-    with pytest.raises(TokenizerFilesError):
-        directory_of(uri)
+    with pytest.raises(TokenizerFilesError), model_folder(uri, {}):
+        pass
 
 
 @pytest.mark.parametrize(

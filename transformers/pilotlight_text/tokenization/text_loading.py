@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 import msgspec
 from tokenizers import Tokenizer
@@ -21,16 +22,20 @@ from pilotlight_text.text_model import LoadedText
 from pilotlight_text.tokenization import tokenizer_check
 from pilotlight_text.tokenization.text_codec import TextCodec
 from pilotlight_text.tokenization.tokenizer_check import TokenizerRefused
-from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, directory_of, read
+from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, model_folder, read
 
 COMPILE_LIMITS = ProcessLimits(cpu_s=2.0, wall_s=20.0, memory_bytes=256 * MIB)
 
 _log = logging.getLogger("pilotlight.text")
 
 
-def load_text(model_uri: str, max_model_len: int | None, templates: TemplateRunner) -> LoadedText:
-    """Raises TokenizerFilesError: missing or broken files, or a chat template that does not compile."""
-    files = read(directory_of(model_uri))
+def load_text(
+    model_uri: str, max_model_len: int | None, templates: TemplateRunner, environment: Mapping[str, str]
+) -> LoadedText:
+    """`environment`: the store's. Raises TokenizerFilesError: missing or broken files, or a chat template that does not
+    compile."""
+    with model_folder(model_uri, environment) as folder:
+        files = read(folder)
     codec = TextCodec(_tokenizer(files.tokenizer_json), max_model_len=max_model_len or files.context_length)
     try:
         sources = template_sources(files.tokenizer_config, files.template, files.named_templates)

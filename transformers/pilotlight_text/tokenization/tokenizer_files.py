@@ -6,25 +6,18 @@ or Hugging Face transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from pilotlight_models import bundled_model_path
-from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.model_uri import BundledModel, Folder, HubModel, RemoteModel, parse_model_uri
+from pilotlight_models.in_place import folder_in_place
+from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.model_reference import parse_model_reference
 
-_HUB_FILES = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "additional_chat_templates/*.jinja",
-    "config.json",
-]
 _LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 
 
@@ -44,27 +37,23 @@ class TokenizerFiles:
     context_length: int | None = None
 
 
-def directory_of(model_uri: str) -> Path:
-    """The local directory of a model's URI (`pilotlight_protocol.model_uri`); of the hub's models the tokenizer only.
+@contextlib.contextmanager
+def model_folder(model_uri: str, environment: Mapping[str, str]) -> Iterator[Path]:
+    """The local folder of a model; the store fetches the tokenizer's files only.
 
     Raises TokenizerFilesError.
     """
-    try:
-        place = parse_model_uri(model_uri)
-    except InvalidInput as error:
-        raise TokenizerFilesError(error.message) from error
-    match place:
-        case Folder(path):
-            return Path(path)
-        case BundledModel(name):
-            return _bundled(name)
-        case HubModel(repository, revision):
-            return _from_hub(model_uri, repository, revision)
-        case RemoteModel(scheme):
-            raise TokenizerFilesError(
-                f"cannot read a tokenizer from '{scheme}://'; give --model_uri as hf://, file:// or bundled://, "
-                "or --model_dir with a mounted directory"
-            )
+    with contextlib.ExitStack() as held:
+        try:
+            reference = parse_model_reference(model_uri)
+            folder = folder_in_place(reference)
+            if folder is None:
+                from pilotlight_store.stored_folder import stored_folder  # 0.1 s that only a fetch needs
+
+                folder = held.enter_context(stored_folder(reference, environment, "tokenizer")).path
+        except PilotlightError as error:
+            raise TokenizerFilesError(error.message) from error
+        yield folder
 
 
 def read(directory: Path) -> TokenizerFiles:
@@ -99,24 +88,6 @@ def context_length(config: Mapping[str, Any]) -> int | None:
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     factor = scaling.get("factor") if isinstance(scaling, dict) else None
     return int(length * max(1.0, float(factor))) if isinstance(factor, int | float) else int(length)
-
-
-def _bundled(name: str) -> Path:
-    try:
-        return bundled_model_path(name)
-    except LookupError as error:
-        raise TokenizerFilesError(str(error.args[0])) from error
-
-
-def _from_hub(uri: str, repository: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download  # 0.3 s that only hf:// needs
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=_HUB_FILES))
-    except Exception as error:  # the hub's own tree of exceptions, requests' and OSError
-        raise TokenizerFilesError(f"cannot fetch the tokenizer of {uri}: {error}") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -20,13 +20,13 @@ from typing import TypeVar
 
 from pilotlight_engine import model_source
 from pilotlight_engine.boot import checkpoint_check
-from pilotlight_models import bundled_model_path
+from pilotlight_models.in_place import folder_in_place
 from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_protocol.fingerprint import architecture_hash, engine_fingerprint
 from pilotlight_protocol.manifest import ManifestFile
-from pilotlight_protocol.model_uri import BundledModel, Folder, parse_model_uri
+from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_store import Lease, Progress, Store
 from pilotlight_store.errors import VerificationFailed
 from pilotlight_store.published import page_cache
@@ -229,17 +229,10 @@ class ModelFiles:
 
 def _folder(uri: str) -> Path | None:
     """Where the model lies on this machine, None when the store has to fetch it."""
-    match parse_model_uri(uri):
-        case BundledModel(name):
-            try:
-                return bundled_model_path(name)
-            except LookupError as error:
-                raise ModelNotFound(str(error)) from error
-        case Folder(path):
-            if not path.startswith("/"):
-                raise InvalidInput(f"{uri!r} is neither a URI nor an absolute path")
-            return Path(path)
-    return None
+    folder = folder_in_place(parse_model_reference(uri))
+    if folder is not None and not folder.is_absolute():
+        raise InvalidInput(f"{uri!r} is neither a URI nor an absolute path")
+    return folder
 
 
 def _located(folder: Path, digest: str) -> Located:

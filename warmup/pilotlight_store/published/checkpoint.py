@@ -19,6 +19,7 @@ from pilotlight_protocol.fingerprint import (
 )
 from pilotlight_protocol.manifest import Manifest, ManifestFile
 from pilotlight_store.errors import VerificationFailed
+from pilotlight_store.transfer.names import Part
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
 _LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
@@ -26,8 +27,16 @@ _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _LICENSE = re.compile(r"\A---\n(?:.*\n)*?license:\s*['\"]?([A-Za-z0-9.+ _-]{1,80})['\"]?\s*\n", re.MULTILINE)
 
 
-def describe(folder: Path, files: Sequence[ManifestFile], source: str, revision: str, license_: str | None) -> Manifest:
-    """The manifest of the model in `folder`. Raises VerificationFailed where its files contradict one another."""
+def describe(
+    folder: Path, files: Sequence[ManifestFile], source: str, revision: str, license_: str | None, part: Part = "all"
+) -> Manifest:
+    """The manifest of the model in `folder`; a part of one says nothing of an architecture.
+
+    Raises VerificationFailed where its files contradict one another.
+    """
+    ordered = tuple(sorted(files, key=lambda file: file.name))
+    if part != "all":
+        return Manifest(files=ordered, license=license_, source=source, revision=revision)
     config = _json(folder / "config.json") or _json(folder / "adapter_config.json")
     if config is None:
         raise VerificationFailed(
@@ -40,7 +49,7 @@ def describe(folder: Path, files: Sequence[ManifestFile], source: str, revision:
     except RecursionError as error:
         raise VerificationFailed(f"{source}: config.json is nested too deeply") from error
     return Manifest(
-        files=tuple(sorted(files, key=lambda file: file.name)),
+        files=ordered,
         architecture=architecture,
         quantization=quantization,
         dtype=dtype_of(config, tensors),

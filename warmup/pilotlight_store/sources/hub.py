@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-from pilotlight_store.errors import SourceInvalid, SourceMissing, SourceUnavailable
+from pilotlight_protocol.model_reference import ModelReference
+from pilotlight_store.errors import SourceMissing, SourceUnavailable
 from pilotlight_store.sources.http_answers import Probe
 from pilotlight_store.sources.http_ranges import HttpRanges
 from pilotlight_store.sources.source import Listing, RemoteFile
@@ -28,20 +28,22 @@ log = logging.getLogger(__name__)
 
 
 class HubSource:
-    """`hf://org/name[@revision]` at `endpoint`; `token` is sent to the endpoint alone.
+    """A model of the hub at `endpoint`; `token` is sent to the endpoint alone.
 
     `xet` replaces the Xet storage that the hub would name.
     """
 
     def __init__(
-        self, uri: str, endpoint: str, token: str | None, ranges: HttpRanges, xet: XetRanges | None = None
+        self,
+        reference: ModelReference,
+        endpoint: str,
+        token: str | None,
+        ranges: HttpRanges,
+        xet: XetRanges | None = None,
     ) -> None:
-        parts = urlsplit(uri)
-        repository, _, revision = f"{parts.netloc}{parts.path}".strip("/").partition("@")
-        if repository.count("/") != 1 or not all(repository.split("/")):
-            raise SourceInvalid(f"{uri}: write hf://organisation/name or hf://organisation/name@revision")
-        self._repository = repository
-        self._revision = revision or None
+        self._uri = reference.uri
+        self._repository = reference.path
+        self._revision = reference.revision
         self._commit = ""
         self._endpoint = endpoint.rstrip("/")
         self._token = token
@@ -52,7 +54,7 @@ class HubSource:
 
     @property
     def uri(self) -> str:
-        return f"hf://{self._repository}" + (f"@{self._revision}" if self._revision else "")
+        return self._uri
 
     @property
     def identity(self) -> str:

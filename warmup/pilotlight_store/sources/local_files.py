@@ -7,10 +7,10 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from pilotlight_protocol.manifest import MAX_FILES, unsafe_name
-from pilotlight_store.errors import SourceChanged, SourceInvalid, SourceMissing, SourceRefused, SourceUnavailable
+from pilotlight_protocol.manifest import MAX_FILES
+from pilotlight_protocol.model_reference import ModelReference
+from pilotlight_store.errors import SourceChanged, SourceMissing, SourceRefused, SourceUnavailable
 from pilotlight_store.sources.source import BLOCK_BYTES, Listing, RemoteFile
 
 
@@ -28,19 +28,9 @@ class LocalFiles:
         self._aborted = False
 
     @classmethod
-    def from_uri(cls, uri: str, claims: Path) -> LocalFiles:
-        """Raises SourceInvalid for a host in a file URI and for a claim's path that leaves the claim."""
-        parts = urlsplit(uri)
-        path = unquote(parts.path)
-        if parts.scheme == "pvc":
-            inside = path.strip("/")
-            if unsafe_name(parts.netloc) or (inside and unsafe_name(inside)):
-                raise SourceInvalid(f"{uri}: write pvc://claim/folder")
-            claim = claims / parts.netloc
-            return cls(uri, claim / inside, claim)
-        if parts.netloc not in {"", "localhost"} or not path.startswith("/"):
-            raise SourceInvalid(f"{uri}: write file:///folder, with three slashes")
-        return cls(uri, Path(path))
+    def of_claim(cls, reference: ModelReference, claims: Path) -> LocalFiles:
+        """`reference`: of the scheme pvc. `claims`: where claims are mounted, one folder each."""
+        return cls(reference.uri, claims / reference.path, claims / reference.path.partition("/")[0])
 
     @property
     def uri(self) -> str:

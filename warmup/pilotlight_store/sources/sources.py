@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pilotlight_models.in_place import folder_in_place
+from pilotlight_protocol.model_reference import ModelReference, parse_model_reference
 from pilotlight_store.errors import SourceInvalid
 from pilotlight_store.sources.addresses import AddressRules
 from pilotlight_store.sources.http_ranges import HttpRanges
@@ -15,7 +17,6 @@ from pilotlight_store.sources.local_files import LocalFiles
 from pilotlight_store.sources.source import Source
 
 HUB_ENDPOINT = "https://huggingface.co"
-SCHEMES = ("hf", "s3", "gs", "az", "http", "https", "file", "pvc")
 
 
 @dataclass(frozen=True)
@@ -36,29 +37,29 @@ class SourceSettings:
 
 
 def open_source(uri: str, settings: SourceSettings) -> Source:
-    """Raises SourceInvalid for a URI that means nothing. Talks to nobody yet."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError as error:
-        raise SourceInvalid(f"not a model's URI: {error}") from error
-    match parts.scheme:
+    """Raises InvalidInput for a URI that means nothing, ModelNotFound for no bundled model. Talks to nobody yet."""
+    reference = parse_model_reference(uri)
+    match reference.scheme:
         case "http" | "https":
-            return HttpSource(uri, HttpRanges(settings.addresses, timeout_s=settings.timeout_s))
-        case "file" | "pvc":
-            return LocalFiles.from_uri(uri, settings.claims_folder)
+            return HttpSource(reference.uri, HttpRanges(settings.addresses, timeout_s=settings.timeout_s))
+        case "file" | "bundled":
+            folder = folder_in_place(reference)
+            assert folder is not None  # of these two schemes every one is a folder
+            if not folder.is_absolute():
+                raise SourceInvalid(f"{uri!r} is neither a URI nor an absolute path")
+            return LocalFiles(reference.uri, folder)
+        case "pvc":
+            return LocalFiles.of_claim(reference, settings.claims_folder)
         case "hf":
-            return _hub(uri, settings)
+            return _hub(reference, settings)
         case "s3" | "gs" | "az":
             # Imported here: each costs a tenth of a second or more, and a process mostly needs one of them or none.
             from pilotlight_store.sources.object_store import ObjectStoreSource
 
-            return ObjectStoreSource(uri, settings.object_store_options, timeout_s=settings.timeout_s)
-        case _:
-            known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-            raise SourceInvalid(f"{parts.scheme or 'a name without a scheme'} is not supported; use one of {known}")
+            return ObjectStoreSource(reference.uri, settings.object_store_options, timeout_s=settings.timeout_s)
 
 
-def _hub(uri: str, settings: SourceSettings) -> Source:
+def _hub(reference: ModelReference, settings: SourceSettings) -> Source:
     from pilotlight_store.sources.hub import HubSource
 
     endpoint = urlsplit(settings.hub_endpoint)
@@ -76,4 +77,4 @@ def _hub(uri: str, settings: SourceSettings) -> Source:
         return {"Authorization": f"Bearer {token}"} if token and asked_origin == origin else {}
 
     ranges = HttpRanges(rules, timeout_s=settings.timeout_s, headers=headers)
-    return HubSource(uri, settings.hub_endpoint, token, ranges)
+    return HubSource(reference, settings.hub_endpoint, token, ranges)

@@ -11,19 +11,20 @@ from collections.abc import Callable, Iterator
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_store.errors import DownloadCancelled, SourceUnavailable
 from pilotlight_store.sources.source import Source
+from pilotlight_store.transfer.names import Part
 from pilotlight_store.transfer.retry import GiveUp, RetryRules, RetryState, after_failure
 from pilotlight_store.transfer.wanted import Wanted, wanted_files
 
 _LOOK_AGAIN_S = 0.1
 
 
-def listed(source: Source, rules: RetryRules, longest_s: float, cancel: threading.Event) -> Wanted:
+def listed(source: Source, part: Part, rules: RetryRules, longest_s: float, cancel: threading.Event) -> Wanted:
     """What is to be downloaded. Raises the source's errors, SourceUnavailable after `longest_s`, DownloadCancelled."""
     end_s = time.monotonic() + longest_s
     with _aborting(source, lambda: cancel.is_set() or time.monotonic() > end_s) as aborted:
         wanted: Wanted | PilotlightError
         try:
-            wanted = _listed(source, rules, aborted)
+            wanted = _listed(source, part, rules, aborted)
         except PilotlightError as error:
             wanted = error
     cause = wanted if isinstance(wanted, PilotlightError) else None
@@ -38,11 +39,11 @@ def listed(source: Source, rules: RetryRules, longest_s: float, cancel: threadin
     return wanted
 
 
-def _listed(source: Source, rules: RetryRules, aborted: threading.Event) -> Wanted:
+def _listed(source: Source, part: Part, rules: RetryRules, aborted: threading.Event) -> Wanted:
     state, failures = RetryState(), 0
     while True:
         try:
-            return wanted_files(source, source.listing())
+            return wanted_files(source, source.listing(), part)
         except SourceUnavailable as error:
             failures += 1
             jitter = random.random()  # noqa: S311

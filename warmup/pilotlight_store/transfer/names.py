@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Literal
 
 from pilotlight_protocol.manifest import MANIFEST_NAME, colliding_name, unsafe_name
 
@@ -21,6 +22,12 @@ WANTED_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"
 WANTED_NAMES = frozenset({"LICENSE", "LICENCE", "NOTICE", "USE_POLICY"})
 # Other frameworks' copies of the same weights and training leftovers, by folder.
 UNWANTED_FOLDERS = frozenset({"original", "onnx", "openvino", "coreml", "runs", ".git", ".cache"})
+Part = Literal["all", "tokenizer"]
+"""Of a model: all of it, or what a process needs that handles text only."""
+_TOKENIZER_FILES = frozenset({
+    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+})  # fmt: skip
+_TEMPLATE_FOLDER = "additional_chat_templates"
 
 
 @dataclass(frozen=True)
@@ -47,11 +54,17 @@ def holds_code(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in CODE_SUFFIXES
 
 
-def select(names: Iterable[str]) -> Selection:
+def in_part(name: str, part: Part) -> bool:
+    folder, _, template = name.rpartition("/")
+    return part == "all" or name in _TOKENIZER_FILES or (folder == _TEMPLATE_FOLDER and template.endswith(".jinja"))
+
+
+def select(names: Iterable[str], part: Part = "all") -> Selection:
     """What to take of a source that ships no manifest.
 
     Raises NameRefused for an unsafe name, for two names that one file system or another takes for the same (one file
-    would overwrite the other), and for a source whose only weights are pickles or that has none.
+    would overwrite the other), and, where weights are wanted, for a source whose only weights are pickles or that has
+    none.
     """
     wanted: list[str] = []
     code: list[str] = []
@@ -67,7 +80,7 @@ def select(names: Iterable[str]) -> Selection:
             wanted.append(name)
     if reason := colliding_name(wanted):
         raise NameRefused(f"refused: {reason}")
-    if not any(name.endswith(".safetensors") for name in wanted):
+    if part == "all" and not any(name.endswith(".safetensors") for name in wanted):
         if code:
             raise NameRefused(
                 f"refused: the weights are in {', '.join(sorted(code)[:3])}, and loading such files can run code; "
