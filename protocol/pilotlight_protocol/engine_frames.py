@@ -170,14 +170,16 @@ class Swap(msgspec.Struct, array_like=True, tag=17):
 
 
 class Grant(msgspec.Struct, array_like=True, tag=18):
-    """Let the holder of a secret in; a lease that is still there ends. `secret_sha256`: hex digest of the secret's
-    UTF-8 bytes. When `tenant` is not the previous one, KV cache and metrics start anew. `model_name`: what the loaded
-    model is called from now on, since endpoints may share one; empty: as before. Answered by `Granted`."""
+    """Let the holder of a secret in; leases that are still there end, unless it is to share the engine `beside` them,
+    which its own tenant's alone may. `secret_sha256`: hex digest of the secret's UTF-8 bytes. When `tenant` is not the
+    previous one, KV cache and metrics start anew. `model_name`: what the loaded model is called from now on, since
+    endpoints may share one; empty: as before. Answered by `Granted`."""
 
     lease_id: str
     secret_sha256: str
     tenant: str
     model_name: str = ""
+    beside: bool = False
 
 
 class Revoke(msgspec.Struct, array_like=True, tag=19):
@@ -338,15 +340,15 @@ class Rejected(msgspec.Struct, array_like=True, tag=58):
 
 
 class StatsReport(msgspec.Struct, array_like=True, tag=59):
-    """`lease_id` and `connected`: the lease that is granted, and whether its holder is connected. `refused_hellos`:
+    """`lease_ids` and `connected`: the leases that are granted, and how many holders are connected. `refused_hellos`:
     connections that gave a wrong secret or none since boot. `rss_bytes`: of this process."""
 
     call: int
     stats: EngineStats
     model_name: str
     generation: int
-    lease_id: str | None
-    connected: bool
+    lease_ids: list[str]
+    connected: int
     refused_hellos: int
     rss_bytes: int
 

@@ -147,7 +147,7 @@ async def test_a_revoked_lease_ends_at_once_and_says_why(host: Host) -> None:
         await _to_its_end(stream)
     host.send(Stats(1))
     report = host.until(StatsReport)
-    assert (report.stats.running, report.lease_id, report.connected) == (0, None, False)
+    assert (report.stats.running, report.lease_ids, report.connected) == (0, [], 0)
     with pytest.raises(Unavailable, match="does not know lease"):
         await pool_client.connect(host.booted.endpoint, "L2", SECRET)
 

@@ -1,6 +1,6 @@
-"""The socket thread of a pool's host: the agent's control socket, the data listener, and the lease's connection.
+"""The socket thread of a pool's host: the agent's control socket, the data listener, and the leases' connections.
 
-It reads frames into the inbox and lets in who knows the granted lease's secret. What the frames mean is decided by the
+It reads frames into the inbox and lets in who knows a granted lease's secret. What the frames mean is decided by the
 engine thread (pool_service.py). When the agent closes the control socket, `on_agent_gone` ends the process.
 """
 
@@ -13,7 +13,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -96,7 +96,7 @@ class _Stranger:
 
 
 class PoolLink:
-    """`run` is the socket thread's body. `grant` is set by the engine thread: whose secret opens the door, or None."""
+    """`run` is the socket thread's body. `grants` is replaced by the engine thread: whose secrets open the door."""
 
     def __init__(self, control: socket.socket, on_agent_gone: Callable[[], None]) -> None:
         control.setblocking(False)
@@ -111,7 +111,7 @@ class PoolLink:
         self._control_decoder = msgspec.msgpack.Decoder(AgentFrame)
         self._lease_decoder = msgspec.msgpack.Decoder(LeaseFrame)
         self._poll = select.epoll()
-        self.grant: Grant | None = None
+        self.grants: Mapping[str, Grant] = {}
         self.refused_hellos = 0
         self.on_metrics: Callable[[], bytes] | None = None
         self.inbox: Inbox[PoolItem] = Inbox(_INBOX_ITEMS, self._wake)
@@ -246,8 +246,8 @@ class PoolLink:
         return self._take(link, bodies)
 
     def _granted(self, frame: LeaseFrame) -> Grant | None:
-        grant = self.grant
-        if grant is None or not isinstance(frame, Hello) or frame.lease_id != grant.lease_id:
+        grant = self.grants.get(frame.lease_id) if isinstance(frame, Hello) else None
+        if grant is None or not isinstance(frame, Hello):
             return None
         shown = hashlib.sha256(frame.secret.encode()).hexdigest()
         return grant if hmac.compare_digest(shown, grant.secret_sha256) else None

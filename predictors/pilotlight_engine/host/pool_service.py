@@ -2,13 +2,13 @@
 
     booted ── Grant ──▶ granted ── Joined ──▶ held ── Revoke, Swap, Grant ──▶ granted to the next, or to nobody
 
-One lease at a time. Its requests run under numbers of our own, so that what an old connection asked for can never be
-answered on a new one. A tenant's keys, values and metrics are gone before the next tenant is let in.
+Several leases of one tenant may be granted beside each other; `SharedBatch` lets their requests into the engine in
+turn. Requests run under numbers of our own, so that what an old connection asked for can never be answered on a new
+one. A tenant's keys, values and metrics are gone before the next tenant is let in.
 """
 
 from __future__ import annotations
 
-import itertools
 import resource
 import sys
 import time
@@ -18,6 +18,7 @@ from typing import Protocol
 
 from pilotlight_engine.errors import SwapBroken, SwapNotPossible
 from pilotlight_engine.host.pool_link import FromLease, Joined, LeaseLink, Left, PoolItem, PoolLink
+from pilotlight_engine.host.shared_batch import SharedBatch
 from pilotlight_protocol.engine_frames import (
     Abort,
     AgentFrame,
@@ -75,6 +76,8 @@ class PoolEngine(Protocol):
 
     @property
     def can_sleep(self) -> bool: ...
+    @property
+    def batch_size(self) -> int: ...
     def add(self, stream: int, request: GenerateRequest) -> None: ...
     def abort(self, stream: int) -> None: ...
     def has_work(self) -> bool: ...
@@ -107,11 +110,9 @@ class PoolService:
         self._clock = clock
         self._generation = 0
         self._tenant: str | None = None
-        self._lease: LeaseLink | None = None
-        self._numbers = itertools.count(1)
-        self._fronts_number: dict[int, int] = {}
-        self._our_number: dict[int, int] = {}
-        self._sent_stats = EngineStats()
+        self._holders: dict[str, LeaseLink] = {}
+        self._batch: SharedBatch[GenerateRequest] = SharedBatch(engine.batch_size)
+        self._sent_stats: dict[str, EngineStats] = {}
         self._was_busy = False
         self._asleep = False
 
@@ -120,9 +121,10 @@ class PoolService:
         while True:
             for item in self._link.inbox.take(wait=not self._engine.has_work()):
                 if isinstance(item, Shutdown):
-                    self._end_lease("the engine is being shut down")
+                    self._end_leases("the engine is being shut down")
                     return
                 self._handle(item)
+            self._let_in()
             if self._engine.has_work():
                 self._tell_edge()
                 self._step()
@@ -131,13 +133,13 @@ class PoolService:
     def _handle(self, item: PoolItem) -> None:
         match item:
             case FromLease(link, frame):
-                if link is self._lease:
-                    self._serve_lease(frame)
+                if self._holders.get(link.grant.lease_id) is link:
+                    self._serve_lease(link, frame)
             case Joined(link):
                 self._join(link)
             case Left(link):
-                if link is self._lease:
-                    self._drop_connection()
+                if self._holders.get(link.grant.lease_id) is link:
+                    self._drop_connection(link.grant.lease_id)
             case _:
                 self._obey(item)
 
@@ -146,8 +148,7 @@ class PoolService:
             case Grant():
                 self._grant(frame)
             case Revoke(lease_id, reason, reset):
-                if self._link.grant is not None and self._link.grant.lease_id == lease_id:
-                    self._end_lease(reason)
+                self._end_lease(lease_id, reason)
                 if reset:
                     self._start_anew()
                 self._tell(Revoked(lease_id))
@@ -164,72 +165,82 @@ class PoolService:
             case _:
                 self._tell(Rejected(type(frame).__name__, 400, "this frame makes no sense to a host that is running"))
 
-    # ---- the lease
+    # ---- the leases
 
     def _grant(self, grant: Grant) -> None:
-        self._end_lease("the engine was given to another lease")
+        if not grant.beside:
+            self._end_leases("the engine was given to another lease")
+        elif self._link.grants and self._tenant != grant.tenant:
+            self._tell(Rejected("Grant", 409, "no lease is granted beside another tenant's"))
+            return
         if self._tenant not in (None, grant.tenant):
             self._start_anew()
         if grant.model_name not in ("", self._model_name):
             self._model_name = grant.model_name
             self._engine.rename(grant.model_name)
         self._tenant = grant.tenant
-        self._link.grant = grant
+        self._link.grants = {**self._link.grants, grant.lease_id: grant}
         self._tell(Granted(grant.lease_id))
 
     def _join(self, link: LeaseLink) -> None:
-        if link.grant is not self._link.grant:
+        lease_id = link.grant.lease_id
+        if link.grant is not self._link.grants.get(lease_id):
             link.end()
             return
-        if self._lease is not None:
-            self._drop_connection("another connection of the same lease took over")
-        self._lease = link
+        self._drop_connection(lease_id, "another connection of the same lease took over")
+        self._holders[lease_id] = link
         info = self._engine.describe(self._boot_phases_s)
-        self._answer(Welcome(info, self._engine.stats(), self._model_name))
+        self._answer(link, Welcome(info, self._stats(lease_id), self._model_name))
 
-    def _serve_lease(self, frame: LeaseFrame) -> None:
+    def _serve_lease(self, link: LeaseLink, frame: LeaseFrame) -> None:
         match frame:
             case Generate(stream, request):
                 if self._asleep:
-                    self._answer(Refused(stream, Unavailable.http_status, "the engine is asleep"))
+                    self._answer(link, Refused(stream, Unavailable.http_status, "the engine is asleep"))
                     return
-                number = next(self._numbers)
-                try:
-                    self._engine.add(number, request)
-                except PilotlightError as error:
-                    self._answer(Refused(stream, error.http_status, error.message))
-                else:
-                    self._fronts_number[number], self._our_number[stream] = stream, number
+                self._batch.ask(link.grant.lease_id, stream, request, request.parameters.n or 1)
+                self._let_in()
             case Abort(stream):
-                self._forget(stream, abort=True)
+                self._forget(link.grant.lease_id, stream)
             case Check(call):
-                self._answer(Checked(call))
+                self._answer(link, Checked(call))
 
-    def _end_lease(self, reason: str) -> None:
-        """Nobody is let in any more, nothing of the lease runs, its connection is closed."""
-        self._link.grant = None
-        self._drop_connection(reason)
+    def _let_in(self) -> None:
+        """Requests that wait here, in turn, as many as the engine can have at work."""
+        while (turn := self._batch.next()) is not None:
+            try:
+                self._engine.add(turn.number, turn.request)
+            except PilotlightError as error:
+                self._batch.forget(turn.number)
+                self._answer(self._holders[turn.lease_id], Refused(turn.stream, error.http_status, error.message))
 
-    def _drop_connection(self, reason: str | None = None) -> None:
-        lease = self._lease
-        for stream in list(self._our_number):
-            self._forget(stream, abort=True)
-        while self._engine.has_work():
-            self._engine.step()
-        if lease is None:
+    def _end_leases(self, reason: str) -> None:
+        for lease_id in {**self._link.grants, **self._holders}:
+            self._end_lease(lease_id, reason)
+
+    def _end_lease(self, lease_id: str, reason: str) -> None:
+        """Its holder is let in no more, nothing of the lease runs, its connection is closed."""
+        self._link.grants = {key: grant for key, grant in self._link.grants.items() if key != lease_id}
+        self._drop_connection(lease_id, reason)
+
+    def _drop_connection(self, lease_id: str, reason: str | None = None) -> None:
+        link = self._holders.pop(lease_id, None)
+        if link is None:
             return
+        self._sent_stats.pop(lease_id, None)
+        for number in self._batch.leave(lease_id):
+            self._engine.abort(number)
+        while self._engine.has_work() and not self._batch.at_work:
+            self._engine.step()
         if reason is not None:
-            self._answer(Failed(reason))
-            lease.outbox.drain(_LAST_WORDS_DEADLINE_S)
-        lease.end()
-        self._lease = None
+            self._answer(link, Failed(reason))
+            link.outbox.drain(_LAST_WORDS_DEADLINE_S)
+        link.end()
 
-    def _forget(self, stream: int, *, abort: bool = False) -> None:
-        number = self._our_number.pop(stream, None)
+    def _forget(self, lease_id: str, stream: int) -> None:
+        number = self._batch.abort(lease_id, stream)
         if number is not None:
-            del self._fronts_number[number]
-            if abort:
-                self._engine.abort(number)
+            self._engine.abort(number)
 
     def _start_anew(self) -> None:
         while self._engine.has_work():
@@ -241,22 +252,40 @@ class PoolService:
 
     def _step(self) -> None:
         deltas, failures = self._engine.step()
-        ours = [(self._fronts_number[number], delta) for number, delta in deltas if number in self._fronts_number]
-        stats = self._engine.stats()
-        if ours or stats != self._sent_stats:
-            self._answer(Step(ours, stats))
-            self._sent_stats = stats
+        shares: dict[str, list[tuple[int, TokenDelta]]] = {lease_id: [] for lease_id in self._holders}
+        for number, delta in deltas:
+            if (asked := self._batch.asked_by(number)) is not None:
+                shares[asked.lease_id].append((asked.stream, delta))
+                if delta.finish_reason is not None:
+                    self._batch.choice_ended(number)
+        for lease_id, share in shares.items():
+            stats = self._stats(lease_id)
+            if share or stats != self._sent_stats.get(lease_id):
+                self._answer(self._holders[lease_id], Step(share, stats))
+                self._sent_stats[lease_id] = stats
         for number, failure in failures:
-            stream = self._fronts_number.get(number)
             self._engine.abort(number)
-            if stream is not None:
-                self._forget(stream)
-                self._answer(Refused(stream, failure.http_status, failure.message))
+            if (asked := self._batch.forget(number)) is not None:
+                refused = Refused(asked.stream, failure.http_status, failure.message)
+                self._answer(self._holders[asked.lease_id], refused)
+
+    def _stats(self, lease_id: str) -> EngineStats:
+        """The engine as this holder finds it: others' requests take their part of it, and are not this one's queue."""
+        stats = self._engine.stats()
+        mine, waiting = self._batch.load(lease_id)
+        if len(self._holders) < 2:
+            return EngineStats(
+                stats.running, stats.waiting + waiting, stats.kv_cache_usage, stats.generation_tokens_per_s
+            )
+        part = mine / max(1, self._batch.at_work)
+        rate = stats.generation_tokens_per_s * (part or 1.0)
+        queued = round(stats.waiting * part)
+        return EngineStats(max(0, mine - queued), queued + waiting, stats.kv_cache_usage, rate)
 
     def _swap(self, swap: Swap) -> None:
         self._drain(swap.drain_s)
         began_s = self._clock()
-        self._end_lease("the engine was given another model")
+        self._end_leases("the engine was given another model")
         drain_s = round(self._clock() - began_s, 6)
         try:
             if self._asleep:
@@ -273,7 +302,7 @@ class PoolService:
         self._tell(Swapped(swap.generation, {"drain": drain_s, **report.phases_s}, info, self._engine.canary))
 
     def _drain(self, drain_s: float) -> None:
-        self._link.grant = None
+        self._link.grants = {}
         until_s = self._clock() + drain_s
         while self._engine.has_work() and self._clock() < until_s:
             self._step()
@@ -284,7 +313,7 @@ class PoolService:
             self._tell(Rejected("Sleep", NotSupported.http_status, message))
             return
         if not self._asleep:
-            self._end_lease("the engine was put to sleep")
+            self._end_leases("the engine was put to sleep")
             self._engine.sleep(level)
             self._asleep = True
         self._tell(Slept(level))
@@ -302,14 +331,13 @@ class PoolService:
         self._asleep = False
 
     def _report(self, call: int) -> StatsReport:
-        grant = self._link.grant
         return StatsReport(
             call=call,
             stats=self._engine.stats(),
             model_name=self._model_name,
             generation=self._generation,
-            lease_id=grant.lease_id if grant is not None else None,
-            connected=self._lease is not None,
+            lease_ids=list(self._link.grants),
+            connected=len(self._holders),
             refused_hellos=self._link.refused_hellos,
             rss_bytes=_rss_bytes(),
         )
@@ -325,19 +353,18 @@ class PoolService:
     def _tell(self, frame: ControlFrame) -> None:
         self._link.control.send(encode(frame))
 
-    def _answer(self, frame: LeaseHostFrame) -> None:
-        lease = self._lease
-        if lease is None or lease.ended:
+    def _answer(self, link: LeaseLink, frame: LeaseHostFrame) -> None:
+        if link.ended:
             return
-        if not lease.outbox.has_room(_HOLDER_STALL_S):
-            sys.stderr.write(f"engine host: lease {lease.grant.lease_id} does not read; its connection is closed\n")
-            lease.end()
+        if not link.outbox.has_room(_HOLDER_STALL_S):
+            sys.stderr.write(f"engine host: lease {link.grant.lease_id} does not read; its connection is closed\n")
+            link.end()
             return
         try:
-            lease.outbox.send(encode(frame), wait=False)
+            link.outbox.send(encode(frame), wait=False)
         except OSError:
             # The holder is gone: the socket thread is about to report it, and its requests end then.
-            lease.end()
+            link.end()
 
 
 def _rss_bytes() -> int:

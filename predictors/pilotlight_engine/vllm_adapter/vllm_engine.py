@@ -210,6 +210,11 @@ class VllmEngine:
         return str(self._config.device_config.device_type)
 
     @property
+    def batch_size(self) -> int:
+        """How many requests it has at work at once, at most."""
+        return int(self._config.scheduler_config.max_num_seqs)
+
+    @property
     def can_sleep(self) -> bool:
         return self.device_type == "cuda" and bool(self._config.model_config.enable_sleep_mode)
 

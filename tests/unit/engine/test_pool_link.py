@@ -69,7 +69,7 @@ class Running:
         self.agent.settimeout(DEADLINE_S)
         self.agent_gone = threading.Event()
         self.link = PoolLink(control, self.agent_gone.set)
-        self.link.grant = GRANT
+        self.link.grants = {GRANT.lease_id: GRANT}
         self.door = Door()
         closing.callback(self.door.close)
         self.link.open_door(self.door)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,14 +64,19 @@ class FakeEngine:
 
     swap_error: Exception | None = None
     can_sleep: bool = False
+    batch_size: int = 256
     canary: Canary = field(default_factory=lambda: Canary(1, -0.5))
     log: list[str] = field(default_factory=list)
     running: dict[int, int] = field(default_factory=dict)
+    asked: dict[int, str] = field(default_factory=dict)
+    most_running: list[int] = field(default_factory=list)
 
     def add(self, stream: int, request: GenerateRequest) -> None:
         if 13 in request.prompt_token_ids:
             raise InvalidInput("no thirteen")
         self.running[stream] = 0
+        self.asked[stream] = request.request_id
+        self.most_running.append(len(self.running))
 
     def abort(self, stream: int) -> None:
         self.running.pop(stream, None)
@@ -149,7 +154,7 @@ class FakeLink:
     def __init__(self, script: Sequence[object]) -> None:
         self.script = deque(script)
         self.control = Heard(ControlFrame)
-        self.grant: Grant | None = None
+        self.grants: Mapping[str, Grant] = {}
         self.refused_hellos = 3
         self.inbox = self
 
@@ -168,6 +173,10 @@ def grant(lease: str, tenant: str = "a") -> Grant:
 
 def ask(stream: int, *prompt: int) -> Generate:
     return Generate(stream, GenerateRequest("r", list(prompt) or [1], GenerationParameters()))
+
+
+def ask_as(lease: str, stream: int) -> Generate:
+    return Generate(stream, GenerateRequest(f"{lease}:{stream}", [1], GenerationParameters()))
 
 
 def play(engine: FakeEngine, *script: object) -> FakeLink:
@@ -227,7 +236,7 @@ def test_revoking_aborts_closes_and_answers() -> None:
     assert lease.ended
     assert lease.outbox.frames[-1] == Failed("preempted")
     assert link.control.of(Revoked) == [Revoked("L1")]
-    assert link.grant is None
+    assert not link.grants
     assert not engine.running
 
 
@@ -292,7 +301,7 @@ def test_a_swap_ends_the_lease_and_forgets_the_tenant() -> None:
     assert engine.log == ["swap second while 0 run"]
     (report,) = link.control.of(StatsReport)
     assert isinstance(report, StatsReport)
-    assert (report.model_name, report.generation, report.lease_id, report.refused_hellos) == ("second", 4, "L2", 3)
+    assert (report.model_name, report.generation, report.lease_ids, report.refused_hellos) == ("second", 4, ["L2"], 3)
     assert report.rss_bytes > 0
 
 
@@ -349,3 +358,73 @@ def test_frames_of_another_connection_are_rejected() -> None:
     (rejected,) = play(FakeEngine(), Abort(1)).control.of(Rejected)
     assert isinstance(rejected, Rejected)
     assert rejected.status == 400
+
+
+def beside(lease: str, tenant: str = "a") -> Grant:
+    return Grant(lease, "digest", tenant, beside=True)
+
+
+def test_two_leases_of_one_tenant_share_the_engine_and_each_hears_of_its_own() -> None:
+    one, two = grant("L1"), beside("L2")
+    first, second = FakeLease(one), FakeLease(two)
+    engine = FakeEngine()
+    link = play(
+        engine, one, two, Joined(first), Joined(second), FromLease(first, ask(5)), FromLease(second, ask(5)), None,
+        FromLease(first, Abort(5)), None,
+    )  # fmt: skip
+    assert first.outbox.of(Step)[-1] == Step([], EngineStats(running=0))
+    assert second.outbox.of(Step)[-1] == Step([(5, TokenDelta(0, [7]))], EngineStats(running=1))
+    assert {stream for step in second.outbox.of(Step) for stream, _ in step.deltas} == {5}  # type: ignore[attr-defined]
+    assert not engine.log
+    assert [type(frame) for frame in link.control.frames] == [Granted, Granted, Busy]
+
+
+def test_who_leaves_a_shared_engine_ends_its_own_requests_alone() -> None:
+    one, two = grant("L1"), beside("L2")
+    first, second = FakeLease(one), FakeLease(two)
+    engine = FakeEngine()
+    seen: list[tuple[bool, int]] = []
+    link = play(
+        engine, one, two, Joined(first), Joined(second), FromLease(first, ask(1)), FromLease(second, ask(1)),
+        Revoke("L1", "expired"), None, lambda: seen.append((second.ended, len(engine.running))),
+    )  # fmt: skip
+    assert first.outbox.frames[-1] == Failed("expired")
+    assert seen == [(False, 1)]
+    assert link.control.of(Revoked) == [Revoked("L1")]
+
+
+def test_a_grant_that_is_not_beside_ends_every_lease_that_is_there() -> None:
+    one, two = grant("L1"), beside("L2")
+    first, second = FakeLease(one), FakeLease(two)
+    play(FakeEngine(), one, two, Joined(first), Joined(second), grant("L3"))
+    assert first.ended
+    assert second.ended
+
+
+def test_nobody_is_let_in_beside_another_tenant() -> None:
+    engine = FakeEngine()
+    link = play(engine, grant("L1", "a"), beside("L2", "b"))
+    assert [frame.frame for frame in link.control.of(Rejected)] == ["Grant"]  # type: ignore[attr-defined]
+    assert set(link.grants) == set()
+    assert not engine.log
+
+
+def test_a_long_queue_of_one_holder_does_not_starve_the_other() -> None:
+    """150 that came first and 10 that came after, an engine that has 4 at work: the 10 are through after 20 turns."""
+    one, two = grant("L1"), beside("L2")
+    first, second = FakeLease(one), FakeLease(two)
+    engine = FakeEngine(batch_size=4)
+    order: list[str] = []
+
+    def end_one() -> object:
+        number = next(iter(engine.running))
+        order.append(engine.asked[number])
+        lease, stream = engine.asked[number].split(":")
+        return FromLease({"L1": first, "L2": second}[lease], Abort(int(stream)))
+
+    play(
+        engine, one, two, Joined(first), Joined(second), *(FromLease(first, ask_as("L1", n)) for n in range(150)),
+        *(FromLease(second, ask_as("L2", n)) for n in range(10)), *([end_one] * 40),
+    )  # fmt: skip
+    assert max(engine.most_running) == 4
+    assert [place for place, asked in enumerate(order) if asked.startswith("L2")][-1] <= 4 + 2 * 10
