@@ -110,12 +110,12 @@ def _as_list(name: str, value: Any) -> Any:
     if isinstance(value, str) and name == "stop_token_ids":
         try:
             value = msgspec.json.decode(value)
-        except msgspec.DecodeError:
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             raise InvalidInput(f"parameter '{name}' must be a list of token ids", param=name) from None
     elif isinstance(value, str) and value.startswith("["):
         try:
             decoded = msgspec.json.decode(value, type=list[str])
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             decoded = [value]
         value = decoded
     return value if isinstance(value, list) else [value]

@@ -18,6 +18,11 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def passed_back(headers: Mapping[str, str]) -> dict[str, str]:
+    """Of an answer's headers (lower-case names) those that pass back to the client."""
+    return {name: value for name, value in headers.items() if name.startswith(OWN_PREFIX)}
+
+
 def parse_retry_after(value: str | None) -> float | None:
     """Seconds of a `Retry-After` header; a date or nonsense is None."""
     try:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pilotlight_text.templates import jinja_template
 from pilotlight_text.templates.chat_template import ChatTemplate, template_source
 from pilotlight_text.templates.limited_process import MIB, ProcessLimits, command
 from pilotlight_text.templates.template_workers import TemplateWorkers
+from pilotlight_text.templates.worker_connection import start_worker
 from pilotlight_text.tokenization import tokenizer_check
 from pilotlight_text.tokenization.text_loading import load_text
 from pilotlight_text.tokenization.tokenizer_check import TokenizerRefused
@@ -38,7 +40,7 @@ GROWS = "{% set ns = namespace(x='x') %}{% for a in range(99) %}{% set ns.x = ns
 
 @pytest.fixture
 async def workers() -> AsyncIterator[TemplateWorkers]:
-    made = TemplateWorkers(limits=ProcessLimits(cpu_s=0.3, wall_s=10.0, memory_bytes=128 * MIB))
+    made = TemplateWorkers(partial(start_worker, ProcessLimits(cpu_s=0.3, wall_s=10.0, memory_bytes=128 * MIB)))
     try:
         yield made
     finally:

@@ -1,6 +1,7 @@
-"""What routes know of where tokens come from: tokens in, token events out, whatever the wire.
+"""The seam below text: tokens in, token events out, whoever makes them.
 
-No I/O is done here; the sources are a remote predictor (REST or gRPC), and a test's fake.
+No I/O is done here. A source may be a server elsewhere, an engine in this process, or a test's fake; every one of them
+passes the same conformance suite (`tests/fakes/token_source_conformance.py`).
 """
 
 from __future__ import annotations
@@ -10,27 +11,30 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pilotlight_protocol.generation import GenerationParameters, TokenEvent
-from pilotlight_wire.hop_headers import OWN_PREFIX
-from pilotlight_wire.server_timing import parse_server_timing
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """One prompt. `input_ids`: int[seq]; `headers` pass through; `parameters.stop` is empty (the transformer's own)."""
+    """One prompt. `input_ids`: int[seq]; `parameters.stop` is empty (text is not looked at below this seam).
+
+    `metadata` goes where the tokens are made (trace context, tenancy). `whole`: nobody reads before the end, so the
+    source may answer with one event per choice.
+    """
 
     model_name: str
     request_id: str
     input_ids: list[int]
     parameters: GenerationParameters
-    headers: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerFacts:
-    """What the head of an answer carries: phases in ms (Server-Timing) and headers that pass back to the client."""
+    """What is known when an answer has started: its phases in ms, and metadata for the client."""
 
-    server_timing: Mapping[str, float] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    phases_ms: Mapping[str, float] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class TokenStream(Protocol):
@@ -41,35 +45,35 @@ class TokenStream(Protocol):
     async def events(self) -> list[TokenEvent]:
         """All events that have come since the last call, at least one; an empty list at the end.
 
-        Raises the PilotlightError the predictor answered with, Unavailable (connection lost), DeadlineExceeded.
+        The first of all carries `prompt_tokens`, the last of each choice its `finish_reason`. Raises PilotlightError;
+        Unavailable where an answer ends before its choices have.
         """
-        ...
-
-    def close(self) -> None: ...
-
-
-class PredictorClient(Protocol):
-    """Raises the PilotlightError the predictor answered with, Unavailable (no connection), DeadlineExceeded."""
-
-    async def stream(self, request: TokenRequest) -> TokenStream:
-        """Returns when the answer has started. Cancelling it aborts the generation."""
-        ...
-
-    async def generate(self, request: TokenRequest) -> tuple[list[TokenEvent], AnswerFacts]:
-        """The whole answer, one event per choice, in their order. Cancelling it aborts the generation."""
         ...
 
     async def close(self) -> None: ...
 
 
-def client_param(param: str | None) -> str | None:
-    """The parameter that the predictor refused, where the client knows it too (it has sent no `input_ids`)."""
-    return param if param in GenerationParameters.__struct_fields__ else None
+class TokenSource(Protocol):
+    async def stream(self, request: TokenRequest) -> TokenStream:
+        """Returns when the answer has started; cancelling it aborts the generation.
+
+        Raises PilotlightError: InvalidInput (whoever makes tokens refuses the request), Unavailable, DeadlineExceeded.
+        """
+        ...
+
+    async def close(self) -> None: ...
 
 
-def answer_facts(headers: Mapping[str, str]) -> AnswerFacts:
-    """Of an answer's headers (lower-case names) the phases and what passes back."""
-    return AnswerFacts(
-        parse_server_timing(headers.get("server-timing", "")),
-        {name: value for name, value in headers.items() if name.startswith(OWN_PREFIX)},
-    )
+class WholeAnswer:
+    """What a source that answers `whole` requests in one piece answers with."""
+
+    def __init__(self, events: list[TokenEvent], facts: AnswerFacts) -> None:
+        self.facts = facts
+        self._events = events
+
+    async def events(self) -> list[TokenEvent]:
+        events, self._events = self._events, []
+        return events
+
+    async def close(self) -> None:
+        self._events = []

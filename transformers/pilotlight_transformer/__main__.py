@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pilotlight_serving.log_lines import log_to_stderr
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_text.templates.template_workers import TemplateWorkers
-from pilotlight_text.token_source import PredictorClient
+from pilotlight_text.token_source import TokenSource
 from pilotlight_transformer.settings import TransformerSettings, parse_settings
 from pilotlight_wire.one_port import listen
 from pilotlight_wire.upstream_address import PredictorAddress, predictor_address
@@ -64,7 +64,7 @@ def _load(settings: TransformerSettings, templates: TemplateWorkers) -> LoadedTe
     return load_text(settings.model_uri, settings.max_model_len, templates, settings.environment)
 
 
-def _predictor(settings: TransformerSettings, address: PredictorAddress) -> PredictorClient:
+def _predictor(settings: TransformerSettings, address: PredictorAddress) -> TokenSource:
     if settings.predictor_protocol == "grpc-v2":
         from pilotlight_transformer.grpc_predictor import GrpcPredictor  # only where asked for
 

@@ -27,8 +27,10 @@ from pilotlight_protocol.errors import (
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent
 from pilotlight_serving.grpc_messages import ModelStreamInferResponse
 from pilotlight_serving.kserve_messages import predict_v2
-from pilotlight_text.token_source import AnswerFacts, TokenRequest, answer_facts, client_param
-from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after
+from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream, WholeAnswer
+from pilotlight_transformer.rest_predictor import client_param
+from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after, passed_back
+from pilotlight_wire.server_timing import parse_server_timing
 from pilotlight_wire.upstream_address import PredictorAddress
 
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -42,14 +44,16 @@ for _status, _error in BY_STATUS.items():
 
 
 class GrpcPredictor:
-    """A PredictorClient over one multiplexed channel, made at its first use."""
+    """A TokenSource over one multiplexed channel, made at its first use."""
 
     def __init__(self, address: PredictorAddress, *, timeout_s: float) -> None:
         self._address = address
         self._timeout_s = timeout_s
         self._made: Any = None
 
-    async def stream(self, request: TokenRequest) -> GrpcTokenStream:
+    async def stream(self, request: TokenRequest) -> TokenStream:
+        if request.whole:
+            return await self._answered(request)
         message = _message(request)
         method = self._channel().stream_stream(
             _SERVICE + "ModelStreamInfer",
@@ -61,11 +65,11 @@ class GrpcPredictor:
         try:
             await stream.start()
         except BaseException:
-            stream.close()
+            await stream.close()
             raise
         return stream
 
-    async def generate(self, request: TokenRequest) -> tuple[list[TokenEvent], AnswerFacts]:
+    async def _answered(self, request: TokenRequest) -> TokenStream:
         method = self._channel().unary_unary(
             _SERVICE + "ModelInfer",
             request_serializer=predict_v2.ModelInferRequest.SerializeToString,
@@ -85,7 +89,8 @@ class GrpcPredictor:
             TokenEvent(index=index, output_ids=rows[index, :length].tolist(), finish_reason=reason)
             for index, (length, reason) in enumerate(zip(lengths.tolist(), _reasons(tensors), strict=True))
         ]
-        return events, _facts(trailing)
+        events[0].prompt_tokens = len(request.input_ids)
+        return WholeAnswer(events, _facts(trailing))
 
     async def close(self) -> None:
         if self._made is not None:
@@ -151,7 +156,7 @@ class GrpcTokenStream:
             finish_reason=_reasons(tensors)[0],
         )
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._call.cancel()
 
 
@@ -184,7 +189,7 @@ def _add_parameters(fields: Any, parameters: GenerationParameters) -> None:
 
 
 def _metadata(request: TokenRequest) -> tuple[tuple[str, str], ...]:
-    return ((REQUEST_ID, request.request_id), *request.headers.items())
+    return ((REQUEST_ID, request.request_id), *request.metadata.items())
 
 
 def _tensors(answer: Any) -> dict[str, bytes]:
@@ -212,7 +217,8 @@ def _reasons(tensors: dict[str, bytes]) -> list[FinishReason | None]:
 
 
 def _facts(metadata: Iterable[tuple[str, Any]] | None) -> AnswerFacts:
-    return answer_facts({name: value for name, value in metadata or () if isinstance(value, str)})
+    texts = {name: value for name, value in metadata or () if isinstance(value, str)}
+    return AnswerFacts(parse_server_timing(texts.get("server-timing", "")), passed_back(texts))
 
 
 def _translated(error: grpc.aio.AioRpcError) -> PilotlightError:

@@ -12,9 +12,10 @@ import msgspec
 
 from pilotlight_protocol.errors import PARAM_HEADER, PayloadTooLarge, Unavailable, from_status
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent, TokenLogprob
-from pilotlight_text.token_source import AnswerFacts, TokenRequest, answer_facts, client_param
-from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after
+from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream, WholeAnswer
+from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after, passed_back
 from pilotlight_wire.http_connection import ConnectionLost, ConnectionPool, HttpConnection, Silence
+from pilotlight_wire.server_timing import parse_server_timing
 from pilotlight_wire.upstream_address import PredictorAddress
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
@@ -59,19 +60,21 @@ _refusals = msgspec.json.Decoder(_Refusal)
 
 
 class RestPredictor:
-    """A PredictorClient over pooled keep-alive connections."""
+    """A TokenSource over pooled keep-alive connections."""
 
     def __init__(self, address: PredictorAddress, *, connect_timeout_s: float, timeout_s: float) -> None:
         self._authority = address.authority.encode("ascii")
         self._pool = ConnectionPool(address, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s)
 
-    async def stream(self, request: TokenRequest) -> RestTokenStream:
+    async def stream(self, request: TokenRequest) -> TokenStream:
+        if request.whole:
+            return await self._answered(request)
         connection = await self._pool.exchange(self._message(request, "generate_stream", b"text/event-stream"))
         if connection.status != 200:
             await self._refused(connection)
         return RestTokenStream(self._pool, connection, request.parameters.n)
 
-    async def generate(self, request: TokenRequest) -> tuple[list[TokenEvent], AnswerFacts]:
+    async def _answered(self, request: TokenRequest) -> TokenStream:
         connection = await self._pool.exchange(self._message(request, "generate", b"application/json"))
         if connection.status != 200:
             await self._refused(connection)
@@ -80,14 +83,14 @@ class RestPredictor:
             answer = _answers.decode(body)
         except msgspec.MsgspecError as error:
             raise Unavailable(f"the predictor's answer is not what the contract says: {error}") from error
-        return _as_events(answer), answer_facts(connection.headers)
+        return WholeAnswer(_as_events(answer), _facts(connection))
 
     async def close(self) -> None:
         self._pool.close()
 
     def _message(self, request: TokenRequest, verb: str, accept: bytes) -> bytes:
         body = _encoder.encode(_Body(request.request_id, request.input_ids, request.parameters))
-        headers = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        headers = "".join(f"{name}: {value}\r\n" for name, value in request.metadata.items())
         return b"".join(
             (
                 f"POST /v2/models/{quote(request.model_name, safe='')}/{verb} HTTP/1.1\r\nhost: ".encode(),
@@ -129,7 +132,7 @@ class RestTokenStream:
     """Server-sent events to TokenEvents; those that came together are returned together."""
 
     def __init__(self, pool: ConnectionPool, connection: HttpConnection, choices: int) -> None:
-        self.facts = answer_facts(connection.headers)
+        self.facts = _facts(connection)
         self._pool = pool
         self._connection = connection
         self._rest = b""
@@ -150,7 +153,7 @@ class RestTokenStream:
             if events:
                 return events
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._open_choices > 0:
             self._pool.release(self._connection)
         else:
@@ -175,6 +178,16 @@ class RestTokenStream:
         if len(self._rest) > ANSWER_LIMIT_BYTES:
             raise Unavailable("the predictor sent an event without an end")
         return events
+
+
+def client_param(param: str | None) -> str | None:
+    """The parameter that the predictor refused, where the client knows it too (it has sent no `input_ids`)."""
+    return param if param in GenerationParameters.__struct_fields__ else None
+
+
+def _facts(connection: HttpConnection) -> AnswerFacts:
+    headers = connection.headers
+    return AnswerFacts(parse_server_timing(headers.get("server-timing", "")), passed_back(headers))
 
 
 def _as_events(answer: _Answer) -> list[TokenEvent]:

@@ -14,7 +14,7 @@ from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_text.openai_api.routes import openai_routes
 from pilotlight_text.templates.template_workers import TemplateWorkers
 from pilotlight_text.text_model import VERSION, LoadedText, TextModel
-from pilotlight_text.token_source import PredictorClient
+from pilotlight_text.token_source import TokenSource
 from pilotlight_text.tokenization.text_loading import load_text
 from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError
 from pilotlight_text.v2_api.handlers import V2Text
@@ -27,13 +27,13 @@ _log = logging.getLogger("pilotlight.transformer")
 
 
 class ServedTextModel:
-    """`predictor` and `templates` are closed when `lifespan` ends."""
+    """`source` and `templates` are closed when `lifespan` ends."""
 
-    def __init__(self, settings: TransformerSettings, predictor: PredictorClient, templates: TemplateWorkers) -> None:
+    def __init__(self, settings: TransformerSettings, source: TokenSource, templates: TemplateWorkers) -> None:
         self._templates = templates
         self._settings = settings
-        self._predictor = predictor
-        self._model = TextModel((settings.model_name, *settings.lora_names), predictor)
+        self._source = source
+        self._model = TextModel((settings.model_name, *settings.lora_names), source)
         self._v2 = V2Text(self._model)
         self.name = settings.model_name
         self.version = VERSION
@@ -105,7 +105,7 @@ class ServedTextModel:
             taking.cancel()
             self._set_loaded(None)
             await self._templates.close()
-            await self._predictor.close()
+            await self._source.close()
 
     async def _take(self, loading: Future[LoadedText], stop: Callable[[], None]) -> None:
         try:
@@ -113,8 +113,10 @@ class ServedTextModel:
             self._set_loaded(loaded)
         except TokenizerFilesError as error:
             _log.error("%s", error)
-        except Exception:
+        except Exception as error:
             _log.exception("loading the tokenizer failed")
+            # The platform shows clients the last line.
+            _log.error("the tokenizer of %s cannot be loaded: %s", self.name, error)
         else:
             if loaded.template.needs_worker:
                 self._templates.warm_up()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pilotlight_text.detokenization.choice_text import Piece
 from pilotlight_text.openai_api.answers import Chunks, Kind
-from pilotlight_text.text_generation import Usage
+from pilotlight_text.text_stream import Usage
 
 
 def parsed(chunk: bytes) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pilotlight_text.token_source import answer_facts
-from pilotlight_wire.hop_headers import forwarded_headers, parse_retry_after
+from pilotlight_wire.hop_headers import forwarded_headers, parse_retry_after, passed_back
 from pilotlight_wire.server_timing import parse_server_timing
 from pilotlight_wire.upstream_address import PredictorAddress, predictor_address
 
@@ -63,10 +62,10 @@ def test_server_timing(value: str, phases: dict[str, float]) -> None:
     assert parse_server_timing(value) == phases
 
 
-def test_answer_facts() -> None:
-    facts = answer_facts({"server-timing": "swap;dur=44", "x-pilotlight-slot": "1", "server": "x"})
-    assert facts.server_timing == {"swap": 44.0}
-    assert facts.headers == {"x-pilotlight-slot": "1"}
+def test_what_passes_back_to_the_client() -> None:
+    assert passed_back({"server-timing": "swap;dur=44", "x-pilotlight-slot": "1", "server": "x"}) == {
+        "x-pilotlight-slot": "1"
+    }
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from pilotlight_text.detokenization.choice_text import Piece
-from pilotlight_text.text_generation import Usage
+from pilotlight_text.text_stream import Usage
 
 Kind = Literal["chat.completion", "text_completion"]
 

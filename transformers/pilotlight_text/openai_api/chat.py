@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pilotlight_text.detokenization.logprob_text import chat_logprobs
 from pilotlight_text.openai_api.answers import DONE, Chunks, whole_answer
 from pilotlight_text.openai_api.requests import ChatRequest, chat_parameters, read_chat_request, template_messages
-from pilotlight_text.text_generation import TextRequest
-from pilotlight_text.text_model import TextModel, add_facts, timed
+from pilotlight_text.text_model import TextModel, TextRequest, add_facts, timed
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.hop_headers import forwarded_headers
 
@@ -39,11 +38,12 @@ class ChatCompletions:
 
     async def _prompt(self, request: ChatRequest, context: RequestContext) -> list[int]:
         loaded = self._model.loaded()
-        loaded.codec.check_chars(sum(len(str(message.get("content"))) for message in request.messages), "messages")
+        messages = template_messages(request.messages)
+        loaded.codec.check_chars(sum(len(message["content"]) for message in messages), "messages")
         continues = bool(request.continue_final_message)
         with timed(context, "tokenize"):
             text = await loaded.template.render(
-                template_messages(request.messages),
+                messages,
                 tools=request.tools,
                 add_generation_prompt=not continues and request.add_generation_prompt is not False,
                 continue_final_message=continues,
@@ -54,7 +54,7 @@ class ChatCompletions:
             )
 
     async def _whole(self, text_request: TextRequest, answer_id: str, created: int, context: RequestContext) -> Reply:
-        completion = await self._model.generator().complete(text_request)
+        completion = await self._model.complete(text_request)
         add_facts(context, [completion.facts])
         vocabulary = self._model.loaded().codec.vocabulary
         choices = [
@@ -74,7 +74,7 @@ class ChatCompletions:
         self, request: ChatRequest, text_request: TextRequest, chunks: Chunks, context: RequestContext
     ) -> AsyncIterator[bytes]:
         vocabulary = self._model.loaded().codec.vocabulary
-        text = await self._model.generator().stream(text_request)
+        text = await self._model.stream(text_request)
         add_facts(context, [text.facts])
         spoken: set[int] = set()
         try:
@@ -93,4 +93,4 @@ class ChatCompletions:
                     yield out
             yield chunks.usage(text.usage()) + DONE if request.include_usage else DONE
         finally:
-            text.close()
+            await text.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
 from typing import Any
 
 from pilotlight_protocol.generation import TokenLogprob
@@ -18,8 +17,9 @@ from pilotlight_text.openai_api.requests import (
     prompts_of,
     read_completion_request,
 )
-from pilotlight_text.text_generation import TextRequest, Usage
-from pilotlight_text.text_model import TextModel, add_facts, timed
+from pilotlight_text.prompt_streams import PromptStreams
+from pilotlight_text.text_model import TextModel, TextRequest, add_facts, timed
+from pilotlight_text.text_stream import TextStream, Usage
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.hop_headers import forwarded_headers
 
@@ -79,7 +79,7 @@ class Completions:
         created: int,
         context: RequestContext,
     ) -> Reply:
-        completions = await self._model.generator().complete_all(text_requests)
+        completions = await self._model.complete_all(text_requests)
         add_facts(context, [completion.facts for completion in completions])
         usage = Usage()
         choices = []
@@ -108,22 +108,31 @@ class Completions:
         context: RequestContext,
     ) -> AsyncIterator[bytes]:
         usage = Usage()
-        async with aclosing(self._model.generator().stream_all(text_requests)) as parts:
-            async for place, text, pieces in parts:
+        streams = PromptStreams(self._model, text_requests)
+        try:
+            await streams.start()
+            while (part := await streams.next_part()) is not None:
+                place, text, pieces = part
                 add_facts(context, [text.facts])
-                out = b""
-                for piece in pieces:
-                    logprobs = shown.show(place, piece, text.prompt_logprobs)
-                    index = shown.index(place, piece)
-                    if piece.finish_reason is not None or logprobs is not None:
-                        out += chunks.piece(index, piece, logprobs)
-                    elif piece.text:
-                        out += chunks.text(index, piece.text)
-                if out:
+                if out := _written(place, text, pieces, shown, chunks):
                     yield out
                 if not pieces:
                     usage.add(text.usage())
+        finally:
+            await streams.close()
         yield chunks.usage(shown.billed(usage)) + DONE if request.include_usage else DONE
+
+
+def _written(place: int, text: TextStream, pieces: Sequence[Piece], shown: ShownChoices, chunks: Chunks) -> bytes:
+    out = b""
+    for piece in pieces:
+        logprobs = shown.show(place, piece, text.prompt_logprobs)
+        index = shown.index(place, piece)
+        if piece.finish_reason is not None or logprobs is not None:
+            out += chunks.piece(index, piece, logprobs)
+        elif piece.text:
+            out += chunks.text(index, piece.text)
+    return out
 
 
 class ShownChoices:

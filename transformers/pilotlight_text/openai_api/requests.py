@@ -247,8 +247,9 @@ def _tool_calls(where: str, calls: Any) -> list[dict[str, Any]]:
         if isinstance(arguments, str):
             try:
                 arguments = msgspec.json.decode(arguments or "{}")
-            except msgspec.DecodeError:
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 param = f"{where}[{place}].function.arguments"
-                raise InvalidInput(f"'{param}' is not valid JSON", param=param) from None
+                deep = ": it is nested too deeply" if isinstance(error, RecursionError) else ""
+                raise InvalidInput(f"'{param}' is not valid JSON{deep}", param=param) from None
         decoded.append({**call, "function": {**function, "arguments": arguments}})
     return decoded

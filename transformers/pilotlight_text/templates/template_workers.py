@@ -17,7 +17,7 @@ import msgspec
 from pilotlight_text.templates.chat_template import TemplateSource, refused, too_long
 from pilotlight_text.templates.limited_process import MIB, ProcessEnded, ProcessLimits
 from pilotlight_text.templates.worker_connection import WorkerConnection, start_worker
-from pilotlight_text.templates.worker_lane import Lane
+from pilotlight_text.templates.worker_lane import Lane, Start
 from pilotlight_text.templates.worker_main import REFUSED, TEXT, TOO_LONG, UNKNOWN
 
 RENDER_LIMITS = ProcessLimits(cpu_s=0.5, wall_s=5.0, memory_bytes=256 * MIB)
@@ -28,6 +28,10 @@ T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 
 
+async def start_renderer() -> WorkerConnection:
+    return await start_worker(RENDER_LIMITS)
+
+
 class TemplateWorkers:
     """Implements `chat_template.TemplateRunner`. `size`: workers for templates that have rendered.
 
@@ -35,11 +39,12 @@ class TemplateWorkers:
     """
 
     def __init__(
-        self, *, size: int = 1, limits: ProcessLimits = RENDER_LIMITS, now_s: Callable[[], float] = time.monotonic
+        self,
+        start: Start = start_renderer,
+        *,
+        size: int = 1,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        async def start() -> WorkerConnection:
-            return await start_worker(limits)
-
         self._usual = Lane(start, size)
         self._doubtful = Lane(start, 1)
         self._proven: dict[str, None] = {}

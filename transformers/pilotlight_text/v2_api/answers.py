@@ -9,7 +9,7 @@ import msgspec
 from pilotlight_text.detokenization.choice_text import Piece
 from pilotlight_text.detokenization.detokenizer import Vocabulary
 from pilotlight_text.detokenization.logprob_text import v2_logprobs
-from pilotlight_text.text_generation import Completion, Usage
+from pilotlight_text.text_stream import Completion, Usage
 
 _encode = msgspec.json.Encoder().encode
 

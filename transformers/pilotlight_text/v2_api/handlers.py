@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.v2 import InferRequest, InferResponse
-from pilotlight_text.text_generation import TextRequest, Usage
-from pilotlight_text.text_model import VERSION, TextModel, add_facts, timed
+from pilotlight_text.text_model import VERSION, TextModel, TextRequest, add_facts, timed
+from pilotlight_text.text_stream import Usage
 from pilotlight_text.v2_api.answers import Events, whole_answer
 from pilotlight_text.v2_api.requests import (
     TEXT_INPUT,
@@ -37,7 +37,7 @@ class V2Text:
         if call.stream:
             return await self._stream(call, context)
         (text_request,) = await self._text_requests(call, context)
-        completion = await self._model.generator().complete(text_request)
+        completion = await self._model.complete(text_request)
         add_facts(context, [completion.facts])
         return Reply(whole_answer(_head(call, context), completion, self._model.loaded().codec.vocabulary))
 
@@ -50,7 +50,7 @@ class V2Text:
 
     async def _events(self, call: TextCall, text_request: TextRequest, context: RequestContext) -> AsyncIterator[bytes]:
         events = Events(_head(call, context), self._model.loaded().codec.vocabulary)
-        text = await self._model.generator().stream(text_request)
+        text = await self._model.stream(text_request)
         try:
             add_facts(context, [text.facts])
             while pieces := await text.pieces():
@@ -59,13 +59,13 @@ class V2Text:
                     usage = text.usage()
                     yield b"".join([events.piece(piece, usage, text.prompt_logprobs) for piece in shown])
         finally:
-            text.close()
+            await text.close()
 
     async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
         """`text_input` BYTES [batch] → `text_output`, `finish_reason` BYTES [batch] ([batch, n] for `n` > 1)."""
         call = read_infer(request)
         text_requests = await self._text_requests(call, context)
-        completions = await self._model.generator().complete_all(text_requests)
+        completions = await self._model.complete_all(text_requests)
         add_facts(context, [completion.facts for completion in completions])
         usage = Usage()
         for completion in completions:
@@ -84,7 +84,7 @@ class V2Text:
         if len(call.texts) != 1:
             raise InvalidInput("a stream takes one text per request; send one request per text", param=TEXT_INPUT)
         (text_request,) = await self._text_requests(call, context)
-        text = await self._model.generator().stream(text_request)
+        text = await self._model.stream(text_request)
         try:
             add_facts(context, [text.facts])
             while pieces := await text.pieces():
@@ -98,7 +98,7 @@ class V2Text:
                             parameters={"index": piece.index},
                         )
         finally:
-            text.close()
+            await text.close()
 
     async def _text_requests(self, call: TextCall, context: RequestContext) -> list[TextRequest]:
         codec = self._model.loaded().codec

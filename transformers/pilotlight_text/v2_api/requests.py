@@ -13,7 +13,7 @@ from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
 from pilotlight_protocol.v2 import InferRequest, Tensor
 from pilotlight_text.detokenization.choice_text import Piece
-from pilotlight_text.text_generation import Completion
+from pilotlight_text.text_stream import Completion
 from pilotlight_text.typed_body import decode_body
 
 TEXT_INPUT = "text_input"

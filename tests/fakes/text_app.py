@@ -1,0 +1,78 @@
+"""The transformer's routes behind the real HTTP app, called through ASGI: no socket, no process, a fake source."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from functools import cache
+from typing import Any, cast
+
+import httpx
+from fake_token_source import FakeTokenSource
+from inline_templates import InlineTemplates
+
+from pilotlight_serving.concurrency_limiter import Gate
+from pilotlight_serving.data_plane import DataPlane
+from pilotlight_serving.http_app import HttpApp
+from pilotlight_serving.openapi_document import openapi_document
+from pilotlight_serving.settings import ServerSettings
+from pilotlight_serving.v2_routes import V2Routes
+from pilotlight_text.templates.template_workers import TemplateWorkers
+from pilotlight_text.text_model import LoadedText
+from pilotlight_text.tokenization.text_loading import load_text
+from pilotlight_transformer.served_text_model import ServedTextModel
+from pilotlight_transformer.settings import TransformerSettings
+
+MODEL_URI = "bundled://demo-awq"
+
+
+@cache
+def demo_text() -> LoadedText:
+    return load_text(MODEL_URI, 512, InlineTemplates())
+
+
+class Templates(InlineTemplates):
+    """Stands in for the workers, which a served model also warms up and closes."""
+
+    def warm_up(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+
+class TextApp:
+    def __init__(self, source: FakeTokenSource, *, loaded: bool = True, **settings: Any) -> None:
+        self.settings = TransformerSettings("demo", MODEL_URI, "nowhere", lora_names=("tuned",), max_model_len=512)
+        self.source = source
+        self.model = ServedTextModel(self.settings, source, cast(TemplateWorkers, Templates()))
+        if loaded:
+            self.model._model.set_loaded(demo_text())
+        server = ServerSettings(**settings)
+        gate = Gate(server.max_concurrent_requests)
+        plane = DataPlane(self.model, gate, model_control=server.model_control)
+        routes = [*V2Routes(plane, openapi_document(self.model)).routes(), *self.model.routes()]
+        self.app = HttpApp(routes, self.model, gate, server)
+
+    def client(self) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(app=cast(Any, self.app), raise_app_exceptions=True)
+        return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+    async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with self.client() as client:
+            given = {"content-type": "application/json", **headers}
+            return await client.post(path, content=content, headers=given)
+
+    @contextlib.asynccontextmanager
+    async def living(self, loading: Future[LoadedText], stopped: list[bool]) -> AsyncIterator[None]:
+        async with self.model.lifespan(loading, lambda: stopped.append(True)):
+            yield
+
+
+def events_of(response: httpx.Response) -> list[Any]:
+    """The JSON of each server-sent event; `[DONE]` as text."""
+    blocks = [block.removeprefix("data: ") for block in response.text.split("\n\n") if block]
+    return [block if block == "[DONE]" else json.loads(block) for block in blocks]

@@ -1,0 +1,60 @@
+"""Tokens of an engine in this process: the conformance suite over the scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from scripted_engine import ScriptedProvider
+from token_source_conformance import Running, TokenSourceConformance, asked
+
+from pilotlight_engine.leasing.engine_holder import EngineHolder
+from pilotlight_text.leased_engine_source import LeasedEngineSource
+
+
+@pytest.fixture
+def has_logprobs() -> bool:
+    return True
+
+
+@pytest.fixture
+def streams_are_silent() -> bool:
+    return False
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider()
+
+
+@pytest.fixture
+async def source(provider: ScriptedProvider) -> AsyncIterator[LeasedEngineSource]:
+    holder = EngineHolder(provider)
+    holding = asyncio.create_task(holder.run())
+    async with asyncio.timeout(5):
+        while not holder.ready:  # noqa: ASYNC110 the holder has no event to wait for
+            await asyncio.sleep(0)
+    yield LeasedEngineSource(holder, "demo")
+    holding.cancel()
+    await asyncio.wait({holding})
+
+
+@pytest.fixture
+def running(provider: ScriptedProvider) -> Running:
+    async def count() -> int:
+        return sum(engine.active for engine in provider.engines)
+
+    return count
+
+
+class TestLeasedEngineSource(TokenSourceConformance):
+    pass
+
+
+async def test_one_id_twice_is_two_requests(provider: ScriptedProvider, source: LeasedEngineSource) -> None:
+    streams = [await source.stream(asked([1], max_tokens=3)) for _ in range(2)]
+    for stream in streams:
+        await stream.close()
+    (engine,) = provider.engines
+    assert len({request.request_id for request in engine.seen}) == 2
