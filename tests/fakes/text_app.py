@@ -30,7 +30,7 @@ MODEL_URI = "bundled://demo-awq"
 
 @cache
 def demo_text() -> LoadedText:
-    return load_text(MODEL_URI, 512, InlineTemplates())
+    return load_text(MODEL_URI, 512, InlineTemplates(), {})
 
 
 class Templates(InlineTemplates):

@@ -24,7 +24,7 @@ class Connection:
 
     async def read(self) -> bytes:
         if self._reads and self._reads[0] == b"LOST":
-            raise ConnectionLost
+            raise ConnectionLost(before_answer=False)
         return self._reads.pop(0) if self._reads else b""
 
 
