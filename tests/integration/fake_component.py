@@ -88,6 +88,10 @@ class FakeComponent:
             await response.write(piece)
         return response
 
+    async def unready(self, _: web.Request) -> web.Response:
+        self.options.not_ready = "as asked"
+        return web.json_response({"pid": os.getpid()})
+
     async def crash(self, _: web.Request) -> web.Response:
         os._exit(3)
 
@@ -114,6 +118,7 @@ class FakeComponent:
         app.router.add_route("*", "/stream", self.stream)
         app.router.add_post("/duplex", self.duplex)
         app.router.add_post("/crash", self.crash)
+        app.router.add_post("/unready", self.unready)
         app.router.add_get("/via_predictor", self.via_predictor)
         return app
 
@@ -170,12 +175,15 @@ def main() -> None:
     parser.add_argument("--fail", help="write this and exit 4 before listening")
     parser.add_argument("--not_ready", help="say this to every readiness probe")
     parser.add_argument("--log_error", help="log this as Pilotlight's processes do, once the first request was served")
+    parser.add_argument("--deaf", action="store_true", help="go on when SIGTERM comes")
     parser.add_argument("--grpc", action="store_true")
     parser.add_argument("--escape", action="store_true", help="start a grandchild in a session of its own")
     options, _ = parser.parse_known_args()
     print(f"fake component {options.answer} starts", flush=True)
     if options.escape:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    if options.deaf:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(options.boot_s)
     if options.fail and options.log_error:
         print(f"2026-11-23T02:43:34.123Z ERROR pilotlight.engine: {options.log_error}", flush=True)
@@ -191,6 +199,7 @@ def main() -> None:
             port=options.http_port,
             print=None,
             handler_cancellation=True,
+            handle_signals=not options.deaf,
             shutdown_timeout=10,
         )
 

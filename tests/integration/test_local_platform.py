@@ -646,3 +646,39 @@ async def test_a_stranger_on_a_pods_port_is_never_asked(platform: Platform) -> N
         status, body, _ = await request
     assert (status, body.get("answer")) == (200, "v1"), body
     assert asked > 0, "the probes went there"
+
+
+async def test_delete_does_not_wait_for_a_pod_that_does_not_end(platform: Platform) -> None:
+    platform.up(service("demo", "--deaf"))
+    assert (await get(platform.url("demo", "/echo")))[0] == 200
+    started_s = time.monotonic()
+    assert platform.command("delete", "demo").stdout == "default/demo deleted\n"
+    assert time.monotonic() - started_s < 15
+    assert processes_of(str(platform.state_dir / "pods")) == []
+
+
+async def test_delete_lets_running_requests_end_and_the_name_can_be_used_again(platform: Platform) -> None:
+    platform.up(service("demo", "--answer=old"))
+    async with aiohttp.ClientSession() as session, session.get(platform.url("demo", "/stream?n=200&gap=0.1")) as stream:
+        await stream.content.readany()
+        done = await asyncio.to_thread(platform.command, "delete", "demo")
+        assert "deleted; 1 request(s) still run" in done.stdout
+        await asyncio.to_thread(platform.apply, service("demo", "--answer=new"))
+        assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "new"
+        assert (await stream.read()).count(b"data:") >= 198
+    until(lambda: len(list((platform.state_dir / "pods").iterdir())), lambda count: count == 1)
+    assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "new"
+
+
+async def test_a_pod_that_turns_unready_takes_nothing_within_a_second_while_another_is_ready(
+    platform: Platform,
+) -> None:
+    pod = service("demo", minReplicas=2, containerConcurrency=0)
+    platform.up(pod)
+    until(platform.rows, lambda rows: rows[0]["ready"] == 2)
+    pids = {(await get(platform.url("demo", "/counts")))[1]["pid"] for _ in range(40)}
+    assert len(pids) == 2
+    async with aiohttp.ClientSession() as session, session.post(platform.url("demo", "/unready")) as answer:
+        unready = (await answer.json())["pid"]
+    await asyncio.sleep(1.0)
+    assert {(await get(platform.url("demo", "/counts")))[1]["pid"] for _ in range(40)} == pids - {unready}

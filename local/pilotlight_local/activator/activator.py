@@ -1,16 +1,18 @@
-"""The activator of one revision: holds its requests until a ready pod has room for them.
+"""The activator of one revision: holds its requests until a ready pod has room for them, and measures its load.
 
-Bounded, first come first served, with a deadline for everyone who waits. Requests that wait or run are the revision's
-concurrency. Must not: start or stop pods, know HTTP, or decide about scale (it pokes through `on_demand`).
+Bounded, first come first served, with a deadline for everyone who waits. Which pods are ready, and whether the
+revision refuses requests, is told to it (`set_ready`, `refuse`). Must not: start or stop pods, know HTTP, or decide
+about scale; that somebody waits is told through `on_demand`.
 """
 
 import asyncio
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from pilotlight_local.activator.balancing import choose_pod
+from pilotlight_local.activator.request_meter import RequestMeter
 from pilotlight_local.errors import ActivationTimeout, QueueFull
 from pilotlight_protocol.errors import PilotlightError
 
@@ -19,14 +21,20 @@ QUEUE_DEPTH = 10_000
 
 QUEUE_FULL_RETRY_AFTER_S = 1.0
 
+MakeError = Callable[[float], PilotlightError]
+
 
 class Backend:
     """A pod as the activator sees it: an address and what it works on."""
 
-    def __init__(self, name: str, port: int) -> None:
+    def __init__(self, name: str, port: int = 0) -> None:
         self.name = name
         self.port = port
         self.in_flight = 0
+        self.suspected = asyncio.Event()
+        """It refused a connection, and has not shown since that it is ready."""
+        self.has_peers = False
+        """Another pod takes requests too, so that this one can be spared as soon as it is not ready."""
         self.on_drain: set[Callable[[], None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -56,20 +64,21 @@ class Activator:
         container_concurrency: int,
         rng: Random,
         on_demand: Callable[[], None],
-        on_change: Callable[[int], None],
         queue_depth: int = QUEUE_DEPTH,
     ) -> None:
         """Args:
-        on_demand: called when a request has to wait: the autoscaler should look at once.
-        on_change: called with +1 and -1 as the concurrency (waiting and running requests) changes.
+        on_demand: called when a request has to wait: the controller should look at once.
         """
         self.revision = revision
+        self._now_s = asyncio.get_running_loop().time
+        self.meter = RequestMeter(self._now_s())
         self._container_concurrency = container_concurrency
         self._rng = rng
         self._on_demand = on_demand
-        self._on_change = on_change
         self._queue_depth = queue_depth
-        self._ready: list[Backend] = []
+        self._ready: tuple[Backend, ...] = ()
+        self._why_none = ""
+        self._refusal: tuple[float, MakeError] | None = None
         self._waiting: OrderedDict[asyncio.Future[Backend], int] = OrderedDict()
         self._waiting_at: dict[Backend, OrderedDict[asyncio.Future[Backend], int]] = {}
         self._arrivals = itertools.count()
@@ -92,10 +101,14 @@ class Activator:
         Args:
             deadline_s: loop time when the request's own time is over.
 
-        Raises QueueFull, ActivationTimeout, or what `fail_waiting` was called with.
+        Raises QueueFull, ActivationTimeout, or what `refuse` says.
         """
+        if self._refusal is not None:
+            until_s, make_error = self._refusal
+            if (left_s := until_s - self._now_s()) > 0:
+                raise make_error(left_s)
         if not self._waiting and (backend := self._pick()) is not None:
-            self._on_change(1)
+            self.meter.arrived(self._now_s())
             return self._start(backend)
         return await self._wait(self._waiting, deadline_s)
 
@@ -103,7 +116,7 @@ class Activator:
         """Take a place at this very pod (a further call of a spliced connection) if it has one to spare."""
         if not self._has_room(backend) or self._waiting_at.get(backend):
             return False
-        self._on_change(1)
+        self.meter.arrived(self._now_s())
         self._start(backend)
         return True
 
@@ -127,7 +140,7 @@ class Activator:
             )
         place: asyncio.Future[Backend] = asyncio.get_running_loop().create_future()
         queue[place] = next(self._arrivals)
-        self._on_change(1)
+        self.meter.arrived(self._now_s())
         try:
             self._on_demand()
             async with asyncio.timeout_at(deadline_s):
@@ -138,9 +151,12 @@ class Activator:
                 # The pod was granted in the very moment the client left or its time ended.
                 self.release(place.result())
             else:
-                self._on_change(-1)
+                self.meter.finished(self._now_s())
             if isinstance(error, TimeoutError):
-                raise ActivationTimeout(f"no pod of {self.revision} took the request before its timeout") from error
+                why = f"; its pod says: {self._why_none}" if self._why_none else ""
+                raise ActivationTimeout(
+                    f"no pod of {self.revision} took the request before its timeout{why}"
+                ) from error
             raise
 
     def _pick(self) -> Backend | None:
@@ -161,13 +177,24 @@ class Activator:
         """The request that `acquire` admitted has ended, in whatever way."""
         backend.give_back()
         self._running -= 1
-        self._on_change(-1)
+        self.meter.finished(self._now_s())
         self._admit_waiting()
 
-    def set_ready(self, backends: list[Backend]) -> None:
-        """The pods that take requests from now on; the others finish what they have."""
-        leaving = [backend for backend in self._ready if backend not in backends]
-        self._ready = list(backends)
+    def suspect(self, backend: Backend) -> None:
+        """The pod refused a connection: it takes nothing until it has shown again that it is ready."""
+        backend.suspected.set()
+        self.set_ready([other for other in self._ready if other is not backend])
+
+    def set_ready(self, backends: Sequence[Backend], why_none: str = "") -> None:
+        """The pods that take requests from now on; the others finish what they have. `why_none`: what a pod that is
+        not ready says of it, for those whose time runs out."""
+        self._why_none = why_none
+        before, self._ready = self._ready, tuple(backends)
+        if self._ready == before:
+            return
+        for backend in self._ready:
+            backend.has_peers = len(self._ready) > 1
+        leaving = [backend for backend in before if backend not in self._ready]
         self._cursor = 0
         self._ask_to_reconnect(leaving)
         self._admit_waiting()
@@ -177,7 +204,7 @@ class Activator:
         self._ask_to_reconnect(self._ready)
 
     @staticmethod
-    def _ask_to_reconnect(backends: list[Backend]) -> None:
+    def _ask_to_reconnect(backends: Sequence[Backend]) -> None:
         for backend in backends:
             for tell in list(backend.on_drain):
                 tell()
@@ -203,10 +230,16 @@ class Activator:
                 place.set_result(self._start(backend))
         self._waiting_at = {backend: queue for backend, queue in self._waiting_at.items() if queue}
 
-    def fail_waiting(self, make_error: Callable[[], PilotlightError]) -> None:
-        """Answer everyone who waits with an error at once."""
+    def refuse(self, for_s: float, make_error: MakeError) -> None:
+        """Answer everyone who waits, and who comes within `for_s`, with an error at once; it is made with the time
+        that is left."""
+        self._refusal = (self._now_s() + for_s, make_error)
         for queue in (self._waiting, *self._waiting_at.values()):
             while queue:
                 place, _ = queue.popitem(last=False)
                 if not place.done():
-                    place.set_exception(make_error())
+                    place.set_exception(make_error(for_s))
+
+    def accept(self) -> None:
+        """Whatever `refuse` said is over."""
+        self._refusal = None

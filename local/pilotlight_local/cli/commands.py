@@ -258,9 +258,10 @@ def delete(surroundings: Surroundings, endpoint: str, namespace: str, state_dir:
     """Remove ENDPOINT from the running platform and end its pods."""
     from pilotlight_local.cli.control_client import ControlClient
 
-    if not ControlClient(_state_dir(surroundings, state_dir)).delete(namespace, endpoint):
+    running = ControlClient(_state_dir(surroundings, state_dir)).delete(namespace, endpoint)
+    if running is None:
         raise _no_such_endpoint(namespace, endpoint)
-    click.echo(f"{namespace}/{endpoint} deleted")
+    click.echo(f"{namespace}/{endpoint} deleted" + (f"; {running} request(s) still run to their end" * bool(running)))
 
 
 @cli.command()

@@ -39,8 +39,10 @@ class ControlClient:
     def apply(self, paths: list[str]) -> dict[str, Any]:
         return self._ask("POST", "/apply", {"paths": paths})
 
-    def delete(self, namespace: str, name: str) -> bool:
-        return bool(self._ask("POST", "/delete", {"namespace": namespace, "name": name})["deleted"])
+    def delete(self, namespace: str, name: str) -> int | None:
+        """Requests of the endpoint that still run, None when there is no such endpoint."""
+        answer = self._ask("POST", "/delete", {"namespace": namespace, "name": name})
+        return int(answer["running"]) if answer["deleted"] else None
 
     def down(self, timeout_s: float) -> None:
         """End the platform; returns when it is gone. Raises PlatformError when it takes too long."""

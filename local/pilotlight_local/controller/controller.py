@@ -1,172 +1,152 @@
-"""The platform's state in one place: applies InferenceServices, routes requests to revisions, ticks the autoscaler.
+"""Brings endpoints in step with what was applied: one queue of endpoints that may have work, one loop that works on it.
 
-One task ticks for all revisions; those that are at zero and quiet are not looked at. Must not: know HTTP, files of
-the state directory, or terminals (see `PlatformEvents`).
+Whatever changes (a pod, a request that waits, the clock) puts the endpoint's name into the queue and says no more; the
+loop looks at the whole endpoint and asks the policies, so a change that is told twice, late or together with others
+leads to the same. Must not: know HTTP, files of the state directory, or terminals (see `PlatformEvents`).
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import Protocol
 
-from pilotlight_local.controller import metrics_text, platform_status
-from pilotlight_local.controller.live_endpoint import EndpointRoute, LiveEndpoint
-from pilotlight_local.controller.live_revision import LiveRevision, RevisionListener
+from pilotlight_local.activator.activator import Activator
+from pilotlight_local.controller import platform_status
+from pilotlight_local.controller.live_endpoint import LiveEndpoint
+from pilotlight_local.controller.live_revision import LiveRevision, RevisionEvents
+from pilotlight_local.controller.routing_table import RoutingTable
 from pilotlight_local.controller.service_addresses import ServiceAddresses
-from pilotlight_local.errors import UnknownHost
-from pilotlight_local.ingress.routes import Component as Role
-from pilotlight_local.ingress.routes import Destination, EndpointName, find_destination
-from pilotlight_local.ingress.table import Route
-from pilotlight_local.pods.live_pod import LivePod, PodFailure, PodSurroundings
-from pilotlight_specs import InferenceService
-from pilotlight_wire.server_timing import Phase
+from pilotlight_local.controller.work_queue import WorkQueue
+from pilotlight_local.errors import RefusedError
+from pilotlight_local.ingress.routes import EndpointName
+from pilotlight_local.pods.live_pod import LivePod
+from pilotlight_specs import Component, InferenceService
 
 SAMPLE_PERIOD_S = 1.0
+# A pod without requests that does not end on SIGTERM is killed so long after its endpoint was deleted.
+DELETE_GRACE_S = 10.0
+
+StartPod = Callable[[str, str, Component, str | None, Callable[[], None]], LivePod]
+"""Starts a pod: its name, its revision's, what it runs, the predictor's address, what to call when it has changed."""
 
 
-class PlatformEvents(Protocol):
+class PlatformEvents(RevisionEvents, Protocol):
     """Who watches: the live view, or plain log lines."""
 
-    def scaling(self, revision: LiveRevision, before: int, after: int, reasons: Sequence[str]) -> None: ...
-
-    def pod_ready(self, revision: LiveRevision, pod: LivePod) -> None: ...
-
-    def pod_failed(self, revision: LiveRevision, pod: LivePod, failure: PodFailure) -> None: ...
-
-    def pod_error(self, pod: LivePod, message: str) -> None: ...
-
-    def cold_request(self, route: Route, status: int, duration_s: float, phases: Sequence[Phase]) -> None: ...
+    def line(self, text: str) -> None: ...
 
 
 class Controller:
-    """Implements `ingress_table.EndpointTable`."""
+    """`apply` and `delete` are orders; `run` works until it is cancelled; `close` ends every pod."""
 
     def __init__(
         self,
-        surroundings: PodSurroundings,
+        table: RoutingTable,
         addresses: ServiceAddresses,
+        start_pod: StartPod,
         events: PlatformEvents,
         rng: Random,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._surroundings = surroundings
+        self._table = table
         self._addresses = addresses
+        self._start_pod = start_pod
         self._events = events
         self._rng = rng
-        self._clock = clock
-        self._listener = RevisionListener(
-            changed=self._changed,
-            demanded=self._demanded,
-            pod_ready=events.pod_ready,
-            pod_failed=events.pod_failed,
-            pod_error=events.pod_error,
-        )
-        self._active: set[LiveRevision] = set()
-        self._next_scale_s: dict[LiveRevision, float] = {}
-        self.endpoints: dict[EndpointName, LiveEndpoint] = {}
-        self.counters = metrics_text.RequestCounters()
+        self._queue: WorkQueue[EndpointName] = WorkQueue()
+        self._active: set[EndpointName] = set()
+        self._broken: dict[EndpointName, str] = {}
+        self._leaving: dict[asyncio.Task[None], LiveEndpoint] = {}
+        self._is_closing = False
 
     def apply(self, service: InferenceService) -> str:
-        """Create or change one endpoint; returns `created` or `configured`."""
+        """Create or change one endpoint, which takes requests from now on; returns `created` or `configured`. Raises
+        RefusedError when the platform is about to end."""
+        if self._is_closing:
+            raise RefusedError(["the platform is ending; start another one with `pilotlight up`"])
         name = EndpointName(service.namespace, service.name)
-        endpoint = self.endpoints.get(name)
+        endpoint = self._table.endpoints.get(name)
         verb = "created" if endpoint is None else "configured"
         if endpoint is None:
-            endpoint = LiveEndpoint(name, self._surroundings, self._addresses, self._listener, self._rng)
-            self.endpoints[name] = endpoint
+            endpoint = LiveEndpoint(name, lambda revision, component: self._new_revision(name, revision, component))
+            self._table.endpoints[name] = endpoint
         endpoint.apply(service)
-        for revision in endpoint.revisions():
-            self._active.add(revision)
+        self._active.add(name)
+        endpoint.reconcile()
         return verb
 
-    async def delete(self, name: EndpointName) -> bool:
-        """Remove one endpoint and end its pods; False when there is none."""
-        endpoint = self.endpoints.pop(name, None)
+    def _new_revision(self, endpoint: EndpointName, name: str, component: Component) -> LiveRevision:
+        def changed() -> None:
+            self._queue.add(endpoint)
+
+        def start_pod(pod: str, revision: str, component: Component) -> LivePod:
+            is_caller = component.role == "transformer"
+            address = self._addresses.address(endpoint, "predictor") if is_caller else None
+            return self._start_pod(pod, revision, component, address, changed)
+
+        activator = Activator(name, component.container_concurrency, self._rng, changed)
+        return LiveRevision(name, component, activator, start_pod, self._events)
+
+    async def delete(self, name: EndpointName, patience_s: float) -> int | None:
+        """Remove one endpoint and end its pods: who waits is refused, requests that run have the grace period of the
+        spec, a pod without any has `DELETE_GRACE_S`. Returns after `patience_s` at the latest, with the number of
+        requests that still run; None when there is no such endpoint."""
+        endpoint = self._table.endpoints.pop(name, None)
         if endpoint is None:
-            return False
-        await endpoint.close()
-        self._forget_gone()
-        return True
+            return None
+        ending = asyncio.create_task(self._end(endpoint), name=f"end of {name}")
+        self._leaving[ending] = endpoint
+        ending.add_done_callback(self._leaving.pop)
+        done, _ = await asyncio.wait({ending}, timeout=patience_s)
+        return 0 if done else endpoint.running
 
-    def find(self, host: str, path: str) -> Destination | None:
-        return find_destination(host, path, self.endpoints.__contains__)
-
-    def choose(self, endpoint: EndpointName, component: Role | None) -> Route:
-        live = self.endpoints.get(endpoint)
-        if live is None:
-            raise UnknownHost(f"no endpoint {endpoint}")
-        return live.choose(component)
-
-    def record(self, route: Route, status: int, duration_s: float, phases: Sequence[Phase]) -> None:
-        self.counters.add(route.revision, status)
-        if isinstance(route, EndpointRoute) and route.was_cold and route.is_front:
-            self._events.cold_request(route, status, duration_s, phases)
-
-    def metrics_text(self) -> str:
-        return metrics_text.render(self.counters, self.endpoints.values())
+    async def _end(self, endpoint: LiveEndpoint) -> None:
+        await endpoint.close(idle_grace_s=DELETE_GRACE_S)
+        if endpoint.name not in self._table.endpoints:
+            await self._addresses.close(endpoint.name)
 
     def status(self) -> list[platform_status.ComponentStatus]:
         """What `pilotlight status` shows."""
-        return [row for endpoint in self.endpoints.values() for row in platform_status.describe(endpoint)]
-
-    def _changed(self, revision: LiveRevision) -> None:
-        self._active.add(revision)
-        for endpoint in self._owners(revision):
-            endpoint.settle(revision.role)
-
-    def _owners(self, revision: LiveRevision) -> list[LiveEndpoint]:
-        owner = self.endpoints.get(EndpointName(revision.component.namespace, revision.component.isvc))
-        return [] if owner is None else [owner]
-
-    def _demanded(self, revision: LiveRevision) -> None:
-        """A request waits: wake its revision, and the components it will need next, at once."""
-        self._wake(revision)
-        for endpoint in self._owners(revision):
-            if revision.role == "transformer":
-                self._wake(endpoint.services["predictor"].main())
-
-    def _wake(self, revision: LiveRevision) -> None:
-        self._active.add(revision)
-        before = revision.desired
-        revision.poke()
-        self._report(revision, before)
-
-    def _report(self, revision: LiveRevision, before: int) -> None:
-        if revision.desired != before:
-            reasons = revision.decision.reasons if revision.decision is not None else ()
-            self._events.scaling(revision, before, revision.desired, reasons)
+        return [row for endpoint in self._table.endpoints.values() for row in platform_status.describe(endpoint)]
 
     async def run(self) -> None:
-        """Tick until cancelled."""
-        loop = asyncio.get_running_loop()
-        next_s = loop.time()
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tick(), name="autoscaler ticks")
+            while True:
+                self._work_on(await self._queue.get())
+
+    async def _tick(self) -> None:
+        """Every second, measure the endpoints that are not dormant, and look at them again."""
+        now_s = asyncio.get_running_loop().time
+        next_s = now_s()
         while True:
-            next_s = max(next_s + SAMPLE_PERIOD_S, loop.time())
-            await asyncio.sleep(next_s - loop.time())
-            self.tick()
+            next_s = max(next_s + SAMPLE_PERIOD_S, now_s())
+            await asyncio.sleep(next_s - now_s())
+            for name in list(self._active):
+                if (endpoint := self._table.endpoints.get(name)) is not None:
+                    for revision in endpoint.revisions():
+                        revision.sample()
+                self._queue.add(name)
 
-    def tick(self) -> None:
-        """Sample every active revision, rescale those whose turn it is, forget the dormant ones."""
-        now_s = self._clock()
-        for revision in list(self._active):
-            revision.sample()
-            if now_s >= self._next_scale_s.get(revision, 0.0):
-                self._next_scale_s[revision] = now_s + revision.component.scaling.tick_s - SAMPLE_PERIOD_S / 2
-                before = revision.desired
-                revision.rescale()
-                self._report(revision, before)
-                for endpoint in self._owners(revision):
-                    endpoint.settle(revision.role)
-            if revision.is_dormant:
-                self._active.discard(revision)
-                self._next_scale_s.pop(revision, None)
-        self._forget_gone()
-
-    def _forget_gone(self) -> None:
-        live = {revision for endpoint in self.endpoints.values() for revision in endpoint.revisions()}
-        self._active &= live
+    def _work_on(self, name: EndpointName) -> None:
+        endpoint = self._table.endpoints.get(name)
+        self._active.add(name)
+        try:
+            if endpoint is not None:
+                endpoint.reconcile()
+            self._broken.pop(name, None)
+        except Exception as error:
+            # One endpoint's trouble is not another's: it is looked at again with the next tick.
+            if self._broken.get(name) != repr(error):
+                self._broken[name] = repr(error)
+                self._events.line(f"{name}: cannot be brought in step with its spec: {error!r}; it is tried again")
+        if endpoint is None or endpoint.is_dormant:
+            self._active.discard(name)
 
     async def close(self, grace_s: float) -> None:
-        """End every pod; returns when none is left."""
-        await asyncio.gather(*(endpoint.close(grace_s) for endpoint in self.endpoints.values()))
+        """End every pod; returns when none is left. `run` has ended before."""
+        self._is_closing = True
+        endpoints = (*self._table.endpoints.values(), *self._leaving.values())
+        await asyncio.gather(*(endpoint.close(grace_s) for endpoint in endpoints), *self._leaving)
+        for endpoint in endpoints:
+            await self._addresses.close(endpoint.name)

@@ -1,36 +1,54 @@
 """One revision at run time: its activator, its pods, its autoscaler's memory. Carries out what the policies decide.
 
-Policies it asks: `kpa.scale` (how many pods), `crash_backoff.decide` (when a crashed pod may start again). Must not:
-choose between revisions (see `rollout`), or know HTTP.
+`observe` takes in what has become of its pods, `reconcile` brings them in step with what is wanted; both may be called
+at any time and as often as one likes. Policies: `kpa.scale` (how many pods), `crash_backoff.decide` (when a crashed pod
+may start again), `pod_plan.plan` (which to start and stop). Must not: choose between revisions (see `revisions`), tell
+anybody to reconcile, or know HTTP.
 """
 
 import asyncio
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from random import Random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from pilotlight_local import kpa
-from pilotlight_local.activator.activator import Activator, Backend
-from pilotlight_local.errors import ActivationTimeout, RevisionFailed
+from pilotlight_local.activator.activator import Activator
+from pilotlight_local.controller.pod_plan import SeenPod, plan
+from pilotlight_local.errors import RevisionFailed
 from pilotlight_local.ingress.routes import Component as Role
 from pilotlight_local.pods import crash_backoff
-from pilotlight_local.pods.live_pod import LivePod, PodFailure, PodSurroundings
+from pilotlight_local.pods.live_pod import LivePod, PodFailure
 from pilotlight_specs import Component
 
 SHORT_LOG_LINES = 10
 SETTLED_FAILURE_RETRY_S = 1.0
+# Of the time between two decisions: a tick that comes a little early still counts.
+TICK_SLACK_S = 0.5
+
+StartPod = Callable[[str, str, Component], LivePod]
+"""Starts a pod: its name, its revision's, and what it runs."""
+
+
+class RevisionEvents(Protocol):
+    """Who watches; told after the fact, and has no say."""
+
+    def scaling(self, revision: str, before: int, after: int, reasons: Sequence[str]) -> None: ...
+
+    def pod_ready(self, pod: str, after_s: float) -> None: ...
+
+    def pod_failed(self, pod: str, failure: PodFailure) -> None: ...
+
+    def pod_error(self, pod: str, message: str) -> None: ...
 
 
 @dataclass(frozen=True)
-class RevisionListener:
-    """Whom a revision tells; all callbacks are quick and may not raise."""
+class Orders:
+    """What the rollout and the endpoint want of a revision. `must_start`: it has to prove that it can, before it gets
+    traffic. `needed`: a request waits that it, or a component before it, must answer."""
 
-    changed: Callable[["LiveRevision"], None]
-    demanded: Callable[["LiveRevision"], None]
-    pod_ready: Callable[["LiveRevision", LivePod], None]
-    pod_failed: Callable[["LiveRevision", LivePod, PodFailure], None]
-    pod_error: Callable[[LivePod, str], None]
+    reachable: bool
+    must_start: bool
+    needed: bool
 
 
 @dataclass
@@ -39,53 +57,40 @@ class ColdStarts:
 
     count: int = 0
     last_boot_s: float | None = None
-    started_s: float | None = field(default=None)
+    started_s: float | None = None
 
 
 class LiveRevision:
-    """See the module; the owner calls `sample` every second and `rescale` every autoscaler tick."""
+    """See the module; `sample` is called every second while it is not dormant."""
 
     def __init__(
-        self,
-        name: str,
-        component: Component,
-        surroundings: PodSurroundings,
-        predictor_address: Callable[[], str] | None,
-        listener: RevisionListener,
-        rng: Random,
+        self, name: str, component: Component, activator: Activator, start_pod: StartPod, events: RevisionEvents
     ) -> None:
-        now_s = time.monotonic()
+        self._now_s = asyncio.get_running_loop().time
         self.name = name
         self.component = component
-        self.reachable = True
-        self.must_start = False
+        self.activator = activator
         self.desired = 0
         self.decision: kpa.Decision | None = None
         self.pods: list[LivePod] = []
         self.failure: PodFailure | None = None
         self.boots = ColdStarts()
-        self.activator = Activator(name, component.container_concurrency, rng, self._on_demand, self._on_concurrency)
-        self._surroundings = surroundings
-        self._predictor_address = predictor_address
-        self._listener = listener
-        self._meter = kpa.request_meter(now_s)
-        self._kpa = kpa.initial_state(component.scaling, 0, now_s)
+        self._start_pod = start_pod
+        self._events = events
+        self._must_start = False
+        self._kpa = kpa.initial_state(component.scaling, 0, self._now_s())
+        self._decide_at_s = 0.0
         self._backoff = crash_backoff.BackoffState()
-        self._start_after_s = 0.0
         self._pods_made = 0
-        self._closing = False
+        self._is_leaving = False
 
     @property
     def role(self) -> Role:
         return self.component.role
 
     @property
-    def timeout_s(self) -> float:
-        return float(self.component.timeout_s)
-
-    @property
     def ready_pods(self) -> list[LivePod]:
-        return [pod for pod in self.pods if pod.takes_requests and pod.counts]
+        return [pod for pod in self.pods if pod.takes_requests]
 
     @property
     def why_not_ready(self) -> str:
@@ -96,167 +101,125 @@ class LiveRevision:
     @property
     def is_proven(self) -> bool:
         """Whether it has as many ready pods as a new revision needs."""
-        scaling = self.component.scaling
-        return len(self.ready_pods) >= max(1, scaling.min_scale, scaling.initial_scale)
+        return len(self.ready_pods) >= self._needed_once
 
     @property
     def wanted_pods(self) -> int:
         """Pods that should run: the autoscaler's wish, at least one while the revision must prove itself."""
-        needed = max(1, self.component.scaling.min_scale, self.component.scaling.initial_scale)
-        return max(self.desired, needed if self.must_start else 0)
+        return max(self.desired, self._needed_once if self._must_start else 0)
+
+    @property
+    def _needed_once(self) -> int:
+        return max(1, self.component.scaling.min_scale, self.component.scaling.initial_scale)
 
     @property
     def is_dormant(self) -> bool:
         """Nothing runs, nothing waits, nothing can change before the next request."""
-        busy = self.pods or self.activator.queued or self.activator.running or self.wanted_pods
-        return not busy and kpa.is_dormant(self._kpa, time.monotonic())
-
-    async def acquire(self, deadline_s: float) -> Backend:
-        """A pod for one request; see `Activator.acquire`. Raises RevisionFailed while pods cannot start."""
-        refusal = self._refusal()
-        if refusal is not None:
-            raise refusal
-        try:
-            return await self.activator.acquire(deadline_s)
-        except ActivationTimeout as error:
-            if not self.why_not_ready:
-                raise
-            raise ActivationTimeout(f"{error.message}; its pod says: {self.why_not_ready}") from error
-
-    def _refusal(self) -> RevisionFailed | None:
-        left_s = self._start_after_s - time.monotonic()
-        if self.failure is None or left_s <= 0 or any(pod.counts for pod in self.pods):
-            return None
-        return self._failed(self.failure)
-
-    def _failed(self, failure: PodFailure) -> RevisionFailed:
-        retry_after_s = max(SETTLED_FAILURE_RETRY_S, self._start_after_s - time.monotonic())
-        return RevisionFailed(
-            self.name, failure.reason, failure.log_lines[-SHORT_LOG_LINES:], retry_after_s=retry_after_s
-        )
-
-    def suspect(self, backend: Backend) -> None:
-        """A connection to this pod was refused."""
-        for pod in self.pods:
-            if pod.backend is backend:
-                pod.suspect()
-
-    def poke(self) -> None:
-        """Demand has come: look at once when nothing runs (Knative's activator does so for its first request)."""
-        if any(pod.counts for pod in self.pods) or self._closing:
-            return
-        now_s = time.monotonic()
-        self._kpa = kpa.record(self.component.scaling, self._kpa, now_s, 1.0)
-        self.rescale()
-
-    def prove(self) -> None:
-        """It must show that it can start before it gets traffic."""
-        if not self.must_start:
-            self.must_start = True
-            self.reconcile()
-
-    def stop_proving(self) -> None:
-        """The rollout is decided: when it could start, its first pods stay for the traffic that comes now."""
-        if not self.must_start:
-            return
-        self.must_start = False
-        if self.is_proven:
-            self._kpa = kpa.record(self.component.scaling, self._kpa, time.monotonic(), 1.0)
-            self.rescale()
-        else:
-            self.reconcile()
+        busy = self.pods or self.activator.meter.concurrency or self.wanted_pods
+        return not busy and kpa.is_dormant(self._kpa, self._now_s())
 
     def sample(self) -> None:
         """Record the last second's concurrency (or requests), and what the pods logged as errors."""
-        now_s = time.monotonic()
-        concurrency, requests, self._meter = self._meter.report(now_s)
+        now_s = self._now_s()
+        concurrency, requests = self.activator.meter.report(now_s)
         if self.ready_pods or concurrency > 0 or requests > 0:
-            value = requests if self.component.scaling.metric == "rps" else concurrency
-            self._kpa = kpa.record(self.component.scaling, self._kpa, now_s, value)
+            self._record(requests if self.component.scaling.metric == "rps" else concurrency)
         for pod in self.pods:
             for message in pod.new_errors():
-                self._listener.pod_error(pod, message)
+                self._events.pod_error(pod.name, message)
 
-    def rescale(self) -> None:
-        """Ask the autoscaler and carry out what it says."""
-        observation = kpa.Observation(ready_pods=len(self.ready_pods), reachable=self.reachable)
-        self.decision, self._kpa = kpa.scale(self.component.scaling, observation, self._kpa, time.monotonic())
-        self.desired = self.decision.desired_scale
-        self.reconcile()
-
-    def reconcile(self) -> None:
-        """Start or stop pods until as many run as wanted; a crash may make starting wait."""
-        if self._closing:
-            return
-        running = [pod for pod in self.pods if pod.counts]
-        missing = self.wanted_pods - len(running)
-        if missing > 0 and time.monotonic() >= self._start_after_s:
-            for _ in range(missing):
-                self._start_pod()
-        elif missing < 0:
-            # Those that are not ready go first, then the least busy, the youngest among equals.
-            order = sorted(running, key=lambda pod: (pod.takes_requests, pod.backend.in_flight, -pod.created_s))
-            for pod in order[:-missing]:
-                pod.stop()
-            self._publish()
-
-    def _start_pod(self) -> None:
-        self._pods_made += 1
-        name = f"{self.name}-deployment-{self._pods_made}"
-        address = self._predictor_address() if self._predictor_address is not None else None
-        if self.boots.started_s is None and not self.ready_pods:
-            self.boots.started_s = time.monotonic()
-        self.pods.append(LivePod(name, self.name, self.component, address, self._surroundings, self._pod_changed))
-        self._listener.changed(self)
-
-    def _pod_changed(self, pod: LivePod) -> None:
-        if pod.phase == "Ready":
-            self._pod_is_ready(pod)
-        if pod.phase == "Gone" and pod in self.pods:
+    def observe(self) -> None:
+        """Take in what has become of the pods since the last time."""
+        for pod in [pod for pod in self.pods if pod.phase == "Gone"]:
             self.pods.remove(pod)
-            if pod.failure is not None and not self._closing:
+            if pod.failure is not None and not self._is_leaving:
                 self._pod_failed(pod, pod.failure)
-        self._publish()
-        self._listener.changed(self)
-
-    def _pod_is_ready(self, pod: LivePod) -> None:
-        self.failure = None
-        if self.boots.started_s is not None:
-            self.boots.count += 1
-            self.boots.last_boot_s = time.monotonic() - self.boots.started_s
-            self.boots.started_s = None
-            self._listener.pod_ready(self, pod)
+        ready = self.ready_pods
+        if ready:
+            self.failure = None
+            if self.boots.started_s is not None:
+                self.boots.count += 1
+                self.boots.last_boot_s = self._now_s() - self.boots.started_s
+                self.boots.started_s = None
+                self._events.pod_ready(ready[0].name, ready[0].ready_after_s or 0.0)
 
     def _pod_failed(self, pod: LivePod, failure: PodFailure) -> None:
-        now_s = time.monotonic()
+        now_s = self._now_s()
         ended = crash_backoff.PodEnd(now_s - pod.created_s, failure.was_ready, blameless=failure.lost_port)
-        decision, self._backoff = crash_backoff.decide(crash_backoff.BackoffSpec(), ended, self._backoff, now_s)
-        self._start_after_s = now_s + decision.wait_s
+        _, self._backoff = crash_backoff.decide(crash_backoff.BackoffSpec(), ended, self._backoff, now_s)
         self.boots.started_s = None
         self.failure = failure
-        self._listener.pod_failed(self, pod, failure)
-        # Whoever waits for a start that may not come soon is told now, not at the end of its timeout.
-        if self._start_after_s > now_s and not any(other.counts for other in self.pods):
-            self.activator.fail_waiting(lambda: self._failed(failure))
+        self._events.pod_failed(pod.name, failure)
 
-    def _publish(self) -> None:
-        self.activator.set_ready([pod.backend for pod in self.ready_pods])
+    def reconcile(self, orders: Orders) -> None:
+        """Ask the policies and carry out what they say."""
+        self._scale(orders)
+        backoff, _ = crash_backoff.decide(crash_backoff.BackoffSpec(), None, self._backoff, self._now_s())
+        running = [pod for pod in self.pods if pod.counts]
+        seen = [SeenPod(pod.name, pod.takes_requests, pod.backend.in_flight, pod.created_s) for pod in running]
+        planned = plan(self.wanted_pods, seen, backoff.may_start)
+        for pod in running:
+            if pod.name in planned.stop:
+                pod.stop()
+        for _ in range(planned.start):
+            self._start_another()
+        self._admit(backoff.wait_s)
 
-    def _on_demand(self) -> None:
-        self._listener.demanded(self)
+    def _scale(self, orders: Orders) -> None:
+        is_decided = self._must_start and not orders.must_start and self.is_proven
+        self._must_start = orders.must_start
+        # A request finds nothing running: look at once, as Knative's activator has the autoscaler do for its first
+        # one. Or the rollout is decided: the first pods stay for the traffic that comes now.
+        wakes = orders.needed and not self.wanted_pods and not any(pod.counts for pod in self.pods)
+        if wakes or is_decided:
+            self._record(1.0)
+        elif self._now_s() < self._decide_at_s:
+            return
+        observation = kpa.Observation(ready_pods=len(self.ready_pods), reachable=orders.reachable)
+        self.decision, self._kpa = kpa.scale(self.component.scaling, observation, self._kpa, self._now_s())
+        self._decide_at_s = self._now_s() + self.component.scaling.tick_s - TICK_SLACK_S
+        before, self.desired = self.desired, self.decision.desired_scale
+        if before != self.desired:
+            self._events.scaling(self.name, before, self.desired, self.decision.reasons)
 
-    def _on_concurrency(self, change: int) -> None:
-        now_s = time.monotonic()
-        self._meter = self._meter.arrived(now_s) if change > 0 else self._meter.finished(now_s)
+    def _record(self, value: float) -> None:
+        self._kpa = kpa.record(self.component.scaling, self._kpa, self._now_s(), value)
 
-    async def close(self, grace_s: float | None = None) -> None:
-        """End all pods and refuse who waits; returns when no process is left."""
-        self._closing = True
-        self.activator.fail_waiting(
-            lambda: RevisionFailed(self.name, "the revision was removed", retry_after_s=SETTLED_FAILURE_RETRY_S)
+    def _start_another(self) -> None:
+        self._pods_made += 1
+        if self.boots.started_s is None and not self.ready_pods:
+            self.boots.started_s = self._now_s()
+        self.pods.append(self._start_pod(f"{self.name}-deployment-{self._pods_made}", self.name, self.component))
+
+    def _admit(self, back_off_s: float) -> None:
+        """Tell the activator which pods take requests; whoever waits for a start that may not come soon is told now,
+        not at the end of its timeout."""
+        failure = self.failure
+        if failure is not None and back_off_s > 0 and not any(pod.counts for pod in self.pods):
+            self.activator.refuse(back_off_s, lambda left_s: self._failed(failure, left_s))
+        else:
+            self.activator.accept()
+        self.activator.set_ready([pod.backend for pod in self.ready_pods], self.why_not_ready)
+
+    def _failed(self, failure: PodFailure, left_s: float) -> RevisionFailed:
+        return RevisionFailed(
+            self.name,
+            failure.reason,
+            failure.log_lines[-SHORT_LOG_LINES:],
+            retry_after_s=max(SETTLED_FAILURE_RETRY_S, left_s),
         )
-        pods = list(self.pods)
-        for pod in pods:
-            pod.stop(grace_s)
-        self._publish()
-        await asyncio.gather(*(pod.wait_gone() for pod in pods))
+
+    def stop(self, grace_s: float | None, idle_grace_s: float | None = None) -> None:
+        """End all pods and refuse who waits; returns at once, see `wait_gone`."""
+        self._is_leaving = True
+        self.activator.refuse(
+            float("inf"),
+            lambda _: RevisionFailed(self.name, "the revision was removed", retry_after_s=SETTLED_FAILURE_RETRY_S),
+        )
+        for pod in self.pods:
+            pod.stop(grace_s, idle_grace_s)
+        self.activator.set_ready([])
+
+    async def wait_gone(self) -> None:
+        """Returns when no process is left."""
+        await asyncio.gather(*(pod.wait_gone() for pod in self.pods))

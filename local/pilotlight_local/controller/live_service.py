@@ -4,109 +4,55 @@ Asks `revisions.decide` which revision gets what, and carries it out. Must not: 
 """
 
 import asyncio
-import time
 from collections.abc import Callable
-from random import Random
 
 from pilotlight_local.controller import revisions
-from pilotlight_local.controller.live_revision import LiveRevision, RevisionListener
-from pilotlight_local.pods.live_pod import PodSurroundings
+from pilotlight_local.controller.live_revision import LiveRevision, Orders
 from pilotlight_specs import Component
+
+NewRevision = Callable[[str, Component], LiveRevision]
 
 
 class LiveService:
-    """All revisions of one component; `apply` brings a new spec, `settle` brings traffic in step with health."""
+    """All revisions of one component; `component` is what was applied last."""
 
-    def __init__(
-        self,
-        surroundings: PodSurroundings,
-        predictor_address: Callable[[], str] | None,
-        listener: RevisionListener,
-        rng: Random,
-    ) -> None:
-        self._surroundings = surroundings
-        self._predictor_address = predictor_address
-        self._listener = listener
-        self._rng = rng
+    def __init__(self, component: Component, new_revision: NewRevision) -> None:
+        self.component = component
+        self._new_revision = new_revision
         self._rollout = revisions.RolloutState()
-        self._component: Component | None = None
-        self._components: dict[str, Component] = {}
-        self._removals: set[asyncio.Task[None]] = set()
-        self._settling = False
         self.live: dict[str, LiveRevision] = {}
         self.traffic: tuple[tuple[str, int], ...] = ()
 
-    @property
-    def component(self) -> Component:
-        """The component as applied last."""
-        assert self._component is not None
-        return self._component
-
-    def apply(self, component: Component) -> None:
-        """Take a new spec; a changed template becomes a new revision, a changed percentage only moves traffic."""
-        self._component = component
-        self.settle()
-
-    def settle(self) -> None:
-        """Ask who gets which traffic and carry it out. Safe to call from any change; does not nest."""
-        if self._settling:
-            return
-        self._settling = True
-        try:
-            self._settle()
-        finally:
-            self._settling = False
-
-    def _settle(self) -> None:
-        component = self.component
-        observation = {name: _health(revision) for name, revision in self.live.items()}
+    def reconcile(self, is_needed: bool) -> list[LiveRevision]:
+        """Bring revisions and traffic in step with the spec and their health; returns those that are no part of it
+        any more. `is_needed`: a component before this one has requests that wait."""
+        for revision in self.live.values():
+            revision.observe()
+        health = {name: _health(revision) for name, revision in self.live.items()}
         decision, self._rollout = revisions.decide(
-            revisions.rollout_spec(component), observation, self._rollout, time.monotonic()
+            revisions.rollout_spec(self.component), health, self._rollout, asyncio.get_running_loop().time()
         )
         if decision.latest_created not in self.live:
-            self.live[decision.latest_created] = self._new_revision(decision.latest_created, component)
+            self.live[decision.latest_created] = self._new_revision(decision.latest_created, self.component)
         # What is not in the template, such as maxReplicas, changes the revision that exists.
-        self.live[decision.latest_created].component = component
-        has_moved = decision.traffic != self.traffic
-        self.traffic = decision.traffic
-        for name in decision.removed:
-            self._remove(name)
+        self.live[decision.latest_created].component = self.component
+        has_moved, self.traffic = decision.traffic != self.traffic, decision.traffic
+        removed = [self.live.pop(name) for name in decision.removed if name in self.live]
         for name, revision in self.live.items():
-            revision.reachable = name not in decision.unrouted
-            if name == decision.candidate:
-                revision.prove()
-            else:
-                revision.stop_proving()
+            waits = revision.activator.queued > 0 or (is_needed and revision is self.main())
+            revision.reconcile(Orders(name not in decision.unrouted, name == decision.candidate, waits))
             if has_moved:
                 revision.activator.ask_to_reconnect()
-
-    def _new_revision(self, name: str, component: Component) -> LiveRevision:
-        revision = LiveRevision(name, component, self._surroundings, self._predictor_address, self._listener, self._rng)
-        revision.rescale()
-        return revision
-
-    def _remove(self, name: str) -> None:
-        revision = self.live.pop(name, None)
-        if revision is not None:
-            removal = asyncio.create_task(revision.close())
-            self._removals.add(removal)
-            removal.add_done_callback(self._removals.discard)
-
-    def choose(self) -> LiveRevision:
-        """The revision for one request, drawn by traffic percent."""
-        if len(self.traffic) == 1:
-            return self.live[self.traffic[0][0]]
-        names = [name for name, _ in self.traffic]
-        percents = [percent for _, percent in self.traffic]
-        return self.live[self._rng.choices(names, weights=percents)[0]]
+        return removed
 
     def main(self) -> LiveRevision:
         """The revision that gets most of the traffic."""
         return self.live[max(self.traffic, key=lambda share: share[1])[0]]
 
-    async def close(self, grace_s: float | None = None) -> None:
-        """End every pod of every revision."""
-        await asyncio.gather(*(revision.close(grace_s) for revision in self.live.values()), *self._removals)
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a request waits for a pod of this component."""
+        return any(revision.activator.queued for revision in self.live.values())
 
 
 def _health(revision: LiveRevision) -> revisions.RevisionHealth:

@@ -1,7 +1,7 @@
 """The control API of a running platform: JSON over HTTP on a Unix socket that only its owner can open.
 
     POST /apply   {"paths": [...]}                 -> {"applied": [[name, verb]], "findings": [...], "errors": [...]}
-    POST /delete  {"namespace": ..., "name": ...}  -> {"deleted": bool}
+    POST /delete  {"namespace": ..., "name": ...}  -> {"deleted": bool, "running": n}   requests that still run
     GET  /status                                   -> {"port": n, "pid": n, "components": [...], "pool": {...}}
     POST /down                                     -> {}   and the platform ends
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from pilotlight_local.controller.controller import Controller
+from pilotlight_local.controller.controller import DELETE_GRACE_S, Controller
 from pilotlight_local.embedded.applying import Applier
 from pilotlight_local.embedded.warm_pool import WarmPool
 from pilotlight_local.errors import RefusedError
@@ -25,6 +25,8 @@ from pilotlight_local.ingress.routes import EndpointName
 from pilotlight_local.unix_paths import short_unix_path
 
 LAST_ANSWERS_TIMEOUT_S = 2.0
+# Longer than a pod without requests takes to end, stuck or not; requests that run may take minutes.
+DELETE_PATIENCE_S = DELETE_GRACE_S + 5.0
 
 
 class ControlServer:
@@ -72,7 +74,8 @@ class ControlServer:
             case "POST", "/delete":
                 order = await request.json()
                 name = EndpointName(order["namespace"], order["name"])
-                return web.json_response({"deleted": await self._controller.delete(name)})
+                running = await self._controller.delete(name, DELETE_PATIENCE_S)
+                return web.json_response({"deleted": running is not None, "running": running or 0})
             case "POST", "/down":
                 self._end()
                 return web.json_response({})

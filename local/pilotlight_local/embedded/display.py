@@ -1,6 +1,7 @@
 """Shows a person what the platform does: a live table on a terminal, plain lines elsewhere.
 
-Implements `controller.PlatformEvents`. Must not: know how anything is decided, or hold the platform up.
+Implements `controller.PlatformEvents` and `routing_table.RequestEvents`. Must not: know how anything is decided, or
+hold the platform up.
 """
 
 import asyncio
@@ -13,11 +14,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from pilotlight_local.controller.live_revision import LiveRevision
 from pilotlight_local.controller.platform_status import ComponentStatus
 from pilotlight_local.embedded.display_lines import failure_lines, ready_line, scaling_line, waterfall_lines
-from pilotlight_local.ingress.table import Route
-from pilotlight_local.pods.live_pod import LivePod, PodFailure
+from pilotlight_local.pods.live_pod import PodFailure
 from pilotlight_wire.server_timing import Phase
 
 REFRESH_PERIOD_S = 0.25
@@ -108,21 +107,21 @@ class Display:
         """One event, with the time of day."""
         self._console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)
 
-    def scaling(self, revision: LiveRevision, before: int, after: int, reasons: Sequence[str]) -> None:
-        self.line(scaling_line(revision.name, before, after, reasons))
+    def scaling(self, revision: str, before: int, after: int, reasons: Sequence[str]) -> None:
+        self.line(scaling_line(revision, before, after, reasons))
 
-    def pod_ready(self, revision: LiveRevision, pod: LivePod) -> None:
-        self.line(ready_line(pod.name, pod.ready_after_s or 0.0))
+    def pod_ready(self, pod: str, after_s: float) -> None:
+        self.line(ready_line(pod, after_s))
 
-    def pod_failed(self, revision: LiveRevision, pod: LivePod, failure: PodFailure) -> None:
-        for text in failure_lines(pod.name, failure.reason, failure.log_lines):
+    def pod_failed(self, pod: str, failure: PodFailure) -> None:
+        for text in failure_lines(pod, failure.reason, failure.log_lines):
             self.line(text)
 
-    def pod_error(self, pod: LivePod, message: str) -> None:
-        self.line(f"{pod.name}: {message}")
+    def pod_error(self, pod: str, message: str) -> None:
+        self.line(f"{pod}: {message}")
 
-    def cold_request(self, route: Route, status: int, duration_s: float, phases: Sequence[Phase]) -> None:
-        title = f"cold request to {route.revision}: status {status}"
+    def cold_request(self, revision: str, status: int, duration_s: float, phases: Sequence[Phase]) -> None:
+        title = f"cold request to {revision}: status {status}"
         for text in waterfall_lines(title, phases, duration_s * 1000):
             self.line(text)
 

@@ -7,6 +7,7 @@ and ended, then everything else. Must not: read the environment (see `__main__`)
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import random
 import signal
@@ -20,6 +21,7 @@ import uvloop
 from aiohttp import web
 
 from pilotlight_local.controller.controller import Controller
+from pilotlight_local.controller.routing_table import RoutingTable
 from pilotlight_local.controller.service_addresses import ServiceAddresses
 from pilotlight_local.embedded.applying import Applier, Desired, load
 from pilotlight_local.embedded.control_server import ControlServer
@@ -30,7 +32,7 @@ from pilotlight_local.ingress.grpc_proxy import GrpcClientSide, route_by_host
 from pilotlight_local.ingress.http_ingress import HttpIngress, new_upstream_session
 from pilotlight_local.ingress.listener import FirstBytes
 from pilotlight_local.ingress.routes import Component, EndpointName
-from pilotlight_local.pods.live_pod import PodSurroundings
+from pilotlight_local.pods.live_pod import LivePod, PodSurroundings
 from pilotlight_local.pods.loopback_ports import LOOPBACK, LoopbackPorts
 from pilotlight_local.pods.model_mounts import ModelMounts
 from pilotlight_local.pods.process_pod import adopt_orphans
@@ -92,15 +94,17 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
             settings.search_path,
             pool.url if pool is not None else None,
         )
-        ingress: list[HttpIngress] = []
+        rng = random.Random()  # noqa: S311 - balances load
+        table = RoutingTable(rng, display)
+        ingress = HttpIngress(table, session)
+        http_server = _http_server(ingress.handle)
 
         def service_protocol(endpoint: EndpointName, component: Component) -> asyncio.Protocol:
-            server = _http_server(lambda request: ingress[0].handle_service(request, endpoint, component))
-            return FirstBytes(server, lambda: GrpcClientSide(lambda *_: controller.choose(endpoint, component)))
+            server = _http_server(lambda request: ingress.handle_service(request, endpoint, component))
+            return FirstBytes(server, lambda: GrpcClientSide(lambda *_: table.choose(endpoint, component)))
 
-        controller = Controller(surroundings, ServiceAddresses(service_protocol), display, random.Random())  # noqa: S311
-        ingress.append(HttpIngress(controller, session))
-        http_server = _http_server(ingress[0].handle)
+        start_pod = functools.partial(LivePod, surroundings)
+        controller = Controller(table, ServiceAddresses(service_protocol), start_pod, display, rng)
         listening = _listen(settings.port)
         applier = Applier(controller, settings.kpa, pool)
         control = ControlServer(controller, applier, pool, settings.port, ended.set)
@@ -108,12 +112,13 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         stack.callback(settings.state_dir.control_socket.unlink, missing_ok=True)
         applier.apply_desired(desired)
         listener = await loop.create_server(
-            lambda: FirstBytes(http_server, lambda: GrpcClientSide(route_by_host(controller))),
+            lambda: FirstBytes(http_server, lambda: GrpcClientSide(route_by_host(table))),
             sock=listening,
             backlog=LISTEN_BACKLOG,
         )
+        reconciling = asyncio.create_task(controller.run(), name="reconcile loop")
         background = [
-            asyncio.create_task(controller.run(), name="autoscaler ticks"),
+            reconciling,
             asyncio.create_task(display.run(controller.status, settings.port), name="live view"),
         ]
         display.line(
@@ -123,6 +128,8 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         await _until(ended, background)
         display.line("ending: pods finish their requests")
         listener.close()
+        reconciling.cancel()
+        await asyncio.wait([reconciling])
         await controller.close(settings.end_grace_s)
         if pool is not None:
             await pool.close(settings.end_grace_s)

@@ -130,13 +130,13 @@ class GrpcClientSide(asyncio.Protocol):
         try:
             self._route = self._find_route(*_authority_and_path(self._header_block))
             deadline_s = self._loop.time() + self._route.timeout_s
-            backend = await self._route.acquire(deadline_s)
+            backend = await self._route.activator.acquire(deadline_s)
             try:
                 _, pod = await self._loop.create_connection(lambda: _PodSide(self), "127.0.0.1", backend.port)
             except BaseException as error:
                 self._route.activator.release(backend)
                 if isinstance(error, OSError):
-                    self._route.suspect(backend)
+                    self._route.activator.suspect(backend)
                     raise UpstreamFailed(f"{backend.name} does not accept connections; try again") from error
                 raise
             self._splice(stream_id, backend, pod)

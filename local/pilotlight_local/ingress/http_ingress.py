@@ -172,14 +172,14 @@ class _Exchange:
         """The pod's answer, headers read; leaving closes or returns the connection and gives the pod back."""
         for attempt in range(CONNECT_ATTEMPTS):
             held_from = time.monotonic()
-            backend = await self._route.acquire(self._deadline_s)
+            backend = await self._route.activator.acquire(self._deadline_s)
             held_ms = (time.monotonic() - held_from) * 1000
             try:
                 try:
                     upstream = await self._send(backend)
                 except aiohttp.ClientConnectorError as error:
                     # Nothing of the request has left: another pod can still take it.
-                    self._route.suspect(backend)
+                    self._route.activator.suspect(backend)
                     if attempt + 1 == CONNECT_ATTEMPTS:
                         raise UpstreamFailed(f"{backend.name} does not accept connections; try again") from error
                     continue

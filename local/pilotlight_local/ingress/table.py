@@ -1,12 +1,12 @@
 """What the ingress needs to know of the platform: the seam between traffic (ingress, gRPC proxy) and control.
 
-Only interfaces stand here; `controller.py` implements them, tests use fakes.
+Only interfaces stand here; `routing_table.py` implements them, tests use fakes.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from pilotlight_local.activator.activator import Activator, Backend
+from pilotlight_local.activator.activator import Activator
 from pilotlight_local.ingress.routes import Component, Destination, EndpointName
 from pilotlight_wire.server_timing import Phase
 
@@ -26,12 +26,6 @@ class Route(Protocol):
 
     @property
     def activator(self) -> Activator: ...
-
-    async def acquire(self, deadline_s: float) -> Backend:
-        """A pod for one request, as `Activator.acquire`; raises RevisionFailed at once while its pods cannot start."""
-
-    def suspect(self, backend: Backend) -> None:
-        """The pod refused a connection: take it out until it proves to be ready again."""
 
     def is_cold(self) -> bool:
         """Whether a request to this endpoint has to wait for a pod of any of its components."""

@@ -1,5 +1,4 @@
-"""Time windows of the autoscaler: the averaged metric window, the maximum window of scale-down delay, and the meter
-that turns request arrivals and ends into one value per second.
+"""Time windows of the autoscaler: the averaged metric window, and the maximum window of scale-down delay.
 
 Pure: every function takes the time. Times are seconds of one monotonic clock, buckets are whole seconds of it.
 """
@@ -96,40 +95,3 @@ class MaxWindow:
 def max_window(delay_s: float, tick_s: float) -> MaxWindow:
     """The window that holds a scale-down back for `delay_s` with decisions every `tick_s`."""
     return MaxWindow(size=max(1, math.ceil(delay_s / tick_s)), granularity_s=tick_s)
-
-
-@dataclass(frozen=True, slots=True)
-class RequestMeter:
-    """Time-weighted concurrency and request rate of one revision since the last report (Knative's RequestStats)."""
-
-    since_s: float
-    changed_s: float
-    concurrency: int = 0
-    weighted: float = 0.0
-    requests: int = 0
-
-    def arrived(self, now_s: float) -> RequestMeter:
-        meter = self._advanced(now_s)
-        return replace(meter, concurrency=meter.concurrency + 1, requests=meter.requests + 1)
-
-    def finished(self, now_s: float) -> RequestMeter:
-        meter = self._advanced(now_s)
-        return replace(meter, concurrency=max(0, meter.concurrency - 1))
-
-    def report(self, now_s: float) -> tuple[float, float, RequestMeter]:
-        """(average concurrency, requests per second, meter for the next period)."""
-        meter = self._advanced(now_s)
-        period_s = now_s - meter.since_s
-        fresh = RequestMeter(since_s=now_s, changed_s=now_s, concurrency=meter.concurrency)
-        if period_s <= 0:
-            return float(meter.concurrency), 0.0, replace(fresh, requests=meter.requests)
-        return meter.weighted / period_s, meter.requests / period_s, fresh
-
-    def _advanced(self, now_s: float) -> RequestMeter:
-        elapsed_s = max(0.0, now_s - self.changed_s)
-        return replace(self, changed_s=now_s, weighted=self.weighted + self.concurrency * elapsed_s)
-
-
-def request_meter(now_s: float) -> RequestMeter:
-    """A meter that starts counting now."""
-    return RequestMeter(since_s=now_s, changed_s=now_s)

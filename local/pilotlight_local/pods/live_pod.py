@@ -3,12 +3,12 @@
     Mounting -> Starting -> Ready <-> NotReady -> Draining -> Gone
     (any state may go to Gone: the process exits, cannot start, fails a startup or liveness probe, or was asked to stop)
 
-Every change is told to the owner, which decides what it means. Must not: restart itself, or know the autoscaler.
+That something has changed is told to the owner, which looks at the pod and decides what it means. Must not: restart
+itself, or know the autoscaler.
 """
 
 import asyncio
 import shutil
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,18 +66,19 @@ class LivePod:
 
     def __init__(
         self,
+        surroundings: PodSurroundings,
         name: str,
         revision: str,
         component: Component,
         predictor_address: str | None,
-        surroundings: PodSurroundings,
-        on_change: Callable[["LivePod"], None],
+        on_change: Callable[[], None],
     ) -> None:
+        self._now_s = asyncio.get_running_loop().time
         self.name = name
         self.component = component
         self.phase: PodPhase = "Mounting"
         self.failure: PodFailure | None = None
-        self.created_s = time.monotonic()
+        self.created_s = self._now_s()
         self.ready_after_s: float | None = None
         self.why_not_ready = ""
         self.process: PodProcess | None = None
@@ -85,14 +86,12 @@ class LivePod:
         self._predictor_address = predictor_address
         self._around = surroundings
         self._on_change = on_change
-        self._port = surroundings.ports.take()
-        self.backend = Backend(name, self._port)
+        self.backend = Backend(name)
         self._stop = asyncio.Event()
-        self._probing: PodProbing | None = None
         self._env: dict[str, str] = {}
         self._log_watch: LogWatch | None = None
         self._last_error = ""
-        self._grace_s = float(component.pod.termination_grace_period_s)
+        self._grace_s = self._idle_grace_s = float(component.pod.termination_grace_period_s)
         self._task = asyncio.create_task(self._live(), name=f"pod {name}")
 
     @property
@@ -103,8 +102,13 @@ class LivePod:
         return folder / f"{self.name}.log"
 
     @property
+    def _scratch(self) -> Path:
+        # A deleted endpoint's pod may still drain while one of the same name runs; the port is only one's.
+        return self._around.state_dir.scratch(f"{self.name}.{self.backend.port}")
+
+    @property
     def takes_requests(self) -> bool:
-        return self.phase == "Ready"
+        return self.phase == "Ready" and not self.backend.suspected.is_set() and self.counts
 
     @property
     def counts(self) -> bool:
@@ -125,16 +129,15 @@ class LivePod:
         self._last_error = news[-1] if news else self._last_error
         return news
 
-    def suspect(self) -> None:
-        """It refused a connection: not ready until a probe says otherwise."""
-        if self.phase == "Ready" and self._probing is not None:
-            self._enter("NotReady")
-            self._probing.suspect()
-
-    def stop(self, grace_s: float | None = None) -> None:
-        """Drain, then end; `grace_s` shortens the grace period of the spec. Returns at once, see `wait_gone`."""
-        if grace_s is not None:
-            self._grace_s = min(self._grace_s, grace_s)
+    def stop(self, grace_s: float | None = None, idle_grace_s: float | None = None) -> None:
+        """Drain, then end: SIGTERM when no request runs, SIGKILL when the grace period of the spec is over, after
+        `grace_s` at the latest, and not more than `idle_grace_s` after the last request. Returns at once, see
+        `wait_gone`; a later call may shorten what an earlier one gave."""
+        self._grace_s = self._grace_s if grace_s is None else min(self._grace_s, grace_s)
+        self._idle_grace_s = self._idle_grace_s if idle_grace_s is None else min(self._idle_grace_s, idle_grace_s)
+        if self._stop.is_set() and self.process is not None:
+            left_s = self._grace_s if self.backend.in_flight else min(self._grace_s, self._idle_grace_s)
+            asyncio.get_running_loop().call_later(left_s, self.process.kill)
         self._stop.set()
 
     async def wait_gone(self) -> None:
@@ -144,10 +147,11 @@ class LivePod:
     def _enter(self, phase: PodPhase) -> None:
         if phase != self.phase:
             self.phase = phase
-            self._on_change(self)
+            self._on_change()
 
     async def _live(self) -> None:
         try:
+            self.backend.port = self._around.ports.take()
             process = await self._unless_stopped(self._launch())
             if process is not None:
                 self.process = process
@@ -156,8 +160,9 @@ class LivePod:
         except (PilotlightError, OSError, TimeoutError, NoEntrypoint) as error:
             self.failure = PodFailure(str(error), (), was_ready=False, exit_code=None)
         finally:
-            self._around.ports.give_back(self._port)
-            shutil.rmtree(self._around.state_dir.scratch(self.name), ignore_errors=True)
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            if self.backend.port:
+                self._around.ports.give_back(self.backend.port)
             self._enter("Gone")
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, PodProcess]) -> PodProcess | None:
@@ -173,7 +178,7 @@ class LivePod:
     async def _launch(self) -> PodProcess:
         pod = self.component.pod
         directories = {mount.mount_path: await self._around.mounts.resolve(mount.uri) for mount in pod.mounts}
-        scratch = self._around.state_dir.scratch(self.name)
+        scratch = self._scratch
         for empty_dir in pod.empty_dirs:
             directories[empty_dir.mount_path] = scratch / empty_dir.name
             directories[empty_dir.mount_path].mkdir(parents=True, exist_ok=True)
@@ -183,7 +188,7 @@ class LivePod:
         prune_logs(self.log_path.parent)
         start_afresh(self.log_path)
         placement = Placement(
-            port=self._port,
+            port=self.backend.port,
             python=self._around.python,
             predictor_address=self._predictor_address or "",
             directories={mount_path: str(local) for mount_path, local in directories.items()},
@@ -205,11 +210,12 @@ class LivePod:
     async def _attend(self, process: PodProcess) -> None:
         exited = asyncio.create_task(process.wait())
         stopping = asyncio.create_task(self._stop.wait())
-        listener = self._listener = PodListener(self._port, process.init_pid)
+        listener = self._listener = PodListener(self.backend.port, process.init_pid)
         container = self.component.pod.container
-        ready_within_s = self.component.progress_deadline_s - (time.monotonic() - self.created_s)
-        self._probing = PodProbing(container, self._look, self._on_readiness, ready_within_s)
-        probing = asyncio.create_task(self._probing.run())
+        ready_within_s = self.component.progress_deadline_s - (self._now_s() - self.created_s)
+        probing = asyncio.create_task(
+            PodProbing(container, self._look, self._on_readiness, ready_within_s, self.backend).run()
+        )
         try:
             await asyncio.wait({exited, stopping, probing}, return_when=asyncio.FIRST_COMPLETED)
             was_ready = self.ready_after_s is not None
@@ -239,29 +245,35 @@ class LivePod:
 
     async def _drain(self, process: PodProcess) -> None:
         self._enter("Draining")
-        deadline_s = time.monotonic() + self._grace_s
+        deadline_s = self._now_s() + self._grace_s
         idle = asyncio.create_task(self.backend.wait_idle())
         exited = asyncio.create_task(process.wait())
         await asyncio.wait({idle, exited}, timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED)
+        is_idle = idle.done()
         await _cancel(idle, exited)
-        await process.stop(max(0.0, deadline_s - time.monotonic()))
+        left_s = max(0.0, deadline_s - self._now_s())
+        await process.stop(min(left_s, self._idle_grace_s) if is_idle else left_s)
 
     async def _look(self, probe: Probe) -> pod_probe.Probed:
-        probed = await pod_probe.look(self._around.session, probe, self._port, self._env)
+        port = self.backend.port
+        probed = await pod_probe.look(self._around.session, probe, port, self._env)
         asks_the_port = probe.kind != "exec" or probe is self.component.pod.container.readiness
         if not (probed.succeeded and asks_the_port) or await asyncio.to_thread(self._listener.is_own):
             return probed
         # Whatever was measured before was another's: no request goes there for another probe's sake.
-        self.suspect()
-        return pod_probe.Probed(False, f"another program listens on the pod's port {self._port}")
+        self.backend.suspected.set()
+        self._on_change()
+        return pod_probe.Probed(False, f"another program listens on the pod's port {port}")
 
     def _on_readiness(self, ready: bool | None, why_not: str) -> None:
-        self.why_not_ready = why_not
+        if why_not != self.why_not_ready:
+            self.why_not_ready = why_not
+            self._on_change()
         if ready:
             if self.ready_after_s is None:
-                self.ready_after_s = time.monotonic() - self.created_s
+                self.ready_after_s = self._now_s() - self.created_s
             self._enter("Ready")
-        elif ready is False and self.phase == "Ready":
+        elif self.phase == "Ready":
             self._enter("NotReady")
 
 

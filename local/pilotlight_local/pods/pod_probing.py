@@ -7,9 +7,12 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+from pilotlight_local.activator.activator import Backend
 from pilotlight_local.pods import probe_policy
 from pilotlight_local.pods.pod_probe import Probed
 from pilotlight_specs import Container, Probe
+
+PAUSE_RESOLUTION_S = 0.001
 
 
 class PodProbing:
@@ -21,21 +24,19 @@ class PodProbing:
         look: Callable[[Probe], Awaitable[Probed]],
         on_readiness: Callable[[bool | None, str], None],
         ready_within_s: float,
+        backend: Backend,
     ) -> None:
         """Args:
         on_readiness: told after each look whether requests may come (None: not settled), and why not.
         ready_within_s: a process that was never ready by then has to end.
+        backend: once it is suspected, look at once and settle anew; while it has peers, look often.
         """
         self._container = container
         self._look = look
         self._on_readiness = on_readiness
         self._ready_within_s = ready_within_s
         self._deadline = asyncio.timeout(ready_within_s)
-        self._suspected = asyncio.Event()
-
-    def suspect(self) -> None:
-        """Something says that the pod is not ready: look at once, and settle anew."""
-        self._suspected.set()
+        self._backend = backend
 
     async def run(self) -> str:
         """Returns why the process has to end; runs until then, or until it is cancelled."""
@@ -83,16 +84,27 @@ class PodProbing:
         await asyncio.sleep(probe_policy.first_wait_s(self._container, probe))
         while True:
             probed = await self._look(probe)
-            if self._suspected.is_set():
-                self._suspected.clear()
+            if self._backend.suspected.is_set():
+                self._backend.suspected.clear()
                 history = probe_policy.ProbeHistory()
             history = probe_policy.count(probe, history, probed.succeeded)
             if history.settled:
                 self._deadline.reschedule(None)
             self._on_readiness(history.settled, probed.why_not)
+            await self._pause(probe_policy.next_wait_s(self._container, probe, history))
+
+    async def _pause(self, wait_s: float) -> None:
+        """Until the next look: shorter where another pod could take what this one does not."""
+        now_s = asyncio.get_running_loop().time
+        until_s = now_s() + wait_s
+        # Less than the clock can tell is nothing.
+        while (left_s := until_s - now_s()) > PAUSE_RESOLUTION_S:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(probe_policy.next_wait_s(self._container, probe, history)):
-                    await self._suspected.wait()
+                async with asyncio.timeout(min(left_s, probe_policy.PEERS_PERIOD_S)):
+                    await self._backend.suspected.wait()
+                    return
+            if self._backend.has_peers:
+                return
 
 
 def _failure(name: str, probe: Probe, last: Probed) -> str:

@@ -121,8 +121,12 @@ class PodProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 return await self.wait()
-        self._order(b"kill")
+        self.kill()
         return await self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to the whole pod, now; see `wait`."""
+        self._order(b"kill")
 
     def log_tail(self, lines: int) -> list[str]:
         """The last lines the container wrote."""

@@ -1,65 +1,31 @@
 """The activator in virtual time: order, bounds, deadlines, failure, and that nothing is ever counted twice."""
 
 import asyncio
-import heapq
 import random
-import selectors
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
 
 import pytest
 
 from pilotlight_local.activator.activator import Activator, Backend
 from pilotlight_local.activator.balancing import choose_pod
+from pilotlight_local.activator.request_meter import RequestMeter
 from pilotlight_local.errors import ActivationTimeout, QueueFull, RevisionFailed
 
-T = TypeVar("T")
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer as soon as nothing else is left to do."""
-
-    def __init__(self) -> None:
-        super().__init__(selectors.SelectSelector())
-        self._virtual_s = 0.0
-
-    def time(self) -> float:
-        return self._virtual_s
-
-    def _run_once(self) -> None:
-        scheduled: list[Any] = self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:
-            self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
-            heapq.heappop(scheduled)._scheduled = False
-        if not self._ready and scheduled:  # type: ignore[attr-defined]
-            self._virtual_s = max(self._virtual_s, scheduled[0]._when)
-        super()._run_once()  # type: ignore[misc]
-
-
-def in_virtual_time(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    def run() -> None:
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            runner.run(test())  # type: ignore[arg-type]
-
-    run.__name__ = test.__name__
-    return run
+pytestmark = pytest.mark.looptime
 
 
 class Watched:
-    """An activator whose concurrency and pokes are written down."""
+    """An activator whose pokes are counted."""
 
     def __init__(self, container_concurrency: int = 0, queue_depth: int = 10) -> None:
-        self.concurrency = 0
         self.pokes = 0
-        self.activator = Activator(
-            "demo-00001", container_concurrency, random.Random(1), self._poke, self._change, queue_depth
-        )
+        self.activator = Activator("demo-00001", container_concurrency, random.Random(1), self._poke, queue_depth)
 
     def _poke(self) -> None:
         self.pokes += 1
 
-    def _change(self, change: int) -> None:
-        self.concurrency += change
+    @property
+    def concurrency(self) -> int:
+        return self.activator.meter.concurrency
 
 
 async def settle() -> None:
@@ -67,7 +33,6 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-@in_virtual_time
 async def test_a_request_waits_for_the_first_pod_and_pokes() -> None:
     watched = Watched()
     waiting = asyncio.create_task(watched.activator.acquire(300.0))
@@ -81,7 +46,6 @@ async def test_a_request_waits_for_the_first_pod_and_pokes() -> None:
     assert (backend.in_flight, watched.concurrency) == (0, 0)
 
 
-@in_virtual_time
 async def test_container_concurrency_is_kept_and_served_in_order() -> None:
     watched = Watched(container_concurrency=1)
     backend = Backend("pod-1", 1)
@@ -101,7 +65,6 @@ async def test_container_concurrency_is_kept_and_served_in_order() -> None:
     assert watched.concurrency == 0
 
 
-@in_virtual_time
 async def test_buffered_time_counts_against_the_deadline() -> None:
     watched = Watched()
     with pytest.raises(ActivationTimeout):
@@ -110,7 +73,6 @@ async def test_buffered_time_counts_against_the_deadline() -> None:
     assert (watched.concurrency, watched.activator.queued) == (0, 0)
 
 
-@in_virtual_time
 async def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
     watched = Watched(queue_depth=2)
     held = [asyncio.create_task(watched.activator.acquire(300.0)) for _ in range(2)]
@@ -125,13 +87,12 @@ async def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
     assert (watched.concurrency, watched.activator.queued) == (0, 0)
 
 
-@in_virtual_time
 async def test_a_failed_revision_answers_everyone_who_waits() -> None:
     watched = Watched()
     held = [asyncio.create_task(watched.activator.acquire(300.0)) for _ in range(3)]
     await settle()
-    watched.activator.fail_waiting(
-        lambda: RevisionFailed("demo-00001", "exited with code 4", ["boom"], retry_after_s=9.1)
+    watched.activator.refuse(
+        10.0, lambda left_s: RevisionFailed("demo-00001", "exited with code 4", ["boom"], retry_after_s=left_s)
     )
     results = await asyncio.gather(*held, return_exceptions=True)
     assert [type(result) for result in results] == [RevisionFailed] * 3
@@ -140,7 +101,40 @@ async def test_a_failed_revision_answers_everyone_who_waits() -> None:
     assert watched.concurrency == 0
 
 
-@in_virtual_time
+async def test_a_refusal_is_told_with_the_time_that_is_left_and_ends_by_itself() -> None:
+    watched = Watched()
+    watched.activator.refuse(10.0, lambda left_s: RevisionFailed("demo-00001", "boom", retry_after_s=left_s))
+    await asyncio.sleep(4.0)
+    with pytest.raises(RevisionFailed) as refused:
+        await watched.activator.acquire(300.0)
+    assert refused.value.retry_after_s == 6.0
+    await asyncio.sleep(6.0)
+    with pytest.raises(ActivationTimeout):
+        await watched.activator.acquire(asyncio.get_running_loop().time() + 1)
+
+
+async def test_a_pod_that_refused_a_connection_takes_nothing_and_what_waits_goes_elsewhere() -> None:
+    watched = Watched(container_concurrency=1)
+    broken, other = Backend("broken", 1), Backend("other", 2)
+    watched.activator.set_ready([broken])
+    first = await watched.activator.acquire(300.0)
+    waiting = asyncio.create_task(watched.activator.acquire(300.0))
+    await settle()
+    watched.activator.suspect(first)
+    watched.activator.release(first)
+    await settle()
+    assert not waiting.done()
+    watched.activator.set_ready([other])
+    assert await waiting is other
+
+
+async def test_who_waits_in_vain_is_told_what_the_pod_says() -> None:
+    watched = Watched()
+    watched.activator.set_ready([], why_none="the engine is starting")
+    with pytest.raises(ActivationTimeout, match="its pod says: the engine is starting"):
+        await watched.activator.acquire(1.0)
+
+
 async def test_a_client_that_leaves_in_the_moment_of_the_grant_gives_the_pod_back() -> None:
     watched = Watched(container_concurrency=1)
     leaver = asyncio.create_task(watched.activator.acquire(300.0))
@@ -153,7 +147,6 @@ async def test_a_client_that_leaves_in_the_moment_of_the_grant_gives_the_pod_bac
     assert (backend.in_flight, watched.concurrency, watched.activator.running) == (1, 1, 1)
 
 
-@in_virtual_time
 async def test_a_pod_that_leaves_tells_its_connections_and_gets_nothing_new() -> None:
     watched = Watched()
     old, new = Backend("old", 1), Backend("new", 2)
@@ -193,3 +186,20 @@ def test_without_a_limit_the_less_loaded_of_two_random_pods_is_taken() -> None:
     chosen = [choose_pod([0, 5, 9], 0, 0, rng) for _ in range(300)]
     assert 2 not in chosen
     assert 150 < chosen.count(0) < 250
+
+
+def test_the_meter_weighs_concurrency_by_time() -> None:
+    meter = RequestMeter(0)
+    meter.arrived(0)
+    meter.arrived(0.5)
+    assert meter.report(1) == (pytest.approx(1.5), 2)
+    meter.finished(1.25)
+    meter.finished(1.5)
+    assert meter.report(2) == (pytest.approx(0.75), 0)
+
+
+def test_the_meter_keeps_requests_when_it_is_asked_twice_in_one_instant() -> None:
+    meter = RequestMeter(0)
+    meter.arrived(0)
+    assert meter.report(0) == (1.0, 0.0)
+    assert meter.report(1)[1] == 1

@@ -1,10 +1,9 @@
 """Metric windows: what is averaged, over how much of the window, and when there is nothing to say."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotlight_local.kpa.window import MaxWindow, MetricWindow, max_window, request_meter
+from pilotlight_local.kpa.window import MaxWindow, MetricWindow, max_window
 
 
 def filled(size: int, values: dict[float, float]) -> MetricWindow:
@@ -80,17 +79,3 @@ def test_the_maximum_window_takes_the_larger_of_one_tick():
     window = MaxWindow(size=3, granularity_s=2).record(0, 5).record(0.5, 3)
     assert window.current == 5
     assert window.record(1, 9).current == 9
-
-
-def test_the_meter_weighs_concurrency_by_time():
-    meter = request_meter(0).arrived(0).arrived(0.5)
-    concurrency, rate, meter = meter.report(1)
-    assert (concurrency, rate) == (pytest.approx(1.5), 2)
-    concurrency, rate, _ = meter.finished(1.25).finished(1.5).report(2)
-    assert (concurrency, rate) == (pytest.approx(0.75), 0)
-
-
-def test_the_meter_keeps_requests_when_it_is_asked_twice_in_one_instant():
-    _, _, meter = request_meter(0).arrived(0).report(0)
-    _, rate, _ = meter.report(1)
-    assert rate == 1

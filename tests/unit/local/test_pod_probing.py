@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pilotlight_local.activator.activator import Backend
 from pilotlight_local.pods.pod_probe import Probed
 from pilotlight_local.pods.pod_probing import PodProbing
 from pilotlight_specs import Container, Probe
@@ -29,7 +30,8 @@ class Pod:
         self.asked: list[tuple[str, float]] = []
         self.told: list[tuple[bool | None, float]] = []
         self._began_s = asyncio.get_running_loop().time()
-        self.probing = PodProbing(self.container, self.look, self.tell, ready_within_s=30)
+        self.backend = Backend("pod")
+        self.probing = PodProbing(self.container, self.look, self.tell, 30, self.backend)
 
     def now(self) -> float:
         return round(asyncio.get_running_loop().time() - self._began_s, 2)
@@ -70,11 +72,23 @@ async def test_a_ready_pod_leaves_after_its_failure_threshold_and_is_polled_agai
     assert pod.told == [(True, 0), (False, 15), (True, 16)]
 
 
+async def test_a_pod_that_is_not_the_only_one_leaves_within_a_second() -> None:
+    pod = Pod(ready=lambda at_s: at_s < 6.1)
+    running = asyncio.create_task(pod.run(20))
+    await asyncio.sleep(2)
+    assert len(pod.asked) == 1
+    pod.backend.has_peers = True
+    await running
+    assert pod.told[0] == (True, 0)
+    assert pod.told[1][0] is False
+    assert 6.1 <= pod.told[1][1] < 7.1
+
+
 async def test_a_suspected_pod_is_looked_at_at_once() -> None:
     pod = Pod(ready=lambda at_s: at_s < 1 or at_s >= 2)
     running = asyncio.create_task(pod.run(4))
     await asyncio.sleep(1.5)
-    pod.probing.suspect()
+    pod.backend.suspected.set()
     await running
     assert ("ready", 1.5) in pod.asked
     assert pod.told[-1] == (True, 2.0)
