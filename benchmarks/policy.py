@@ -1,43 +1,49 @@
-"""What keeping engines warm costs and saves: Knative's window, fixed keep-alive, and the warm pool, on one trace.
+"""What keeping engines warm costs and saves, and what each predictor of reuse is worth, in virtual time.
 
-    python benchmarks/policy.py [--requests 300000] [--trace FILE | --azure_invocations FILE … | --burstgpt FILE]
+    python benchmarks/policy.py [--azure_invocations FILE --azure_durations FILE | --servegen FOLDER | --trace FILE]
 
-A request's wait is its added latency; a cold start is a request that waits over 5 s for an engine, for any reason.
-Slot-seconds are accelerator slots held, boots included. Every policy gets as many slots as it asks for and pays the
-same 29 s for a boot (measured on a cluster for Knative; Pilotlight's own boots are faster, which is shown on its own).
+A request's wait is its added latency until its endpoint holds a ready engine; a cold start is a request that waits over
+5 s, for any reason. Slot-seconds are accelerator slots held, boots included. Each variant of the policy is swept over
+its price (slot-seconds that one avoided cold start is worth) and read off at the slot-hours that Knative's window took.
 Prints tables, and writes a picture and the raw figures under benchmarks/out.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import matplotlib as mpl
 from rich.console import Console
 from rich.table import Table
 
+from pilotlight_pool.policy.keep_warm import keep_alive
 from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
-from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
-from pilotlight_pool.simulator import fixed_window, public_traces, synthetic, warm_pool
-from pilotlight_pool.simulator.outcome import COLD_S, Outcome
-from pilotlight_pool.simulator.request_trace import Endpoint, Trace, read_csv
+from pilotlight_pool.policy.placement import greedy_dual
+from pool_simulator import fixed_window, public_traces, servegen, synthetic, warm_pool
+from pool_simulator.outcome import COLD_S, Outcome
+from pool_simulator.request_trace import Trace, read_csv
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 OUT = Path(__file__).parent / "out"
 BOOT_S = 29.0
-# Stable window, and with the grace period on top. With the default burst capacity the activator is in the path already
-# and Knative waits for the window only; the headline gives it both.
+# Stable window, and with the grace period on top.
 KNATIVE_KEEP_S, KNATIVE_WINDOW_S = 90.0, 60.0
-KEEPS_S = (10.0, 30.0, 60.0, 90.0, 180.0, 300.0, 600.0, 1200.0, 3600.0)
-PRICES = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+KEEPS_S = (10.0, 30.0, 60.0, 90.0, 180.0, 300.0, 600.0, 1200.0)
+PRICES = (10.0, 40.0, 160.0, 640.0, 2560.0)
+NEVER = 10**9
+STYLES = ("k+-", "o-", "s-", "^--", "x:", "d--", "v:")
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,8 @@ class Figures:
     cold_rate: float
     over_1s: float
     p99_s: float
-    p999_s: float
     boots: int
     swapped_rate: float
-    swap_p99_s: float
     peak_slots: int
 
 
@@ -63,106 +67,96 @@ def figures(outcome: Outcome) -> Figures:
         outcome.cold_rate,
         outcome.slower_than(1.0),
         outcome.percentile_s(99),
-        outcome.percentile_s(99.9),
         outcome.boots,
         len(outcome.swap_waits_s) / max(1, outcome.requests),
-        outcome.swap_p99_s,
         outcome.peak_slots,
     )
 
 
-def pool(trace: Trace, spec: warm_pool.PoolSpec, name: str) -> Callable[[float], Figures]:
-    """Ours as a function of its one knob, the slot-seconds that one avoided cold start is worth."""
-
-    def at_price(price: float) -> Figures:
-        priced = replace(spec, keep=replace(spec.keep, price_slot_s=price))
-        return figures(warm_pool.simulate(trace, priced, f"{name}, price {price:.0f}"))
-
-    return at_price
+@contextlib.contextmanager
+def no_prewarm() -> Iterator[None]:
+    with mock.patch.object(keep_alive, "_best_prewarm", return_value=(math.inf, 0.0, 0.0)):
+        yield
 
 
-def at_equal_slots(curve: Callable[[float], Figures], slot_hours: float) -> Figures:
-    """The point of `curve` that holds as many slot-hours, within 1 %: regula falsi over the logarithm of the price."""
-    low, high = curve(50.0), curve(2000.0)
-    at_low, at_high = math.log(50.0), math.log(2000.0)
-    best = min(low, high, key=lambda point: abs(point.slot_hours - slot_hours))
-    for _ in range(8):
-        if abs(best.slot_hours - slot_hours) <= 0.01 * slot_hours:
-            break
-        slope = (high.slot_hours - low.slot_hours) / (at_high - at_low)
-        # Kept inside the bracket, so that one flat end cannot stall it; outside it when the bracket does not hold.
-        step = (slot_hours - low.slot_hours) / slope
-        width = at_high - at_low
-        inside = low.slot_hours <= slot_hours <= high.slot_hours
-        at = at_low + (min(0.9 * width, max(0.1 * width, step)) if inside else max(-3.0, min(width + 3.0, step)))
-        point = curve(math.exp(at))
-        best = min(best, point, key=lambda other: abs(other.slot_hours - slot_hours))
-        if point.slot_hours < slot_hours:
-            low, at_low = point, at
-        else:
-            high, at_high = point, at
-    return best
+@contextlib.contextmanager
+def least_recently_used() -> Iterator[None]:
+    """Whose engine is overwritten: the one used longest ago, instead of greedy-dual's choice."""
+    uses = itertools.count(1)
+
+    def touch(state: greedy_dual.GreedyDualState, key: str, size: int, cost_s: float) -> greedy_dual.GreedyDualState:
+        entry = greedy_dual.Entry(size, cost_s, 1, float(next(uses)))
+        return replace(state, entries={**state.entries, key: entry})
+
+    with mock.patch.object(greedy_dual, "touch", touch):
+        yield
 
 
-def dealt(trace: Trace, architectures: int) -> Trace:
-    """The same requests with the endpoints dealt evenly to so many architectures; one each where there are enough."""
-    endpoints = (
-        Endpoint(e.name, e.tenant, f"architecture-{place % architectures}") for place, e in enumerate(trace.endpoints)
-    )
-    return replace(trace, endpoints=tuple(endpoints))
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    spec: warm_pool.PoolSpec
+    within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    def at(self, trace: Trace, price: float) -> Figures:
+        spec = replace(self.spec, keep=replace(self.spec.keep, price_slot_s=price))
+        with self.within():
+            return figures(warm_pool.simulate(trace, spec, f"{self.name}, price {price:.0f}"))
+
+
+def variants(slots: int) -> list[Variant]:
+    keep = keep_alive.KeepAliveSpec(boot_s=BOOT_S)
+    base = warm_pool.PoolSpec(slots=slots, boot_s=BOOT_S, keep=keep)
+    blind = replace(keep, min_gaps=NEVER, max_standard_keep_alive_s=math.inf)
+    no_forecast = ForecastSpec(min_gap_s=math.inf)
+    return [
+        Variant("whole policy", base),
+        Variant("without the forecast", replace(base, forecast=no_forecast)),
+        Variant("without prewarm from the histogram", base, no_prewarm),
+        Variant("without the histogram (a fixed time)", replace(base, keep=blind)),
+        Variant("without greedy-dual (least recently used)", base, least_recently_used),
+        Variant("without any: fixed time, LRU", replace(base, keep=blind, forecast=no_forecast), least_recently_used),
+    ]
+
+
+def at_slot_hours(points: list[Figures], slot_hours: float) -> float:
+    """The cold-start rate of a sweep at so many slot-hours: between its two nearest points, in the logarithms."""
+    ranked = sorted(points, key=lambda point: point.slot_hours)
+    below = [point for point in ranked if point.slot_hours <= slot_hours]
+    above = [point for point in ranked if point.slot_hours > slot_hours]
+    if not below or not above:
+        return (below[-1] if below else above[0]).cold_rate
+    low, high = below[-1], above[0]
+    share = math.log(slot_hours / low.slot_hours) / math.log(high.slot_hours / low.slot_hours)
+    least = 1e-6
+    return math.exp((1 - share) * math.log(max(least, low.cold_rate)) + share * math.log(max(least, high.cold_rate)))
 
 
 def table(title: str, rows: list[Figures]) -> Table:
     view = Table(title=title, title_justify="left")
-    for name in (
-        "policy",
-        "slot-hours",
-        f"cold (> {COLD_S:g} s)",
-        "> 1 s",
-        "p99",
-        "p99.9",
-        "boots",
-        "by swap",
-        "swap p99",
-    ):
+    for name in ("policy", "slot-hours", f"cold (> {COLD_S:g} s)", "> 1 s", "p99", "boots", "by swap", "most slots"):
         view.add_column(name, justify="left" if name == "policy" else "right")
     for row in rows:
         view.add_row(
-            row.policy,
-            f"{row.slot_hours:,.0f}",
-            f"{row.cold_rate:.2%}",
-            f"{row.over_1s:.1%}",
-            f"{row.p99_s:.2f} s",
-            f"{row.p999_s:.2f} s",
-            f"{row.boots:,}",
-            f"{row.swapped_rate:.1%}",
-            f"{row.swap_p99_s:.2f} s" if row.swapped_rate else "-",
-        )
+            row.policy, f"{row.slot_hours:,.1f}", f"{row.cold_rate:.2%}", f"{row.over_1s:.1%}", f"{row.p99_s:.2f} s",
+            f"{row.boots:,}", f"{row.swapped_rate:.1%}", str(row.peak_slots),
+        )  # fmt: skip
     return view
 
 
-def picture(curves: dict[str, list[Figures]], marks: list[Figures], path: Path, title: str) -> None:
-    sheet, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8))
-    for (name, points), style in zip(curves.items(), ("o-", "s-", "^--", "x:"), strict=False):
+def picture(curves: dict[str, list[Figures]], knative: Figures, path: Path, title: str) -> None:
+    sheet, axes = plt.subplots(figsize=(9, 5.5))
+    for (name, points), style in zip(curves.items(), STYLES, strict=False):
         ranked = sorted(points, key=lambda p: p.slot_hours)
-        hours = [p.slot_hours for p in ranked]
-        left.plot(hours, [max(1e-5, p.cold_rate) * 100 for p in ranked], style, label=name, markersize=4)
-        right.plot(hours, [max(0.01, p.p99_s) for p in ranked], style, label=name, markersize=4)
-    for mark in marks:
-        left.plot([mark.slot_hours], [mark.cold_rate * 100], "k*", markersize=12)
-        left.annotate(
-            mark.policy.split(",")[0],
-            (mark.slot_hours, mark.cold_rate * 100),
-            xytext=(6, 6),
-            textcoords="offset points",
-        )
-    for axes, label in ((left, f"requests that wait > {COLD_S:g} s (%)"), (right, "p99 added latency (s)")):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("slot-hours held")
-        axes.set_ylabel(label)
-        axes.grid(visible=True, which="both", alpha=0.2)
-    left.legend(fontsize=8)
+        rates = [max(1e-5, p.cold_rate) * 100 for p in ranked]
+        axes.plot([p.slot_hours for p in ranked], rates, style, label=name, markersize=4)
+    axes.plot([knative.slot_hours], [knative.cold_rate * 100], "k*", markersize=12, label="Knative, 60 s + 30 s")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("slot-hours held")
+    axes.set_ylabel(f"requests that wait > {COLD_S:g} s (%)")
+    axes.grid(visible=True, which="both", alpha=0.2)
+    axes.legend(fontsize=8)
     sheet.suptitle(title)
     sheet.tight_layout()
     sheet.savefig(path, dpi=110)
@@ -170,113 +164,91 @@ def picture(curves: dict[str, list[Figures]], marks: list[Figures], path: Path, 
 
 def load(options: argparse.Namespace) -> tuple[Trace, str]:
     if options.trace:
-        return read_csv(options.trace), options.trace.name
+        return read_csv(options.trace), options.trace.stem
     if options.azure_invocations:
         trace = public_traces.read_azure_functions(
-            options.azure_invocations,
-            options.azure_durations,
-            fingerprints=options.fingerprints,
-            max_endpoints=options.endpoints,
-            seed=options.seed,
-        )
-        return trace, "Azure Functions 2019"
-    if options.burstgpt:
-        trace = public_traces.read_burstgpt(
-            options.burstgpt,
-            endpoints=options.endpoints,
-            fingerprints=options.fingerprints,
-            seed=options.seed,
-            days=options.days,
-        )
-        return trace, "BurstGPT"
+            options.azure_invocations, options.azure_durations, fingerprints=options.fingerprints,
+            max_endpoints=options.endpoints, seed=options.seed, most_per_endpoint=options.most_per_endpoint,
+        )  # fmt: skip
+        return trace, "azure-functions-2019"
+    if options.servegen:
+        trace = servegen.read_servegen(
+            options.servegen, day=options.day, days=options.days, fingerprints=options.fingerprints,
+            most_per_client=options.most_per_endpoint, mean_work_s=4.0, seed=options.seed,
+        )  # fmt: skip
+        return trace, f"servegen-{options.servegen.name}"
     spec = synthetic.SyntheticSpec(
         options.endpoints, options.days, options.requests, options.fingerprints, options.seed
     )
-    return synthetic.generate(spec), f"synthetic, seed {options.seed}"
+    return synthetic.generate(spec), f"synthetic-{options.seed}"
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=300_000, help="about how many the synthetic trace has")
-    parser.add_argument("--endpoints", type=int, default=200)
-    parser.add_argument("--days", type=float, default=7.0)
+    parser.add_argument("--requests", type=int, default=20_000, help="about how many the synthetic trace has")
+    parser.add_argument("--endpoints", type=int, default=60)
+    parser.add_argument("--days", type=float, default=2.0)
+    parser.add_argument("--day", type=int, default=2, help="of ServeGen's 14, the first to take")
+    parser.add_argument("--hours", type=float, default=math.inf, help="so much of the trace")
     parser.add_argument("--fingerprints", type=int, default=5, help="architectures that the endpoints share")
+    parser.add_argument("--slots", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--most_per_endpoint", type=int, default=500, help="busier ones, never at zero, are left out")
     parser.add_argument("--trace", type=Path, help="CSV: timestamp_s,endpoint,tenant,duration_s[,fingerprint]")
-    parser.add_argument("--azure_invocations", type=Path, nargs="+", help="invocations_per_function_md.anon.d*.csv")
-    parser.add_argument(
-        "--azure_durations", type=Path, nargs="*", default=[], help="function_durations_percentiles.*.csv"
-    )
-    parser.add_argument("--burstgpt", type=Path, help="BurstGPT_*.csv")
+    parser.add_argument("--azure_invocations", type=Path, nargs="+", help="invocations per function and minute")
+    parser.add_argument("--azure_durations", type=Path, nargs="*", default=[], help="function durations")
+    parser.add_argument("--servegen", type=Path, help="folder of one model's clients")
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
+    logging.disable(logging.CRITICAL)
     console = Console(width=140)
     began_s = time.perf_counter()
-    trace, source = load(options)
-    count = len(trace.arrivals_s)
+    trace, name = load(options)
+    trace = trace.until(options.hours * 3600)
     families = len({endpoint.fingerprint for endpoint in trace.endpoints})
-    title = f"{source}: {count:,} requests, {len(trace.endpoints)} endpoints, {families} architectures"
-    console.print(f"{title}, {trace.horizon_s / 86_400:.1f} days")
-
-    def fixed(keep_s: float, name: str) -> Figures:
-        return figures(fixed_window.simulate(trace, keep_s, BOOT_S, name))
-
-    knative = fixed(KNATIVE_KEEP_S, "Knative, 60 s window + 30 s grace")
-    window_only = fixed(KNATIVE_WINDOW_S, "Knative, 60 s window (activator in path)")
-    keeps = [fixed(keep_s, f"fixed keep-alive {keep_s:.0f} s") for keep_s in KEEPS_S]
-    base = warm_pool.PoolSpec(boot_s=BOOT_S, keep=KeepAliveSpec(boot_s=BOOT_S))
-    ours = pool(trace, base, "Pilotlight")
-    swept = [ours(price) for price in PRICES]
-    console.print(table("the whole trade-off", [knative, window_only, *keeps, *swept]))
-
-    unshared = pool(dealt(trace, len(trace.endpoints)), base, "nothing shared")
-    variants = {
-        "Pilotlight": ours,
-        "swap, but a fixed keep-alive": pool(trace, replace(base, rule="fixed"), "swap, fixed keep-alive"),
-        "99th percentile cut": pool(
-            trace, replace(base, keep=replace(base.keep, high_percentile=99.0)), "p99 cut (ATC'20)"
-        ),
-        "with forecast": pool(trace, replace(base, forecast=ForecastSpec()), "with forecast"),
-        "swaps take 2 s": pool(trace, replace(base, swap_ram_s=2.0, swap_disk_s=4.0), "swaps of 2 to 4 s"),
-        "zygote boots": pool(
-            trace, replace(base, boot_s=7.5, keep=replace(base.keep, boot_s=7.5)), "zygote boots of 7.5 s"
-        ),
-        **{
-            f"{n} architectures": pool(dealt(trace, n), base, f"{n} architectures, {len(trace.endpoints) // n} each")
-            for n in (1, 20, 50, 100)
-            if n < len(trace.endpoints)
-        },
-        "nothing shared": unshared,
-    }
-    equal = {name: at_equal_slots(curve, knative.slot_hours) for name, curve in variants.items()}
-    console.print(table("at Knative's slot-seconds", [knative, *equal.values()]))
-    same = equal["Pilotlight"]
-    for name in ("Pilotlight", "nothing shared"):
-        ratio = knative.cold_rate / max(equal[name].cold_rate, 1e-9)
-        console.print(f"{name}: cold starts at equal slot-seconds are 1/{ratio:.1f} of Knative's (goal: 1/2)")
-    elapsed_s = time.perf_counter() - began_s
-    console.print(f"{elapsed_s:.0f} s for all simulations")
-
+    title = (
+        f"{name}: {len(trace.arrivals_s):,} requests, {len(trace.endpoints)} endpoints, {families} architectures, "
+        f"{trace.horizon_s / 3600:.1f} h, {options.slots} slots"
+    )
+    console.print(title)
+    knative = figures(fixed_window.simulate(trace, KNATIVE_KEEP_S, BOOT_S, "Knative, 60 s window + 30 s grace"))
+    window = figures(fixed_window.simulate(trace, KNATIVE_WINDOW_S, BOOT_S, "Knative, 60 s window"))
+    keeps = [figures(fixed_window.simulate(trace, keep, BOOT_S, f"pods kept {keep:.0f} s")) for keep in KEEPS_S]
+    chosen = variants(options.slots)
+    runs = [(variant, price) for variant in chosen for price in PRICES]
+    curves: dict[str, list[Figures]] = {variant.name: [] for variant in chosen}
+    for number, (variant, price) in enumerate(runs, start=1):
+        curves[variant.name].append(variant.at(trace, price))
+        console.print(f"{number}/{len(runs)} {curves[variant.name][-1].policy}, {time.perf_counter() - began_s:.0f} s")
+    console.print(table("a pod per endpoint", [knative, window, *keeps]))
+    for rows in curves.values():
+        console.print(table(rows[0].policy.split(",")[0], rows))
+    # Where the curve of the whole policy ends, below Knative's slot-hours, is as far as all of them can be compared.
+    whole = curves[chosen[0].name]
+    hours = min(knative.slot_hours, max(point.slot_hours for point in whole))
+    marks = {f: hours * f for f in (1.0, 0.5, 0.25)}
+    view = Table(title="cold starts at equal slot-hours", title_justify="left")
+    view.add_column("policy")
+    for share, at in marks.items():
+        view.add_column(f"{at:,.1f} h ({share:g})", justify="right")
+    sweeps = {"a pod per endpoint": keeps, **curves}
+    equal = {name: [at_slot_hours(points, at) for at in marks.values()] for name, points in sweeps.items()}
+    for variant, rates in equal.items():
+        view.add_row(variant, *(f"{rate:.2%}" for rate in rates))
+    console.print(view)
+    console.print(f"{time.perf_counter() - began_s:.0f} s for all simulations")
     OUT.mkdir(parents=True, exist_ok=True)
-    curves = {
-        "fixed keep-alive": keeps,
-        "Pilotlight": swept,
-        "Pilotlight, nothing shared": [unshared(p) for p in PRICES],
-    }
-    picture(curves, [knative, same], OUT / "policy.png", title)
+    picture(sweeps, knative, OUT / f"policy-{name}.png", title)
     raw = {
-        "trace": title,
-        "boot_s": BOOT_S,
-        "cold_s": COLD_S,
-        "knative": [asdict(knative), asdict(window_only)],
-        "curves": {name: [asdict(point) for point in points] for name, points in curves.items()},
-        "equal_slot_seconds": {name: asdict(point) for name, point in equal.items()},
-    }
-    (OUT / "policy.json").write_text(json.dumps(raw, indent=1))
-    console.print(f"picture: {OUT / 'policy.png'}")
+        "trace": title, "boot_s": BOOT_S, "cold_s": COLD_S, "knative": [asdict(knative), asdict(window)],
+        "curves": {variant: [asdict(point) for point in points] for variant, points in curves.items()},
+        "slot_hours": list(marks.values()), "cold_rate_at_slot_hours": equal,
+    }  # fmt: skip
+    (OUT / f"policy-{name}.json").write_text(json.dumps(raw, indent=1))
+    console.print(f"picture: {OUT / f'policy-{name}.png'}")
 
 
 if __name__ == "__main__":

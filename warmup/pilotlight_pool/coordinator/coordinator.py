@@ -36,7 +36,6 @@ from pilotlight_pool.policy.leases.presence import Applicant, PresenceSpec, Take
 from pilotlight_protocol.errors import Unavailable
 
 log = logging.getLogger(__name__)
-_TICK_S = 0.2
 _UNUSED_S = 1.0
 _SWEEP_EVERY = 50
 _KNOWN_MODELS = 1024
@@ -46,6 +45,7 @@ _KNOWN_MODELS = 1024
 class CoordinatorSettings:
     """`settle_s`: for so long after the start a lease that nobody knows may be one whose agent has yet to register, and
     a model that is too large may fit such an agent's slot. `agent_grace_s`: how long a request waits for a first agent.
+    `tick_s`: how often what changes with time alone is looked at.
     """
 
     policy: PoolPolicy = field(default_factory=PoolPolicy)
@@ -56,6 +56,7 @@ class CoordinatorSettings:
     presence: PresenceSpec = field(default_factory=PresenceSpec)
     settle_s: float = 0.0
     agent_grace_s: float = 10.0
+    tick_s: float = 0.2
 
 
 class Coordinator:
@@ -194,7 +195,7 @@ class Coordinator:
     async def _ticking(self) -> None:
         ticks = 0
         while True:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(self._settings.tick_s)
             for lease_id in self.pool.expire():
                 self.exposition.ended("expired")
                 log.info("lease %s expired: its holder was silent for %g s", lease_id, self.pool.policy.expires_s)

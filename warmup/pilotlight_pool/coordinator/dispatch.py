@@ -194,4 +194,6 @@ def _kind(record: LeaseRecord) -> tuple[object, ...]:
 
 def _readable(decision: placement.Placement, wish: LeaseWish) -> placement.Placement:
     """Model keys are 64 digits; a person needs the first of them."""
+    if not any(wish.model in reason for reason in decision.reasons):
+        return decision
     return replace(decision, reasons=tuple(reason.replace(wish.model, wish.model[:12]) for reason in decision.reasons))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine
@@ -58,17 +59,19 @@ def choose(
     parked = _kept(spec, slots, contest, predictions, now_s)
     seen: list[SlotView] = []
     for slot in slots:
+        changes: dict[str, Any] = {}
         young_s = _young_s(spec, slot, contest, predictions, now_s)
-        view = replace(slot, stoppable_in_s=young_s)
+        if young_s > 0.0:
+            changes["stoppable_in_s"] = young_s
         victim = given_up.get(slot.slot_id)
         if victim is not None and not slot.absent and _can_be_displaced(slot, wish):
-            view = replace(
-                view, preempts=victim.lease.lease_id, preempt_reason=victim.reason, preempt_detail=victim.detail,
-                preempt_loss_s=victim.loss_s,
-            )  # fmt: skip
+            changes |= {
+                "preempts": victim.lease.lease_id, "preempt_reason": victim.reason, "preempt_detail": victim.detail,
+                "preempt_loss_s": victim.loss_s,
+            }  # fmt: skip
         if slot.engine is not None and slot.engine.owner != wish.tenant and slot.slot_id in parked:
-            view = replace(view, kept_for=slot.engine.owner, stoppable_in_s=max(young_s, parked[slot.slot_id]))
-        seen.append(view)
+            changes |= {"kept_for": slot.engine.owner, "stoppable_in_s": max(young_s, parked[slot.slot_id])}
+        seen.append(replace(slot, **changes) if changes else slot)
     return place(spec.placement, wish, seen, predictions, now_s)
 
 

@@ -20,6 +20,7 @@ other. A lease on its way loses the wait alone, one at work resumes token-exactl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,10 +85,11 @@ def uses(
 ) -> dict[str, TenantUse]:
     """Every tenant in `weights`: those present, with their fair-queueing weights."""
     total = sum(weights.values())
+    held_slots = Counter(lease.tenant for lease in held)
     return {
         tenant: TenantUse(
             share_slots=slot_count * weight / total,
-            held_slots=sum(lease.tenant == tenant for lease in held),
+            held_slots=held_slots[tenant],
             mean_slots=mean_slots.get(tenant, 0.0),
         )
         for tenant, weight in weights.items()

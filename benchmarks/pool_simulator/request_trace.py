@@ -11,6 +11,7 @@ The file is CSV with a header, one line per request, in any order:
 
 from __future__ import annotations
 
+import bisect
 import csv
 from array import array
 from collections.abc import Iterable, Sequence
@@ -38,6 +39,11 @@ class Trace:
     def horizon_s(self) -> float:
         """The trace ends with its last arrival; slot-seconds are counted until then for every policy."""
         return self.arrivals_s[-1] if self.arrivals_s else 0.0
+
+    def until(self, end_s: float) -> Trace:
+        """The requests before `end_s`."""
+        count = bisect.bisect_left(self.arrivals_s, end_s)
+        return Trace(self.endpoints, self.arrivals_s[:count], self.endpoint_of[:count], self.durations_s[:count])
 
 
 class InvalidTrace(ValueError):

@@ -17,7 +17,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pilotlight_pool.simulator.request_trace import Endpoint, Trace, build
+from pool_simulator.request_trace import Endpoint, Trace, build
 
 _DAY_S = 86_400.0
 _HOUR_S = 3_600.0
@@ -36,7 +36,7 @@ class SyntheticSpec:
 
 def generate(spec: SyntheticSpec) -> Trace:
     """The trace. Endpoints per tenant: one to six."""
-    chance = random.Random(spec.seed)  # noqa: S311
+    chance = random.Random(spec.seed)
     endpoints = list(_endpoints(spec, chance))
     kinds = [_kind(index / spec.endpoints) for index in range(spec.endpoints)]
     chance.shuffle(kinds)

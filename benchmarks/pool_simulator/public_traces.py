@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pilotlight_pool.simulator.request_trace import Endpoint, InvalidTrace, Trace, build
+from pool_simulator.request_trace import Endpoint, InvalidTrace, Trace, build
 
 _MINUTE_S = 60.0
 _DAY_S = 86_400.0
@@ -33,16 +33,20 @@ def read_azure_functions(
     fingerprints: int,
     max_endpoints: int,
     seed: int,
+    most_per_endpoint: int = 10**9,
     default_duration_s: float = 1.0,
 ) -> Trace:
-    """Days in the order of the files. The first `max_endpoints` functions that appear; raises InvalidTrace."""
-    chance = random.Random(seed)  # noqa: S311
+    """Days (or spans) in the order of the files. The first `max_endpoints` functions that appear and have at most
+    `most_per_endpoint` invocations in each; raises InvalidTrace."""
+    chance = random.Random(seed)
     average_s = _azure_durations(durations)
     known: dict[tuple[str, str, str], int] = {}
     endpoints: list[Endpoint] = []
     requests: list[tuple[float, int, float]] = []
     for day, path in enumerate(invocations):
         for owner, app, function, counts in _azure_rows(path):
+            if sum(count for _, count in counts) > most_per_endpoint:
+                continue
             key = (owner, app, function)
             if key not in known:
                 if len(endpoints) >= max_endpoints:
@@ -61,7 +65,7 @@ def read_burstgpt(
     path: Path, *, endpoints: int, fingerprints: int, seed: int, days: float, s_per_token: float = 0.02
 ) -> Trace:
     """The first `days` days. Duration: Elapsed time where the file has it, else response tokens x `s_per_token`."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     shares = [1.0 / (rank + 1) for rank in range(endpoints)]
     names = [f"burstgpt-{index}" for index in range(endpoints)]
     sessions: dict[str, int] = {}
@@ -88,7 +92,7 @@ def _azure_rows(path: Path) -> Iterator[tuple[str, str, str, list[tuple[int, int
     with path.open(newline="", encoding="utf-8") as lines:
         rows = csv.reader(lines)
         header = next(rows, [])
-        if header[:4] != ["HashOwner", "HashApp", "HashFunction", "Trigger"] or len(header) != 1444:
+        if header[:4] != ["HashOwner", "HashApp", "HashFunction", "Trigger"] or len(header) < 5:
             raise InvalidTrace(f"{path}: not invocations per function: the header is {','.join(header[:6])},…")
         for row in rows:
             yield row[0], row[1], row[2], [(at, int(n)) for at, n in enumerate(row[4:]) if n not in {"", "0"}]

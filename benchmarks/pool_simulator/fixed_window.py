@@ -6,8 +6,8 @@ one pod serves any number at once (continuous batching), and the pod goes when i
 
 from __future__ import annotations
 
-from pilotlight_pool.simulator.outcome import Outcome
-from pilotlight_pool.simulator.request_trace import Trace
+from pool_simulator.outcome import Outcome
+from pool_simulator.request_trace import Trace
 
 
 def simulate(trace: Trace, keep_s: float, boot_s: float, name: str) -> Outcome:

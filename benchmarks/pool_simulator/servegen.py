@@ -1,0 +1,71 @@
+"""ServeGen's production traces (arXiv 2505.09999, Apache-2.0) as ours: each client of a model is an endpoint.
+
+A folder per model has a file per client, one line per ten minutes: start_s, requests/s, CV, family (Gamma or Weibull)
+and its two parameters (shape, scale) of the seconds between arrivals. Arrivals are drawn from them. A client's bins
+before its first and after its last traffic are not idleness, they are left out.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pool_simulator.request_trace import Endpoint, InvalidTrace, Trace, build
+
+_BIN_S = 600.0
+_DAY_S = 86_400.0
+
+
+def read_servegen(
+    folder: Path, *, day: int, days: float, fingerprints: int, most_per_client: int, mean_work_s: float, seed: int
+) -> Trace:
+    """Clients with at most `most_per_client` requests in the span: the others are never at zero."""
+    chance = random.Random(seed)
+    begin_s, end_s = day * _DAY_S, (day + days) * _DAY_S
+    endpoints: list[Endpoint] = []
+    requests: list[tuple[float, int, float]] = []
+    for path in sorted(folder.glob("*-trace.csv")):
+        bins = [one for one in _bins(path) if begin_s <= one.begin_s < end_s]
+        if not 1.0 <= sum(one.per_s * _BIN_S for one in bins) <= most_per_client:
+            continue
+        name, index = path.stem.removesuffix("-trace"), len(endpoints)
+        endpoints.append(Endpoint(name, name, f"architecture-{zlib.crc32(name.encode()) % fingerprints}"))
+        requests.extend((at_s, index, chance.expovariate(1 / mean_work_s)) for at_s in _arrivals(bins, chance))
+    return build(endpoints, requests)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bin:
+    begin_s: float
+    per_s: float
+    family: str
+    shape: float
+    scale: float
+
+
+def _bins(path: Path) -> Iterator[_Bin]:
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            begin, rate, _, family, shape, scale = line.split(",")
+            if float(rate) > 0.0:
+                yield _Bin(float(begin), float(rate), family, float(shape), float(scale))
+        except ValueError as error:
+            raise InvalidTrace(f"{path}:{number}: {error!r}; is this a ServeGen trace?") from error
+
+
+def _arrivals(bins: list[_Bin], chance: random.Random) -> Iterator[float]:
+    for one in bins:
+        end_s = one.begin_s + _BIN_S
+        at_s = one.begin_s + chance.random() * _gap_s(one, chance)
+        while at_s < end_s:
+            yield at_s
+            at_s += _gap_s(one, chance)
+
+
+def _gap_s(one: _Bin, chance: random.Random) -> float:
+    if one.family == "Gamma":
+        return chance.gammavariate(one.shape, one.scale)
+    return chance.weibullvariate(one.scale, one.shape)
