@@ -13,7 +13,6 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pilotlight_engine import engine_arguments
 from pilotlight_engine.leasing import lease_client
 from pilotlight_engine.leasing.lease_client import LeaseAsk, LeaseWish
 from pilotlight_engine.leasing.pool_http import PoolHttp
@@ -32,15 +31,14 @@ def main(engine_provider: Callable[[Namespace], PhasedProvider] | None = None) -
     """`engine_provider`: where engines come from; a warm pool, or a child process of vLLM, when None."""
     args = arguments.parse(sys.argv[1:], os.environ)
     log_to_stderr(args.log_level)
+    if args.ignored:
+        _log.info("arguments of KServe's that change nothing here: %s", " ".join(args.ignored))
     try:
         listener = listen(args.host, args.http_port)
     except OSError as error:
         _log.error("cannot listen on port %d: %s", args.http_port, error)
         return 1
     try:
-        args.engine_args = engine_arguments.parse_engine_args(
-            args.engine_arg, os.environ.get(arguments.ENGINE_ARGS_VARIABLE, "")
-        )
         if args.pool_url and engine_provider is None:
             new_ask = _asks(args)
             first = lease_client.begin(new_ask(args.startup_deadline_s))

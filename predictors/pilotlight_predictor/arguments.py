@@ -1,16 +1,22 @@
-"""The predictor's command line. Pure: the environment is an argument. Unknown arguments, which KServe injects, pass."""
+"""The predictor's command line. The environment is an argument; what is unknown and not KServe's is refused.
+
+`python -m pilotlight_predictor.arguments` says of command lines on its standard input what would be refused.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os.path
+import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import get_args
 
+from pilotlight_engine.engine_arguments import parse_engine_args
 from pilotlight_engine.leasing.pool_http import check_pool_url
 from pilotlight_engine.quantization import Requested
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 from pilotlight_protocol.errors import InvalidInput
+from pilotlight_serving.command_line import IsDirectory, answer_checks, parse_known
 from pilotlight_wire.cors import allowed_origins
 
 ENGINE_ARGS_VARIABLE = "PILOTLIGHT_ENGINE_ARGS"
@@ -23,10 +29,13 @@ LEASE_DEADLINE_MAX_S = 3600.0
 DEFAULT_MODEL_DIR = "/mnt/models"
 
 
-def parse(argv: Sequence[str], environment: Mapping[str, str]) -> argparse.Namespace:
+def parse(
+    argv: Sequence[str], environment: Mapping[str, str], is_directory: IsDirectory = os.path.isdir
+) -> argparse.Namespace:
     """Exits with a usage message for a value that is wrong, as argparse does."""
     parser = _parser(environment)
-    args, _ = parser.parse_known_args(argv)
+    args, ignored = parse_known(parser, argv, _engine_argument)
+    args.ignored = ignored
     if args.model_dir and args.model_uri:
         parser.error("give --model_dir or --model_uri, not both")
     if not 0 < args.kv_watermark <= 1:
@@ -49,15 +58,23 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> argparse.Names
         # A lease key is a tenant's own: the pool knows whose.
         args.tenant = None if args.pool_key else environment.get("POD_NAMESPACE") or "default"
     args.model = args.model_uri or args.model_dir or DEFAULT_MODEL_DIR
-    args.loras = tuple(_lora(parser, given) for given in args.lora_module)
+    args.loras = tuple(_lora(parser, given, is_directory) for given in args.lora_module)
+    try:
+        args.engine_args = parse_engine_args(args.engine_arg, environment.get(ENGINE_ARGS_VARIABLE, ""))
+    except InvalidInput as error:
+        parser.error(error.message)
     return args
 
 
-def _lora(parser: argparse.ArgumentParser, given: str) -> tuple[str, str]:
+def _engine_argument(name: str, value: str) -> str:
+    return f"; if it is vLLM's, write --engine_arg={name}{f'={value}' if value else ''}"
+
+
+def _lora(parser: argparse.ArgumentParser, given: str, is_directory: IsDirectory) -> tuple[str, str]:
     name, separator, path = given.partition("=")
     if not (name and separator and path):
         parser.error(f"--lora_module must be NAME=DIRECTORY, not '{given}'")
-    if not Path(path).is_dir():
+    if not is_directory(path):
         parser.error(f"--lora_module {name}: there is no directory {path}")
     return name, path
 
@@ -135,3 +152,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         f"the pool's lease key from ${POOL_KEY_VARIABLE}."
     )
     return parser
+
+
+if __name__ == "__main__":
+    answer_checks(parse, sys.stdin, lambda text: print(text, flush=True), os.path.isdir)

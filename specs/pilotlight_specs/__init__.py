@@ -12,6 +12,7 @@ from pilotlight_specs.desired import (
     Probe,
 )
 from pilotlight_specs.findings import Finding, summarize
+from pilotlight_specs.inference_service import Obstacle
 from pilotlight_specs.resolve import resolve
 from pilotlight_specs.yaml_files import Document, parse_documents, read_documents
 
@@ -25,6 +26,7 @@ __all__ = [
     "Finding",
     "InferenceService",
     "ModelMount",
+    "Obstacle",
     "PodSpec",
     "Probe",
     "parse_documents",

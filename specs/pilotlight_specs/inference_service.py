@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from pilotlight_specs.component_fields import UNSUPPORTED_COMPONENT_FIELDS, ComponentFields, read_component_fields
 from pilotlight_specs.containers import EnvironmentSources, ReadContainer, read_container
@@ -45,12 +46,25 @@ _PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
 
 
 @dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a component can never start where it is applied: `field` is one of its container's, or `models`."""
+
+    field: Literal["command", "args", "models"]
+    reason: str
+    arg: str = ""  # the one that is meant, as far as the component got it from the spec
+
+
+ComponentCheck = Callable[[Component], Iterable[Obstacle]]
+
+
+@dataclass(frozen=True, slots=True)
 class Surroundings:
     """What an InferenceService is resolved against."""
 
     runtimes: Sequence[Runtime]
     sources: EnvironmentSources
     config: KPAConfig
+    check: ComponentCheck
 
 
 def read_inference_service(document: Fields, metadata: Metadata, around: Surroundings) -> InferenceService | None:
@@ -154,10 +168,10 @@ def _component(
     paths = [mount.mount_path for mount in mounts]
     if len(set(paths)) < len(paths):
         report.error(fields.path, f"several models want to lie at the same path: {', '.join(paths)}")
-    check_uris(mounts, fields)
+    check_uris(mounts, report, _place(fields, "models"))
     if report.failed:
         return None
-    return Component(
+    component = Component(
         role=role,
         isvc=metadata.name,
         namespace=metadata.namespace,
@@ -170,6 +184,21 @@ def _component(
         canary_traffic_percent=common.canary_traffic_percent,
         progress_deadline_s=common.progress_deadline_s,
     )
+    for obstacle in around.check(component):
+        report.error(_place(fields, obstacle.field, obstacle.arg), obstacle.reason)
+    return component
+
+
+def _place(fields: Fields, field: str, arg: str = "") -> str:
+    """Where a component's `command`, `args` (one of them), or `models` stand in its part of the spec."""
+    owner = fields.mapping("model") or next(iter(fields.mappings("containers")), fields)
+    if field == "models":
+        key = next((key for key in ("storageUri", "storage") if owner.present(key)), "")
+        return owner.at(key) if key else fields.at("storageUris") if fields.present("storageUris") else owner.path
+    given = owner.data.get("args")
+    if arg and isinstance(given, list) and arg in given:
+        return f"{owner.at('args')}[{given.index(arg)}]"
+    return owner.at(field)
 
 
 def _read_model(model: Fields, metadata: Metadata, around: Surroundings) -> tuple[Runtime | None, ReadContainer | None]:

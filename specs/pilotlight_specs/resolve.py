@@ -10,7 +10,7 @@ from pilotlight_specs.containers import EnvironmentSources
 from pilotlight_specs.desired import Desired, InferenceService
 from pilotlight_specs.fields import Fields
 from pilotlight_specs.findings import Finding, Report
-from pilotlight_specs.inference_service import Surroundings, read_inference_service
+from pilotlight_specs.inference_service import ComponentCheck, Surroundings, read_inference_service
 from pilotlight_specs.kpa import KPAConfig, default_config
 from pilotlight_specs.metadata import peek_identity, read_metadata
 from pilotlight_specs.runtimes import Runtime, read_runtime
@@ -27,8 +27,15 @@ _API_VERSIONS = {
 _CLUSTER_SCOPED = ("ClusterServingRuntime", "Namespace")
 
 
-def resolve(documents: Sequence[Document], config: KPAConfig | None = None) -> Desired:
-    """The endpoints that the documents describe. Endpoints with errors are left out; `Desired.errors` says why."""
+def resolve(
+    documents: Sequence[Document],
+    config: KPAConfig | None = None,
+    check: ComponentCheck = lambda component: (),
+) -> Desired:
+    """The endpoints that the documents describe. Endpoints with errors are left out; `Desired.errors` says why.
+
+    `check` says what keeps a component from ever starting where it is applied.
+    """
     config = config or default_config()
     readers = [(_open(document), document) for document in documents]
     readers = _without_repeats(readers)
@@ -55,7 +62,7 @@ def resolve(documents: Sequence[Document], config: KPAConfig | None = None) -> D
     for fields, document in readers:
         if document.data.get("kind") == "InferenceService":
             metadata = read_metadata(fields, isvc=True)
-            service = read_inference_service(fields, metadata, Surroundings(runtimes, sources, config))
+            service = read_inference_service(fields, metadata, Surroundings(runtimes, sources, config, check))
             fields.finish()
             if service is not None:
                 services.append(service)

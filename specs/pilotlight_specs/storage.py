@@ -8,6 +8,7 @@ from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.model_reference import Scheme, parse_model_reference
 from pilotlight_specs.desired import MODEL_MOUNT_PATH, ModelMount
 from pilotlight_specs.fields import Fields
+from pilotlight_specs.findings import Report
 
 _KSERVE_SCHEMES = (
     "gs",
@@ -57,20 +58,20 @@ def read_storage_uris(fields: Fields) -> tuple[ModelMount, ...]:
     return tuple(found)
 
 
-def check_uris(mounts: tuple[ModelMount, ...], fields: Fields) -> None:
+def check_uris(mounts: tuple[ModelMount, ...], report: Report, path: str) -> None:
     """Refuse what can be no model's URI, and warn about what only one of KServe and the embedded platform can mount."""
     for mount in mounts:
         scheme, separator, _ = mount.uri.partition("://")
         if scheme in _KSERVE_SCHEMES and scheme not in get_args(Scheme):
-            fields.report.unsupported(fields.path, f"models are not fetched from {scheme}:// here ({mount.uri})")
+            report.unsupported(path, f"models are not fetched from {scheme}:// here ({mount.uri})")
             continue
         try:
             reference = parse_model_reference(mount.uri)
         except InvalidInput as error:
-            fields.report.error(fields.path, error.message)
+            report.error(path, error.message)
             continue
         if separator and scheme not in _KSERVE_SCHEMES:
-            fields.report.warning(fields.path, f"KServe's storage initializer does not know {scheme}:// ({mount.uri})")
+            report.warning(path, f"KServe's storage initializer does not know {scheme}:// ({mount.uri})")
         if reference.revision is not None and "@" in mount.uri:
             pinned = f"hf://{reference.path}:{reference.revision}"
-            fields.report.warning(fields.path, f"KServe's storage initializer does not know @revision; write {pinned}")
+            report.warning(path, f"KServe's storage initializer does not know @revision; write {pinned}")

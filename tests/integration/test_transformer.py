@@ -43,7 +43,7 @@ def predictor() -> Iterator[FakeTokenPredictor]:
 def served(predictor: FakeTokenPredictor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningComponent]:
     host = f"demo-predictor.ns.localhost:{predictor.port}"
     log = tmp_path_factory.mktemp("transformer") / "transformer.log"
-    with transformer(host, log, "--lora_module", "tuned=/adapters/tuned", "--unknown_to_us", "1") as running:
+    with transformer(host, log, "--lora_module", "tuned=/adapters/tuned", "--grpc_port", "9000") as running:
         yield running
 
 

@@ -83,7 +83,7 @@ def _tell(settings: TransformerSettings, address: PredictorAddress) -> None:
     if settings.workers != 1:
         _log.info("--workers=%d is not needed: one process serves all requests", settings.workers)
     if settings.ignored:
-        _log.warning("unknown arguments are ignored: %s", " ".join(settings.ignored))
+        _log.info("arguments of KServe's that change nothing here: %s", " ".join(settings.ignored))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
-"""The command line: the arguments KServe injects, and our own. The environment is a parameter here."""
+"""The command line: the arguments KServe injects, and our own. The environment is a parameter here.
+
+`python -m pilotlight_transformer.settings` says of command lines on its standard input what would be refused.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os.path
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
+from pilotlight_serving.command_line import IsDirectory, answer_checks, parse_known
 from pilotlight_wire.cors import EVERY_ORIGIN, CorsPolicy, allowed_origins
 
 MOUNTED_MODEL_DIR = "/mnt/models"
@@ -18,7 +23,7 @@ PredictorProtocol = Literal["v2", "grpc-v2"]
 
 @dataclass(frozen=True, slots=True)
 class TransformerSettings:
-    """`model_uri` is a URI or a directory; only tokenizer files of it are read. `ignored`: arguments not known.
+    """`model_uri` is a URI or a directory; only tokenizer files of it are read. `ignored`: KServe's, without effect.
     `environment`: the store's settings, and secrets with them."""
 
     model_name: str
@@ -41,11 +46,13 @@ class TransformerSettings:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> TransformerSettings:
-    """Exits with a usage message when a required argument is missing or a value is none."""
+def parse_settings(
+    arguments: Sequence[str], environment: Mapping[str, str], is_directory: IsDirectory = os.path.isdir
+) -> TransformerSettings:
+    """Exits with a usage message when a required argument is missing, unknown, or has a value that is none."""
     parser = _parser(environment)
-    given, ignored = parser.parse_known_args(arguments)
-    model_uri = given.model_uri or given.model_dir or (MOUNTED_MODEL_DIR if Path(MOUNTED_MODEL_DIR).is_dir() else None)
+    given, ignored = parse_known(parser, arguments)
+    model_uri = given.model_uri or given.model_dir or (MOUNTED_MODEL_DIR if is_directory(MOUNTED_MODEL_DIR) else None)
     if model_uri is None:
         parser.error(f"give --model_uri or --model_dir (or mount a model at {MOUNTED_MODEL_DIR}) for the tokenizer")
     return TransformerSettings(
@@ -65,7 +72,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         max_body_bytes=given.max_body_bytes,
         cors=given.allowed_origins,
         workers=given.workers,
-        ignored=tuple(ignored),
+        ignored=ignored,
         environment=environment,
     )
 
@@ -125,3 +132,7 @@ def _positive(text: str) -> float:
 
 def _truth(text: str) -> bool:
     return text.strip().lower() in ("true", "1", "yes")
+
+
+if __name__ == "__main__":
+    answer_checks(parse_settings, sys.stdin, lambda text: print(text, flush=True), os.path.isdir)

@@ -4,12 +4,13 @@ Must not: decide what a field means (see `resources`), or print.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pilotlight_specs
 from pilotlight_local.controller.controller import Controller
+from pilotlight_local.embedded.obstacles import Obstacles
 from pilotlight_local.embedded.warm_pool import WarmPool
 from pilotlight_local.errors import RefusedError
 from pilotlight_local.pods import pod_command
@@ -32,13 +33,14 @@ class Applied:
     findings: tuple[str, ...]
 
 
-def load(paths: Sequence[Path], config: KPAConfig) -> Desired:
+def load(paths: Sequence[Path], config: KPAConfig, obstacles: Callable[[], Obstacles]) -> Desired:
     """Read and resolve files and directories. Raises RefusedError with every error found."""
     missing = [f"{path}: no such file or directory" for path in paths if not path.exists()]
     if missing:
         raise RefusedError(missing)
     documents, problems = pilotlight_specs.read_documents(paths)
-    desired = pilotlight_specs.resolve(documents, config)
+    with obstacles() as check:
+        desired = pilotlight_specs.resolve(documents, config, check)
     findings = (*problems, *desired.findings)
     errors = [str(finding) for finding in findings if finding.severity == "error"]
     if errors:
@@ -54,16 +56,19 @@ def load(paths: Sequence[Path], config: KPAConfig) -> Desired:
 class Applier:
     """Applies files to the running platform, one apply at a time."""
 
-    def __init__(self, controller: Controller, config: KPAConfig, pool: WarmPool | None) -> None:
+    def __init__(
+        self, controller: Controller, config: KPAConfig, obstacles: Callable[[], Obstacles], pool: WarmPool | None
+    ) -> None:
         self._controller = controller
         self._config = config
+        self._obstacles = obstacles
         self._pool = pool
         self._one_at_a_time = asyncio.Lock()
 
     async def apply(self, paths: Sequence[Path]) -> Applied:
         """Read off the event loop, apply on it. Raises RefusedError; nothing is changed then."""
         async with self._one_at_a_time:
-            desired = await asyncio.to_thread(load, paths, self._config)
+            desired = await asyncio.to_thread(load, paths, self._config, self._obstacles)
             return self.apply_desired(desired)
 
     def apply_desired(self, desired: Desired) -> Applied:

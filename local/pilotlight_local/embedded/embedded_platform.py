@@ -26,6 +26,7 @@ from pilotlight_local.controller.service_addresses import ServiceAddresses
 from pilotlight_local.embedded.applying import Applier, Desired, load
 from pilotlight_local.embedded.control_server import ControlServer
 from pilotlight_local.embedded.display import Display
+from pilotlight_local.embedded.obstacles import Obstacles
 from pilotlight_local.embedded.warm_pool import WarmPool, WarmPoolSettings
 from pilotlight_local.errors import PlatformError
 from pilotlight_local.ingress.grpc_proxy import GrpcClientSide, route_by_host
@@ -64,11 +65,14 @@ class PlatformSettings:
     end_grace_s: float
     pool_slots: int
 
+    def obstacles(self) -> Obstacles:
+        return Obstacles(self.python, self.search_path)
+
 
 def run(settings: PlatformSettings, display: Display, started_s: float) -> None:
     """Run until SIGINT, SIGTERM or `pilotlight down`. Raises PlatformError before anything has started."""
     with settings.state_dir.lock(settings.port):
-        desired = load(settings.files, settings.kpa)
+        desired = load(settings.files, settings.kpa, settings.obstacles)
         for finding in desired.findings:
             display.line(finding)
         adopt_orphans()
@@ -106,7 +110,7 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         start_pod = functools.partial(LivePod, surroundings)
         controller = Controller(table, ServiceAddresses(service_protocol), start_pod, display, rng)
         listening = _listen(settings.port)
-        applier = Applier(controller, settings.kpa, pool)
+        applier = Applier(controller, settings.kpa, settings.obstacles, pool)
         control = ControlServer(controller, applier, pool, settings.port, ended.set)
         await control.serve(settings.state_dir.control_socket)
         stack.callback(settings.state_dir.control_socket.unlink, missing_ok=True)

@@ -17,6 +17,7 @@ from pilotlight_models.in_place import folder_in_place
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound
 from pilotlight_protocol.model_reference import parse_model_reference
 
+CLAIMS_FOLDER = Path("/mnt/pvc")
 LOG_LINES = 8
 LOG_NAME_CHARS = 16
 
@@ -72,6 +73,7 @@ class ModelMounts:
         log = self._logs / f"{hashlib.sha256(uri.encode()).hexdigest()[:LOG_NAME_CHARS]}.log"
         log.unlink(missing_ok=True)
         argv = [sys.executable, "-m", "pilotlight_local", "prefetch", uri, "--pin", "--store", str(self.store)]
+        argv += ["--claims", str(CLAIMS_FOLDER)]
         try:
             process = await PodProcess.start(argv, self._download_env, self._logs, log)
         except OSError as error:
@@ -93,6 +95,21 @@ class ModelMounts:
         for download in list(self._downloads.values()):
             download.cancel()
             await asyncio.wait([download])
+
+
+def missing_here(uri: str) -> str:
+    """Why a model that lies on this machine's file systems is not there, "" for what is there or is fetched."""
+    try:
+        reference = parse_model_reference(uri)
+        claimed = CLAIMS_FOLDER / reference.path
+        if reference.scheme == "pvc" and not claimed.is_dir():
+            return f"{uri}: there is no folder {claimed}; claims are looked for in {CLAIMS_FOLDER}"
+        folder = folder_in_place(reference)
+        if folder is not None:
+            _existing(folder, uri)
+    except (InvalidInput, ModelNotFound, ModelUnavailable) as error:
+        return error.message
+    return ""
 
 
 def _existing(path: Path, uri: str) -> Path:

@@ -16,10 +16,9 @@ from pilotlight_specs.desired import Component, Container
 POOL_URL_VARIABLE = "PILOTLIGHT_POOL_URL"
 TENANT_VARIABLE = "PILOTLIGHT_TENANT"
 PREWARM_VARIABLE = "PILOTLIGHT_PREWARM"
-_ENTRYPOINTS = {
-    "pilotlight-predictor": "pilotlight_predictor",
-    "pilotlight-transformer": "pilotlight_transformer",
-}
+# What the entrypoint of our own images is; the kind of device says nothing about it.
+_OWN_IMAGE = re.compile(r"(?:.*/)?pilotlight[/-](predictor|transformer)(?:-cpu|-cuda)?")
+_IMAGE_VERSION = re.compile(r"(:[\w.-]+)?(@[\w:+.-]+)?$")
 _PORT_FLAGS = ("--http_port", "--http-port", "--port")
 _VARIABLE = re.compile(r"\$(\$|\(([^()]*)\))?")
 
@@ -116,14 +115,13 @@ def expand_variables(text: str, variables: Mapping[str, str]) -> str:
 def _entrypoint(container: Container) -> tuple[str, ...]:
     if container.command:
         return container.command
-    name = container.image.rsplit("/", 1)[-1].split("@", 1)[0].split(":", 1)[0]
-    module = _ENTRYPOINTS.get(name)
-    if module is None:
+    own = _OWN_IMAGE.fullmatch(_IMAGE_VERSION.sub("", container.image))
+    if own is None:
         raise NoEntrypoint(
             f"container {container.name} (image {container.image or 'none'}) has no command, and images are not run "
             "here; set command, for example ['python', '-m', 'pilotlight_predictor']"
         )
-    return ("python", "-m", module)
+    return ("python", "-m", f"pilotlight_{own.group(1)}")
 
 
 def _with_port(args: Sequence[str], declared: int, port: int) -> list[str]:

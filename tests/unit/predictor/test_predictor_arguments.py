@@ -13,6 +13,36 @@ from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 def test_kserves_injected_arguments_pass() -> None:
     args = parse(["--model_name", "m", "--workers=3", "--grpc_port", "9", "--predictor_protocol", "v2"], {})
     assert (args.model_name, args.http_port, args.model) == ("m", 8080, "/mnt/models")
+    assert args.ignored == ("--workers", "--grpc_port", "--predictor_protocol")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--max-model-len=256", "if it is vLLM's, write --engine_arg=max_model_len=256"),
+        ("--max_sequnces=4", "did you mean --max_sequences?"),
+        ("--max-sequences=4", "did you mean --max_sequences?"),
+        ("--tensor-parallel-size 2", "write --engine_arg=tensor_parallel_size=2"),
+        ("--enable-auto-tool-choice", "write --engine_arg=enable_auto_tool_choice"),
+        ("serve", "serve"),
+        ("--workers=3 extra", "extra"),
+        ("--engine_arg=model=x", "cannot be set"),
+        ("--engine_arg=1x", "is not an engine argument"),
+    ],
+)
+def test_unknown_arguments_are_refused_with_what_was_meant(
+    given: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--model_name=m", *given.split()], {})
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_all_unknown_arguments_come_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--max-model-len=256", "--max_sequnces=4"], {})
+    assert {"--max-model-len", "--max_sequnces"} <= set(capsys.readouterr().err.replace(";", " ").split())
 
 
 def test_port_and_name_come_from_the_environment() -> None:

@@ -318,7 +318,7 @@ def test_storage_by_parameters_and_several_uris():
 def test_a_scheme_that_a_cluster_would_refuse_is_a_warning():
     desired = applied(isvc(MODEL.replace("hf://org/name", "bundled://demo-awq")), RUNTIME)
     only(desired)
-    assert "bundled://" in paths(desired, "warning")["spec.predictor"]
+    assert "bundled://" in paths(desired, "warning")["spec.predictor.model.storageUri"]
 
 
 # Environment from ConfigMaps and Secrets

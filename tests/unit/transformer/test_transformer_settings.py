@@ -12,7 +12,7 @@ REQUIRED = ["--model_name", "m", "--predictor_host", "m-predictor.ns", "--model_
 
 def test_what_kserve_injects_is_taken() -> None:
     settings = parse_settings([*REQUIRED, "--http_port", "8080", "--workers", "100", "--grpc_port", "8081"], {})
-    assert (settings.http_port, settings.workers, settings.ignored) == (8080, 100, ("--grpc_port", "8081"))
+    assert (settings.http_port, settings.workers, settings.ignored) == (8080, 100, ("--grpc_port",))
     assert (settings.predictor_protocol, settings.predictor_use_ssl) == ("v2", False)
     assert settings.predictor_request_timeout_s == settings.drain_timeout_s == REQUEST_TIMEOUT_S
 
@@ -31,7 +31,14 @@ def test_ours_and_kserves_other_flags() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], REQUIRED[:4], [*REQUIRED, "--predictor_request_timeout_seconds=0"], [*REQUIRED, "--http_port=x"]],
+    [
+        [],
+        REQUIRED[:4],
+        [*REQUIRED, "--max_model_length=9"],
+        [*REQUIRED, "more"],
+        [*REQUIRED, "--predictor_request_timeout_seconds=0"],
+        [*REQUIRED, "--http_port=x"],
+    ],
 )
 def test_what_cannot_work_is_a_usage_error(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -1,0 +1,105 @@
+"""What keeps a component from ever starting on this machine, as far as it can be known before its pod is started.
+
+No command and a foreign image, a program that is not here, a model's folder that is not there, arguments that our own
+components refuse. Must not: import a component (each is asked about its arguments in a process of its own), or fetch.
+"""
+
+import contextlib
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from pilotlight_local.pods.model_mounts import missing_here
+from pilotlight_local.pods.pod_command import NoEntrypoint, Placement, PodCommand, pod_command
+from pilotlight_specs import Component, Obstacle
+
+ANSWER_TIMEOUT_S = 20.0
+_CHECKERS = {
+    "pilotlight_predictor": "pilotlight_predictor.arguments",
+    "pilotlight_transformer": "pilotlight_transformer.settings",
+}
+_FLAG = re.compile(r"--?[A-Za-z][\w-]*")
+
+
+class Obstacles:
+    """A `ComponentCheck`; used as a context, at whose end its processes end."""
+
+    def __init__(self, python: str, search_path: str) -> None:
+        self._python = python
+        self._search_path = search_path
+        self._checkers: dict[str, subprocess.Popen[str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for checker in self._checkers.values():
+            with contextlib.suppress(BrokenPipeError), checker:
+                checker.kill()
+
+    def __call__(self, component: Component) -> Iterator[Obstacle]:
+        for mount in component.pod.mounts:
+            if reason := missing_here(mount.uri):
+                yield Obstacle("models", reason)
+        try:
+            command = pod_command(component, component.service_name, Placement(component.pod.container.port, "python"))
+        except NoEntrypoint as error:
+            yield Obstacle("command", str(error))
+            return
+        program = command.argv[0]
+        found = program in ("python", "python3") or shutil.which(program, path=self._search_path)
+        if not found and (program.startswith("/") or "/" not in program):
+            yield Obstacle("command", f"there is no program {program} on this machine, and images are not run here")
+            return
+        yield from self._arguments(component, command)
+
+    def _arguments(self, component: Component, command: PodCommand) -> Iterator[Obstacle]:
+        for index, word in enumerate(command.argv[1:], start=1):
+            if command.argv[index - 1] == "-m" and word in _CHECKERS:
+                said = self._ask(word, component, command, command.argv[index + 1 :])
+                if said:
+                    yield Obstacle("args", f"{word} refuses them: {said}", _meant(said, component))
+                return
+
+    def _ask(self, module: str, component: Component, command: PodCommand, args: tuple[str, ...]) -> str:
+        pod = component.pod
+        order = {
+            "args": args,
+            "env": dict(command.env),
+            "mounts": [mount.mount_path for mount in pod.mounts] + [empty.mount_path for empty in pod.empty_dirs],
+        }
+        checker = self._checkers.get(module) or self._start(module)
+        assert checker.stdin is not None
+        assert checker.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            checker.stdin.write(json.dumps(order) + "\n")
+            checker.stdin.flush()
+        answers, _, _ = select.select([checker.stdout], [], [], ANSWER_TIMEOUT_S)
+        answer = checker.stdout.readline() if answers else ""
+        # Not installed, or broken: the pod will say so itself.
+        return str(json.loads(answer)) if answer else ""
+
+    def _start(self, module: str) -> subprocess.Popen[str]:
+        self._checkers[module] = subprocess.Popen(
+            [self._python, "-m", _CHECKERS[module]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": self._search_path},
+            cwd=os.sep,
+            text=True,
+        )
+        return self._checkers[module]
+
+
+def _meant(said: str, component: Component) -> str:
+    """The argument of the spec that a refusal names first."""
+    flags = _FLAG.findall(said)
+    args = component.pod.container.args
+    return next((arg for flag in flags for arg in args if arg == flag or arg.startswith(f"{flag}=")), "")
