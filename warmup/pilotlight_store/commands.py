@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pilotlight_protocol.errors import PilotlightError
-from pilotlight_store.prefetch_progress import shown_progress, shown_size
+from pilotlight_protocol.prefetch_report import PrefetchReport, shown_size
+from pilotlight_store.prefetch_progress import kept_report, shown_progress, write_report
 
 if TYPE_CHECKING:
     from pilotlight_store import Model
@@ -70,6 +71,12 @@ store_option = click.option(
 @click.option(
     "--claims", type=click.Path(path_type=Path), default=Path("/mnt/pvc"), show_default=True, help="Where pvc:// is."
 )
+@click.option(
+    "--report",
+    "report_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep the state in this file, for the program that runs this (pilotlight_protocol.prefetch_report).",
+)
 @store_option
 def prefetch(
     uri: str,
@@ -83,6 +90,7 @@ def prefetch(
     hub: str,
     hub_token: str | None,
     claims: Path,
+    report_file: Path | None,
     folder: Path,
 ) -> None:
     """Download the model at URI, verify it, and keep it on this machine.
@@ -107,9 +115,12 @@ def prefetch(
         ),
         transfer=TransferSettings(workers=workers),
     )
-    with _plainly(), _ended_by_signals() as cancel, Store(settings) as store:
-        with shown_progress(uri) as report:
+    reporting = kept_report(report_file) if report_file is not None else shown_progress(uri)
+    with _plainly(), _ended_by_signals() as cancel:
+        with reporting as report, Store(settings) as store:
             model = store.ensure(uri, "ram" if tier == "ram" else "disk", pin=pin, on_progress=report, cancel=cancel)
+            if report_file is not None:
+                write_report(report_file, PrefetchReport(state="ready", folder=str(model.path)))
         click.echo(f"{model.digest[:16]}  {shown_size(model.manifest.size_bytes)}  {model.tier}  {model.path}")
 
 

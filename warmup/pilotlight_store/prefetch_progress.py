@@ -1,4 +1,4 @@
-"""A download's progress for a person: a bar on a terminal, a line now and then in a log."""
+"""A download's progress for a person (a bar on a terminal, a line now and then in a log), or for a program (a file)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.prefetch_report import PrefetchReport, encode_report, shown_size
 
 if TYPE_CHECKING:
     from pilotlight_store import Progress
 
 PLAIN_LINE_PERIOD_S = 2.0
+REPORT_PERIOD_S = 0.5
 
 
 @contextlib.contextmanager
@@ -47,6 +52,36 @@ def shown_progress(uri: str) -> Iterator[Callable[[Progress], None]]:
         yield report
 
 
+@contextlib.contextmanager
+def kept_report(path: Path) -> Iterator[Callable[[Progress], None]]:
+    """In a file that is replaced at every change of state, and twice a second; it says too why the download failed."""
+    written = ("", -REPORT_PERIOD_S)
+
+    def report(progress: Progress) -> None:
+        nonlocal written
+        now_s = time.monotonic()
+        if progress.state != written[0] or now_s - written[1] >= REPORT_PERIOD_S:
+            written = (progress.state, now_s)
+            write_report(
+                path,
+                PrefetchReport(state=progress.state, done_bytes=progress.done_bytes, total_bytes=progress.total_bytes),
+            )
+
+    try:
+        yield report
+    except (PilotlightError, OSError) as error:
+        why = error.message if isinstance(error, PilotlightError) else error.strerror or str(error)
+        write_report(path, PrefetchReport(state="failed", error=why))
+        raise
+
+
+def write_report(path: Path, report: PrefetchReport) -> None:
+    """A reader sees this report or the one before, never a part of either."""
+    unfinished = path.with_name(path.name + ".new")
+    unfinished.write_bytes(encode_report(report))
+    unfinished.replace(path)
+
+
 class _PlainLines:
     """A line every few seconds and at every change of state, for logs."""
 
@@ -71,12 +106,3 @@ class _PlainLines:
                 left_s = (progress.total_bytes - progress.done_bytes) / rate
                 line += f"  {shown_size(rate)}/s  {left_s:.0f} s left"
         click.echo(line, err=True)
-
-
-def shown_size(size_bytes: float) -> str:
-    """Decimal units, one digit: `1.5 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.2f} TB"

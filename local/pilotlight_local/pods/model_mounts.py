@@ -16,9 +16,9 @@ from pilotlight_local.pods.process_pod import PodProcess
 from pilotlight_models.in_place import folder_in_place
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound
 from pilotlight_protocol.model_reference import parse_model_reference
+from pilotlight_protocol.prefetch_report import PrefetchReport, decode_report, shown_size
 
 CLAIMS_FOLDER = Path("/mnt/pvc")
-LOG_LINES = 8
 LOG_NAME_CHARS = 16
 
 
@@ -35,7 +35,6 @@ class ModelMounts:
         self._logs = logs
         self._download_env = download_env
         self._downloads: dict[str, asyncio.Task[Path]] = {}
-        self._processes: dict[str, PodProcess] = {}
 
     async def resolve(self, uri: str) -> Path:
         """The model's directory. Raises ModelUnavailable with what to do."""
@@ -50,16 +49,12 @@ class ModelMounts:
 
     def progress(self, uri: str) -> str | None:
         """How far a download is (`downloading 1.2 GB of 3.0 GB`), None when none is running."""
-        process = self._processes.get(uri)
-        if process is None:
+        if uri not in self._downloads:
             return None
-        # `pilotlight prefetch` writes "STATE URI  DONE of TOTAL  RATE  LEFT".
-        for line in reversed(process.log_tail(LOG_LINES)):
-            state, _, rest = line.partition(" ")
-            _, amount, _ = (*rest.split("  "), "", "")[:3]
-            if " of " in amount:
-                return f"{state} {amount}"
-        return "downloading"
+        report = _read_report(self._report_file(uri))
+        if report is None or not report.total_bytes:
+            return "downloading"
+        return f"{report.state} {shown_size(report.done_bytes)} of {shown_size(report.total_bytes)}"
 
     async def _downloaded(self, uri: str) -> Path:
         if uri not in self._downloads:
@@ -70,25 +65,31 @@ class ModelMounts:
 
     async def _download(self, uri: str) -> Path:
         self._logs.mkdir(parents=True, exist_ok=True)
-        log = self._logs / f"{hashlib.sha256(uri.encode()).hexdigest()[:LOG_NAME_CHARS]}.log"
-        log.unlink(missing_ok=True)
+        report_file = self._report_file(uri)
+        log = report_file.with_suffix(".log")
+        for old in (report_file, log):
+            old.unlink(missing_ok=True)
         argv = [sys.executable, "-m", "pilotlight_local", "prefetch", uri, "--pin", "--store", str(self.store)]
-        argv += ["--claims", str(CLAIMS_FOLDER)]
+        argv += ["--claims", str(CLAIMS_FOLDER), "--report", str(report_file)]
         try:
             process = await PodProcess.start(argv, self._download_env, self._logs, log)
         except OSError as error:
             raise ModelUnavailable(f"{uri} cannot be downloaded: {error}") from error
-        self._processes[uri] = process
         try:
             exit_code = await process.wait()
         finally:
-            del self._processes[uri]
             await process.stop(grace_s=0.0)
-        # Its last line is "DIGEST  SIZE  TIER  FOLDER", or "Error: …".
-        last = next(iter(process.log_tail(1)), "")
-        if exit_code != 0:
-            raise ModelUnavailable(f"{uri} cannot be downloaded: {last.removeprefix('Error: ')}")
-        return Path(last.split("  ", 3)[-1])
+        report = _read_report(report_file)
+        if exit_code == 0 and report is not None and report.folder:
+            return Path(report.folder)
+        why = report.error if report is not None else ""
+        raise ModelUnavailable(
+            f"{uri} cannot be downloaded: "
+            + (why or f"the download ended with code {exit_code}; see downloads/{log.name}")
+        )
+
+    def _report_file(self, uri: str) -> Path:
+        return self._logs / f"{hashlib.sha256(uri.encode()).hexdigest()[:LOG_NAME_CHARS]}.json"
 
     async def close(self) -> None:
         """End downloads; what is half done is resumed next time."""
@@ -110,6 +111,14 @@ def missing_here(uri: str) -> str:
     except (InvalidInput, ModelNotFound, ModelUnavailable) as error:
         return error.message
     return ""
+
+
+def _read_report(path: Path) -> PrefetchReport | None:
+    """The newest report, None when there is none yet."""
+    try:
+        return decode_report(path.read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def _existing(path: Path, uri: str) -> Path:

@@ -216,8 +216,9 @@ async def test_a_pod_mounts_what_was_prefetched(made: Any, server: Any, hub: Any
     fetched = sum("resolve" in path for path, _ in server.requests)
     assert await mounts.resolve("hf://org/name") == first
     assert sum("resolve" in path for path, _ in server.requests) == fetched
-    with pytest.raises(ModelUnavailable, match=r"hf://org/absent cannot be downloaded: .*org/absent"):
+    assert mounts.progress("hf://org/name") is None
+    with pytest.raises(ModelUnavailable, match=r"^hf://org/absent cannot be downloaded: .*org/absent"):
         await mounts.resolve("hf://org/absent")
-    with pytest.raises(ModelUnavailable, match="ftp is not supported"):
+    with pytest.raises(ModelUnavailable, match="ftp:// are not supported"):
         await mounts.resolve("ftp://host/model")
     await mounts.close()
