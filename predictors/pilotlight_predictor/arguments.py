@@ -33,7 +33,7 @@ def parse(
     argv: Sequence[str], environment: Mapping[str, str], is_directory: IsDirectory = os.path.isdir
 ) -> argparse.Namespace:
     """Exits with a usage message for a value that is wrong, as argparse does."""
-    parser = _parser(environment)
+    parser = command_line(environment)
     args, ignored = parse_known(parser, argv, _engine_argument)
     args.ignored = ignored
     if args.model_dir and args.model_uri:
@@ -79,7 +79,7 @@ def _lora(parser: argparse.ArgumentParser, given: str, is_directory: IsDirectory
     return name, path
 
 
-def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pilotlight_predictor",
         description="Serves one model over tokens: V2, generate and gRPC on one port, with an own or a lent engine.",

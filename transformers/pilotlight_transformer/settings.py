@@ -50,7 +50,7 @@ def parse_settings(
     arguments: Sequence[str], environment: Mapping[str, str], is_directory: IsDirectory = os.path.isdir
 ) -> TransformerSettings:
     """Exits with a usage message when a required argument is missing, unknown, or has a value that is none."""
-    parser = _parser(environment)
+    parser = command_line(environment)
     given, ignored = parse_known(parser, arguments)
     model_uri = given.model_uri or given.model_dir or (MOUNTED_MODEL_DIR if is_directory(MOUNTED_MODEL_DIR) else None)
     if model_uri is None:
@@ -77,7 +77,7 @@ def parse_settings(
     )
 
 
-def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pilotlight_transformer", description=__doc__, allow_abbrev=False, add_help=True
     )

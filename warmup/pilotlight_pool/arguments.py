@@ -70,7 +70,7 @@ class Arguments:
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Raises InvalidInput; exits for --help and unknown flags as argparse does."""
-    given = _parser().parse_args(argv)
+    given = command_line().parse_args(argv)
     role: Role = given.role
     for flag, roles in _NEEDED_BY.items():
         if (getattr(given, flag) in (None, [])) == (role in roles):
@@ -97,7 +97,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pilotlight_pool", description="Warm engines, lent by the burst.")
     add = parser.add_argument
     add("--role", choices=get_args(Role), default="both", help="one machine: both; a cluster: one coordinator, agents")
