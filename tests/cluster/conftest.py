@@ -1,8 +1,9 @@
-"""A real API server with KServe's and Knative's resource definitions, from the workplace's shared material."""
+"""A real API server with KServe's and Knative's resource definitions; the server itself is not in the repository."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from crds import definitions
 
 SHARED = Path(__file__).parents[3] / "shared"
 Kubectl = Callable[..., subprocess.CompletedProcess[str]]
@@ -90,7 +92,9 @@ def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
         while call("get", "--raw", "/readyz").returncode != 0:
             assert time.monotonic() < deadline, (work / "apiserver.log").read_text()[-2000:]
             time.sleep(0.3)
-        applied = call("apply", "--server-side", "-f", str(SHARED / "crds"))
+        resources = work / "crds.json"
+        resources.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(definitions().values())}))
+        applied = call("apply", "--server-side", "-f", str(resources))
         assert applied.returncode == 0, applied.stderr
         # kubectl wait fails outright on a definition whose status is still empty.
         while (established := call("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")).returncode:
