@@ -181,7 +181,8 @@ def status(surroundings: Surroundings, as_json: bool, state_dir: Path | None) ->
     from rich.console import Console
 
     from pilotlight_local.controller.platform_status import from_json
-    from pilotlight_local.embedded.display import slots_table, status_table
+    from pilotlight_local.embedded.display import slots_table
+    from pilotlight_local.embedded.status_table import status_table
 
     console = Console()
     if not console.is_terminal:

@@ -16,53 +16,11 @@ from rich.table import Table
 
 from pilotlight_local.controller.platform_status import ComponentStatus
 from pilotlight_local.embedded.display_lines import failure_lines, ready_line, scaling_line, waterfall_lines
+from pilotlight_local.embedded.status_table import status_table
 from pilotlight_local.pods.live_pod import PodFailure
 from pilotlight_wire.server_timing import Phase
 
 REFRESH_PERIOD_S = 0.25
-WIDE_COLUMNS = 140
-PHASE_STYLE = {
-    "Ready": "green",
-    "Starting": "yellow",
-    "Mounting": "yellow",
-    "Waiting": "yellow",
-    "NotReady": "red",
-    "Failed": "bold red",
-    "Draining": "cyan",
-    "Zero": "dim",
-}
-
-
-def status_table(rows: Iterable[ComponentStatus], port: int, width: int, most_rows: int | None = None) -> Table:
-    """Endpoints and their phase; with `most_rows` those at zero are left out first, when it is narrow the URL is."""
-    shown = list(rows)
-    left_out = 0
-    if most_rows is not None and len(shown) > most_rows:
-        shown.sort(key=lambda row: row.phase == "Zero")
-        left_out = len(shown) - most_rows
-        shown = shown[:most_rows]
-    is_wide = width >= WIDE_COLUMNS
-    table = Table(box=None, pad_edge=False, caption=f"and {left_out} more" if left_out else None)
-    for heading in ("ENDPOINT", "COMPONENT", "REVISION", "PHASE", "PODS", "REQUESTS", "TRAFFIC"):
-        table.add_column(heading, no_wrap=is_wide)
-    if is_wide:
-        table.add_column("URL", no_wrap=True)
-    table.add_column("REASON", overflow="fold")
-    for row in shown:
-        style = PHASE_STYLE.get(row.phase, "")
-        url = [f"http://127.0.0.1:{port}{row.path}" if row.path else ""]
-        table.add_row(
-            f"{row.namespace}/{row.endpoint}",
-            row.component,
-            row.revision,
-            f"[{style}]{row.phase}[/]" if style else row.phase,
-            f"{row.ready}/{row.desired}",
-            f"{row.running}+{row.queued}" if row.queued else str(row.running),
-            f"{row.traffic_percent}%",
-            *(url if is_wide else []),
-            escape(row.reason),
-        )
-    return table
 
 
 def slots_table(pool: Mapping[str, Any]) -> Table:
@@ -73,7 +31,7 @@ def slots_table(pool: Mapping[str, Any]) -> Table:
     waiting = [lease for lease in pool["leases"] if lease["state"] == "queued"]
     table = Table(box=None, pad_edge=False, title=f"warm pool: {pool['state']}", title_justify="left")
     for heading in ("SLOT", "STATE", "SINCE", "LEASE", "TENANT", "MODEL", "PATH", "SWAPS"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("TENANT", "MODEL"))
     by_id = {lease["lease_id"]: lease for lease in pool["leases"]}
     for slot in pool["slots"]:
         lease = by_id.get(slot.get("lease_id"), {})
