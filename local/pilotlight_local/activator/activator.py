@@ -11,8 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from random import Random
 
-from pilotlight_local.activator.balancing import choose_pod
-from pilotlight_local.activator.request_meter import RequestMeter
 from pilotlight_local.errors import ActivationTimeout, QueueFull
 from pilotlight_protocol.errors import PilotlightError
 
@@ -20,6 +18,8 @@ QUEUE_DEPTH = 10_000
 """Knative's activator breaker depth per revision."""
 
 QUEUE_FULL_RETRY_AFTER_S = 1.0
+
+FIRST_AVAILABLE_UP_TO = 3
 
 MakeError = Callable[[float], PilotlightError]
 
@@ -55,6 +55,41 @@ class Backend:
         await self._idle.wait()
 
 
+class RequestMeter:
+    """Time-weighted concurrency and request rate since the last report (Knative's RequestStats). Pure. `arrived` and
+    `finished` bracket every request; one that waits counts as one that runs."""
+
+    def __init__(self, now_s: float) -> None:
+        self.concurrency = 0
+        self._since_s = now_s
+        self._changed_s = now_s
+        self._weighted = 0.0
+        self._requests = 0
+
+    def arrived(self, now_s: float) -> None:
+        self._advance(now_s)
+        self.concurrency += 1
+        self._requests += 1
+
+    def finished(self, now_s: float) -> None:
+        self._advance(now_s)
+        self.concurrency -= 1
+
+    def report(self, now_s: float) -> tuple[float, float]:
+        """(average concurrency, requests per second), and begin the next period."""
+        self._advance(now_s)
+        period_s = now_s - self._since_s
+        if period_s <= 0:
+            return float(self.concurrency), 0.0
+        average, rate = self._weighted / period_s, self._requests / period_s
+        self._since_s, self._weighted, self._requests = now_s, 0.0, 0
+        return average, rate
+
+    def _advance(self, now_s: float) -> None:
+        self._weighted += self.concurrency * max(0.0, now_s - self._changed_s)
+        self._changed_s = now_s
+
+
 class Activator:
     """Admission to the pods of one revision; `acquire` and `release` bracket every request."""
 
@@ -84,6 +119,11 @@ class Activator:
         self._arrivals = itertools.count()
         self._running = 0
         self._cursor = 0
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether any pod takes requests."""
+        return bool(self._ready)
 
     @property
     def queued(self) -> int:
@@ -243,3 +283,31 @@ class Activator:
     def accept(self) -> None:
         """Whatever `refuse` said is over."""
         self._refusal = None
+
+
+def choose_pod(in_flight: Sequence[int], container_concurrency: int, cursor: int, rng: Random) -> int | None:
+    """Index of the pod to use, None when no pod has room. Pure.
+
+    As Knative's activator: containerConcurrency 0 picks the less loaded of two random pods, 1 to 3 the first pod with
+    room, more than 3 round-robin over pods with room.
+
+    Args:
+        in_flight: requests each ready pod works on, in a stable order.
+        container_concurrency: most requests a pod takes at once; 0 means no limit.
+        cursor: index after the pod that was used last (round-robin).
+        rng: source of the random choice.
+    """
+    if not in_flight:
+        return None
+    count = len(in_flight)
+    if container_concurrency == 0:
+        if count == 1:
+            return 0
+        first, second = rng.sample(range(count), 2)
+        return first if in_flight[first] <= in_flight[second] else second
+    start = 0 if container_concurrency <= FIRST_AVAILABLE_UP_TO else cursor
+    for offset in range(count):
+        index = (start + offset) % count
+        if in_flight[index] < container_concurrency:
+            return index
+    return None

@@ -16,13 +16,10 @@ class LiveEndpoint:
     def __init__(self, name: EndpointName, new_revision: NewRevision) -> None:
         self.name = name
         self.services: dict[Role, LiveService] = {}
+        self.front: Role = "predictor"
+        """The component that clients reach."""
         self._new_revision = new_revision
         self._leaving: list[LiveRevision] = []
-
-    @property
-    def front(self) -> Role:
-        """The component that clients reach."""
-        return "transformer" if "transformer" in self.services else "predictor"
 
     def apply(self, service: InferenceService) -> None:
         """Take a new spec of the whole endpoint."""
@@ -33,6 +30,7 @@ class LiveEndpoint:
                 self.services[component.role] = LiveService(component, self._new_revision)
         if service.transformer is None and "transformer" in self.services:
             self._leave(list(self.services.pop("transformer").live.values()))
+        self.front = "transformer" if "transformer" in self.services else "predictor"
 
     def reconcile(self) -> None:
         """The front first: the predictor is needed when a request waits for the transformer, so that both wake-ups

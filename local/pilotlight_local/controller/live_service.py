@@ -21,6 +21,8 @@ class LiveService:
         self._new_revision = new_revision
         self._rollout = revisions.RolloutState()
         self.live: dict[str, LiveRevision] = {}
+        self.main: LiveRevision
+        """The one that gets most of the traffic; there is one as soon as it was reconciled."""
         self.traffic: tuple[tuple[str, int], ...] = ()
 
     def reconcile(self, is_needed: bool) -> list[LiveRevision]:
@@ -37,17 +39,14 @@ class LiveService:
         # What is not in the template, such as maxReplicas, changes the revision that exists.
         self.live[decision.latest_created].component = self.component
         has_moved, self.traffic = decision.traffic != self.traffic, decision.traffic
+        self.main = self.live[max(self.traffic, key=lambda share: share[1])[0]]
         removed = [self.live.pop(name) for name in decision.removed if name in self.live]
         for name, revision in self.live.items():
-            waits = revision.activator.queued > 0 or (is_needed and revision is self.main())
+            waits = revision.activator.queued > 0 or (is_needed and revision is self.main)
             revision.reconcile(Orders(name not in decision.unrouted, name == decision.candidate, waits))
             if has_moved:
                 revision.activator.ask_to_reconnect()
         return removed
-
-    def main(self) -> LiveRevision:
-        """The revision that gets most of the traffic."""
-        return self.live[max(self.traffic, key=lambda share: share[1])[0]]
 
     @property
     def has_waiting(self) -> bool:

@@ -1,21 +1,9 @@
 """The platform's own metrics in Prometheus text format. Pure but for the live objects it reads."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pilotlight_local.controller.live_endpoint import LiveEndpoint
 from pilotlight_local.controller.live_revision import LiveRevision
-
-
-class RequestCounters:
-    """Requests by revision and status class."""
-
-    def __init__(self) -> None:
-        self.by_revision: Counter[tuple[str, int]] = Counter()
-
-    def add(self, revision: str, status: int) -> None:
-        self.by_revision[revision, status] += 1
-
 
 GAUGES = (
     ("pilotlight_activator_queue_depth", "Requests that wait for a pod.", lambda r: r.activator.queued),
@@ -25,11 +13,11 @@ GAUGES = (
 )
 
 
-def render(counters: RequestCounters, endpoints: Iterable[LiveEndpoint]) -> str:
-    """Every metric of every revision."""
+def render(requests: Mapping[tuple[str, int], int], endpoints: Iterable[LiveEndpoint]) -> str:
+    """Every metric of every revision; `requests` by revision and status."""
     revisions = [(endpoint, revision) for endpoint in endpoints for revision in endpoint.revisions()]
     lines = ["# HELP pilotlight_requests_total Requests by status.", "# TYPE pilotlight_requests_total counter"]
-    for (name, status), count in sorted(counters.by_revision.items()):
+    for (name, status), count in sorted(requests.items()):
         lines.append(f'pilotlight_requests_total{{revision="{name}",status="{status}"}} {count}')
     for metric, text, value in GAUGES:
         lines += [f"# HELP {metric} {text}", f"# TYPE {metric} gauge"]

@@ -4,6 +4,7 @@ Must not: change an endpoint, or know HTTP.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -46,7 +47,7 @@ class RevisionRoute:
 
 
 def _first_cold(hops: Sequence[LiveRevision]) -> LiveRevision | None:
-    return next((revision for revision in hops if not revision.ready_pods), None)
+    return next((revision for revision in hops if not revision.activator.has_ready), None)
 
 
 def _phase(revision: LiveRevision) -> str:
@@ -66,7 +67,7 @@ class RoutingTable:
     def __init__(self, rng: Random, events: RequestEvents) -> None:
         self._rng = rng
         self._events = events
-        self._counters = metrics_text.RequestCounters()
+        self._requests: Counter[tuple[str, int]] = Counter()
         self.endpoints: dict[EndpointName, LiveEndpoint] = {}
 
     def find(self, host: str, path: str) -> Destination | None:
@@ -79,13 +80,13 @@ class RoutingTable:
         service = live.services.get(component or live.front)
         if service is None:
             raise UnknownHost(f"{endpoint} has no {component}")
-        names = [name for name, _ in service.traffic]
-        percents = [percent for _, percent in service.traffic]
+        names, percents = zip(*service.traffic, strict=True)
         revision = service.live[names[0] if len(names) == 1 else self._rng.choices(names, weights=percents)[0]]
-        hops = (revision, live.services["predictor"].main()) if revision.role == "transformer" else (revision,)
+        role = service.component.role
+        hops = (revision, live.services["predictor"].main) if role == "transformer" else (revision,)
         return RevisionRoute(
             revision=revision.name,
-            component=revision.role,
+            component=role,
             timeout_s=float(revision.component.timeout_s),
             activator=revision.activator,
             hops=hops,
@@ -93,9 +94,9 @@ class RoutingTable:
         )
 
     def record(self, route: Route, status: int, duration_s: float, phases: Sequence[Phase]) -> None:
-        self._counters.add(route.revision, status)
+        self._requests[route.revision, status] += 1
         if isinstance(route, RevisionRoute) and route.was_cold_front:
             self._events.cold_request(route.revision, status, duration_s, phases)
 
     def metrics_text(self) -> str:
-        return metrics_text.render(self._counters, self.endpoints.values())
+        return metrics_text.render(self._requests, self.endpoints.values())

@@ -5,9 +5,7 @@ import random
 
 import pytest
 
-from pilotlight_local.activator.activator import Activator, Backend
-from pilotlight_local.activator.balancing import choose_pod
-from pilotlight_local.activator.request_meter import RequestMeter
+from pilotlight_local.activator.activator import Activator, Backend, RequestMeter, choose_pod
 from pilotlight_local.errors import ActivationTimeout, QueueFull, RevisionFailed
 
 pytestmark = pytest.mark.looptime

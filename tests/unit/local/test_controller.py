@@ -3,9 +3,12 @@
 import asyncio
 import json
 import random
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import pytest
@@ -328,6 +331,30 @@ async def test_trouble_with_one_endpoint_is_told_once_and_ends_nothing() -> None
         await asyncio.sleep(1.1)
         await told.ready()
         assert (await request).name == told.pods[0].name
+
+
+async def test_a_warm_request_passes_two_files_between_ingress_and_pod() -> None:
+    async with story(service(transformer=True)) as told:
+        first = told.request()
+        await turns()
+        for number in range(2):
+            await told.ready(number)
+        await first
+        files: set[str] = set()
+
+        def note(frame: FrameType, event: str, argument: object) -> None:
+            if event == "call" and "pilotlight_" in frame.f_code.co_filename:
+                files.add(Path(frame.f_code.co_filename).name)
+
+        sys.setprofile(note)
+        try:
+            route = told.table.choose(DEMO, None)
+            backend = await route.activator.acquire(300)
+            route.activator.release(backend)
+            told.table.record(route, 200, 0.1, ())
+        finally:
+            sys.setprofile(None)
+        assert files == {"routing_table.py", "activator.py"}
 
 
 async def test_a_key_is_in_the_queue_once_and_may_come_again_while_it_is_worked_on() -> None:
