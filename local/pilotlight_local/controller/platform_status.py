@@ -8,7 +8,7 @@ from pilotlight_local.controller.live_endpoint import LiveEndpoint
 from pilotlight_local.controller.live_revision import LiveRevision
 from pilotlight_local.controller.live_service import LiveService
 
-Phase = Literal["Zero", "Mounting", "Starting", "Ready", "NotReady", "Draining", "Failed", "Waiting"]
+ComponentPhase = Literal["Zero", "Mounting", "Starting", "Ready", "NotReady", "Draining", "Failed", "Waiting"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ComponentStatus:
     endpoint: str
     component: str
     revision: str
-    phase: Phase
+    phase: ComponentPhase
     desired: int
     ready: int
     running: int
@@ -84,9 +84,9 @@ def _row(endpoint: LiveEndpoint, service: LiveService, revision: LiveRevision) -
     )
 
 
-def _phase(revision: LiveRevision) -> Phase:
+def _phase(revision: LiveRevision) -> ComponentPhase:
     phases = {pod.phase for pod in revision.pods}
-    order: tuple[Phase, ...] = ("Ready", "Starting", "Mounting", "NotReady", "Draining")
+    order: tuple[ComponentPhase, ...] = ("Ready", "Starting", "Mounting", "NotReady", "Draining")
     for phase in order:
         if phase in phases:
             return phase

@@ -23,7 +23,7 @@ from typing import Literal
 
 from pilotlight_specs.desired import Component
 
-Phase = Literal["Deploying", "Ready", "Failed"]
+RevisionPhase = Literal["Deploying", "Ready", "Failed"]
 # Fields of a component that Knative keeps outside of the revision template: changing them makes no revision.
 _NOT_IN_TEMPLATE = ("canary_traffic_percent", "scaling")
 
@@ -67,7 +67,7 @@ class Revision:
     name: str
     template_hash: str
     created_at_s: float
-    phase: Phase
+    phase: RevisionPhase
     failure: PodFailure | None = None
 
 
@@ -155,7 +155,7 @@ def _with_latest(spec: RolloutSpec, state: RolloutState, now_s: float, reasons: 
     if not first and state.revisions[-1].template_hash == spec.template_hash:
         return state
     name = f"{spec.service_name}-{state.next_number:05d}"
-    phase: Phase = "Ready" if spec.trust_first and first else "Deploying"
+    phase: RevisionPhase = "Ready" if spec.trust_first and first else "Deploying"
     reasons.append(f"{name} is created: " + ("the first one" if first else "its template differs from the one before"))
     return replace(
         state,
