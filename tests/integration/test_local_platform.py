@@ -678,7 +678,8 @@ async def test_a_pod_that_turns_unready_takes_nothing_within_a_second_while_anot
     until(platform.rows, lambda rows: rows[0]["ready"] == 2)
     pids = {(await get(platform.url("demo", "/counts")))[1]["pid"] for _ in range(40)}
     assert len(pids) == 2
-    async with aiohttp.ClientSession() as session, session.post(platform.url("demo", "/unready")) as answer:
-        unready = (await answer.json())["pid"]
-    await asyncio.sleep(1.0)
-    assert {(await get(platform.url("demo", "/counts")))[1]["pid"] for _ in range(40)} == pids - {unready}
+    async with aiohttp.ClientSession() as session, session.get(platform.url("demo", "/stream?n=60&gap=0.1")):
+        async with session.post(platform.url("demo", "/unready")) as answer:
+            unready = (await answer.json())["pid"]
+        await asyncio.sleep(1.0)
+        assert {(await get(platform.url("demo", "/counts")))[1]["pid"] for _ in range(40)} == pids - {unready}

@@ -33,11 +33,16 @@ class Backend:
         self.in_flight = 0
         self.suspected = asyncio.Event()
         """It refused a connection, and has not shown since that it is ready."""
-        self.has_peers = False
-        """Another pod takes requests too, so that this one can be spared as soon as it is not ready."""
+        self.peers: tuple[Backend, ...] = ()
+        """The pods that take requests, this one among them."""
         self.on_drain: set[Callable[[], None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def can_be_spared(self) -> bool:
+        """There are requests, and another pod to take them: this one should leave as soon as it is not ready."""
+        return len(self.peers) > 1 and any(peer.in_flight for peer in self.peers)
 
     def take(self) -> None:
         """One more request runs here."""
@@ -233,7 +238,7 @@ class Activator:
         if self._ready == before:
             return
         for backend in self._ready:
-            backend.has_peers = len(self._ready) > 1
+            backend.peers = self._ready
         leaving = [backend for backend in before if backend not in self._ready]
         self._cursor = 0
         self._ask_to_reconnect(leaving)

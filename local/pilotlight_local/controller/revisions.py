@@ -103,7 +103,7 @@ def template_hash(component: Component) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def rollout_spec(component: Component, *, keep_unrouted: int = 2) -> RolloutSpec:
+def rollout_spec(component: Component) -> RolloutSpec:
     """The rollout that an applied component asks for."""
     return RolloutSpec(
         service_name=component.service_name,
@@ -111,7 +111,6 @@ def rollout_spec(component: Component, *, keep_unrouted: int = 2) -> RolloutSpec
         canary_traffic_percent=component.canary_traffic_percent,
         progress_deadline_s=component.progress_deadline_s,
         trust_first=component.scaling.initial_scale == 0 and component.scaling.min_scale == 0,
-        keep_unrouted=keep_unrouted,
     )
 
 

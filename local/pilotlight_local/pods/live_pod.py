@@ -56,7 +56,6 @@ class PodFailure:
     reason: str
     log_lines: tuple[str, ...]
     was_ready: bool
-    exit_code: int | None
     lost_port: bool = False
     """Another program had taken its port; nothing is wrong with the pod."""
 
@@ -158,7 +157,7 @@ class LivePod:
                 self._enter("Starting")
                 await self._attend(process)
         except (PilotlightError, OSError, TimeoutError, NoEntrypoint) as error:
-            self.failure = PodFailure(str(error), (), was_ready=False, exit_code=None)
+            self.failure = PodFailure(str(error), (), was_ready=False)
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
             if self.backend.port:
@@ -221,11 +220,11 @@ class LivePod:
             was_ready = self.ready_after_s is not None
             if exited.done():
                 reason = f"exited with code {exited.result()}" + ("" if was_ready else " before it was ready")
-                self._fail(process, reason, was_ready, exited.result())
+                self._fail(process, reason, was_ready)
                 if not was_ready and self.failure is not None and not await asyncio.to_thread(listener.is_own):
                     self.failure = replace(self.failure, lost_port=True)
             elif probing.done():
-                self._fail(process, probing.result(), was_ready, None)
+                self._fail(process, probing.result(), was_ready)
                 if self.phase == "Ready":
                     self._enter("NotReady")
                 await process.stop(self._grace_s)
@@ -237,11 +236,11 @@ class LivePod:
             if process.exit_code is None:
                 await process.stop(0.0)
 
-    def _fail(self, process: PodProcess, reason: str, was_ready: bool, exit_code: int | None) -> None:
+    def _fail(self, process: PodProcess, reason: str, was_ready: bool) -> None:
         self._read_errors()
         if self._last_error:
             reason = f"{reason}: {self._last_error}"
-        self.failure = PodFailure(reason, tuple(process.log_tail(FAILURE_LOG_LINES)), was_ready, exit_code)
+        self.failure = PodFailure(reason, tuple(process.log_tail(FAILURE_LOG_LINES)), was_ready)
 
     async def _drain(self, process: PodProcess) -> None:
         self._enter("Draining")

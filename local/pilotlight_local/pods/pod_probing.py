@@ -29,7 +29,7 @@ class PodProbing:
         """Args:
         on_readiness: told after each look whether requests may come (None: not settled), and why not.
         ready_within_s: a process that was never ready by then has to end.
-        backend: once it is suspected, look at once and settle anew; while it has peers, look often.
+        backend: once it is suspected, look at once and settle anew; while it can be spared, look often.
         """
         self._container = container
         self._look = look
@@ -103,7 +103,7 @@ class PodProbing:
                 async with asyncio.timeout(min(left_s, probe_policy.PEERS_PERIOD_S)):
                     await self._backend.suspected.wait()
                     return
-            if self._backend.has_peers:
+            if self._backend.can_be_spared:
                 return
 
 

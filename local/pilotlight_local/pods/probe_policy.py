@@ -18,7 +18,8 @@ from pilotlight_specs import Container, Probe
 
 POLL_PERIOD_S = 0.05  # Knative's queue-proxy, for `periodSeconds: 0`
 DEFAULT_PERIOD_S = 10.0  # Kubernetes'
-# A ready pod that is not the only one: three failures in a row (Kubernetes' threshold) take less than a second.
+# A ready pod, while there are requests and another pod that could take them: three failures in a row (Kubernetes'
+# threshold) take less than a second.
 PEERS_PERIOD_S = 0.3
 
 

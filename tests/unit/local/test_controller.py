@@ -75,7 +75,7 @@ class FakePod:
         if phase == "Ready":
             self.ready_after_s = 1.0
         if failure is not None:
-            self.failure = PodFailure(failure, (), was_ready, 1)
+            self.failure = PodFailure(failure, (), was_ready)
         self.changed()
 
     def stop(self, grace_s: float | None = None, idle_grace_s: float | None = None) -> None:

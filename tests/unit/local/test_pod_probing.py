@@ -72,12 +72,16 @@ async def test_a_ready_pod_leaves_after_its_failure_threshold_and_is_polled_agai
     assert pod.told == [(True, 0), (False, 15), (True, 16)]
 
 
-async def test_a_pod_that_is_not_the_only_one_leaves_within_a_second() -> None:
+async def test_a_pod_leaves_within_a_second_where_another_has_the_requests() -> None:
     pod = Pod(ready=lambda at_s: at_s < 6.1)
     running = asyncio.create_task(pod.run(20))
     await asyncio.sleep(2)
     assert len(pod.asked) == 1
-    pod.backend.has_peers = True
+    busy = Backend("busy")
+    pod.backend.peers = (pod.backend, busy)
+    await asyncio.sleep(2)
+    assert len(pod.asked) == 1, "there are no requests"
+    busy.take()
     await running
     assert pod.told[0] == (True, 0)
     assert pod.told[1][0] is False
