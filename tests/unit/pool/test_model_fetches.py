@@ -14,6 +14,9 @@ from pilotlight_protocol.errors import ModelNotFound, Unavailable
 from pilotlight_store import Progress
 from pilotlight_store.errors import DownloadCancelled
 
+# The clock jumps while everybody waits; the threads only wait for the test.
+pytestmark = pytest.mark.looptime
+
 A, B, C = "hf://org/a", "hf://org/b", "hf://org/c"
 
 
@@ -169,6 +172,7 @@ async def test_a_refresh_is_not_waited_for_long_and_goes_on(source: Source) -> N
     await fetches.refresh(A, 60.0)
 
 
+@pytest.mark.looptime(False)  # what is closed waits for threads, with a deadline
 async def test_closing_ends_what_runs_and_refuses_what_waits(source: Source) -> None:
     fetches = ModelFetches(source.fetch, at_once=1)
     running, waiting = ask(fetches, A), ask(fetches, B)

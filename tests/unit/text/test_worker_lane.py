@@ -12,6 +12,8 @@ from pilotlight_text.templates import worker_lane
 from pilotlight_text.templates.worker_connection import WorkerConnection
 from pilotlight_text.templates.worker_lane import Lane
 
+pytestmark = pytest.mark.looptime
+
 
 class Worker:
     ended = False
