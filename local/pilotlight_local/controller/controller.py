@@ -54,7 +54,7 @@ class Controller:
         self._rng = rng
         self._queue: WorkQueue[EndpointName] = WorkQueue()
         self._active: set[EndpointName] = set()
-        self._broken: dict[EndpointName, str] = {}
+        self._broken: dict[tuple[EndpointName, str], str] = {}
         self._leaving: dict[asyncio.Task[None], LiveEndpoint] = {}
         self._is_closing = False
 
@@ -124,24 +124,26 @@ class Controller:
             await asyncio.sleep(next_s - now_s())
             for name in list(self._active):
                 if (endpoint := self._table.endpoints.get(name)) is not None:
-                    for revision in endpoint.revisions():
-                        revision.sample()
+                    self._attempt(name, "measured", endpoint.sample)
                 self._queue.add(name)
 
     def _work_on(self, name: EndpointName) -> None:
         endpoint = self._table.endpoints.get(name)
         self._active.add(name)
-        try:
-            if endpoint is not None:
-                endpoint.reconcile()
-            self._broken.pop(name, None)
-        except Exception as error:
-            # One endpoint's trouble is not another's: it is looked at again with the next tick.
-            if self._broken.get(name) != repr(error):
-                self._broken[name] = repr(error)
-                self._events.line(f"{name}: cannot be brought in step with its spec: {error!r}; it is tried again")
+        if endpoint is not None:
+            self._attempt(name, "brought in step with its spec", endpoint.reconcile)
         if endpoint is None or endpoint.is_dormant:
             self._active.discard(name)
+
+    def _attempt(self, name: EndpointName, what: str, work: Callable[[], None]) -> None:
+        """One endpoint's trouble is not another's: it is told once, and tried again with the next tick."""
+        try:
+            work()
+            self._broken.pop((name, what), None)
+        except Exception as error:
+            if self._broken.get((name, what)) != repr(error):
+                self._broken[name, what] = repr(error)
+                self._events.line(f"{name}: cannot be {what}: {error!r}; it is tried again")
 
     async def close(self, grace_s: float) -> None:
         """End every pod; returns when none is left. `run` has ended before."""

@@ -32,6 +32,11 @@ class LiveEndpoint:
             self._leave(list(self.services.pop("transformer").live.values()))
         self.front = "transformer" if "transformer" in self.services else "predictor"
 
+    def sample(self) -> None:
+        """Measure the last second; see `LiveRevision.sample`."""
+        for revision in self.revisions():
+            revision.sample()
+
     def reconcile(self) -> None:
         """The front first: the predictor is needed when a request waits for the transformer, so that both wake-ups
         overlap."""

@@ -87,6 +87,8 @@ class FakePod:
             await asyncio.sleep(0.1)
 
     def new_errors(self) -> list[str]:
+        if self.component.pod.container.args == ("unreadable",):
+            raise PermissionError("its log")
         return []
 
 
@@ -331,6 +333,15 @@ async def test_trouble_with_one_endpoint_is_told_once_and_ends_nothing() -> None
         await asyncio.sleep(1.1)
         await told.ready()
         assert (await request).name == told.pods[0].name
+
+
+async def test_a_pod_whose_log_cannot_be_read_is_served_all_the_same() -> None:
+    async with story(service("unreadable")) as told:
+        request = told.request()
+        await asyncio.sleep(5)
+        await told.ready()
+        assert (await request).name == told.pods[0].name
+        assert len([text for text in told.told if "cannot be measured" in text]) == 1
 
 
 async def test_a_warm_request_passes_two_files_between_ingress_and_pod() -> None:
