@@ -11,7 +11,7 @@ import re
 import select
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -62,9 +62,11 @@ class Obstacles:
     def _arguments(self, component: Component, command: PodCommand) -> Iterator[Obstacle]:
         for index, word in enumerate(command.argv[1:], start=1):
             if command.argv[index - 1] == "-m" and word in _CHECKERS:
-                said = self._ask(word, component, command, command.argv[index + 1 :])
-                if said:
+                args = command.argv[index + 1 :]
+                if said := self._ask(word, component, command, args):
                     yield Obstacle("args", f"{word} refuses them: {said}", _meant(said, component))
+                elif (uri := _model_uri(args)) and (reason := missing_here(uri)):
+                    yield Obstacle("args", reason, _meant("--model_uri", component))
                 return
 
     def _ask(self, module: str, component: Component, command: PodCommand, args: tuple[str, ...]) -> str:
@@ -96,6 +98,15 @@ class Obstacles:
             text=True,
         )
         return self._checkers[module]
+
+
+def _model_uri(args: Sequence[str]) -> str:
+    """What our components are told with --model_uri, "" when they are not."""
+    for index, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if flag == "--model_uri":
+            return value if equals else "".join(args[index + 1 : index + 2])
+    return ""
 
 
 def _meant(said: str, component: Component) -> str:

@@ -82,6 +82,9 @@ def test_what_can_start_is_not_refused(tmp_path: Path) -> None:
         ({"arg": "--lora_module=a=/nowhere/at/all"}, 24, "no directory /nowhere/at/all"),
         ({"runtime_args": "[--max_sequnces=4]"}, 22, "did you mean --max_sequences?"),
         ({"transformer": "[--max_model_length=9]"}, 28, "did you mean --max_model_len?"),
+        ({"transformer": "[--model_uri=bundled://demo-awk]"}, 28, "demo-awk"),
+        ({"transformer": "[--model_uri, 'hf://one-part']"}, 28, "must look like"),
+        ({"transformer": "[--model_uri=file:///nowhere/at/all]"}, 28, "is not a directory"),
         ({"transformer": "[]"}, 28, "mount a model at /mnt/models"),
     ],
 )
