@@ -67,7 +67,9 @@ class Controller:
         endpoint = self._table.endpoints.get(name)
         verb = "created" if endpoint is None else "configured"
         if endpoint is None:
-            endpoint = LiveEndpoint(name, lambda revision, component: self._new_revision(name, revision, component))
+            endpoint = LiveEndpoint(
+                name, lambda revision, component: self._new_revision(name, revision, component), self._events.line
+            )
             self._table.endpoints[name] = endpoint
         endpoint.apply(service)
         self._active.add(name)

@@ -2,6 +2,7 @@
 or choose a revision for a request (see `routing_table`)."""
 
 import asyncio
+from collections.abc import Callable
 
 from pilotlight_local.controller.live_revision import LiveRevision
 from pilotlight_local.controller.live_service import LiveService, NewRevision
@@ -13,12 +14,13 @@ from pilotlight_specs import InferenceService
 class LiveEndpoint:
     """`reconcile` brings it in step with the spec that `apply` brought; it may be called at any time."""
 
-    def __init__(self, name: EndpointName, new_revision: NewRevision) -> None:
+    def __init__(self, name: EndpointName, new_revision: NewRevision, tell: Callable[[str], None]) -> None:
         self.name = name
         self.services: dict[Role, LiveService] = {}
         self.front: Role = "predictor"
         """The component that clients reach."""
         self._new_revision = new_revision
+        self._tell = tell
         self._leaving: list[LiveRevision] = []
 
     def apply(self, service: InferenceService) -> None:
@@ -27,7 +29,7 @@ class LiveEndpoint:
             if component.role in self.services:
                 self.services[component.role].component = component
             else:
-                self.services[component.role] = LiveService(component, self._new_revision)
+                self.services[component.role] = LiveService(component, self._new_revision, self._tell)
         if service.transformer is None and "transformer" in self.services:
             self._leave(list(self.services.pop("transformer").live.values()))
         self.front = "transformer" if "transformer" in self.services else "predictor"

@@ -16,8 +16,9 @@ NewRevision = Callable[[str, Component], LiveRevision]
 class LiveService:
     """All revisions of one component; `component` is what was applied last."""
 
-    def __init__(self, component: Component, new_revision: NewRevision) -> None:
+    def __init__(self, component: Component, new_revision: NewRevision, tell: Callable[[str], None]) -> None:
         self.component = component
+        self._tell = tell
         self._new_revision = new_revision
         self._rollout = revisions.RolloutState()
         self.live: dict[str, LiveRevision] = {}
@@ -38,6 +39,10 @@ class LiveService:
             self.live[decision.latest_created] = self._new_revision(decision.latest_created, self.component)
         # What is not in the template, such as maxReplicas, changes the revision that exists.
         self.live[decision.latest_created].component = self.component
+        if len(self._rollout.revisions) > 1:
+            # Of the first revision its pods tell.
+            for reason in decision.reasons:
+                self._tell(reason)
         has_moved, self.traffic = decision.traffic != self.traffic, decision.traffic
         self.main = self.live[max(self.traffic, key=lambda share: share[1])[0]]
         removed = [self.live.pop(name) for name in decision.removed if name in self.live]

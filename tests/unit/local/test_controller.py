@@ -217,6 +217,12 @@ async def test_the_old_revision_serves_until_the_new_one_is_ready() -> None:
         await turns()
         assert told.traffic() == {"demo-predictor-00002": 100}
         assert (await told.request()).name == told.pods[1].name
+        rollout = [text for text in told.told if text.startswith("demo-predictor-00002 is ")]
+        assert rollout == [
+            "demo-predictor-00002 is created: its template differs from the one before",
+            "demo-predictor-00002 is ready",
+            "demo-predictor-00002 is rolled out with 100 %",
+        ]
 
 
 async def test_a_revision_that_cannot_start_is_tried_again_after_its_back_off_and_takes_no_traffic() -> None:
