@@ -25,8 +25,9 @@ from rich.text import Text
 
 from pilotlight_local.cli.control_client import ControlClient
 from pilotlight_local.controller.platform_status import ComponentStatus, from_json
-from pilotlight_local.embedded.display import slots_table, status_table
+from pilotlight_local.embedded.display import slots_table
 from pilotlight_local.embedded.display_lines import waterfall_lines
+from pilotlight_local.embedded.status_table import status_table
 from pilotlight_wire.server_timing import Phase, parse_phases
 
 SPEC = "inferenceservices/quickstart.yaml"
