@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo demo-pool up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-policy bench-fairness bench-prefetch models lock clean
+.PHONY: help trace-request setup demo demo-pool up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-policy bench-fairness bench-prefetch models lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ coverage: $(READY) ## unit tests with branch coverage, a line per package
 
 integration: $(READY) ## real processes, real vLLM on the CPU
 	@$(BIN)/python -m pytest tests/integration tests/cluster
+
+trace-request: $(READY) ## the way of one warm request through every process, file by file, into docs/request-way.md
+	@$(BIN)/python scripts/trace_request.py
 
 soak: $(READY) ## ten minutes of mixed traffic over five endpoints with scale to zero and a revision change
 	@$(BIN)/python benchmarks/soak.py

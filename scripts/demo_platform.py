@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -23,12 +23,14 @@ LOG_TAIL_CHARS = 6000
 
 
 @contextlib.contextmanager
-def platform_up(console: Console, work: Path, spec: str) -> Iterator[tuple[ControlClient, int]]:
+def platform_up(
+    console: Console, work: Path, spec: str, program: Sequence[str] = (PILOTLIGHT,)
+) -> Iterator[tuple[ControlClient, int]]:
     """`spec` is a path from the repository's root or an absolute one; yields the platform's control and its port."""
     port, state, log = free_port(), work / "state", work / "up.log"
     console.print(f"[bold]$ pilotlight up {spec} --port {port}[/]")
     with log.open("wb") as sink:
-        command = [PILOTLIGHT, "up", spec, "--port", str(port), "--state-dir", str(state)]
+        command = [*program, "up", spec, "--port", str(port), "--state-dir", str(state)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT)
     control = ControlClient(StateDir(state))
     try:
