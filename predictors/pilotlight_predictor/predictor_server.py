@@ -19,7 +19,6 @@ from pathlib import Path
 import uvloop
 
 from pilotlight_engine import model_source
-from pilotlight_engine.boot.assembly import EngineSettings
 from pilotlight_engine.client.child_provider import ChildEngineProvider
 from pilotlight_engine.client.model_engine_provider import ModelEngineProvider
 from pilotlight_engine.client.own_engine import child_provider
@@ -33,6 +32,7 @@ from pilotlight_models.in_place import folder_in_place
 from pilotlight_predictor.engine_queue import QueueLimits
 from pilotlight_predictor.token_requests import RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
+from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_serving.settings import ServerSettings
@@ -66,16 +66,14 @@ def child_engines(args: Namespace, environment: Mapping[str, str]) -> ModelEngin
         return model_source.check_directory(folder)
 
     def provide(model_dir: Path) -> ChildEngineProvider:
-        settings = EngineSettings(
-            model_dir=model_dir,
+        config = HostConfig(
+            model_dir=str(model_dir),
             model_name=args.model_name,
-            quantization=args.quantization,
             engine_args=args.engine_args,
-            loras=args.loras,
-            work_dir=args.work_dir,
-            startup_deadline_s=args.startup_deadline_s,
+            quantization=args.quantization,
+            loras=list(args.loras),
         )
-        return child_provider(settings, environment)
+        return child_provider(config, environment, args.work_dir, args.startup_deadline_s)
 
     return ModelEngineProvider(fetch, provide)
 

@@ -2,10 +2,8 @@
 
 A frame is a 4-byte little-endian length followed by one msgpack message. Three kinds of connection carry them:
 
-    child    front -> host   Configure  Generate  Abort  Metrics  Check  Shutdown
-             host  -> front  Progress  Ready  Step  Refused  MetricsText  Checked  Failed
-    data     front -> host   Hello  Generate  Abort  Metrics  Check               (a lease on a host of a warm pool)
-             host  -> front  Welcome  Step  Refused  MetricsText  Checked  Failed
+    data     holder -> host  Hello  Generate  Abort  Metrics  Check
+             host -> holder  Welcome  Step  Refused  MetricsText  Checked  Failed
     control  agent -> host   Boot  Swap  Grant  Revoke  Sleep  Wake  Stats  Metrics  Check  Ping
                              Shutdown
              host  -> agent  Progress  Booted  Swapped  SwapRefused  SwapFailed  Granted  Revoked  Busy  Idle
@@ -13,7 +11,8 @@ A frame is a 4-byte little-endian length followed by one msgpack message. Three 
     zygote   agent -> zygote Fork                        (with two file descriptors, see `Fork`)
              zygote -> agent ZygoteReady  Forked  ForkFailed  HostExited
 
-Generation is multiplexed by `stream`, a number the front gives to each request; the host sends at most one `Step` per
+The holder of a lease is a predictor; one with an engine of its own is also its agent, and needs no Hello. Generation is
+multiplexed by `stream`, a number the holder gives to each request; the host sends at most one `Step` per
 engine step. Tags are unique over all frames, so that a frame on the wrong connection is an error and nothing else.
 """
 
@@ -76,23 +75,23 @@ class EngineStats(msgspec.Struct, array_like=True):
 
 
 class HostConfig(msgspec.Struct, kw_only=True):
-    """What an engine host of a warm pool boots, and what it may use.
+    """What an engine host boots, and what it may use.
 
     `engine_args` are texts of vLLM's arguments, as `--engine_arg` takes them. `quantization`: "auto" or one of
-    awq, gptq, fp8, int8, none. `loras`: (name, directory). `listen`: `unix:///path.sock` in a private directory, or
-    `tcp://host:port` (port 0 lets the kernel choose; `Booted.endpoint` says which). `device`: `cpu:0`, `cuda:0` or
-    `cuda:<GPU or MIG UUID>`. `cpus`: CPU threads of this slot, None for the machine's share. `memory_bytes`: what the
-    slot may take, None for the machine's.
+    awq, gptq, fp8, int8, none. `loras`: (name, directory). A pool names its `slot` and where to `listen`:
+    `unix:///path.sock` in a private directory, or `tcp://host:port` (port 0 lets the kernel choose; `Booted.endpoint`
+    says which). `device`: `cpu:0`, `cuda:0` or `cuda:<GPU or MIG UUID>`; empty for the one there is. `cpus`: CPU
+    threads of this slot, None for the machine's share. `memory_bytes`: what it may take, None for the machine's.
     """
 
-    slot: str
-    listen: str
+    slot: str = ""
+    listen: str = ""
     model_dir: str
     model_name: str
     engine_args: dict[str, str] = msgspec.field(default_factory=dict)
     quantization: str = "auto"
     loras: list[tuple[str, str]] = msgspec.field(default_factory=list)
-    device: str = "cpu:0"
+    device: str = ""
     cpus: int | None = None
     memory_bytes: int | None = None
 
@@ -105,16 +104,7 @@ class Canary(msgspec.Struct, array_like=True):
     logprob: float
 
 
-# ---- front -> host
-
-
-class Configure(msgspec.Struct, array_like=True, tag=0):
-    """What to boot. `arguments` are vLLM's, as (field name of EngineArgs, text); `loras` are (name, directory)."""
-
-    model_dir: str
-    model_name: str
-    arguments: list[tuple[str, str]]
-    loras: list[tuple[str, str]]
+# ---- lease holder -> host
 
 
 class Generate(msgspec.Struct, array_like=True, tag=1):
@@ -134,10 +124,6 @@ class Check(msgspec.Struct, array_like=True, tag=4):
     """Answered by the thread that steps the engine, so an answer proves that it is not stuck."""
 
     call: int
-
-
-class Shutdown(msgspec.Struct, array_like=True, tag=5):
-    """End at once; the front has drained or given up on its requests."""
 
 
 class Hello(msgspec.Struct, array_like=True, tag=6):
@@ -207,22 +193,21 @@ class Stats(msgspec.Struct, array_like=True, tag=22):
     call: int
 
 
+class Shutdown(msgspec.Struct, array_like=True, tag=5):
+    """End at once; who holds the lease has drained or given up on its requests."""
+
+
 class Ping(msgspec.Struct, array_like=True, tag=23):
     """Answered with `Pong` by the thread that reads the sockets, whatever the engine is doing."""
 
 
-# ---- host -> front
+# ---- host -> lease holder and agent
 
 
 class Progress(msgspec.Struct, array_like=True, tag=32):
     """A boot phase began."""
 
     phase: str
-
-
-class Ready(msgspec.Struct, array_like=True, tag=33):
-    info: EngineInfo
-    stats: EngineStats
 
 
 class Step(msgspec.Struct, array_like=True, tag=34):
@@ -388,8 +373,6 @@ class HostExited(msgspec.Struct, array_like=True, tag=75):
     code: int
 
 
-FrontFrame = Configure | Generate | Abort | Metrics | Check | Shutdown
-HostFrame = Progress | Ready | Step | Refused | MetricsText | Checked | Failed
 LeaseFrame = Hello | Generate | Abort | Metrics | Check
 LeaseHostFrame = Welcome | Step | Refused | MetricsText | Checked | Failed
 AgentFrame = Boot | Swap | Grant | Revoke | Sleep | Wake | Stats | Metrics | Check | Ping | Shutdown
@@ -398,7 +381,7 @@ ControlFrame = (
     | StatsReport | MetricsText | Checked | Pong | Failed
 )  # fmt: skip
 ZygoteFrame = ZygoteReady | Forked | ForkFailed | HostExited
-Frame = FrontFrame | HostFrame | LeaseFrame | LeaseHostFrame | AgentFrame | ControlFrame | Fork | ZygoteFrame
+Frame = LeaseFrame | LeaseHostFrame | AgentFrame | ControlFrame | Fork | ZygoteFrame
 
 _encoder = msgspec.msgpack.Encoder()
 

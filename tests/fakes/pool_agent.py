@@ -14,6 +14,9 @@ from typing import TypeVar
 
 import msgspec
 
+from pilotlight_engine.process import machine
+from pilotlight_engine.process.environment import engine_environment
+from pilotlight_engine.process.work_dir import open_work_dir
 from pilotlight_protocol.engine_frames import (
     AgentFrame,
     Boot,
@@ -145,10 +148,11 @@ def exec_host(config: HostConfig, work_dir: Path, log: Path) -> tuple[subprocess
     ours, theirs = socket.socketpair()
     with theirs, log.open("ab") as output:
         process = subprocess.Popen(
-            [
-                sys.executable, "-m", "pilotlight_engine.host.pool_host", str(theirs.fileno()),
-                "--work_dir", str(work_dir),
-            ],
+            [sys.executable, "-m", "pilotlight_engine.host.pool_host", str(theirs.fileno())],
+            env=engine_environment(
+                os.environ, open_work_dir(str(work_dir), os.environ), cpus=machine.limits().cpus,
+                preload=machine.cpu_preload(), instruction_set=machine.instruction_set(),
+            ),
             pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip

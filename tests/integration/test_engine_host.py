@@ -15,14 +15,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from pilotlight_engine.boot.assembly import EngineSettings
 from pilotlight_engine.client.child_provider import ChildEngineProvider, ChildSettings
-from pilotlight_engine.client.engine_client import EngineClient
+from pilotlight_engine.client.host_control import HostControl
 from pilotlight_engine.client.own_engine import child_provider
 from pilotlight_engine.contract import Engine, GenerateRequest
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_models import bundled_model_path
-from pilotlight_protocol.engine_frames import Configure
+from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 
@@ -50,12 +49,13 @@ if __name__ == "__main__":
 PARENT = """
 import asyncio, os, sys
 from pilotlight_models import bundled_model_path
-from pilotlight_engine.boot.assembly import EngineSettings
 from pilotlight_engine.client.own_engine import child_provider
+from pilotlight_protocol.engine_frames import HostConfig
 
 async def main():
-    settings = EngineSettings(bundled_model_path(sys.argv[1]), "demo", engine_args={"enforce_eager": "true"})
-    provider = child_provider(settings, os.environ)
+    model_dir = str(bundled_model_path(sys.argv[1]))
+    config = HostConfig(model_dir=model_dir, model_name="demo", engine_args={"enforce_eager": "true"})
+    provider = child_provider(config, os.environ)
     await provider.acquire()
     print("CHILD", provider.pid, flush=True)
     await asyncio.sleep(600)
@@ -66,7 +66,7 @@ asyncio.run(main())
 
 def new_provider(**settings: object) -> ChildEngineProvider:
     values = {"engine_args": ARGUMENTS, **settings}
-    return child_provider(EngineSettings(bundled_model_path(MODEL), "demo", **values), os.environ)  # type: ignore[arg-type]
+    return child_provider(HostConfig(model_dir=str(bundled_model_path(MODEL)), model_name="demo", **values), os.environ)  # type: ignore[arg-type]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -113,15 +113,15 @@ def cpu_s(pid: int) -> float:
 
 
 async def test_a_child_that_cannot_be_told_what_to_run_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(client: EngineClient, frame: object) -> None:
+    def refuse(control: HostControl, frame: object) -> None:
         raise Unavailable("the socket is gone")
 
     def children() -> str:
         return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
 
-    monkeypatch.setattr(EngineClient, "send", refuse)
-    configure = Configure("/model", "demo", [], [])
-    provider = ChildEngineProvider(ChildSettings(configure, os.environ, argv=("sleep", "600")))
+    monkeypatch.setattr(HostControl, "send", refuse)
+    config = HostConfig(model_dir="/model", model_name="demo")
+    provider = ChildEngineProvider(ChildSettings(config, os.environ, argv=("sleep", "600")))
     before = children()
     for _ in range(2):
         with pytest.raises(Unavailable, match="the socket is gone"):

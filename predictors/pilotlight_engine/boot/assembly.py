@@ -14,31 +14,26 @@ from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.process import device_probe, machine
 from pilotlight_engine.quantization import QuantizationRefused, Requested, checkpoint_facts, choose
 from pilotlight_engine.swap import checkpoint
-from pilotlight_protocol.engine_frames import Configure
 from pilotlight_protocol.errors import InvalidInput
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """`engine_args`: of engine_arguments.parse_engine_args. `loras`: (name, directory). `work_dir`: None to choose one.
-    `device_memory_bytes`: a slot's share of a GPU; None leaves it to vLLM."""
+    """`engine_args`: of engine_arguments.parse_engine_args. `loras`: (name, directory). `device_memory_bytes`: a
+    slot's share of a GPU; None leaves it to vLLM."""
 
     model_dir: Path
     model_name: str
     quantization: Requested = "auto"
     engine_args: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[tuple[str, str], ...] = ()
-    work_dir: str | None = None
     device_memory_bytes: int | None = None
-    startup_deadline_s: float = 600.0
-    shutdown_grace_s: float = 10.0
 
 
-def configure(settings: EngineSettings, environment: Mapping[str, str], limits: machine.MachineLimits) -> Configure:
-    """What the engine host is to boot: quantization, dtype and KV cache decided for this device and these limits.
-
-    Raises EngineMisconfigured as `child_provider` does.
-    """
+def configure(
+    settings: EngineSettings, environment: Mapping[str, str], limits: machine.MachineLimits
+) -> list[tuple[str, str]]:
+    """vLLM's arguments, as (field name of EngineArgs, text). Raises EngineMisconfigured, with what to use instead."""
     config = _checked_config(settings.model_dir, limits.memory_bytes)
     device = device_probe.read(environment)
     choice = choose(settings.quantization, checkpoint_facts(config), device)
@@ -59,12 +54,7 @@ def configure(settings: EngineSettings, environment: Mapping[str, str], limits: 
         given |= {"gpu_memory_utilization": share} if share is not None else {}
     if settings.loras:
         chosen |= {"enable_lora": "true", "max_lora_rank": str(max_lora_rank(settings.loras))}
-    return Configure(
-        str(settings.model_dir),
-        settings.model_name,
-        list(engine_arguments.with_defaults(given, chosen).items()),
-        list(settings.loras),
-    )
+    return list(engine_arguments.with_defaults(given, chosen).items())
 
 
 def _checked_config(model_dir: Path, memory_bytes: int) -> dict[str, object]:

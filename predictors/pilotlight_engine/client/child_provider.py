@@ -1,8 +1,9 @@
 """The first engine provider: an engine host as a child process of the front.
 
-The child is a fresh exec (the front has threads, so it must not fork) with one end of a socket pair and nothing else of
-ours. It leads its own process group, gets its configuration as a frame, and ends with us: by `Shutdown`, by the closed
-socket, or by the kernel (PR_SET_PDEATHSIG).
+The child is the host of a pool's slot (host/pool_host.py): a fresh exec, since the front has threads and must not fork,
+with its ends of two socket pairs and nothing else of ours. We are its agent on the one (client/host_control.py), and on
+the other the holder of the only lease it ever has. It leads its own process group and ends with us: by `Shutdown`, by
+the closed socket, or by the kernel (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from dataclasses import dataclass, field
 
 from pilotlight_engine.client import restart
 from pilotlight_engine.client.engine_client import EngineClient
+from pilotlight_engine.client.host_control import HostControl
 from pilotlight_engine.contract import Engine
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.process.process_group import kill_group
-from pilotlight_protocol.engine_frames import Configure, Shutdown
+from pilotlight_protocol.engine_frames import Boot, HostConfig, Shutdown
 from pilotlight_protocol.errors import Unavailable
 
 _STDERR_LINES = 40
 _REAP_DEADLINE_S = 5.0
-_HOST_MODULE = "pilotlight_engine.host.child_host"
+_HOST_MODULE = "pilotlight_engine.host.pool_host"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ChildSettings:
     token. `shutdown_grace_s`: Shutdown to SIGKILL. `call_deadline_s`: for metrics and checks, longer than a step.
     """
 
-    configure: Configure
+    config: HostConfig
     environment: Mapping[str, str]
     startup_deadline_s: float = 600.0
     shutdown_grace_s: float = 10.0
@@ -108,11 +110,12 @@ class ChildEngineProvider:
 
 
 class _Child:
-    """One host process, its client, and the two tasks that watch it. `end` ends all four."""
+    """One host process, our ends of its sockets, and the two tasks that watch it. `end` ends all of them."""
 
-    def __init__(self, process: asyncio.subprocess.Process, client: EngineClient) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, control: HostControl, client: EngineClient) -> None:
         self.process = process
         self.client = client
+        self._control = control
         self._ending = False
         self._last_lines: deque[str] = deque(maxlen=_STDERR_LINES)
         self._forwarding = asyncio.create_task(self._forward_output(), name="engine-host-output")
@@ -120,14 +123,14 @@ class _Child:
 
     @classmethod
     async def start(cls, settings: ChildSettings, on_phase: Callable[[str], None]) -> _Child:
-        ours, theirs = socket.socketpair()
-        client = EngineClient(on_phase, settings.call_deadline_s)
+        (control, control_theirs), (data, data_theirs) = socket.socketpair(), socket.socketpair()
         try:
-            with theirs:
+            with control_theirs, data_theirs:
                 process = await asyncio.create_subprocess_exec(
                     *settings.argv,
-                    str(theirs.fileno()),
-                    pass_fds=(theirs.fileno(),),
+                    str(control_theirs.fileno()),
+                    f"--data_fd={data_theirs.fileno()}",
+                    pass_fds=(control_theirs.fileno(), data_theirs.fileno()),
                     env=dict(settings.environment),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
@@ -135,27 +138,34 @@ class _Child:
                     start_new_session=True,
                 )
         except BaseException:
-            ours.close()
+            control.close()
+            data.close()
             raise
-        child = cls(process, client)
+        child = cls(process, HostControl(on_phase), EngineClient(settings.call_deadline_s))
         try:
-            await asyncio.get_running_loop().create_connection(lambda: client, sock=ours)
-            client.send(settings.configure)
+            await child._connect(control, data, settings.config)
         except BaseException:
-            client.lose("the engine host could not be told what to run")
-            client.disconnected.set()
+            child.client.lose("the engine host could not be told what to run")
+            child.client.disconnected.set()
             await asyncio.shield(child.end(0.0))
-            ours.close()
+            control.close()
+            data.close()
             raise
         return child
+
+    async def _connect(self, control: socket.socket, data: socket.socket, config: HostConfig) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: self._control, sock=control)
+        await loop.create_connection(lambda: self.client, sock=data)
+        self._control.send(Boot(config))
 
     async def wait_ready(self, deadline_s: float) -> None:
         waiting: set[asyncio.Future[None] | asyncio.Future[str]] = {self.client.ready, self.client.lost}
         done, _ = await asyncio.wait(waiting, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
         if self.client.lost in done:
-            words = self.client.last_words
-            if words is not None and words.misconfigured:
-                raise EngineMisconfigured(words.reason)
+            report = self._control.exit_report
+            if report is not None and report.misconfigured:
+                raise EngineMisconfigured(report.reason)
             raise Unavailable(self.client.lost.result())
         if self.client.ready not in done:
             raise Unavailable(f"the engine was not ready within {deadline_s:g} s; last output:\n{self._tail()}")
@@ -164,38 +174,38 @@ class _Child:
         self._ending = True
         if not self.client.lost.done():
             with contextlib.suppress(Unavailable):
-                self.client.send(Shutdown())
+                self._control.send(Shutdown())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await self.process.wait()
         kill_group(self.process.pid)
         await self._watching
+        self._control.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_REAP_DEADLINE_S):
                 await self._forwarding
 
     async def _watch(self) -> None:
-        """Turn the end of the process, or of its connection, into `lost` with a reason a person can act on."""
+        """Turn the end of the process, or of its connections, into `lost` with a reason a person can act on."""
         exited = asyncio.create_task(self.process.wait())
-        closed = asyncio.create_task(self.client.disconnected.wait())
+        closed = [asyncio.create_task(event.wait()) for event in (self._control.closed, self.client.disconnected)]
         try:
-            await asyncio.wait({exited, closed}, return_when=asyncio.FIRST_COMPLETED)
-            # A process that closed its socket is ending, and one that ended has closed it: hear both.
-            await asyncio.wait({exited, closed}, timeout=_REAP_DEADLINE_S)
+            await asyncio.wait({exited, *closed}, return_when=asyncio.FIRST_COMPLETED)
+            # A process that closed a socket is ending, and one that ended has closed both: hear all of it.
+            await asyncio.wait({exited, *closed}, timeout=_REAP_DEADLINE_S)
             kill_group(self.process.pid)
             code = await exited
         finally:
-            exited.cancel()
-            closed.cancel()
+            for waiting in (exited, *closed):
+                waiting.cancel()
         await asyncio.wait({self._forwarding}, timeout=_REAP_DEADLINE_S)
         self.client.lose(self._reason(code))
 
     def _reason(self, code: int) -> str:
         if self._ending:
             return "the engine was released"
-        words = self.client.last_words
-        if words is not None:
-            return f"the engine failed: {words.reason}"
+        if self._control.exit_report is not None:
+            return f"the engine failed: {self._control.exit_report.reason}"
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         hint = "; 9 is usually the kernel's out-of-memory killer: give the container more memory" if code == -9 else ""
         return f"the engine host {how}{hint}; last output:\n{self._tail()}"

@@ -1,4 +1,4 @@
-"""The front's end of the socket to an engine host: an `Engine` made of frames. Must not start or end processes.
+"""A holder's end of the connection to an engine host: an `Engine` made of frames. Must not start or end processes.
 
 Frames are decoded in the protocol's own callback and handed to the mailboxes at once: one wake-up per request and
 engine step, no task and no queue in between.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import cast
 
 import msgspec
@@ -21,14 +21,11 @@ from pilotlight_protocol.engine_frames import (
     Checked,
     Failed,
     FrameSplitter,
-    FrontFrame,
     Generate,
-    HostFrame,
     LeaseFrame,
+    LeaseHostFrame,
     Metrics,
     MetricsText,
-    Progress,
-    Ready,
     Refused,
     Step,
     Welcome,
@@ -41,13 +38,13 @@ from pilotlight_protocol.generation import TokenDelta
 class EngineClient(asyncio.Protocol):
     """Implements `contract.Engine` once `ready` has a result; `info` is not set before.
 
-    `on_phase` hears the boot phases. When the connection ends, `disconnected` is set; whoever owns the process then
-    calls `lose` with what is known about it, which fails every request that runs.
+    When the connection ends, `disconnected` is set; whoever owns the process then calls `lose` with what is known about
+    it, which fails every request that runs. `model_name`: what the host serves, told in its Welcome.
     """
 
     info: EngineInfo
 
-    def __init__(self, on_phase: Callable[[str], None], call_deadline_s: float) -> None:
+    def __init__(self, call_deadline_s: float) -> None:
         loop = asyncio.get_running_loop()
         self.stats = EngineStats()
         self.lost: asyncio.Future[str] = loop.create_future()
@@ -55,11 +52,10 @@ class EngineClient(asyncio.Protocol):
         self.disconnected = asyncio.Event()
         self.last_words: Failed | None = None
         self.model_name = ""
-        self._on_phase = on_phase
         self._call_deadline_s = call_deadline_s
         self._transport: asyncio.Transport | None = None
         self._splitter = FrameSplitter()
-        self._decoder = msgspec.msgpack.Decoder(HostFrame | Welcome)
+        self._decoder = msgspec.msgpack.Decoder(LeaseHostFrame)
         self._numbers = itertools.count(1)
         self._mailboxes: dict[int, Mailbox] = {}
         self._calls: dict[int, asyncio.Future[bytes]] = {}
@@ -84,7 +80,7 @@ class EngineClient(asyncio.Protocol):
     async def check(self) -> None:
         await self._call(Check(next(self._numbers)))
 
-    def send(self, frame: FrontFrame | LeaseFrame) -> None:
+    def send(self, frame: LeaseFrame) -> None:
         """Write a frame. Raises Unavailable when the engine was lost or is about to be."""
         if self.lost.done():
             raise Unavailable(told_to_clients(self.lost.result()))
@@ -129,7 +125,7 @@ class EngineClient(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.disconnected.set()
 
-    def _dispatch(self, frame: HostFrame | Welcome) -> None:
+    def _dispatch(self, frame: LeaseHostFrame) -> None:
         if isinstance(frame, Step):
             self.stats = frame.stats
             mailboxes = self._mailboxes
@@ -145,12 +141,6 @@ class EngineClient(asyncio.Protocol):
                 self._answer(call, text)
             case Checked(call):
                 self._answer(call, b"")
-            case Progress(phase):
-                self._on_phase(phase)
-            case Ready(info, stats):
-                self.info, self.stats = info, stats
-                if not self.ready.done():
-                    self.ready.set_result(None)
             case Welcome(info, stats, model_name):
                 self.info, self.stats, self.model_name = info, stats, model_name
                 if not self.ready.done():

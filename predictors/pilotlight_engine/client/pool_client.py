@@ -17,7 +17,7 @@ _CALL_DEADLINE_S = 30.0
 
 
 class PoolEngineClient(EngineClient):
-    """A `contract.Engine` on a leased host. `model_name`: what the host serves, told in its Welcome."""
+    """A `contract.Engine` on a leased host."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -35,7 +35,7 @@ async def connect(endpoint: str, lease_id: str, secret: str, deadline_s: float =
     InvalidInput for an endpoint that is none."""
     address = endpoints.parse(endpoint)
     loop = asyncio.get_running_loop()
-    client = PoolEngineClient(lambda phase: None, _CALL_DEADLINE_S)
+    client = PoolEngineClient(_CALL_DEADLINE_S)
     try:
         async with asyncio.timeout(deadline_s):
             if isinstance(address, endpoints.UnixEndpoint):

@@ -1,11 +1,12 @@
-"""An engine host of the warm pool: one engine, told by an agent whom to serve and with which model.
+"""An engine host: a process that owns one vLLM engine, told by its agent whom to serve and with which model.
 
-Two threads, as in host.py: the main thread boots, steps and swaps (pool_service.py), the socket thread reads (
-pool_link.py). The zygote calls `run` in a fork; without a zygote the agent starts
+Two threads: the main thread boots, steps and swaps (pool_service.py), the socket thread reads (pool_link.py). A pool's
+zygote calls `run` in a fork; a predictor that has its engine to itself is both agent and lease holder, and starts
 
-    python -m pilotlight_engine.host.pool_host CONTROL_FD [--work_dir DIR]
+    python -m pilotlight_engine.host.pool_host CONTROL_FD [--data_fd DATA_FD]
 
-and sends `Boot` first. The process ends with its agent, and at once after a failed swap.
+in the environment an engine wants (process/environment.py), and sends `Boot` first. The process ends with its agent,
+and at once after a failed swap; a failure in the engine ends it with its reason as the last frame.
 """
 
 from __future__ import annotations
@@ -28,45 +29,50 @@ from pilotlight_engine.host.pool_link import PoolLink
 from pilotlight_engine.host.pool_service import PoolService
 from pilotlight_engine.process import endpoint, glibc_malloc
 from pilotlight_engine.process.boot_clock import BootClock
-from pilotlight_engine.process.prepared_process import ensure_environment, enter_slot
+from pilotlight_engine.process.prepared_process import enter_slot
 from pilotlight_engine.process.process_group import die_with_parent, kill_own_group
 from pilotlight_engine.quantization import REQUESTS, Requested
 from pilotlight_protocol.engine_frames import Boot, Booted, HostConfig, Progress, encode
 
-_MODULE = "pilotlight_engine.host.pool_host"
 
+def run(control: socket.socket, config: HostConfig | None, data: socket.socket | None = None) -> NoReturn:
+    """Serve until Shutdown, the agent's end or a failure; the process then exits. `config` None: it comes as `Boot`.
 
-def run(control: socket.socket, config: HostConfig | None) -> NoReturn:
-    """Serve until Shutdown, the agent's end or a failure; the process then exits. `config` None: it comes as `Boot`."""
+    `data`: the connection of an engine's only holder. None in a pool, where holders connect and show their secrets.
+    """
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
     os.umask(0o077)
     link = PoolLink(control, on_agent_gone=kill_own_group)
     threading.Thread(target=link.run, name="socket", daemon=True).start()
-    run_to_end(link.control, lambda: boot(link, config or _first(link)).serve())
+    run_to_end(link.control, lambda: boot(link, config or _first(link), data).serve())
 
 
-def boot(link: PoolLink, config: HostConfig) -> PoolService:
+def boot(link: PoolLink, config: HostConfig, data: socket.socket | None) -> PoolService:
     """Build the engine and open the door; `Booted` is told when a token was generated and connections are accepted."""
     clock = BootClock(lambda phase: link.control.send(encode(Progress(phase))))
     clock.enter("import")
     glibc_malloc.keep_freed_memory()
     limits = enter_slot(config)
-    configured = configure(_settings(config), os.environ, limits)
+    arguments = configure(_settings(config), os.environ, limits)
     from pilotlight_engine.boot import vllm_arguments
     from pilotlight_engine.vllm_adapter import vllm_engine
 
     fixed = {"model": config.model_dir, "tokenizer": config.model_dir, "served_model_name": config.model_name}
-    engine_args = vllm_arguments.build(fixed, configured.arguments)
+    engine_args = vllm_arguments.build(fixed, arguments)
     engine = vllm_engine.VllmEngine(engine_args, config.loras, clock.enter, swap_threads=limits.cpus)
-    clock.enter("swap-plan")
-    engine.plan_swaps()
-    clock.enter("ready")
     link.on_metrics = vllm_engine.exposition
-    listener, address = endpoint.listen(endpoint.parse(config.listen))
-    link.open_door(listener)
+    address = ""
+    if data is None:
+        clock.enter("swap-plan")
+        engine.plan_swaps()
+        clock.enter("ready")
+        listener, address = endpoint.listen(endpoint.parse(config.listen))
+        link.open_door(listener)
+    else:
+        link.let_in(data)
     link.control.send(encode(Booted(engine.describe(clock.phases_s), address, engine.canary)))
-    return PoolService(link, engine, config.model_name, clock.phases_s)
+    return PoolService(link, engine, config.model_name, clock.phases_s, only_holder=data is not None)
 
 
 def _settings(config: HostConfig) -> EngineSettings:
@@ -94,14 +100,17 @@ def _first(link: PoolLink) -> HostConfig:
 
 
 def main(argv: list[str]) -> NoReturn:
-    parser = argparse.ArgumentParser(prog=_MODULE)
+    parser = argparse.ArgumentParser(prog="pilotlight_engine.host.pool_host")
     parser.add_argument("control_fd", type=int)
-    parser.add_argument("--work_dir")
+    parser.add_argument("--data_fd", type=int)
     args = parser.parse_args(argv)
-    ensure_environment(_MODULE, argv, args.work_dir)
     die_with_parent()
     os.set_inheritable(args.control_fd, False)
-    run(socket.socket(fileno=args.control_fd), None)
+    data = None
+    if args.data_fd is not None:
+        os.set_inheritable(args.data_fd, False)
+        data = socket.socket(fileno=args.data_fd)
+    run(socket.socket(fileno=args.control_fd), None, data)
 
 
 if __name__ == "__main__":

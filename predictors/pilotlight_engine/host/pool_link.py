@@ -37,7 +37,10 @@ from pilotlight_protocol.engine_frames import (
 _READ_BYTES = 256 * 1024
 _INBOX_ITEMS = 4096
 _BACKLOG_BYTES = 16 * 2**20
+# Who has the engine to itself makes nobody wait but itself.
 _STALL_DEADLINE_S = 60.0
+# Far less than an agent waits for an answer to its Revoke: a holder that does not read must not cost the engine.
+_HOLDER_STALL_S = 1.0
 _HELLO_BYTES = 4096
 _HELLO_DEADLINE_S = 5.0
 _STRANGERS = 16
@@ -46,12 +49,21 @@ _REFUSAL_DELAY_S = 0.5
 
 
 class LeaseLink:
-    """A connection whose holder has shown the secret of `grant`. `end` may be called by the engine thread."""
+    """A connection whose holder has shown the secret of `grant`. `end` may be called by the engine thread.
+
+    `stall_s`: how long the engine waits for a holder that does not read.
+    """
 
     def __init__(
-        self, sock: socket.socket, grant: Grant, splitter: FrameSplitter, on_backlog: Callable[[], None]
+        self,
+        sock: socket.socket,
+        grant: Grant,
+        splitter: FrameSplitter,
+        on_backlog: Callable[[], None],
+        stall_s: float = _HOLDER_STALL_S,
     ) -> None:
         self.sock = sock
+        self.stall_s = stall_s
         self.grant = grant
         self.splitter = splitter
         self.ended = False
@@ -121,6 +133,18 @@ class PoolLink:
         """Accept connections on `listener` from now on. Engine thread, once."""
         self._listener = listener
         self._poll.register(listener.fileno(), select.EPOLLIN)
+
+    def let_in(self, sock: socket.socket) -> None:
+        """The connection of the only holder there will be: nobody else can have it, so that it shows no secret. Engine
+        thread, once."""
+        sock.setblocking(False)
+        grant = Grant("own", "", "")
+        self.grants = {grant.lease_id: grant}
+        link = LeaseLink(sock, grant, FrameSplitter(), self._wake, _STALL_DEADLINE_S)
+        # Joined first, and known to the socket thread last: nothing is read from it before.
+        self.inbox.put(Joined(link))
+        self._poll.register(sock.fileno(), select.EPOLLIN)
+        self._links[sock.fileno()] = link
 
     def run(self) -> None:
         try:

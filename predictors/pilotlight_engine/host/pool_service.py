@@ -60,8 +60,6 @@ from pilotlight_protocol.errors import NotSupported, PilotlightError, Unavailabl
 from pilotlight_protocol.generation import TokenDelta
 
 _LAST_WORDS_DEADLINE_S = 0.2
-# Far less than an agent waits for an answer to its Revoke: a holder that does not read must not cost the engine.
-_HOLDER_STALL_S = 1.0
 
 
 class SwapReport(Protocol):
@@ -90,6 +88,7 @@ class PoolEngine(Protocol):
     def rename(self, model_name: str) -> None: ...
     def sleep(self, level: int) -> None: ...
     def wake(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class PoolService:
@@ -102,6 +101,7 @@ class PoolService:
         model_name: str,
         boot_phases_s: dict[str, float],
         clock: Callable[[], float] = time.monotonic,
+        only_holder: bool = False,
     ) -> None:
         self._link = link
         self._engine = engine
@@ -111,7 +111,10 @@ class PoolService:
         self._generation = 0
         self._tenant: str | None = None
         self._holders: dict[str, LeaseLink] = {}
-        self._batch: SharedBatch[GenerateRequest] = SharedBatch(engine.batch_size)
+        self._batch: SharedBatch[GenerateRequest] = SharedBatch(
+            # With nobody to share with nothing waits here: the engine's own queue knows priorities.
+            sys.maxsize if only_holder else engine.batch_size
+        )
         self._sent_stats: dict[str, EngineStats] = {}
         self._was_busy = False
         self._asleep = False
@@ -122,6 +125,7 @@ class PoolService:
             for item in self._link.inbox.take(wait=not self._engine.has_work()):
                 if isinstance(item, Shutdown):
                     self._end_leases("the engine is being shut down")
+                    self._engine.close()
                     return
                 self._handle(item)
             self._let_in()
@@ -356,7 +360,7 @@ class PoolService:
     def _answer(self, link: LeaseLink, frame: LeaseHostFrame) -> None:
         if link.ended:
             return
-        if not link.outbox.has_room(_HOLDER_STALL_S):
+        if not link.outbox.has_room(link.stall_s):
             sys.stderr.write(f"engine host: lease {link.grant.lease_id} does not read; its connection is closed\n")
             link.end()
             return

@@ -15,15 +15,14 @@ from pilotlight_protocol.engine_frames import (
     Checked,
     Failed,
     FrameSplitter,
-    FrontFrame,
     Generate,
-    HostFrame,
+    LeaseFrame,
+    LeaseHostFrame,
     Metrics,
     MetricsText,
-    Progress,
-    Ready,
     Refused,
     Step,
+    Welcome,
     encode,
 )
 from pilotlight_protocol.errors import InvalidInput, Unavailable
@@ -35,12 +34,12 @@ INFO = EngineInfo(128, 512, [2], 16, 8, "bfloat16", "awq", "cpu", "0", [], {"loa
 class FakeTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
-        self.sent: list[FrontFrame] = []
+        self.sent: list[LeaseFrame] = []
         self.aborted = False
         self._splitter = FrameSplitter()
 
     def write(self, data: Any) -> None:
-        self.sent += [msgspec.msgpack.decode(body, type=FrontFrame) for body in self._splitter.feed(bytes(data))]
+        self.sent += [msgspec.msgpack.decode(body, type=LeaseFrame) for body in self._splitter.feed(bytes(data))]
 
     def is_closing(self) -> bool:
         return self.aborted
@@ -49,14 +48,14 @@ class FakeTransport(asyncio.Transport):
         self.aborted = True
 
 
-def connect(phases: list[str] | None = None) -> tuple[EngineClient, FakeTransport]:
-    client = EngineClient((phases if phases is not None else []).append, call_deadline_s=0.01)
+def connect() -> tuple[EngineClient, FakeTransport]:
+    client = EngineClient(call_deadline_s=0.01)
     transport = FakeTransport()
     client.connection_made(transport)
     return client, transport
 
 
-def say(client: EngineClient, *frames: HostFrame) -> None:
+def say(client: EngineClient, *frames: LeaseHostFrame) -> None:
     client.data_received(b"".join(bytes(encode(frame)) for frame in frames))
 
 
@@ -64,13 +63,12 @@ def request(n: int = 1) -> GenerateRequest:
     return GenerateRequest("r", [1], GenerationParameters(n=n))
 
 
-async def test_boot_is_heard_phase_by_phase() -> None:
-    phases: list[str] = []
-    client, _ = connect(phases)
-    say(client, Progress("import"), Progress("load"), Ready(INFO, EngineStats()))
-    assert phases == ["import", "load"]
+async def test_it_is_ready_when_it_is_welcome() -> None:
+    client, _ = connect()
+    assert not client.ready.done()
+    say(client, Welcome(INFO, EngineStats(), "demo"))
     assert client.ready.done()
-    assert client.info == INFO
+    assert (client.info, client.model_name) == (INFO, "demo")
 
 
 async def test_tokens_reach_their_request_and_stats_are_kept() -> None:

@@ -89,7 +89,7 @@ def test_a_slots_share_of_a_gpu_bounds_its_engine(
     monkeypatch.setattr(assembly.device_probe, "read", lambda environment: gpu)
     settings = assembly.EngineSettings(bundled_model_path("demo-bf16"), "m", device_memory_bytes=slot_bytes)
     configured = assembly.configure(settings, {}, MachineLimits(2, 2**34))
-    assert dict(configured.arguments).get("gpu_memory_utilization") == share
+    assert dict(configured).get("gpu_memory_utilization") == share
 
 
 def test_an_engine_argument_does_not_step_over_the_slots_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_an_engine_argument_does_not_step_over_the_slots_share(monkeypatch: pyte
             bundled_model_path("demo-bf16"), "m", engine_args=greedy, device_memory_bytes=slot_bytes
         )
         configured = assembly.configure(settings, {}, MachineLimits(2, 2**34))
-        assert dict(configured.arguments)["gpu_memory_utilization"] == share
+        assert dict(configured)["gpu_memory_utilization"] == share
 
 
 def test_a_slot_larger_than_its_gpu_is_refused_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,3 +170,20 @@ def test_whatever_breaks_the_thread_the_host_hears_of_it() -> None:
         running.agent.sendall(encode(Metrics(1)))
         assert running.agent_gone.wait(DEADLINE_S)
         running.thread.join(DEADLINE_S)
+
+
+def test_the_only_holder_is_let_in_without_a_secret_and_has_what_it_sent_before() -> None:
+    with ExitStack() as closing:
+        running = Running(closing)
+        holder, host = (closing.enter_context(end) for end in socket.socketpair())
+        holder.sendall(encode(Check(7)))
+        running.link.let_in(host)
+        joined = running.take()
+        assert isinstance(joined, Joined)
+        assert list(running.link.grants.values()) == [joined.link.grant]
+        heard = running.take()
+        assert isinstance(heard, FromLease)
+        assert (heard.link, heard.frame) == (joined.link, Check(7))
+        holder.close()
+        assert running.take() == Left(joined.link)
+        assert not running.agent_gone.is_set()

@@ -70,6 +70,7 @@ class FakeEngine:
     running: dict[int, int] = field(default_factory=dict)
     asked: dict[int, str] = field(default_factory=dict)
     most_running: list[int] = field(default_factory=list)
+    closed: bool = False
 
     def add(self, stream: int, request: GenerateRequest) -> None:
         if 13 in request.prompt_token_ids:
@@ -114,6 +115,9 @@ class FakeEngine:
     def wake(self) -> None:
         self.log.append("wake")
 
+    def close(self) -> None:
+        self.closed = True
+
 
 class Heard:
     """An outbox that keeps what it was given."""
@@ -141,6 +145,7 @@ class Heard:
 class FakeLease(LeaseLink):
     def __init__(self, grant: Grant) -> None:
         self.grant = grant
+        self.stall_s = 1.0
         self.outbox: Heard = Heard(LeaseHostFrame)  # type: ignore[assignment]
         self.ended = False
 
