@@ -5,6 +5,7 @@ PilotlightError (pilotlight_protocol.errors)
     QueueFull            503   the activator already holds as many requests as it may
     RevisionFailed       503   the pods of the revision cannot start; carries the reason and the last log lines
     ModelUnavailable     503   the model of a pod cannot be mounted; says why
+    PlatformEnding       503   `pilotlight up` ends before the request was answered
     UpstreamFailed       502   the pod broke the connection before it answered
     ActivationTimeout    504   the revision's `timeout` ran out before a pod took the request
 
@@ -38,6 +39,10 @@ class RevisionFailed(Unavailable):
         super().__init__(message, retry_after_s=retry_after_s)
         self.reason = reason
         self.log_lines = tuple(log_lines)
+
+
+class PlatformEnding(Unavailable):
+    """The platform ends with this request on its way."""
 
 
 class ModelUnavailable(Unavailable):

@@ -46,7 +46,8 @@ class Server:
         self._gate = Gate(settings.max_concurrent_requests)
         self._plane = DataPlane(model, self._gate, model_control=settings.model_control)
         routes = [*V2Routes(self._plane, openapi_document(model)).routes(), *model.routes()]
-        self._edge = HttpEdge(HttpApp(routes, model, self._gate, settings), settings)
+        self._app = HttpApp(routes, model, self._gate, settings)
+        self._edge = HttpEdge(settings)
         self._signals: asyncio.Queue[int] = asyncio.Queue(maxsize=8)
 
     def run(self, lifespan: contextlib.AbstractAsyncContextManager[Any]) -> int:
@@ -68,20 +69,21 @@ class Server:
         settings = self._settings
         grpc = GrpcServer(self._plane, self._gate, settings)
         listener = self._listener or listen(settings.host, settings.http_port)
-        async with self._edge.port(listener, self._http2(grpc) if settings.grpc else None) as port:
-            _log.info("serving HTTP/1.1%s on port %d", " and gRPC" if settings.grpc else "", listener.getsockname()[1])
-            try:
-                await self._signals.get()
-                forced = await self._drain()
-                await port.close_listener()
-                grace_s = 0.1 if forced else _CLOSE_TIMEOUT_S
-                await self._edge.end(grace_s)
-                await grpc.stop(grace_s)
-                await port.wait_empty(grace_s)
-                self._edge.abort()
-                return 128 + forced if forced else 0
-            finally:
-                await grpc.stop(0)
+        port = self._edge.port(listener, self._app, self._http2(grpc) if settings.grpc else None)
+        _log.info("serving HTTP/1.1%s on port %d", " and gRPC" if settings.grpc else "", listener.getsockname()[1])
+        try:
+            await self._signals.get()
+            forced = await self._drain()
+            await port.close_listener()
+            grace_s = 0.1 if forced else _CLOSE_TIMEOUT_S
+            await self._edge.end(grace_s)
+            await grpc.stop(grace_s)
+            await port.wait_empty(grace_s)
+            self._edge.abort()
+            return 128 + forced if forced else 0
+        finally:
+            await port.close_listener()
+            await grpc.stop(0)
 
     def _http2(self, grpc: GrpcServer) -> ProtocolFactory:
         connect = connect_to(grpc.path)

@@ -106,6 +106,7 @@ def goaway(last_stream_id: int) -> bytes:
 GRACEFUL_GOAWAY = goaway(0x7FFFFFFF)
 
 
+NO_ERROR = 0x0
 CANCEL = 0x8
 """Error code of a stream that is no longer wanted (RFC 9113 section 7)."""
 
@@ -168,12 +169,19 @@ def _literal(text: bytes) -> bytes:
 
 def grpc_refusal(stream_id: int, code: int, message: str) -> bytes:
     """A gRPC trailers-only answer that ends the stream with a status (google.rpc.Code) and a message."""
+    # :status 200 from the static table
+    head = b"\x88" + literal_header("content-type", "application/grpc")
+    return make_frame(
+        FrameType.HEADERS, Flag.END_STREAM | Flag.END_HEADERS, stream_id, head + _grpc_status(code, message)
+    )
+
+
+def grpc_trailers(stream_id: int, code: int, message: str) -> bytes:
+    """The same for a stream whose answer has begun."""
+    return make_frame(FrameType.HEADERS, Flag.END_STREAM | Flag.END_HEADERS, stream_id, _grpc_status(code, message))
+
+
+def _grpc_status(code: int, message: str) -> bytes:
     # grpc-message is percent-encoded (gRPC over HTTP/2, "Status-Message").
     text = "".join(chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x25 else f"%{byte:02X}" for byte in message.encode())
-    block = (
-        b"\x88"  # :status 200 from the static table
-        + literal_header("content-type", "application/grpc")
-        + literal_header("grpc-status", str(code))
-        + literal_header("grpc-message", text)
-    )
-    return make_frame(FrameType.HEADERS, Flag.END_STREAM | Flag.END_HEADERS, stream_id, block)
+    return literal_header("grpc-status", str(code)) + literal_header("grpc-message", text)

@@ -13,7 +13,7 @@ from typing import Any
 from pilotlight_protocol.error_bodies import ErrorStyle, error_body, error_event
 from pilotlight_protocol.errors import PARAM_HEADER, PilotlightError
 from pilotlight_wire.cors import CorsPolicy
-from pilotlight_wire.http_protocol import DISCONNECT
+from pilotlight_wire.http_protocol import ABORT, DISCONNECT
 from pilotlight_wire.request_body import BodyStalled, Receive
 from pilotlight_wire.request_identity import request_id
 
@@ -37,7 +37,9 @@ class HttpAnswer:
         "body_unread",
         "client_gone",
         "closing",
+        "has_body",
         "headers",
+        "raw_headers",
         "request_id",
         "status",
         "style",
@@ -48,15 +50,17 @@ class HttpAnswer:
         self._receive = receive
         self._send = send
         self.style = style
+        self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self._cors_headers = cors.answer_headers(self.headers)
         self.request_id = request_id(self.headers.get("x-request-id"))
         self.status = 0
         self.client_gone = False
         self.closing = False
-        self.body_unread = scope["method"] == "POST" or any(
+        self.has_body = any(
             name in (b"transfer-encoding", b"content-length") and value != b"0" for name, value in scope["headers"]
         )
+        self.body_unread = self.has_body or scope["method"] == "POST"
 
     def cancel_when_gone(self) -> None:
         """Cancel the current task when the client leaves."""
@@ -82,20 +86,16 @@ class HttpAnswer:
 
     async def start(self, status: int, headers: RawHeaders) -> None:
         """`headers`: beside the request id, CORS and `connection`, which are added here."""
-        added = [(b"x-request-id", self.request_id.encode("ascii"))]
-        added += [(name.encode("ascii"), value.encode("latin-1")) for name, value in self._cors_headers.items()]
+        said = [(b"x-request-id", self.request_id.encode("ascii")), *headers]
+        said += [(name.encode("ascii"), value.encode("latin-1")) for name, value in self._cors_headers.items()]
         if self.closing:
-            added.append((b"connection", b"close"))
-        given = list(headers)
-        names = {name.lower() for name, _ in given}
+            said.append((b"connection", b"close"))
+        await self.pass_on(status, said)
+
+    async def pass_on(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Start with these headers and no others: another server's answer, whose headers are its own affair."""
         self.status = status
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [*given, *(pair for pair in added if pair[0] not in names)],
-            }
-        )
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def piece(self, body: bytes) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
@@ -130,6 +130,14 @@ class HttpAnswer:
         if self.body_unread or isinstance(error, BodyStalled):
             self.closing = True
         await self.reply(error.http_status, "application/json", error_body(error, self.style), said)
+
+    async def cut(self) -> None:
+        """Break the connection in the middle of the answer, so that the client does not take it for whole."""
+        self.over()
+        self._scope[ABORT]()
+        # The connection learns of it in the loop's next round.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     async def _discard_body(self) -> None:
         discarded = 0

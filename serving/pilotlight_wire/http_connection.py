@@ -1,4 +1,4 @@
-"""One keep-alive HTTP/1.1 connection to the predictor, and the pool of them.
+"""One keep-alive HTTP/1.1 connection to an upstream server, and the pool of them.
 
 Responsible for getting bytes of a response body to their reader with the least work per event: httptools' parser sits
 directly on the transport, and what arrives while the reader is busy is handed over in one piece. It must not know what
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 import httptools
@@ -34,12 +34,19 @@ class ConnectionLost(Exception):
         self.before_answer = before_answer
 
 
+class ConnectFailed(Unavailable):
+    """No connection could be made: nothing of the request has left."""
+
+
 class Silence(Exception):
     """No byte came within the timeout."""
 
 
 class HttpConnection(asyncio.Protocol):
-    """Carries one exchange at a time: `send`, then `head`, then `read` until it returns b""."""
+    """Carries one exchange at a time: `send`, then `head`, then `read` until it returns b"".
+
+    `headers`: of the answer, lower-case names; `raw_headers`: as they came, repeated ones too.
+    """
 
     def __init__(self, timeout_s: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -50,31 +57,59 @@ class HttpConnection(asyncio.Protocol):
         self._failure: Exception | None = None
         self._last_byte_s = 0.0
         self._paused = False
+        self._writable = asyncio.Event()
+        self._writable.set()
         self.lost = False
-        self._begin()
+        self.exchanges = 0
+        self._begin(b"")
 
-    def _begin(self) -> None:
+    def _begin(self, request: bytes) -> None:
         self._parser = httptools.HttpResponseParser(self)
+        self.exchanges += 1
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._complete = False
         self._head_complete = False
         self._keep_alive = False
         self._answered = False
+        self._uploading: asyncio.Task[None] | None = None
+        # What httptools is not told: a HEAD request's answer has no body, whatever its headers say.
+        self._bodiless = request.startswith(b"HEAD ")
+        self._until_close = False
         self._on_settled: Callable[[], None] | None = None
         self.status = 0
         self.headers: dict[str, str] = {}
+        self.raw_headers: list[tuple[bytes, bytes]] = []
 
     # The reader's side
 
     def send(self, request: bytes) -> None:
-        """Write a whole request; the answer has `timeout_s` to show its next byte, again and again."""
+        """Write a request, or its head; the answer has `timeout_s` to show its next byte, again and again."""
         if self._transport is None or self.lost:
             raise ConnectionLost(before_answer=True)
-        self._begin()
+        self._begin(request)
         self._last_byte_s = self._loop.time()
         self._watchdog = self._loop.call_later(self._timeout_s, self._check_silence)
         self._transport.write(request)
+
+    def upload(self, pieces: AsyncIterator[bytes]) -> asyncio.Task[None]:
+        """Write the body that follows a head, as fast as the peer takes it, beside the answer; ends with it."""
+        self._uploading = self._loop.create_task(self._send_body(pieces))
+        self._uploading.add_done_callback(self._upload_ended)
+        return self._uploading
+
+    async def _send_body(self, pieces: AsyncIterator[bytes]) -> None:
+        async for piece in pieces:
+            await self._writable.wait()
+            if self._transport is None or self.lost:
+                return
+            self._last_byte_s = self._loop.time()
+            self._transport.write(piece)
+
+    def _upload_ended(self, task: asyncio.Task[None]) -> None:
+        # Half a body is no body: the peer must not take it for one.
+        if not task.cancelled() and task.exception() is not None:
+            self.abort()
 
     async def head(self) -> int:
         """Wait for status and headers. Raises ConnectionLost, Silence."""
@@ -99,13 +134,19 @@ class HttpConnection(asyncio.Protocol):
         return data
 
     @property
+    def _is_uploading(self) -> bool:
+        return self._uploading is not None and not self._uploading.done()
+
+    @property
     def reusable(self) -> bool:
-        return self._complete and self._keep_alive and not self.lost
+        return self._complete and self._keep_alive and not self._is_uploading and not self.lost
 
     def abort(self) -> None:
         """Drop the connection now: the peer sees it and ends its work."""
         self._stop_watchdog()
         self.lost = True
+        if self._uploading is not None:
+            self._uploading.cancel()
         if self._transport is not None:
             self._transport.abort()
 
@@ -172,20 +213,34 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         return False
 
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_watchdog()
         self.lost = True
+        if self._until_close and exc is None:
+            self._complete = True
+        self._writable.set()
         self._wake()
 
     # httptools' side
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self.raw_headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
-        self._keep_alive = self._parser.should_keep_alive()
+        self._keep_alive = self._parser.should_keep_alive() and not self._bodiless
         self._head_complete = self.status >= 200
+        if self._head_complete and self._bodiless:
+            self.on_message_complete()
+        elif self.status not in (204, 304):
+            self._until_close = not self.headers.keys() & {"content-length", "transfer-encoding"}
 
     def on_body(self, body: bytes) -> None:
         self._chunks.append(body)
@@ -194,6 +249,7 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if not self._head_complete:  # 1xx: the answer proper follows
             self.headers.clear()
+            self.raw_headers.clear()
             return
         self._complete = True
         self._stop_watchdog()
@@ -202,21 +258,33 @@ class HttpConnection(asyncio.Protocol):
 
 
 class ConnectionPool:
-    """Idle connections to one predictor, the last used first; `acquire` opens another when there is none."""
+    """Idle connections to one server, the last used first; `exchange` opens another when there is none.
 
-    def __init__(self, address: PredictorAddress, *, connect_timeout_s: float, timeout_s: float) -> None:
+    `idle_s`: how long they are kept, shorter than the server keeps them; None where it says so itself by closing.
+    """
+
+    def __init__(
+        self, address: PredictorAddress, *, connect_timeout_s: float, timeout_s: float, idle_s: float | None = None
+    ) -> None:
         self._address = address
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
+        self._idle_s = idle_s
         self._idle: list[HttpConnection] = []
         self._tls = ssl.create_default_context() if address.use_tls else None
 
-    async def exchange(self, request: bytes) -> HttpConnection:
-        """Send a request and wait for the answer's head; hand the connection back with `release`.
+    async def exchange(
+        self, request: bytes, body: AsyncIterator[bytes] | None = None, *, repeatable: bool = True
+    ) -> HttpConnection:
+        """Send a request, whole or a head and its body, and wait for the answer's head; hand the connection back with
+        `release`.
 
         An idle connection may be closed by the peer at the very moment it is used: when no byte of an answer came, the
-        request is sent again on a fresh one. Raises Unavailable, DeadlineExceeded.
+        request is sent again on a fresh one, unless it is not `repeatable` or has a body of its own. Raises
+        ConnectFailed, Unavailable, DeadlineExceeded, and what `body` raises.
         """
+        if body is not None:
+            return await self._upload(request, body)
         connection = self._reuse()
         while True:
             fresh = connection is None
@@ -225,7 +293,7 @@ class ConnectionPool:
                 connection.send(request)
                 await connection.head()
             except ConnectionLost as error:
-                if fresh or not error.before_answer:
+                if fresh or not repeatable or not error.before_answer:
                     raise self.explain(error) from error
                 connection = None
                 continue
@@ -235,6 +303,29 @@ class ConnectionPool:
                 connection.abort()
                 raise
             return connection
+
+    async def _upload(self, head: bytes, body: AsyncIterator[bytes]) -> HttpConnection:
+        connection = self._reuse() or await self._open()
+        try:
+            connection.send(head)
+            sending = connection.upload(body)
+            answering = asyncio.ensure_future(connection.head())
+            try:
+                await asyncio.wait((sending, answering), return_when=asyncio.FIRST_COMPLETED)
+                if sending.done():
+                    # What went wrong with the body is the reason why there is no answer.
+                    sending.result()
+                await answering
+            finally:
+                answering.cancel()
+                await asyncio.wait((answering,))
+        except (ConnectionLost, Silence) as error:
+            connection.abort()
+            raise self.explain(error) from error
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
 
     def explain(self, error: Exception) -> Unavailable | DeadlineExceeded:
         """What a failure of an exchange means to the client."""
@@ -253,7 +344,14 @@ class ConnectionPool:
         """Keep a connection whose answer was read to its end; close any other, which aborts the work behind it."""
         if connection.reusable and len(self._idle) < IDLE_CONNECTIONS_LIMIT:
             self._idle.append(connection)
+            if self._idle_s is not None:
+                asyncio.get_running_loop().call_later(self._idle_s, self._drop_idle, connection, connection.exchanges)
         else:
+            connection.abort()
+
+    def _drop_idle(self, connection: HttpConnection, exchanges: int) -> None:
+        if connection in self._idle and connection.exchanges == exchanges:
+            self._idle.remove(connection)
             connection.abort()
 
     def close(self) -> None:
@@ -279,7 +377,9 @@ class ConnectionPool:
                     server_hostname=self._address.authority.partition(":")[0] if self._tls else None,
                 )
         except TimeoutError as error:
-            raise Unavailable(f"the predictor did not accept a connection in {self._connect_timeout_s:g} s") from error
+            raise ConnectFailed(
+                f"the predictor did not accept a connection in {self._connect_timeout_s:g} s"
+            ) from error
         except OSError as error:
-            raise Unavailable(f"cannot connect to the predictor at {self._address.authority}: {error}") from error
+            raise ConnectFailed(f"cannot connect to the predictor at {self._address.authority}: {error}") from error
         return connection

@@ -1,4 +1,4 @@
-"""An ASGI app behind one port: uvicorn's protocol on every HTTP/1.1 connection, and how those connections end.
+"""ASGI apps behind ports: uvicorn's protocol on every HTTP/1.1 connection, and how those connections end.
 
 Composition of `OnePort` (accepts) and `HttpProtocol` (parses). It must not know routes, or what HTTP/2 is used for.
 """
@@ -6,10 +6,11 @@ Composition of `OnePort` (accepts) and `HttpProtocol` (parses). It must not know
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import Callable
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 from uvicorn.config import Config
@@ -21,12 +22,16 @@ from pilotlight_wire.one_port import OnePort, ProtocolFactory
 
 
 class HttpEdge:
-    """`port` may be called for several listeners; they share the app and end together."""
+    """Any number of ports with the same bounds, whose connections end together."""
 
-    def __init__(self, app: Callable[..., Any], bounds: EdgeBounds) -> None:
+    def __init__(self, bounds: EdgeBounds) -> None:
         self._bounds = bounds
         self._state = ServerState()
-        self._config = Config(
+        self._stamped_s = 0
+
+    def http(self, app: Callable[..., Any]) -> ProtocolFactory:
+        """Makes the protocol of HTTP/1.1 connections that `app` answers."""
+        config = Config(
             app,
             log_config=None,
             access_log=False,
@@ -35,37 +40,23 @@ class HttpEdge:
             interface="asgi3",
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=bounds.keep_alive_s,
+            timeout_keep_alive=self._bounds.keep_alive_s,
         )
-        self._config.load()
+        config.load()
+        return partial(HttpProtocol, config, self._state, self._bounds, self._stamp)
 
-    def protocol(self, on_closed: Callable[[], None]) -> HttpProtocol:
-        """One connection's protocol; `on_closed` is called when it has ended."""
-        return HttpProtocol(self._config, self._state, self._bounds, on_closed)
-
-    @contextlib.asynccontextmanager
-    async def port(self, listener: socket.socket, http2: ProtocolFactory | None) -> AsyncIterator[OnePort]:
-        """Accept on `listener` while inside; without `http2` its clients are answered by the HTTP/1.1 parser."""
-        port = OnePort(
-            listener,
-            self.protocol,
-            http2,
-            self._bounds.max_connections,
-            first_byte_timeout_s=self._bounds.header_timeout_s,
-        )
-        date = asyncio.create_task(self._keep_date_header())
+    def port(self, listener: socket.socket, app: Callable[..., Any], http2: ProtocolFactory | None) -> OnePort:
+        """Accept on `listener` from now on; without `http2` its clients are answered by the HTTP/1.1 parser."""
+        port = OnePort(listener, self.http(app), http2, self._bounds.max_connections, self._bounds.header_timeout_s)
         port.start()
-        try:
-            yield port
-        finally:
-            await port.close_listener()
-            date.cancel()
+        return port
 
-    async def _keep_date_header(self) -> None:
-        while True:
+    def _stamp(self) -> None:
+        now_s = int(time.time())
+        if now_s != self._stamped_s:
+            self._stamped_s = now_s
             # One list for all: uvicorn's protocols read it at each request.
-            self._state.default_headers[:] = [(b"date", formatdate(usegmt=True).encode("ascii"))]
-            await asyncio.sleep(1)
+            self._state.default_headers[:] = [(b"date", formatdate(now_s, usegmt=True).encode("ascii"))]
 
     def close_after_answers(self) -> None:
         """Running answers are the last of their connections."""

@@ -21,15 +21,28 @@ from pilotlight_wire.edge_bounds import EdgeBounds
 DISCONNECT = "pilotlight.on_disconnect"
 """Key of the scope under which an app leaves what is called when the client has gone."""
 
+ABORT = "pilotlight.abort"
+"""Key of the scope under which an app finds what breaks the connection, so that a cut answer is seen to be cut."""
+
 SERVER_WIDE = "*"
 """The path of `OPTIONS *`."""
 
 
 class HttpProtocol(HttpToolsProtocol):  # type: ignore[misc]
-    def __init__(self, config: Config, state: ServerState, bounds: EdgeBounds, on_closed: Callable[[], None]) -> None:
+    """`stamp`: called before each request, so that its answer has the time."""
+
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        bounds: EdgeBounds,
+        stamp: Callable[[], None],
+        on_closed: Callable[[], None],
+    ) -> None:
         super().__init__(config=config, server_state=state, app_state={})
         self.url = b""
         self._bounds = bounds
+        self._stamp = stamp
         self._on_closed = on_closed
         self._header_bytes = 0
         self._header_deadline: asyncio.TimerHandle | None = None
@@ -69,6 +82,7 @@ class HttpProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_headers_complete(self) -> None:
         self._disarm_header_deadline()
+        self._stamp()
         if self.parser.get_method() == b"CONNECT":
             self._refuse(405, "this is no proxy: CONNECT is not spoken here", b"allow: GET, HEAD, POST, OPTIONS\r\n")
             return
@@ -95,6 +109,7 @@ class HttpProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running_scope = cycle.scope
+        cycle.scope[ABORT] = self.transport.abort
         super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:

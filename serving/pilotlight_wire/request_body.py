@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, PilotlightError, UnsupportedMediaType
@@ -53,6 +53,18 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limit_bytes: i
     if len(body) < _UNPACK_IN_THREAD_BYTES:
         return unpack(body, coding, limit_bytes)
     return await asyncio.to_thread(unpack, body, coding, limit_bytes)
+
+
+async def body_pieces(receive: Receive, stall_timeout_s: float, chunked: bool) -> AsyncIterator[bytes]:
+    """The body as it arrives, to be sent on; `chunked`: each piece framed as a chunk (RFC 9112 section 7.1)."""
+    more = True
+    while more:
+        message = await _next_piece(receive, stall_timeout_s)
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        if piece:
+            yield b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+    if chunked:
+        yield b"0\r\n\r\n"
 
 
 async def _next_piece(receive: Receive, stall_timeout_s: float) -> dict[str, Any]:

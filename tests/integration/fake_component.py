@@ -120,6 +120,7 @@ class FakeComponent:
         app.router.add_post("/crash", self.crash)
         app.router.add_post("/unready", self.unready)
         app.router.add_get("/via_predictor", self.via_predictor)
+        app.router.add_post("/v2/models/{name}/generate", self.via_predictor)
         return app
 
 

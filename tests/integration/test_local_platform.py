@@ -149,9 +149,19 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     until(lambda: processes_of(str(made.state_dir)), lambda pids: pids == [])
 
 
-async def get(url: str, **options: Any) -> tuple[int, Any, Any]:
-    async with aiohttp.ClientSession() as session, session.get(url, **options) as answer:
+async def get(url: str, method: str = "GET", **options: Any) -> tuple[int, Any, Any]:
+    async with aiohttp.ClientSession() as session, session.request(method, url, **options) as answer:
         return answer.status, await answer.json(), answer.headers.copy()
+
+
+@pytest.mark.parametrize("path", ["/echo", "/status/404", "/v2/health/ready"])
+async def test_what_the_transformer_answers_by_itself_leaves_the_predictor_at_zero(
+    platform: Platform, path: str
+) -> None:
+    platform.up(service("demo", transformer=True))
+    await get(platform.url("demo", path))
+    assert {row["component"]: row["phase"] for row in platform.rows()}["predictor"] == "Zero"
+    assert "predictor-00001: 0 -> 1" not in platform.output.read_text()
 
 
 async def test_a_cold_request_wakes_both_components_at_once_and_says_how_long_it_waited(platform: Platform) -> None:
@@ -160,7 +170,8 @@ async def test_a_cold_request_wakes_both_components_at_once_and_says_how_long_it
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     started_s = time.monotonic()
     status, body, headers = await get(
-        f"http://127.0.0.1:{platform.port}/via_predictor",
+        f"http://127.0.0.1:{platform.port}/v2/models/mine/generate",
+        "POST",
         headers={"Host": f"demo.default.localhost:{platform.port}", "x-request-id": "mine", "traceparent": trace},
     )
     assert status == 200

@@ -122,6 +122,8 @@ class Activator:
         self._waiting: OrderedDict[asyncio.Future[Backend], int] = OrderedDict()
         self._waiting_at: dict[Backend, OrderedDict[asyncio.Future[Backend], int]] = {}
         self._arrivals = itertools.count()
+        self.waiting_for_model = 0
+        """Of the requests that wait, those that will need the component behind this one."""
         self._running = 0
         self._cursor = 0
 
@@ -140,11 +142,12 @@ class Activator:
         """Requests that a pod works on."""
         return self._running
 
-    async def acquire(self, deadline_s: float) -> Backend:
+    async def acquire(self, deadline_s: float, *, needs_model: bool = True) -> Backend:
         """The pod that takes this request; give it back with `release`.
 
         Args:
             deadline_s: loop time when the request's own time is over.
+            needs_model: whether the pod will call the component behind it, which should wake beside it.
 
         Raises QueueFull, ActivationTimeout, or what `refuse` says.
         """
@@ -155,7 +158,11 @@ class Activator:
         if not self._waiting and (backend := self._pick()) is not None:
             self.meter.arrived(self._now_s())
             return self._start(backend)
-        return await self._wait(self._waiting, deadline_s)
+        self.waiting_for_model += needs_model
+        try:
+            return await self._wait(self._waiting, deadline_s)
+        finally:
+            self.waiting_for_model -= needs_model
 
     def try_acquire_at(self, backend: Backend) -> bool:
         """Take a place at this very pod (a further call of a spliced connection) if it has one to spare."""

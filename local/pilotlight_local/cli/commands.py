@@ -101,6 +101,13 @@ def cli() -> None:
 @click.option(
     "--slots", type=click.IntRange(min=1), default=1, show_default=True, help="Engines of the warm pool at a time."
 )
+@click.option(
+    "--allowed-origins",
+    default="*",
+    show_default=True,
+    metavar="ORIGINS",
+    help="Web origins whose pages may call, with commas between; '' for none.",
+)
 @click.option("--no-pool", is_flag=True, help="No warm pool: every predictor starts an engine of its own.")
 @state_dir_option
 @click.pass_obj
@@ -111,6 +118,7 @@ def up(
     initial_scale: int,
     autoscaler: tuple[str, ...],
     slots: int,
+    allowed_origins: str,
     no_pool: bool,
     state_dir: Path | None,
 ) -> None:
@@ -120,6 +128,7 @@ def up(
     from pilotlight_local.embedded import embedded_platform
     from pilotlight_local.embedded.display import Display
     from pilotlight_specs import kpa
+    from pilotlight_wire import cors
 
     base = replace(kpa.default_config(), initial_scale=initial_scale, allow_zero_initial_scale=True)
     keys = dict(_key_and_value(entry) for entry in autoscaler)
@@ -127,6 +136,10 @@ def up(
         config = kpa.parse_config(keys, base)
     except kpa.InvalidScaling as error:
         raise RefusedError([f"--autoscaler: {problem}" for problem in error.problems]) from error
+    try:
+        policy = cors.allowed_origins(allowed_origins)
+    except ValueError as error:
+        raise RefusedError([f"--allowed-origins: {error}"]) from error
     settings = embedded_platform.PlatformSettings(
         state_dir=_state_dir(surroundings, state_dir),
         port=port,
@@ -138,6 +151,7 @@ def up(
         download_env=surroundings.download_env,
         end_grace_s=END_GRACE_S,
         pool_slots=0 if no_pool or find_spec(POOL_PACKAGE) is None else slots,
+        cors=policy,
     )
     embedded_platform.run(settings, Display(Console()), surroundings.started_s)
 

@@ -55,8 +55,8 @@ class LiveService:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether a request waits for a pod of this component."""
-        return any(revision.activator.queued for revision in self.live.values())
+        """Whether a request waits for a pod of this component and will need the component behind it."""
+        return any(revision.activator.waiting_for_model for revision in self.live.values())
 
 
 def _health(revision: LiveRevision) -> revisions.RevisionHealth:

@@ -13,12 +13,11 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
-from aiohttp import web
 
 from pilotlight_local.controller.controller import Controller
 from pilotlight_local.controller.routing_table import RoutingTable
@@ -29,21 +28,17 @@ from pilotlight_local.embedded.display import Display
 from pilotlight_local.embedded.obstacles import Obstacles
 from pilotlight_local.embedded.warm_pool import WarmPool, WarmPoolSettings
 from pilotlight_local.errors import PlatformError
-from pilotlight_local.ingress.grpc_proxy import GrpcClientSide, route_by_host
-from pilotlight_local.ingress.http_ingress import HttpIngress, new_upstream_session
-from pilotlight_local.ingress.listener import FirstBytes
-from pilotlight_local.ingress.routes import Component, EndpointName
+from pilotlight_local.ingress.ports import IngressPorts
 from pilotlight_local.pods.live_pod import LivePod, PodSurroundings
 from pilotlight_local.pods.loopback_ports import LOOPBACK, LoopbackPorts
 from pilotlight_local.pods.model_mounts import ModelMounts
+from pilotlight_local.pods.pod_probe import new_probe_session
 from pilotlight_local.pods.process_pod import adopt_orphans
 from pilotlight_local.state_dir import StateDir
 from pilotlight_specs.kpa import KPAConfig
+from pilotlight_wire.cors import CorsPolicy
 
 LISTEN_BACKLOG = 4096
-# Of a client that uploads while its request is held: what is read ahead, before its connection is paused.
-READ_AHEAD_BYTES = 256 << 10
-KEEPALIVE_S = 75.0
 # Of the machine's memory, what the warm pool's engines may take together; pods and page cache have the rest.
 POOL_MEMORY_SHARE = 0.5
 LAST_ANSWERS_TIMEOUT_S = 1.0
@@ -64,6 +59,7 @@ class PlatformSettings:
     download_env: Mapping[str, str]
     end_grace_s: float
     pool_slots: int
+    cors: CorsPolicy
 
     def obstacles(self) -> Obstacles:
         return Obstacles(self.python, self.search_path)
@@ -85,7 +81,7 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, ended.set)
     async with contextlib.AsyncExitStack() as stack:
-        session = await stack.enter_async_context(new_upstream_session())
+        session = await stack.enter_async_context(new_probe_session())
         mounts = ModelMounts(settings.state_dir.downloads, settings.model_store, settings.download_env)
         stack.push_async_callback(mounts.close)
         pool = _warm_pool(settings, display) if settings.pool_slots else None
@@ -100,26 +96,16 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         )
         rng = random.Random()  # noqa: S311 - balances load
         table = RoutingTable(rng, display)
-        ingress = HttpIngress(table, session)
-        http_server = _http_server(ingress.handle)
-
-        def service_protocol(endpoint: EndpointName, component: Component) -> asyncio.Protocol:
-            server = _http_server(lambda request: ingress.handle_service(request, endpoint, component))
-            return FirstBytes(server, lambda: GrpcClientSide(lambda *_: table.choose(endpoint, component)))
-
+        ports = IngressPorts(table, settings.cors)
         start_pod = functools.partial(LivePod, surroundings)
-        controller = Controller(table, ServiceAddresses(service_protocol), start_pod, display, rng)
+        controller = Controller(table, ServiceAddresses(ports.open_service), start_pod, display, rng)
         listening = _listen(settings.port)
         applier = Applier(controller, settings.kpa, settings.obstacles, pool)
         control = ControlServer(controller, applier, pool, settings.port, ended.set)
         await control.serve(settings.state_dir.control_socket)
         stack.callback(settings.state_dir.control_socket.unlink, missing_ok=True)
         applier.apply_desired(desired)
-        listener = await loop.create_server(
-            lambda: FirstBytes(http_server, lambda: GrpcClientSide(route_by_host(table))),
-            sock=listening,
-            backlog=LISTEN_BACKLOG,
-        )
+        ingress = ports.open_ingress(listening)
         reconciling = asyncio.create_task(controller.run(), name="reconcile loop")
         background = [
             reconciling,
@@ -131,7 +117,7 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         )
         await _until(ended, background)
         display.line("ending: pods finish their requests")
-        listener.close()
+        await ingress.close_listener()
         reconciling.cancel()
         await asyncio.wait([reconciling])
         await controller.close(settings.end_grace_s)
@@ -140,8 +126,7 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         for task in background:
             task.cancel()
         await asyncio.wait(background)
-        http_server.pre_shutdown()
-        await http_server.shutdown(timeout=LAST_ANSWERS_TIMEOUT_S)
+        await ports.end(LAST_ANSWERS_TIMEOUT_S)
         await control.close()
         display.line("ended, no process is left")
 
@@ -168,17 +153,6 @@ def _warm_pool(settings: PlatformSettings, display: Display) -> WarmPool:
             settings.download_env,
         ),
         display.line,
-    )
-
-
-def _http_server(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> web.Server:
-    return web.Server(
-        handler,
-        handler_cancellation=True,
-        auto_decompress=False,
-        access_log=None,
-        read_bufsize=READ_AHEAD_BYTES,
-        keepalive_timeout=KEEPALIVE_S,
     )
 
 

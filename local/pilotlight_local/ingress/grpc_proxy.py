@@ -3,7 +3,8 @@
 The first request's :authority decides the endpoint; its stream waits in the activator. From then on frames pass
 unchanged both ways. Further streams of the connection go to the same pod, each when the pod has room for it
 (`grpc_stream_places`). A pod that drains, or that is full while another one is not, makes the client open another
-connection (GOAWAY). Must not: decode messages, or rewrite headers (so paths are never stripped here).
+connection (GOAWAY), and so does idleness. A REST request is told where REST is spoken. Must not: decode messages, or
+rewrite headers (so paths are never stripped here).
 """
 
 import asyncio
@@ -13,11 +14,13 @@ from typing import cast
 from pilotlight_local.activator.activator import Backend
 from pilotlight_local.errors import UnknownHost, UpstreamFailed
 from pilotlight_local.ingress.grpc_stream_places import StreamPlaces
+from pilotlight_local.ingress.routes import Destination, needs_model
 from pilotlight_local.ingress.table import EndpointTable, Route
 from pilotlight_protocol.errors import InvalidInput, PilotlightError
 from pilotlight_wire.h2_frames import (
     EMPTY_SETTINGS,
     GRACEFUL_GOAWAY,
+    NO_ERROR,
     PREFACE,
     Flag,
     Frame,
@@ -25,39 +28,47 @@ from pilotlight_wire.h2_frames import (
     FrameType,
     StreamLedger,
     grpc_refusal,
+    grpc_trailers,
     ping_answer,
+    reset_stream,
 )
+from pilotlight_wire.http2_requests import FirstRequest, is_grpc, rest_refusal
 
 LARGEST_HELD_BYTES = 1 << 20
 
-FindRoute = Callable[[str, str], Route]
+IDLE_TIMEOUT_S = 75.0
+"""Of a connection without a call, as of one of HTTP/1.1 without a request."""
+
+Find = Callable[[str, str], Destination]
 
 
-def route_by_host(table: EndpointTable) -> FindRoute:
-    """Routes of the ingress port: by :authority. Raises UnknownHost or InvalidInput."""
+def find_by_host(table: EndpointTable) -> Find:
+    """Destinations of the ingress port: by :authority. Raises UnknownHost or InvalidInput."""
 
-    def find(authority: str, path: str) -> Route:
+    def find(authority: str, path: str) -> Destination:
         destination = table.find(authority, path)
         if destination is None:
             raise UnknownHost(f"no endpoint for host {authority!r}; set :authority to NAME.NAMESPACE.localhost")
         if destination.path != path:
             raise InvalidInput("HTTP/2 is routed by host only; set :authority to NAME.NAMESPACE.localhost")
-        return table.choose(destination.endpoint, destination.component)
+        return destination
 
     return find
 
 
 class GrpcClientSide(asyncio.Protocol):
-    """The client's connection: holds it until a pod is found, then splices."""
+    """The client's connection: holds it until a pod is found, then splices. `on_closed`: called when it has ended."""
 
-    def __init__(self, find_route: FindRoute) -> None:
-        self._find_route = find_route
+    def __init__(self, table: EndpointTable, find: Find, on_closed: Callable[[], None]) -> None:
+        self._table = table
+        self._find = find
+        self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._reader = FrameReader()
         self._ledger = StreamLedger()
         self._preface_left = len(PREFACE)
         self._own_settings_acked = False
-        self._header_block = b""
+        self._first: FirstRequest | None = FirstRequest()
         self._held: list[tuple[Frame, int]] = []
         self._held_bytes = 0
         self._route: Route | None = None
@@ -66,11 +77,13 @@ class GrpcClientSide(asyncio.Protocol):
         self._places: StreamPlaces | None = None
         self._batch: list[bytes] | None = None
         self._activation: asyncio.Task[None] | None = None
+        self._idle_end: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         # gRPC clients send nothing before they have seen the server's settings; the pod's own follow later.
         self.transport.write(EMPTY_SETTINGS)
+        self._watch_idleness()
 
     def data_received(self, data: bytes) -> None:
         if self._preface_left:
@@ -80,6 +93,7 @@ class GrpcClientSide(asyncio.Protocol):
         frames = [
             (frame, self._ledger.from_client(frame)) for frame in self._reader.feed(data) if self._is_for_pod(frame)
         ]
+        self._watch_idleness()
         if self._pod is not None:
             self._pass_on(frames)
             return
@@ -101,10 +115,38 @@ class GrpcClientSide(asyncio.Protocol):
         return True
 
     def _look_for_destination(self, frame: Frame) -> None:
-        if self._activation is None and frame.kind in (FrameType.HEADERS, FrameType.CONTINUATION):
-            self._header_block += frame.header_block
-            if frame.flags & Flag.END_HEADERS:
-                self._activation = self._loop.create_task(self._activate(frame.stream_id))
+        if self._first is None:
+            return
+        try:
+            fields = self._first.take(frame)
+        except InvalidInput as error:
+            self._refuse(error)
+            return
+        if fields is None:
+            return
+        self._first = None
+        if is_grpc(fields):
+            authority, path = fields.get(":authority", fields.get("host", "")), fields.get(":path", "")
+            self._activation = self._loop.create_task(self._activate(frame.stream_id, authority, path))
+        else:
+            self.transport.write(rest_refusal(frame.stream_id))
+            self.transport.close()
+
+    def _watch_idleness(self) -> None:
+        """Without a call the connection ends after a while; the client makes another one for its next call."""
+        if self._ledger.open_streams:
+            self._stop_watching()
+        elif self._idle_end is None:
+            self._idle_end = self._loop.call_later(IDLE_TIMEOUT_S, self._end_idle)
+
+    def _stop_watching(self) -> None:
+        if self._idle_end is not None:
+            self._idle_end.cancel()
+            self._idle_end = None
+
+    def _end_idle(self) -> None:
+        self.transport.write(GRACEFUL_GOAWAY)
+        self.transport.close()
 
     def _pass_on(self, frames: Sequence[tuple[Frame, int]]) -> None:
         assert self._places is not None
@@ -123,14 +165,20 @@ class GrpcClientSide(asyncio.Protocol):
 
     def count_from_pod(self, frame: Frame) -> None:
         """A frame of the pod may end a stream."""
-        if self._ledger.from_server(frame) and self._places is not None:
+        if self._places is None:
+            return
+        if self._ledger.from_server(frame):
             self._places.end(frame.stream_id)
+            self._watch_idleness()
+        elif frame.kind == FrameType.HEADERS:
+            self._places.answered(frame.stream_id)
 
-    async def _activate(self, stream_id: int) -> None:
+    async def _activate(self, stream_id: int, authority: str, path: str) -> None:
         try:
-            self._route = self._find_route(*_authority_and_path(self._header_block))
+            destination = self._find(authority, path)
+            self._route = self._table.choose(destination.endpoint, destination.component)
             deadline_s = self._loop.time() + self._route.timeout_s
-            backend = await self._route.activator.acquire(deadline_s)
+            backend = await self._route.activator.acquire(deadline_s, needs_model=needs_model("POST", path))
             try:
                 _, pod = await self._loop.create_connection(lambda: _PodSide(self), "127.0.0.1", backend.port)
             except BaseException as error:
@@ -139,18 +187,18 @@ class GrpcClientSide(asyncio.Protocol):
                     self._route.activator.suspect(backend)
                     raise UpstreamFailed(f"{backend.name} does not accept connections; try again") from error
                 raise
-            self._splice(stream_id, backend, pod)
+            self._splice(stream_id, backend, pod, deadline_s)
         except PilotlightError as error:
             self._refuse(error)
 
-    def _splice(self, stream_id: int, backend: Backend, pod: "_PodSide") -> None:
+    def _splice(self, stream_id: int, backend: Backend, pod: "_PodSide", deadline_s: float) -> None:
         assert self._route is not None
         self._backend = backend
         self._pod = pod
         self._places = StreamPlaces(
-            self._route, backend, self._write_to_pod, self._refuse_stream, crowded=self.ask_to_reconnect
+            self._route, backend, self._write_to_pod, self._end_stream, crowded=self.ask_to_reconnect
         )
-        self._places.grant(stream_id)
+        self._places.grant(stream_id, deadline_s)
         backend.on_drain.add(self.ask_to_reconnect)
         pod.transport.write(PREFACE)
         self._pass_on(self._held)
@@ -164,12 +212,15 @@ class GrpcClientSide(asyncio.Protocol):
 
     def _refuse(self, error: PilotlightError) -> None:
         for stream_id in sorted(self._ledger.open_streams):
-            self._refuse_stream(stream_id, error)
+            self._end_stream(stream_id, error, answered=False)
         self.transport.write(GRACEFUL_GOAWAY)
         self.transport.close()
 
-    def _refuse_stream(self, stream_id: int, error: PilotlightError) -> None:
-        self.transport.write(grpc_refusal(stream_id, error.grpc_code, error.message))
+    def _end_stream(self, stream_id: int, error: PilotlightError, answered: bool) -> None:
+        status = grpc_trailers if answered else grpc_refusal
+        self.transport.write(status(stream_id, error.grpc_code, error.message) + reset_stream(stream_id, NO_ERROR))
+        self._ledger.open_streams.discard(stream_id)
+        self._watch_idleness()
 
     def pause_writing(self) -> None:
         if self._pod is not None:
@@ -184,7 +235,9 @@ class GrpcClientSide(asyncio.Protocol):
             self._activation.cancel()
         if self._pod is not None:
             self._pod.transport.abort()
+        self._stop_watching()
         self._forget_pod()
+        self._on_closed()
 
     def pod_lost(self) -> None:
         """The pod's connection ended: what it sent is flushed, then the client's ends too."""
@@ -238,14 +291,3 @@ class _PodSide(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.pod_lost()
-
-
-def _authority_and_path(block: bytes) -> tuple[str, str]:
-    # Imported late: its tables cost memory that a platform without gRPC traffic need not pay.
-    from hpack import Decoder, HPACKError
-
-    try:
-        headers = {str(name): str(value) for name, value in Decoder().decode(block)}
-    except HPACKError as error:
-        raise InvalidInput("the headers of the first request cannot be read") from error
-    return headers.get(":authority", headers.get("host", "")), headers.get(":path", "")

@@ -2,8 +2,9 @@
 
 A held call is its frames, kept in order. Header blocks may not overtake each other, since HPACK's tables (RFC 7541)
 are the connection's: while one call is held, those that the client opens later wait behind it, and data of the calls
-that run passes. What is held is bounded by the flow-control window that the pod gives the client. Must not: read or
-make connections.
+that run passes. What is held is bounded by the flow-control window that the pod gives the client. A call has the
+revision's timeout, waiting included, however little is said on it: then both ends are told, and its place is free.
+Must not: read or make connections.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pilotlight_local.activator.activator import Backend
+from pilotlight_local.errors import ActivationTimeout
 from pilotlight_local.ingress.table import Route
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_wire.h2_frames import CANCEL, Frame, FrameType, reset_stream
@@ -29,8 +31,8 @@ class _HeldCall:
 class StreamPlaces:
     """Belongs to one connection at one pod; `close` gives every place back.
 
-    `write` sends frames to the pod; `refuse` answers the client's call with an error; `crowded` is called when a call
-    has to wait here while another pod has room.
+    `write` sends frames to the pod; `refuse(call, error, answered)` ends the client's call with an error, after its
+    answer has begun or before; `crowded` is called when a call has to wait here while another pod has room.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class StreamPlaces:
         route: Route,
         backend: Backend,
         write: Callable[[list[bytes]], None],
-        refuse: Callable[[int, PilotlightError], None],
+        refuse: Callable[[int, PilotlightError, bool], None],
         crowded: Callable[[], None],
     ) -> None:
         self._route = route
@@ -46,13 +48,28 @@ class StreamPlaces:
         self._write = write
         self._refuse = refuse
         self._crowded = crowded
-        self._placed: set[int] = set()
+        self._placed: dict[int, asyncio.TimerHandle] = {}
+        self._answered: set[int] = set()
         self._held: OrderedDict[int, _HeldCall] = OrderedDict()
         self._loop = asyncio.get_running_loop()
 
-    def grant(self, stream_id: int) -> None:
-        """This call has its place already."""
-        self._placed.add(stream_id)
+    def grant(self, stream_id: int, deadline_s: float) -> None:
+        """This call has a place, until loop time `deadline_s`."""
+        self._placed[stream_id] = self._loop.call_at(deadline_s, self._time_is_over, stream_id)
+
+    def answered(self, stream_id: int) -> None:
+        """The pod has begun to answer the call."""
+        if stream_id in self._placed:
+            self._answered.add(stream_id)
+
+    def _time_is_over(self, stream_id: int) -> None:
+        answered = stream_id in self._answered
+        self.end(stream_id)
+        self._write([reset_stream(stream_id, CANCEL)])
+        timeout = ActivationTimeout(
+            f"{self._route.revision} did not finish the call within its timeout of {self._route.timeout_s:.0f} s"
+        )
+        self._refuse(stream_id, timeout, answered)
 
     def pass_on(self, frame: Frame, change: int) -> None:
         """A frame of the client; `change`: 1 when it opens a call, -1 when it ends one (see `StreamLedger`)."""
@@ -76,8 +93,10 @@ class StreamPlaces:
 
     def end(self, stream_id: int) -> None:
         """The call is over, by either side."""
-        if stream_id in self._placed:
-            self._placed.discard(stream_id)
+        timer = self._placed.pop(stream_id, None)
+        if timer is not None:
+            timer.cancel()
+            self._answered.discard(stream_id)
             self._route.activator.release(self._backend)
 
     def close(self) -> None:
@@ -92,7 +111,7 @@ class StreamPlaces:
     def _take_place(self, stream_id: int) -> bool:
         if not self._route.activator.try_acquire_at(self._backend):
             return False
-        self._placed.add(stream_id)
+        self.grant(stream_id, self._loop.time() + self._route.timeout_s)
         return True
 
     def _hold(self, frame: Frame) -> None:
@@ -102,13 +121,14 @@ class StreamPlaces:
             self._crowded()
 
     async def _wait(self, stream_id: int, held: _HeldCall) -> None:
+        deadline_s = self._loop.time() + self._route.timeout_s
         try:
-            await self._route.activator.acquire_at(self._backend, self._loop.time() + self._route.timeout_s)
+            await self._route.activator.acquire_at(self._backend, deadline_s)
         except PilotlightError as error:
-            self._refuse(stream_id, error)
+            self._refuse(stream_id, error, False)
             held.frames.append(reset_stream(stream_id, CANCEL))
         else:
-            self._placed.add(stream_id)
+            self.grant(stream_id, deadline_s)
         held.waiting = None
         self._let_pass(held)
 

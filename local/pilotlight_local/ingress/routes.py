@@ -87,3 +87,24 @@ def _by_host(name: str, namespace: str, path: str, exists: Callable[[EndpointNam
         if endpoint != front and exists(endpoint):
             return Destination(endpoint, component, path)
     return None
+
+
+_GENERATING = (
+    "/infer",
+    "/generate",
+    "/generate_stream",
+    "/completions",
+    "/responses",
+    "/ModelInfer",
+    "/ModelStreamInfer",
+)
+
+
+def needs_model(method: str, path: str) -> bool:
+    """Whether a request will need the model behind a transformer, as far as method and path tell.
+
+    Listings, metadata, metrics, health and what is at no known path are the transformer's own affair: they wake
+    nothing else. A request that this misses wakes the model all the same, when its transformer calls it.
+    """
+    bare = path.partition("?")[0].rstrip("/")
+    return method == "POST" and (bare.endswith(_GENERATING) or bare.endswith(":predict"))

@@ -26,6 +26,11 @@ class Probed:
     why_not: str = ""
 
 
+def new_probe_session() -> aiohttp.ClientSession:
+    """The client that probes pods; the caller closes it."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar())
+
+
 async def look(session: aiohttp.ClientSession, probe: Probe, port: int, env: Mapping[str, str]) -> Probed:
     """Whether the pod on `port` passes now; a probe that breaks or takes too long fails. Commands run with `env`, the
     pod's own: they are its tenant's, and this process's environment is not."""

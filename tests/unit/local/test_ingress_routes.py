@@ -1,10 +1,9 @@
 """Host and path routing, and the header rules of the ingress."""
 
 import pytest
-from multidict import CIMultiDict, CIMultiDictProxy
 
-from pilotlight_local.ingress.headers import end_to_end, request_headers, wants_progress
-from pilotlight_local.ingress.routes import Destination, EndpointName, find_destination, path_in_pod
+from pilotlight_local.ingress.headers import answer_headers, end_to_end, request_head, wants_progress
+from pilotlight_local.ingress.routes import Destination, EndpointName, find_destination, needs_model, path_in_pod
 from pilotlight_wire.server_timing import Phase, format_phase, parse_phases
 
 DEMO = EndpointName("default", "demo")
@@ -51,32 +50,71 @@ def test_path_in_pod_needs_no_endpoint(target: str, seen: str) -> None:
     assert path_in_pod(target) == seen
 
 
-def proxied(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:
-    return CIMultiDictProxy(CIMultiDict(pairs))
-
-
 def test_hop_by_hop_headers_end_here_and_repeated_ones_survive() -> None:
-    headers = proxied(
-        ("Connection", "keep-alive, X-Mine"),
-        ("Keep-Alive", "5"),
-        ("X-Mine", "1"),
-        ("Transfer-Encoding", "chunked"),
-        ("Set-Cookie", "a"),
-        ("Set-Cookie", "b"),
-        ("traceparent", "00-1-2-01"),
-    )
-    assert list(end_to_end(headers).items()) == [("Set-Cookie", "a"), ("Set-Cookie", "b"), ("traceparent", "00-1-2-01")]
+    headers = [
+        (b"Connection", b"keep-alive, X-Mine"),
+        (b"Keep-Alive", b"5"),
+        (b"X-Mine", b"1"),
+        (b"Transfer-Encoding", b"chunked"),
+        (b"Set-Cookie", b"a"),
+        (b"Set-Cookie", b"b"),
+        (b"traceparent", b"00-1-2-01"),
+    ]
+    assert end_to_end(headers) == [(b"Set-Cookie", b"a"), (b"Set-Cookie", b"b"), (b"traceparent", b"00-1-2-01")]
 
 
-def test_request_id_is_made_only_when_absent() -> None:
-    assert request_headers(proxied(), "made")["X-Request-ID"] == "made"
-    assert request_headers(proxied(("x-request-id", "mine")), "made").getall("x-request-id") == ["mine"]
+def test_the_pod_gets_a_request_id_made_only_when_absent() -> None:
+    assert request_head("GET", b"/v2?x=1", [], "made") == (b"GET /v2?x=1 HTTP/1.1\r\nx-request-id: made\r\n\r\n", False)
+    head, _ = request_head("GET", b"/", [(b"x-request-id", b"mine")], "made")
+    assert head.count(b"x-request-id") == 1
+    assert b"mine" in head
 
 
 def test_expect_and_progress_are_answered_by_the_ingress() -> None:
-    assert dict(request_headers(proxied(("Expect", "100-continue"), ("X-Pilotlight-Progress", "1")), "r")) == {
-        "x-request-id": "r"
+    head, _ = request_head("GET", b"/", [(b"expect", b"100-continue"), (b"x-pilotlight-progress", b"1")], "r")
+    assert head == b"GET / HTTP/1.1\r\nx-request-id: r\r\n\r\n"
+
+
+def test_a_body_without_a_length_goes_on_in_chunks() -> None:
+    head, chunked = request_head("POST", b"/", [(b"transfer-encoding", b"chunked"), (b"content-length", b"5")], "r")
+    assert chunked
+    assert b"transfer-encoding: chunked" in head
+    assert b"content-length" not in head
+
+
+def test_the_answer_has_this_hops_phase_first_and_is_dated_once() -> None:
+    pods = [(b"Date", b"then"), (b"server-timing", b"queue;dur=1"), (b"Server", b"uvicorn"), (b"X-Pod", b"a")]
+    headers, phases = answer_headers(pods, "r", Phase("activate", 2.0, "predictor"))
+    assert dict(headers) == {
+        b"Server": b"uvicorn",
+        b"X-Pod": b"a",
+        b"server-timing": b'activate;dur=2.0;desc="predictor", queue;dur=1.0',
+        b"x-request-id": b"r",
     }
+    assert [phase.name for phase in phases] == ["activate", "queue"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "needed"),
+    [
+        ("POST", "/openai/v1/chat/completions", True),
+        ("POST", "/v1/completions/", True),
+        ("POST", "/v2/models/demo/generate_stream?x=1", True),
+        ("POST", "/v2/models/demo/versions/1/infer", True),
+        ("POST", "/v1/models/demo:predict", True),
+        ("POST", "/inference.GRPCInferenceService/ModelStreamInfer", True),
+        ("POST", "/inference.GRPCInferenceService/ModelMetadata", False),
+        ("GET", "/openai/v1/models", False),
+        ("GET", "/metrics", False),
+        ("HEAD", "/v2/health/ready", False),
+        ("OPTIONS", "/openai/v1/chat/completions", False),
+        ("GET", "/v2/models/demo/infer", False),
+        ("POST", "/nothing", False),
+        ("POST", "/v2/repository/index", False),
+    ],
+)
+def test_what_needs_the_model_behind_a_transformer(method: str, path: str, needed: bool) -> None:
+    assert needs_model(method, path) is needed
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Recorder:
 
 def connection() -> tuple[Recorder, MemoryTransport]:
     app = Recorder()
-    return app, connect(HttpEdge(app, BOUNDS).protocol(app.on_closed))
+    return app, connect(HttpEdge(BOUNDS).http(app)(app.on_closed))
 
 
 async def settle() -> None:
@@ -149,8 +149,8 @@ async def test_a_lost_connection_is_told_to_the_running_request() -> None:
 
 async def test_ending_cancels_what_runs_and_closes_what_is_idle() -> None:
     app = Recorder()
-    edge = HttpEdge(app, BOUNDS)
-    idle, busy = connect(edge.protocol(app.on_closed)), connect(edge.protocol(app.on_closed))
+    edge = HttpEdge(BOUNDS)
+    idle, busy = connect(edge.http(app)(app.on_closed)), connect(edge.http(app)(app.on_closed))
     idle.protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     busy.protocol.data_received(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
     await settle()

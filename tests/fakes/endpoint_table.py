@@ -1,0 +1,48 @@
+"""One endpoint with one revision, as the ingress sees the platform."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from pilotlight_local.activator.activator import Activator
+from pilotlight_local.ingress.routes import Component, Destination, EndpointName, find_destination
+from pilotlight_local.ingress.table import Route
+from pilotlight_wire.server_timing import Phase
+
+DEMO = EndpointName("default", "demo")
+
+
+class FakeRoute:
+    revision = "demo-00001"
+    component: Component = "predictor"
+
+    def __init__(self, queue_depth: int, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.activator = Activator(self.revision, 0, random.Random(1), lambda: None, queue_depth=queue_depth)
+
+    def is_cold(self) -> bool:
+        return True
+
+    def progress(self) -> tuple[str, float | None]:
+        return "predictor-starting", 3.0
+
+
+class FakeTable:
+    """`statuses`: of the requests that have ended."""
+
+    def __init__(self, route: FakeRoute) -> None:
+        self.route = route
+        self.statuses: list[int] = []
+
+    def find(self, host: str, path: str) -> Destination | None:
+        return find_destination(host, path, lambda name: name == DEMO)
+
+    def choose(self, endpoint: EndpointName, component: Component | None) -> Route:
+        return self.route
+
+    def record(self, route: Route, status: int, duration_s: float, phases: Sequence[Phase]) -> None:
+        self.statuses.append(status)
+
+    def metrics_text(self) -> str:
+        return "pilotlight_things 1\n"
