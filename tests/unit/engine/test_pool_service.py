@@ -433,3 +433,16 @@ def test_a_long_queue_of_one_holder_does_not_starve_the_other() -> None:
     )  # fmt: skip
     assert max(engine.most_running) == 4
     assert [place for place, asked in enumerate(order) if asked.startswith("L2")][-1] <= 4 + 2 * 10
+
+
+@pytest.mark.parametrize("only_holder", [True, False])
+def test_who_has_the_engine_to_itself_leaves_the_order_to_the_engine(only_holder: bool) -> None:
+    """The engine's own queue knows priorities; where holders share, requests beyond a batch wait in front of it."""
+    engine, mine = FakeEngine(), grant("own")
+    lease = FakeLease(mine)
+    asks = [FromLease(lease, ask(stream)) for stream in range(engine.batch_size + 3)]
+    running: list[int] = []
+    link = FakeLink([mine, Joined(lease), *asks, lambda: running.append(len(engine.running))])
+    PoolService(link, engine, "first", {}, only_holder=only_holder).serve()  # type: ignore[arg-type]
+    assert running == [len(asks) if only_holder else engine.batch_size]
+    assert engine.closed
