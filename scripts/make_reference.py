@@ -53,6 +53,8 @@ HEADERS = {
     "x-pilotlight-param": "answer 400: the parameter that is wrong",
     "x-pilotlight-progress": "request, 1: a stream that waits says why in SSE comments",
 }
+# Between our own processes only.
+PRIVATE = ("PILOTLIGHT_PREPARED_PROCESS",)
 LEASE_TYPES = ("LeaseRequest", "LeaseAnswer", "PrewarmRequest")
 
 
@@ -185,6 +187,10 @@ def _table(head: tuple[str, ...], rows: Any) -> str:
 
 def main() -> int:
     text = page()
+    known = {*ENVIRONMENT, *HEADERS, *PRIVATE}
+    if missing := names_in_code(r"PILOTLIGHT_[A-Z_]+|x-pilotlight-[a-z-]+") - known:
+        sys.stderr.write(f"say in scripts/make_reference.py what these are: {', '.join(sorted(missing))}\n")
+        return 1
     if "--check" in sys.argv[1:]:
         return 0 if PAGE.read_text(encoding="utf-8") == text else 1
     PAGE.write_text(text, encoding="utf-8")
