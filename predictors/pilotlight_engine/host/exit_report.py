@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from pilotlight_engine.host.outbox import FrontStalled, Outbox
+from pilotlight_engine.process.process_group import kill_own_group
 from pilotlight_protocol.engine_frames import Failed, encode
 from pilotlight_protocol.errors import PilotlightError
 
@@ -32,6 +34,15 @@ def run_to_end(outbox: Outbox, serve: Callable[[], None]) -> NoReturn:
     outbox.drain(_LAST_FRAME_DEADLINE_S)
     # Not sys.exit: nothing that vLLM or torch left behind may keep a failed engine alive.
     os._exit(exit_code)
+
+
+def end_now(outbox: Outbox, reason: str, *, misconfigured: bool) -> None:
+    """End this process and its group from any thread, whatever the engine's is doing."""
+    sys.stderr.write(f"engine host ends: {reason}\n")
+    with contextlib.suppress(OSError, FrontStalled):
+        outbox.send(encode(Failed(reason, misconfigured)), wait=False)
+        outbox.drain(_LAST_FRAME_DEADLINE_S)
+    kill_own_group()
 
 
 def _tell(outbox: Outbox, error: BaseException) -> None:

@@ -22,12 +22,14 @@ from typing import NoReturn
 
 import msgspec
 
+from pilotlight_engine import model_source
+from pilotlight_engine.boot import boot_failures
 from pilotlight_engine.boot.assembly import EngineSettings, configure
 from pilotlight_engine.errors import EngineMisconfigured
-from pilotlight_engine.host.exit_report import run_to_end
+from pilotlight_engine.host.exit_report import end_now, run_to_end
 from pilotlight_engine.host.pool_link import PoolLink
 from pilotlight_engine.host.pool_service import PoolService
-from pilotlight_engine.process import endpoint, glibc_malloc
+from pilotlight_engine.process import device_probe, endpoint, glibc_malloc, memory_limit
 from pilotlight_engine.process.boot_clock import BootClock
 from pilotlight_engine.process.prepared_process import enter_slot
 from pilotlight_engine.process.process_group import die_with_parent, kill_own_group
@@ -54,13 +56,22 @@ def boot(link: PoolLink, config: HostConfig, data: socket.socket | None) -> Pool
     clock.enter("import")
     glibc_malloc.keep_freed_memory()
     limits = enter_slot(config)
+    on_cpu, ready = device_probe.read(os.environ).kind == "cpu", threading.Event()
+    slots = on_cpu and config.memory_bytes is not None
+    memory = memory_limit.of_slot(limits.memory_bytes) if slots else memory_limit.of_machine(limits, on_cpu)
+    memory_limit.enforce(
+        memory,
+        model_source.weights_bytes(Path(config.model_dir)),
+        lambda reason: end_now(link.control, reason, misconfigured=memory.fixed and not ready.is_set()),
+    )
     arguments = configure(_settings(config), os.environ, limits)
     from pilotlight_engine.boot import vllm_arguments
     from pilotlight_engine.vllm_adapter import vllm_engine
 
     fixed = {"model": config.model_dir, "tokenizer": config.model_dir, "served_model_name": config.model_name}
     engine_args = vllm_arguments.build(fixed, arguments)
-    engine = vllm_engine.VllmEngine(engine_args, config.loras, clock.enter, swap_threads=limits.cpus)
+    with boot_failures.explained(str(memory), fixed_memory=memory.fixed, on_cpu=on_cpu):
+        engine = vllm_engine.VllmEngine(engine_args, config.loras, clock.enter, swap_threads=limits.cpus)
     link.on_metrics = vllm_engine.exposition
     address = ""
     if data is None:
@@ -72,6 +83,7 @@ def boot(link: PoolLink, config: HostConfig, data: socket.socket | None) -> Pool
     else:
         link.let_in(data)
     link.control.send(encode(Booted(engine.describe(clock.phases_s), address, engine.canary)))
+    ready.set()
     return PoolService(link, engine, config.model_name, clock.phases_s, only_holder=data is not None)
 
 

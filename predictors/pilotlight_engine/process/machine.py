@@ -22,15 +22,17 @@ class MachineLimits:
 
 
 def limits(cgroup: Path = _CGROUP) -> MachineLimits:
-    """Affinity and cgroup v2 quota (cpu.max), RAM and cgroup v2 limit (memory.max), whichever is less."""
+    """Affinity and cgroup v2 quota (cpu.max), RAM and the cgroup's limit (v2's memory.max,
+    v1's memory.limit_in_bytes), whichever is less."""
     cpus = len(os.sched_getaffinity(0))
     quota, _, period = _read(cgroup / "cpu.max").partition(" ")
     if quota.isdigit() and period.strip().isdigit():
         cpus = min(cpus, max(1, math.ceil(int(quota) / int(period))))
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = _read(cgroup / "memory.max").strip()
-    if limit.isdigit():
-        memory_bytes = min(memory_bytes, int(limit))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        limit = _read(cgroup / name).strip()
+        if limit.isdigit():
+            memory_bytes = min(memory_bytes, int(limit))
     return MachineLimits(cpus, memory_bytes)
 
 
