@@ -24,7 +24,7 @@ from pilotlight_pool.agent_port import (
 from pilotlight_pool.policy.leases.lease_terms import Isolation
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.prediction import Tier
-from pilotlight_protocol.errors import ModelNotFound
+from pilotlight_protocol.errors import ModelNotFound, PilotlightError
 
 GIB = 2**30
 
@@ -46,7 +46,9 @@ class MemoryAgent:
         self.asleep: dict[str, dict[int, str]] = {slot_id: {} for slot_id in slot_ids}
         self.incarnations = dict.fromkeys(slot_ids, 0)
         self._booted = dict.fromkeys(slot_ids, 0)
-        self.fails: Callable[[str, str, str], AgentError | None] = lambda command, slot_id, model: None
+        self.fails: Callable[[str, str, str], AgentError | PilotlightError | None] = lambda command, slot_id, model: (
+            None
+        )
         self.gate: asyncio.Event | None = None
         self.reports: dict[str, SlotReport] = {}
         self._listener: Listener = lambda event: None
@@ -68,6 +70,8 @@ class MemoryAgent:
 
     async def peek(self, order: ModelOrder) -> ModelFacts | None:
         self.asked.append(("peek", order.uri))
+        if (error := self.fails("peek", "", order.uri)) is not None:
+            raise error
         tier = self.tiers.get(order.uri, "ram")
         return None if tier == "remote" else msgspec.structs.replace(await self._facts(order), tier=tier)
 

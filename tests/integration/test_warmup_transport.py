@@ -12,9 +12,9 @@ from memory_agent import MemoryAgent
 
 from pilotlight_pool.agent_port import EngineOrder, EngineRefused, ModelFacts, ModelOrder, SlotReport
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.lease_bodies import LeaseRequest
-from pilotlight_pool.coordinator.slot_driver import DriverSettings
 from pilotlight_pool.listener import open_listener
 from pilotlight_pool.policy.leases.access import TRUSTED
 from pilotlight_pool.policy.leases.presence import PresenceSpec

@@ -7,6 +7,7 @@ and it holds the truth about what it has granted.
     AgentError
     ├── AgentAway         the agent cannot be reached now: nobody knows whether the command was carried out
     ├── EngineGone        the engine process of that slot is dead (or was, before the command came)
+    ├── SwapRefused       the engine serves what it served before; this model needs a boot
     ├── SwapFailed        the process lives, its weights are not to be trusted: stop it
     └── EngineRefused     booting it again the same way would fail again; the message says what to change
 """
@@ -32,6 +33,10 @@ class AgentAway(AgentError):
 
 
 class EngineGone(AgentError):
+    pass
+
+
+class SwapRefused(AgentError):
     pass
 
 
@@ -188,11 +193,13 @@ class AgentPort(Protocol):
         ...
 
     async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
-        """Fork (or start) an engine in an empty slot. Raises EngineGone, EngineRefused; then it is empty again."""
+        """Fork (or start) an engine in an empty slot. Raises EngineGone, EngineRefused, or PilotlightError
+        where the model is not (any more) what was asked for; then it is empty again."""
         ...
 
     async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
-        """Exchange the weights of an idle engine. Raises EngineGone, SwapFailed."""
+        """Exchange the weights of an idle engine. Raises EngineGone, SwapFailed; and where it is as it was before,
+        SwapRefused, or PilotlightError as `boot` does."""
         ...
 
     async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -21,14 +22,15 @@ from pilotlight_pool.agent_port import (
     SleeperReport,
     SlotReport,
     SwapFailed,
+    SwapRefused,
     WorkBegan,
     WorkEnded,
 )
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.lease_bodies import LeaseAnswer, LeaseRequest, PrewarmRequest
 from pilotlight_pool.coordinator.pool import PoolPolicy
-from pilotlight_pool.coordinator.slot_driver import DriverSettings
 from pilotlight_pool.coordinator.warm_orders import MOST_OF_A_TENANT
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
 from pilotlight_pool.policy.leases import ledger
@@ -227,7 +229,60 @@ async def test_a_refused_configuration_is_the_askers_mistake(start: Any) -> None
         await world.lease(A)
     assert world.commands().count("boot") == 1
     world.agent.fails = lambda name, slot_id, model: None
+    assert (await world.lease(B)).state == "active", "the slot goes on with other models at once"
+    with pytest.raises(InvalidInput, match="no such argument"):
+        await world.ask(A)
+    assert world.commands().count("boot") == 2, "nobody tries it again"
+    assert world.agent.loaded == {"s0": B}
+
+
+async def test_leases_that_wait_for_a_model_that_was_refused_are_told_so_too(start: Any) -> None:
+    world = await start()
+    world.agent.gate = asyncio.Event()
+    world.agent.fails = lambda name, slot_id, model: EngineRefused("it lies") if name == "boot" else None
+    waiting = [await world.ask(A, tenant=f"t{number}") for number in range(5)]
+    await world.settle()
+    world.agent.gate.set()
+    await world.settle()
+    for lease in waiting:
+        with pytest.raises(InvalidInput, match="it lies"):
+            await world.coordinator.desk.poll(lease.lease_id, 0.0, TRUSTED)
+    assert world.commands().count("boot") == 1
+
+
+async def test_a_refusal_is_forgotten_when_an_agent_comes(start: Any) -> None:
+    world = await start()
+    world.agent.fails = lambda name, slot_id, model: EngineRefused("no compiler") if name == "boot" else None
+    with pytest.raises(InvalidInput):
+        await world.lease(A)
+    world.agent.fails = lambda name, slot_id, model: None
+    world.coordinator.roster.take_over(world.agent, await world.agent.report())
     assert (await world.lease(A)).state == "active"
+
+
+async def test_a_refused_swap_keeps_the_engine_until_another_boots_in_its_place(start: Any) -> None:
+    world = await start()
+    await world.release(await world.lease(A))
+    world.agent.fails = lambda name, slot_id, model: SwapRefused("not proven") if name == "swap" else None
+    lease = await world.lease(B)
+    assert (lease.state, lease.path) == ("active", "fork")
+    assert world.commands()[-4:] == ["swap", "stop", "boot", "grant"]
+    assert world.coordinator.pool.model_wait_s(B) == 0, "nothing has failed"
+
+
+@pytest.mark.parametrize(("command", "model"), [("swap", B), ("peek", C)])
+async def test_a_model_that_is_not_what_was_asked_for_costs_no_engine(start: Any, command: str, model: str) -> None:
+    """Its folder was changed while its lease waited; `peek` finds out where an engine would have to make way."""
+    world = await start()
+    await world.release(await world.lease(A))
+    before = len(world.commands())
+    world.agent.fails = lambda name, slot_id, key: InvalidInput("config.json lies") if name == command else None
+    with pytest.raises((LeaseGone, Unavailable), match=r"config\.json lies"):
+        await world.lease(model)
+    assert (world.agent.loaded, world.states()) == ({"s0": A}, ["idle"])
+    assert not {"stop", "boot"} & set(world.commands()[before:])
+    world.agent.fails = lambda name, slot_id, key: None
+    assert (await world.lease(A)).path == "loaded"
 
 
 async def test_a_lost_engine_ends_its_lease_with_the_reason(start: Any) -> None:
@@ -436,12 +491,13 @@ async def test_a_prewarm_that_its_engine_refuses_is_not_tried_at_every_tick(star
     world.agent.fails = lambda command, slot_id, model: EngineRefused("no such argument") if command == "boot" else None
     for _ in range(5):
         for schedule in (None, "cron * * * * * for 1h"):
-            await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule=schedule), TRUSTED)
+            with contextlib.suppress(InvalidInput):
+                await world.coordinator.prewarm(PrewarmRequest(A, "a", schedule=schedule), TRUSTED)
             for _ in range(5):
                 world.now_s += 0.2
                 world.coordinator.keep_warm()
                 await world.settle()
-    assert world.commands().count("boot") == 3, "the first is let off, the next waits 8 s"
+    assert world.commands().count("boot") == 1
 
 
 async def test_a_tenant_may_order_so_many_prewarms_and_no_more(start: Any) -> None:

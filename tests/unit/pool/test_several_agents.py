@@ -11,10 +11,10 @@ from memory_agent import GIB, MemoryAgent
 
 from pilotlight_pool.agent_port import EngineOrder, Grant, ModelFacts, ModelOrder, SlotReport
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
 from pilotlight_pool.coordinator.pool import PoolPolicy
-from pilotlight_pool.coordinator.slot_driver import DriverSettings
 from pilotlight_pool.policy.leases import ledger
 from pilotlight_pool.policy.leases.access import TRUSTED
 from pilotlight_pool.policy.leases.presence import Applicant, PresenceSpec, Taken

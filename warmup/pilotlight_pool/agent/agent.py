@@ -34,12 +34,13 @@ from pilotlight_pool.agent_port import (
     SlotFacts,
     SlotReport,
     SwapFailed,
+    SwapRefused,
     WorkBegan,
     WorkEnded,
 )
 from pilotlight_pool.policy.leases.lease_terms import Isolation
 from pilotlight_protocol import engine_frames
-from pilotlight_protocol.engine_frames import Canary, HostConfig, Swapped, SwapRefused
+from pilotlight_protocol.engine_frames import Canary, HostConfig, Swapped
 
 log = logging.getLogger(__name__)
 _GRANT_DEADLINE_S = 10.0
@@ -143,10 +144,10 @@ class Agent:
         )
         try:
             answer = await engine.living.swap(frame, deadline_s)
-            if isinstance(answer, SwapRefused):
-                raise SwapFailed(f"refused: {answer.reason}")
+            if isinstance(answer, engine_frames.SwapRefused):
+                raise SwapRefused(answer.reason)
             self._check_canary(order.facts.kind, answer)
-        except SwapFailed:
+        except (SwapFailed, SwapRefused):
             # Boot it the next time: what failed once would fail again, and every try costs an engine.
             self._unswappable[order.facts.kind] = time.monotonic() + _UNSWAPPABLE_S
             if lease is not None:

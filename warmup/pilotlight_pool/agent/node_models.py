@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from pilotlight_pool.agent.model_fetches import ModelFetches
 from pilotlight_pool.agent.model_files import Located, ModelFiles
-from pilotlight_pool.agent_port import EngineGone, EngineOrder, ModelFacts, ModelOrder
-from pilotlight_protocol.errors import ModelNotFound, PilotlightError, Unavailable
+from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
+from pilotlight_protocol.errors import ModelNotFound, Unavailable
 from pilotlight_store import Lease
 
 _LOOK_UPS_AT_ONCE = 4
@@ -49,7 +49,7 @@ class NodeModels:
         return facts
 
     async def hold(self, order: EngineOrder, deadline_s: float) -> tuple[Located, Lease | None]:
-        """The model as it was described, fetched again where it was evicted since. Raises EngineGone where it has
+        """The model as it was described, fetched again where it was evicted since. Raises PilotlightError where it has
         changed or gone."""
         try:
             try:
@@ -58,10 +58,8 @@ class NodeModels:
                 async with asyncio.timeout(deadline_s):
                     await self.describe(order.model)
             return await self._look_up(self._files.hold, order)
-        except PilotlightError as error:
-            raise EngineGone(f"the model cannot be read any more: {error.message}") from error
         except TimeoutError as error:
-            raise EngineGone(f"{order.model.uri} was not fetched again within {deadline_s:g} s") from error
+            raise Unavailable(f"{order.model.uri} was not fetched again within {deadline_s:g} s") from error
 
     async def close(self) -> None:
         self._look_ups.shutdown(wait=False, cancel_futures=True)

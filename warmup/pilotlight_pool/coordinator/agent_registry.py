@@ -15,10 +15,11 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from pilotlight_pool.agent_port import AgentPort, EngineEvent, EngineLost, SlotReport, WorkBegan
+from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.metrics import Exposition
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.reported_state import reported_slot, served_lease
-from pilotlight_pool.coordinator.slot_driver import DriverSettings, SlotDriver
+from pilotlight_pool.coordinator.slot_driver import SlotDriver
 from pilotlight_pool.policy.leases import presence
 from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
 from pilotlight_pool.policy.leases.presence import Applicant, Member, PresenceSpec, Superseded, Taken, TurnedAway

@@ -18,13 +18,13 @@ import msgspec
 from pilotlight_pool.agent_port import AgentPort, EngineOrder, ModelOrder
 from pilotlight_pool.coordinator.agent_registry import Roster
 from pilotlight_pool.coordinator.dispatch import Dispatch
+from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.keep_alive_controller import LoadAhead, Warmth
 from pilotlight_pool.coordinator.lease_bodies import LeaseLine, ModelLine, PrewarmRequest, SlotLine
 from pilotlight_pool.coordinator.lease_service import Desk
 from pilotlight_pool.coordinator.metrics import Exposition
 from pilotlight_pool.coordinator.model_search import Found, find
 from pilotlight_pool.coordinator.pool import Pool, PoolPolicy
-from pilotlight_pool.coordinator.slot_driver import DriverSettings
 from pilotlight_pool.coordinator.warm_orders import WarmKey, WarmOrder
 from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
@@ -126,6 +126,8 @@ class Coordinator:
         access.check_order(caller, [asked.model, *(path for _, path in asked.loras)], asked.engine_args)
         model = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
         order = EngineOrder(model, (await self.describe(model)).facts, asked.model_name)
+        if (refusal := self.pool.refusal_of(order.facts.kind)) is not None:
+            raise refusal
         warm = WarmOrder(order, tenant, asked.isolation or self._settings.isolation)
         if asked.schedule is not None:
             self.pool.warm_orders.schedule(warm, asked.schedule)

@@ -51,6 +51,9 @@ class Dispatch:
         this_round = QueueRound(pool.policy.contest, pool.predictions, now_s)
         for lease_id in fairness.order(pool.policy.fairness, pool.fair, now_s):
             record = pool.records[lease_id]
+            if (refusal := pool.refusal_of(record.order.facts.kind)) is not None:
+                pool.end(lease_id, LeaseEvent.REFUSE, refusal)
+                continue
             failing_s = pool.model_wait_s(record.wish.model)
             if failing_s > 0:
                 self._carry_out(lease_id, _backing_off(record.wish, failing_s, now_s), now_s)

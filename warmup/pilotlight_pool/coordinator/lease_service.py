@@ -48,7 +48,8 @@ class Desk:
     async def request(self, asked: LeaseRequest, caller: Caller) -> LeaseAnswer:
         """A new lease, with its secret. Cancelling gives it back, since nobody would know its id.
 
-        Raises Unavailable (queue full, or never ready by its deadline), InvalidInput, ModelNotFound, PayloadTooLarge,
+        Raises Unavailable (queue full, or never ready by its deadline), InvalidInput (also of a model no engine starts
+        with), ModelNotFound, PayloadTooLarge,
         Forbidden (another tenant's, or a model or engine argument that is not the caller's to choose).
         """
         if self._closing:
@@ -65,6 +66,8 @@ class Desk:
                 f"{asked.model} could not be fetched within its deadline of {asked.deadline_s:g} s", retry_after_s=5.0
             ) from None
         facts, secret = found.facts, secrets.token_hex(32)
+        if (refusal := pool.refusal_of(facts.kind)) is not None:
+            raise refusal
         wish = LeaseWish(
             lease_id=secrets.token_hex(12),
             tenant=tenant,

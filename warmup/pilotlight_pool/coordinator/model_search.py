@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pilotlight_pool.agent_port import AgentError, AgentPort, ModelFacts, ModelOrder
+from pilotlight_pool.agent_port import AgentError, AgentPort, EngineOrder, ModelFacts, ModelOrder
 from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.errors import PilotlightError, Unavailable
+from pilotlight_protocol.model_reference import parse_model_reference
 
 _PEEK_DEADLINE_S = 2.0
 _NEAREST: tuple[Tier, ...] = ("ram", "disk", "remote")
@@ -38,6 +39,17 @@ async def find(agents: Sequence[AgentPort], order: ModelOrder) -> Found:
         raise next(found for found in peeked.values() if isinstance(found, PilotlightError))
     able.sort(key=lambda agent: _distance(peeked[agent.name]))
     return await _certain(able, peeked, order)
+
+
+async def why_not_any_more(agent: AgentPort, order: EngineOrder) -> str:
+    """Why the model is not what was asked for any more, "" where nothing is known against it."""
+    found = await _peek(agent, order.model)
+    if isinstance(found, PilotlightError):
+        return found.message
+    # A stored model is kept as it was asked for, whatever was fetched since.
+    if found is None or found.key == order.facts.key or not parse_model_reference(order.model.uri).in_place:
+        return ""
+    return f"{order.model.uri} has changed since it was asked for"
 
 
 async def _certain(

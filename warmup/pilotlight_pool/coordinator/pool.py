@@ -118,6 +118,7 @@ class Pool:
         self.largest_slot_bytes = 0
         self.on_change: list[Callable[[], None]] = []
         self._given_back: dict[str, Caller] = {}
+        self._refused: dict[tuple[str, str], PilotlightError] = {}
 
     def take_over(
         self, facts: Mapping[str, SlotFacts], reported: Sequence[tuple[ledger.Slot, tuple[Lease, LeaseRecord] | None]]
@@ -125,6 +126,8 @@ class Pool:
         """Slots as their agent reports them, each with the lease it serves. Returns the slots that serve a lease which
         is not theirs (any more): they drain."""
         now_s = self.now_s()
+        # It may bring what an engine lacked: a compiler, a library, a larger slot.
+        self._refused.clear()
         claims = [(slot, served[0] if served is not None else None) for slot, served in reported]
         over = [lease.wish.lease_id for _, lease in claims if lease is not None and self._is_given_back(lease)]
         after = resync.resync(self.ledger, claims, over)
@@ -152,9 +155,9 @@ class Pool:
         self.absent.update(dict.fromkeys(ids, reason))
         self._unseat(resync.unplace(self.ledger, ids, self.now_s()), Unavailable(reason))
 
-    def unplace(self, slot_id: str, error: PilotlightError) -> None:
+    def unplace(self, slot_id: str, error: PilotlightError, *, again: bool = True) -> None:
         """The slot cannot serve the lease that was being placed on it, which waits again, or is told so."""
-        self._unseat(resync.unplace(self.ledger, [slot_id], self.now_s()), error)
+        self._unseat(resync.unplace(self.ledger, [slot_id], self.now_s()), error, again=again)
 
     def drop_slots(self, slot_ids: Iterable[str], error: PilotlightError) -> None:
         """These slots are gone, and their engines with them."""
@@ -175,10 +178,10 @@ class Pool:
         caller = self._given_back.get(lease.wish.lease_id)
         return caller is not None and caller.owns(lease.wish.tenant)
 
-    def _unseat(self, after: resync.Resync, error: PilotlightError) -> None:
+    def _unseat(self, after: resync.Resync, error: PilotlightError, *, again: bool = True) -> None:
         self.ledger = after.ledger
         for lease_id, before in after.lost:
-            self._seat_lost(lease_id, before, error, again=True)
+            self._seat_lost(lease_id, before, error, again=again)
         self._changed()
 
     def admit(self, record: LeaseRecord) -> None:
@@ -227,6 +230,10 @@ class Pool:
         """WAKE: from now on the slot is on its way to this engine, which sleeps there."""
         self._slot(slot_id, SlotEvent.WAKE, engine)
 
+    def swap_refused(self, slot_id: str, engine: ledger.Engine) -> None:
+        """SWAP_REFUSED: the slot has `engine`, which it had before, and its lease waits for another way."""
+        self._slot(slot_id, SlotEvent.SWAP_REFUSED, engine)
+
     def discard_sleeper(self, slot_id: str, engine: ledger.Engine) -> None:
         """A sleeping engine is gone, or about to be ended."""
         self.ledger = ledger.discard_sleeper(self.ledger, slot_id, engine)
@@ -235,6 +242,15 @@ class Pool:
     def slot_event(self, slot_id: str, event: SlotEvent) -> None:
         """Any event that takes no seat away."""
         self._slot(slot_id, event)
+
+    def refuse_kind(self, kind: tuple[str, str], error: PilotlightError) -> None:
+        """No engine of this kind ever starts: the bytes and the arguments are part of its name."""
+        self._refused[kind] = error
+        if len(self._refused) > _REMEMBERED_MODELS:
+            del self._refused[next(iter(self._refused))]
+
+    def refusal_of(self, kind: tuple[str, str]) -> PilotlightError | None:
+        return self._refused.get(kind)
 
     def model_failed(self, model: str) -> None:
         """An engine for it failed: the next one has to wait, wherever."""

@@ -21,7 +21,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+
+import msgspec
 
 from pilotlight_pool.agent_port import (
     AgentError,
@@ -33,35 +35,25 @@ from pilotlight_pool.agent_port import (
     SlotFacts,
     SlotReport,
     SwapFailed,
+    SwapRefused,
 )
+from pilotlight_pool.coordinator.driver_settings import DriverSettings
+from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.metrics import Exposition
+from pilotlight_pool.coordinator.model_search import why_not_any_more
 from pilotlight_pool.coordinator.pool import LeaseRecord, Pool
 from pilotlight_pool.coordinator.slot_sleepers import Dormant, SlotSleepers
 from pilotlight_pool.coordinator.step_times import StepTimes
 from pilotlight_pool.coordinator.warm_orders import WarmOrder
 from pilotlight_pool.policy.leases.isolation import after_serving, may_reuse
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
-from pilotlight_pool.policy.leases.ledger import Slot
+from pilotlight_pool.policy.leases.ledger import Engine, Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
-from pilotlight_pool.policy.placement import boot_backoff
-from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
-from pilotlight_pool.policy.placement.prediction import Outcome, seconds_per_byte
+from pilotlight_pool.policy.placement.boot_backoff import SlotFailures
+from pilotlight_pool.policy.placement.prediction import seconds_per_byte
 from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable, told_to_clients
 
 log = logging.getLogger(__name__)
-_MADE_READY = frozenset({SlotState.EMPTY, SlotState.IDLE})
-
-
-@dataclass(frozen=True, slots=True)
-class DriverSettings:
-    """Deadlines of an agent's commands, and the back-off of a slot in which the engines of several models failed in a
-    row, which doubles up to its end. One model that fails backs off alone (policy.boot_backoff)."""
-
-    boot_deadline_s: float = 300.0
-    swap_deadline_s: float = 60.0
-    drain_deadline_s: float = 5.0
-    sleep_deadline_s: float = 60.0
-    back_off: BackOffSpec = field(default_factory=BackOffSpec)
 
 
 class SlotDriver:
@@ -77,9 +69,7 @@ class SlotDriver:
         self._exposition = exposition
         self._settings = settings
         self._wake = asyncio.Event()
-        self._failures = 0
-        self._failing_models: set[str] = set()
-        self._not_before_s = 0.0
+        self._failures = SlotFailures(settings.back_off)
         self._times = StepTimes(facts.slot_id, pool, exposition)
         self._granted = ""
         self._incarnation = 0
@@ -92,7 +82,7 @@ class SlotDriver:
 
     def busy_left_s(self, now_s: float) -> float:
         """Predicted rest of what the slot is doing now, with back-off and zygote where an engine must be forked."""
-        left_s = max(0.0, self._times.ends_s - now_s, self._not_before_s - now_s)
+        left_s = max(0.0, self._times.ends_s - now_s, self._failures.not_before_s - now_s)
         if self._slot.state in {SlotState.EMPTY, SlotState.STOPPING, SlotState.FAILED}:
             return max(left_s, self._agent.zygote_ready_in_s())
         return left_s
@@ -154,8 +144,8 @@ class SlotDriver:
 
     def _next_step(self) -> Callable[[], Awaitable[None]] | None:
         slot = self._slot
-        record = self._reserved()
-        if record is not None and slot.state in _MADE_READY and not record.order_on(self.agent_name):
+        record, free = self._reserved(), slot.state in {SlotState.EMPTY, SlotState.IDLE}
+        if free and record is not None and not record.order_on(self.agent_name):
             return lambda: self._fetch(record)
         match slot.state:
             case SlotState.FAILED:
@@ -193,7 +183,7 @@ class SlotDriver:
             if engine.model == order.facts.key:
                 return lambda: self._grant(wish, order)
             if order.facts.swappable:
-                return lambda: self._swap(order)
+                return lambda: self._swap(order, engine)
         return self._make_way
 
     def _wanted_order(self, slot: Slot) -> EngineOrder | None:
@@ -237,13 +227,18 @@ class SlotDriver:
         except EngineRefused as error:
             self._refuse(order, str(error))
             return
+        except PilotlightError as error:
+            log.warning("slot %s: %s", self._slot_id, error.message)
+            self._warm_order_ends(order)
+            self._pool.engine_lost(self._slot_id, SlotEvent.DIED, LeaseGone(error.message), again=False)
+            return
         self._incarnation, self._order, self.swap_path = ready.incarnation, order, ready.swap_path
         if self._lost_early[0] == ready.incarnation:
             raise EngineGone(self._lost_early[1])
         self._pool.slot_event(self._slot_id, SlotEvent.BOOTED)
         self._times.took(step, ready, self._reserved())
 
-    async def _swap(self, order: EngineOrder) -> None:
+    async def _swap(self, order: EngineOrder, before: Engine) -> None:
         step = self._times.expect("swap", order)
         self._pool.begin(self._slot_id, SlotEvent.SWAP, order, self._wish(self._slot))
         try:
@@ -251,6 +246,14 @@ class SlotDriver:
         except SwapFailed as error:
             self._exposition.swap_failed()
             self._fail(SlotEvent.SWAP_FAILED, f"the swap failed: {error}")
+            return
+        except SwapRefused as error:
+            self._pool.swap_refused(self._slot_id, before)
+            self._boot_instead(order, str(error))
+            return
+        except PilotlightError as error:
+            self._pool.swap_refused(self._slot_id, before)
+            self._model_changed(order, error.message)
             return
         self._order = order
         self._pool.slot_event(self._slot_id, SlotEvent.SWAPPED)
@@ -261,34 +264,21 @@ class SlotDriver:
         assert engine is not None
         record = self._pool.records[wish.lease_id]
         tenant, isolation = after_serving(engine.tenant, engine.isolation, wish)
-        grant = Grant(
-            wish.lease_id, record.secret_sha256, wish.tenant, order.model_name,
-            wish.priority, wish.isolation,
-        )  # fmt: skip
+        grant = Grant(wish.lease_id, record.secret_sha256, wish.tenant, order.model_name, wish.priority, wish.isolation)
         began_s = self._pool.now_s()
         endpoint = await self._agent.grant(self._slot_id, grant, tenant, isolation)
         if self._slot.state is not SlotState.IDLE:
             return
         if self._slot.lease_id != wish.lease_id:
-            await self._agent.revoke(
-                self._slot_id, wish.lease_id, "it ended while it was granted", self._settings.drain_deadline_s
-            )
+            reason, deadline_s = "it ended while it was granted", self._settings.drain_deadline_s
+            await self._agent.revoke(self._slot_id, wish.lease_id, reason, deadline_s)
             return
         now_s = self._pool.now_s()
-        took_s = now_s - began_s
-        record.phases_s["grant"] = took_s
-        if record.path == "loaded":
-            predicted_s = self._times.predicted("loaded", order.facts)
-            self._pool.learn(Outcome("loaded", order.facts.tier, order.facts.fingerprint, 0, took_s, 0.0, predicted_s))
-        self._failures = 0
-        self._failing_models.clear()
+        self._times.granted(record, order.facts, now_s - began_s)
+        self._failures.worked()
         self._granted = wish.lease_id
         self._pool.grant(self._slot_id, endpoint, order.facts.fingerprint)
         self._exposition.granted(record, now_s)
-        log.info(
-            "lease %s is active on %s after %.3f s (%s)", wish.lease_id, self._slot_id, now_s - record.asked_s,
-            ", ".join(f"{name} {seconds:.3f}" for name, seconds in record.phases_s.items()),
-        )  # fmt: skip
 
     async def _drain(self) -> None:
         self._times.begin(self._pool.policy.contest.placement.drain_s)
@@ -300,8 +290,36 @@ class SlotDriver:
         record = self._pool.records.get(self._granted)
         return record.error.message if record is not None and record.error is not None else "the lease has ended"
 
+    def _boot_instead(self, order: EngineOrder, why: str) -> None:
+        log.warning("slot %s: the swap was refused, so an engine is booted: %s", self._slot_id, why)
+        boots = msgspec.structs.replace(order, facts=msgspec.structs.replace(order.facts, swappable=False))
+        record = self._reserved()
+        if record is not None and record.order_on(self.agent_name) == order:
+            record.on_agents[self.agent_name], record.path = boots.facts, "fork"
+        elif self._warm is not None and self._warm.order == order:
+            self._warm = replace(self._warm, order=boots)
+
+    def _model_changed(self, order: EngineOrder, why: str) -> None:
+        """What was asked for is not there any more: whoever wants it asks again, and is told what there is now."""
+        log.warning("slot %s: its engine stays as it is: %s", self._slot_id, why)
+        record = self._reserved()
+        if record is not None and record.order_on(self.agent_name) == order:
+            self._pool.unplace(self._slot_id, LeaseGone(why), again=False)
+        self._warm_order_ends(order)
+
+    def _warm_order_ends(self, order: EngineOrder) -> None:
+        if self._warm is not None and self._warm.order.facts.kind == order.facts.kind:
+            self._pool.warm_orders.refused(self._warm, self._pool.now_s())
+        self._warm = None
+
     async def _make_way(self) -> None:
+        wanted = self._wanted_order(self._slot)
+        if wanted is not None and (why := await why_not_any_more(self._agent, wanted)):
+            self._model_changed(wanted, why)
+            return
         slot = self._slot
+        if slot.state is not SlotState.IDLE or self._wanted_order(slot) != wanted:
+            return
         sleeps = self._room_to_sleep() is not None
         model = slot.engine.model[:12] if slot.engine is not None else ""
         why = f"{slot.lease_id} needs another" if slot.lease_id is not None else self._unwanted or "a prewarm"
@@ -350,32 +368,29 @@ class SlotDriver:
             record.phases_s["stop"] = self._pool.now_s() - began_s
 
     async def _clear_failed(self) -> None:
-        delay_s = self._not_before_s - self._pool.now_s()
+        delay_s = self._failures.not_before_s - self._pool.now_s()
         if delay_s > 0:
             await asyncio.sleep(delay_s)
         self._pool.slot_event(self._slot_id, SlotEvent.STOP)
 
     def _fail(self, event: SlotEvent, reason: str) -> None:
         """What the process wrote last is for the log alone: it has served others too."""
-        self._failures += 1
         engine = self._slot.engine
+        self._failures.failed(engine.model if engine is not None else "", self._pool.now_s())
         if engine is not None:
-            self._failing_models.add(engine.model)
             self._pool.model_failed(engine.model)
-        if len(self._failing_models) > 1:
-            self._not_before_s = self._pool.now_s() + boot_backoff.delay_s(self._settings.back_off, self._failures)
         self._warm = None
         self._exposition.engine_failed()
-        log.warning("slot %s: %s (failure %d in a row)", self._slot_id, reason, self._failures)
+        log.warning("slot %s: %s (failure %d in a row)", self._slot_id, reason, self._failures.count)
         self._pool.engine_lost(self._slot_id, event, Unavailable(told_to_clients(reason)), again=True)
 
     def _refuse(self, order: EngineOrder, reason: str) -> None:
         """The engine's arguments or the model are wrong: another try would end the same way."""
         log.warning("slot %s: the engine refuses its configuration: %s", self._slot_id, reason)
-        if self._warm is not None and self._warm.order.facts.kind == order.facts.kind:
-            self._pool.warm_orders.refused(self._warm, self._pool.now_s())
-        self._pool.engine_lost(self._slot_id, SlotEvent.DIED, InvalidInput(told_to_clients(reason)), again=False)
-        self._warm = None
+        self._warm_order_ends(order)
+        error = InvalidInput(told_to_clients(reason))
+        self._pool.refuse_kind(order.facts.kind, error)
+        self._pool.engine_lost(self._slot_id, SlotEvent.DIED, error, again=False)
 
     def _reserved(self) -> LeaseRecord | None:
         lease_id = self._slot.lease_id

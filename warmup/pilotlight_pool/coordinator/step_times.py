@@ -48,6 +48,18 @@ class StepTimes:
         self.begin(before_s + step.predicted_s)
         return step
 
+    def granted(self, record: LeaseRecord, facts: ModelFacts, took_s: float) -> None:
+        """The lease serves now; learn from that where there was nothing else to do."""
+        record.phases_s["grant"] = took_s
+        if record.path == "loaded":
+            predicted_s = self.predicted("loaded", facts)
+            self._pool.learn(Outcome("loaded", facts.tier, facts.fingerprint, 0, took_s, 0.0, predicted_s))
+        log.info(
+            "lease %s is active on %s after %.3f s (%s)", record.wish.lease_id, self._slot_id,
+            self._pool.now_s() - record.asked_s,
+            ", ".join(f"{name} {seconds:.3f}" for name, seconds in record.phases_s.items()),
+        )  # fmt: skip
+
     def took(self, step: ExpectedStep, ready: EngineReady, record: LeaseRecord | None) -> None:
         """It is ready: learn from how long that took, and tell it `record`, the lease that has reserved the slot."""
         facts, took_s = step.facts, self._pool.now_s() - step.began_s

@@ -105,7 +105,7 @@ def reserve(ledger: Ledger, lease_id: str, slot_id: str, now_s: float) -> Ledger
 
 
 def slot_event(ledger: Ledger, slot_id: str, event: SlotEvent, now_s: float, engine: Engine | None = None) -> Ledger:
-    """Move a slot. `engine` is the one that BOOT, WAKE or SWAP is about to bring.
+    """Move a slot. `engine` is the one that BOOT, WAKE or SWAP is about to bring, or that SWAP_REFUSED has kept.
 
     A slot that dies or fails a swap takes its lease's seat away: the lease queues again (or is preempted if it was
     idle). STOP and SLEEP keep a reservation, since the slot makes room for it. LEASE is `grant`'s
@@ -236,6 +236,8 @@ def _unseat(ledger: Ledger, lease_id: str | None, event: LeaseEvent, now_s: floa
 
 def _slot_after(slot: Slot, event: SlotEvent, state: SlotState, engine: Engine | None, now_s: float) -> Slot:
     after = replace(slot, state=state, since_s=now_s)
+    if event is SlotEvent.SWAP_REFUSED:
+        return replace(after, engine=engine)
     if event in {SlotEvent.BOOT, SlotEvent.WAKE, SlotEvent.SWAP}:
         if engine is None:
             raise LifeCycleViolation(f"slot {slot.slot_id}", slot.state, event, "with the engine it brings")

@@ -14,6 +14,7 @@
     draining        drained      idle             agent: nothing in flight, prefix cache reset
                     stop         stopping         coordinator: the drain took too long
     swapping        swapped      idle             agent: new weights checked
+                    swap_refused idle             agent: nothing was touched, the old weights are served
                     swap_failed  failed           agent: a half-swapped engine never answers
     falling_asleep  slept        empty            agent
     stopping        stopped      empty            agent: the process is gone and its memory is free
@@ -55,6 +56,7 @@ class SlotEvent(StrEnum):
     SWAP = "swap"
     SWAPPED = "swapped"
     SWAP_FAILED = "swap_failed"
+    SWAP_REFUSED = "swap_refused"
     SLEEP = "sleep"
     SLEPT = "slept"
     STOP = "stop"
@@ -78,7 +80,12 @@ TRANSITIONS: Mapping[SlotState, Mapping[SlotEvent, SlotState]] = MappingProxyTyp
         },
         _S.LEASED: {_E.DRAIN: _S.DRAINING, _E.DIED: _S.FAILED},
         _S.DRAINING: {_E.DRAINED: _S.IDLE, _E.STOP: _S.STOPPING, _E.DIED: _S.FAILED},
-        _S.SWAPPING: {_E.SWAPPED: _S.IDLE, _E.SWAP_FAILED: _S.FAILED, _E.DIED: _S.FAILED},
+        _S.SWAPPING: {
+            _E.SWAPPED: _S.IDLE,
+            _E.SWAP_REFUSED: _S.IDLE,
+            _E.SWAP_FAILED: _S.FAILED,
+            _E.DIED: _S.FAILED,
+        },
         _S.FALLING_ASLEEP: {_E.SLEPT: _S.EMPTY, _E.DIED: _S.FAILED},
         _S.STOPPING: {_E.STOPPED: _S.EMPTY, _E.DIED: _S.FAILED},
         _S.FAILED: {_E.STOP: _S.STOPPING, _E.DIED: _S.FAILED},

@@ -31,6 +31,27 @@ class BackOffState:
     models: Mapping[str, Failures] = field(default_factory=dict)
 
 
+@dataclass
+class SlotFailures:
+    """Of one slot, in a row. One model that fails backs off alone; where several do, it is the slot that waits."""
+
+    spec: BackOffSpec
+    count: int = 0
+    not_before_s: float = 0.0
+    _models: set[str] = field(default_factory=set)
+
+    def failed(self, model: str, now_s: float) -> None:
+        """`model` "" where none was on its way."""
+        self.count += 1
+        self._models.update(filter(None, [model]))
+        if len(self._models) > 1:
+            self.not_before_s = now_s + delay_s(self.spec, self.count)
+
+    def worked(self) -> None:
+        self.count = 0
+        self._models.clear()
+
+
 def delay_s(spec: BackOffSpec, failures: int) -> float:
     """How long to wait after so many failures in a row.
 
