@@ -10,7 +10,7 @@ from pilotlight_protocol.errors import Unavailable
 FAILED_RETRY_AFTER_S = 60.0
 
 
-class Gate:
+class ConcurrencyLimiter:
     """`draining`: a signal to end has come; `refusing`: no new request is taken any more.
 
     `why_ending`: what clients are told then; None where another replica can serve them.

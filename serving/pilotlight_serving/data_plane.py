@@ -7,7 +7,7 @@ from typing import Any
 
 from pilotlight_protocol.errors import Forbidden, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
-from pilotlight_serving.concurrency_limiter import Gate
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.triton_options import take_options
 from pilotlight_wire.handlers import RequestContext, ServedModel
 
@@ -17,16 +17,16 @@ EXTENSIONS = ("binary_tensor_data", "model_repository", "generate", "statistics_
 
 
 class DataPlane:
-    def __init__(self, model: ServedModel, gate: Gate, *, model_control: bool) -> None:
+    def __init__(self, model: ServedModel, limiter: ConcurrencyLimiter, *, model_control: bool) -> None:
         self.model = model
-        self._gate = gate
+        self._limiter = limiter
         self._model_control = model_control
 
     def ready(self) -> bool:
-        return not self._gate.draining and self.model.ready()
+        return not self._limiter.draining and self.model.ready()
 
     def why_not_ready(self) -> Unavailable:
-        return self._gate.ending() if self._gate.draining else self.model.why_not_ready()
+        return self._limiter.ending() if self._limiter.draining else self.model.why_not_ready()
 
     def require(self, model_name: str, version: str = "") -> None:
         """Raises ModelNotFound unless that model and version are served here."""

@@ -11,15 +11,15 @@ import importlib
 import secrets
 from typing import Any
 
-from pilotlight_serving.concurrency_limiter import Gate
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.data_plane import DataPlane
 from pilotlight_serving.settings import ServerSettings
 
 
 class GrpcServer:
-    def __init__(self, plane: DataPlane, gate: Gate, settings: ServerSettings) -> None:
+    def __init__(self, plane: DataPlane, limiter: ConcurrencyLimiter, settings: ServerSettings) -> None:
         self._plane = plane
-        self._gate = gate
+        self._limiter = limiter
         self._settings = settings
         self._address = f"pilotlight-{secrets.token_hex(8)}"
         self._server: Any = None
@@ -30,7 +30,7 @@ class GrpcServer:
         async with self._starting:
             if self._server is None:
                 service = await asyncio.to_thread(importlib.import_module, "pilotlight_serving.grpc_service")
-                server = service.grpc_server(self._plane, self._gate, self._settings)
+                server = service.grpc_server(self._plane, self._limiter, self._settings)
                 server.add_insecure_port(f"unix-abstract:{self._address}")
                 await server.start()
                 self._server = server

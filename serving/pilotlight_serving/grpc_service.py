@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2
 
 from pilotlight_protocol.errors import PARAM_HEADER, DeadlineExceeded, InvalidInput, ModelNotFound, PilotlightError
 from pilotlight_protocol.v2 import InferRequest, InferResponse
-from pilotlight_serving.concurrency_limiter import Gate
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.data_plane import DataPlane
 from pilotlight_serving.grpc_messages import (
     ModelStreamInferResponse,
@@ -50,7 +50,7 @@ _log = logging.getLogger("pilotlight.grpc")
 Unary = Callable[[Any, Any], Awaitable[Any]]
 
 
-def grpc_server(plane: DataPlane, gate: Gate, settings: ServerSettings) -> Any:
+def grpc_server(plane: DataPlane, limiter: ConcurrencyLimiter, settings: ServerSettings) -> Any:
     """A grpc.aio server with all services, not yet bound."""
     server = grpc.aio.server(
         options=[
@@ -65,7 +65,7 @@ def grpc_server(plane: DataPlane, gate: Gate, settings: ServerSettings) -> Any:
             ("grpc.keepalive_timeout_ms", int(settings.body_stall_timeout_s * 1000)),
         ]
     )
-    service = InferenceService(plane, gate, settings)
+    service = InferenceService(plane, limiter, settings)
     health = HealthService(plane, settings)
     server.add_generic_rpc_handlers((service.handler(), health.handler()))
     return server
@@ -120,9 +120,9 @@ def _context(call: Any, model_name: str, version: str) -> RequestContext:
 
 
 class InferenceService:
-    def __init__(self, plane: DataPlane, gate: Gate, settings: ServerSettings) -> None:
+    def __init__(self, plane: DataPlane, limiter: ConcurrencyLimiter, settings: ServerSettings) -> None:
         self._plane = plane
-        self._gate = gate
+        self._limiter = limiter
         self._settings = settings
         self._observe_predict = predict_observer(plane.model.name)
 
@@ -184,7 +184,7 @@ class InferenceService:
         self._plane.require(message.model_name, message.model_version)
         context = _context(call, message.model_name, message.model_version)
         call.set_trailing_metadata((("x-request-id", context.request_id),))
-        with _Counted(self._gate, context, self._observe_predict) as counted:
+        with _Counted(self._limiter, context, self._observe_predict) as counted:
             request = request_from(message)
             response = await self._plane.infer(request, context)
             call.set_trailing_metadata(_trailing(context))
@@ -229,7 +229,7 @@ class InferenceService:
         context = _context(call, message.model_name, message.model_version)
         try:
             self._plane.require(message.model_name, message.model_version)
-            with _Counted(self._gate, context, self._observe_predict) as counted:
+            with _Counted(self._limiter, context, self._observe_predict) as counted:
                 await self._stream(message, context, writer)
                 counted.status = "OK"
         except PilotlightError as error:
@@ -265,22 +265,22 @@ class _Writer:
 
 
 class _Counted:
-    """A place at the gate for one gRPC request, and its line in the log and metrics."""
+    """A place at the limiter for one gRPC request, and its line in the log and metrics."""
 
-    def __init__(self, gate: Gate, context: RequestContext, observe: Callable[[float], None]) -> None:
-        self._gate = gate
+    def __init__(self, limiter: ConcurrencyLimiter, context: RequestContext, observe: Callable[[float], None]) -> None:
+        self._limiter = limiter
         self._context = context
         self._observe = observe
         self.status = "UNKNOWN"
 
     def __enter__(self) -> _Counted:
-        self._gate.enter()
+        self._limiter.enter()
         IN_FLIGHT.inc()
         self._started_at = time.perf_counter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self._gate.leave()
+        self._limiter.leave()
         IN_FLIGHT.dec()
         if isinstance(error, PilotlightError):
             self.status = _STATUS[error.grpc_code].name

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from pilotlight_protocol.error_bodies import ErrorStyle, style_of_path
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError, UnsupportedMediaType
-from pilotlight_serving.concurrency_limiter import Gate
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.route_table import Match, RouteTable
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.shell_errors import MethodNotAllowed, bug
@@ -32,17 +32,19 @@ _log = logging.getLogger("pilotlight.http")
 
 
 class HttpApp:
-    def __init__(self, routes: Sequence[Route], model: ServedModel, gate: Gate, settings: ServerSettings) -> None:
+    def __init__(
+        self, routes: Sequence[Route], model: ServedModel, limiter: ConcurrencyLimiter, settings: ServerSettings
+    ) -> None:
         self._table = RouteTable(routes)
         self._model = model
-        self.gate = gate
+        self.limiter = limiter
         self.settings = settings
         self.observe_predict = predict_observer(model.name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match = self._table.find(scope["method"], scope["raw_path"].decode("ascii"))
         answer = HttpAnswer(scope, receive, send, self.settings.cors, _error_style(match, scope["path"]))
-        answer.closing = self.gate.draining
+        answer.closing = self.limiter.draining
         if scope["method"] == "OPTIONS" and await self._options(answer, scope["path"]):
             return
         parameters = match.parameters if match is not None else {}
@@ -55,7 +57,7 @@ class HttpApp:
         await _Exchange(self, match, context, scope, answer).run()
 
     async def _options(self, answer: HttpAnswer, path: str) -> bool:
-        """Answer a preflight or `OPTIONS *`; neither the model nor the gate is asked."""
+        """Answer a preflight or `OPTIONS *`; neither the model nor the limiter is asked."""
         said = self.settings.cors.preflight_headers("OPTIONS", answer.headers)
         if said is None:
             if path != SERVER_WIDE:
@@ -105,21 +107,21 @@ class _Exchange:
         self._started_at = time.perf_counter()
 
     async def run(self) -> None:
-        answer, gate = self._answer, self._app.gate
+        answer, limiter = self._answer, self._app.limiter
         answer.cancel_when_gone()
         counted = False
         try:
             try:
                 route = self._app.route_for(self._match, self._context)
                 if route.counted:
-                    gate.enter()
+                    limiter.enter()
                     counted = True
                     IN_FLIGHT.inc()
                 await self._run(route)
             except asyncio.CancelledError:
                 if answer.client_gone:
                     raise
-                await self._fail(gate.ending())
+                await self._fail(limiter.ending())
             except BodyAborted:
                 answer.client_gone = True
             except PilotlightError as error:
@@ -132,7 +134,7 @@ class _Exchange:
                 raise
         finally:
             if counted:
-                gate.leave()
+                limiter.leave()
                 IN_FLIGHT.dec()
                 self._account()
             answer.over()
@@ -185,7 +187,7 @@ class _Exchange:
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         context = self._context
-        self._answer.closing = self._app.gate.draining
+        self._answer.closing = self._app.limiter.draining
         headers = []
         if context.server_timing:
             for phase, milliseconds in context.server_timing.items():

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from pilotlight_serving.concurrency_limiter import Gate
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.data_plane import DataPlane
 from pilotlight_serving.drain import DrainPhase, DrainSpec, decide
 from pilotlight_serving.grpc_server import GrpcServer
@@ -43,10 +43,10 @@ class Server:
     def __init__(self, model: ServedModel, settings: ServerSettings, listener: socket.socket | None = None) -> None:
         self._settings = settings
         self._listener = listener
-        self._gate = Gate(settings.max_concurrent_requests)
-        self._plane = DataPlane(model, self._gate, model_control=settings.model_control)
+        self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
+        self._plane = DataPlane(model, self._limiter, model_control=settings.model_control)
         routes = [*V2Routes(self._plane, openapi_document(model)).routes(), *model.routes()]
-        self._app = HttpApp(routes, model, self._gate, settings)
+        self._app = HttpApp(routes, model, self._limiter, settings)
         self._edge = HttpEdge(settings)
         self._signals: asyncio.Queue[int] = asyncio.Queue(maxsize=8)
 
@@ -67,7 +67,7 @@ class Server:
 
     async def _serve_until_drained(self) -> int:
         settings = self._settings
-        grpc = GrpcServer(self._plane, self._gate, settings)
+        grpc = GrpcServer(self._plane, self._limiter, settings)
         listener = self._listener or listen(settings.host, settings.http_port)
         port = self._edge.port(listener, self._app, self._http2(grpc) if settings.grpc else None)
         _log.info("serving HTTP/1.1%s on port %d", " and gRPC" if settings.grpc else "", listener.getsockname()[1])
@@ -112,30 +112,30 @@ class Server:
 
     def fail(self, why: str) -> None:
         """End because this server can never serve; clients that still come are told why."""
-        self._gate.why_ending = why
+        self._limiter.why_ending = why
         self.stop()
 
     async def _drain(self) -> int:
         """Wait until the drain policy lets the server end; returns the second signal's number, 0 when none came."""
         settings = self._settings
         spec = DrainSpec(settings.drain_timeout_s, settings.accept_while_draining_s, settings.drain_quiet_s)
-        gate = self._gate
-        gate.start_draining()
-        _log.info("draining: %d requests in flight, at most %g s", gate.in_flight, spec.timeout_s)
+        limiter = self._limiter
+        limiter.start_draining()
+        _log.info("draining: %d requests in flight, at most %g s", limiter.in_flight, spec.timeout_s)
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         self._edge.close_after_answers()
         while True:
-            phase = decide(spec, gate.in_flight, gate.quiet_for_s(), loop.time() - started_at)
+            phase = decide(spec, limiter.in_flight, limiter.quiet_for_s(), loop.time() - started_at)
             if phase in (DrainPhase.EXIT, DrainPhase.CUT):
                 if phase is DrainPhase.CUT:
-                    _log.warning("the drain's time is over; %d requests are cut", gate.in_flight)
-                gate.refusing = True
+                    _log.warning("the drain's time is over; %d requests are cut", limiter.in_flight)
+                limiter.refusing = True
                 return 0
-            gate.refusing = phase is DrainPhase.REFUSE
+            limiter.refusing = phase is DrainPhase.REFUSE
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_DRAIN_TICK_S):
                     number = await self._signals.get()
                     _log.warning("a second signal: ending at once")
-                    gate.refusing = True
+                    limiter.refusing = True
                     return number

@@ -13,7 +13,7 @@ import httpx
 from fake_token_source import FakeTokenSource
 from inline_templates import InlineTemplates
 
-from pilotlight_serving.concurrency_limiter import Gate
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.data_plane import DataPlane
 from pilotlight_serving.http_app import HttpApp
 from pilotlight_serving.openapi_document import openapi_document
@@ -51,10 +51,10 @@ class TextApp:
         if loaded:
             self.model._model.set_loaded(demo_text())
         server = ServerSettings(**settings)
-        gate = Gate(server.max_concurrent_requests)
-        plane = DataPlane(self.model, gate, model_control=server.model_control)
+        limiter = ConcurrencyLimiter(server.max_concurrent_requests)
+        plane = DataPlane(self.model, limiter, model_control=server.model_control)
         routes = [*V2Routes(plane, openapi_document(self.model)).routes(), *self.model.routes()]
-        self.app = HttpApp(routes, self.model, gate, server)
+        self.app = HttpApp(routes, self.model, limiter, server)
 
     def client(self) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app=cast(Any, self.app), raise_app_exceptions=True)

@@ -4,8 +4,8 @@ Pure policy: `names`, `addresses`, `plan`, `bandwidth`, `retry`, `eviction`.
 Sources: `http_source` and `http_ranges` (with `checked_connection`, `http_answers`), `hub` and `xet_ranges`,
 `object_store`, `local_files`; `listing` asks them, `wanted` chooses their files, `transfer` moves the bytes (with
 `file_hash`, `bandwidth_gate`, `disk`).
-The node: `catalog` knows what is there, `room` who makes room, `shelf` does what is done with a model (with `locks`,
-`page_cache`, `checkpoint`, `verification`); `model_store` puts all of it together.
+The node: `catalog` knows what is there, `room` who makes room, `published_models` does what is done with a model (with
+`locks`, `page_cache`, `checkpoint`, `verification`); `model_store` puts all of it together.
 """
 
 from pilotlight_store.model_store import Progress, Store, StoreSettings

@@ -21,7 +21,7 @@ from pilotlight_store.errors import DownloadCancelled, SourceChanged, SourceUnav
 from pilotlight_store.published.catalog import Catalog, Lease
 from pilotlight_store.published.checkpoint import describe
 from pilotlight_store.published.locks import FileLock
-from pilotlight_store.published.published_models import Model, Shelf, Tier
+from pilotlight_store.published.published_models import Model, PublishedModels, Tier
 from pilotlight_store.sources.source import Source
 from pilotlight_store.sources.sources import SourceSettings, open_source
 from pilotlight_store.transfer.bandwidth import BandwidthCap
@@ -92,7 +92,7 @@ class Store:
         self._settings = settings
         self._gate = BandwidthGate(settings.bandwidth)
         self._catalog = Catalog(settings.folder)
-        self._shelf = Shelf(self._catalog, settings.disk_budget_bytes, settings.ram_budget_bytes)
+        self._published = PublishedModels(self._catalog, settings.disk_budget_bytes, settings.ram_budget_bytes)
 
     def ensure(self, uri: str, tier: Tier = "disk", **options: Unpack[Options]) -> Model:
         """The model at `uri`, downloaded and verified where it was not there, and in memory for `tier="ram"`.
@@ -115,11 +115,11 @@ class Store:
             source.close()
         try:
             if options.get("pin"):
-                self._shelf.pin(lease.digest, True)
-            self._shelf.touch(lease.digest)
+                self._published.pin(lease.digest, True)
+            self._published.touch(lease.digest)
             if tier == "ram":
                 self._warm(lease.digest, call)
-            model = self._shelf.model(lease.digest)
+            model = self._published.model(lease.digest)
             call.report(Progress("ready", model.manifest.size_bytes, model.manifest.size_bytes))
         except BaseException:
             lease.release()
@@ -139,33 +139,33 @@ class Store:
     def lease(self, digest: str) -> Lease:
         """Keep a model from eviction until `release`, or until this process ends. Raises ModelNotFound, also for a
         model that a crash of the machine may have hurt: `acquire` reads it first."""
-        if not self._shelf.trusted(digest):
+        if not self._published.trusted(digest):
             raise ModelNotFound(f"model {digest} has to be verified first; fetch it with `pilotlight prefetch`")
-        return self._shelf.lease(digest)
+        return self._published.lease(digest)
 
     def pin(self, digest: str, pinned: bool = True) -> None:
         """Keep a model from eviction until it is unpinned. Raises ModelNotFound."""
-        self._shelf.pin(digest, pinned)
+        self._published.pin(digest, pinned)
 
     def list(self) -> tuple[Model, ...]:
         """Every published model, the last used first."""
-        return self._shelf.models()
+        return self._published.models()
 
     def tier(self, digest: str) -> Tier:
         """Where the model is now; memory is measured. Raises ModelNotFound."""
-        return self._shelf.model(digest).tier
+        return self._published.model(digest).tier
 
     def verify(self, digest: str, cancel: threading.Event | None = None) -> tuple[str, ...]:
         """What is wrong with a published model's bytes; a model with anything wrong is withdrawn."""
         stop = (cancel or threading.Event()).is_set
-        return self._shelf.verify(digest, self._settings.transfer.workers, stop, lambda seen, total: None)
+        return self._published.verify(digest, self._settings.transfer.workers, stop, lambda seen, total: None)
 
     def remove(self, digest: str) -> None:
         """Raises ModelNotFound, and Conflict for a pinned or leased one."""
-        self._shelf.remove(digest)
+        self._published.remove(digest)
 
     def close(self) -> None:
-        self._shelf.close()
+        self._published.close()
 
     def __enter__(self) -> Store:
         return self
@@ -174,7 +174,9 @@ class Store:
         self.close()
 
     def _warm(self, digest: str, call: _Call) -> None:
-        self._shelf.warm(digest, call.cancel.is_set, lambda done, total: call.report(Progress("warming", done, total)))
+        self._published.warm(
+            digest, call.cancel.is_set, lambda done, total: call.report(Progress("warming", done, total))
+        )
         call.check()
 
     def _on_disk(self, source: Source, part: Part, call: _Call) -> Lease:
@@ -217,7 +219,7 @@ class Store:
 
     def _download(self, source: Source, wanted: Wanted, call: _Call) -> Lease:
         total_bytes = wanted.size_bytes
-        self._shelf.reserve(wanted.key, wanted.uri, tuple(file.size_bytes for file in wanted.files))
+        self._published.reserve(wanted.key, wanted.uri, tuple(file.size_bytes for file in wanted.files))
         staging = Staging(self._catalog.staging(wanted.key), wanted.files)
         started_s = time.monotonic()
         call.report(Progress("downloading", 0, total_bytes))
@@ -238,7 +240,7 @@ class Store:
                 self._catalog.discard(wanted.key)
             raise
         staging.path(MANIFEST_NAME).write_bytes(encode_manifest(found))
-        return self._shelf.publish(wanted.key, wanted.identity, found, time.monotonic() - started_s)
+        return self._published.publish(wanted.key, wanted.identity, found, time.monotonic() - started_s)
 
     def _leased(self, digest: str | None, call: _Call) -> Lease | None:
         """A lease on a published model, or None when it must be downloaded (again).
@@ -248,11 +250,11 @@ class Store:
         if digest is None:
             return None
         try:
-            lease = self._shelf.lease(digest)
+            lease = self._published.lease(digest)
         except ModelNotFound:
             return None
         try:
-            if self._shelf.trusted(digest) or not self._shelf.verify(
+            if self._published.trusted(digest) or not self._published.verify(
                 digest,
                 self._settings.transfer.workers,
                 call.cancel.is_set,

@@ -17,7 +17,7 @@ from pilotlight_pool.agent.model_files import PROVEN_SWAPS, ModelFiles, NodeFact
 from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_store import SourceSettings, Store, StoreSettings
-from pilotlight_store.published.published_models import Shelf
+from pilotlight_store.published.published_models import PublishedModels
 
 
 def model(folder: Path, *, weights: bytes = b"\0" * 8, dtype: str = "U8", **config: object) -> Path:
@@ -235,7 +235,7 @@ def test_what_a_crash_may_have_hurt_is_not_here_before_it_was_read(
     order = ModelOrder("pvc://team/m")
     fetched(files, order.uri)
     engine = EngineOrder(order, described(files, order), "m")
-    monkeypatch.setattr(Shelf, "trusted", lambda shelf, digest: False)
+    monkeypatch.setattr(PublishedModels, "trusted", lambda published, digest: False)
     assert files.known(order) is files.peek(order) is None
     with pytest.raises(ModelNotFound, match="verified first"):
         files.hold(engine)

@@ -13,7 +13,7 @@ from asgi_client import Answered, ask
 from counting_model import CountingModel
 from prometheus_client import REGISTRY
 
-from pilotlight_serving.concurrency_limiter import Gate
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.data_plane import DataPlane
 from pilotlight_serving.http_app import HttpApp
 from pilotlight_serving.openapi_document import openapi_document
@@ -30,10 +30,10 @@ SETTINGS = ServerSettings(max_body_bytes=64 * 1024, body_stall_timeout_s=20, mod
 class Shell:
     def __init__(self, settings: ServerSettings = SETTINGS, places: int = 8) -> None:
         self.model = CountingModel()
-        self.gate = Gate(places)
-        self.plane = DataPlane(self.model, self.gate, model_control=settings.model_control)
+        self.limiter = ConcurrencyLimiter(places)
+        self.plane = DataPlane(self.model, self.limiter, model_control=settings.model_control)
         routes = [*V2Routes(self.plane, openapi_document(self.model)).routes(), *self.model.routes()]
-        self.app = HttpApp(routes, self.model, self.gate, settings)
+        self.app = HttpApp(routes, self.model, self.limiter, settings)
 
     async def get(self, path: str, **headers: str) -> Answered:
         return await ask(self.app, "GET", path, headers=headers)
@@ -117,7 +117,7 @@ async def test_infer_answers_and_is_counted_once() -> None:
     assert predictions() == before + 1
     await shell.get("/v2/models")
     assert predictions() == before + 1
-    assert shell.gate.in_flight == 0
+    assert shell.limiter.in_flight == 0
 
 
 async def test_long_answers_are_packed_when_the_client_takes_it() -> None:
@@ -236,7 +236,7 @@ async def test_a_client_that_leaves_a_stream_ends_it() -> None:
     answered = await shell.post(STREAM, {"count": 1000}, leave_when=lambda so_far: len(so_far.pieces) == 2)
     assert not answered.ended
     assert shell.model.cancelled
-    assert shell.gate.in_flight == 0
+    assert shell.limiter.in_flight == 0
 
 
 async def test_a_client_that_leaves_before_its_body_is_whole_is_no_error() -> None:
@@ -251,7 +251,7 @@ async def test_a_client_that_leaves_before_its_body_is_whole_is_no_error() -> No
     path = MODEL + "/infer"
     scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": []}
     await shell.app(scope, gone, never)
-    assert shell.gate.in_flight == 0
+    assert shell.limiter.in_flight == 0
 
 
 # Triton's options
@@ -285,18 +285,18 @@ async def test_a_full_server_says_when_to_come_back() -> None:
 
 async def test_a_draining_server_serves_but_is_not_ready() -> None:
     shell = Shell()
-    shell.gate.start_draining()
+    shell.limiter.start_draining()
     assert (await shell.get("/v2/health/ready")).status == 503
     answered = await shell.post(MODEL + "/infer", {"inputs": [VALUES]})
     assert (answered.status, answered.headers["connection"]) == (200, "close")
-    shell.gate.refusing = True
+    shell.limiter.refusing = True
     assert (await shell.post(MODEL + "/infer", {"inputs": [VALUES]})).status == 503
 
 
 async def test_a_request_that_the_drain_cuts_is_told() -> None:
     shell = Shell()
     running = asyncio.create_task(shell.post(MODEL + "/infer", {"inputs": [VALUES], "parameters": {"pause_s": 60}}))
-    while not shell.gate.in_flight:  # noqa: ASYNC110 - the task changes it
+    while not shell.limiter.in_flight:  # noqa: ASYNC110 - the task changes it
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     running.cancel()

@@ -49,7 +49,7 @@ class Model:
     last_used_s: float
 
 
-class Shelf:
+class PublishedModels:
     """Raises ModelNotFound for a digest that is not published."""
 
     def __init__(self, catalog: Catalog, disk_budget_bytes: int | None, ram_budget_bytes: int | None) -> None:
