@@ -1,6 +1,6 @@
-"""What the predictor's front knows of an engine. No I/O, no vLLM, no torch is imported here.
+"""What the predictor's server knows of an engine. No I/O, no vLLM, no torch is imported here.
 
-The front asks an `EngineProvider` for an `Engine` and never learns whether it is a child process, a leased slot of a
+The server asks an `EngineProvider` for an `Engine` and never learns whether it is a child process, a leased slot of a
 warm pool, or a fake of a test.
 """
 

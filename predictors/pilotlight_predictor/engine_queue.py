@@ -1,4 +1,4 @@
-"""Books what the front has promised the engine, and asks the admission policy before it promises more."""
+"""Books what the predictor has promised the engine, and asks the admission policy before it promises more."""
 
 from __future__ import annotations
 

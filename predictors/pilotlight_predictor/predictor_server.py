@@ -1,4 +1,4 @@
-"""Puts the front together and runs it until SIGTERM: holder, model, server. The heavy half of the composition root.
+"""Puts the predictor together and runs it until SIGTERM: holder, model, server. The heavy half of the composition root.
 
 Must not read the environment: `__main__` does, and imports this once a lease has been asked for.
 """
@@ -38,7 +38,7 @@ from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_serving.settings import ServerSettings
 
 Source = Callable[[Namespace], EngineHolder]
-"""Makes the holder of whatever engines the front serves with; called inside the event loop."""
+"""Makes the holder of whatever engines the predictor serves with; called inside the event loop."""
 
 
 def run(args: Namespace, listener: socket.socket, source: Source) -> int:

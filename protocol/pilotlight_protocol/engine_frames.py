@@ -96,8 +96,8 @@ class HostConfig(msgspec.Struct, kw_only=True):
     memory_bytes: int | None = None
 
 
-class Canary(msgspec.Struct, array_like=True):
-    """The first greedy token after a fixed prompt and its logprob (natural log): equal weights give equal canaries on
+class SwapCheck(msgspec.Struct, array_like=True):
+    """The first greedy token after a fixed prompt and its logprob (natural log): equal weights give equal ones on
     the same device and kernels, so a swap can be compared with a boot of the same model."""
 
     token_id: int
@@ -258,7 +258,7 @@ class Booted(msgspec.Struct, array_like=True, tag=48):
 
     info: EngineInfo
     endpoint: str
-    canary: Canary
+    swap_check: SwapCheck
 
 
 class Swapped(msgspec.Struct, array_like=True, tag=49):
@@ -267,7 +267,7 @@ class Swapped(msgspec.Struct, array_like=True, tag=49):
     generation: int
     phases_s: dict[str, float]
     info: EngineInfo
-    canary: Canary
+    swap_check: SwapCheck
 
 
 class SwapRefused(msgspec.Struct, array_like=True, tag=50):

@@ -4,7 +4,7 @@ A model is a folder whose `fake.json` says how its engines behave; everything is
 
     {"tokens": [7], "boot_s": 0.02, "swap_s": 0.005, "step_s": 0.001,
      "boot": "crash|misconfigured|hang", "swap": "fail|refuse|crash|hang", "revoke": "hang",
-     "once": "path of a file: misbehave only until it exists", "canary": [7, -0.5], "swapped_canary": [8, -3.0]}
+     "once": "path of a file: misbehave only until it exists", "swap_check": [7, -0.5], "swap_check_after": [8, -3.0]}
 
 Generate answers with `tokens`, one per step and as many as asked for, `step_s` apart; with `"counting": 100` it counts
 up by that from the prompt's last token instead, so that a request that goes on elsewhere can be told apart.
@@ -63,7 +63,7 @@ class Host:
             host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
             self.listener = socket.create_server((host, int(port)))
             endpoint = f"tcp://{host}:{self.listener.getsockname()[1]}"
-        self.tell(f.Booted(info(boot_s), endpoint, self.canary("canary")))
+        self.tell(f.Booted(info(boot_s), endpoint, self.swap_check("swap_check")))
         splitters: dict[socket.socket, f.FrameSplitter] = {self.control: f.FrameSplitter()}
         agent, lease = msgspec.msgpack.Decoder(f.AgentFrame), msgspec.msgpack.Decoder(f.LeaseFrame)
         while True:
@@ -107,8 +107,8 @@ class Host:
                 self.close_holder("swapped")
                 self.model, self.model_name, self.generation = model, model_name, generation
                 phases_s = {"drain": 0.0, "weights": model.get("swap_s", 0.005), "reset": 0.0}
-                canary = self.canary("swapped_canary" if "swapped_canary" in model else "canary")
-                self.tell(f.Swapped(generation, phases_s, info(0.0), canary))
+                swap_check = self.swap_check("swap_check_after" if "swap_check_after" in model else "swap_check")
+                self.tell(f.Swapped(generation, phases_s, info(0.0), swap_check))
             case f.Grant(lease_id):
                 self.close_holder("another lease")
                 self.grant = frame
@@ -185,9 +185,11 @@ class Host:
                 self.holder.shutdown(socket.SHUT_RDWR)
             self.holder = None
 
-    def canary(self, name: str) -> f.Canary:
-        token_id, logprob = self.model.get(name) or self.model.get("canary") or [self.model.get("tokens", [7])[0], -0.5]
-        return f.Canary(token_id, logprob)
+    def swap_check(self, name: str) -> f.SwapCheck:
+        token_id, logprob = (
+            self.model.get(name) or self.model.get("swap_check") or [self.model.get("tokens", [7])[0], -0.5]
+        )
+        return f.SwapCheck(token_id, logprob)
 
     def fail(self, kind: str) -> None:
         if kind == "misconfigured":

@@ -283,7 +283,9 @@ async def test_it_burns_nothing_while_it_idles(engine: Engine, provider: ChildEn
     assert cpu_s(pid) - before_s < 0.1
 
 
-async def test_signals_of_the_terminal_are_the_fronts_business(engine: Engine, provider: ChildEngineProvider) -> None:
+async def test_signals_of_the_terminal_are_the_predictors_business(
+    engine: Engine, provider: ChildEngineProvider
+) -> None:
     assert provider.pid is not None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(provider.pid, number)

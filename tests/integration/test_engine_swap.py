@@ -22,12 +22,12 @@ from pool_agent import Host, ZygoteProcess, private_dir
 from pilotlight_engine.client import pool_client
 from pilotlight_models import bundled_model_path
 from pilotlight_protocol.engine_frames import (
-    Canary,
     GenerateRequest,
     HostConfig,
     HostExited,
     Shutdown,
     Swap,
+    SwapCheck,
     SwapFailed,
     SwapRefused,
 )
@@ -47,7 +47,7 @@ class Answer:
 
     tokens: list[int]
     logprobs: list[float]
-    canary: Canary
+    swap_check: SwapCheck
     cached: int = 0
 
 
@@ -90,7 +90,7 @@ class Slot:
             )
         )  # fmt: skip
         self.booted = self.host.wait_booted()
-        self.canary = self.booted.canary
+        self.swap_check = self.booted.swap_check
 
     def __enter__(self) -> Slot:
         return self
@@ -101,13 +101,13 @@ class Slot:
             self._zygote.frames.until(HostExited, deadline_s=20.0)
 
     def swap(self, model: Path) -> None:
-        self.canary = self.host.swap(model, name=model.name, generation=self._leases + 1).canary
+        self.swap_check = self.host.swap(model, name=model.name, generation=self._leases + 1).swap_check
 
     def answer(self, tenant: str = "tenant", **parameters: object) -> Answer:
         deltas = self.ask(tenant, temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=1, **parameters)
         entries = [entry for delta in deltas for entry in delta.logprobs or []]
         tokens = [token for delta in deltas for token in delta.token_ids]
-        return Answer(tokens, [entry.logprob for entry in entries], self.canary, deltas[0].cached_tokens)
+        return Answer(tokens, [entry.logprob for entry in entries], self.swap_check, deltas[0].cached_tokens)
 
     def ask(self, tenant: str = "tenant", **parameters: object) -> list[object]:
         self._leases += 1

@@ -467,7 +467,7 @@ def test_the_concurrency_bound_answers_503(tmp_path: Path) -> None:
         assert echo.post(MODEL + "/infer", {"inputs": [VALUES]})[0] == 200
 
 
-def test_the_front_imports_neither_vllm_nor_torch(tmp_path: Path) -> None:
+def test_the_server_imports_neither_vllm_nor_torch(tmp_path: Path) -> None:
     code = (
         "import sys, pilotlight_serving.server\n"
         "print([name for name in ('vllm', 'torch', 'transformers', 'pandas', 'kubernetes') if sys.modules.get(name)])"

@@ -179,7 +179,7 @@ def test_metrics_are_vllms_kserves_and_ours(predictor: RunningComponent) -> None
     assert len(help_lines) == len(set(help_lines))
 
 
-def test_the_front_stays_light(predictor: RunningComponent) -> None:
+def test_the_server_stays_light(predictor: RunningComponent) -> None:
     maps = Path(f"/proc/{predictor.process.pid}/maps").read_text()
     assert "libtorch" not in maps
     assert "/vllm/" not in maps

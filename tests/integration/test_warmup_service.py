@@ -123,14 +123,14 @@ async def test_a_dead_zygote_takes_its_engines_along_and_is_started_again(start:
 
 @pytest.mark.parametrize(
     "behaviour",
-    [{"swap": "fail"}, {"swap": "refuse"}, {"swap": "crash"}, {"canary": [9, -0.1], "swapped_canary": [8, -0.1]}],
+    [{"swap": "fail"}, {"swap": "refuse"}, {"swap": "crash"}, {"swap_check": [9, -0.1], "swap_check_after": [8, -0.1]}],
 )
 async def test_a_failed_swap_becomes_a_boot_that_the_holder_does_not_notice(
     start: Start, models: Any, behaviour: dict[str, Any]
 ) -> None:
     odd = models(2, **behaviour)
     async with start() as pool:
-        if "canary" in behaviour:
+        if "swap_check" in behaviour:
             # What a booted engine says must be known before a swapped one can be compared with it.
             await pool.release(await pool.lease(odd))
         await pool.release(await pool.lease(models(1)))

@@ -1,6 +1,6 @@
-"""The first engine provider: an engine host as a child process of the front.
+"""The first engine provider: an engine host as a child process of the predictor.
 
-The child is the host of a pool's slot (host/pool_host.py): a fresh exec, since the front has threads and must not fork,
+The child is the host of a pool's slot (host/pool_host.py): a fresh exec, since we have threads and must not fork,
 with its ends of two socket pairs and nothing else of ours. We are its agent on the one (client/host_control.py), and on
 the other the holder of the only lease it ever has. It leads its own process group and ends with us: by `Shutdown`, by
 the closed socket, or by the kernel (PR_SET_PDEATHSIG).

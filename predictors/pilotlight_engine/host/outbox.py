@@ -1,4 +1,4 @@
-"""The host's way out: the engine thread writes frames to the socket itself, and a front that stops reading stops it.
+"""The host's way out: the engine thread writes frames to the socket itself, and a holder that stops reading stops it.
 
 The usual frame costs one non-blocking send and no thread switch. What the kernel does not take is kept, in order, for
 the socket thread to send; over `limit_bytes` of it the engine thread waits, so memory is bounded. Must not know frames.
@@ -13,8 +13,8 @@ from collections.abc import Callable
 _WAIT_SLICE_S = 1.0
 
 
-class FrontStalled(Exception):
-    """The front did not read for `stall_deadline_s`; there is no one left to generate for."""
+class PredictorStalled(Exception):
+    """The predictor did not read for `stall_deadline_s`; there is no one left to generate for."""
 
 
 class Outbox:
@@ -33,7 +33,7 @@ class Outbox:
     def send(self, frame: bytearray, *, wait: bool = True) -> None:
         """Send or keep `frame`; waits while too much is kept, unless it is called by the thread that flushes.
 
-        Raises FrontStalled, OSError (the front is gone).
+        Raises PredictorStalled, OSError (the predictor is gone).
         """
         with self._drained:
             if self._backlog:
@@ -74,7 +74,7 @@ class Outbox:
                 continue
             stalled_s += _WAIT_SLICE_S
             if stalled_s >= self._stall_deadline_s:
-                raise FrontStalled(f"the front has not read for {stalled_s:.0f} s")
+                raise PredictorStalled(f"the predictor has not read for {stalled_s:.0f} s")
 
     def _try_send(self, data: bytearray) -> int:
         try:

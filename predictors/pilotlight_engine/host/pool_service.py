@@ -23,7 +23,6 @@ from pilotlight_protocol.engine_frames import (
     Abort,
     AgentFrame,
     Busy,
-    Canary,
     Check,
     Checked,
     ControlFrame,
@@ -48,6 +47,7 @@ from pilotlight_protocol.engine_frames import (
     StatsReport,
     Step,
     Swap,
+    SwapCheck,
     SwapFailed,
     Swapped,
     SwapRefused,
@@ -70,7 +70,7 @@ class SwapReport(Protocol):
 class PoolEngine(Protocol):
     """The engine as the pool sees it: `VllmEngine`, or a fake of a test."""
 
-    canary: Canary
+    swap_check: SwapCheck
 
     @property
     def can_sleep(self) -> bool: ...
@@ -303,7 +303,7 @@ class PoolService:
             raise
         self._generation, self._model_name, self._tenant = swap.generation, swap.model_name, None
         info = self._engine.describe(self._boot_phases_s)
-        self._tell(Swapped(swap.generation, {"drain": drain_s, **report.phases_s}, info, self._engine.canary))
+        self._tell(Swapped(swap.generation, {"drain": drain_s, **report.phases_s}, info, self._engine.swap_check))
 
     def _drain(self, drain_s: float) -> None:
         self._link.grants = {}

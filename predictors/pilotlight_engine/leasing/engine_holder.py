@@ -1,11 +1,11 @@
-"""Holds the engine that the front serves with: acquires it, watches it, gets another when it is lost.
+"""Holds the engine that the predictor serves with: acquires it, watches it, gets another when it is lost.
 
     wanted ──acquire, check──▶ held ──lost──▶ released ──▶ acquire again (a lent one: when there is work)
        ▲                        │ unload, or lent and without work for `idle_s`
        └── load, or work ── idle
 
 An engine of our own is wanted always, and a request finds it or is refused. A lent one (`Lending`) is wanted while
-there is work: requests wait for it, and the front stays ready without it. The provider waits its own back-off between
+there is work: requests wait for it, and the server stays ready without it. The provider waits its own back-off between
 tries; an engine that can never start ends `run` with EngineMisconfigured, and so the process.
 """
 

@@ -48,7 +48,7 @@ def instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def cpu_preload() -> tuple[Path, ...]:
     """vLLM's bundled tcmalloc and PyTorch's OpenMP, as vLLM's CPU platform preloads them for its own children.
 
-    Found without importing either: their import is what the front must never pay.
+    Found without importing either: their import is what the predictor must never pay.
     """
     found: list[Path] = []
     for package, patterns in (
@@ -62,7 +62,7 @@ def cpu_preload() -> tuple[Path, ...]:
 
 
 def _package_dir(name: str) -> Path | None:
-    # Not importlib.util.find_spec: it answers None for a name that the front has blocked in sys.modules.
+    # Not importlib.util.find_spec: it answers None for a name that the predictor has blocked in sys.modules.
     spec = PathFinder.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         return None

@@ -36,11 +36,11 @@ from pilotlight_engine.swap import checkpoint, swap_rules, weight_loading
 from pilotlight_engine.vllm_adapter import model_defaults
 from pilotlight_engine.vllm_adapter.model_defaults import ModelDefaults
 from pilotlight_engine.vllm_adapter.token_deltas import Rate, Stream
-from pilotlight_protocol.engine_frames import Canary, EngineInfo, EngineStats, GenerateRequest
+from pilotlight_protocol.engine_frames import EngineInfo, EngineStats, GenerateRequest, SwapCheck
 from pilotlight_protocol.errors import InternalError, InvalidInput, PilotlightError
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 
-_CANARY_PROMPT = [0]
+_SWAP_CHECK_PROMPT = [0]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SwapReport:
     """`phases_s`: drain is the host's; inspect, weights, reset, defaults, check are here, in this order."""
 
     phases_s: dict[str, float]
-    canary: Canary
+    swap_check: SwapCheck
 
 
 class VllmEngine:
@@ -99,7 +99,7 @@ class VllmEngine:
         on_phase("warm-up")
         # Sampled and with logprobs: in a compiled engine the first such request compiles for seconds, everyone waits.
         self._generate_one_token(SamplingParams(max_tokens=1, logprobs=1, detokenize=False))
-        self.canary = self._sing()
+        self.swap_check = self._check_swap()
         on_phase("ready")
 
     def describe(self, boot_phases_s: dict[str, float]) -> EngineInfo:
@@ -171,11 +171,11 @@ class VllmEngine:
                 self._adopt(defaults)
                 self.renew_metrics()
             with clock.phase("check"):
-                self.canary = self._sing()
+                self.swap_check = self._check_swap()
         except Exception as error:
             raise SwapBroken(f"the swap to {model_dir} broke off: {type(error).__name__}: {error}") from error
         self._checkpoint = wanted
-        return SwapReport(clock.phases_s, self.canary)
+        return SwapReport(clock.phases_s, self.swap_check)
 
     def forget(self) -> None:
         """Drop every cached key, value and encoder output, and the measured rate.
@@ -368,18 +368,18 @@ class VllmEngine:
             **values,
         )
 
-    def _sing(self) -> Canary:
+    def _check_swap(self) -> SwapCheck:
         output = self._generate_one_token(SamplingParams(temperature=0.0, max_tokens=1, logprobs=1, detokenize=False))
         (token_id,) = output.outputs[0].token_ids
         logprob = output.outputs[0].logprobs[0][token_id].logprob
         if not math.isfinite(logprob):
             raise InternalError(f"the engine's logits are not finite (logprob {logprob})")
-        return Canary(token_id, logprob)
+        return SwapCheck(token_id, logprob)
 
     def _generate_one_token(self, parameters: SamplingParams) -> Any:
         # Not counted: the first request of a user must be the first in vLLM's metrics.
         loggers, self._engine.logger_manager = self._engine.logger_manager, None
-        self._engine.add_request("boot", tokens_input(_CANARY_PROMPT), parameters)
+        self._engine.add_request("boot", tokens_input(_SWAP_CHECK_PROMPT), parameters)
         outputs: list[Any] = []
         while self.has_work():
             outputs += self._engine.step()
@@ -403,7 +403,7 @@ class _PhaseClock:
 
 
 class _VllmCollectors:
-    """Only vLLM's metrics of the default registry: those of this process (`python_info`) collide with the front's."""
+    """Only vLLM's metrics of the default registry: those of this process (`python_info`) collide with the server's."""
 
     def collect(self) -> list[Any]:
         return [metric for metric in REGISTRY.collect() if metric.name.startswith("vllm:")]

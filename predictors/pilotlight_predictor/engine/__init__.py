@@ -1,1 +1,1 @@
-"""The engine: what the front sees of it (`contract`), who provides it, and the host process that owns vLLM."""
+"""The engine: what the server sees of it (`contract`), who provides it, and the host process that owns vLLM."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pilotlight_engine.host.inbox import Inbox
-from pilotlight_engine.host.outbox import FrontStalled, Outbox
+from pilotlight_engine.host.outbox import Outbox, PredictorStalled
 from pilotlight_protocol.engine_frames import Abort, Check
 
 
@@ -55,10 +55,10 @@ def test_the_rest_is_kept_in_order_and_flushed() -> None:
     assert box.drain(0.0)
 
 
-def test_a_front_that_does_not_read_stops_the_engine_at_the_limit() -> None:
+def test_a_predictor_that_does_not_read_stops_the_engine_at_the_limit() -> None:
     box = outbox(FakeSocket(0), [], limit=8)
     box.send(bytearray(b"12345678"))
-    with pytest.raises(FrontStalled):
+    with pytest.raises(PredictorStalled):
         box.send(bytearray(b"9"))
 
 
@@ -85,7 +85,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def test_a_waiting_engine_goes_on_when_the_front_reads(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_waiting_engine_goes_on_when_the_predictor_reads(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     ours.setblocking(False)
     box = Outbox(ours, lambda: None, limit_bytes=1024, stall_deadline_s=30.0)

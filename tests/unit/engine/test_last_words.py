@@ -7,7 +7,7 @@ import pytest
 
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.host.exit_report import run_to_end
-from pilotlight_engine.host.outbox import FrontStalled, Outbox
+from pilotlight_engine.host.outbox import Outbox, PredictorStalled
 from pilotlight_protocol.engine_frames import Failed, encode
 from pilotlight_protocol.errors import Unavailable
 
@@ -48,7 +48,7 @@ def end(monkeypatch: pytest.MonkeyPatch, sock: FakeSocket, error: BaseException 
     ("error", "code", "last"),
     [
         (None, 0, None),
-        (FrontStalled("nobody reads"), 1, None),
+        (PredictorStalled("nobody reads"), 1, None),
         (BrokenPipeError("gone"), 1, None),
         (EngineMisconfigured("no such kernel"), 1, Failed("no such kernel", misconfigured=True)),
         (Unavailable("the disk is slow"), 1, Failed("the disk is slow", misconfigured=False)),
@@ -64,7 +64,7 @@ def test_exit_code_and_last_frame(
     assert sock.taken == (encode(last) if last is not None else b"")
 
 
-def test_a_front_that_is_gone_does_not_keep_the_process(
+def test_a_predictor_that_is_gone_does_not_keep_the_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert end(monkeypatch, FakeSocket(BrokenPipeError()), ValueError("a bug")) == 1

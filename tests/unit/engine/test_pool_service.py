@@ -16,7 +16,6 @@ from pilotlight_engine.host.pool_service import PoolService
 from pilotlight_protocol.engine_frames import (
     Abort,
     Busy,
-    Canary,
     Check,
     Checked,
     ControlFrame,
@@ -40,6 +39,7 @@ from pilotlight_protocol.engine_frames import (
     StatsReport,
     Step,
     Swap,
+    SwapCheck,
     SwapFailed,
     Swapped,
     SwapRefused,
@@ -65,7 +65,7 @@ class FakeEngine:
     swap_error: Exception | None = None
     can_sleep: bool = False
     batch_size: int = 256
-    canary: Canary = field(default_factory=lambda: Canary(1, -0.5))
+    swap_check: SwapCheck = field(default_factory=lambda: SwapCheck(1, -0.5))
     log: list[str] = field(default_factory=list)
     running: dict[int, int] = field(default_factory=dict)
     asked: dict[int, str] = field(default_factory=dict)
@@ -301,7 +301,7 @@ def test_a_swap_ends_the_lease_and_forgets_the_tenant() -> None:
     )
     assert lease.ended
     assert link.control.of(Swapped) == [
-        Swapped(4, {"drain": 0.0, "inspect": 0.1, "weights": 0.2}, INFO, Canary(1, -0.5))
+        Swapped(4, {"drain": 0.0, "inspect": 0.1, "weights": 0.2}, INFO, SwapCheck(1, -0.5))
     ]
     assert engine.log == ["swap second while 0 run"]
     (report,) = link.control.of(StatsReport)

@@ -40,7 +40,7 @@ from pilotlight_pool.agent_port import (
 )
 from pilotlight_pool.policy.leases.lease_terms import Isolation
 from pilotlight_protocol import engine_frames
-from pilotlight_protocol.engine_frames import Canary, HostConfig, Swapped
+from pilotlight_protocol.engine_frames import HostConfig, SwapCheck, Swapped
 
 log = logging.getLogger(__name__)
 _GRANT_DEADLINE_S = 10.0
@@ -52,10 +52,10 @@ _PING_DEADLINE_S = 15.0
 _CHECK_PERIOD_S = 10.0
 # Longer than any step and any swap: frames are answered in order.
 _CHECK_DEADLINE_S = 90.0
-_MOST_CANARIES = 1024
+_MOST_SWAP_CHECKS = 1024
 _UNSWAPPABLE_S = 600.0
 # Logprobs of one prompt differ in the last bits between a boot and a swap at most; another model's differ by far more.
-_CANARY_TOLERANCE = 0.02
+_SWAP_CHECK_TOLERANCE = 0.02
 
 
 class Agent:
@@ -72,7 +72,7 @@ class Agent:
         self._seats = {facts.slot_id: Seat(facts) for facts in slots}
         self._listener: Listener | None = None
         # Both by kind of engine: the arguments decide as well as the weights.
-        self._canaries: dict[tuple[str, str], Canary] = {}
+        self._swap_checks: dict[tuple[str, str], SwapCheck] = {}
         self._unswappable: dict[tuple[str, str], float] = {}
 
     def zygote_ready_in_s(self) -> float:
@@ -124,7 +124,7 @@ class Agent:
             await self.stop(slot_id)
             raise
         engine.endpoint, engine.swap_path = booted.endpoint, booted.info.swap_path
-        self._remember_canary(order.facts.kind, booted.canary)
+        self._remember_swap_check(order.facts.kind, booted.swap_check)
         phases_s = {
             "fetch": fetched_s - began_s,
             "zygote": forking_s - fetched_s,
@@ -146,7 +146,7 @@ class Agent:
             answer = await engine.living.swap(frame, deadline_s)
             if isinstance(answer, engine_frames.SwapRefused):
                 raise SwapRefused(answer.reason)
-            self._check_canary(order.facts.kind, answer)
+            self._compare_swap_check(order.facts.kind, answer)
         except (SwapFailed, SwapRefused):
             # Boot it the next time: what failed once would fail again, and every try costs an engine.
             self._unswappable[order.facts.kind] = time.monotonic() + _UNSWAPPABLE_S
@@ -267,17 +267,17 @@ class Agent:
         if self._listener is not None:
             self._listener(event)
 
-    def _remember_canary(self, kind: tuple[str, str], canary: Canary) -> None:
-        if len(self._canaries) >= _MOST_CANARIES:
-            del self._canaries[next(iter(self._canaries))]
-        self._canaries[kind] = canary
+    def _remember_swap_check(self, kind: tuple[str, str], swap_check: SwapCheck) -> None:
+        if len(self._swap_checks) >= _MOST_SWAP_CHECKS:
+            del self._swap_checks[next(iter(self._swap_checks))]
+        self._swap_checks[kind] = swap_check
 
-    def _check_canary(self, kind: tuple[str, str], swapped: Swapped) -> None:
+    def _compare_swap_check(self, kind: tuple[str, str], swapped: Swapped) -> None:
         """A swapped engine must say what a booted one said, where that is known. Raises SwapFailed."""
-        expected, found = self._canaries.get(kind), swapped.canary
+        expected, found = self._swap_checks.get(kind), swapped.swap_check
         if expected is None:
             return
-        if expected.token_id != found.token_id or abs(expected.logprob - found.logprob) > _CANARY_TOLERANCE:
+        if expected.token_id != found.token_id or abs(expected.logprob - found.logprob) > _SWAP_CHECK_TOLERANCE:
             raise SwapFailed(f"its first token is {found}, a freshly booted engine's was {expected}")
 
 
