@@ -51,11 +51,14 @@ class Generator:
             resumes, started_at = 0, time.perf_counter()
             while True:
                 try:
-                    async with _closing(_run(engine, parts, request, delivered)) as stream:
+                    async with _closing(_tokens(engine, parts, request, delivered)) as stream:
                         async for deltas in stream:
+                            aborted = _book(deltas, delivered)
                             if "prefill" not in context.server_timing:
                                 _tell_first_token(context, deltas, time.perf_counter() - started_at)
                             yield deltas
+                            if aborted:
+                                raise Unavailable("the engine stopped the request before its end")
                     break
                 except Unavailable as lost:
                     resumes += 1
@@ -123,30 +126,33 @@ def _tell_first_token(context: RequestContext, deltas: Sequence[TokenDelta], wai
     context.server_timing["prefill"] = prefill_s * 1000
 
 
-async def _run(
+def _book(deltas: Sequence[TokenDelta], delivered: Sequence[Delivered]) -> bool:
+    """Book what goes to the client. Returns whether the engine stopped before the request's end."""
+    aborted = False
+    for delta in deltas:
+        if delta.finish_reason == "abort":
+            # Nobody here asked for that: the lease was taken away or the engine is ending.
+            delta.finish_reason, aborted = None, True
+        resume.note(delivered, delta)
+    return aborted
+
+
+def _tokens(
     engine: Engine, parts: Sequence[Part], request: GenerateRequest, delivered: Sequence[Delivered]
 ) -> AsyncIterator[list[TokenDelta]]:
-    """The parts' deltas as the request's own, booked as delivered. Raises Unavailable when the engine was lost."""
-    async with _closing(_all_parts(engine, parts)) as stream:
-        async for part, deltas in stream:
-            aborted = False
-            for number, raw in enumerate(deltas):
-                delta = resume.as_original(raw, part, request, delivered[0].opened)
-                if delta.finish_reason == "abort":
-                    # Nobody here asked for that: the lease was taken away or the engine is ending.
-                    delta.finish_reason, aborted = None, True
-                resume.note(delivered, delta)
-                deltas[number] = delta
-            yield deltas
-            if aborted:
-                raise Unavailable("the engine stopped the request before its end")
+    """The parts' deltas as the request's own: a whole request's are the engine's, with no generator in between."""
+    if parts and parts[0].choice is None:
+        return engine.generate(parts[0].request)
+    return _continued(engine, parts, request, delivered)
 
 
-async def _all_parts(engine: Engine, parts: Sequence[Part]) -> AsyncIterator[tuple[Part, list[TokenDelta]]]:
+async def _continued(
+    engine: Engine, parts: Sequence[Part], request: GenerateRequest, delivered: Sequence[Delivered]
+) -> AsyncIterator[list[TokenDelta]]:
     if len(parts) == 1:
         async with _closing(engine.generate(parts[0].request)) as stream:
-            async for deltas in stream:
-                yield parts[0], deltas
+            async for news in stream:
+                yield _as_original(news, parts[0], request, delivered)
         return
     async with contextlib.AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(_closing(engine.generate(part.request))) for part in parts]
@@ -156,14 +162,20 @@ async def _all_parts(engine: Engine, parts: Sequence[Part]) -> AsyncIterator[tup
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 # What came before a loss is delivered before the loss is told.
                 for task in sorted(done, key=lambda task: task.exception() is not None):
-                    number, news = waiting.pop(task), task.result()
-                    if news is not None:
-                        yield parts[number], news
+                    number, more = waiting.pop(task), task.result()
+                    if more is not None:
+                        yield _as_original(more, parts[number], request, delivered)
                         waiting[asyncio.create_task(_next(streams[number]))] = number
         finally:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def _as_original(
+    deltas: Sequence[TokenDelta], part: Part, request: GenerateRequest, delivered: Sequence[Delivered]
+) -> list[TokenDelta]:
+    return [resume.as_original(delta, part, request, delivered[0].opened) for delta in deltas]
 
 
 async def _next(stream: AsyncIterator[list[TokenDelta]]) -> list[TokenDelta] | None:

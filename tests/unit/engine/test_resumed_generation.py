@@ -142,6 +142,28 @@ async def test_an_abort_that_nobody_asked_for_is_a_loss_and_not_an_end() -> None
     assert [delta.finish_reason for delta in seen] == [None, None, None, None, "length"]
 
 
+class LostAtTheEnd(ScriptedEngine):
+    """Says every choice's last token and is lost before its stream ends."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[list[TokenDelta]]:
+        async for deltas in super().generate(request):
+            yield deltas
+        self.lose("killed by the test")
+        raise Unavailable("killed by the test")
+
+
+async def test_a_loss_after_the_last_token_is_the_end() -> None:
+    provider = ScriptedProvider()
+    provider.engine_class = LostAtTheEnd
+    async with holding(provider) as holder:
+        provider.engine_class = ScriptedEngine
+        request = GenerateRequest("r", [1], GenerationParameters(max_tokens=2, n=2, temperature=0.0))
+        stream = Generator(holder, ResumeLimits()).generate(request, RequestContext("r", {}))
+        seen = [delta async for deltas in stream for delta in deltas]
+        assert provider.engines[-1].seen == []
+    assert [delta.finish_reason for delta in seen].count("length") == 2
+
+
 async def test_closing_a_resumed_stream_aborts_its_parts() -> None:
     provider = ScriptedProvider()
     async with holding(provider) as holder:
