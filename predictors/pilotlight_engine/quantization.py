@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pilotlight_protocol.model_config import quantization_settings
+
 Requested = Literal["auto", "awq", "gptq", "fp8", "int8", "none"]
 Scheme = Literal["none", "awq", "gptq", "int4", "int8", "fp8", "other"]
 
@@ -102,7 +104,7 @@ def checkpoint_facts(config: Mapping[str, Any]) -> CheckpointFacts:
     """Read a parsed config.json (transformers' layout); unknown methods become scheme "other"."""
     text_config = config.get("text_config") or {}
     dtype = str(config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or "bfloat16")
-    found = config.get("quantization_config") or text_config.get("quantization_config") or {}
+    found = quantization_settings(config)
     method = str(found.get("quant_method", "")).lower()
     if not method:
         return CheckpointFacts(dtype=dtype)

@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, TypeGuard
+from typing import TypeGuard
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 HEADER_LENGTH_BYTES = 8
@@ -64,12 +64,6 @@ class TensorSpan:
     entry: TensorEntry
 
 
-def read_header(file: BinaryIO) -> bytes:
-    """The beginning of a safetensors file as `tensor_spans` takes it. Raises HeaderInvalid before reading too much."""
-    prefix = file.read(HEADER_LENGTH_BYTES)
-    return prefix + file.read(header_length(prefix))
-
-
 def header_length(prefix: bytes) -> int:
     """Bytes of JSON that follow the first eight. Raises HeaderInvalid when the file cannot be safetensors."""
     if len(prefix) < HEADER_LENGTH_BYTES:
@@ -78,11 +72,6 @@ def header_length(prefix: bytes) -> int:
     if not 2 <= length <= MAX_HEADER_BYTES:
         raise HeaderInvalid(f"the header claims {length} bytes, allowed are 2 to {MAX_HEADER_BYTES}")
     return length
-
-
-def tensor_inventory(header: bytes, file_size_bytes: int) -> tuple[TensorEntry, ...]:
-    """The tensors of one file, by name. Raises HeaderInvalid; see `tensor_spans`."""
-    return tuple(sorted(span.entry for span in tensor_spans(header, file_size_bytes)))
 
 
 def tensor_spans(header: bytes, file_size_bytes: int) -> tuple[TensorSpan, ...]:

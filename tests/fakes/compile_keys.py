@@ -19,7 +19,7 @@ def main() -> None:
     from vllm.usage.usage_lib import UsageContext
 
     from pilotlight_engine.boot import compile_cache, vllm_arguments
-    from pilotlight_engine.swap import checkpoint
+    from pilotlight_models.checkpoint import read_checkpoint
 
     keys = []
     for asked in json.loads(sys.argv[1]):
@@ -27,7 +27,7 @@ def main() -> None:
         arguments = vllm_arguments.build({"model": model, "skip_tokenizer_init": True}, list(asked.items()))
         config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
         compile_cache.key_threads(config, threads)
-        compile_cache.share(config.model_config, checkpoint.read(Path(model)).architecture)
+        compile_cache.share(config.model_config, read_checkpoint(Path(model)).architecture)
         keys.append(str(aot_compile_hash_factors(config)))
     sys.stdout.write(f"{json.dumps(keys)}\n")
 

@@ -16,8 +16,8 @@ import pytest
 from pool_agent import Host, ZygoteProcess, exec_host, private_dir
 
 from pilotlight_engine.client import pool_client
-from pilotlight_engine.swap import checkpoint
 from pilotlight_models import bundled_model_path
+from pilotlight_models.checkpoint import read_checkpoint
 from pilotlight_protocol.engine_frames import GenerateRequest, HostConfig, HostExited, Shutdown
 from pilotlight_protocol.generation import GenerationParameters
 
@@ -156,7 +156,7 @@ def test_nothing_of_a_model_is_in_the_cache(machine: Machine, models: tuple[Path
     content = b"".join(data for _, data in machine.compiled_files().values())
     assert len(content) > 100_000
     looked_for = 0
-    for place in checkpoint.read(models[0]).places.values():
+    for place in read_checkpoint(models[0]).places.values():
         with place.file.open("rb") as file:
             file.seek(place.start)
             data = file.read(place.length)

@@ -18,8 +18,9 @@ import torch
 from vllm import _custom_ops as vllm_ops
 
 from pilotlight_engine.boot import vllm_arguments
-from pilotlight_engine.swap import checkpoint, weight_loading
+from pilotlight_engine.swap import weight_loading
 from pilotlight_engine.vllm_adapter import vllm_engine
+from pilotlight_models.checkpoint import read_checkpoint
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     arguments = [("enforce_eager", "true"), ("max_model_len", "256"), ("max_num_seqs", "2"), ("dtype", dtype)]
     engine = vllm_engine.VllmEngine(vllm_arguments.build(fixed, arguments), (), lambda phase: None)
     model, executor = engine._model(), engine._core.model_executor
-    checkpoints = [checkpoint.read(Path(path)) for path in paths]
+    checkpoints = [read_checkpoint(Path(path)) for path in paths]
     booted = dict(state(model))
     expected = []
     for wanted in checkpoints:

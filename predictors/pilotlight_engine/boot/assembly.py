@@ -13,8 +13,9 @@ from pilotlight_engine.boot.lora import max_lora_rank
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.process import device_probe, machine
 from pilotlight_engine.quantization import QuantizationRefused, Requested, checkpoint_facts, choose
-from pilotlight_engine.swap import checkpoint
-from pilotlight_protocol.errors import InvalidInput
+from pilotlight_models.checkpoint import read_checkpoint
+from pilotlight_models.folder_files import read_object
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ def configure(
 def _checked_config(model_dir: Path, memory_bytes: int) -> dict[str, object]:
     """config.json, where the weights are what it says."""
     try:
-        config = model_source.read_config(model_dir)
-        tensors = checkpoint.read_inventory(model_dir)
-        generation_config = model_source.read_generation_config(model_dir)
-    except InvalidInput as error:
-        raise EngineMisconfigured(error.message) from error
-    if found := checkpoint_check.reasons(config, tensors, generation_config, memory_bytes):
+        checkpoint = read_checkpoint(model_source.check_directory(model_dir))
+        generation_config = read_object(model_dir / "generation_config.json")
+    except (InvalidInput, ModelNotFound) as error:
+        raise EngineMisconfigured(f"{model_dir} cannot be served: {error.message}") from error
+    tensors = [place.entry for place in checkpoint.tensors]
+    if found := checkpoint_check.reasons(checkpoint.config, tensors, generation_config, memory_bytes):
         raise EngineMisconfigured(f"{model_dir} cannot be served: {'; '.join(found)}")
-    return config
+    return checkpoint.config
 
 
 def _share(slot_bytes: int, device_bytes: int) -> str | None:

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from itertools import islice
 
 from pilotlight_protocol.fingerprint import TensorEntry
+from pilotlight_protocol.model_config import quantization_settings
 
 _SIZES = (
     "hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -208,8 +209,7 @@ class _Comparison:
     def __init__(
         self, config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], expected: Container[str]
     ) -> None:
-        quantization = config.get("quantization_config")
-        self._quantization: Mapping[str, object] = quantization if isinstance(quantization, Mapping) else {}
+        self._quantization: Mapping[str, object] = quantization_settings(config)
         self._method = str(self._quantization.get("quant_method") or "").lower()
         self._parameters: dict[str, dict[str, tuple[int, ...]]] = {}
         for name, shape in shapes.items():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pilotlight_models.checkpoint import adapter_rank
+from pilotlight_models.folder_files import FileRefused, check_folder
 from pilotlight_protocol.errors import InvalidInput
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's --max-lora-rank choices from 8 on
@@ -19,9 +20,10 @@ def max_lora_rank(loras: Sequence[tuple[str, str]]) -> int:
         if not any(path.glob("*.safetensors")):
             raise InvalidInput(f"LoRA adapter '{name}': {path} holds no safetensors weights")
         try:
-            largest = max(largest, int(json.loads((path / "adapter_config.json").read_bytes())["r"]))
-        except (OSError, ValueError, KeyError) as error:
-            raise InvalidInput(f"LoRA adapter '{name}': {path}/adapter_config.json gives no rank: {error}") from None
+            check_folder(path)
+            largest = max(largest, adapter_rank(path))
+        except FileRefused as error:
+            raise InvalidInput(f"LoRA adapter '{name}': {path}: {error.message}") from None
     for rank in _RANKS:
         if rank >= largest:
             return rank

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from pilotlight_engine.swap.checkpoint import TensorPlace
+from pilotlight_models.checkpoint import TensorPlace
+from pilotlight_models.folder_files import opened
 
 DTYPES = {
     "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "I32": torch.int32, "I64": torch.int64,
@@ -48,6 +49,6 @@ class MappedWeights:
 
 
 def _map(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
+    with opened(path) as (descriptor, _):
         # Private and writable, though nothing writes: torch warns of a read-only buffer.
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)

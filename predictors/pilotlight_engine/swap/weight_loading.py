@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from pilotlight_engine.swap import awq_weights, weight_steps
-from pilotlight_engine.swap.checkpoint import Checkpoint, TensorPlace
 from pilotlight_engine.swap.mapped_weights import MappedWeights
 from pilotlight_engine.swap.weight_steps import Copy, OneDnnPack, Scratch, Step
+from pilotlight_models.checkpoint import Checkpoint, TensorPlace
 
 # Less than this one thread has written before a second one has started.
 _WORTH_THREADS_BYTES = 8 << 20

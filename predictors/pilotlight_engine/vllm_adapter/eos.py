@@ -6,17 +6,18 @@ With `skip_tokenizer_init` it does not know the first, so the host tells it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from pilotlight_models.folder_files import read_object
 
 
 def tokenizer_eos_id(model_dir: Path) -> int | None:
     """Id of `eos_token` in tokenizer_config.json; None when the files do not say.
 
-    Raises ValueError (no JSON, an id that is no integer), OSError.
+    Raises FileRefused, and ValueError for an id that is no integer.
     """
-    config = _read(model_dir / "tokenizer_config.json")
+    config = read_object(model_dir / "tokenizer_config.json") or {}
     token = config.get("eos_token")
     if isinstance(token, dict):
         token = token.get("content")
@@ -25,7 +26,7 @@ def tokenizer_eos_id(model_dir: Path) -> int | None:
     for text_id, entry in _object(config.get("added_tokens_decoder")).items():
         if _object(entry).get("content") == token:
             return int(text_id)
-    tokenizer = _read(model_dir / "tokenizer.json")
+    tokenizer = read_object(model_dir / "tokenizer.json") or {}
     added = tokenizer.get("added_tokens")
     for entry in added if isinstance(added, list) else ():
         if _object(entry).get("content") == token:
@@ -42,13 +43,3 @@ def _id(value: object) -> int:
 
 def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deeply") from None
-    return _object(content)

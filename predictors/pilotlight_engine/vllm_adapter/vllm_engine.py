@@ -7,7 +7,6 @@ It must not know frames or sockets.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,10 +31,13 @@ from vllm.version import __version__ as vllm_version
 
 from pilotlight_engine.boot import compile_cache
 from pilotlight_engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
-from pilotlight_engine.swap import checkpoint, swap_rules, weight_loading
+from pilotlight_engine.model_source import check_directory
+from pilotlight_engine.swap import swap_rules, weight_loading
 from pilotlight_engine.vllm_adapter import model_defaults
 from pilotlight_engine.vllm_adapter.model_defaults import ModelDefaults
 from pilotlight_engine.vllm_adapter.token_deltas import Rate, Stream
+from pilotlight_models.checkpoint import Checkpoint, read_checkpoint
+from pilotlight_models.folder_files import read_object
 from pilotlight_protocol.engine_frames import EngineInfo, EngineStats, GenerateRequest, SwapCheck
 from pilotlight_protocol.errors import InternalError, InvalidInput, PilotlightError
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
@@ -84,7 +86,7 @@ class VllmEngine:
         self._swap_threads = swap_threads
         self._copier: weight_loading.WeightCopier | None = None
         self._swap_path = ""
-        self._checkpoint: checkpoint.Checkpoint | None = None
+        self._checkpoint: Checkpoint | None = None
         model = config.model_config
         self._vocab_size = int(model.get_vocab_size())
         self._max_model_len = int(model.max_model_len)
@@ -136,7 +138,7 @@ class VllmEngine:
         Raises SwapNotPossible when this engine's own checkpoint cannot be read.
         """
         try:
-            self._checkpoint = checkpoint.read(Path(self._config.model_config.model))
+            self._checkpoint = read_checkpoint(Path(self._config.model_config.model))
         except PilotlightError as error:
             raise SwapNotPossible(error.message) from error
         if self._config.parallel_config.world_size > 1:
@@ -294,16 +296,14 @@ class VllmEngine:
     def _model(self) -> Any:
         return self._core.model_executor.driver_worker.worker.get_model()
 
-    def _inspect(
-        self, model_dir: Path, loras: Sequence[tuple[str, str]]
-    ) -> tuple[checkpoint.Checkpoint, ModelDefaults]:
+    def _inspect(self, model_dir: Path, loras: Sequence[tuple[str, str]]) -> tuple[Checkpoint, ModelDefaults]:
         if self.has_work():
             raise SwapNotPossible("requests are still running")
         if self._checkpoint is None:
             self.prepare_swaps()
         assert self._checkpoint is not None
         try:
-            wanted = checkpoint.read(model_dir)
+            wanted = read_checkpoint(check_directory(model_dir))
             defaults = model_defaults.read(self._config.model_config, model_dir)
         except Exception as error:
             # Whatever somebody's files do to a parser: nothing was touched, and the engine is worth keeping.
@@ -332,7 +332,7 @@ class VllmEngine:
         if model.enforce_eager or swap_rules.unswappable(self._shape()) is not None:
             return
         try:
-            architecture = checkpoint.read(Path(model.model)).architecture
+            architecture = read_checkpoint(Path(model.model)).architecture
         except PilotlightError:
             # Only vLLM can read it. It is compiled at every boot, as vLLM does it by itself.
             return
@@ -426,7 +426,7 @@ def _register_in_process(model_dir: Path) -> None:
     vLLM looks at a class it has not registered in a second Python process that imports everything once more, which
     takes longer than the rest of the boot whenever its cache is new.
     """
-    config = json.loads((model_dir / "config.json").read_bytes())
+    config = read_object(model_dir / "config.json") or {}
     for architecture in config.get("architectures") or ():
         lazy = ModelRegistry.models.get(architecture)
         if hasattr(lazy, "load_model_cls"):

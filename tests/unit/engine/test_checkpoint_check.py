@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from pilotlight_engine import model_source
 from pilotlight_engine.boot.checkpoint_check import reasons
-from pilotlight_engine.swap.checkpoint import read_inventory
 from pilotlight_models import BUNDLED_MODELS, bundled_model_path
+from pilotlight_models.checkpoint import read_checkpoint
 from pilotlight_protocol.fingerprint import TensorEntry
 
 DEMO = {name: bundled_model_path(name) for name in BUNDLED_MODELS}
-CONFIGS = {name: model_source.read_config(folder) for name, folder in DEMO.items()}
-TENSORS = {name: read_inventory(folder) for name, folder in DEMO.items()}
+CONFIGS = {name: read_checkpoint(folder).config for name, folder in DEMO.items()}
+TENSORS = {name: list(read_checkpoint(folder).inventory) for name, folder in DEMO.items()}
 GIB = 2**30
 
 

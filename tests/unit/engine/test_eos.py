@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pilotlight_engine.vllm_adapter.eos import tokenizer_eos_id
+from pilotlight_models.folder_files import FileRefused
 
 
 def write(folder: Path, **files: object) -> Path:
@@ -30,7 +31,6 @@ def write(folder: Path, **files: object) -> Path:
             {"added_tokens": 1, "model": {"vocab": [["x", 0.1]]}},
             None,
         ),
-        ([], [], None),
     ],
 )
 def test_the_id_is_found_wherever_it_stands(
@@ -44,11 +44,12 @@ def test_the_id_is_found_wherever_it_stands(
     [
         ("[" * 100_000, {}),
         ("{", {}),
+        ([], {}),
         ({"eos_token": "x", "added_tokens_decoder": {"one": {"content": "x"}}}, {}),
         ({"eos_token": "x"}, {"added_tokens": [{"content": "x", "id": "8"}]}),
         ({"eos_token": "x"}, {"model": {"vocab": {"x": [1]}}}),
     ],
 )
-def test_what_is_no_id_is_a_value_error(tmp_path: Path, config: object, tokenizer: object) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+def test_what_is_no_id_is_refused(tmp_path: Path, config: object, tokenizer: object) -> None:
+    with pytest.raises((ValueError, FileRefused)):
         tokenizer_eos_id(write(tmp_path, tokenizer_config=config, tokenizer=tokenizer))

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import torch
 
-from pilotlight_engine.swap.checkpoint import TensorPlace
 from pilotlight_engine.swap.mapped_weights import MappedWeights
+from pilotlight_models.checkpoint import TensorPlace
 from pilotlight_protocol.fingerprint import TensorEntry
 
 

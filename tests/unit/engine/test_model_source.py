@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,10 @@ def test_directories_that_are_no_checkpoint(checkpoint: Path) -> None:
         model_source.check_directory(checkpoint)
 
 
-@pytest.mark.parametrize("text", ["{", "[]"])
-def test_a_broken_config_is_refused(checkpoint: Path, text: str) -> None:
-    (checkpoint / "config.json").write_text(text)
-    with pytest.raises(InvalidInput, match=r"config\.json"):
-        model_source.read_config(checkpoint)
+def test_what_would_hold_up_whoever_opens_it_is_refused(checkpoint: Path) -> None:
+    os.mkfifo(checkpoint / "vocab.json")
+    with pytest.raises(InvalidInput, match=r"vocab\.json is not a regular file"):
+        model_source.check_directory(checkpoint)
 
 
 @pytest.mark.parametrize(

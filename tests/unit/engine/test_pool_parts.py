@@ -13,8 +13,8 @@ from pilotlight_engine.process.boot_clock import BootClock
 from pilotlight_engine.process.endpoint import TcpEndpoint, UnixEndpoint
 from pilotlight_engine.process.machine import MachineLimits
 from pilotlight_engine.process.prepared_process import slot_environment, slot_limits
-from pilotlight_engine.swap import checkpoint
 from pilotlight_engine.swap.swap_rules import EngineShape, refusal, unswappable
+from pilotlight_models.checkpoint import read_checkpoint
 from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.errors import InvalidInput
 
@@ -114,7 +114,7 @@ def write_model(path: Path, tensors: dict[str, tuple[str, list[int], int]], **co
 
 def test_a_checkpoint_knows_where_its_tensors_are(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m", {"b": ("BF16", [2, 3], 12), "a": ("F32", [2], 8)}, model_type="llama")
-    found = checkpoint.read(path)
+    found = read_checkpoint(path)
     size = (path / "model.safetensors").stat().st_size
     assert [entry.name for entry in found.inventory] == ["a", "b"]
     assert (found.places["a"].start, found.places["a"].length) == (size - 8, 8)
@@ -123,7 +123,7 @@ def test_a_checkpoint_knows_where_its_tensors_are(tmp_path: Path) -> None:
 
 def test_fine_tunes_have_one_architecture_and_other_shapes_another(tmp_path: Path) -> None:
     def architecture(name: str, dtype: str = "BF16", **config: object) -> str:
-        return checkpoint.read(write_model(tmp_path / name, {"a": (dtype, [2], 4)}, **config)).architecture
+        return read_checkpoint(write_model(tmp_path / name, {"a": (dtype, [2], 4)}, **config)).architecture
 
     one = architecture("one", hidden_size=2, eos_token_id=1)
     assert architecture("two", hidden_size=2, eos_token_id=7) == one
@@ -135,8 +135,8 @@ def test_fine_tunes_have_one_architecture_and_other_shapes_another(tmp_path: Pat
 def test_a_broken_checkpoint_is_refused(tmp_path: Path, damage: bytes) -> None:
     path = write_model(tmp_path / "m", {"a": ("F32", [2], 8)})
     (path / "model.safetensors").write_bytes(damage)
-    with pytest.raises(InvalidInput, match="cannot be loaded"):
-        checkpoint.read(path)
+    with pytest.raises(InvalidInput, match="no valid safetensors file"):
+        read_checkpoint(path)
 
 
 def test_the_boot_clock_keeps_what_has_ended() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, context_length, model_folder, read
+from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, model_folder, read
 
 
 def test_a_directory_is_read_whole(tmp_path: Path) -> None:
@@ -47,17 +47,22 @@ def test_unknown_places_are_refused(uri: str) -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    ("config", "tokens"),
-    [
-        ({}, None),
-        ({"max_position_embeddings": 4096}, 4096),
-        ({"n_positions": 1024}, 1024),
-        ({"max_position_embeddings": 8192, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 32768),
-        ({"max_position_embeddings": 8192, "rope_scaling": None}, 8192),
-        ({"text_config": {"max_position_embeddings": 2048}}, 2048),
-        ({"max_position_embeddings": "many"}, None),
-    ],
-)
-def test_context_length(config: dict[str, Any], tokens: int | None) -> None:
-    assert context_length(config) == tokens
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"])
+def test_a_file_that_blocks_or_has_no_end_is_refused_and_not_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(TokenizerFilesError, match=f"{name} is not a regular file"):
+        read(tmp_path)
+    (tmp_path / name).unlink()
+    with (tmp_path / name).open("wb") as sparse:
+        sparse.truncate(3 * 2**30)
+    with pytest.raises(TokenizerFilesError, match=f"{name} has 3221225472 bytes"):
+        read(tmp_path)
+
+
+def test_a_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(TokenizerFilesError, match=r"chat_template\.jinja is not valid UTF-8"):
+        read(tmp_path)

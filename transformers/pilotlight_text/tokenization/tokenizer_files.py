@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from pilotlight_models.folder_files import FileRefused, read_file, read_object, read_text
 from pilotlight_models.in_place import folder_in_place
 from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.model_config import scaled_context_length_of
 from pilotlight_protocol.model_reference import parse_model_reference
 
-_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+_MOST_TEMPLATES = 64
 
 
 class TokenizerFilesError(Exception):
@@ -58,44 +58,20 @@ def model_folder(model_uri: str, environment: Mapping[str, str]) -> Iterator[Pat
 
 def read(directory: Path) -> TokenizerFiles:
     """Read the files. Raises TokenizerFilesError when there is no tokenizer.json or a file is not valid."""
-    path = directory / "tokenizer.json"
-    try:
-        tokenizer_json = path.read_bytes()
-    except OSError as error:
-        raise TokenizerFilesError(
-            f"no tokenizer: cannot read {path} ({error.strerror}). The transformer needs the model's tokenizer.json; "
-            "point --model_dir or --model_uri at it"
-        ) from error
-    template = directory / "chat_template.jinja"
     named = sorted((directory / "additional_chat_templates").glob("*.jinja"))
-    return TokenizerFiles(
-        tokenizer_json=tokenizer_json,
-        tokenizer_config=_json(directory / "tokenizer_config.json"),
-        special_tokens_map=_json(directory / "special_tokens_map.json"),
-        template=template.read_text(encoding="utf-8") if template.exists() else None,
-        named_templates={file.stem: file.read_text(encoding="utf-8") for file in named},
-        context_length=context_length(_json(directory / "config.json")),
-    )
-
-
-def context_length(config: Mapping[str, Any]) -> int | None:
-    """The longest context the model's config allows, in tokens; the predictor's engine may allow less."""
-    if isinstance(config.get("text_config"), dict):
-        config = config["text_config"]
-    length = next((config[key] for key in _LENGTH_KEYS if isinstance(config.get(key), int)), None)
-    if length is None or length <= 0:
-        return None
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    factor = scaling.get("factor") if isinstance(scaling, dict) else None
-    return int(length * max(1.0, float(factor))) if isinstance(factor, int | float) else int(length)
-
-
-def _json(path: Path) -> dict[str, Any]:
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    try:
-        return msgspec.json.decode(raw, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise TokenizerFilesError(f"{path} is not valid JSON: {error}") from error
+        return TokenizerFiles(
+            tokenizer_json=read_file(directory / "tokenizer.json"),
+            tokenizer_config=read_object(directory / "tokenizer_config.json") or {},
+            special_tokens_map=read_object(directory / "special_tokens_map.json") or {},
+            template=read_text(directory / "chat_template.jinja"),
+            named_templates={file.stem: read_text(file) or "" for file in named[:_MOST_TEMPLATES]},
+            context_length=scaled_context_length_of(read_object(directory / "config.json") or {}),
+        )
+    except FileNotFoundError as error:
+        raise TokenizerFilesError(
+            f"no tokenizer: cannot read {directory / 'tokenizer.json'} ({error.strerror}). The transformer needs the "
+            "model's tokenizer.json; point --model_dir or --model_uri at it"
+        ) from error
+    except FileRefused as error:
+        raise TokenizerFilesError(f"{directory}: {error.message}") from error

@@ -18,19 +18,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from pilotlight_engine import model_source
 from pilotlight_engine.boot import checkpoint_check
+from pilotlight_models.checkpoint import adapter_rank, read_checkpoint
+from pilotlight_models.folder_files import FileRefused, check_folder, read_object
 from pilotlight_models.in_place import folder_in_place
 from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
-from pilotlight_protocol.fingerprint import architecture_hash, engine_fingerprint
-from pilotlight_protocol.manifest import ManifestFile
+from pilotlight_protocol.fingerprint import engine_fingerprint
 from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_store import Lease, Progress, Store
-from pilotlight_store.errors import VerificationFailed
 from pilotlight_store.published import page_cache
-from pilotlight_store.published.checkpoint import inventory, quantization_of
 
 PROVEN_SWAPS = frozenset({("none", "cpu"), ("awq", "cpu")})
 """(quantization, device kind) whose swap is proven by tests; the engine host has the same list and the last word."""
@@ -210,7 +208,7 @@ class ModelFiles:
         with self._lock:
             known = self._contents.get(located.identity)
         if known is None:
-            files = sorted(path for path in located.folder.iterdir() if path.is_file())
+            files = sorted(check_folder(located.folder))
             known = _hash([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
             with self._lock:
                 _remember(self._contents, located.identity, known)
@@ -237,9 +235,11 @@ def _folder(uri: str) -> Path | None:
 
 def _located(folder: Path, digest: str) -> Located:
     try:
-        found = sorted((path, path.stat()) for path in folder.iterdir() if path.is_file())
+        found = sorted(check_folder(folder).items())
     except OSError as error:
         raise ModelNotFound(f"{folder}: {error.strerror or error}") from error
+    except FileRefused as error:
+        raise InvalidInput(f"{folder} cannot be served: {error.message}") from error
     weights = [(path, facts) for path, facts in found if path.suffix == ".safetensors"]
     if not weights:
         raise InvalidInput(f"{folder} holds no safetensors weights; pickled ones are refused, convert the model first")
@@ -252,18 +252,15 @@ def _located(folder: Path, digest: str) -> Located:
 
 
 def _read_architecture(located: Located) -> _Architecture:
-    config = model_source.read_config(located.folder)
-    names = {path.name for path in located.folder.iterdir()}
-    files: Sequence[ManifestFile] = [ManifestFile(path.name, path.stat().st_size, "") for path in located.files]
     try:
-        tensors = inventory(located.folder, files)
-    except VerificationFailed as error:
-        raise InvalidInput(f"{located.folder}: {error.message}") from error
-    generation_config = model_source.read_generation_config(located.folder)
-    if found := checkpoint_check.reasons(config, tensors, generation_config):
+        checkpoint = read_checkpoint(located.folder)
+        generation_config = read_object(located.folder / "generation_config.json")
+        read = _Architecture(checkpoint.architecture, checkpoint.quantization)
+    except FileRefused as error:
+        raise InvalidInput(f"{located.folder} cannot be served: {error.message}") from error
+    if found := checkpoint_check.reasons(checkpoint.config, checkpoint.inventory, generation_config):
         raise InvalidInput(f"{located.folder} cannot be served: {'; '.join(found)}")
-    quantization = quantization_of(config, names)
-    return _Architecture(architecture_hash(config, tensors, quantization), quantization)
+    return read
 
 
 def _adapter_folder(path: str) -> Path:
@@ -275,9 +272,9 @@ def _adapter_folder(path: str) -> Path:
 
 def _rank(path: str) -> int:
     try:
-        return int(json.loads((_adapter_folder(path) / "adapter_config.json").read_bytes())["r"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: adapter_config.json gives no rank: {error}") from error
+        return adapter_rank(_adapter_folder(path))
+    except FileRefused as error:
+        raise InvalidInput(f"{path}: {error.message}") from error
 
 
 def kv_cache_bytes(device: str, environment: Mapping[str, str]) -> int | None:
