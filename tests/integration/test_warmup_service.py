@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import random
 import re
 import time
@@ -409,3 +410,66 @@ async def test_churn_with_kills_answers_from_the_right_weights_or_not_at_all(sta
         assert not [line for line in lines if line["state"] in {"queued", "placing", "active"}]
         for _ in range(2):
             assert await generate(await pool.lease(folders[1], priority="interactive"), 1) == [1]
+
+
+async def test_a_folder_that_blocks_or_has_no_end_is_refused_at_once_and_nobody_else_notices(
+    start: Start, models: Any
+) -> None:
+    bad = {name: models(number) for number, name in enumerate(BAD_FILES, 10)}
+    for name, (spoil, _) in BAD_FILES.items():
+        spoil(bad[name])
+    good = models(1)
+    async with start() as pool:
+        await pool.release(await pool.lease(good))
+        before = resident_bytes(pool)
+
+        async def refused(name: str) -> float:
+            began_s = time.monotonic()
+            answer = await pool.ask(bad[name])
+            assert answer.status == 400, answer
+            assert BAD_FILES[name][1] in answer.body["error"]
+            return time.monotonic() - began_s
+
+        asking = asyncio.gather(*(refused(name) for name in bad for _ in range(10)))
+        served_s = []
+        while not asking.done():
+            began_s = time.monotonic()
+            lease = await pool.lease(good)
+            assert await generate(lease, 2) == [1, 1]
+            await pool.release(lease)
+            served_s.append(time.monotonic() - began_s)
+        refused_s = await asking
+        grown = resident_bytes(pool) - before
+        print(f"{len(refused_s)} refused within {max(refused_s):.2f} s, {len(served_s)} leases of the good model ",
+              f"within {max(served_s):.2f} s each, the pool grew by {grown / 2**20:.1f} MiB")  # fmt: skip
+        assert max(refused_s) < 5.0
+        assert max(served_s) < 5.0
+        assert grown < 64 * 2**20
+
+
+def resident_bytes(pool: Pool) -> int:
+    """The most there ever was, of the service alone: what was taken and given back counts too."""
+    status = Path(f"/proc/{pool.process.pid}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(3 * 2**30)
+
+
+def endless(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "fifo": (lambda folder: os.mkfifo(folder / "tokenizer.json"), "tokenizer.json is not a regular file"),
+    "sparse config": (lambda folder: sparse(folder / "config.json"), "config.json has 3221225472 bytes"),
+    "sparse index": (
+        lambda folder: sparse(folder / "model.safetensors.index.json"),
+        "model.safetensors.index.json has 3221225472 bytes",
+    ),
+    "device": (lambda folder: endless(folder / "generation_config.json"), "generation_config.json is not a regular"),
+    "nested": (lambda folder: (folder / "config.json").write_bytes(b"[" * 10**6), "nested too deeply"),  # type: ignore[dict-item,return-value]
+}

@@ -1,26 +1,21 @@
 """The models of this node for its agent: what is here is looked up at once, what is not is fetched beside that.
 
-Look-ups have a few threads that never wait for a network; downloads have theirs (`model_fetches`).
+Look-ups have threads that never wait for a network (`model_look_ups`); downloads have theirs (`model_fetches`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 from pilotlight_pool.agent.model_fetches import ModelFetches
 from pilotlight_pool.agent.model_files import Located, ModelFiles
+from pilotlight_pool.agent.model_look_ups import ModelLookUps
 from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_protocol.errors import ModelNotFound, Unavailable
 from pilotlight_store import Lease
 
-_LOOK_UPS_AT_ONCE = 4
 # A stored model whose source answers later than this is served as it is here.
 _REFRESH_PATIENCE_S = 5.0
-_Order = TypeVar("_Order")
-_Result = TypeVar("_Result")
 
 
 class NodeModels:
@@ -29,21 +24,21 @@ class NodeModels:
     def __init__(self, files: ModelFiles) -> None:
         self._files = files
         self._fetches = ModelFetches(files.fetch)
-        self._look_ups = ThreadPoolExecutor(_LOOK_UPS_AT_ONCE, "look-up")
+        self._look_ups = ModelLookUps()
 
     async def peek(self, order: ModelOrder) -> ModelFacts | None:
-        return await self._look_up(self._files.peek, order)
+        return await self._look_ups.look(order.uri, lambda: self._files.peek(order))
 
     async def describe(self, order: ModelOrder) -> ModelFacts:
-        facts = await self._look_up(self._files.known, order)
+        facts = await self._look_ups.look(order.uri, lambda: self._files.known(order))
         if facts is not None:
             return facts
-        here = await self._look_up(self._files.peek, order)
+        here = await self._look_ups.look(order.uri, lambda: self._files.peek(order))
         if here is None:
             await self._fetches.fetch(order.uri)
         else:
             await self._fetches.refresh(order.uri, _REFRESH_PATIENCE_S)
-        facts = await self._look_up(self._files.known, order) or here
+        facts = await self._look_ups.look(order.uri, lambda: self._files.known(order)) or here
         if facts is None:
             raise Unavailable(f"{order.uri} was evicted at once: the store has too little room", retry_after_s=5.0)
         return facts
@@ -53,17 +48,22 @@ class NodeModels:
         changed or gone."""
         try:
             try:
-                return await self._look_up(self._files.hold, order)
+                return await self._hold(order)
             except ModelNotFound:
                 async with asyncio.timeout(deadline_s):
                     await self.describe(order.model)
-            return await self._look_up(self._files.hold, order)
+            return await self._hold(order)
         except TimeoutError as error:
             raise Unavailable(f"{order.model.uri} was not fetched again within {deadline_s:g} s") from error
 
     async def close(self) -> None:
-        self._look_ups.shutdown(wait=False, cancel_futures=True)
+        self._look_ups.close()
         await self._fetches.close()
 
-    async def _look_up(self, look: Callable[[_Order], _Result], order: _Order) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._look_ups, look, order)
+    async def _hold(self, order: EngineOrder) -> tuple[Located, Lease | None]:
+        return await self._look_ups.look(order.model.uri, lambda: self._files.hold(order), _release)
+
+
+def _release(held: tuple[Located, Lease | None]) -> None:
+    if held[1] is not None:
+        held[1].release()

@@ -1,0 +1,82 @@
+"""A folder that hangs holds up who asks for it, and nobody else. Look-ups are threads that wait for the test."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from pilotlight_pool.agent.model_look_ups import ModelLookUps
+from pilotlight_protocol.errors import InvalidInput, Unavailable
+
+GOOD, BAD = "/models/good", "/models/bad"
+
+
+async def forgotten(look_ups: ModelLookUps) -> None:
+    end_s = time.monotonic() + 20
+    while look_ups._models:
+        assert time.monotonic() < end_s
+        await asyncio.sleep(0.001)
+
+
+async def test_one_model_that_hangs_is_given_up_and_the_others_are_read_meanwhile() -> None:
+    look_ups, answers, begun = ModelLookUps(deadline_s=0.05), threading.Event(), []
+
+    def hang() -> None:
+        begun.append(1)
+        answers.wait(20)
+
+    try:
+        asked = [asyncio.create_task(look_ups.look(BAD, hang)) for _ in range(40)]
+        for number in range(10):
+            assert await look_ups.look(GOOD, lambda number=number: number) == number  # type: ignore[misc]
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {Unavailable}
+        assert "/models/bad was not read within 0.05 s" in str(outcomes[0])
+        with pytest.raises(Unavailable):
+            await look_ups.look(BAD, hang)
+        assert len(begun) == 2, "a model has two threads at most, however often it is asked for"
+    finally:
+        answers.set()
+    await forgotten(look_ups)
+    assert await look_ups.look(BAD, lambda: "answers again") == "answers again"
+    look_ups.close()
+
+
+async def test_what_a_look_up_raises_is_raised_and_no_model_is_remembered() -> None:
+    look_ups = ModelLookUps()
+
+    def refuse() -> None:
+        raise InvalidInput("no model")
+
+    def late() -> None:
+        raise TimeoutError("the work's own")
+
+    for number in range(3):
+        with pytest.raises(InvalidInput, match="no model"):
+            await look_ups.look(f"/models/{number}", refuse)
+    with pytest.raises(TimeoutError, match="the work's own"):
+        await look_ups.look(BAD, late)
+    await forgotten(look_ups)
+    look_ups.close()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await look_ups.look(GOOD, lambda: 1)
+
+
+async def test_who_stops_waiting_frees_its_turn_when_the_thread_ends_and_what_it_found_is_given_back() -> None:
+    look_ups, answers = ModelLookUps(), threading.Event()
+    given_back: list[bool] = []
+    first = [asyncio.create_task(look_ups.look(BAD, lambda: answers.wait(20), given_back.append)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for task in first:
+        task.cancel()
+    waiting = asyncio.create_task(look_ups.look(BAD, lambda: "its turn"))
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    assert not done
+    answers.set()
+    assert await waiting == "its turn"
+    await forgotten(look_ups)
+    assert given_back == [True, True]
+    look_ups.close()
