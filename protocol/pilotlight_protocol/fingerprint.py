@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
+import msgspec
+
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 HEADER_LENGTH_BYTES = 8
 MAX_RANK = 64  # PyTorch's own limit on a tensor's dimensions
@@ -39,6 +41,8 @@ _SET_BY_A_SWAP = frozenset({
     "max_length", "min_length", "repetition_penalty", "length_penalty", "num_beams", "num_beam_groups",
     "no_repeat_ngram_size", "early_stopping", "num_return_sequences", "diversity_penalty",
 })  # fmt: skip
+# Entry by entry: a large header decoded at once keeps every other thread of its process waiting for a second.
+_HEADER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _IGNORED = _WRITTEN_BY_TOOLS | _TRAINING_ONLY | _SET_BY_A_SWAP
 
 
@@ -83,13 +87,13 @@ def tensor_spans(header: bytes, file_size_bytes: int) -> tuple[TensorSpan, ...]:
     length = header_length(header)
     if len(header) < HEADER_LENGTH_BYTES + length:
         raise HeaderInvalid("the file ends inside its header")
-    try:
-        entries = json.loads(header[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + length])
-    except (ValueError, RecursionError) as error:
-        raise HeaderInvalid(f"the header is no JSON: {error}") from error
-    if not isinstance(entries, dict):
-        raise HeaderInvalid("the header is no JSON object")
     end = data_start = HEADER_LENGTH_BYTES + length
+    try:
+        entries = _HEADER.decode(memoryview(header)[HEADER_LENGTH_BYTES:data_start])
+    except msgspec.ValidationError as error:
+        raise HeaderInvalid("the header is no JSON object") from error
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise HeaderInvalid(f"the header is no JSON: {error}") from error
     spans = sorted(_span(name, entry, data_start) for name, entry in entries.items() if name != "__metadata__")
     for span in spans:
         if span.start != end:
@@ -103,7 +107,11 @@ def tensor_spans(header: bytes, file_size_bytes: int) -> tuple[TensorSpan, ...]:
     return tuple(spans)
 
 
-def _span(name: str, entry: object, data_start: int) -> TensorSpan:
+def _span(name: str, text: msgspec.Raw, data_start: int) -> TensorSpan:
+    try:
+        entry = msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise HeaderInvalid(f"tensor {name!r} is no JSON: {error}") from error
     if not isinstance(entry, dict):
         raise HeaderInvalid(f"tensor {name!r} is no JSON object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
