@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help trace-request setup demo demo-pool up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-policy bench-fairness bench-prefetch reference models lock clean
+.PHONY: help trace-request setup demo demo-pool up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-fairness bench-prefetch reference models lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ bench-overhead: $(READY) ## vLLM's own server beside predictor and transformer +
 
 bench-endpoints: $(READY) ## 200 endpoints at zero: time until ready, memory
 	@$(BIN)/python benchmarks/endpoints_at_zero.py
+
+bench-replicas: $(READY) ## the quickstart under 200 streams with several predictor pods per engine slot: time to the first token
+	@$(BIN)/python benchmarks/replicas.py
 
 reference: $(READY) ## write docs/reference.md from the code again
 	@$(BIN)/python scripts/make_reference.py

@@ -26,7 +26,8 @@ _FOREVER_S = 1e7
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A lease that is wanted at `at_s` for `work_s` seconds of work, then released."""
+    """A lease that is wanted at `at_s` for `work_s` seconds of work, then released. `endpoint`: those of one may share
+    an engine, "" for one of its own."""
 
     at_s: float
     lease_id: str
@@ -35,6 +36,7 @@ class Arrival:
     work_s: float
     priority: Priority = "normal"
     fingerprint: str = FINGERPRINT
+    endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +124,8 @@ class _Holders:
 
     async def _ready(self, arrival: Arrival) -> LeaseAnswer:
         asked = LeaseRequest(
-            f"model://{arrival.fingerprint}/{arrival.model}", arrival.model, arrival.tenant, arrival.priority,
-            deadline_s=_FOREVER_S, wait_s=0.0,
+            f"model://{arrival.fingerprint}/{arrival.model}", arrival.endpoint or arrival.lease_id, arrival.tenant,
+            arrival.priority, deadline_s=_FOREVER_S, wait_s=0.0,
         )  # fmt: skip
         answer = await self._desk.request(asked, TRUSTED)
         self.outcome.first_eta_s.setdefault(arrival.lease_id, answer.eta_s)

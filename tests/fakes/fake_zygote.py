@@ -44,9 +44,9 @@ class Host:
         self.model = load(config.model_dir)
         self.model_name = config.model_name
         self.generation = 0
-        self.grant: f.Grant | None = None
-        self.holder: socket.socket | None = None
-        self.streams: dict[int, list[Any]] = {}
+        self.grants: dict[str, f.Grant] = {}
+        self.holders: dict[socket.socket, str] = {}
+        self.streams: dict[tuple[socket.socket, int], list[Any]] = {}
         self.was_busy = False
 
     def run(self) -> None:
@@ -80,8 +80,7 @@ class Host:
                 if not data:
                     splitters.pop(sock).feed(b"")
                     sock.close()
-                    if sock is self.holder:
-                        self.holder, self.streams = None, {}
+                    self.forget(sock)
                     continue
                 for body in list(splitters[sock].feed(data)):
                     if sock is self.control:
@@ -104,29 +103,27 @@ class Host:
                     self.tell(f.SwapFailed(generation, "a tensor is missing"))
                     os._exit(1)
                 misbehave(model, "swap", self.fail)
-                self.close_holder("swapped")
+                self.close_holders("swapped")
                 self.model, self.model_name, self.generation = model, model_name, generation
                 phases_s = {"drain": 0.0, "weights": model.get("swap_s", 0.005), "reset": 0.0}
                 swap_check = self.swap_check("swap_check_after" if "swap_check_after" in model else "swap_check")
                 self.tell(f.Swapped(generation, phases_s, info(0.0), swap_check))
             case f.Grant(lease_id):
-                self.close_holder("another lease")
-                self.grant = frame
+                if not frame.beside:
+                    self.close_holders("another lease")
+                self.grants[lease_id] = frame
                 self.model_name = frame.model_name or self.model_name
                 self.tell(f.Granted(lease_id))
             case f.Revoke(lease_id, reason):
                 if trouble(self.model, "revoke") == "hang":
                     time.sleep(600)
-                if self.grant is not None and self.grant.lease_id == lease_id:
-                    self.grant = None
-                    self.close_holder(reason)
+                self.close_holders(reason, lease_id)
                 self.tell(f.Revoked(lease_id))
             case f.Sleep(level):
                 if self.config.engine_args.get("enable_sleep_mode") != "true":
                     self.tell(f.Rejected("Sleep", 501, "booted without sleep mode"))
                     return
-                self.grant = None
-                self.close_holder("put to sleep")
+                self.close_holders("put to sleep")
                 self.tell(f.Slept(level))
             case f.Wake():
                 misbehave(self.model, "wake", self.fail)
@@ -142,48 +139,54 @@ class Host:
         match frame:
             case f.Hello(lease_id, secret):
                 digest = hashlib.sha256(secret.encode()).hexdigest()
-                grant = self.grant
-                if grant is None or grant.lease_id != lease_id or not hmac.compare_digest(grant.secret_sha256, digest):
+                grant = self.grants.get(lease_id)
+                if grant is None or not hmac.compare_digest(grant.secret_sha256, digest):
                     sock.close()
                     return
-                self.holder = sock
+                self.holders[sock] = lease_id
                 sock.sendall(f.encode(f.Welcome(info(0.0), f.EngineStats(), self.model_name)))
-            case f.Generate(stream, request) if sock is self.holder:
-                self.streams[stream] = [request.parameters.max_tokens or 1, 0, request.prompt_token_ids[-1]]
+            case f.Generate(stream, request) if sock in self.holders:
+                self.streams[sock, stream] = [request.parameters.max_tokens or 1, 0, request.prompt_token_ids[-1]]
             case f.Check(call):
                 sock.sendall(f.encode(f.Checked(call)))
             case f.Metrics(call):
                 sock.sendall(f.encode(f.MetricsText(call, b"")))
             case f.Abort(stream):
-                self.streams.pop(stream, None)
+                self.streams.pop((sock, stream), None)
 
     def step(self) -> float | None:
         """Send a token of every stream; returns how long to sleep, None for until there is work."""
         if bool(self.streams) != self.was_busy:
             self.was_busy = bool(self.streams)
             self.tell(f.Busy() if self.was_busy else f.Idle())
-        if not self.streams or self.holder is None:
+        if not self.streams:
             return None
-        deltas: list[tuple[int, TokenDelta]] = []
+        deltas: dict[socket.socket, list[tuple[int, TokenDelta]]] = {sock: [] for sock, _ in self.streams}
         tokens, counting = self.model.get("tokens", [7]), self.model.get("counting")
-        for stream, (left, sent, prompt) in list(self.streams.items()):
+        for (sock, stream), (left, sent, prompt) in list(self.streams.items()):
             last = left == 1
             token = tokens[sent % len(tokens)] if counting is None else (prompt + counting * (sent + 1)) % 32000
-            deltas.append((stream, TokenDelta(0, [token], "length" if last else None)))
-            self.streams[stream] = [left - 1, sent + 1, prompt]
+            deltas[sock].append((stream, TokenDelta(0, [token], "length" if last else None)))
+            self.streams[sock, stream] = [left - 1, sent + 1, prompt]
             if last:
-                del self.streams[stream]
-        with contextlib.suppress(OSError):
-            self.holder.sendall(f.encode(f.Step(deltas, f.EngineStats(len(self.streams)))))
+                del self.streams[sock, stream]
+        for sock, share in deltas.items():
+            with contextlib.suppress(OSError):
+                sock.sendall(f.encode(f.Step(share, f.EngineStats(len(self.streams)))))
         return float(self.model.get("step_s", 0.001))
 
-    def close_holder(self, reason: str) -> None:
-        self.streams = {}
-        if self.holder is not None:
+    def close_holders(self, reason: str, only: str = "") -> None:
+        """Of every lease, or of this one `only`."""
+        self.grants = {lease_id: grant for lease_id, grant in self.grants.items() if only not in ("", lease_id)}
+        for sock in [sock for sock, lease_id in self.holders.items() if only in ("", lease_id)]:
+            self.forget(sock)
             with contextlib.suppress(OSError):
-                self.holder.sendall(f.encode(f.Failed(reason)))
-                self.holder.shutdown(socket.SHUT_RDWR)
-            self.holder = None
+                sock.sendall(f.encode(f.Failed(reason)))
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def forget(self, holder: socket.socket) -> None:
+        self.holders.pop(holder, None)
+        self.streams = {key: stream for key, stream in self.streams.items() if key[0] is not holder}
 
     def swap_check(self, name: str) -> f.SwapCheck:
         token_id, logprob = (

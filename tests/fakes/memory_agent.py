@@ -40,7 +40,7 @@ class MemoryAgent:
         self.slots = tuple(SlotFacts(slot_id, "cpu", memory_bytes, 1, sleepers, GIB) for slot_id in slot_ids)
         self.calls: list[tuple[str, ...]] = []
         self.asked: list[tuple[str, str]] = []
-        self.granted: dict[str, str] = {}
+        self.granted: dict[str, tuple[str, ...]] = {}
         self.told: dict[str, list[str]] = {}
         self.loaded: dict[str, str] = {}
         self.asleep: dict[str, dict[int, str]] = {slot_id: {} for slot_id in slot_ids}
@@ -110,10 +110,11 @@ class MemoryAgent:
 
     async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
         self._living(slot_id)
-        assert slot_id not in self.granted
+        assert grant.beside == (slot_id in self.granted)
         await self._command("grant", slot_id, grant.lease_id)
         self._living(slot_id)
-        self.granted[slot_id] = grant.lease_id
+        others = self.granted.get(slot_id, ()) if grant.beside else ()
+        self.granted[slot_id] = (*(lease_id for lease_id in others if lease_id != grant.lease_id), grant.lease_id)
         return f"unix:///{slot_id}"
 
     async def revoke(self, slot_id: str, lease_id: str, reason: str, deadline_s: float) -> None:
@@ -121,7 +122,8 @@ class MemoryAgent:
         self._living(slot_id)
         await self._command("revoke", slot_id, lease_id)
         self._living(slot_id)
-        self.granted.pop(slot_id, None)
+        left = tuple(other for other in self.granted.get(slot_id, ()) if other != lease_id)
+        self.granted = {**self.granted, slot_id: left} if left else _without(self.granted, slot_id)
 
     async def stop(self, slot_id: str) -> None:
         await self._command("stop", slot_id, "")
@@ -159,3 +161,7 @@ class MemoryAgent:
     def _living(self, slot_id: str) -> None:
         if slot_id not in self.loaded:
             raise EngineGone("there is no engine in this slot")
+
+
+def _without(granted: dict[str, tuple[str, ...]], slot_id: str) -> dict[str, tuple[str, ...]]:
+    return {key: leases for key, leases in granted.items() if key != slot_id}

@@ -473,3 +473,25 @@ BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "device": (lambda folder: endless(folder / "generation_config.json"), "generation_config.json is not a regular"),
     "nested": (lambda folder: (folder / "config.json").write_bytes(b"[" * 10**6), "nested too deeply"),  # type: ignore[dict-item,return-value]
 }
+
+
+async def test_two_holders_of_one_endpoint_stream_at_once_from_one_slot(start: Start, models: Any) -> None:
+    model = models(7, step_s=0.01)
+    async with start() as pool:
+        first, second = await pool.lease(model), await pool.lease(model)
+        assert (second["path"], second["endpoint"]) == ("share", first["endpoint"])
+        async with Holder.open(first) as one, Holder.open(second) as two:
+            one.ask(10_000)
+            two.ask(10_000)
+            for holder in (one, two, one, two):
+                while not isinstance(frame := await holder.frame(), f.Step) or not frame.deltas:
+                    continue
+                assert {token for _, delta in frame.deltas for token in delta.token_ids} == {7}
+            await pool.release(first)
+            with contextlib.suppress(EOFError):
+                while not isinstance(await one.frame(), f.Failed):
+                    continue
+            for _ in range(3):
+                assert isinstance(await two.frame(), f.Step), "who stays streams on"
+        assert (await pool.heartbeat(second)).status == 200
+        assert await generate(second, 3) == [7] * 3

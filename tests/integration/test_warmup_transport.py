@@ -162,7 +162,7 @@ async def test_a_command_outlives_its_connection_and_its_slot_is_told_when_it_is
         assert (await asking).state == "active"
         await until(lambda: not one.coordinator.pool.absent)
         assert one.coordinator.pool.ledger.slots[busy].state is SlotState.IDLE
-        assert agent.granted == {other: (await asking).lease_id}
+        assert agent.granted == {other: ((await asking).lease_id,)}
 
 
 class Fetching(MemoryAgent):

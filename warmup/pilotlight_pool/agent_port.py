@@ -98,8 +98,8 @@ class EngineOrder(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """One lease on one engine. The agent keeps it, so that a new coordinator can learn of it. `held_s`: since when,
-    as an age, because the clocks of two machines differ."""
+    """One lease on one engine, alone or `beside` those that are there. The agent keeps it, so that a new coordinator
+    can learn of it. `held_s`: since when, as an age, because the clocks of two machines differ."""
 
     lease_id: str
     secret_sha256: str
@@ -108,6 +108,7 @@ class Grant(msgspec.Struct, frozen=True):
     priority: Priority
     isolation: Isolation
     held_s: float = 0.0
+    beside: bool = False
 
 
 class EngineReady(msgspec.Struct, frozen=True):
@@ -140,7 +141,7 @@ class SlotReport(msgspec.Struct, frozen=True):
     engine: EngineOrder | None = None
     tenant: str = ""
     isolation: Isolation = "shared"
-    grant: Grant | None = None
+    grants: tuple[Grant, ...] = ()
     idle: bool = True
     endpoint: str = ""
     swap_path: str = ""

@@ -84,7 +84,7 @@ def boot(link: PoolLink, config: HostConfig, data: socket.socket | None) -> Pool
         link.let_in(data)
     link.control.send(encode(Booted(engine.describe(clock.phases_s), address, engine.swap_check)))
     ready.set()
-    return PoolService(link, engine, config.model_name, clock.phases_s, only_holder=data is not None)
+    return PoolService(link, engine, config.model_name, clock.phases_s)
 
 
 def _settings(config: HostConfig) -> EngineSettings:

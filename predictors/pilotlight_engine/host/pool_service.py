@@ -101,7 +101,6 @@ class PoolService:
         model_name: str,
         boot_phases_s: dict[str, float],
         clock: Callable[[], float] = time.monotonic,
-        only_holder: bool = False,
     ) -> None:
         self._link = link
         self._engine = engine
@@ -111,10 +110,7 @@ class PoolService:
         self._generation = 0
         self._tenant: str | None = None
         self._holders: dict[str, LeaseLink] = {}
-        self._batch: SharedBatch[GenerateRequest] = SharedBatch(
-            # With nobody to share with nothing waits here: the engine's own queue knows priorities.
-            sys.maxsize if only_holder else engine.batch_size
-        )
+        self._batch: SharedBatch[GenerateRequest] = SharedBatch(engine.batch_size)
         self._sent_stats: dict[str, EngineStats] = {}
         self._was_busy = False
         self._asleep = False
@@ -202,7 +198,8 @@ class PoolService:
                 if self._asleep:
                     self._answer(link, Refused(stream, Unavailable.http_status, "the engine is asleep"))
                     return
-                self._batch.ask(link.grant.lease_id, stream, request, request.parameters.n or 1)
+                wanted = request.parameters
+                self._batch.ask(link.grant.lease_id, stream, request, wanted.n or 1, wanted.priority)
                 self._let_in()
             case Abort(stream):
                 self._forget(link.grant.lease_id, stream)
@@ -211,7 +208,7 @@ class PoolService:
 
     def _let_in(self) -> None:
         """Requests that wait here, in turn, as many as the engine can have at work."""
-        while (turn := self._batch.next()) is not None:
+        while (turn := self._batch.next(alone=len(self._holders) < 2)) is not None:
             try:
                 self._engine.add(turn.number, turn.request)
             except PilotlightError as error:

@@ -1,7 +1,8 @@
 """Whose request enters the engine next, where several holders share its batch.
 
 Requests beyond what the engine can have at work wait here, by holder, and holders take turns: one with a hundred
-waiting delays one with ten by one request each, not by a hundred. Pure.
+waiting delays one with ten by one request each, not by a hundred. Each holder's own enter by priority, then in
+the order in which they came. Pure.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ _Request = TypeVar("_Request")
 
 @dataclass(frozen=True, slots=True)
 class Asked(Generic[_Request]):
-    """`stream` is the holder's number for its request, `number` ours: never used twice."""
+    """`stream` is the holder's number for its request, `number` ours: never used twice. The lower
+    `priority`, the earlier."""
 
     number: int
     lease_id: str
     stream: int
     request: _Request
     choices: int = 1
+    priority: int = 0
 
 
 class SharedBatch(Generic[_Request]):
@@ -39,17 +42,18 @@ class SharedBatch(Generic[_Request]):
     def at_work(self) -> int:
         return len(self._at_work)
 
-    def ask(self, lease_id: str, stream: int, request: _Request, choices: int = 1) -> None:
+    def ask(self, lease_id: str, stream: int, request: _Request, choices: int = 1, priority: int = 0) -> None:
         self._last_number += 1
-        asked = Asked(self._last_number, lease_id, stream, request, choices)
+        asked = Asked(self._last_number, lease_id, stream, request, choices, priority)
         self._waiting.setdefault(lease_id, OrderedDict())[stream] = asked
 
-    def next(self) -> Asked[_Request] | None:
-        """The request that enters now; None while nothing waits or the batch is full."""
-        if not self._waiting or len(self._at_work) >= self._size:
+    def next(self, *, alone: bool = False) -> Asked[_Request] | None:
+        """The request that enters now; None while nothing waits or the batch is full. `alone`: there is nobody to share
+        with, so nothing waits here: the engine's own queue knows priorities."""
+        if not self._waiting or (len(self._at_work) >= self._size and not alone):
             return None
         lease_id, queue = next(iter(self._waiting.items()))
-        _, asked = queue.popitem(last=False)
+        asked = queue.pop(min(queue.values(), key=lambda each: (each.priority, each.number)).stream)
         if queue:
             self._waiting.move_to_end(lease_id)
         else:

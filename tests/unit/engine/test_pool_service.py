@@ -13,6 +13,7 @@ import pytest
 from pilotlight_engine.errors import SwapBroken, SwapNotPossible
 from pilotlight_engine.host.pool_link import FromLease, Joined, LeaseLink, Left
 from pilotlight_engine.host.pool_service import PoolService
+from pilotlight_engine.host.shared_batch import SharedBatch
 from pilotlight_protocol.engine_frames import (
     Abort,
     Busy,
@@ -435,14 +436,27 @@ def test_a_long_queue_of_one_holder_does_not_starve_the_other() -> None:
     assert [place for place, asked in enumerate(order) if asked.startswith("L2")][-1] <= 4 + 2 * 10
 
 
-@pytest.mark.parametrize("only_holder", [True, False])
-def test_who_has_the_engine_to_itself_leaves_the_order_to_the_engine(only_holder: bool) -> None:
+def test_a_holders_own_requests_enter_by_priority_then_in_the_order_they_came() -> None:
+    batch: SharedBatch[str] = SharedBatch(1)
+    for stream, priority in enumerate((0, 5, -1, 0)):
+        batch.ask("L1", stream, "", priority=priority)
+    batch.ask("L2", 9, "", priority=100)
+    order = []
+    while (turn := batch.next()) is not None:
+        order.append((turn.lease_id, turn.stream))
+        batch.forget(turn.number)
+    assert order == [("L1", 2), ("L2", 9), ("L1", 0), ("L1", 3), ("L1", 1)]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_who_has_the_engine_to_itself_leaves_the_order_to_the_engine(alone: bool) -> None:
     """The engine's own queue knows priorities; where holders share, requests beyond a batch wait in front of it."""
-    engine, mine = FakeEngine(), grant("own")
+    engine, mine, other = FakeEngine(), grant("own"), beside("other")
     lease = FakeLease(mine)
     asks = [FromLease(lease, ask(stream)) for stream in range(engine.batch_size + 3)]
     running: list[int] = []
-    link = FakeLink([mine, Joined(lease), *asks, lambda: running.append(len(engine.running))])
-    PoolService(link, engine, "first", {}, only_holder=only_holder).serve()  # type: ignore[arg-type]
-    assert running == [len(asks) if only_holder else engine.batch_size]
+    others = [] if alone else [other, Joined(FakeLease(other))]
+    link = FakeLink([mine, Joined(lease), *others, *asks, lambda: running.append(len(engine.running))])
+    PoolService(link, engine, "first", {}).serve()  # type: ignore[arg-type]
+    assert running == [len(asks) if alone else engine.batch_size]
     assert engine.closed

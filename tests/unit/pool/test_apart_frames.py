@@ -29,7 +29,7 @@ from pilotlight_store.errors import SourceUnavailable, StoreFull, VerificationFa
 FACTS = ModelFacts("k", "f", "awq", 1, 2, "remote", True)
 ORDER = EngineOrder(ModelOrder("hf://a/b", {"max_model_len": "64"}, loras=(("x", "/x"),)), FACTS, "m")
 GRANT = Grant("l", "h", "t", "m", "batch", "reset", 1.5)
-REPORT = SlotReport("a/0", SlotState.LEASED, 3, ORDER, "t", "reset", GRANT, False, "tcp://h:1")
+REPORT = SlotReport("a/0", SlotState.LEASED, 3, ORDER, "t", "reset", (GRANT,), False, "tcp://h:1")
 
 
 @pytest.mark.parametrize(

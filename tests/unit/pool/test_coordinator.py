@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from memory_agent import MemoryAgent
 
@@ -635,7 +636,7 @@ async def test_predictions_are_learned_and_their_errors_shown(start: Any) -> Non
     assert 'pilotlight_slots{state="idle"} 1.0' in text
     assert 'pilotlight_leases{path="swap",state="released"} 2.0' in text
     first = await world.lease(A, tenant="a")
-    second = await world.ask(A, tenant="a")
+    second = await world.ask(A, tenant="a", priority="batch")
     world.now_s += 5.0
     await world.release(first)
     assert world.coordinator.desk.heartbeat(second.lease_id, TRUSTED).state == "active"
@@ -648,32 +649,157 @@ def report(slot_id: str, model: str, lease_id: str, held_s: float, *, idle: bool
     facts = ModelFacts(model, "f", "awq", 1000, 2**30, "ram", True)
     order = EngineOrder(ModelOrder(model), facts, "m")
     grant = Grant(lease_id, "hash", "a", "m", "normal", "shared", held_s)
-    return SlotReport(slot_id, SlotState.LEASED, 5, order, "a", "shared", grant, idle, f"unix:///{slot_id}")
+    return SlotReport(slot_id, SlotState.LEASED, 5, order, "a", "shared", (grant,), idle, f"unix:///{slot_id}")
 
 
 async def test_a_new_coordinator_learns_from_the_agent_what_is_granted(start: Any) -> None:
     agent = MemoryAgent("s0", "s1", "s2")
     agent.reports = {"s0": report("s0", A, "one", 5.0), "s1": report("s1", B, "two", 9.0, idle=True)}
-    agent.loaded, agent.granted = {"s0": A, "s1": B}, {"s0": "one", "s1": "two"}
+    agent.loaded, agent.granted = {"s0": A, "s1": B}, {"s0": ("one",), "s1": ("two",)}
     agent.incarnations |= {"s0": 5, "s1": 5}
     world = await start(agent=agent)
     desk = world.coordinator.desk
     assert [desk.heartbeat(lease_id, TRUSTED).state for lease_id in ("one", "two")] == ["active", "idle"]
     desk.release("one", TRUSTED)
     await world.settle()
-    assert agent.granted == {"s1": "two"}
+    assert agent.granted == {"s1": ("two",)}
     assert (await world.lease(A, tenant="b")).path == "loaded"
     agent.die("s1")
     with pytest.raises(LeaseGone):
         desk.heartbeat("two", TRUSTED)
 
 
+async def two_on_one(start: Any) -> tuple[World, LeaseAnswer, LeaseAnswer]:
+    world = await start()
+    first, second = await world.lease(A), await world.lease(A)
+    assert (second.state, second.path, second.endpoint) == ("active", "share", first.endpoint)
+    assert world.agent.granted == {"s0": (first.lease_id, second.lease_id)}
+    return world, first, second
+
+
+def charged(world: World) -> list[str]:
+    return list(world.coordinator.pool.fair.running)
+
+
+async def test_two_of_one_endpoint_share_an_engine_and_the_holder_alone_is_charged(start: Any) -> None:
+    world, first, second = await two_on_one(start)
+    assert charged(world) == [first.lease_id]
+    await world.release(first)
+    assert charged(world) == [second.lease_id]
+    assert (world.states(), world.agent.granted) == (["leased"], {"s0": (second.lease_id,)})
+    await world.release(second)
+    assert (world.states(), world.agent.granted, charged(world)) == (["idle"], {}, [])
+
+
+async def test_a_slot_of_its_own_is_better_than_a_shared_one(start: Any) -> None:
+    world = await start("s0", "s1")
+    await world.lease(A)
+    assert (await world.lease(A)).path == "fork"
+    assert (await world.lease(A)).path == "share"
+
+
+async def test_whoever_asks_while_its_endpoints_engine_boots_shares_it(start: Any) -> None:
+    world = await start()
+    world.agent.gate = asyncio.Event()
+    first, second = await world.ask(A), await world.ask(A)
+    await world.release(first)
+    third = await world.ask(A)
+    world.agent.gate.set()
+    await world.settle()
+    assert world.agent.granted == {"s0": (second.lease_id, third.lease_id)}
+    assert charged(world) == [second.lease_id]
+
+
+async def test_a_holder_that_leaves_while_another_is_let_in_leaves_it_the_slot(start: Any) -> None:
+    world = await start()
+    first = await world.lease(A)
+    world.agent.gate = asyncio.Event()
+    second = await world.ask(A)
+    await world.release(first)
+    world.agent.gate.set()
+    await world.settle()
+    assert world.coordinator.desk.heartbeat(second.lease_id, TRUSTED).state == "active"
+    assert (world.agent.granted, charged(world)) == ({"s0": (second.lease_id,)}, [second.lease_id])
+
+
+async def test_a_sharer_that_falls_silent_leaves_the_others_alone(start: Any) -> None:
+    world, first, second = await two_on_one(start)
+    world.now_s += 10.0
+    world.coordinator.pool.renew(first.lease_id)
+    world.now_s += 10.0
+    assert world.coordinator.pool.expire() == (second.lease_id,)
+    await world.settle()
+    assert (world.agent.granted, world.states()) == ({"s0": (first.lease_id,)}, ["leased"])
+
+
+async def test_an_engine_that_dies_is_lost_for_all_its_leases(start: Any) -> None:
+    world, first, second = await two_on_one(start)
+    world.agent.die("s0")
+    await world.settle()
+    for lease in (first, second):
+        with pytest.raises(LeaseGone, match="the engine was lost"):
+            world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+    assert (charged(world), world.agent.granted) == ([], {})
+
+
+async def test_a_preemption_takes_all_who_share_and_only_when_all_are_idle(start: Any) -> None:
+    world, first, second = await two_on_one(start)
+    for lease in (first, second):
+        world.agent.tell(WorkBegan("s0", lease.lease_id))
+    world.agent.tell(WorkEnded("s0", first.lease_id))
+    other = await world.ask(B, tenant="b", priority="interactive")
+    assert other.state == "queued"
+    world.agent.tell(WorkEnded("s0", second.lease_id))
+    await world.settle()
+    assert world.agent.granted == {"s0": (other.lease_id,)}
+    for lease in (first, second):
+        with pytest.raises(LeaseGone, match="preempted"):
+            world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+
+
+async def test_nobody_shares_while_another_tenants_turn_is_before_its_own(start: Any) -> None:
+    world = await start()
+    lease = await world.lease(A, tenant="a", priority="interactive")
+    world.now_s += 5.0
+    waiting = await world.ask(B, tenant="b", priority="interactive")
+    world.now_s += 1.0
+    late = await world.ask(A, tenant="a", priority="interactive")
+    assert (waiting.state, late.state) == ("queued", "queued")
+    await world.release(lease)
+    assert list(world.agent.granted.values()) == [(waiting.lease_id,)]
+
+
+async def test_whoever_is_let_in_to_an_engine_at_work_is_idle_when_its_work_ends(start: Any) -> None:
+    world = await start()
+    first = await world.lease(A)
+    world.agent.tell(WorkBegan("s0", first.lease_id))
+    second = await world.lease(A)
+    world.now_s += 5.0
+    world.coordinator.find_unused()
+    assert world.coordinator.desk.heartbeat(second.lease_id, TRUSTED).state == "active"
+    world.agent.tell(WorkEnded("s0", second.lease_id))
+    assert world.coordinator.desk.heartbeat(second.lease_id, TRUSTED).state == "idle"
+
+
+async def test_a_new_coordinator_learns_of_two_leases_on_one_slot(start: Any) -> None:
+    agent, told = MemoryAgent("s0"), report("s0", A, "one", 9.0)
+    agent.reports = {"s0": msgspec.structs.replace(told, grants=(*told.grants, *report("s0", A, "two", 5.0).grants))}
+    agent.loaded, agent.granted, agent.incarnations = {"s0": A}, {"s0": ("one", "two")}, {"s0": 5}
+    world = await start(agent=agent)
+    desk = world.coordinator.desk
+    assert [desk.heartbeat(lease_id, TRUSTED).state for lease_id in ("one", "two")] == ["active", "active"]
+    assert charged(world) == ["one"]
+    desk.release("one", TRUSTED)
+    await world.settle()
+    assert (agent.granted, charged(world)) == ({"s0": ("two",)}, ["two"])
+
+
 async def test_a_lease_that_two_slots_claim_stays_where_it_went_last(start: Any) -> None:
     agent = MemoryAgent("s0", "s1")
     agent.reports = {"s0": report("s0", A, "one", 9.0), "s1": report("s1", A, "one", 2.0)}
-    agent.loaded, agent.granted = {"s0": A, "s1": A}, {"s0": "one", "s1": "one"}
+    agent.loaded, agent.granted = {"s0": A, "s1": A}, {"s0": ("one",), "s1": ("one",)}
     world = await start(agent=agent)
-    assert agent.granted == {"s1": "one"}
+    assert agent.granted == {"s1": ("one",)}
     assert world.states() == ["idle", "leased"]
     assert world.coordinator.desk.heartbeat("one", TRUSTED).state == "active"
 
@@ -727,7 +853,8 @@ async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) 
         elif agent.granted:
             slot_id = dice.choice(list(agent.granted))
             event = dice.choice([WorkBegan, WorkEnded])
-            agent.tell(event(slot_id, agent.granted[slot_id]))
+            for lease_id in agent.granted[slot_id]:
+                agent.tell(event(slot_id, lease_id))
         await world.settle()
         for lease_id in list(living):
             try:
@@ -737,8 +864,8 @@ async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) 
                 ended += 1
         for slot in coordinator.pool.ledger.slots.values():
             if slot.state == "leased":
-                assert agent.granted[slot.slot_id] == slot.lease_id
-                assert agent.loaded[slot.slot_id] == living[slot.lease_id or ""]
+                assert set(agent.granted[slot.slot_id]) == set(slot.lease_ids)
+                assert {living[lease_id] for lease_id in slot.lease_ids} == {agent.loaded[slot.slot_id]}
     agent.fails = lambda name, slot_id, model: None
     for lease_id in living:
         coordinator.desk.release(lease_id, TRUSTED)

@@ -97,10 +97,10 @@ def served(agent: MemoryAgent, slot_id: str, lease: str, model: str, held_s: flo
     facts = ModelFacts(model, "f", "awq", 1000, 2**30, "ram", True)
     grant = Grant(lease, "hash", "default", "m", "normal", "shared", held_s)
     agent.reports[slot_id] = SlotReport(
-        slot_id, SlotState.LEASED, 5, EngineOrder(ModelOrder(model), facts, "m"), "default", "shared", grant, False,
+        slot_id, SlotState.LEASED, 5, EngineOrder(ModelOrder(model), facts, "m"), "default", "shared", (grant,), False,
         f"unix:///{slot_id}",
     )  # fmt: skip
-    agent.loaded[slot_id], agent.granted[slot_id], agent.incarnations[slot_id] = model, lease, 5
+    agent.loaded[slot_id], agent.granted[slot_id], agent.incarnations[slot_id] = model, (lease,), 5
 
 
 def two() -> tuple[MemoryAgent, MemoryAgent]:
@@ -222,7 +222,7 @@ async def test_what_was_being_placed_on_an_agent_that_goes_away_is_placed_elsewh
     assert ("boot", "a/0", A) in first.calls
     await world.leave(first)
     assert (await world.coordinator.desk.poll(lease.lease_id, 0.0, TRUSTED)).state == "active"
-    assert second.granted == {"b/0": lease.lease_id}
+    assert second.granted == {"b/0": (lease.lease_id,)}
 
 
 async def test_an_agent_that_stays_away_loses_its_leases_with_the_reason(start: Any) -> None:

@@ -74,6 +74,15 @@ def test_a_flood_does_not_double_the_p95_wait_of_a_tenant_within_its_share(
     )
 
 
+def test_a_flood_that_shares_an_engine_keeps_it_from_another_tenant_no_longer_than_one_long_lease_does() -> None:
+    pool, mine = replace(POOL, slot_count=1), quiet(1, 0.4)
+    shared = [replace(lease, model="m", endpoint="m") for lease in flood(1, "normal")]
+    long = Arrival(0.5, "flood-long", "flood", "m", SPAN_S - 20.0)
+    together = simulate(pool, [*mine, *shared], SPAN_S)
+    assert p95(together, mine) <= 1.2 * p95(simulate(pool, [*mine, long], SPAN_S), mine)
+    assert len(together.finished_at_s) > 1.5 * len(simulate(pool, [*mine, *flood(1, "normal")], SPAN_S).finished_at_s)
+
+
 def test_eleven_tenants_four_slots_and_ten_of_them_flood() -> None:
     mine = quiet(4, 0.04)
     floods = [lease for n in range(10) for lease in poisson(f"flood{n}", 9.0, 5.0, 10 + n)]

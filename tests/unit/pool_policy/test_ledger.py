@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pilotlight_pool.policy.leases import ledger as book
-from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, SERVING, LeaseEvent, LeaseState
 from pilotlight_pool.policy.leases.lease_lifecycle import TRANSITIONS as LEASE_TABLE
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.resync import resync
@@ -76,6 +76,52 @@ def test_preemption_drains_the_slot_and_the_next_lease_may_be_reserved_meanwhile
     pool = book.lease_event(pool, "l1", LeaseEvent.ACQUIRE, 8.0)
     assert pool.leases["l1"].queued_at_s == 8.0
     assert book.check(pool) == ()
+
+
+def shared(*sharers: str) -> book.Ledger:
+    """l1 holds cpu:0, the others are let in beside it."""
+    pool = book.grant(booted(pool_with_lease()), "cpu:0", 5.0)
+    for lease_id in sharers:
+        pool = book.share(book.admit(pool, wish(lease_id), 60.0, 5.0), lease_id, "cpu:0", 5.0)
+        pool = book.admit_sharer(pool, lease_id, 5.0)
+    return pool
+
+
+@pytest.mark.parametrize("event", [LeaseEvent.RELEASE, LeaseEvent.EXPIRE, LeaseEvent.REFUSE])
+def test_whoever_shares_follows_the_holder_and_the_last_to_leave_drains(event: LeaseEvent) -> None:
+    pool = book.lease_event(shared("l2", "l3"), "l1", event, 6.0)
+    assert (pool.slots["cpu:0"].state, pool.slots["cpu:0"].lease_ids) == (SlotState.LEASED, ("l2", "l3"))
+    pool = book.lease_event(pool, "l3", event, 6.0)
+    assert pool.slots["cpu:0"].lease_ids == ("l2",)
+    pool = book.lease_event(pool, "l2", event, 6.0)
+    assert (pool.slots["cpu:0"].state, pool.slots["cpu:0"].lease_ids) == (SlotState.DRAINING, ())
+    assert book.check(pool) == ()
+
+
+def test_one_that_is_served_follows_before_one_that_is_not_yet_let_in() -> None:
+    pool = book.share(book.admit(shared(), wish("l2"), 60.0, 5.0), "l2", "cpu:0", 5.0)
+    pool = book.share(book.admit(pool, wish("l3"), 60.0, 5.0), "l3", "cpu:0", 5.0)
+    pool = book.admit_sharer(pool, "l3", 5.0)
+    both = book.lease_event(pool, "l1", LeaseEvent.RELEASE, 6.0)
+    assert both.slots["cpu:0"].lease_ids == ("l3", "l2")
+    alone = book.lease_event(both, "l3", LeaseEvent.RELEASE, 6.0)
+    assert (alone.slots["cpu:0"].state, alone.slots["cpu:0"].lease_ids) == (SlotState.DRAINING, ("l2",))
+    assert book.check(both) == book.check(alone) == ()
+
+
+def test_a_lost_engine_is_lost_for_all_who_share_it() -> None:
+    pool = book.lease_event(shared("l2"), "l2", LeaseEvent.WORK_ENDED, 6.0)
+    pool = book.slot_event(pool, "cpu:0", SlotEvent.DIED, 7.0)
+    assert (pool.leases["l1"].state, pool.leases["l2"].state) == (LeaseState.QUEUED, LeaseState.PREEMPTED)
+    assert pool.slots["cpu:0"].lease_ids == ()
+    assert book.check(pool) == ()
+
+
+@pytest.mark.parametrize("other", [wish("l2", tenant="globex"), wish("l2", "n"), wish("l2", isolation="reset")])
+def test_nobody_shares_on_other_terms(other: LeaseWish) -> None:
+    pool = book.admit(shared(), other, 60.0, 5.0)
+    with pytest.raises(LifeCycleViolation, match="its endpoint's own"):
+        book.share(pool, "l2", "cpu:0", 5.0)
 
 
 def test_a_process_that_served_one_tenant_is_not_swapped_for_another_that_asks_for_reset() -> None:
@@ -158,6 +204,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def reserve(self, data: st.DataObject, slot_id: str) -> None:
         self.attempt(book.reserve, data.draw(st.sampled_from(sorted(self.admitted))), slot_id, self.now_s)
 
+    @precondition(lambda self: self.admitted)
+    @rule(data=st.data(), slot_id=st.sampled_from(SLOTS))
+    def share(self, data: st.DataObject, slot_id: str) -> None:
+        self.attempt(book.share, data.draw(st.sampled_from(sorted(self.admitted))), slot_id, self.now_s)
+
+    @precondition(lambda self: self.admitted)
+    @rule(data=st.data())
+    def admit_sharer(self, data: st.DataObject) -> None:
+        self.attempt(book.admit_sharer, data.draw(st.sampled_from(sorted(self.admitted))), self.now_s)
+
     @rule(slot_id=st.sampled_from(SLOTS))
     def grant(self, slot_id: str) -> None:
         self.attempt(book.grant, slot_id, self.now_s)
@@ -188,15 +244,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         """A coordinator restart loses no lease that an agent serves, and drains nothing that is in order."""
         held = [lease for lease in self.pool.leases.values() if lease.slot_id is not None]
-        serving = {lease.slot_id: lease for lease in held if lease.state is not LeaseState.PLACING}
-        reported = [
-            (slot if slot.slot_id in serving else replace(slot, lease_id=None), serving.get(slot.slot_id))
-            for slot in self.pool.slots.values()
-        ]
+        serving = {lease.wish.lease_id: lease for lease in held if lease.state in SERVING}
+        reported = []
+        for slot in self.pool.slots.values():
+            served = [lease_id for lease_id in slot.lease_ids if lease_id in serving]
+            told = replace(slot, lease_id=next(iter(served), None), sharers=tuple(served[1:]))
+            reported.append((told, [serving[lease_id] for lease_id in served]))
         after = resync(book.Ledger({}, {}), reported)
         assert after.stray == after.lost == ()
         assert after.ledger.slots == {slot.slot_id: slot for slot, _ in reported}
-        assert after.ledger.leases == {lease.wish.lease_id: lease for lease in serving.values()}
+        assert after.ledger.leases == serving
         assert book.check(after.ledger) == ()
 
     @invariant()

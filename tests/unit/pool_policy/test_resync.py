@@ -20,17 +20,20 @@ def wish(lease_id: str) -> LeaseWish:
     return LeaseWish(lease_id, "acme", "m", "f")
 
 
-def serving(slot_id: str, lease_id: str, since_s: float = 5.0) -> tuple[Slot, Lease]:
-    lease = Lease(wish(lease_id), LeaseState.ACTIVE, since_s, since_s, 60.0, slot_id)
-    return Slot(slot_id, SlotState.LEASED, since_s, ENGINE, lease_id), lease
+Reported = tuple[Slot, list[Lease]]
 
 
-def idle(slot_id: str) -> tuple[Slot, None]:
-    return Slot(slot_id, SlotState.IDLE, 9.0, ENGINE), None
+def serving(slot_id: str, *lease_ids: str, since_s: float = 5.0) -> Reported:
+    leases = [Lease(wish(lease_id), LeaseState.ACTIVE, since_s, since_s, 60.0, slot_id) for lease_id in lease_ids]
+    return Slot(slot_id, SlotState.LEASED, since_s, ENGINE, lease_ids[0], sharers=lease_ids[1:]), leases
 
 
-def known(*pairs: tuple[Slot, Lease | None], others: tuple[Lease, ...] = ()) -> Ledger:
-    leases = [lease for _, lease in pairs if lease is not None]
+def idle(slot_id: str) -> Reported:
+    return Slot(slot_id, SlotState.IDLE, 9.0, ENGINE), []
+
+
+def known(*pairs: Reported, others: tuple[Lease, ...] = ()) -> Ledger:
+    leases = [lease for _, served in pairs for lease in served]
     return Ledger(
         {lease.wish.lease_id: lease for lease in (*leases, *others)}, {slot.slot_id: slot for slot, _ in pairs}
     )
@@ -49,15 +52,15 @@ def test_a_new_coordinator_takes_every_lease_that_an_agent_serves() -> None:
 
 def test_an_agent_that_returns_with_the_same_lease_changes_nothing() -> None:
     before = known(serving("a", "l1"))
-    slot, lease = serving("a", "l1", since_s=3.0)
-    after = sound(resync(before, [(slot, replace(lease, state=LeaseState.IDLE, expires_at_s=1.0))]))
+    slot, [lease] = serving("a", "l1", since_s=3.0)
+    after = sound(resync(before, [(slot, [replace(lease, state=LeaseState.IDLE, expires_at_s=1.0)])]))
     assert (after.adopted, after.lost, after.stray) == ((), (), ())
     kept = after.ledger.leases["l1"]
     assert (kept.state, kept.expires_at_s) == (LeaseState.IDLE, 60.0)
 
 
-@pytest.mark.parametrize("reported", [idle("a"), (Slot("a"), None), serving("a", "l2")])
-def test_a_lease_that_its_agent_serves_no_longer_is_lost(reported: tuple[Slot, Lease | None]) -> None:
+@pytest.mark.parametrize("reported", [idle("a"), (Slot("a"), []), serving("a", "l2")])
+def test_a_lease_that_its_agent_serves_no_longer_is_lost(reported: Reported) -> None:
     after = sound(resync(known(serving("a", "l1")), [reported]))
     assert after.lost == (("l1", LeaseState.ACTIVE),)
     assert after.ledger.leases["l1"].state is LeaseState.QUEUED
@@ -84,7 +87,7 @@ def test_a_lease_that_waits_again_is_not_taken_from_the_queue() -> None:
 def test_of_two_slots_that_claim_a_lease_the_last_keeps_it(
     first_s: float, second_s: float, owner: str, stray: str, together: bool
 ) -> None:
-    first, second = serving("a", "l1", first_s), serving("b", "l1", second_s)
+    first, second = serving("a", "l1", since_s=first_s), serving("b", "l1", since_s=second_s)
     if together:
         after = sound(resync(known(), [first, second]))
     else:
@@ -92,6 +95,22 @@ def test_of_two_slots_that_claim_a_lease_the_last_keeps_it(
     assert after.stray == (stray,)
     assert after.ledger.leases["l1"].slot_id == owner
     assert after.ledger.slots[stray].state is SlotState.DRAINING
+
+
+def test_two_leases_on_one_slot_are_both_adopted_and_one_that_is_not_its_slots_is_stray_alone() -> None:
+    after = sound(resync(known(), [serving("a", "l1", "l2")]))
+    assert (after.adopted, after.ledger.slots["a"].lease_ids) == (("l1", "l2"), ("l1", "l2"))
+    after = sound(resync(known(), [serving("a", "l1", "l2")], given_back=("l1",)))
+    assert (after.adopted, after.stray, after.ledger.slots["a"].lease_ids) == (("l2",), ("a",), ("l2",))
+    assert after.ledger.slots["a"].state is SlotState.LEASED
+
+
+def test_an_agent_that_returns_without_one_of_two_has_lost_that_one() -> None:
+    after = sound(resync(known(serving("a", "l1", "l2")), [serving("a", "l2")]))
+    assert after.lost == (("l1", LeaseState.ACTIVE),)
+    assert after.ledger.slots["a"].lease_ids == ("l2",)
+    after = sound(drop(known(serving("a", "l1", "l2")), ["a"], 3.0))
+    assert {lease_id for lease_id, _ in after.lost} == {"l1", "l2"}
 
 
 def test_what_its_holder_gave_back_before_it_was_known_is_not_adopted() -> None:

@@ -165,8 +165,11 @@ class Agent:
     async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
         seat = self._seats[slot_id]
         engine = seat.awake
-        frame = engine_frames.Grant(grant.lease_id, grant.secret_sha256, grant.tenant, grant.model_name)
-        seat.grant, seat.granted_s = grant, time.monotonic()
+        frame = engine_frames.Grant(
+            grant.lease_id, grant.secret_sha256, grant.tenant, grant.model_name, beside=grant.beside
+        )
+        others = seat.grants if grant.beside else {}
+        seat.grants = {**others, grant.lease_id: (grant, time.monotonic())}
         engine.tenant, engine.isolation = tenant, isolation
         await engine.living.grant(frame, _GRANT_DEADLINE_S)
         return engine.endpoint
@@ -174,12 +177,11 @@ class Agent:
     async def revoke(self, slot_id: str, lease_id: str, reason: str, deadline_s: float) -> None:
         seat = self._seats[slot_id]
         await seat.awake.living.revoke(engine_frames.Revoke(lease_id, reason), deadline_s)
-        if seat.grant is not None and seat.grant.lease_id == lease_id:
-            seat.grant = None
+        seat.grants.pop(lease_id, None)
 
     async def stop(self, slot_id: str) -> None:
         seat = self._seats[slot_id]
-        engine, seat.engine, seat.grant = seat.engine, None, None
+        engine, seat.engine, seat.grants = seat.engine, None, {}
         if engine is not None:
             await engine.end()
 
@@ -187,7 +189,7 @@ class Agent:
         seat = self._seats[slot_id]
         engine = seat.awake
         await engine.living.sleep(engine_frames.Sleep(_SLEEP_LEVEL), deadline_s)
-        seat.engine, seat.grant = None, None
+        seat.engine, seat.grants = None, {}
         seat.asleep[engine.incarnation] = engine
 
     async def wake(self, slot_id: str, incarnation: int, deadline_s: float) -> EngineReady:
@@ -252,16 +254,17 @@ class Agent:
     def _lost(self, seat: Seat, engine: SeatedEngine, reason: str) -> None:
         engine.endpoint, engine.busy = "", False
         if seat.engine is engine:
-            seat.grant = None
+            seat.grants = {}
         elif seat.asleep.pop(engine.incarnation, None) is not None:
             engine.let_go()
         self._tell(EngineLost(seat.facts.slot_id, engine.incarnation, reason))
 
     def _work(self, seat: Seat, engine: SeatedEngine, busy: bool) -> None:
+        """The engine's work is that of every lease on it: it is idle when all of them are."""
         engine.busy = busy
-        if seat.engine is engine and seat.grant is not None:
-            kind = WorkBegan if busy else WorkEnded
-            self._tell(kind(seat.facts.slot_id, seat.grant.lease_id))
+        kind = WorkBegan if busy else WorkEnded
+        for lease_id in seat.grants if seat.engine is engine else ():
+            self._tell(kind(seat.facts.slot_id, lease_id))
 
     def _tell(self, event: EngineEvent) -> None:
         if self._listener is not None:

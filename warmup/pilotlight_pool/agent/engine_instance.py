@@ -56,14 +56,14 @@ class SeatedEngine:
 
 @dataclass
 class Seat:
-    """One slot; `engine` None while it is empty. `booted` numbers its processes, `asleep` has them by that number."""
+    """One slot; `engine` None while it is empty. `booted` numbers its processes, `asleep` has them by that number.
+    `grants`: by lease, each with when it was made."""
 
     facts: SlotFacts
     engine: SeatedEngine | None = None
     asleep: dict[int, SeatedEngine] = field(default_factory=dict)
     booted: int = 0
-    grant: Grant | None = None
-    granted_s: float = 0.0
+    grants: dict[str, tuple[Grant, float]] = field(default_factory=dict)
 
     @property
     def awake(self) -> SeatedEngine:
@@ -85,17 +85,16 @@ class Seat:
             return SlotReport(slot_id, SlotState.EMPTY, self.booted, sleeping=sleeping)
         if not engine.endpoint:
             return SlotReport(slot_id, SlotState.FAILED, engine.incarnation, engine.order, sleeping=sleeping)
-        grant = self.grant
-        if grant is not None:
-            grant = msgspec.structs.replace(grant, held_s=time.monotonic() - self.granted_s)
+        now_s = time.monotonic()
+        grants = [msgspec.structs.replace(grant, held_s=now_s - since_s) for grant, since_s in self.grants.values()]
         return SlotReport(
             slot_id,
-            SlotState.IDLE if grant is None else SlotState.LEASED,
+            SlotState.LEASED if grants else SlotState.IDLE,
             engine.incarnation,
             engine.order,
             engine.tenant,
             engine.isolation,
-            grant,
+            tuple(grants),
             idle=not engine.busy,
             endpoint=engine.endpoint,
             swap_path=engine.swap_path,

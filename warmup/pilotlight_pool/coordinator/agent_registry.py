@@ -18,7 +18,7 @@ from pilotlight_pool.agent_port import AgentPort, EngineEvent, EngineLost, SlotR
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.metrics import Exposition
 from pilotlight_pool.coordinator.pool import Pool
-from pilotlight_pool.coordinator.reported_state import reported_slot, served_lease
+from pilotlight_pool.coordinator.reported_state import reported_slot, served_leases
 from pilotlight_pool.coordinator.slot_driver import SlotDriver
 from pilotlight_pool.policy.leases import presence
 from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
@@ -82,7 +82,7 @@ class Roster:
         expires_at_s = now_s + self._pool.policy.expires_s
         stray = self._pool.take_over(
             {report.slot_id: facts[report.slot_id] for report in told},
-            [(reported_slot(report, now_s), served_lease(report, now_s, expires_at_s)) for report in told],
+            [(reported_slot(report, now_s), served_leases(report, now_s, expires_at_s)) for report in told],
         )
         if stray:
             log.warning("agent %s: %s serve leases that have ended or are held elsewhere: they are ended", agent.name,
@@ -94,7 +94,7 @@ class Roster:
                 self.drivers[report.slot_id].run(), name=f"driver of {report.slot_id}"
             )
         log.info("agent %s has %s", agent.name, ", ".join(
-            f"{report.slot_id} {report.state}{f' ({report.grant.lease_id})' if report.grant is not None else ''}"
+            f"{report.slot_id} {report.state}{''.join(f' ({grant.lease_id})' for grant in report.grants)}"
             for report in told) or "no slot that is settled yet")  # fmt: skip
         self.arrived.set()
 

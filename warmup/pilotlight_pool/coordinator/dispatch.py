@@ -13,7 +13,8 @@ from typing import Protocol
 import msgspec
 
 from pilotlight_pool.agent_port import EngineOrder, ModelFacts
-from pilotlight_pool.coordinator.pool import LeaseRecord, Pool
+from pilotlight_pool.coordinator.lease_record import LeaseRecord
+from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent, LeaseState
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Slot
@@ -25,6 +26,8 @@ from pilotlight_protocol.errors import PayloadTooLarge, PilotlightError, Unavail
 log = logging.getLogger(__name__)
 # An agent that was cut off, or has a new coordinator, dials again within seconds.
 _AGENT_BACK_S = 5.0
+# Connections to one engine host, beside its holder's.
+_MOST_SHARERS = 15
 
 
 class SlotOutlook(Protocol):
@@ -44,28 +47,42 @@ class Dispatch:
         self._pool = pool
         self._outlooks = outlooks
         self._settled_at_s = settled_at_s
+        self._shared: dict[tuple[str, ...], list[Slot]] = {}
+        self._shared_as_of: Mapping[str, Slot] | None = None
 
     def run(self) -> None:
         """Place what can be placed, refuse what never can, and predict when the others will be ready."""
         pool, now_s = self._pool, self._pool.now_s()
         this_round = QueueRound(pool.policy.contest, pool.predictions, now_s)
+        ahead: set[str] = set()
         for lease_id in fairness.order(pool.policy.fairness, pool.fair, now_s):
             record = pool.records[lease_id]
             if (refusal := pool.refusal_of(record.order.facts.kind)) is not None:
                 pool.end(lease_id, LeaseEvent.REFUSE, refusal)
                 continue
+            # Whoever shares keeps the slot from others for longer: never from a tenant whose turn is before its own.
+            shared = self._shareable(record.wish) if ahead <= {record.wish.tenant} else None
             failing_s = pool.model_wait_s(record.wish.model)
             if failing_s > 0:
-                self._carry_out(lease_id, _backing_off(record.wish, failing_s, now_s), now_s)
-                continue
-            hold_s = fairness.usual_hold_s(pool.fair, record.wish.tenant)
-            kind = _kind(record)
-            decision = this_round.known(kind, record.wish, hold_s)
-            if decision is None:
-                facts, there = record.order.facts, record.on_agents
-                views = [self._view(slot, facts, there, now_s) for slot in pool.ledger.slots.values()]
-                decision = this_round.decide(kind, record.wish, views, self._contest(lease_id, now_s), hold_s)
-            self._carry_out(lease_id, _readable(decision, record.wish), now_s)
+                decision = _backing_off(record.wish, failing_s, now_s)
+            else:
+                decision = self._decide(this_round, lease_id, now_s, can_share=shared is not None)
+            if shared is not None and not decision.is_own_now:
+                self._share(lease_id, shared)
+            else:
+                self._carry_out(lease_id, _readable(decision, record.wish), now_s)
+                ahead |= {record.wish.tenant} if decision.verdict == "queue" else set()
+
+    def _decide(self, this_round: QueueRound, lease_id: str, now_s: float, *, can_share: bool) -> placement.Placement:
+        pool, record = self._pool, self._pool.records[lease_id]
+        hold_s, kind = fairness.usual_hold_s(pool.fair, record.wish.tenant), _kind(record)
+        decision = None if can_share else this_round.known(kind, record.wish, hold_s)
+        if decision is not None:
+            return decision
+        facts, there = record.order.facts, record.on_agents
+        views = [self._view(slot, facts, there, now_s) for slot in pool.ledger.slots.values()]
+        contest = self._contest(lease_id, now_s)
+        return this_round.decide(kind, record.wish, views, contest, hold_s, can_share=can_share)
 
     def would_place(self, wish: LeaseWish, order: EngineOrder) -> placement.Placement:
         """Where an engine could be held ahead of any lease; nothing is changed (prewarm asks)."""
@@ -100,28 +117,42 @@ class Dispatch:
         self._outlooks[chosen.slot_id].kick()
 
     def _take(self, chosen: placement.Candidate, wish: LeaseWish) -> None:
-        lease_id = chosen.preempts
-        assert lease_id is not None  # _carry_out has looked
-        log.info("lease %s is preempted for %s: %s", lease_id, wish.tenant, chosen.preempt_detail)
-        if self._pool.ledger.leases[lease_id].state is LeaseState.PLACING:
-            self._pool.displace(lease_id)
-        else:
-            why = f"the lease was preempted: {chosen.preempt_reason}"
-            self._pool.end(lease_id, LeaseEvent.PREEMPT, Unavailable(why))
+        log.info("lease %s is preempted for %s: %s", chosen.preempts, wish.tenant, chosen.preempt_detail)
+        # The holder last, so that nobody follows it.
+        for lease_id in reversed(self._pool.ledger.slots[chosen.slot_id].lease_ids):
+            if self._pool.ledger.leases[lease_id].state is LeaseState.PLACING:
+                self._pool.displace(lease_id)
+            else:
+                why = f"the lease was preempted: {chosen.preempt_reason}"
+                self._pool.end(lease_id, LeaseEvent.PREEMPT, Unavailable(why))
+
+    def _shareable(self, wish: LeaseWish) -> Slot | None:
+        """The slot that others of the same terms hold, and fewest; one whose agent is away lets nobody in."""
+        pool = self._pool
+        if self._shared_as_of is not pool.ledger.slots:
+            self._shared_as_of, self._shared = pool.ledger.slots, {}
+            for slot in pool.ledger.slots.values():
+                if slot.lease_id is not None:
+                    self._shared.setdefault(pool.ledger.leases[slot.lease_id].wish.sharing_terms, []).append(slot)
+        found = [
+            slot for slot in self._shared.get(wish.sharing_terms, ())
+            if len(slot.sharers) < _MOST_SHARERS and slot.slot_id not in pool.absent
+        ]  # fmt: skip
+        return min(found, key=lambda slot: (len(slot.sharers), slot.slot_id), default=None)
+
+    def _share(self, lease_id: str, slot: Slot) -> None:
+        record = self._pool.records[lease_id]
+        log.info("lease %s of %s shares %s with %s", lease_id, record.wish.tenant, slot.slot_id, slot.lease_id)
+        record.reasons = (f"{slot.slot_id}: shared with others of its endpoint",)
+        self._pool.share(lease_id, slot.slot_id)
+        self._outlooks[slot.slot_id].kick()
 
     def _contest(self, lease_id: str, now_s: float) -> Contest:
         pool = self._pool
-        held: list[preemption.HeldLease] = []
-        for slot in pool.ledger.slots.values():
-            if slot.lease_id is not None:
-                lease = pool.ledger.leases[slot.lease_id]
-                wish, state = lease.wish, lease.state
-                held.append(
-                    preemption.HeldLease(
-                        wish.lease_id, slot.slot_id, wish.tenant, wish.priority, state is LeaseState.PLACING,
-                        state is LeaseState.IDLE, lease.since_s,
-                    )
-                )  # fmt: skip
+        held = [
+            preemption.held_by([pool.ledger.leases[lease_id] for lease_id in slot.lease_ids])
+            for slot in pool.ledger.slots.values() if slot.lease_id is not None
+        ]  # fmt: skip
         others = [pool.records[other].wish for other in pool.fair.waiting if other != lease_id]
         wanted = frozenset(name for wish in others for name in (wish.fingerprint, wish.model))
         return Contest(held, self._uses(held, (), now_s), wanted)

@@ -11,18 +11,18 @@ from collections.abc import Awaitable, Callable
 from pilotlight_pool.agent_port import EngineOrder, ModelOrder
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
+from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.metrics import Exposition
 from pilotlight_pool.coordinator.model_search import Found
-from pilotlight_pool.coordinator.pool import LeaseRecord, Pool
+from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.warm_orders import WarmOrder
 from pilotlight_pool.policy.leases import access
 from pilotlight_pool.policy.leases.access import Caller
-from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, SERVING, LeaseEvent
 from pilotlight_pool.policy.leases.lease_terms import Isolation, LeaseWish
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError, TooManyRequests, Unavailable
 
 log = logging.getLogger(__name__)
-_SERVING = frozenset({LeaseState.ACTIVE, LeaseState.IDLE})
 Describe = Callable[[ModelOrder], Awaitable[Found]]
 
 
@@ -78,6 +78,7 @@ class Desk:
             weights_bytes=facts.weights_bytes,
             memory_bytes=facts.memory_bytes,
             deadline_at_s=began_s + asked.deadline_s,
+            model_name=asked.model_name,
         )
         record = LeaseRecord(wish, EngineOrder(order, facts, asked.model_name), _sha256(secret), began_s)
         record.on_agents = found.on_agents
@@ -117,7 +118,7 @@ class Desk:
             record = self._living(lease_id)
             pool.renew(lease_id)
             left_s = until_s - pool.now_s()
-            if pool.ledger.leases[lease_id].state in _SERVING or left_s <= 0:
+            if pool.ledger.leases[lease_id].state in SERVING or left_s <= 0:
                 return self._answer(record)
             try:
                 async with asyncio.timeout(min(left_s, pool.policy.expires_s / 3)):
@@ -190,7 +191,7 @@ class Desk:
             expires_s=self._pool.policy.expires_s,
             path=record.path,
             eta_s=record.eta_s,
-            endpoint=record.endpoint if state in _SERVING else "",
+            endpoint=record.endpoint if state in SERVING else "",
             reasons=record.reasons,
             phases_s=record.phases_s,
         )

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from pilotlight_pool.agent_port import EngineReady
-from pilotlight_pool.coordinator.pool import LeaseRecord, Pool
+from pilotlight_pool.coordinator.lease_record import LeaseRecord
+from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.prediction import Path, error, promise_error
 

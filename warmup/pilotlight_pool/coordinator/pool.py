@@ -11,9 +11,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
-from pilotlight_pool.agent_port import EngineOrder, ModelFacts, SlotFacts
+from pilotlight_pool.agent_port import EngineOrder, SlotFacts
+from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.warm_orders import WarmOrders
 from pilotlight_pool.policy.leases import ledger, resync
 from pilotlight_pool.policy.leases.access import Caller
@@ -50,52 +49,6 @@ class PoolPolicy:
         return self.contest.placement.prediction
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """What the holder was told when it asked: at `at_s` (pool's clock), ready in `eta_s`."""
-
-    at_s: float
-    eta_s: float
-
-
-@dataclass
-class LeaseRecord:
-    """What the ledger does not know of a lease: what to load, and what to answer its holder.
-
-    `eta_s` is the present prediction, `promise` the first one. `queued`: it had to wait for a slot.
-    `on_agents`: what single agents say of the model, None where it cannot be had; an agent that is not in it would have
-    to fetch it first. `order.facts` are those of the agent that was asked first.
-    """
-
-    wish: LeaseWish
-    order: EngineOrder
-    secret_sha256: str
-    asked_s: float
-    phases_s: dict[str, float] = field(default_factory=dict)
-    reasons: tuple[str, ...] = ()
-    path: str = ""
-    eta_s: float | None = None
-    promise: Promise | None = None
-    queued: bool = False
-    granted_s: float = 0.0
-    worked: bool = False
-    endpoint: str = ""
-    error: PilotlightError | None = None
-    on_agents: dict[str, ModelFacts | None] = field(default_factory=dict)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def order_on(self, agent_name: str) -> EngineOrder | None:
-        """The order with what this agent says of the model; None before it has said anything."""
-        facts = self.on_agents.get(agent_name)
-        return msgspec.structs.replace(self.order, facts=facts) if facts is not None else None
-
-    def predict(self, eta_s: float | None, now_s: float) -> None:
-        """What is expected now; the first that is known becomes the promise."""
-        self.eta_s = eta_s
-        if self.promise is None and eta_s is not None:
-            self.promise = Promise(now_s, eta_s)
-
-
 class Pool:
     """`on_change` callbacks are called after every step, in the loop, and must not block or change the pool.
 
@@ -121,28 +74,24 @@ class Pool:
         self._refused: dict[tuple[str, str], PilotlightError] = {}
 
     def take_over(
-        self, facts: Mapping[str, SlotFacts], reported: Sequence[tuple[ledger.Slot, tuple[Lease, LeaseRecord] | None]]
+        self,
+        facts: Mapping[str, SlotFacts],
+        reported: Sequence[tuple[ledger.Slot, Sequence[tuple[Lease, LeaseRecord]]]],
     ) -> tuple[str, ...]:
-        """Slots as their agent reports them, each with the lease it serves. Returns the slots that serve a lease which
-        is not theirs (any more): they drain."""
-        now_s = self.now_s()
+        """Slots as their agent reports them, each with the leases it serves. Returns the slots that serve a lease
+        which is not theirs (any more): it is revoked there."""
         # It may bring what an engine lacked: a compiler, a library, a larger slot.
         self._refused.clear()
-        claims = [(slot, served[0] if served is not None else None) for slot, served in reported]
-        over = [lease.wish.lease_id for _, lease in claims if lease is not None and self._is_given_back(lease)]
+        claims = [(slot, [lease for lease, _ in served]) for slot, served in reported]
+        over = [lease.wish.lease_id for _, leases in claims for lease in leases if self._is_given_back(lease)]
         after = resync.resync(self.ledger, claims, over)
-        for _, served in reported:
-            if served is not None and served[0].wish.lease_id in after.adopted:
-                lease, record = served
-                self.fair = fairness.adopt(self.policy.fairness, self.fair, lease.wish, now_s)
+        for lease, record in (one for _, served in reported for one in served):
+            if lease.wish.lease_id in after.adopted:
                 self.records[lease.wish.lease_id] = record
         self.slots.update(facts)
-        self.ledger = after.ledger
         for slot, _ in reported:
             self.absent.pop(slot.slot_id, None)
-        for lease_id, before in after.lost:
-            self._seat_lost(lease_id, before, Unavailable("its agent serves it no longer"), again=True)
-        self._changed()
+        self._unseat(after, Unavailable("its agent serves it no longer"))
         return after.stray
 
     def note_sizes(self, slots: Iterable[SlotFacts]) -> None:
@@ -182,7 +131,18 @@ class Pool:
         self.ledger = after.ledger
         for lease_id, before in after.lost:
             self._seat_lost(lease_id, before, error, again=again)
+        for slot_id in self.ledger.slots:
+            self._charge_holder(slot_id)
         self._changed()
+
+    def _charge_holder(self, slot_id: str | None) -> None:
+        """A slot is charged once, however many share it: to its holder, and after that to the one that follows it."""
+        slot = self.ledger.slots[slot_id] if slot_id is not None else None
+        for lease_id in slot.sharers if slot is not None else ():
+            self.fair = fairness.unseated(self.policy.fairness, self.fair, lease_id, self.now_s())
+        if slot is not None and slot.lease_id is not None:
+            wish = self.ledger.leases[slot.lease_id].wish
+            self.fair = fairness.adopt(self.policy.fairness, self.fair, wish, self.now_s())
 
     def admit(self, record: LeaseRecord) -> None:
         """Queue a lease. Raises Unavailable when the queue, or its tenant's part of it, is full."""
@@ -200,11 +160,21 @@ class Pool:
     def reserve(self, lease_id: str, chosen: placement.Candidate) -> None:
         """Bind a waiting lease to the slot that placement chose; the slot's driver does the rest."""
         now_s = self.now_s()
-        record = self.records[lease_id]
-        record.path = chosen.path
-        record.phases_s["queue"] = now_s - record.asked_s - record.phases_s.get("prefetch", 0.0)
         self.ledger = ledger.reserve(self.ledger, lease_id, chosen.slot_id, now_s)
         self.fair = fairness.started(self.policy.fairness, self.fair, lease_id, now_s)
+        self._placed(lease_id, chosen.path)
+
+    def share(self, lease_id: str, slot_id: str) -> None:
+        """Bind a waiting lease to a slot beside others of its endpoint; the slot's driver has it let in."""
+        now_s = self.now_s()
+        self.ledger = ledger.share(self.ledger, lease_id, slot_id, now_s)
+        self.fair = fairness.withdraw(self.policy.fairness, self.fair, lease_id, now_s)
+        self._placed(lease_id, "share")
+
+    def _placed(self, lease_id: str, path: str) -> None:
+        record = self.records[lease_id]
+        record.path = path
+        record.phases_s["queue"] = self.now_s() - record.asked_s - record.phases_s.get("prefetch", 0.0)
         self._tell(lease_id)
 
     def displace(self, lease_id: str) -> None:
@@ -213,6 +183,7 @@ class Pool:
         lease = self.ledger.leases[lease_id]
         self.ledger = ledger.lease_event(self.ledger, lease_id, LeaseEvent.DISPLACE, now_s)
         self.fair = fairness.unseated(self.policy.fairness, self.fair, lease_id, now_s)
+        self._charge_holder(lease.slot_id)
         refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, now_s, lease.queued_at_s)
         if refusal is not None:
             self.end(lease_id, LeaseEvent.REFUSE, Unavailable(refusal, retry_after_s=1.0))
@@ -262,11 +233,10 @@ class Pool:
     def engine_lost(self, slot_id: str, event: SlotEvent, error: PilotlightError, *, again: bool) -> None:
         """DIED or SWAP_FAILED. A lease that was being placed queues again unless not `again` or out of tries; one that
         had its engine has lost it, and its holder decides what to do."""
-        lease_id = self.ledger.slots[slot_id].lease_id
-        before = self.ledger.leases[lease_id].state if lease_id is not None else None
+        before = {lease_id: self.ledger.leases[lease_id].state for lease_id in self.ledger.slots[slot_id].lease_ids}
         self._slot(slot_id, event)
-        if lease_id is not None and before is not None:
-            self._seat_lost(lease_id, before, error, again=again)
+        for lease_id, state in before.items():
+            self._seat_lost(lease_id, state, error, again=again)
 
     def _seat_lost(self, lease_id: str, before: LeaseState, error: PilotlightError, *, again: bool) -> None:
         now_s = self.now_s()
@@ -290,8 +260,20 @@ class Pool:
         lease_id = self.ledger.slots[slot_id].lease_id
         self.ledger = ledger.grant(self.ledger, slot_id, now_s, fingerprint)
         assert lease_id is not None  # ledger.grant raised otherwise
-        record = self.records[lease_id]
-        self.back_off = boot_backoff.worked(self.back_off, record.wish.model)
+        self.back_off = boot_backoff.worked(self.back_off, self.records[lease_id].wish.model)
+        return self._serves(lease_id, endpoint)
+
+    def grant_sharer(self, lease_id: str, endpoint: str) -> None:
+        """The engine serves this lease too. Where it is at work, its end will be told, and its beginning never was."""
+        self.ledger = ledger.admit_sharer(self.ledger, lease_id, self.now_s())
+        slot = self.ledger.slots[self.ledger.leases[lease_id].slot_id or ""]
+        self._serves(lease_id, endpoint).worked = any(
+            self.records[other].worked and self.ledger.leases[other].state is LeaseState.ACTIVE
+            for other in slot.lease_ids if other != lease_id
+        )  # fmt: skip
+
+    def _serves(self, lease_id: str, endpoint: str) -> LeaseRecord:
+        record, now_s = self.records[lease_id], self.now_s()
         record.endpoint, record.eta_s, record.granted_s = endpoint, 0.0, now_s
         if record.promise is not None:
             at_s, eta_s = record.promise.at_s, record.promise.eta_s
@@ -307,10 +289,12 @@ class Pool:
         """RELEASE, EXPIRE, REFUSE or PREEMPT; its seat, place in the queue and charge are given back."""
         record = self.records[lease_id]
         now_s, spec = self.now_s(), self.policy.fairness
-        cut_short = event is LeaseEvent.PREEMPT and self.ledger.leases[lease_id].state is LeaseState.ACTIVE
+        before = self.ledger.leases[lease_id]
+        cut_short = event is LeaseEvent.PREEMPT and before.state is LeaseState.ACTIVE
         self.ledger = ledger.lease_event(self.ledger, lease_id, event, now_s)
         self.fair = fairness.withdraw(spec, self.fair, lease_id, now_s)
         self.fair = (fairness.unseated if cut_short else fairness.ended)(spec, self.fair, lease_id, now_s)
+        self._charge_holder(before.slot_id)
         record.error = error or record.error
         self._tell(lease_id)
 
@@ -332,6 +316,8 @@ class Pool:
             self.fair = fairness.withdraw(self.policy.fairness, self.fair, lease_id, now_s)
             self.fair = fairness.ended(self.policy.fairness, self.fair, lease_id, now_s)
             self._tell(lease_id)
+        for slot_id in self.ledger.slots if late else ():
+            self._charge_holder(slot_id)
         return late
 
     def sweep(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pilotlight_pool.agent_port import SleeperReport, SlotReport
-from pilotlight_pool.coordinator.pool import LeaseRecord
+from pilotlight_pool.agent_port import EngineOrder, Grant, SleeperReport, SlotReport
+from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.policy.leases.lease_lifecycle import LeaseState
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine, Lease, Slot
@@ -15,8 +15,7 @@ def reported_slot(report: SlotReport, now_s: float) -> Slot:
     if order is None:
         return Slot(report.slot_id, report.state, now_s, sleeping=sleeping)
     engine = Engine(order.facts.key, order.facts.fingerprint, report.tenant, report.isolation)
-    lease_id = report.grant.lease_id if report.grant is not None else None
-    return Slot(report.slot_id, report.state, now_s, engine, lease_id, sleeping)
+    return Slot(report.slot_id, report.state, now_s, engine, sleeping=sleeping)
 
 
 def sleeper_engine(report: SleeperReport) -> Engine:
@@ -24,11 +23,15 @@ def sleeper_engine(report: SleeperReport) -> Engine:
     return Engine(facts.key, facts.fingerprint, report.tenant, report.isolation)
 
 
-def served_lease(report: SlotReport, now_s: float, expires_at_s: float) -> tuple[Lease, LeaseRecord] | None:
-    """The lease that the slot serves, None where it serves none. Its deadline is behind it."""
-    grant, order = report.grant, report.engine
-    if grant is None or order is None:
-        return None
+def served_leases(report: SlotReport, now_s: float, expires_at_s: float) -> list[tuple[Lease, LeaseRecord]]:
+    """The leases that the slot serves. Their deadlines are behind them."""
+    order = report.engine
+    return [] if order is None else [_served(report, order, grant, now_s, expires_at_s) for grant in report.grants]
+
+
+def _served(
+    report: SlotReport, order: EngineOrder, grant: Grant, now_s: float, expires_at_s: float
+) -> tuple[Lease, LeaseRecord]:
     began_s = now_s - grant.held_s
     wish = LeaseWish(
         grant.lease_id,
@@ -39,6 +42,7 @@ def served_lease(report: SlotReport, now_s: float, expires_at_s: float) -> tuple
         grant.isolation,
         order.facts.weights_bytes,
         order.facts.memory_bytes,
+        model_name=grant.model_name,
     )
     state = LeaseState.IDLE if report.idle else LeaseState.ACTIVE
     record = LeaseRecord(wish, order, grant.secret_sha256, began_s)

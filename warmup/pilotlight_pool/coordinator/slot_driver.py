@@ -2,7 +2,8 @@
 
     slot                                       next step
     failed                                     stop what is left, after a back-off where several models failed
-    draining                                   revoke the lease that ended
+    draining                                   revoke the leases that ended
+    leased                                     let sharers in, revoke those that left (slot_grants)
     reserved, the model not on this node yet   fetch it
     idle, reserved, engine and tenant right    grant
     idle, reserved, swap possible              swap
@@ -31,7 +32,6 @@ from pilotlight_pool.agent_port import (
     EngineGone,
     EngineOrder,
     EngineRefused,
-    Grant,
     SlotFacts,
     SlotReport,
     SwapFailed,
@@ -39,13 +39,15 @@ from pilotlight_pool.agent_port import (
 )
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
+from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.metrics import Exposition
 from pilotlight_pool.coordinator.model_search import why_not_any_more
-from pilotlight_pool.coordinator.pool import LeaseRecord, Pool
+from pilotlight_pool.coordinator.pool import Pool
+from pilotlight_pool.coordinator.slot_grants import SlotGrants
 from pilotlight_pool.coordinator.slot_sleepers import Dormant, SlotSleepers
 from pilotlight_pool.coordinator.step_times import StepTimes
 from pilotlight_pool.coordinator.warm_orders import WarmOrder
-from pilotlight_pool.policy.leases.isolation import after_serving, may_reuse
+from pilotlight_pool.policy.leases.isolation import may_reuse
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine, Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
@@ -71,7 +73,7 @@ class SlotDriver:
         self._wake = asyncio.Event()
         self._failures = SlotFailures(settings.back_off)
         self._times = StepTimes(facts.slot_id, pool, exposition)
-        self._granted = ""
+        self._grants = SlotGrants(facts.slot_id, agent, pool, exposition, settings.drain_deadline_s)
         self._incarnation = 0
         self.swap_path = ""
         self._lost_early = (0, "")
@@ -102,7 +104,7 @@ class SlotDriver:
 
     def took_over(self, report: SlotReport) -> None:
         """What the slot runs, what the agent granted and what sleeps, from before this coordinator knew of it."""
-        self._granted = report.grant.lease_id if report.grant is not None else ""
+        self._grants.took_over(report)
         self._incarnation, self._order, self.swap_path = report.incarnation, report.engine, report.swap_path
         self._sleepers.took_over(report.sleeping)
 
@@ -152,6 +154,8 @@ class SlotDriver:
                 return self._clear_failed
             case SlotState.DRAINING:
                 return self._drain
+            case SlotState.LEASED:
+                return self._grants.next_step(slot)
             case SlotState.STOPPING:
                 return self._stop
             case SlotState.FALLING_ASLEEP:
@@ -263,32 +267,24 @@ class SlotDriver:
         engine = self._slot.engine
         assert engine is not None
         record = self._pool.records[wish.lease_id]
-        tenant, isolation = after_serving(engine.tenant, engine.isolation, wish)
-        grant = Grant(wish.lease_id, record.secret_sha256, wish.tenant, order.model_name, wish.priority, wish.isolation)
         began_s = self._pool.now_s()
-        endpoint = await self._agent.grant(self._slot_id, grant, tenant, isolation)
+        endpoint = await self._grants.let_in(wish, engine)
         if self._slot.state is not SlotState.IDLE:
             return
         if self._slot.lease_id != wish.lease_id:
-            reason, deadline_s = "it ended while it was granted", self._settings.drain_deadline_s
-            await self._agent.revoke(self._slot_id, wish.lease_id, reason, deadline_s)
+            await self._grants.revoke(wish.lease_id)
             return
         now_s = self._pool.now_s()
         self._times.granted(record, order.facts, now_s - began_s)
         self._failures.worked()
-        self._granted = wish.lease_id
         self._pool.grant(self._slot_id, endpoint, order.facts.fingerprint)
         self._exposition.granted(record, now_s)
 
     async def _drain(self) -> None:
         self._times.begin(self._pool.policy.contest.placement.drain_s)
-        await self._agent.revoke(self._slot_id, self._granted, self._why_drained(), self._settings.drain_deadline_s)
+        await self._grants.revoke_all()
         if self._slot.state is SlotState.DRAINING:
             self._pool.slot_event(self._slot_id, SlotEvent.DRAINED)
-
-    def _why_drained(self) -> str:
-        record = self._pool.records.get(self._granted)
-        return record.error.message if record is not None and record.error is not None else "the lease has ended"
 
     def _boot_instead(self, order: EngineOrder, why: str) -> None:
         log.warning("slot %s: the swap was refused, so an engine is booted: %s", self._slot_id, why)

@@ -81,7 +81,7 @@ class CoordinatorLink:
         try:
             async with asyncio.timeout(deadline_s):
                 while True:
-                    if all(report.grant is None for report in await self._agent.report()):
+                    if not any(report.grants for report in await self._agent.report()):
                         return
                     await asyncio.sleep(_LEAVE_POLL_S)
         except TimeoutError:

@@ -86,6 +86,7 @@ TRANSITIONS: Mapping[LeaseState, Mapping[LeaseEvent, LeaseState]] = MappingProxy
 )
 
 HOLDS_SLOT = frozenset({_S.PLACING, _S.ACTIVE, _S.IDLE})
+SERVING = frozenset({_S.ACTIVE, _S.IDLE})
 ENDED = frozenset({_S.RELEASED, _S.EXPIRED, _S.FAILED})
 
 

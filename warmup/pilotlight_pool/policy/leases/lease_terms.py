@@ -21,7 +21,8 @@ ISOLATION_RANK: dict[Isolation, int] = {"shared": 0, "reset": 1, "dedicated": 2}
 class LeaseWish:
     """One lease as its holder asks for it. `deadline_at_s` is on the caller's clock; None waits as long as it takes.
 
-    `memory_bytes` is what the engine needs on the device (weights and KV cache), `weights_bytes` what must be moved.
+    `memory_bytes` is what the engine needs on the device (weights and KV cache), `weights_bytes` what must be moved,
+    `model_name` what its holder calls the model.
     """
 
     lease_id: str
@@ -33,3 +34,9 @@ class LeaseWish:
     weights_bytes: int = 0
     memory_bytes: int = 0
     deadline_at_s: float | None = None
+    model_name: str = ""
+
+    @property
+    def sharing_terms(self) -> tuple[str, ...]:
+        """Leases that agree in these are of one endpoint, as far as an engine can tell: one may serve them all."""
+        return self.tenant, self.model, self.fingerprint, self.model_name, self.priority, self.isolation

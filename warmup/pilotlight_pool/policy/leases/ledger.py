@@ -2,7 +2,8 @@
 
 The only place that moves leases and slots together, so that these hold after every step (`check` says so):
 - a lease in `HOLDS_SLOT` names exactly one slot and that slot names it back; any other lease names none;
-- a slot is leased only to the lease that is active or idle on it;
+- a slot has one holder (`lease_id`) and may have sharers beside it, all of the same `sharing_terms`; while it is leased
+  its holder is active or idle, and while it is not, none of them is;
 - a lease that was admitted stays until it has ended and was swept.
 
 Pure. It never chooses (placement, fairness and preemption do) and never talks to an agent. A step that the tables do
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pilotlight_pool.policy.leases.isolation import SEVERAL, after_serving, may_reuse
-from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, HOLDS_SLOT, LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, HOLDS_SLOT, SERVING, LeaseEvent, LeaseState
 from pilotlight_pool.policy.leases.lease_lifecycle import next_state as next_lease_state
 from pilotlight_pool.policy.leases.lease_terms import Isolation, LeaseWish
 from pilotlight_pool.policy.leases.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
@@ -45,7 +46,8 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A device share. `lease_id` is the lease it serves or is being made ready for; `sleeping` are CUDA's sleepers."""
+    """A device share. `lease_id` is the lease it serves or is being made ready for, which is charged; `sharers` are
+    served beside it, the next holder first. `sleeping` are CUDA's sleepers."""
 
     slot_id: str
     state: SlotState = SlotState.EMPTY
@@ -53,6 +55,11 @@ class Slot:
     engine: Engine | None = None
     lease_id: str | None = None
     sleeping: tuple[Engine, ...] = ()
+    sharers: tuple[str, ...] = ()
+
+    @property
+    def lease_ids(self) -> tuple[str, ...]:
+        return self.sharers if self.lease_id is None else (self.lease_id, *self.sharers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +111,29 @@ def reserve(ledger: Ledger, lease_id: str, slot_id: str, now_s: float) -> Ledger
     return _with_slot(_with_lease(ledger, placed), replace(slot, lease_id=lease_id))
 
 
+def share(ledger: Ledger, lease_id: str, slot_id: str, now_s: float) -> Ledger:
+    """Bind a queued lease to a slot that others of the same terms hold: it is let in beside them."""
+    lease, slot = ledger.leases[lease_id], ledger.slots[slot_id]
+    holder = ledger.leases[slot.lease_id] if slot.lease_id is not None else None
+    if holder is None or holder.wish.sharing_terms != lease.wish.sharing_terms:
+        raise LifeCycleViolation(f"slot {slot_id}", f"held by lease {slot.lease_id}", "share", "by its endpoint's own")
+    placed = replace(_lease_after(lease, LeaseEvent.PLACE, now_s), slot_id=slot_id)
+    return _with_slot(_with_lease(ledger, placed), replace(slot, sharers=(*slot.sharers, lease_id)))
+
+
+def admit_sharer(ledger: Ledger, lease_id: str, now_s: float) -> Ledger:
+    """The engine has let a sharer in: from now on it serves that lease too."""
+    lease = ledger.leases[lease_id]
+    slot = ledger.slots[lease.slot_id] if lease.slot_id is not None else None
+    if slot is None or lease_id not in slot.sharers or slot.state is not SlotState.LEASED:
+        raise LifeCycleViolation(f"lease {lease_id}", lease.state, LeaseEvent.READY, "share() first")
+    return _with_lease(ledger, _lease_after(lease, LeaseEvent.READY, now_s))
+
+
 def slot_event(ledger: Ledger, slot_id: str, event: SlotEvent, now_s: float, engine: Engine | None = None) -> Ledger:
     """Move a slot. `engine` is the one that BOOT, WAKE or SWAP is about to bring, or that SWAP_REFUSED has kept.
 
-    A slot that dies or fails a swap takes its lease's seat away: the lease queues again (or is preempted if it was
+    A slot that dies or fails a swap takes its leases' seats away: they queue again (or are preempted if they were
     idle). STOP and SLEEP keep a reservation, since the slot makes room for it. LEASE is `grant`'s
     alone, and DRAIN `lease_event`'s: a slot drains because its lease leaves it, never under a lease that stays.
     """
@@ -116,7 +142,8 @@ def slot_event(ledger: Ledger, slot_id: str, event: SlotEvent, now_s: float, eng
         raise LifeCycleViolation(f"slot {slot_id}", slot.state, event, "grant() or lease_event()")
     state = next_slot_state(slot.state, event, slot_id)
     if event in {SlotEvent.DIED, SlotEvent.SWAP_FAILED}:
-        ledger = _unseat(ledger, slot.lease_id, LeaseEvent.ENGINE_LOST, now_s)
+        for lease_id in slot.lease_ids:
+            ledger = _unseat(ledger, lease_id, LeaseEvent.ENGINE_LOST, now_s)
         slot = ledger.slots[slot_id]
     return _with_slot(ledger, _slot_after(slot, event, state, engine, now_s))
 
@@ -151,7 +178,8 @@ def grant(ledger: Ledger, slot_id: str, now_s: float, fingerprint: str | None = 
 
 
 def lease_event(ledger: Ledger, lease_id: str, event: LeaseEvent, now_s: float) -> Ledger:
-    """Move a lease. Where it loses its slot by that, a serving slot starts to drain and a reserved one is free again.
+    """Move a lease. Where it loses its slot by that, a sharer follows it as the holder; a slot that serves nobody any
+    more starts to drain, and one that was reserved is free again.
 
     PLACE is `reserve`'s, READY is `grant`'s and ENGINE_LOST is `slot_event`'s alone.
     """
@@ -160,12 +188,16 @@ def lease_event(ledger: Ledger, lease_id: str, event: LeaseEvent, now_s: float) 
         raise LifeCycleViolation(f"lease {lease_id}", lease.state, event, "reserve(), grant() or slot_event()")
     if next_lease_state(lease.state, event, lease_id) in HOLDS_SLOT or lease.slot_id is None:
         return _with_lease(ledger, _lease_after(lease, event, now_s))
-    slot = ledger.slots[lease.slot_id]
     ledger = _unseat(ledger, lease_id, event, now_s)
-    if slot.state is not SlotState.LEASED:
+    slot = ledger.slots[lease.slot_id]
+    if slot.state is not SlotState.LEASED or is_served(ledger, slot):
         return ledger
-    state = next_slot_state(slot.state, SlotEvent.DRAIN, slot.slot_id)
-    return _with_slot(ledger, replace(slot, state=state, since_s=now_s, lease_id=None))
+    return _with_slot(ledger, replace(slot, state=next_slot_state(slot.state, SlotEvent.DRAIN), since_s=now_s))
+
+
+def is_served(ledger: Ledger, slot: Slot) -> bool:
+    """Whether the slot's engine answers its holder."""
+    return slot.lease_id is not None and ledger.leases[slot.lease_id].state in SERVING
 
 
 def expire(ledger: Ledger, now_s: float) -> tuple[Ledger, tuple[str, ...]]:
@@ -196,13 +228,12 @@ def check(ledger: Ledger) -> tuple[str, ...]:
     for lease_id, lease in ledger.leases.items():
         if (lease.state in HOLDS_SLOT) != (lease.slot_id is not None):
             wrong.append(f"lease {lease_id} is {lease.state} on slot {lease.slot_id}")
-        if lease.slot_id is not None and ledger.slots[lease.slot_id].lease_id != lease_id:
+        if lease.slot_id is not None and ledger.slots[lease.slot_id].lease_ids.count(lease_id) != 1:
             wrong.append(f"lease {lease_id} names slot {lease.slot_id}, which names another")
     for slot_id, slot in ledger.slots.items():
         held = ledger.leases.get(slot.lease_id) if slot.lease_id is not None else None
-        if slot.lease_id is not None and (held is None or held.slot_id != slot_id):
-            wrong.append(f"slot {slot_id} names lease {slot.lease_id}, which is elsewhere")
-        serving = held is not None and held.state in {LeaseState.ACTIVE, LeaseState.IDLE}
+        wrong += _wrong_sharers(ledger, slot)
+        serving = held is not None and held.state in SERVING
         if (slot.state is SlotState.LEASED) != serving:
             wrong.append(f"slot {slot_id} is {slot.state} under lease {slot.lease_id}")
         if serving and held is not None and slot.engine is not None:
@@ -214,6 +245,21 @@ def check(ledger: Ledger) -> tuple[str, ...]:
         if (slot.engine is None) != (slot.state is SlotState.EMPTY):
             wrong.append(f"slot {slot_id} is {slot.state} with engine {slot.engine}")
     return tuple(wrong)
+
+
+def _wrong_sharers(ledger: Ledger, slot: Slot) -> list[str]:
+    wrong: list[str] = []
+    leases = {lease_id: ledger.leases.get(lease_id) for lease_id in slot.lease_ids}
+    for lease_id, lease in leases.items():
+        if lease is None or lease.slot_id != slot.slot_id:
+            wrong.append(f"slot {slot.slot_id} names lease {lease_id}, which is elsewhere")
+        elif lease.state in SERVING and slot.state is not SlotState.LEASED:
+            wrong.append(f"slot {slot.slot_id} is {slot.state}, and lease {lease_id} on it {lease.state}")
+    if slot.sharers and slot.lease_id is None:
+        wrong.append(f"slot {slot.slot_id} has sharers and no holder")
+    if len({lease.wish.sharing_terms for lease in leases.values() if lease is not None}) > 1:
+        wrong.append(f"slot {slot.slot_id} is shared by leases of several terms")
+    return wrong
 
 
 def _lease_after(lease: Lease, event: LeaseEvent, now_s: float) -> Lease:
@@ -230,8 +276,18 @@ def _unseat(ledger: Ledger, lease_id: str | None, event: LeaseEvent, now_s: floa
     lease = ledger.leases[lease_id]
     after = _lease_after(lease, event, now_s)
     if lease.slot_id is not None:
-        ledger = _with_slot(ledger, replace(ledger.slots[lease.slot_id], lease_id=None))
+        ledger = _with_slot(ledger, without_lease(ledger.leases, ledger.slots[lease.slot_id], lease_id))
     return _with_lease(ledger, after)
+
+
+def without_lease(leases: Mapping[str, Lease], slot: Slot, lease_id: str) -> Slot:
+    """The slot without this lease; a sharer that is served follows its holder before one that is not yet."""
+    sharers = tuple(other for other in slot.sharers if other != lease_id)
+    if slot.lease_id != lease_id:
+        return replace(slot, sharers=sharers)
+    served = (other for other in sharers if leases[other].state in SERVING)
+    following = next(served, sharers[0] if sharers else None)
+    return replace(slot, lease_id=following, sharers=tuple(other for other in sharers if other != following))
 
 
 def _slot_after(slot: Slot, event: SlotEvent, state: SlotState, engine: Engine | None, now_s: float) -> Slot:

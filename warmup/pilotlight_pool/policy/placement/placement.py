@@ -112,6 +112,11 @@ class Placement:
     ranked: tuple[Candidate, ...]
     reasons: tuple[str, ...]
 
+    @property
+    def is_own_now(self) -> bool:
+        """A slot that nobody has to give up for it."""
+        return self.chosen is not None and self.chosen.preempts is None
+
 
 def place(
     spec: PlacementSpec, wish: LeaseWish, slots: Sequence[SlotView], predictions: PredictionState, now_s: float

@@ -24,7 +24,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pilotlight_pool.policy.leases.lease_lifecycle import LeaseState
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish, Priority
+from pilotlight_pool.policy.leases.ledger import Lease
 
 _CLEARLY = 0.95
 
@@ -64,6 +66,15 @@ class HeldLease:
     placing: bool
     idle: bool
     since_s: float
+
+
+def held_by(leases: Sequence[Lease]) -> HeldLease:
+    """What leases that share a slot, its holder first, are to others: one lease, idle only when all of them are."""
+    holder, wish = leases[0], leases[0].wish
+    idle = all(lease.state is LeaseState.IDLE for lease in leases)
+    since_s = max(lease.since_s for lease in leases) if idle else holder.since_s
+    placing = holder.state is LeaseState.PLACING
+    return HeldLease(wish.lease_id, holder.slot_id or "", wish.tenant, wish.priority, placing, idle, since_s)
 
 
 @dataclass(frozen=True, slots=True)

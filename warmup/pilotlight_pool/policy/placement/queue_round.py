@@ -59,14 +59,22 @@ class QueueRound:
         return Placement("queue", None, eta_s, (), (before, *blocked.reasons))
 
     def decide(
-        self, kind: Hashable, wish: LeaseWish, slots: Sequence[SlotView], contest: Contest, hold_s: float | None
+        self,
+        kind: Hashable,
+        wish: LeaseWish,
+        slots: Sequence[SlotView],
+        contest: Contest,
+        hold_s: float | None,
+        *,
+        can_share: bool = False,
     ) -> Placement:
         """`kind`: the same for wishes that can get the same slots. `hold_s`: how long leases of this tenant usually
-        hold one, None where that is unknown."""
+        hold one, None where that is unknown. `can_share`: others of its endpoint hold a slot, which it shares
+        unless it gets one of its own at once; so it books nothing else."""
         slots = [self._as_booked(slot) for slot in slots]
         decision = choose(self._spec, wish, slots, contest, self._predictions, self._now_s)
         best = decision.chosen or next(iter(decision.ranked), None)
-        if decision.verdict == "refuse":
+        if decision.verdict == "refuse" or (can_share and not decision.is_own_now):
             return decision
         if all(candidate.waits for candidate in decision.ranked):
             ready_s = best.eta_s - best.wait_s if best is not None else None
