@@ -4,34 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from pilotlight_predictor.token_requests import GenerateBody
+from pilotlight_protocol.generation import TokenEvent
 from pilotlight_serving.openapi_document import (
     BODY_ERRORS,
     error_responses,
     event_stream,
     json_response,
     path_parameters,
+    struct_schemas,
 )
 from pilotlight_wire.handlers import ServedModel
-
-_TOKEN = {"type": "integer", "minimum": 0, "maximum": 2147483647}
-_TOKENS = {"type": "array", "items": _TOKEN}
-_REASON = {"enum": ["stop", "length", "abort", None]}
-_LOGPROBS = {
-    "type": "array",
-    "items": {
-        "type": ["object", "null"],
-        "required": ["token_id", "logprob"],
-        "properties": {
-            "token_id": _TOKEN,
-            "logprob": {"type": "number"},
-            "top": {
-                "type": "array",
-                "description": "pairs of token id and logprob",
-                "items": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-            },
-        },
-    },
-}
 
 
 def predictor_openapi(model: ServedModel) -> dict[str, Any]:
@@ -60,67 +43,23 @@ def _answer(verb: str) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    return {
-        "Generate": {
-            "type": "object",
-            "required": ["input_ids"],
-            "additionalProperties": False,
-            "properties": {
-                "id": {"type": ["string", "null"]},
-                "input_ids": {**_TOKENS, "minItems": 1},
-                "parameters": _ref("GenerationParameters"),
-            },
-            "examples": [{"input_ids": [1, 2, 3], "parameters": {"max_tokens": 8, "temperature": 0}}],
-        },
-        "Generated": {
-            "type": "object",
-            "required": ["model_name", "model_version", "id", "outputs", "usage", "output_ids", "finish_reason"],
-            "properties": {
-                "model_name": {"type": "string"},
-                "model_version": {"type": "string"},
-                "id": {"type": "string"},
-                "output_ids": _TOKENS,
-                "finish_reason": _REASON,
-                "prompt_logprobs": _LOGPROBS,
-                "outputs": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "required": ["index", "output_ids", "finish_reason", "stop_reason"],
-                        "properties": {
-                            "index": {"type": "integer"},
-                            "output_ids": _TOKENS,
-                            "finish_reason": _REASON,
-                            "stop_reason": {"type": ["integer", "null"]},
-                            "logprobs": _LOGPROBS,
-                        },
-                    },
-                },
-                "usage": {
-                    "type": "object",
-                    "required": ["prompt_tokens", "completion_tokens", "cached_tokens"],
-                    "properties": {
-                        name: {"type": "integer"} for name in ("prompt_tokens", "completion_tokens", "cached_tokens")
-                    },
-                },
-            },
-        },
-        "TokenEvent": {
-            "type": "object",
-            "properties": {
-                "model_name": {"type": "string"},
-                "model_version": {"type": "string"},
-                "id": {"type": "string"},
-                "index": {"type": "integer"},
-                "output_ids": _TOKENS,
-                "finish_reason": _REASON,
-                "stop_reason": {"type": ["integer", "null"]},
-                "logprobs": _LOGPROBS,
-                "prompt_logprobs": _LOGPROBS,
-                "prompt_tokens": {"type": "integer"},
-                "cached_tokens": {"type": "integer"},
-                "error": {"type": "string"},
-                "status": {"type": "integer"},
-            },
-        },
-    }
+    """Generated: its outputs are what the events of a stream carry, and the first of them is also flat."""
+    schemas = struct_schemas(GenerateBody, TokenEvent)
+    schemas["Generate"] = schemas.pop("GenerateBody")
+    schemas["Generate"]["properties"]["input_ids"]["minItems"] = 1
+    schemas["Generate"]["properties"]["parameters"] = _ref("GenerationParameters")
+    event = schemas["TokenEvent"]["properties"]
+
+    def part(required: str, optional: str = "", **own: Any) -> dict[str, Any]:
+        names = required.split()
+        fields = {name: event[name] for name in (*names, *optional.split()) if name in event}
+        return {"type": "object", "required": names, "properties": fields | own}
+
+    output = part("index output_ids finish_reason stop_reason", "logprobs")
+    schemas["Generated"] = part(
+        "model_name model_version id outputs usage output_ids finish_reason",
+        "prompt_logprobs",
+        outputs={"type": "array", "items": output},
+        usage=part("prompt_tokens completion_tokens cached_tokens", completion_tokens={"type": "integer"}),
+    )
+    return schemas

@@ -1,6 +1,7 @@
-"""The OpenAPI document of a server: the shell's V2 part, written by hand, merged with the model's own. Pure.
+"""The OpenAPI document of a server: the shell's V2 part merged with the model's own. Pure.
 
 It is accurate enough to be tested against (schemathesis): every status a route can answer is in it, with its shape.
+Where a struct reads or writes a body, its schema is made from that struct.
 """
 
 from __future__ import annotations
@@ -8,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pilotlight_protocol.generation import (
-    MAX_CHOICES,
-    MAX_LOGPROBS,
-    MAX_STOP_STRING_CHARS,
-    MAX_STOP_STRINGS,
-    MAX_STOP_TOKEN_IDS,
-)
+import msgspec
+
+from pilotlight_protocol.generation import GenerationParameters
 from pilotlight_protocol.v2 import DTYPES
 from pilotlight_wire.handlers import ServedModel
 
@@ -65,50 +62,26 @@ def path_parameters(model: ServedModel, path: str) -> list[dict[str, Any]]:
 
 BODY_ERRORS = (400, 404, 408, 413, 415, 500, 503)
 
-_INT32_MAX = 2**31 - 1
-_TOKEN_ID = {"type": "integer", "minimum": 0, "maximum": _INT32_MAX}
-_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_STRING_CHARS}
+
+def struct_schemas(*structs: type) -> dict[str, Any]:
+    """The schemas of the structs that decode or encode a body, by name, with those they refer to."""
+    _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    return schemas
 
 
-def _integer(minimum: int, maximum: int = _INT32_MAX) -> dict[str, Any]:
-    return {"type": ["integer", "null"], "minimum": minimum, "maximum": maximum}
+def generation_parameters() -> dict[str, Any]:
+    """As `parse_parameters` takes them, which is wider than the struct: null means not given, a list's one item may
+    stand alone."""
+    schema: dict[str, Any] = struct_schemas(GenerationParameters)["GenerationParameters"]
+    schema.pop("description")
+    schema["properties"] = {name: _as_given(given) for name, given in schema["properties"].items()}
+    return schema
 
 
-def _number(**bounds: float) -> dict[str, Any]:
-    return {"type": ["number", "null"], **bounds}
-
-
-# As `pilotlight_protocol.generation.parse_parameters` takes them: null means not given, a list of one may stand alone.
-GENERATION_PARAMETERS: dict[str, Any] = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "max_tokens": _integer(1),
-        "min_tokens": _integer(0),
-        "temperature": _number(minimum=0, maximum=100),
-        "top_p": _number(exclusiveMinimum=0, maximum=1),
-        "top_k": _integer(-1),
-        "min_p": _number(minimum=0, maximum=1),
-        "seed": _integer(-(2**63) + 1, 2**63 - 1),
-        "stop": {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOP_STRINGS}, {"type": "null"}]},
-        "stop_token_ids": {
-            "anyOf": [
-                _TOKEN_ID,
-                {"type": "array", "items": _TOKEN_ID, "maxItems": MAX_STOP_TOKEN_IDS},
-                {"type": "null"},
-            ]
-        },
-        "repetition_penalty": _number(exclusiveMinimum=0, maximum=100),
-        "presence_penalty": _number(minimum=-2, maximum=2),
-        "frequency_penalty": _number(minimum=-2, maximum=2),
-        "logprobs": _integer(0, MAX_LOGPROBS),
-        "prompt_logprobs": _integer(0, MAX_LOGPROBS),
-        "n": _integer(1, MAX_CHOICES),
-        "ignore_eos": {"type": ["boolean", "null"]},
-        "priority": _integer(-_INT32_MAX),
-        "cache_salt": {"type": ["string", "null"], "minLength": 1, "maxLength": 256},
-    },
-}
+def _as_given(schema: dict[str, Any]) -> dict[str, Any]:
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind != {"type": "null"}]
+    bare = [{name: value for name, value in kind.items() if name != "default"} for kind in kinds]
+    return {"anyOf": [*bare, *(kind["items"] for kind in bare if "items" in kind), {"type": "null"}]}
 
 
 def event_stream(description: str, event_schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,7 +246,7 @@ def _schemas() -> dict[str, Any]:
     strings = {"type": "array", "items": {"type": "string"}}
     return {
         "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
-        "GenerationParameters": GENERATION_PARAMETERS,
+        "GenerationParameters": generation_parameters(),
         "ServerMetadata": {
             "type": "object",
             "required": ["name", "version", "extensions"],

@@ -45,7 +45,7 @@ class Server:
         self._listener = listener
         self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
         self._plane = DataPlane(model, self._limiter, model_control=settings.model_control)
-        routes = [*V2Routes(self._plane, openapi_document(model)).routes(), *model.routes()]
+        routes = [*V2Routes(self._plane, lambda: openapi_document(model)).routes(), *model.routes()]
         self._app = HttpApp(routes, model, self._limiter, settings)
         self._edge = HttpEdge(settings)
         self._signals: asyncio.Queue[int] = asyncio.Queue(maxsize=8)

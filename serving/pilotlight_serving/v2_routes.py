@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -26,9 +27,10 @@ _index_requests = msgspec.json.Decoder(_IndexRequest)
 
 
 class V2Routes:
-    def __init__(self, plane: DataPlane, openapi: Mapping[str, Any]) -> None:
+    def __init__(self, plane: DataPlane, openapi: Callable[[], Mapping[str, Any]]) -> None:
         self._plane = plane
-        self._openapi = msgspec.json.encode(openapi)
+        # Made when first asked for: a start from zero does not wait for a document that nobody may read.
+        self._openapi = functools.cache(lambda: msgspec.json.encode(openapi()))
 
     def routes(self) -> list[Route]:
         listed = [
@@ -96,7 +98,7 @@ class V2Routes:
         return Reply(exposition(await self._plane.metrics()), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def openapi(self, context: RequestContext) -> Reply:
-        return Reply(self._openapi)
+        return Reply(self._openapi())
 
     async def infer(self, context: RequestContext) -> Reply:
         json_length = integer_header(context, _HEADER_LENGTH.lower())

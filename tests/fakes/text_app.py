@@ -53,7 +53,7 @@ class TextApp:
         server = ServerSettings(**settings)
         limiter = ConcurrencyLimiter(server.max_concurrent_requests)
         plane = DataPlane(self.model, limiter, model_control=server.model_control)
-        routes = [*V2Routes(plane, openapi_document(self.model)).routes(), *self.model.routes()]
+        routes = [*V2Routes(plane, lambda: openapi_document(self.model)).routes(), *self.model.routes()]
         self.app = HttpApp(routes, self.model, limiter, server)
 
     def client(self) -> httpx.AsyncClient:

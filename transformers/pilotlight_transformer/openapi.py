@@ -6,11 +6,13 @@ from typing import Any
 
 from pilotlight_serving.openapi_document import (
     BODY_ERRORS,
-    GENERATION_PARAMETERS,
     error_responses,
+    generation_parameters,
     json_response,
     path_parameters,
+    struct_schemas,
 )
+from pilotlight_text.openai_api.requests import UNSUPPORTED, ChatRequest, CompletionRequest
 from pilotlight_wire.handlers import ServedModel
 
 _PREDICTOR_ERRORS = (429, 504)
@@ -119,25 +121,12 @@ def _object(required: list[str], **properties: Any) -> dict[str, Any]:
     return {"type": "object", "required": required, "properties": properties}
 
 
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": 1}
+
+
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _sampling(names: list[str]) -> dict[str, Any]:
-    """OpenAI's and vLLM's shared request fields; each may be null, which is the same as leaving it out."""
-    known = GENERATION_PARAMETERS["properties"]
-    same = (
-        *("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "top_k", "min_p", "min_tokens"),
-        *("repetition_penalty", "ignore_eos", "stop_token_ids", "priority", "cache_salt", "max_tokens", "n"),
-    )
-    return {
-        "model": {"enum": names},
-        "stream": {"type": ["boolean", "null"]},
-        "stream_options": _nullable(_object([], include_usage={"type": ["boolean", "null"]})),
-        "stop": {"anyOf": [_STRING, known["stop"], {"type": "null"}]},
-        "include_stop_str_in_output": {"type": ["boolean", "null"]},
-        **{name: _nullable(known[name]) for name in same},
-    }
 
 
 def _schemas(names: list[str]) -> dict[str, Any]:
@@ -145,7 +134,8 @@ def _schemas(names: list[str]) -> dict[str, Any]:
 
 
 def _v2_schemas() -> dict[str, Any]:
-    known = GENERATION_PARAMETERS["properties"]
+    parameters = generation_parameters()
+    known = parameters["properties"]
     flags = {name: {"type": ["boolean", "null"]} for name in ("stream", "include_stop_str_in_output")}
     choice = _object(
         ["index", "text_output", "finish_reason", "stop_reason"],
@@ -163,7 +153,7 @@ def _v2_schemas() -> dict[str, Any]:
             "properties": {
                 "text_input": {"type": "string", "minLength": 1},
                 "id": {"type": ["string", "null"]},
-                "parameters": _nullable({**GENERATION_PARAMETERS, "properties": {**known, **flags}}),
+                "parameters": _nullable({**parameters, "properties": {**known, **flags}}),
                 **known,
                 **flags,
             },
@@ -202,42 +192,30 @@ def _v2_schemas() -> dict[str, Any]:
 
 
 def _openai_request_schemas(names: list[str]) -> dict[str, Any]:
-    known = GENERATION_PARAMETERS["properties"]
+    """The structs that decode the requests; by hand only what is checked after decoding."""
+    known = generation_parameters()["properties"]
     part = _object(["type", "text"], type={"const": "text"}, text=_STRING)
     message = _object(
         ["role", "content"],
         role={"enum": ["system", "user", "assistant"]},
         content={"anyOf": [_STRING, {"type": "array", "items": part}]},
     )
-    ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-    texts = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
-    return {
-        "ChatRequest": _object(
-            ["model", "messages"],
-            **_sampling(names),
-            messages={"type": "array", "items": message, "minItems": 1},
-            max_completion_tokens=_nullable(known["max_tokens"]),
-            logprobs={"type": ["boolean", "null"]},
-            top_logprobs=_nullable(known["logprobs"]),
-            add_generation_prompt={"type": ["boolean", "null"]},
-            continue_final_message={"type": ["boolean", "null"]},
-            chat_template_kwargs=_NULLABLE_OBJECT,
-        ),
-        "CompletionRequest": _object(
-            ["model", "prompt"],
-            **_sampling(names),
-            prompt={
-                "anyOf": [
-                    {"type": "string", "minLength": 1},
-                    texts,
-                    ids,
-                    {"type": "array", "items": ids, "minItems": 1},
-                ]
-            },
-            logprobs=_nullable(known["logprobs"]),
-            echo={"type": ["boolean", "null"]},
-        ),
+    ids = _list({"type": "integer", "minimum": 0})
+    text = {"type": "string", "minLength": 1}
+    schemas = struct_schemas(ChatRequest, CompletionRequest)
+    chat, completion = (schemas[name]["properties"] for name in ("ChatRequest", "CompletionRequest"))
+    for fields in (chat, completion):
+        for name in UNSUPPORTED.keys() & fields:
+            del fields[name]
+        fields |= {name: known[name] for name in known.keys() & fields if name != "logprobs"}
+        fields["model"] = {"enum": names}
+    chat |= {
+        "messages": _list(message),
+        "max_completion_tokens": known["max_tokens"],
+        "top_logprobs": known["logprobs"],
     }
+    completion |= {"prompt": {"anyOf": [text, _list(text), ids, _list(ids)]}, "logprobs": known["logprobs"]}
+    return schemas
 
 
 def _openai_answer_schemas() -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Shell:
         self.model = CountingModel()
         self.limiter = ConcurrencyLimiter(places)
         self.plane = DataPlane(self.model, self.limiter, model_control=settings.model_control)
-        routes = [*V2Routes(self.plane, openapi_document(self.model)).routes(), *self.model.routes()]
+        routes = [*V2Routes(self.plane, lambda: openapi_document(self.model)).routes(), *self.model.routes()]
         self.app = HttpApp(routes, self.model, self.limiter, settings)
 
     async def get(self, path: str, **headers: str) -> Answered:

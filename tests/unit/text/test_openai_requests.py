@@ -100,6 +100,13 @@ def test_bad_prompts(prompt: Any) -> None:
     assert caught.value.param == "prompt"
 
 
+@pytest.mark.parametrize(("prompt", "param"), [([-1], "prompt[0]"), ([[1, -1]], "prompt[0][1]")])
+def test_a_negative_token_id_is_refused_where_it_is_read(prompt: Any, param: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_completion_request(completion(prompt=prompt))
+    assert caught.value.param == param
+
+
 def test_messages_for_the_template() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     messages = [

@@ -7,7 +7,7 @@ freely; fields that ask for something else than they would get are refused by na
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -20,6 +20,7 @@ COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for /completions; /chat/completions has none."""
 
 Number = int | float | None
+TokenId = Annotated[int, msgspec.Meta(ge=0)]
 _Json = dict[str, Any]
 
 
@@ -85,7 +86,7 @@ class ChatRequest(_Sampling, kw_only=True):
 
 
 class CompletionRequest(_Sampling, kw_only=True):
-    prompt: str | list[str | int | list[int]]
+    prompt: str | list[str | TokenId | list[TokenId]]
     logprobs: Number = None
     echo: bool | None = None
     suffix: str | None = None
@@ -99,7 +100,7 @@ _SHARED = (
     *("n", "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "top_k", "min_p"),
     *("min_tokens", "repetition_penalty", "ignore_eos", "stop_token_ids", "priority", "cache_salt"),
 )
-_UNSUPPORTED = {
+UNSUPPORTED = {
     "logit_bias": "token biases are not applied here",
     "use_beam_search": "beam search is not available",
     "structured_outputs": "structured outputs are not available",
@@ -147,7 +148,7 @@ def read_completion_request(body: bytes) -> CompletionRequest:
 
 
 def _refuse_unsupported(request: _Sampling) -> None:
-    for name, reason in _UNSUPPORTED.items():
+    for name, reason in UNSUPPORTED.items():
         if getattr(request, name, None):
             raise _unsupported(name, reason)
     if request.response_format and request.response_format.get("type") != "text":
