@@ -17,6 +17,7 @@ from typing import Any
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.fingerprint import HEADER_LENGTH_BYTES, HeaderInvalid, header_length
+from pilotlight_protocol.model_config import QUANTIZATION_FILES
 
 _MIB = 2**20
 INDEX_NAME = "model.safetensors.index.json"
@@ -30,7 +31,12 @@ LIMITS = {
 }
 """Bytes by name, several times what the largest published models have."""
 OTHER_LIMIT = 32 * _MIB
-_READ_BY_NAME = frozenset({".json", ".jinja", ".txt", ".model", ".tiktoken"})
+_OPENED_BY_VLLM = frozenset({
+    INDEX_NAME, "tokenizer_config.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
+    "spiece.model", "tekken.json", "params.json", "chat_template.json", "processor_config.json",
+    "preprocessor_config.json", *QUANTIZATION_FILES,
+})  # fmt: skip
+# Any other may be as large as it likes: a trainer's log, say.
 MAX_NESTING = 64
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
 
@@ -128,7 +134,7 @@ def check_folder(folder: Path) -> dict[Path, os.stat_result]:
             continue
         if not stat.S_ISREG(status.st_mode):
             raise FileRefused(f"{path.name} is not a regular file")
-        if path.name in LIMITS or path.suffix in _READ_BY_NAME:
+        if path.name in LIMITS or path.name in _OPENED_BY_VLLM:
             _check_size(path.name, status.st_size)
         found[path] = status
     return found

@@ -74,14 +74,23 @@ def test_a_folder_with_one_of_them_is_given_to_nobody(tmp_path: Path, kind: str)
         check_folder(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "model.safetensors.index.json", "quant_config.json"])
+def test_what_vllm_opens_by_itself_is_of_bounded_size(tmp_path: Path, name: str) -> None:
+    sparse(tmp_path / name, 3 * 2**30)
+    with pytest.raises(FileRefused, match=f"{name} has 3221225472 bytes"):
+        check_folder(tmp_path)
+
+
 def test_a_folder_may_have_folders_large_weights_and_links_to_nowhere(tmp_path: Path) -> None:
     (tmp_path / "assets").mkdir()
     (tmp_path / "gone.json").symlink_to("nowhere")
     sparse(tmp_path / "model.safetensors", 2**40)
     sparse(tmp_path / "README.md", 2**30)
+    sparse(tmp_path / "trainer_state.json", 2**30)
     (tmp_path / "real").write_text("{}")
     (tmp_path / "config.json").symlink_to("real")
-    assert {path.name for path in check_folder(tmp_path)} == {"model.safetensors", "README.md", "real", "config.json"}
+    regular = {"model.safetensors", "README.md", "trainer_state.json", "real", "config.json"}
+    assert {path.name for path in check_folder(tmp_path)} == regular
     assert len(read_beginning(tmp_path / "README.md", 10)) == 10
 
 
