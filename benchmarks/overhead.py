@@ -30,7 +30,7 @@ from stream_load import LoadResult, run_load
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "out"
-ROLES = {"EngineCore": "engine", "pilotlight_predictor.engine": "engine", "Worker": "engine"}
+ROLES = {"EngineCore": "engine", "pilotlight_engine.host": "engine", "Worker": "engine"}
 VLLM, PREDICTOR, PAIR = "vLLM server", "predictor", "transformer + predictor"
 
 
