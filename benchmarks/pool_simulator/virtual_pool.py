@@ -20,6 +20,7 @@ from memory_agent import MemoryAgent
 
 from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder, SlotReport
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_pool.policy.leases.ledger import Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.prediction import Tier
 
@@ -141,8 +142,8 @@ class SlotClock:
         self.peak_slots = max(self.peak_slots, self._held)
 
 
-def _rests(slot: object) -> bool:
-    return slot.lease_id is None and slot.state in {SlotState.IDLE, SlotState.EMPTY}  # type: ignore[attr-defined]
+def _rests(slot: Slot) -> bool:
+    return slot.lease_id is None and slot.state in {SlotState.IDLE, SlotState.EMPTY}
 
 
 def run(

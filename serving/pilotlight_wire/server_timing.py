@@ -1,6 +1,5 @@
 """The `Server-Timing` header: write one phase, read all of them. Pure. Source: W3C Server Timing."""
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -45,17 +44,7 @@ def parse_server_timing(value: str) -> dict[str, float]:
 
     The description stays with the name: each hop has an `activate` of its own.
     """
-    phases: dict[str, float] = {}
-    for entry in value.split(","):
-        name, *parameters = (part.strip() for part in entry.split(";"))
-        duration_ms = None
-        for parameter in parameters:
-            key, _, text = parameter.partition("=")
-            if key == "desc":
-                name = f"{name};{parameter}"
-            elif key == "dur":
-                with contextlib.suppress(ValueError):
-                    duration_ms = float(text.strip('"'))
-        if name and duration_ms is not None:
-            phases[name] = duration_ms
-    return phases
+    return {
+        f'{phase.name};desc="{phase.description}"' if phase.description else phase.name: phase.duration_ms
+        for phase in parse_phases([value])
+    }

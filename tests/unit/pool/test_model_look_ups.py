@@ -66,10 +66,21 @@ async def test_what_a_look_up_raises_is_raised_and_no_model_is_remembered() -> N
 
 
 async def test_who_stops_waiting_frees_its_turn_when_the_thread_ends_and_what_it_found_is_given_back() -> None:
-    look_ups, answers = ModelLookUps(), threading.Event()
+    look_ups, answers, begun = ModelLookUps(), threading.Event(), threading.Semaphore(0)
+    back = threading.Semaphore(0)
     given_back: list[bool] = []
-    first = [asyncio.create_task(look_ups.look(BAD, lambda: answers.wait(20), given_back.append)) for _ in range(2)]
-    await asyncio.sleep(0)
+
+    def hang() -> bool:
+        begun.release()
+        return answers.wait(20)
+
+    def give_back(found: bool) -> None:
+        given_back.append(found)
+        back.release()
+
+    first = [asyncio.create_task(look_ups.look(BAD, hang, give_back)) for _ in range(2)]
+    for _ in first:
+        assert await asyncio.to_thread(begun.acquire, timeout=20)
     for task in first:
         task.cancel()
     waiting = asyncio.create_task(look_ups.look(BAD, lambda: "its turn"))
@@ -78,5 +89,7 @@ async def test_who_stops_waiting_frees_its_turn_when_the_thread_ends_and_what_it
     answers.set()
     assert await waiting == "its turn"
     await forgotten(look_ups)
+    for _ in first:  # a thread gives back after it has ended its turn
+        assert await asyncio.to_thread(back.acquire, timeout=20)
     assert given_back == [True, True]
     look_ups.close()
