@@ -539,9 +539,12 @@ async def test_a_pod_whose_init_is_killed_leaves_nothing_behind(platform: Platfo
     platform.up(service("demo", "--escape"))
     assert (await get(platform.url("demo", "/echo")))[0] == 200
     pid = platform.rows()[0]["pods"][0]["pid"]
-    os.kill(parent_of(pid), signal.SIGKILL)
     marker = str(platform.state_dir / "pods")
-    until(lambda: processes_of(marker), lambda pids: pids == [])
+    pod = set(processes_of(marker))
+    assert len(pod) == 2
+    os.kill(parent_of(pid), signal.SIGKILL)
+    # Another pod may take its place at once: what must go is this one.
+    until(lambda: pod & set(processes_of(marker)), lambda left: not left)
 
 
 def test_a_second_platform_on_the_same_state_says_what_to_do(platform: Platform) -> None:
