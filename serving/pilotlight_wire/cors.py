@@ -26,10 +26,14 @@ class CorsPolicy:
         origin = headers.get("origin")
         if origin is None or not self._allows(origin):
             return {}
-        return {**self._allowed(origin), "access-control-expose-headers": _EXPOSED}
+        allowed = {"access-control-allow-origin": ANY_ORIGIN if ANY_ORIGIN in self.origins else origin}
+        if ANY_ORIGIN not in self.origins:
+            allowed["vary"] = "Origin"
+        return {**allowed, "access-control-expose-headers": _EXPOSED}
 
     def preflight_headers(self, method: str, headers: Mapping[str, str]) -> dict[str, str] | None:
-        """What the answer to a preflight carries; None when this is none, or its origin may not call."""
+        """What the answer to a preflight carries beside `answer_headers`; None when this is none, or its origin may not
+        call."""
         origin = headers.get("origin")
         if method != "OPTIONS" or origin is None or "access-control-request-method" not in headers:
             return None
@@ -37,7 +41,6 @@ class CorsPolicy:
             return None
         asked = headers.get("access-control-request-headers", "")
         return {
-            **self._allowed(origin),
             "access-control-allow-methods": _METHODS,
             "access-control-allow-headers": asked if asked and asked.isprintable() else ANY_ORIGIN,
             "access-control-max-age": str(_PREFLIGHT_LASTS_S),
@@ -45,11 +48,6 @@ class CorsPolicy:
 
     def _allows(self, origin: str) -> bool:
         return ANY_ORIGIN in self.origins or origin in self.origins
-
-    def _allowed(self, origin: str) -> dict[str, str]:
-        if ANY_ORIGIN in self.origins:
-            return {"access-control-allow-origin": ANY_ORIGIN}
-        return {"access-control-allow-origin": origin, "vary": "Origin"}
 
 
 EVERY_ORIGIN = CorsPolicy()

@@ -66,6 +66,8 @@ async def ask(
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             answered.status = message["status"]
+            names = [name for name, _ in message["headers"]]
+            assert len(names) == len(set(names)), f"a header twice, which a client joins with a comma: {names}"
             answered.headers = {name.decode(): value.decode("latin-1") for name, value in message["headers"]}
         else:
             answered.pieces.append(message.get("body", b""))
