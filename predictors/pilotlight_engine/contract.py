@@ -17,7 +17,8 @@ __all__ = ["Engine", "EngineInfo", "EngineProvider", "EngineStats", "GenerateReq
 
 
 class Engine(Protocol):
-    """A running engine. Every method may raise Unavailable when it was lost; `lost` is then set with the reason."""
+    """A running engine. Every method may raise Unavailable when it was lost; `lost` is then set with the reason,
+    as clients may be told it."""
 
     info: EngineInfo
     stats: EngineStats

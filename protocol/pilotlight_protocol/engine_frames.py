@@ -235,7 +235,7 @@ class Checked(msgspec.Struct, array_like=True, tag=37):
 
 
 class Failed(msgspec.Struct, array_like=True, tag=38):
-    """The host's last words on this connection. `misconfigured`: booting it again the same way would fail again.
+    """The last frame on this connection: why it ends. `misconfigured`: booting it again the same way would fail again.
 
     On a data connection it may also mean that only the lease ended.
     """

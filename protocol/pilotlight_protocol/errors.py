@@ -137,11 +137,6 @@ BY_STATUS: dict[int, type[PilotlightError]] = {
 }
 
 
-def told_to_clients(reason: str) -> str:
-    """The reason an engine was lost without what its process wrote last, which is for the log."""
-    return reason.partition("; last output:")[0]
-
-
 def from_status(
     status: int, message: str, retry_after_s: float | None = None, param: str | None = None
 ) -> PilotlightError:

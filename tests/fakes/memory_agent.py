@@ -14,6 +14,7 @@ from pilotlight_pool.agent_port import (
     EngineLost,
     EngineOrder,
     EngineReady,
+    ExitReport,
     Grant,
     Listener,
     ModelFacts,
@@ -66,7 +67,7 @@ class MemoryAgent:
         """The engine's process ends by itself."""
         self.loaded.pop(slot_id, None)
         self.granted.pop(slot_id, None)
-        self.tell(EngineLost(slot_id, self.incarnations[slot_id], reason))
+        self.tell(EngineLost(slot_id, self.incarnations[slot_id], ExitReport(reason)))
 
     async def peek(self, order: ModelOrder) -> ModelFacts | None:
         self.asked.append(("peek", order.uri))

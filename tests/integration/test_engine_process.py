@@ -12,7 +12,7 @@ import pytest
 
 from pilotlight_pool.agent.engine_output import EngineOutput
 from pilotlight_pool.agent.engine_process import EngineProcess
-from pilotlight_pool.agent_port import EngineGone
+from pilotlight_pool.agent_port import EngineGone, ExitReport
 
 pytestmark = pytest.mark.integration
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 async def test_a_process_that_stands_still_is_killed_and_told_as_lost() -> None:
     loop = asyncio.get_running_loop()
     output, output_fd = await EngineOutput.open("cpu:0")
-    lost: asyncio.Future[str] = loop.create_future()
+    lost: asyncio.Future[ExitReport] = loop.create_future()
     process = EngineProcess(output, on_lost=lost.set_result, on_work=lambda busy: None)
     ours, theirs = socket.socketpair()
     with theirs:
@@ -34,7 +34,7 @@ async def test_a_process_that_stands_still_is_killed_and_told_as_lost() -> None:
         with pytest.raises(EngineGone, match=r"no answer to Ping within 0\.2 s"):
             await process.ping(0.2)
         async with asyncio.timeout(10):
-            assert "Ping" in await lost
+            assert "Ping" in (await lost).reason
         assert await asyncio.to_thread(child.wait, 10) == -signal.SIGKILL
     finally:
         child.kill()

@@ -24,8 +24,30 @@ from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.prediction import Tier
 
 
+class ExitReport(msgspec.Struct, frozen=True):
+    """Why an engine process ended. As a text it is the reason alone, which whoever holds the engine is told. What the
+    process wrote last is for the log: it has served others too."""
+
+    reason: str
+    log_tail: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.reason
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.reason!r}, {len(self.log_tail)} lines)"
+
+    def for_log(self) -> str:
+        """Its lines are indented, so that nobody takes them for lines of the log."""
+        return "\n  | ".join((self.reason, *self.log_tail))
+
+
 class AgentError(Exception):
-    """A command failed; the message is for a person."""
+    """A command failed; as a text it is for a person, also a holder. `report` has what else the log is told."""
+
+    def __init__(self, report: ExitReport | str) -> None:
+        self.report = report if isinstance(report, ExitReport) else ExitReport(report)
+        super().__init__(self.report.reason)
 
 
 class AgentAway(AgentError):
@@ -153,7 +175,7 @@ class EngineLost(msgspec.Struct, frozen=True, tag="lost"):
 
     slot_id: str
     incarnation: int
-    reason: str
+    report: ExitReport
 
 
 class WorkBegan(msgspec.Struct, frozen=True, tag="busy"):

@@ -1,7 +1,8 @@
 """What a component's own log says that concerns the person at the terminal: new lines of a serious level.
 
 Only lines in the form in which Pilotlight's processes log (`TIME LEVEL LOGGER: MESSAGE`, loggers `pilotlight…`) are
-understood; whatever else a container prints stays in its log. Must not: keep a file open, or wait for one.
+understood, and of those the first line; whatever else a container prints stays in its log. Must not: keep a file open,
+or wait for one.
 """
 
 import re
@@ -12,8 +13,6 @@ MOST_BYTES = 64 << 10
 MOST_LINES = 5
 LONGEST_LINE = 300
 _LINE = re.compile(rb"^\S+(?: \S+)? (?P<level>[A-Z]+) pilotlight[\w.]*: (?P<message>.+)$", re.MULTILINE)
-# How a reason of several lines goes on; they are for the log.
-_OUTPUT_FOLLOWS = "; last output:"
 
 
 class LogWatch:
@@ -38,7 +37,7 @@ class LogWatch:
         whole = data.rfind(b"\n") + 1
         self._position = start + whole
         messages = [
-            match["message"].decode(errors="replace").partition(_OUTPUT_FOLLOWS)[0][:LONGEST_LINE]
+            match["message"].decode(errors="replace")[:LONGEST_LINE]
             for match in _LINE.finditer(data[:whole])
             if match["level"] in self._levels
         ]

@@ -13,7 +13,6 @@ import contextlib
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -26,7 +25,6 @@ from pilotlight_engine.process.process_group import kill_group
 from pilotlight_protocol.engine_frames import Boot, HostConfig, Shutdown
 from pilotlight_protocol.errors import Unavailable
 
-_STDERR_LINES = 40
 _REAP_DEADLINE_S = 5.0
 _HOST_MODULE = "pilotlight_engine.host.pool_host"
 
@@ -117,7 +115,6 @@ class _Child:
         self.client = client
         self._control = control
         self._ending = False
-        self._last_lines: deque[str] = deque(maxlen=_STDERR_LINES)
         self._forwarding = asyncio.create_task(self._forward_output(), name="engine-host-output")
         self._watching = asyncio.create_task(self._watch(), name="engine-host-watch")
 
@@ -168,7 +165,7 @@ class _Child:
                 raise EngineMisconfigured(report.reason)
             raise Unavailable(self.client.lost.result())
         if self.client.ready not in done:
-            raise Unavailable(f"the engine was not ready within {deadline_s:g} s; last output:\n{self._tail()}")
+            raise Unavailable(f"the engine was not ready within {deadline_s:g} s; its output in the log says why")
 
     async def end(self, grace_s: float) -> None:
         self._ending = True
@@ -208,19 +205,10 @@ class _Child:
             return f"the engine failed: {self._control.exit_report.reason}"
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         hint = "; 9 is usually the kernel's out-of-memory killer: give the container more memory" if code == -9 else ""
-        return f"the engine host {how}{hint}; last output:\n{self._tail()}"
-
-    def _tail(self) -> str:
-        return "\n".join(self._last_lines)
+        return f"the engine host {how}{hint}"
 
     async def _forward_output(self) -> None:
         stream = self.process.stdout
         assert stream is not None
-        rest = b""
         while chunk := await stream.read(64 * 1024):
             sys.stderr.write(chunk.decode(errors="replace"))
-            *lines, rest = (rest + chunk).split(b"\n")
-            self._last_lines.extend(line.decode(errors="replace") for line in lines)
-            rest = rest[-4096:]
-        if rest:
-            self._last_lines.append(rest.decode(errors="replace"))

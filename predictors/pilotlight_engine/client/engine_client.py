@@ -31,7 +31,7 @@ from pilotlight_protocol.engine_frames import (
     Welcome,
     encode,
 )
-from pilotlight_protocol.errors import Unavailable, from_status, told_to_clients
+from pilotlight_protocol.errors import Unavailable, from_status
 from pilotlight_protocol.generation import TokenDelta
 
 
@@ -50,7 +50,7 @@ class EngineClient(asyncio.Protocol):
         self.lost: asyncio.Future[str] = loop.create_future()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.disconnected = asyncio.Event()
-        self.last_words: Failed | None = None
+        self.exit_report: Failed | None = None
         self.model_name = ""
         self._call_deadline_s = call_deadline_s
         self._transport: asyncio.Transport | None = None
@@ -83,7 +83,7 @@ class EngineClient(asyncio.Protocol):
     def send(self, frame: LeaseFrame) -> None:
         """Write a frame. Raises Unavailable when the engine was lost or is about to be."""
         if self.lost.done():
-            raise Unavailable(told_to_clients(self.lost.result()))
+            raise Unavailable(self.lost.result())
         if self._transport is None or self._transport.is_closing():
             raise Unavailable("the engine ended unexpectedly; it is being replaced")
         self._transport.write(encode(frame))
@@ -93,7 +93,7 @@ class EngineClient(asyncio.Protocol):
         if self.lost.done():
             return
         self.lost.set_result(reason)
-        error = Unavailable(told_to_clients(reason))
+        error = Unavailable(reason)
         for mailbox in self._mailboxes.values():
             mailbox.fail(error)
         for call in self._calls.values():
@@ -146,7 +146,7 @@ class EngineClient(asyncio.Protocol):
                 if not self.ready.done():
                     self.ready.set_result(None)
             case Failed():
-                self.last_words = frame
+                self.exit_report = frame
 
     def _answer(self, call: int, value: bytes) -> None:
         answer = self._calls.get(call)

@@ -21,8 +21,8 @@ class PoolEngineClient(EngineClient):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        words = self.last_words
-        self.lose(words.reason if words is not None else "the engine's connection was closed; take a new lease")
+        report = self.exit_report
+        self.lose(report.reason if report is not None else "the engine's connection was closed; take a new lease")
 
     async def close(self) -> None:
         """Leave the engine; what still runs on it for us is aborted by the host."""

@@ -59,7 +59,7 @@ from pilotlight_protocol.engine_frames import (
 from pilotlight_protocol.errors import NotSupported, PilotlightError, Unavailable
 from pilotlight_protocol.generation import TokenDelta
 
-_LAST_WORDS_DEADLINE_S = 0.2
+_REPORT_DEADLINE_S = 0.2
 
 
 class SwapReport(Protocol):
@@ -235,7 +235,7 @@ class PoolService:
             self._engine.step()
         if reason is not None:
             self._answer(link, Failed(reason))
-            link.outbox.drain(_LAST_WORDS_DEADLINE_S)
+            link.outbox.drain(_REPORT_DEADLINE_S)
         link.end()
 
     def _forget(self, lease_id: str, stream: int) -> None:

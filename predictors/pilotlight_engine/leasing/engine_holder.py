@@ -23,7 +23,7 @@ from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.leasing.lease_errors import LeaseRefused, PoolUnreachable
 from pilotlight_engine.leasing.metrics import BOOT_PHASE, ENGINE_HELD, ENGINES_LOST
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
-from pilotlight_protocol.errors import PilotlightError, Unavailable, told_to_clients
+from pilotlight_protocol.errors import PilotlightError, Unavailable
 
 # A cold start on two CPU cores; the first boot of this process replaces it.
 FIRST_BOOT_GUESS_S = 20.0
@@ -282,7 +282,7 @@ class EngineHolder:
             _log.info("the idle lease was taken back: %s", reason)
             return
         ENGINES_LOST.inc()
-        self._last_failure = told_to_clients(reason)
+        self._last_failure = reason
         _log.error("the engine was lost: %s", reason)
 
     async def _without_work(self) -> None:
@@ -298,7 +298,7 @@ class EngineHolder:
             await asyncio.sleep(left_s)
 
     def _note_failure(self, error: PilotlightError) -> None:
-        self._last_failure = told_to_clients(error.message)
+        self._last_failure = error.message
         _log.warning("no engine: %s", error.message)
         self._reachable = not isinstance(error, PoolUnreachable)
         if isinstance(error, LeaseRefused):

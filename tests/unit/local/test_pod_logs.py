@@ -31,7 +31,9 @@ def test_a_watch_tells_each_serious_line_once(tmp_path: Path) -> None:
 def test_of_a_reason_with_output_the_first_line_is_told(tmp_path: Path) -> None:
     log = tmp_path / "pod.log"
     watch = LogWatch(log, ["WARNING"])
-    append(log, POOL.replace("it died", "it died; last output:") + "Traceback\n")
+    append(
+        log, POOL + "  | Traceback\n  | 2026-11-23T02:43:34.123Z ERROR pilotlight.engine: said by a tenant's model\n"
+    )
     assert watch.news() == ["slot cpu:0: it died"]
 
 

@@ -12,6 +12,7 @@ from pilotlight_pool.agent_port import (
     EngineLost,
     EngineOrder,
     EngineRefused,
+    ExitReport,
     Grant,
     ModelFacts,
     ModelOrder,
@@ -39,7 +40,10 @@ REPORT = SlotReport("a/0", SlotState.LEASED, 3, ORDER, "t", "reset", (GRANT,), F
         frames.Settled(REPORT),
         frames.Leaving(),
         frames.Done(1, frames.value(FACTS)),
-        *(frames.Happened(event) for event in (EngineLost("s", 1, "r"), WorkBegan("s", "l"), WorkEnded("s", "l"))),
+        *(
+            frames.Happened(event)
+            for event in (EngineLost("s", 1, ExitReport("r", ("l",))), WorkBegan("s", "l"), WorkEnded("s", "l"))
+        ),
     ],
 )
 def test_what_an_agent_says(frame: frames.FromAgent) -> None:
@@ -73,6 +77,24 @@ def test_an_error_keeps_its_class_and_words(kind: type[AgentError] | type[Pilotl
     assert isinstance(sent, frames.CommandFailed)
     error = frames.error_of(sent)
     assert (type(error), str(error)) == (kind, "because")
+
+
+def kinds(base: type[AgentError]) -> list[type[AgentError]]:
+    return [base, *(kind for sub in base.__subclasses__() for kind in kinds(sub))]
+
+
+@pytest.mark.parametrize("kind", kinds(AgentError))
+def test_no_text_of_an_error_has_what_the_process_wrote_last_and_the_log_has_it_at_either_end(
+    kind: type[AgentError],
+) -> None:
+    report = ExitReport("it ended", ("prompt of another tenant",))
+    error = frames.error_of(frames.failure(3, kind(report)))
+    assert isinstance(error, AgentError)
+    assert error.report == report
+    event = EngineLost("s", 1, report)
+    for thing in (report, error, event, error.args):
+        assert "prompt" not in f"{thing} {thing!r}"
+    assert report.for_log() == error.report.for_log() == "it ended\n  | prompt of another tenant"
 
 
 def test_an_error_says_when_to_try_again_and_an_unknown_one_becomes_its_base() -> None:

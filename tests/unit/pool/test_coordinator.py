@@ -17,6 +17,7 @@ from pilotlight_pool.agent_port import (
     EngineLost,
     EngineOrder,
     EngineRefused,
+    ExitReport,
     Grant,
     ModelFacts,
     ModelOrder,
@@ -302,7 +303,7 @@ async def test_news_about_an_earlier_engine_are_dropped(start: Any) -> None:
     world.agent.die("s0")
     await world.settle()
     lease = await world.lease(A)
-    world.agent.tell(EngineLost("s0", 1, "late news"))
+    world.agent.tell(EngineLost("s0", 1, ExitReport("late news")))
     await world.settle()
     assert world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED).state == "active"
 
@@ -548,13 +549,32 @@ async def test_no_answer_names_another_tenant_its_lease_or_its_model(start: Any,
         assert not [text for text in told if word in text], word
 
 
-async def test_what_a_lost_process_wrote_last_is_for_the_log_alone(start: Any) -> None:
+ENDED = ExitReport("the process ended", ("prompt of another tenant", "and more of it"))
+
+
+async def test_what_a_lost_process_wrote_last_is_for_the_log_alone(
+    start: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     world = await start()
     lease = await world.lease(A)
-    world.agent.die("s0", "the process ended; last output:\nprompt of another tenant")
+    world.agent.tell(EngineLost("s0", 1, ENDED))
     with pytest.raises(LeaseGone) as gone:
         world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
     assert gone.value.message == "the engine was lost: the process ended"
+    assert "the process ended\n  | prompt of another tenant\n  | and more of it" in caplog.text
+
+
+async def test_what_an_engine_wrote_before_its_boot_failed_is_for_the_log_alone(
+    start: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await start()
+    world.agent.fails = lambda command, slot_id, model: EngineGone(ENDED) if command == "boot" else None
+    lease = await world.ask(A)
+    await world.settle()
+    with pytest.raises(LeaseGone) as gone:
+        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+    assert gone.value.message == "the engine was lost: the process ended"
+    assert "prompt of another tenant" in caplog.text
 
 
 async def test_a_schedule_loads_when_its_time_comes(start: Any) -> None:
@@ -922,7 +942,7 @@ async def test_a_sleeper_that_dies_is_forgotten_and_its_slot_goes_on(start: Any)
     await world.release(await world.lease(A))
     lease = await world.lease(C)
     world.agent.asleep["s0"].clear()
-    world.agent.tell(EngineLost("s0", 1, "killed"))
+    world.agent.tell(EngineLost("s0", 1, ExitReport("killed")))
     await world.settle()
     assert (await world.coordinator.desk.poll(lease.lease_id, 0.0, TRUSTED)).state == "active"
     await world.release(lease)

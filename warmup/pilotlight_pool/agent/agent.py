@@ -27,6 +27,7 @@ from pilotlight_pool.agent_port import (
     EngineLost,
     EngineOrder,
     EngineReady,
+    ExitReport,
     Grant,
     Listener,
     ModelFacts,
@@ -236,7 +237,7 @@ class Agent:
         output, output_fd = await EngineOutput.open(facts.slot_id)
         process = EngineProcess(
             output,
-            on_lost=lambda reason: self._lost(seat, engine, reason),
+            on_lost=lambda report: self._lost(seat, engine, report),
             on_work=lambda busy: self._work(seat, engine, busy),
         )
         engine.process = process
@@ -251,13 +252,13 @@ class Agent:
                 raise
         return process
 
-    def _lost(self, seat: Seat, engine: SeatedEngine, reason: str) -> None:
+    def _lost(self, seat: Seat, engine: SeatedEngine, report: ExitReport) -> None:
         engine.endpoint, engine.busy = "", False
         if seat.engine is engine:
             seat.grants = {}
         elif seat.asleep.pop(engine.incarnation, None) is not None:
             engine.let_go()
-        self._tell(EngineLost(seat.facts.slot_id, engine.incarnation, reason))
+        self._tell(EngineLost(seat.facts.slot_id, engine.incarnation, report))
 
     def _work(self, seat: Seat, engine: SeatedEngine, busy: bool) -> None:
         """The engine's work is that of every lease on it: it is idle when all of them are."""

@@ -30,8 +30,8 @@ class EngineOutput(asyncio.Protocol):
         await asyncio.get_running_loop().connect_read_pipe(lambda: output, pipe)
         return output, writer_fd
 
-    def tail(self) -> str:
-        return "\n".join(self._lines)
+    def tail(self) -> tuple[str, ...]:
+        return tuple(self._lines)
 
     async def ended(self, deadline_s: float) -> None:
         """Return when the last writer is gone, or after the deadline."""

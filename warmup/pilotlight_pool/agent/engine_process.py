@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from pilotlight_pool.agent.engine_output import EngineOutput
-from pilotlight_pool.agent_port import EngineGone, EngineRefused, SwapFailed
+from pilotlight_pool.agent_port import EngineGone, EngineRefused, ExitReport, SwapFailed
 from pilotlight_protocol.engine_frames import (
     AgentFrame,
     Booted,
@@ -48,15 +48,17 @@ from pilotlight_protocol.engine_frames import SwapFailed as SwapFailedFrame
 
 _SHUTDOWN_GRACE_S = 2.0
 _REAP_DEADLINE_S = 10.0
-_LAST_WORDS_S = 0.5
+_REPORT_DEADLINE_S = 0.5
 _Answer = TypeVar("_Answer")
 _ANSWERS: dict[str, type] = {"Grant": Granted, "Revoke": Revoked, "Swap": Swapped, "Sleep": Slept, "Wake": Woken}
 
 
 class EngineProcess(asyncio.Protocol):
-    """`on_lost(reason)` and `on_work(busy)` are called in the loop and must not block."""
+    """`on_lost(report)` and `on_work(busy)` are called in the loop and must not block."""
 
-    def __init__(self, output: EngineOutput, on_lost: Callable[[str], None], on_work: Callable[[bool], None]) -> None:
+    def __init__(
+        self, output: EngineOutput, on_lost: Callable[[ExitReport], None], on_work: Callable[[bool], None]
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.phase = "fork"
         self._output = output
@@ -67,8 +69,8 @@ class EngineProcess(asyncio.Protocol):
         self._decoder = msgspec.msgpack.Decoder(ControlFrame)
         self._waiting: dict[type, asyncio.Future[object]] = {}
         self._booted: asyncio.Future[Booted] = loop.create_future()
-        self._words: Failed | None = None
-        self._lost: asyncio.Future[str] = loop.create_future()
+        self._failed: Failed | None = None
+        self._lost: asyncio.Future[ExitReport] = loop.create_future()
         self._exited: asyncio.Future[None] = loop.create_future()
         self._pidfd: int | None = None
         self._ending = False
@@ -92,7 +94,7 @@ class EngineProcess(asyncio.Protocol):
     def not_started(self, reason: str) -> None:
         """There is no process: the zygote could not fork, or ended first."""
         if self._pidfd is None and not self._exited.done():
-            self._words = self._words or Failed(reason)
+            self._failed = self._failed or Failed(reason)
             self._has_exited()
 
     async def booted(self, deadline_s: float) -> Booted:
@@ -101,12 +103,11 @@ class EngineProcess(asyncio.Protocol):
             async with asyncio.timeout(deadline_s):
                 return await self._or_lost(self._booted)
         except TimeoutError:
-            raise EngineGone(
-                f"not ready within {deadline_s:g} s, still in {self.phase}; last output:\n{self._output.tail()}"
-            ) from None
+            reason = f"not ready within {deadline_s:g} s, still in {self.phase}"
+            raise EngineGone(ExitReport(reason, self._output.tail())) from None
         except EngineGone:
-            if self._words is not None and self._words.misconfigured:
-                raise EngineRefused(self._words.reason) from None
+            if self._failed is not None and self._failed.misconfigured:
+                raise EngineRefused(self._failed.reason) from None
             raise
 
     async def swap(self, frame: Swap, deadline_s: float) -> Swapped | SwapRefused:
@@ -146,7 +147,7 @@ class EngineProcess(asyncio.Protocol):
         await asyncio.wait({self._exited}, timeout=_REAP_DEADLINE_S)
         if self._transport is not None:
             self._transport.abort()
-        await self._output.ended(_LAST_WORDS_S)
+        await self._output.ended(_REPORT_DEADLINE_S)
         self._output.close()
         if not self._exited.done():
             raise EngineGone(f"the engine process could not be ended within {_REAP_DEADLINE_S:g} s")
@@ -167,7 +168,7 @@ class EngineProcess(asyncio.Protocol):
                 # It was this process that stood still.
                 return waiting.result()
             reason = f"no answer to {type(frame).__name__} within {deadline_s:g} s, so it was killed"
-            self._words = Failed(reason)
+            self._failed = Failed(reason)
             self.kill()
             raise EngineGone(reason) from None
         finally:
@@ -194,7 +195,7 @@ class EngineProcess(asyncio.Protocol):
             for body in self._splitter.feed(data):
                 self._hear(self._decoder.decode(body))
         except (ValueError, msgspec.MsgspecError) as error:
-            self._words = Failed(f"it does not speak the control protocol: {error}")
+            self._failed = Failed(f"it does not speak the control protocol: {error}")
             self.kill()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -210,7 +211,7 @@ class EngineProcess(asyncio.Protocol):
                 if not self._booted.done():
                     self._booted.set_result(frame)
             case Failed():
-                self._words = frame
+                self._failed = frame
             case Busy() | Idle():
                 self._on_work(isinstance(frame, Busy))
             case SwapRefused() | SwapFailedFrame():
@@ -242,14 +243,16 @@ class EngineProcess(asyncio.Protocol):
             self._gone = asyncio.ensure_future(self._lose())
 
     async def _lose(self) -> None:
-        """Socket and output may close in any order; hear its last words before saying why it is lost."""
+        """Socket and output may close in any order; hear all of both before saying why it is lost."""
         if not self._ending:
-            await asyncio.wait({self._exited}, timeout=_LAST_WORDS_S)
-            await self._output.ended(_LAST_WORDS_S)
-        tail = self._output.tail()
-        reason = self._words.reason if self._words is not None else f"the process ended; last output:\n{tail}"
+            await asyncio.wait({self._exited}, timeout=_REPORT_DEADLINE_S)
+            await self._output.ended(_REPORT_DEADLINE_S)
+        if self._failed is not None:
+            report = ExitReport(self._failed.reason)
+        else:
+            report = ExitReport("the process ended", self._output.tail())
         if not self._lost.done():
-            self._lost.set_result(reason)
+            self._lost.set_result(report)
         if not self._ending:
             self._lost_unasked = True
-            self._on_lost(reason)
+            self._on_lost(report)

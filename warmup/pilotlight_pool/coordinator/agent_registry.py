@@ -129,7 +129,7 @@ class Roster:
         if driver is None:
             return
         if isinstance(event, EngineLost):
-            driver.lost(event.incarnation, event.reason)
+            driver.lost(event.incarnation, event.report)
             return
         began = isinstance(event, WorkBegan)
         self._pool.work(event.lease_id, LeaseEvent.WORK_BEGAN if began else LeaseEvent.WORK_ENDED)

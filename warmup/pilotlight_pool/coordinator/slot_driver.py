@@ -32,6 +32,7 @@ from pilotlight_pool.agent_port import (
     EngineGone,
     EngineOrder,
     EngineRefused,
+    ExitReport,
     SlotFacts,
     SlotReport,
     SwapFailed,
@@ -53,7 +54,7 @@ from pilotlight_pool.policy.leases.ledger import Engine, Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
 from pilotlight_pool.policy.placement.boot_backoff import SlotFailures
 from pilotlight_pool.policy.placement.prediction import seconds_per_byte
-from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable, told_to_clients
+from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class SlotDriver:
         self._grants = SlotGrants(facts.slot_id, agent, pool, exposition, settings.drain_deadline_s)
         self._incarnation = 0
         self.swap_path = ""
-        self._lost_early = (0, "")
+        self._lost_early = (0, ExitReport(""))
         self._order: EngineOrder | None = None
         self._sleepers = SlotSleepers(facts, pool)
         self._unwanted = ""
@@ -108,20 +109,20 @@ class SlotDriver:
         self._incarnation, self._order, self.swap_path = report.incarnation, report.engine, report.swap_path
         self._sleepers.took_over(report.sleeping)
 
-    def lost(self, incarnation: int, reason: str) -> None:
+    def lost(self, incarnation: int, report: ExitReport) -> None:
         """The agent says that an engine process is gone; news about an earlier one are dropped, and those about one
         whose boot has not been heard of yet are kept for that."""
         if self._sleepers.discard(incarnation):
-            log.warning("slot %s: a sleeping engine was lost: %s", self._slot_id, reason)
+            log.warning("slot %s: a sleeping engine was lost: %s", self._slot_id, report.for_log())
         elif incarnation == self._incarnation:
-            self._died(reason)
+            self._died(report)
         elif incarnation > self._incarnation:
-            self._lost_early = (incarnation, reason)
+            self._lost_early = (incarnation, report)
 
-    def _died(self, reason: str) -> None:
+    def _died(self, report: ExitReport) -> None:
         if self._slot.state in {SlotState.EMPTY, SlotState.FAILED, SlotState.STOPPING}:
             return
-        self._fail(SlotEvent.DIED, f"the engine was lost: {reason}")
+        self._fail(SlotEvent.DIED, "the engine was lost", report)
         self.kick()
 
     async def run(self) -> None:
@@ -134,7 +135,7 @@ class SlotDriver:
             try:
                 await step()
             except AgentError as error:
-                self._died(str(error))
+                self._died(error.report)
             except LifeCycleViolation as violation:
                 log.info("slot %s: came too late: %s", self._slot_id, violation)
             finally:
@@ -249,7 +250,7 @@ class SlotDriver:
             ready = await self._agent.swap(self._slot_id, order, self._settings.swap_deadline_s)
         except SwapFailed as error:
             self._exposition.swap_failed()
-            self._fail(SlotEvent.SWAP_FAILED, f"the swap failed: {error}")
+            self._fail(SlotEvent.SWAP_FAILED, "the swap failed", error.report)
             return
         except SwapRefused as error:
             self._pool.swap_refused(self._slot_id, before)
@@ -369,22 +370,23 @@ class SlotDriver:
             await asyncio.sleep(delay_s)
         self._pool.slot_event(self._slot_id, SlotEvent.STOP)
 
-    def _fail(self, event: SlotEvent, reason: str) -> None:
-        """What the process wrote last is for the log alone: it has served others too."""
+    def _fail(self, event: SlotEvent, what: str, report: ExitReport) -> None:
         engine = self._slot.engine
         self._failures.failed(engine.model if engine is not None else "", self._pool.now_s())
         if engine is not None:
             self._pool.model_failed(engine.model)
         self._warm = None
         self._exposition.engine_failed()
-        log.warning("slot %s: %s (failure %d in a row)", self._slot_id, reason, self._failures.count)
-        self._pool.engine_lost(self._slot_id, event, Unavailable(told_to_clients(reason)), again=True)
+        log.warning(
+            "slot %s: %s (failure %d in a row): %s", self._slot_id, what, self._failures.count, report.for_log()
+        )
+        self._pool.engine_lost(self._slot_id, event, Unavailable(f"{what}: {report}"), again=True)
 
     def _refuse(self, order: EngineOrder, reason: str) -> None:
         """The engine's arguments or the model are wrong: another try would end the same way."""
         log.warning("slot %s: the engine refuses its configuration: %s", self._slot_id, reason)
         self._warm_order_ends(order)
-        error = InvalidInput(told_to_clients(reason))
+        error = InvalidInput(reason)
         self._pool.refuse_kind(order.facts.kind, error)
         self._pool.engine_lost(self._slot_id, SlotEvent.DIED, error, again=False)
 

@@ -15,7 +15,16 @@ from typing import TypeVar
 import msgspec
 
 from pilotlight_pool import agent_port
-from pilotlight_pool.agent_port import AgentError, EngineEvent, EngineOrder, Grant, ModelOrder, SlotFacts, SlotReport
+from pilotlight_pool.agent_port import (
+    AgentError,
+    EngineEvent,
+    EngineOrder,
+    ExitReport,
+    Grant,
+    ModelOrder,
+    SlotFacts,
+    SlotReport,
+)
 from pilotlight_pool.policy.leases.lease_terms import Isolation
 from pilotlight_protocol import errors
 from pilotlight_protocol.errors import InternalError, PilotlightError, Unavailable
@@ -129,12 +138,13 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class CommandFailed(msgspec.Struct, frozen=True, tag="failed"):
-    """`kind`: the error's class by name."""
+    """`kind`: the error's class by name; `log_tail`: of its ExitReport."""
 
     number: int
     kind: str
     message: str
     retry_after_s: float | None = None
+    log_tail: tuple[str, ...] = ()
 
 
 class Happened(msgspec.Struct, frozen=True, tag="event"):
@@ -179,12 +189,15 @@ def value(result: object) -> msgspec.Raw:
 def failure(number: int, error: AgentError | PilotlightError) -> CommandFailed:
     """A class that the other end does not know becomes the nearest of its bases that it does."""
     kind = next((base.__name__ for base in type(error).__mro__ if base.__name__ in _ERRORS), InternalError.__name__)
-    message = error.message if isinstance(error, PilotlightError) else str(error)
-    return CommandFailed(number, kind, message, getattr(error, "retry_after_s", None))
+    if isinstance(error, AgentError):
+        return CommandFailed(number, kind, error.report.reason, log_tail=error.report.log_tail)
+    return CommandFailed(number, kind, error.message, getattr(error, "retry_after_s", None))
 
 
 def error_of(failed: CommandFailed) -> AgentError | PilotlightError:
     kind = _ERRORS.get(failed.kind, InternalError)
+    if issubclass(kind, AgentError):
+        return kind(ExitReport(failed.message, failed.log_tail))
     error = kind(failed.message)
     if failed.retry_after_s is not None and isinstance(error, Unavailable):
         error.retry_after_s = failed.retry_after_s
