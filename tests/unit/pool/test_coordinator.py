@@ -886,6 +886,8 @@ async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) 
             if slot.state == "leased":
                 assert set(agent.granted[slot.slot_id]) == set(slot.lease_ids)
                 assert {living[lease_id] for lease_id in slot.lease_ids} == {agent.loaded[slot.slot_id]}
+        sharers = {lease_id for slot in coordinator.pool.ledger.slots.values() for lease_id in slot.sharers}
+        assert coordinator.pool.fair.sharing == sharers
     agent.fails = lambda name, slot_id, model: None
     for lease_id in living:
         coordinator.desk.release(lease_id, TRUSTED)
@@ -893,6 +895,7 @@ async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) 
     assert set(world.states()) <= {"idle", "empty"}
     assert not coordinator.pool.fair.waiting
     assert not coordinator.pool.fair.running
+    assert not coordinator.pool.fair.sharing
     assert (await world.lease(A)).state == "active"
 
 

@@ -80,6 +80,16 @@ def test_only_what_is_used_while_others_wait_counts() -> None:
     assert fairness.mean_slots(SPEC, wanted, 110.0).get("b", 0.0) == 0.0
 
 
+def test_who_shares_counts_as_who_would_wait_if_it_did_not() -> None:
+    state = fairness.started(SPEC, waiting(("c1", "normal"), ("a1", "normal")), "c1", 1.0)
+    state = fairness.started(SPEC, fairness.ended(SPEC, state, "c1", 3.0), "a1", 3.0)
+    assert fairness.mean_slots(SPEC, state, 103.0).get("a", 0.0) == 0.0, "nobody waits"
+    shared = fairness.shares(SPEC, waiting(("a2", "normal"), state=state), "a2", 3.0)
+    assert fairness.mean_slots(SPEC, shared, 103.0)["a"] > 0.9
+    follows = fairness.adopt(SPEC, fairness.ended(SPEC, shared, "a1", 4.0), LeaseWish("a2", "a", "m", "f"), 4.0)
+    assert (set(follows.running), follows.sharing) == ({"a2"}, frozenset())
+
+
 def test_a_lease_that_lost_its_slot_teaches_nothing_and_pays_for_what_it_had() -> None:
     state = fairness.started(SPEC, waiting(("a1", "normal")), "a1", 0.0)
     lost = fairness.unseated(SPEC, state, "a1", 3.0)

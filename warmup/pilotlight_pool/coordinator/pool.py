@@ -139,7 +139,7 @@ class Pool:
         """A slot is charged once, however many share it: to its holder, and after that to the one that follows it."""
         slot = self.ledger.slots[slot_id] if slot_id is not None else None
         for lease_id in slot.sharers if slot is not None else ():
-            self.fair = fairness.unseated(self.policy.fairness, self.fair, lease_id, self.now_s())
+            self.fair = fairness.shares(self.policy.fairness, self.fair, lease_id, self.now_s())
         if slot is not None and slot.lease_id is not None:
             wish = self.ledger.leases[slot.lease_id].wish
             self.fair = fairness.adopt(self.policy.fairness, self.fair, wish, self.now_s())
@@ -168,7 +168,7 @@ class Pool:
         """Bind a waiting lease to a slot beside others of its endpoint; the slot's driver has it let in."""
         now_s = self.now_s()
         self.ledger = ledger.share(self.ledger, lease_id, slot_id, now_s)
-        self.fair = fairness.withdraw(self.policy.fairness, self.fair, lease_id, now_s)
+        self.fair = fairness.shares(self.policy.fairness, self.fair, lease_id, now_s)
         self._placed(lease_id, "share")
 
     def _placed(self, lease_id: str, path: str) -> None:

@@ -15,7 +15,9 @@ the present virtual time: absence saves up no credit, and a flood leaves no debt
 while any lease fits it. The queue is bounded in all and per tenant, so a flood fills its own part.
 
 `mean_slots` is what a tenant held lately *while anybody waited*, and it was not alone: what it used of an idle pool, or
-of a pool of its own, is held against nobody. Preemption compares these means. Pure.
+of a pool of its own, is held against nobody. A lease that shares a slot with another of its endpoint would wait if it
+did not, and counts as one that does: an endpoint whose pods share stands to others as one whose pods wait in turn.
+Preemption compares these means. Pure.
 """
 
 from __future__ import annotations
@@ -68,10 +70,12 @@ class _Running:
 
 @dataclass(frozen=True, slots=True)
 class FairnessState:
-    """`finish_tags` and `virtual_time` are in slot-seconds per unit of weight. `used_s` (slot-seconds by tenant) and
-    `contended_s` count only contended time; both fade over the horizon and are as of `as_of_s`."""
+    """`sharing`: leases beside the one that holds their slot and is charged for it. `finish_tags` and `virtual_time`
+    are in slot-seconds per unit of weight. `used_s` (slot-seconds by tenant) and `contended_s` count only contended
+    time; both fade over the horizon and are as of `as_of_s`."""
 
     waiting: Mapping[str, Waiting] = field(default_factory=dict)
+    sharing: frozenset[str] = frozenset()
     running: Mapping[str, _Running] = field(default_factory=dict)
     finish_tags: Mapping[str, float] = field(default_factory=dict)
     used_s: Mapping[str, float] = field(default_factory=dict)
@@ -102,9 +106,15 @@ def enqueue(
 
 
 def withdraw(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
-    """The lease no longer waits: released, expired or refused."""
+    """The lease neither waits nor shares any more: released, expired or refused."""
     waiting = {key: entry for key, entry in state.waiting.items() if key != lease_id}
-    return replace(_faded(spec, state, now_s), waiting=waiting)
+    return replace(_faded(spec, state, now_s), waiting=waiting, sharing=state.sharing - {lease_id})
+
+
+def shares(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
+    """The lease is let in beside the one that holds the slot: that one alone is charged."""
+    state = unseated(spec, withdraw(spec, state, lease_id, now_s), lease_id, now_s)
+    return replace(state, sharing=state.sharing | {lease_id})
 
 
 def order(spec: FairnessSpec, state: FairnessState, now_s: float) -> tuple[str, ...]:
@@ -137,7 +147,7 @@ def adopt(spec: FairnessSpec, state: FairnessState, wish: LeaseWish, now_s: floa
     """The lease has a slot already, its agent says: it never waits here, and its tenant is charged as for any other."""
     if wish.lease_id in state.running:
         return state
-    return _running(spec, _faded(spec, state, now_s), wish.lease_id, wish.tenant, now_s)
+    return _running(spec, withdraw(spec, state, wish.lease_id, now_s), wish.lease_id, wish.tenant, now_s)
 
 
 def ended(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
@@ -157,12 +167,15 @@ def ended(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float)
 def unseated(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
     """The lease lost its slot before it was done: the charge is put right, and nothing is learned from it."""
     run = state.running.get(lease_id)
+    if run is None and lease_id not in state.sharing:
+        return state
+    state = replace(_faded(spec, state, now_s), sharing=state.sharing - {lease_id})
     if run is None:
         return state
     used_s = max(0.0, now_s - run.started_s)
     corrected = state.finish_tags[run.tenant] + (used_s - run.charged_s) / spec.weight(run.tenant)
     return replace(
-        _faded(spec, state, now_s),
+        state,
         running={key: other for key, other in state.running.items() if key != lease_id},
         finish_tags={**state.finish_tags, run.tenant: corrected},
     )
@@ -220,7 +233,7 @@ def _faded(spec: FairnessSpec, state: FairnessState, now_s: float) -> FairnessSt
     """The same state with its means as of now; who holds and who waits has not changed since they were last."""
     left = math.exp(-max(0.0, now_s - state.as_of_s) / spec.horizon_s)
     tenants = {entry.tenant for entry in state.waiting.values()} | {run.tenant for run in state.running.values()}
-    contended = bool(state.waiting) and len(tenants.union(state.used_s)) > 1
+    contended = bool(state.waiting or state.sharing) and len(tenants.union(state.used_s)) > 1
     grown_s = spec.horizon_s * (1.0 - left) if contended else 0.0
     used_s = {tenant: before_s * left for tenant, before_s in state.used_s.items()}
     for run in state.running.values() if contended else ():
