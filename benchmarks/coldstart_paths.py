@@ -193,10 +193,12 @@ class LeasePool:
         return Sample(ended - begun, {**phases, "first token": ended - connected})
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        answer = PoolHttp(self._url).exchange(method, path, body, START_DEADLINE_S + 10)
+        answer = PoolHttp(self._url).exchange(
+            method, path, None if body is None else json.dumps(body).encode(), START_DEADLINE_S + 10
+        )
         if answer.status >= 300:
-            raise RuntimeError(f"{method} {path}: {answer.status} {answer.content}")
-        return dict(answer.content)
+            raise RuntimeError(f"{method} {path}: {answer.status} {answer.body!r}")
+        return dict(json.loads(answer.body or b"{}"))
 
 
 def lease_phases(told: Mapping[str, float]) -> dict[str, float]:

@@ -21,8 +21,8 @@ import msgspec
 
 from pilotlight_local.cli.commands import cli
 from pilotlight_pool import arguments as pool_arguments
-from pilotlight_pool.coordinator import lease_bodies as leases
 from pilotlight_predictor import arguments as predictor_arguments
+from pilotlight_protocol import leases
 from pilotlight_store import commands as store_commands
 from pilotlight_transformer import settings as transformer_settings
 
@@ -55,7 +55,7 @@ HEADERS = {
 }
 # Between our own processes only.
 PRIVATE = ("PILOTLIGHT_PREPARED_PROCESS",)
-LEASE_TYPES = ("LeaseRequest", "LeaseAnswer", "PrewarmRequest")
+LEASE_TYPES = ("LeaseRequest", "LeaseAnswer", "PrewarmRequest", "LeaseLine", "SlotLine", "ModelLine", "ErrorBody")
 
 
 def page() -> str:
@@ -174,8 +174,8 @@ def _lease_types() -> Iterator[str]:
 
 
 def _type_text(kind: Any) -> str:
-    (schema,), _ = msgspec.json.schema_components([kind])
-    either = schema.get("anyOf", [schema])
+    (schema,), named = msgspec.json.schema_components([kind])
+    either = [named.get(one.get("$ref", "").rpartition("/")[2], one) for one in schema.get("anyOf", [schema])]
     return " or ".join(str(one.get("type") or one.get("enum")) for one in either)
 
 

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 from pilotlight_pool.agent_port import WorkBegan
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
-from pilotlight_pool.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
 from pilotlight_pool.coordinator.pool import PoolPolicy
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
 from pilotlight_pool.policy.leases.access import TRUSTED
-from pilotlight_pool.policy.leases.lease_terms import Priority
 from pilotlight_pool.policy.placement import eviction_rules, fairness
 from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.leases import LeaseAnswer, LeaseRequest, Priority
 from pool_simulator.virtual_pool import Durations, SlotClock, VirtualAgent, run
 
 FINGERPRINT = "f"

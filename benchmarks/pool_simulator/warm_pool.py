@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from pilotlight_pool.agent_port import WorkBegan, WorkEnded
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
-from pilotlight_pool.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
 from pilotlight_pool.coordinator.pool import PoolPolicy
 from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
@@ -22,6 +21,7 @@ from pilotlight_pool.policy.placement.eviction_rules import ContestSpec
 from pilotlight_pool.policy.placement.placement import PlacementSpec
 from pilotlight_pool.policy.placement.prediction import PredictionSpec
 from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.leases import LeaseAnswer, LeaseRequest
 from pool_simulator.outcome import Outcome
 from pool_simulator.request_trace import Endpoint, Trace
 from pool_simulator.virtual_pool import Durations, SlotClock, VirtualAgent, run

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pilotlight_engine.leasing import lease_client
-from pilotlight_engine.leasing.lease_client import LeaseAsk, LeaseWish
+from pilotlight_engine.leasing.lease_client import LeaseAsk
 from pilotlight_engine.leasing.pool_http import PoolHttp
 from pilotlight_predictor import arguments
 from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.leases import LeaseRequest
 from pilotlight_serving.log_lines import log_to_stderr
 from pilotlight_wire.one_port import listen
 
@@ -56,7 +57,7 @@ def main(engine_provider: Callable[[Namespace], PhasedProvider] | None = None) -
 
 def _asks(args: Namespace) -> Callable[[float], LeaseAsk]:
     """Makes asks for this predictor's lease, given how many seconds each may take."""
-    wish = LeaseWish(
+    wish = LeaseRequest(
         model=args.model,
         model_name=args.model_name,
         tenant=args.tenant,

@@ -22,10 +22,10 @@ from pilotlight_pool.agent_port import (
     SlotFacts,
     SlotReport,
 )
-from pilotlight_pool.policy.leases.lease_terms import Isolation
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError
+from pilotlight_protocol.leases import Isolation
 
 GIB = 2**30
 

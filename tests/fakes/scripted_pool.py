@@ -6,6 +6,7 @@ script foresees are answered well.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,11 +22,11 @@ def lease(state: str = "active", **more: Any) -> Answer:
     content = {"lease_id": "L1", "state": state, "expires_s": 15.0, "secret": "s3cret", "path": "swap"}
     if state == "active":
         content |= {"endpoint": "unix:///slot.sock", "phases_s": {"queue": 0.0, "swap": 0.05}}
-    return Answer(201, content | more)
+    return Answer(201, json.dumps(content | more).encode())
 
 
 def error(status: int, message: str = "no", retry_after_s: float | None = None) -> Answer:
-    return Answer(status, {"error": message}, retry_after_s)
+    return Answer(status, json.dumps({"error": message}).encode(), retry_after_s)
 
 
 class ScriptedPool:
@@ -57,25 +58,25 @@ class ScriptedTransport:
         self._pool = pool
         self._closed = threading.Event()
 
-    def exchange(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> Answer:
-        pool = self._pool
+    def exchange(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Answer:
+        pool, asked = self._pool, json.loads(body or b"{}")
         pool.calls.append((method, path.partition("?")[0]))
         if not pool.healthy:
             raise PoolUnreachable("nobody answers")
         if path == "/healthz":
-            return Answer(200, {})
+            return Answer(200)
         if method == "DELETE":
-            return Answer(204, {})
+            return Answer(204)
         if path.endswith("/heartbeat"):
-            return _play(pool.heartbeats.pop(0) if pool.heartbeats else Answer(200, {}), {})
+            return _play(pool.heartbeats.pop(0) if pool.heartbeats else Answer(200), {})
         if path == "/v1/leases":
-            pool.bodies.append(dict(body or {}))
+            pool.bodies.append(asked)
         if not pool.script:
             # A long poll: until `answer` or `close`.
             self._pool.news.wait(timeout_s)
             if self._closed.is_set():
                 raise PoolUnreachable("closed")
-        return _play(pool.script.pop(0), body or {})
+        return _play(pool.script.pop(0), asked)
 
     def close(self) -> None:
         self._closed.set()

@@ -73,7 +73,7 @@ class FakePool:
     def leases(self) -> list[dict[str, Any]]:
         """Those that hold a slot or wait for one."""
         living = ("active", "idle", "queued", "placing")
-        return [line for line in self.get("/v1/leases").content["leases"] if line["state"] in living]
+        return [line for line in json.loads(self.get("/v1/leases").body)["leases"] if line["state"] in living]
 
     def engine_pids(self) -> list[int]:
         """Engine hosts: grandchildren of the pool, children of its zygote."""

@@ -14,7 +14,6 @@ from pilotlight_pool.agent_port import EngineOrder, EngineRefused, ModelFacts, M
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
-from pilotlight_pool.coordinator.lease_bodies import LeaseRequest
 from pilotlight_pool.listener import open_listener
 from pilotlight_pool.policy.leases.access import TRUSTED
 from pilotlight_pool.policy.leases.presence import PresenceSpec
@@ -24,6 +23,7 @@ from pilotlight_pool.remote.agents_server import AgentsServer
 from pilotlight_pool.remote.coordinator_link import CoordinatorLink
 from pilotlight_pool.remote.token_file import TokenFile
 from pilotlight_protocol.errors import InvalidInput, Unavailable
+from pilotlight_protocol.leases import LeaseRequest
 
 pytestmark = pytest.mark.integration
 A = "model://f/a"

@@ -19,9 +19,9 @@ from typing import Protocol
 
 import msgspec
 
-from pilotlight_pool.policy.leases.lease_terms import Isolation, Priority
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.prediction import Tier
+from pilotlight_protocol.leases import Isolation, Priority
 
 
 class ExitReport(msgspec.Struct, frozen=True):

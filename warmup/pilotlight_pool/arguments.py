@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from pilotlight_pool.agent.engine_addresses import parse_ports
 from pilotlight_pool.agent.slot_settings import parse_slots
 from pilotlight_pool.agent_port import SlotFacts
-from pilotlight_pool.policy.leases.lease_terms import Isolation
 from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.leases import Isolation
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _NEEDED_BY = {

@@ -14,37 +14,23 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypeVar
 from urllib.parse import quote
+
+import msgspec
 
 from pilotlight_engine.leasing.lease_errors import LeaseEnded, LeaseRefused, PoolUnreachable
 from pilotlight_engine.leasing.pool_http import Answer, Transport
 from pilotlight_protocol.errors import PilotlightError, from_status
+from pilotlight_protocol.leases import SERVING, ErrorBody, LeaseAnswer, LeaseRequest
 
 # Long enough for a swap, so that most leases take one call; short, because the id that gives the lease back is not
 # known before.
 FIRST_WAIT_S = 0.25
 POLL_WAIT_S = 20.0
 CALL_DEADLINE_S = 10.0
-EXPIRES_S = 15.0
-_SERVING = ("active", "idle")
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseWish:
-    """The body of `POST /v1/leases`, but for its times. `model`: a URI or a directory. `tenant` None: the lease key's.
-    `prewarm`: a schedule; None says nothing of one."""
-
-    model: str
-    model_name: str
-    tenant: str | None = None
-    priority: str = "normal"
-    engine_args: Mapping[str, str] = field(default_factory=dict)
-    quantization: str = "auto"
-    loras: tuple[tuple[str, str], ...] = ()
-    isolation: str | None = None
-    prewarm: str | None = None
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +48,12 @@ class Lease:
 class LeaseAsk:
     """Asks for one lease. `run` in a thread of its own; `cancel` from any other ends it and gives back what it got.
 
-    `deadline_s`: the pool refuses at once where it expects to take longer.
+    `deadline_s`: the pool refuses at once where it expects to take longer. `wish`: but for its times.
     """
 
     def __init__(
         self,
-        wish: LeaseWish,
+        wish: LeaseRequest,
         transport: Callable[[], Transport],
         deadline_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -84,18 +70,19 @@ class LeaseAsk:
         """Raises LeaseRefused, PoolUnreachable, LeaseEnded (cancelled), or what is wrong with the wish."""
         until_s = self._clock() + self._deadline_s
         while True:
-            opened = self._call("POST", "/v1/leases", self._body(until_s), until_s - self._clock())
-            lease_id = _text(opened, "lease_id")
+            left_s = until_s - self._clock()
+            wish = msgspec.structs.replace(self._wish, deadline_s=max(0.1, left_s), wait_s=FIRST_WAIT_S)
+            opened = self._call("POST", "/v1/leases", msgspec.json.encode(wish), left_s)
             try:
-                lease = self._poll(opened, lease_id, until_s)
+                lease = self._poll(opened, until_s)
                 self._keep()
                 return lease
             except LeaseEnded:
                 if self._cancelled or self._clock() >= until_s:
-                    give_back(self._transport(), lease_id)
+                    give_back(self._transport(), opened.lease_id)
                     raise
             except BaseException:
-                give_back(self._transport(), lease_id)
+                give_back(self._transport(), opened.lease_id)
                 raise
 
     def cancel(self) -> None:
@@ -109,30 +96,29 @@ class LeaseAsk:
             if self._cancelled:
                 raise LeaseEnded("no longer wanted")
 
-    def _poll(self, answer: Mapping[str, Any], lease_id: str, until_s: float) -> Lease:
-        secret = _text(answer, "secret")
-        while (state := _text(answer, "state")) not in _SERVING:
+    def _poll(self, opened: LeaseAnswer, until_s: float) -> Lease:
+        answer, path = opened, _path(opened.lease_id)
+        while answer.state not in SERVING:
             left_s = until_s - self._clock()
             if left_s <= 0:
-                reasons = "; ".join(answer.get("reasons", ())) or f"it is {state}"
+                reasons = "; ".join(answer.reasons) or f"it is {answer.state}"
                 raise LeaseRefused(
-                    f"no engine within {self._deadline_s:g} s: {reasons}", retry_after_s=answer.get("eta_s") or 5.0
+                    f"no engine within {self._deadline_s:g} s: {reasons}", retry_after_s=answer.eta_s or 5.0
                 )
             wait_s = min(POLL_WAIT_S, left_s)
-            answer = self._call("GET", f"{_path(lease_id)}?wait_s={wait_s:.3f}", None, wait_s)
-        return _granted(answer, lease_id, secret)
+            answer = self._call("GET", f"{path}?wait_s={wait_s:.3f}", None, wait_s)
+        if not (opened.secret and answer.endpoint):
+            raise _no_pool("a lease that serves has no secret or no endpoint")
+        return Lease(opened.lease_id, opened.secret, answer.endpoint, answer.expires_s, answer.path, answer.phases_s)
 
-    def _body(self, until_s: float) -> dict[str, Any]:
-        body = asdict(self._wish)
-        return {**body, "deadline_s": max(0.1, until_s - self._clock()), "wait_s": FIRST_WAIT_S}
-
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None, wait_s: float) -> Mapping[str, Any]:
+    def _call(self, method: str, path: str, body: bytes | None, wait_s: float) -> LeaseAnswer:
         with self._lock:
             if self._cancelled:
                 raise LeaseEnded("no longer wanted")
             transport = self._open = self._transport()
         answer = transport.exchange(method, path, body, wait_s + CALL_DEADLINE_S)
-        return _checked(answer, ended=method == "GET")
+        _check(answer, ended=method == "GET")
+        return _decode(answer, LeaseAnswer)
 
 
 def begin(ask: LeaseAsk) -> tuple[LeaseAsk, Future[Lease]]:
@@ -145,48 +131,44 @@ def begin(ask: LeaseAsk) -> tuple[LeaseAsk, Future[Lease]]:
 
 def renew(transport: Transport, lease_id: str) -> None:
     """Raises LeaseEnded (with the pool's reason), PoolUnreachable."""
-    _checked(transport.exchange("POST", f"{_path(lease_id)}/heartbeat", None, CALL_DEADLINE_S), ended=True)
+    _check(transport.exchange("POST", f"{_path(lease_id)}/heartbeat", None, CALL_DEADLINE_S), ended=True)
 
 
 def give_back(transport: Transport, lease_id: str) -> None:
     """Also where the lease is gone already, or nobody answers: it then ends by its expiry."""
     try:
-        _checked(transport.exchange("DELETE", _path(lease_id), None, CALL_DEADLINE_S), ended=True)
+        _check(transport.exchange("DELETE", _path(lease_id), None, CALL_DEADLINE_S), ended=True)
     except PilotlightError:
         return
 
 
 def check(transport: Transport) -> None:
     """Raises PoolUnreachable when the pool does not answer."""
-    _checked(transport.exchange("GET", "/healthz", None, CALL_DEADLINE_S), ended=False)
+    _check(transport.exchange("GET", "/healthz", None, CALL_DEADLINE_S), ended=False)
 
 
 def _path(lease_id: str) -> str:
     return f"/v1/leases/{quote(lease_id, safe='')}"
 
 
-def _granted(answer: Mapping[str, Any], lease_id: str, secret: str) -> Lease:
-    phases_s = {str(name): float(seconds) for name, seconds in answer.get("phases_s", {}).items()}
-    endpoint, path = _text(answer, "endpoint"), str(answer.get("path", ""))
-    return Lease(lease_id, secret, endpoint, float(answer.get("expires_s", EXPIRES_S)), path, phases_s)
-
-
-def _text(answer: Mapping[str, Any], name: str) -> str:
-    value = answer.get(name)
-    if not isinstance(value, str) or not value:
-        raise PoolUnreachable(f"the warm pool's answer has no '{name}'; is --pool_url its address?")
-    return value
-
-
-def _checked(answer: Answer, *, ended: bool) -> Mapping[str, Any]:
-    """The content of a good answer. `ended`: 404 and 410 mean that the lease has ended, not that the wish is wrong."""
+def _check(answer: Answer, *, ended: bool) -> None:
+    """`ended`: 404 and 410 mean that the lease has ended, not that the wish is wrong."""
     if answer.status < 300:
-        return answer.content
-    message = answer.content.get("error")
+        return
+    message = _decode(answer, ErrorBody).error
     if ended and answer.status in (404, 410):
-        raise LeaseEnded(str(message))
-    if not isinstance(message, str):
-        raise PoolUnreachable(f"not a warm pool's answer: status {answer.status}", retry_after_s=5)
+        raise LeaseEnded(message)
     if answer.status == 429 or answer.status >= 500:
         raise LeaseRefused(f"the warm pool: {message}", retry_after_s=answer.retry_after_s or 5.0)
     raise from_status(answer.status, f"the warm pool refuses: {message}")
+
+
+def _decode(answer: Answer, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(answer.body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _no_pool(f"status {answer.status}, {error}") from None
+
+
+def _no_pool(why: str) -> PoolUnreachable:
+    return PoolUnreachable(f"not a warm pool's answer: {why}; is --pool_url its address?", retry_after_s=5)

@@ -1,4 +1,4 @@
-"""The lease API's wire: one JSON exchange over TCP or a Unix socket, blocking. Must not know what a lease is.
+"""The lease API's wire: one exchange over TCP or a Unix socket, blocking. Must not know what a lease is.
 
 The standard library only: this is imported, and the first lease asked for, before anything heavy is.
 """
@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from pilotlight_engine.leasing.lease_errors import PoolUnreachable
@@ -20,17 +18,15 @@ from pilotlight_protocol.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`content` is the JSON object of the body, {} for an empty one."""
-
     status: int
-    content: Mapping[str, Any]
+    body: bytes = b""
     retry_after_s: float | None = None
 
 
 class Transport(Protocol):
     """`exchange` raises PoolUnreachable. `close`, from any thread, ends an exchange that is under way."""
 
-    def exchange(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> Answer: ...
+    def exchange(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Answer: ...
 
     def close(self) -> None: ...
 
@@ -47,16 +43,16 @@ class PoolHttp:
         self._connection: http.client.HTTPConnection | None = None
         self._closed = False
 
-    def exchange(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> Answer:
+    def exchange(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Answer:
         connection = connection_to(self._url, timeout_s)
         self._connection = connection
         try:
             if self._closed:
                 raise ConnectionAbortedError("closed")
-            connection.request(method, path, None if body is None else json.dumps(body), self._headers)
+            connection.request(method, path, body, self._headers)
             response = connection.getresponse()
             return _answer(response, response.read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
             raise PoolUnreachable(f"the warm pool at {self._url} does not answer: {reason}", retry_after_s=5) from error
         finally:
@@ -103,8 +99,5 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _answer(response: http.client.HTTPResponse, body: bytes) -> Answer:
-    content = json.loads(body) if body else {}
-    if not isinstance(content, dict):
-        raise ValueError("its answer is not a JSON object")
     retry_after = response.headers.get("Retry-After", "")
-    return Answer(response.status, content, float(retry_after) if retry_after.isdigit() else None)
+    return Answer(response.status, body, float(retry_after) if retry_after.isdigit() else None)

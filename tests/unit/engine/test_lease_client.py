@@ -8,13 +8,14 @@ import pytest
 from scripted_pool import Entry, ScriptedPool, error, lease
 
 from pilotlight_engine.leasing import lease_client
-from pilotlight_engine.leasing.lease_client import LeaseAsk, LeaseWish
+from pilotlight_engine.leasing.lease_client import LeaseAsk
 from pilotlight_engine.leasing.lease_errors import LeaseEnded, LeaseRefused, PoolUnreachable
 from pilotlight_engine.leasing.pool_http import Answer, check_pool_url
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PayloadTooLarge
+from pilotlight_protocol.leases import LeaseRequest
 
 SCHEDULE = "cron 0 9 * * *"
-WISH = LeaseWish("bundled://demo", "m", engine_args={"max_model_len": "64"}, loras=(("a", "/a"),), prewarm=SCHEDULE)
+WISH = LeaseRequest("bundled://demo", "m", engine_args={"max_model_len": "64"}, loras=(("a", "/a"),), prewarm=SCHEDULE)
 QUEUED = lease("queued", reasons=["slot busy"])
 
 
@@ -29,7 +30,7 @@ def test_a_lease_that_is_granted_at_once_takes_one_call() -> None:
     assert granted.phases_s == {"queue": 0.0, "swap": 0.05}
     assert pool.calls == [("POST", "/v1/leases")]
     assert pool.bodies[0]["engine_args"] == {"max_model_len": "64"}
-    assert pool.bodies[0]["loras"] == (("a", "/a"),)
+    assert pool.bodies[0]["loras"] == [["a", "/a"]]
     assert pool.bodies[0]["prewarm"] == SCHEDULE
     assert "s3cret" not in repr(granted)
 
@@ -56,9 +57,12 @@ def test_a_pool_that_forgot_the_lease_is_asked_anew(gone: int) -> None:
         ([error(413, "too large")], PayloadTooLarge, "too large"),
         ([error(500, "boom")], LeaseRefused, "boom"),
         ([error(507, "disk full")], LeaseRefused, "disk full"),
-        ([Answer(502, {})], PoolUnreachable, "status 502"),
+        ([Answer(502)], PoolUnreachable, "status 502"),
         ([PoolUnreachable("refused")], PoolUnreachable, "refused"),
-        ([Answer(200, {"hello": 1})], PoolUnreachable, "lease_id"),
+        ([Answer(200, b'{"hello": 1}')], PoolUnreachable, "lease_id"),
+        ([Answer(200, b"[]")], PoolUnreachable, "object"),
+        ([Answer(404, b"<html>")], PoolUnreachable, "status 404"),
+        ([Answer(400, b'{"detail": "x"}')], PoolUnreachable, "error"),
         ([lease(endpoint="")], PoolUnreachable, "endpoint"),
         ([QUEUED, error(503, "preempted")], LeaseRefused, "preempted"),
         ([QUEUED, PoolUnreachable("gone")], PoolUnreachable, "gone"),
@@ -68,7 +72,7 @@ def test_what_is_not_a_grant(script: list[Entry], raised: type[Exception], words
     pool = ScriptedPool(*script)
     with pytest.raises(raised, match=words):
         ask(pool).run()
-    has_lease = isinstance(script[0], Answer) and "lease_id" in script[0].content
+    has_lease = isinstance(script[0], Answer) and b"lease_id" in script[0].body
     assert pool.given_back == (["L1"] if has_lease else [])
 
 
@@ -79,9 +83,9 @@ def test_the_refusals_time_to_wait_is_kept() -> None:
 
 
 def test_waiting_ends_at_the_deadline_with_the_pools_reasons() -> None:
-    pool = ScriptedPool(QUEUED, Answer(200, {**QUEUED.content, "eta_s": 42.0}))
+    pool = ScriptedPool(QUEUED, lease("queued", reasons=["slot busy"], eta_s=42.0))
     with pytest.raises(LeaseRefused, match="no engine within 60 s: slot busy") as caught:
-        ask(pool, iter([0.0, 1.0, 1.0, 2.0, 61.0, 62.0])).run()
+        ask(pool, iter([0.0, 1.0, 2.0, 61.0, 62.0])).run()
     assert caught.value.retry_after_s == 42.0
     assert pool.given_back == ["L1"]
 

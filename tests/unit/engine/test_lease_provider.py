@@ -14,13 +14,14 @@ from scripted_pool import Entry, ScriptedPool, error, lease
 
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.leasing.engine_holder import EngineHolder, Lending
-from pilotlight_engine.leasing.lease_client import Lease, LeaseAsk, LeaseWish
+from pilotlight_engine.leasing.lease_client import Lease, LeaseAsk
 from pilotlight_engine.leasing.lease_errors import LeaseRefused, PoolUnreachable
 from pilotlight_engine.leasing.lease_provider import LeaseDeadlines, LeaseProvider
 from pilotlight_predictor.engine_queue import QueueLimits
 from pilotlight_predictor.token_requests import RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.leases import LeaseRequest
 from pilotlight_wire.handlers import Reply, RequestContext
 
 BODY = {"input_ids": [1], "parameters": {"max_tokens": 4, "temperature": 0}}
@@ -47,7 +48,7 @@ class Rig:
         self.pool = ScriptedPool(*script)
         self.engines: list[LeasedScriptedEngine] = []
         self.names = names
-        wish = LeaseWish("file:///m", "m")
+        wish = LeaseRequest("file:///m", "m")
         deadlines = LeaseDeadlines(first_s=600.0, later_s=5.0)
         provider = LeaseProvider("m", lambda s: LeaseAsk(wish, self.pool, s), deadlines, self.pool, self.connect)
         lending = Lending(idle_s, wait_s, provider.check_pool, lambda: provider.news)

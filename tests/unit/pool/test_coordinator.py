@@ -31,7 +31,6 @@ from pilotlight_pool.agent_port import (
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
-from pilotlight_pool.coordinator.lease_bodies import LeaseAnswer, LeaseRequest, PrewarmRequest
 from pilotlight_pool.coordinator.pool import PoolPolicy
 from pilotlight_pool.coordinator.warm_orders import MOST_OF_A_TENANT
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
@@ -48,6 +47,7 @@ from pilotlight_protocol.errors import (
     TooManyRequests,
     Unavailable,
 )
+from pilotlight_protocol.leases import LeaseAnswer, LeaseRequest, PrewarmRequest
 
 A, B, C = "model://f/a", "model://f/b", "model://g/c"
 

@@ -13,7 +13,6 @@ from pilotlight_pool.agent_port import EngineOrder, Grant, ModelFacts, ModelOrde
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
-from pilotlight_pool.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
 from pilotlight_pool.coordinator.pool import PoolPolicy
 from pilotlight_pool.policy.leases import ledger
 from pilotlight_pool.policy.leases.access import TRUSTED
@@ -22,6 +21,7 @@ from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
 from pilotlight_pool.policy.placement.fairness import FairnessSpec
 from pilotlight_protocol.errors import ModelNotFound, PayloadTooLarge, Unavailable
+from pilotlight_protocol.leases import LeaseAnswer, LeaseRequest
 
 A, B, LARGE = "model://f/a", "model://f/b", "model://f/large?gib=8"
 

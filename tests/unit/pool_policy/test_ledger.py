@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pilotlight_pool.policy.leases import ledger as book
-from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, SERVING, LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent
 from pilotlight_pool.policy.leases.lease_lifecycle import TRANSITIONS as LEASE_TABLE
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.resync import resync
 from pilotlight_pool.policy.leases.slot_lifecycle import TRANSITIONS as SLOT_TABLE
 from pilotlight_pool.policy.leases.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
+from pilotlight_protocol.leases import SERVING, LeaseState
 
 SLOTS = ("cpu:0", "cuda:0")
 

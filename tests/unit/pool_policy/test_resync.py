@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from pilotlight_pool.policy.leases import ledger as book
-from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine, Lease, Ledger, Slot
 from pilotlight_pool.policy.leases.resync import Resync, drop, resync, unplace
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotEvent, SlotState
+from pilotlight_protocol.leases import LeaseState
 
 ENGINE = Engine("m", "f", "acme")
 

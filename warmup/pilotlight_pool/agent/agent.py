@@ -39,9 +39,9 @@ from pilotlight_pool.agent_port import (
     WorkBegan,
     WorkEnded,
 )
-from pilotlight_pool.policy.leases.lease_terms import Isolation
 from pilotlight_protocol import engine_frames
 from pilotlight_protocol.engine_frames import HostConfig, SwapCheck, Swapped
+from pilotlight_protocol.leases import Isolation
 
 log = logging.getLogger(__name__)
 _GRANT_DEADLINE_S = 10.0

@@ -9,8 +9,8 @@ import msgspec
 
 from pilotlight_pool.agent.engine_process import EngineProcess
 from pilotlight_pool.agent_port import EngineGone, EngineOrder, Grant, SleeperReport, SlotFacts, SlotReport
-from pilotlight_pool.policy.leases.lease_terms import Isolation
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_protocol.leases import Isolation
 from pilotlight_store import Lease
 
 

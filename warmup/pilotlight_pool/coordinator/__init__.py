@@ -1,7 +1,6 @@
 """The coordinator: leases in, engines out. Decides with `policy`, acts through `agent_port`.
 
 module         is responsible for
-lease_bodies   the JSON of the lease API
 pool           the one state (ledger, queue, predictions, worth) and every step that changes it
 dispatch       who is next and where: fair order, preemption, placement
 agent_registry who the agents are, who is away, and the drivers of their slots

@@ -20,7 +20,6 @@ from pilotlight_pool.coordinator.agent_registry import Roster
 from pilotlight_pool.coordinator.dispatch import Dispatch
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.keep_alive_controller import LoadAhead, Warmth
-from pilotlight_pool.coordinator.lease_bodies import LeaseLine, ModelLine, PrewarmRequest, SlotLine
 from pilotlight_pool.coordinator.lease_service import Desk
 from pilotlight_pool.coordinator.metrics import Exposition
 from pilotlight_pool.coordinator.model_search import Found, find
@@ -30,10 +29,10 @@ from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
 from pilotlight_pool.policy.leases import access
 from pilotlight_pool.policy.leases.access import Caller
-from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent, LeaseState
-from pilotlight_pool.policy.leases.lease_terms import Isolation
+from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
 from pilotlight_pool.policy.leases.presence import Applicant, PresenceSpec, Taken
 from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.leases import Isolation, LeaseLine, LeaseState, ModelLine, PrewarmRequest, SlotLine
 
 log = logging.getLogger(__name__)
 _UNUSED_S = 1.0

@@ -15,13 +15,14 @@ import msgspec
 from pilotlight_pool.agent_port import EngineOrder, ModelFacts
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.pool import Pool
-from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Slot
 from pilotlight_pool.policy.placement import fairness, placement, preemption
 from pilotlight_pool.policy.placement.eviction_rules import Contest, choose_ahead
 from pilotlight_pool.policy.placement.queue_round import QueueRound
 from pilotlight_protocol.errors import PayloadTooLarge, PilotlightError, Unavailable
+from pilotlight_protocol.leases import LeaseState
 
 log = logging.getLogger(__name__)
 # An agent that was cut off, or has a new coordinator, dials again within seconds.

@@ -24,12 +24,15 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from pilotlight_pool.coordinator.coordinator import Coordinator
-from pilotlight_pool.coordinator.lease_bodies import LONGEST_WAIT_S, LeaseRequest, PrewarmRequest
 from pilotlight_pool.policy.leases.access import Caller
 from pilotlight_protocol.errors import ClientGone, Forbidden, InvalidInput, PayloadTooLarge, PilotlightError
+from pilotlight_protocol.json_bodies import read_json
+from pilotlight_protocol.leases import LONGEST_WAIT_S, ErrorBody, LeaseRequest, PrewarmRequest
 
 log = logging.getLogger(__name__)
 _MOST_BODY_BYTES = 64 * 1024
+_LEASE = msgspec.json.Decoder(LeaseRequest)
+_PREWARM = msgspec.json.Decoder(PrewarmRequest)
 _Body = TypeVar("_Body")
 _Result = TypeVar("_Result")
 
@@ -45,7 +48,7 @@ def build_app(coordinator: Coordinator, is_ready: Callable[[], bool], caller_of:
 
     @app.post("/v1/leases", status_code=201)
     async def ask(request: Request) -> Response:
-        caller, asked = who(request), await _read(request, LeaseRequest)
+        caller, asked = who(request), await _read(request, _LEASE, "a lease request")
         return _json(await _while_connected(request, desk.request(asked, caller)), 201)
 
     @app.get("/v1/leases/{lease_id}")
@@ -79,7 +82,7 @@ def build_app(coordinator: Coordinator, is_ready: Callable[[], bool], caller_of:
 
     @app.post("/v1/prewarm", status_code=202)
     async def prewarm(request: Request) -> Response:
-        caller, asked = who(request), await _read(request, PrewarmRequest)
+        caller, asked = who(request), await _read(request, _PREWARM, "a prewarm request")
         return _json(await _while_connected(request, coordinator.prewarm(asked, caller)), 202)
 
     @app.get("/metrics")
@@ -102,25 +105,22 @@ def build_app(coordinator: Coordinator, is_ready: Callable[[], bool], caller_of:
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _json({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
+        return _json(ErrorBody(f"{request.method} {request.url.path}: {error.detail}"), error.status_code)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return _json({"error": "internal error; the log of the warm pool has the details"}, 500)
+        return _json(ErrorBody("internal error; the log of the warm pool has the details"), 500)
 
     return app
 
 
-async def _read(request: Request, kind: type[_Body]) -> _Body:
+async def _read(request: Request, decoder: msgspec.json.Decoder[_Body], what: str) -> _Body:
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MOST_BODY_BYTES:
             raise PayloadTooLarge(f"the body has more than {_MOST_BODY_BYTES} bytes")
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(str(error)) from error
+    return read_json(decoder, body, what)
 
 
 async def _while_connected(request: Request, work: Awaitable[_Result]) -> _Result:
@@ -165,5 +165,5 @@ def _json(value: Any, status: int = 200) -> Response:
 def _refusal(error: PilotlightError) -> Response:
     headers = {"Retry-After": error.retry_after_header} if error.retry_after_header is not None else {}
     return Response(
-        msgspec.json.encode({"error": error.message}), error.http_status, headers, media_type="application/json"
+        msgspec.json.encode(ErrorBody(error.message)), error.http_status, headers, media_type="application/json"
     )

@@ -8,9 +8,10 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from pilotlight_pool.agent_port import EngineOrder, ModelOrder
 from pilotlight_pool.coordinator.errors import LeaseGone
-from pilotlight_pool.coordinator.lease_bodies import LeaseAnswer, LeaseRequest
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.metrics import Exposition
 from pilotlight_pool.coordinator.model_search import Found
@@ -18,9 +19,10 @@ from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.warm_orders import WarmOrder
 from pilotlight_pool.policy.leases import access
 from pilotlight_pool.policy.leases.access import Caller
-from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, SERVING, LeaseEvent
-from pilotlight_pool.policy.leases.lease_terms import Isolation, LeaseWish
+from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError, TooManyRequests, Unavailable
+from pilotlight_protocol.leases import SERVING, Isolation, LeaseAnswer, LeaseRequest
 
 log = logging.getLogger(__name__)
 Describe = Callable[[ModelOrder], Awaitable[Found]]
@@ -97,10 +99,7 @@ class Desk:
         except LeaseGone as gone:
             # Granted and preempted before the holder heard of it: to the holder it never was ready.
             raise Unavailable(gone.message) from gone
-        return LeaseAnswer(
-            answer.lease_id, answer.state, answer.expires_s, answer.path, answer.eta_s, answer.endpoint, secret,
-            answer.reasons, answer.phases_s,
-        )  # fmt: skip
+        return msgspec.structs.replace(answer, secret=secret)
 
     async def poll(self, lease_id: str, wait_s: float, caller: Caller) -> LeaseAnswer:
         """The lease as soon as it serves, or as it is after `wait_s`. Renews it. Raises what ended it, or LeaseGone.

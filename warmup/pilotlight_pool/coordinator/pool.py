@@ -16,7 +16,7 @@ from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.warm_orders import WarmOrders
 from pilotlight_pool.policy.leases import ledger, resync
 from pilotlight_pool.policy.leases.access import Caller
-from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Lease
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotEvent
@@ -27,6 +27,7 @@ from pilotlight_pool.policy.placement.fairness import FairnessSpec
 from pilotlight_pool.policy.placement.placement import PlacementSpec
 from pilotlight_pool.policy.placement.prediction import PredictionSpec
 from pilotlight_protocol.errors import PilotlightError, Unavailable
+from pilotlight_protocol.leases import LeaseState
 
 log = logging.getLogger(__name__)
 MOST_TRIES = 3

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pilotlight_pool.agent_port import EngineOrder, Grant, SleeperReport, SlotReport
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
-from pilotlight_pool.policy.leases.lease_lifecycle import LeaseState
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine, Lease, Slot
+from pilotlight_protocol.leases import LeaseState
 
 
 def reported_slot(report: SlotReport, now_s: float) -> Slot:

@@ -16,10 +16,10 @@ from pilotlight_pool.agent_port import AgentPort, Grant, SlotReport
 from pilotlight_pool.coordinator.metrics import Exposition
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.policy.leases.isolation import after_serving
-from pilotlight_pool.policy.leases.lease_lifecycle import LeaseState
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine, Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_protocol.leases import LeaseState
 
 
 class SlotGrants:

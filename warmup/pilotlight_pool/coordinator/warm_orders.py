@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pilotlight_pool.agent_port import EngineOrder
 from pilotlight_pool.policy.keep_warm import prewarm_schedule
 from pilotlight_pool.policy.leases.isolation import may_reuse
-from pilotlight_pool.policy.leases.lease_terms import Isolation, LeaseWish
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine
 from pilotlight_pool.policy.placement import boot_backoff
 from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
 from pilotlight_protocol.errors import InvalidInput, TooManyRequests
+from pilotlight_protocol.leases import Isolation
 
 log = logging.getLogger(__name__)
 MOST_OF_A_TENANT = 128

@@ -25,9 +25,9 @@ from pilotlight_pool.agent_port import (
     SlotFacts,
     SlotReport,
 )
-from pilotlight_pool.policy.leases.lease_terms import Isolation
 from pilotlight_protocol import errors
 from pilotlight_protocol.errors import InternalError, PilotlightError, Unavailable
+from pilotlight_protocol.leases import Isolation
 from pilotlight_store import errors as store_errors
 
 MAX_FRAME_BYTES = 8 * 2**20

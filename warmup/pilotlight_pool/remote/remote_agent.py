@@ -25,10 +25,10 @@ from pilotlight_pool.agent_port import (
     SlotFacts,
     SlotReport,
 )
-from pilotlight_pool.policy.leases.lease_terms import Isolation
 from pilotlight_pool.remote import frames
 from pilotlight_pool.remote.connection import Wire
 from pilotlight_pool.remote.frames import CommandFailed, Done, FromAgent, Register
+from pilotlight_protocol.leases import Isolation
 
 # On top of the command's own: the agent's answer is better than none.
 _MARGIN_S = 5.0

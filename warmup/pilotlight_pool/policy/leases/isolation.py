@@ -5,7 +5,8 @@ An engine process remembers whom it served: "" nobody yet, one tenant, or `SEVER
 
 from __future__ import annotations
 
-from pilotlight_pool.policy.leases.lease_terms import ISOLATION_RANK, Isolation, LeaseWish
+from pilotlight_pool.policy.leases.lease_terms import ISOLATION_RANK, LeaseWish
+from pilotlight_protocol.leases import Isolation
 
 SEVERAL = "*"
 

@@ -30,17 +30,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from pilotlight_pool.policy.leases.slot_lifecycle import LifeCycleViolation
-
-
-class LeaseState(StrEnum):
-    QUEUED = "queued"
-    PLACING = "placing"
-    ACTIVE = "active"
-    IDLE = "idle"
-    PREEMPTED = "preempted"
-    RELEASED = "released"
-    EXPIRED = "expired"
-    FAILED = "failed"
+from pilotlight_protocol.leases import LeaseState
 
 
 class LeaseEvent(StrEnum):
@@ -86,7 +76,6 @@ TRANSITIONS: Mapping[LeaseState, Mapping[LeaseEvent, LeaseState]] = MappingProxy
 )
 
 HOLDS_SLOT = frozenset({_S.PLACING, _S.ACTIVE, _S.IDLE})
-SERVING = frozenset({_S.ACTIVE, _S.IDLE})
 ENDED = frozenset({_S.RELEASED, _S.EXPIRED, _S.FAILED})
 
 

@@ -1,17 +1,10 @@
-"""The words of a lease that every policy shares: priorities, tenant isolation, and what a holder asks for."""
+"""What a holder asks for, as every policy sees it, and the order of its priorities and isolations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Priority = Literal["interactive", "normal", "batch"]
-"""`interactive` is never preempted, `normal` only where it was lent beyond its tenant's share, `batch` always may."""
-
-Isolation = Literal["shared", "reset", "dedicated"]
-"""`shared`: engines are swapped across tenants. `reset`: a change of tenant gets a fresh process. `dedicated`: the
-tenant's process never serves anybody else. That promises a process, not a slot: parked, it may be stopped for another
-tenant like any engine, and its memory ends with it."""
+from pilotlight_protocol.leases import Isolation, Priority
 
 PRIORITY_RANK: dict[Priority, int] = {"interactive": 0, "normal": 1, "batch": 2}
 ISOLATION_RANK: dict[Isolation, int] = {"shared": 0, "reset": 1, "dedicated": 2}

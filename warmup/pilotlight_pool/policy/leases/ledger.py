@@ -16,11 +16,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pilotlight_pool.policy.leases.isolation import SEVERAL, after_serving, may_reuse
-from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, HOLDS_SLOT, SERVING, LeaseEvent, LeaseState
+from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, HOLDS_SLOT, LeaseEvent
 from pilotlight_pool.policy.leases.lease_lifecycle import next_state as next_lease_state
-from pilotlight_pool.policy.leases.lease_terms import Isolation, LeaseWish
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
 from pilotlight_pool.policy.leases.slot_lifecycle import next_state as next_slot_state
+from pilotlight_protocol.leases import SERVING, Isolation, LeaseState
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pilotlight_pool.policy.leases.lease_lifecycle import HOLDS_SLOT, SERVING, LeaseEvent, LeaseState, next_state
+from pilotlight_pool.policy.leases.lease_lifecycle import HOLDS_SLOT, LeaseEvent, next_state
 from pilotlight_pool.policy.leases.ledger import Lease, Ledger, Slot, without_lease
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_protocol.leases import SERVING, LeaseState
 
 
 @dataclass(frozen=True, slots=True)

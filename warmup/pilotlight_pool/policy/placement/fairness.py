@@ -26,7 +26,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pilotlight_pool.policy.leases.lease_terms import PRIORITY_RANK, LeaseWish, Priority
+from pilotlight_pool.policy.leases.lease_terms import PRIORITY_RANK, LeaseWish
+from pilotlight_protocol.leases import Priority
 
 _FORGOTTEN_SLOTS = 0.01
 

@@ -24,9 +24,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pilotlight_pool.policy.leases.lease_lifecycle import LeaseState
-from pilotlight_pool.policy.leases.lease_terms import LeaseWish, Priority
+from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Lease
+from pilotlight_protocol.leases import LeaseState, Priority
 
 _CLEARLY = 0.95
 

@@ -1,18 +1,46 @@
-"""The JSON of the lease API. Unknown fields are refused, so that a misspelt one is not silently ignored."""
+"""The lease API's types, for the pool that answers and for holders: what is asked, and what is answered.
+
+A request's unknown fields are refused, so that a misspelt one is not silently ignored; an answer's are passed over, so
+that a pool may say more than an older holder knows. Pure.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Literal
 
 import msgspec
 
-from pilotlight_pool.policy.leases.lease_terms import Isolation, Priority
+Priority = Literal["interactive", "normal", "batch"]
+"""`interactive` is never preempted, `normal` only where it was lent beyond its tenant's share, `batch` always may."""
+
+Isolation = Literal["shared", "reset", "dedicated"]
+"""`shared`: engines are swapped across tenants. `reset`: a change of tenant gets a fresh process. `dedicated`: the
+tenant's process never serves anybody else. That promises a process, not a slot: parked, it may be stopped for another
+tenant like any engine, and its memory ends with it."""
 
 LONGEST_WAIT_S = 600.0
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 Uri = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 Schedule = Annotated[str, msgspec.Meta(max_length=1024)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=LONGEST_WAIT_S)]
+
+
+class LeaseState(StrEnum):
+    """The pool's `policy.leases.lease_lifecycle` says what leads from one to another."""
+
+    QUEUED = "queued"
+    PLACING = "placing"
+    ACTIVE = "active"
+    IDLE = "idle"
+    PREEMPTED = "preempted"
+    RELEASED = "released"
+    EXPIRED = "expired"
+    FAILED = "failed"
+
+
+SERVING = frozenset({LeaseState.ACTIVE, LeaseState.IDLE})
+"""The states in which the holder has an engine."""
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,8 +83,8 @@ class PrewarmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """`secret` is in the answer to the POST alone. `endpoint` is there once the state is active or idle."""
 
-    lease_id: str
-    state: str
+    lease_id: Name
+    state: LeaseState
     expires_s: float
     path: str = ""
     eta_s: float | None = None
@@ -118,3 +146,9 @@ class ModelLine(msgspec.Struct, frozen=True):
     loaded_in: tuple[str, ...]
     held_until_s: float | None
     schedule: str
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """Of every answer from 400 on."""
+
+    error: str
