@@ -6,7 +6,8 @@ import json
 from datetime import datetime
 
 from pilotlight_text.templates import jinja_template
-from pilotlight_text.templates.chat_template import TemplateSource, refused, too_long
+from pilotlight_text.templates.chat_template import refused, too_long
+from pilotlight_text.templates.template_sources import TemplateSource
 
 
 class InlineTemplates:

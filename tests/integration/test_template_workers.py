@@ -18,8 +18,9 @@ import pytest
 
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, PilotlightError
 from pilotlight_text.templates import jinja_template
-from pilotlight_text.templates.chat_template import ChatTemplate, template_source
+from pilotlight_text.templates.chat_template import ChatTemplate
 from pilotlight_text.templates.limited_process import MIB, ProcessLimits, command
+from pilotlight_text.templates.template_sources import template_source
 from pilotlight_text.templates.template_workers import TemplateWorkers
 from pilotlight_text.templates.worker_connection import start_worker
 from pilotlight_text.tokenization import tokenizer_check

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from pilotlight_text.detokenization.choice_text import Piece
+from pilotlight_text.detokenization.text_stream import Piece, TextStream
 from pilotlight_text.text_model import CONCURRENT_PROMPTS, TextModel, TextRequest
-from pilotlight_text.text_stream import TextStream
 
 Part = tuple[int, TextStream, list[Piece]]
 """Position of the prompt, its stream, new pieces; a prompt ends with none."""

@@ -1,7 +1,9 @@
 """What the routes share: the model's names, its tokenizer and template once they are loaded, and prompts to text.
 
-Responsible for saying "not ready yet" until they are. Readiness never asks the source of tokens: scaled to zero, it is
-woken by the first request and not by a probe.
+Responsible for saying "not ready yet" until they are, for running the `tokenizers` library where it does not hold up
+the event loop, and for refusing a prompt that cannot fit before time is spent on it. Readiness never asks the source of
+tokens: scaled to zero, it is woken by the first request and not by a probe. It must not know how a request or an answer
+is written (OpenAI, V2).
 """
 
 from __future__ import annotations
@@ -9,24 +11,89 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
+from tokenizers import Tokenizer
 
-from pilotlight_protocol.errors import ModelNotFound, Unavailable
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound, Unavailable
 from pilotlight_protocol.generation import GenerationParameters
-from pilotlight_text.detokenization.choice_text import ChoiceText
+from pilotlight_text.detokenization.detokenizer import Vocabulary, vocabulary_of
 from pilotlight_text.detokenization.stop_strings import StopStrings
+from pilotlight_text.detokenization.text_stream import ChoiceText, Completion, TextStream
 from pilotlight_text.templates.chat_template import ChatTemplate
-from pilotlight_text.text_stream import Completion, TextStream
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenSource
-from pilotlight_text.tokenization.text_codec import TextCodec
 from pilotlight_wire.handlers import RequestContext
 
 VERSION = "1"
 CONCURRENT_PROMPTS = 32
 """How many prompts of one request are with the source at a time."""
+
+INLINE_CHARS = 4096
+"""Longer texts are tokenized in a thread: at this length encoding takes about 1 ms, a hop to a thread 0.1–0.2 ms."""
+
+CHARS_PER_TOKEN_LIMIT = 64
+"""Text with more characters per token of context than this is refused unread. English has about 4; the longest tokens
+of common vocabularies are runs of spaces (up to 128), which nobody sends alone."""
+
+DEFAULT_CHARS_LIMIT = 4_000_000
+"""Limit in characters where the context length is unknown."""
+
+
+class TextCodec:
+    """`max_model_len` is the context length in tokens, or None where only the predictor knows it."""
+
+    def __init__(self, tokenizer: Tokenizer, *, max_model_len: int | None, threads: int = 4) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="tokenizer")
+        self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
+        self.max_model_len = max_model_len
+        self.max_chars = CHARS_PER_TOKEN_LIMIT * max_model_len if max_model_len else DEFAULT_CHARS_LIMIT
+
+    async def encode(self, text: str, *, add_special_tokens: bool, param: str = "prompt") -> list[int]:
+        """Token ids of `text`: int[seq]. Raises InvalidInput naming `param` when the text is empty or too long."""
+        self.check_chars(len(text), param)
+        if len(text) <= INLINE_CHARS:
+            ids = self._encode(text, add_special_tokens)
+        else:
+            loop = asyncio.get_running_loop()
+            ids = await loop.run_in_executor(self._pool, self._encode, text, add_special_tokens)
+        self.check_ids(ids, param)
+        return ids
+
+    def check_chars(self, chars: int, param: str) -> None:
+        if chars > self.max_chars:
+            fits = f" (context length {self.max_model_len} tokens)" if self.max_model_len else ""
+            raise InvalidInput(
+                f"'{param}' has {chars} characters; at most {self.max_chars} are taken{fits}. Send a shorter prompt",
+                param=param,
+            )
+
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        if not ids:
+            raise InvalidInput(f"'{param}' is empty: send at least one token", param=param)
+        if self.max_model_len is not None and len(ids) >= self.max_model_len:
+            raise InvalidInput(
+                f"'{param}' has {len(ids)} tokens; this model's context length is {self.max_model_len} tokens, "
+                "of which at least one must be left to generate. Send a shorter prompt",
+                param=param,
+            )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        detokenizer = self.vocabulary.detokenizer()
+        return detokenizer.push(ids) + detokenizer.finish() if ids else ""
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        # The batch call skips the offsets that nobody reads here: 20 % faster for one text, too.
+        ids: list[int] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+        return ids
 
 
 @dataclass(frozen=True, slots=True)

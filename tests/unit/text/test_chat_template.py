@@ -13,16 +13,14 @@ from inline_templates import InlineTemplates
 from pilotlight_models import bundled_model_path
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
 from pilotlight_text.templates import jinja_template
-from pilotlight_text.templates.chat_template import (
-    INLINE_BYTES,
+from pilotlight_text.templates.chat_template import INLINE_BYTES, TEMPLATE_GLOBALS, ChatTemplate
+from pilotlight_text.templates.known_templates import KNOWN_TEMPLATES
+from pilotlight_text.templates.template_sources import (
     MAX_SOURCE_CHARS,
-    TEMPLATE_GLOBALS,
-    ChatTemplate,
     special_tokens_of,
     template_source,
     template_sources,
 )
-from pilotlight_text.templates.known_templates import KNOWN_TEMPLATES
 
 CHATML = (
     "{% for message in messages %}\n"

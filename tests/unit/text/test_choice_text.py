@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import TokenEvent, TokenLogprob
-from pilotlight_text.detokenization.choice_text import ChoiceText, Piece
 from pilotlight_text.detokenization.stop_strings import StopStrings
+from pilotlight_text.detokenization.text_stream import ChoiceText, Piece
 
 
 class Letters:

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilotlight_text.detokenization.choice_text import Piece
-from pilotlight_text.openai_api.answers import Chunks, Kind
-from pilotlight_text.text_stream import Usage
+from pilotlight_text.detokenization.text_stream import Piece, Usage
+from pilotlight_text.openai_api.chat import ChatChunks
+from pilotlight_text.openai_api.completions import CompletionChunks
 
 
 def parsed(chunk: bytes) -> dict[str, Any]:
@@ -21,32 +21,32 @@ def parsed(chunk: bytes) -> dict[str, Any]:
     return value
 
 
-def chunks(kind: Kind, *, include_usage: bool = False) -> Chunks:
-    return Chunks(kind, 'id"1', 7, "mödel", include_usage=include_usage)
+def chat_chunks(*, include_usage: bool = False) -> ChatChunks:
+    return ChatChunks('id"1', 7, "mödel[]", include_usage=include_usage)
 
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(text=st.text(), index=st.integers(0, 3))
 def test_text_survives_as_it_is(text: str, index: int) -> None:
     text = text.encode("utf-8", "ignore").decode()
-    chat = parsed(chunks("chat.completion").text(index, text))
+    chat = parsed(chat_chunks().text(index, text))
     assert chat == {
         "id": 'id"1',
         "object": "chat.completion.chunk",
         "created": 7,
-        "model": "mödel",
+        "model": "mödel[]",
         "choices": [{"index": index, "delta": {"content": text}, "logprobs": None, "finish_reason": None}],
     }
-    plain = parsed(chunks("text_completion", include_usage=True).text(index, text))
+    plain = parsed(CompletionChunks("id", 7, "[]", include_usage=True).text(index, text))
     assert plain["object"] == "text_completion"
     assert plain["choices"] == [{"index": index, "text": text, "logprobs": None, "finish_reason": None}]
     assert plain["usage"] is None
 
 
 def test_first_last_and_usage() -> None:
-    written = chunks("chat.completion", include_usage=True)
+    written = chat_chunks(include_usage=True)
     assert parsed(written.role(1))["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    last = parsed(written.piece(1, Piece(1, "end", None, "stop", "\n"), {"content": []}))
+    last = parsed(written.piece(Piece(1, "end", None, "stop", "\n"), {"content": []}))
     assert last["choices"] == [
         {
             "index": 1,

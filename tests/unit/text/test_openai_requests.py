@@ -14,8 +14,8 @@ from pilotlight_text.openai_api.requests import (
     prompts_of,
     read_chat_request,
     read_completion_request,
-    template_messages,
 )
+from pilotlight_text.templates.chat_template import template_messages
 
 
 def chat(**fields: Any) -> bytes:

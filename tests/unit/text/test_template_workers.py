@@ -11,8 +11,9 @@ import pytest
 
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
 from pilotlight_text.templates import worker_main
-from pilotlight_text.templates.chat_template import ChatTemplate, template_source
+from pilotlight_text.templates.chat_template import ChatTemplate
 from pilotlight_text.templates.limited_process import MIB, ProcessEnded, ProcessLimits, command, why_ended
+from pilotlight_text.templates.template_sources import template_source
 from pilotlight_text.templates.template_workers import SUSPECT_S, TemplateWorkers
 from pilotlight_text.templates.worker_connection import WorkerConnection
 from pilotlight_text.templates.worker_main import OUT_OF_MEMORY, Renderer, looked_at_templates, looked_at_tokenizer

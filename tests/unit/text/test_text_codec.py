@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_text.tokenization.text_codec import INLINE_CHARS, TextCodec
+from pilotlight_text.text_model import INLINE_CHARS, TextCodec
 
 
 def letters() -> Tokenizer:

@@ -10,8 +10,7 @@ import pytest
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.v2 import InferRequest, Tensor
-from pilotlight_text.detokenization.choice_text import Piece
-from pilotlight_text.text_stream import Completion, Usage
+from pilotlight_text.detokenization.text_stream import Completion, Piece, Usage
 from pilotlight_text.token_source import AnswerFacts
 from pilotlight_text.v2_api.requests import output_tensors, read_generate, read_infer
 

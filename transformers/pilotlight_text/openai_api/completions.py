@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from pilotlight_protocol.generation import TokenLogprob
-from pilotlight_text.detokenization.choice_text import Piece
 from pilotlight_text.detokenization.detokenizer import Vocabulary
 from pilotlight_text.detokenization.logprob_text import CompletionLogprobs, joined
-from pilotlight_text.openai_api.answers import DONE, Chunks, whole_answer
+from pilotlight_text.detokenization.text_stream import Piece, TextStream, Usage
+from pilotlight_text.openai_api.answers import (
+    DONE,
+    Completion,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionChunkChoice,
+    usage_object,
+)
 from pilotlight_text.openai_api.requests import (
     CompletionRequest,
     completion_parameters,
@@ -19,9 +28,10 @@ from pilotlight_text.openai_api.requests import (
 )
 from pilotlight_text.prompt_streams import PromptStreams
 from pilotlight_text.text_model import TextModel, TextRequest, add_facts, timed
-from pilotlight_text.text_stream import TextStream, Usage
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.hop_headers import forwarded_headers
+
+_encode = msgspec.json.Encoder().encode
 
 Prompt = tuple[str, list[int]]
 """Its text (read by `echo` only) and its token ids."""
@@ -54,7 +64,7 @@ class Completions:
         shown = ShownChoices(request, prompts, parameters.n, self._model.loaded().codec.vocabulary)
         answer_id, created = f"cmpl-{context.request_id}", int(self._now_s())
         if request.stream:
-            chunks = Chunks("text_completion", answer_id, created, request.model, include_usage=request.include_usage)
+            chunks = CompletionChunks(answer_id, created, request.model, include_usage=request.include_usage)
             return Stream(self._stream(request, text_requests, shown, chunks, context))
         return await self._whole(text_requests, shown, answer_id, created, context)
 
@@ -86,25 +96,18 @@ class Completions:
         for place, completion in enumerate(completions):
             usage.add(completion.usage)
             for choice in completion.choices:
+                index = shown.index(place, choice)
                 logprobs = shown.show(place, choice, completion.prompt_logprobs)
-                choices.append(
-                    {
-                        "index": shown.index(place, choice),
-                        "text": choice.text,
-                        "logprobs": logprobs,
-                        "finish_reason": choice.finish_reason,
-                        "stop_reason": choice.stop_reason,
-                    }
-                )
-        model = text_requests[0].model_name
-        return Reply(whole_answer("text_completion", answer_id, created, model, choices, shown.billed(usage)))
+                choices.append(CompletionChoice(index, choice.text, logprobs, choice.end_reason(), choice.stop_reason))
+        billed, model = usage_object(shown.billed(usage)), text_requests[0].model_name
+        return Reply(_encode(Completion(answer_id, "text_completion", created, model, choices, billed)))
 
     async def _stream(
         self,
         request: CompletionRequest,
         text_requests: Sequence[TextRequest],
         shown: ShownChoices,
-        chunks: Chunks,
+        chunks: CompletionChunks,
         context: RequestContext,
     ) -> AsyncIterator[bytes]:
         usage = Usage()
@@ -123,7 +126,9 @@ class Completions:
         yield chunks.usage(shown.billed(usage)) + DONE if request.include_usage else DONE
 
 
-def _written(place: int, text: TextStream, pieces: Sequence[Piece], shown: ShownChoices, chunks: Chunks) -> bytes:
+def _written(
+    place: int, text: TextStream, pieces: Sequence[Piece], shown: ShownChoices, chunks: CompletionChunks
+) -> bytes:
     out = b""
     for piece in pieces:
         logprobs = shown.show(place, piece, text.prompt_logprobs)
@@ -133,6 +138,31 @@ def _written(place: int, text: TextStream, pieces: Sequence[Piece], shown: Shown
         elif piece.text:
             out += chunks.text(index, piece.text)
     return out
+
+
+class CompletionChunks:
+    """Writes the server-sent events of one streamed answer; what they share is encoded once."""
+
+    def __init__(self, answer_id: str, created: int, model: str, *, include_usage: bool) -> None:
+        usage = None if include_usage else msgspec.UNSET
+        self._frame = CompletionChunk(answer_id, "text_completion", created, model, [], usage)
+        before, after = _encode(self._frame).rsplit(b"[]", 1)
+        self._before, self._after = b"data: " + before + b"[", b"]" + after + b"\n\n"
+        self._after_text = b',"logprobs":null,"finish_reason":null}' + self._after
+
+    def text(self, index: int, text: str) -> bytes:
+        """A chunk with nothing but text: the one that is written for every token."""
+        return self._before + b'{"index":%d,"text":' % index + _encode(text) + self._after_text
+
+    def piece(self, index: int, piece: Piece, logprobs: dict[str, Any] | None) -> bytes:
+        """A chunk with log-probabilities, or the last one of a choice."""
+        stop_reason = msgspec.UNSET if piece.finish_reason is None else piece.stop_reason
+        choice = CompletionChunkChoice(index, piece.text, logprobs, piece.finish_reason, stop_reason)
+        return self._before + _encode(choice) + self._after
+
+    def usage(self, usage: Usage) -> bytes:
+        """The chunk without choices that `stream_options.include_usage` asks for."""
+        return b"data: " + _encode(msgspec.structs.replace(self._frame, usage=usage_object(usage))) + b"\n\n"
 
 
 class ShownChoices:

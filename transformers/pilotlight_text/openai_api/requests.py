@@ -6,14 +6,14 @@ freely; fields that ask for something else than they would get are refused by na
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import MAX_LOGPROBS, GenerationParameters, parse_parameters
-from pilotlight_text.typed_body import decode_body
+from pilotlight_protocol.json_bodies import invalid_json
 
 MAX_PROMPTS = 256
 COMPLETION_MAX_TOKENS = 16
@@ -22,6 +22,7 @@ COMPLETION_MAX_TOKENS = 16
 Number = int | float | None
 TokenId = Annotated[int, msgspec.Meta(ge=0)]
 _Json = dict[str, Any]
+T = TypeVar("T")
 
 
 class StreamOptions(msgspec.Struct):
@@ -117,6 +118,23 @@ UNSUPPORTED = {
 }
 
 
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Raises InvalidInput: what is wrong and, as `param`, where (`messages[0].role`)."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        param = path.rstrip("`").lstrip(".") or _missing_field(message)
+        where = f"'{param}': " if param else ""
+        raise InvalidInput(f"{where}{message[:1].lower()}{message[1:]}", param=param or None) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid_json(body, error) from None
+
+
+def _missing_field(message: str) -> str:
+    return message.rsplit("`", 2)[-2] if "missing required field" in message else ""
+
+
 def read_chat_request(body: bytes) -> ChatRequest:
     """Raises InvalidInput with `param`, also for what is understood but cannot be done."""
     request = decode_body(_chat_decoder, body)
@@ -199,58 +217,3 @@ def prompts_of(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | 
     if all(isinstance(item, str) for item in prompt) or all(isinstance(item, list) for item in prompt):
         return list(prompt)  # type: ignore[arg-type]
     raise InvalidInput("'prompt' mixes strings and token ids; send one kind", param="prompt")
-
-
-def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as templates expect them: text parts joined, a tool call's arguments decoded. Raises InvalidInput."""
-    return [_template_message(f"messages[{place}]", message) for place, message in enumerate(messages)]
-
-
-def _template_message(where: str, message: Mapping[str, Any]) -> dict[str, Any]:
-    role = message.get("role")
-    if not isinstance(role, str) or not role:
-        raise InvalidInput(f"'{where}.role' must be a string such as 'user'", param=f"{where}.role")
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "\n".join(_text_part(f"{where}.content[{place}]", part) for place, part in enumerate(content))
-    elif content is None:
-        if role != "assistant":
-            raise InvalidInput(f"'{where}.content' is missing", param=f"{where}.content")
-        content = ""
-    elif not isinstance(content, str):
-        raise InvalidInput(f"'{where}.content' must be a string or a list of parts", param=f"{where}.content")
-    result = {**message, "role": role, "content": content}
-    if message.get("tool_calls"):
-        result["tool_calls"] = _tool_calls(f"{where}.tool_calls", message["tool_calls"])
-    return result
-
-
-def _text_part(where: str, part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text":
-        raise InvalidInput(f"'{where}': this model reads text only; send parts of type 'text'", param=where)
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise InvalidInput(f"'{where}.text' must be a string", param=f"{where}.text")
-    return text
-
-
-def _tool_calls(where: str, calls: Any) -> list[dict[str, Any]]:
-    """Templates read a call's arguments as an object; the API carries them as JSON text."""
-    decoded = []
-    for place, call in enumerate(calls if isinstance(calls, list) else [None]):
-        function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict):
-            raise InvalidInput(f"'{where}[{place}].function' must be an object", param=f"{where}[{place}].function")
-        arguments = function.get("arguments")
-        if isinstance(arguments, str):
-            try:
-                arguments = msgspec.json.decode(arguments or "{}")
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                param = f"{where}[{place}].function.arguments"
-                deep = ": it is nested too deeply" if isinstance(error, RecursionError) else ""
-                raise InvalidInput(f"'{param}' is not valid JSON{deep}", param=param) from None
-        decoded.append({**call, "function": {**function, "arguments": arguments}})
-    return decoded

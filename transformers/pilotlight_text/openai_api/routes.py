@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from pilotlight_protocol.errors import NotSupported
+from pilotlight_text.openai_api.answers import ModelCard, ModelList
 from pilotlight_text.openai_api.chat import ChatCompletions
 from pilotlight_text.openai_api.completions import Completions
 from pilotlight_text.text_model import TextModel
@@ -41,17 +41,16 @@ class ModelListing:
         self._model = model
 
     async def all(self, context: RequestContext) -> Reply:
-        return _json({"object": "list", "data": [self._card(name) for name in self._model.names]})
+        return _json(ModelList("list", [self._card(name) for name in self._model.names]))
 
     async def one(self, context: RequestContext) -> Reply:
         return _json(self._card(context.model_name))
 
-    def _card(self, name: str) -> dict[str, Any]:
+    def _card(self, name: str) -> ModelCard:
         loaded = self._model.loaded()
-        card = {"id": name, "object": "model", "created": loaded.loaded_at_s, "owned_by": "pilotlight"}
         length = loaded.codec.max_model_len
-        return card if length is None else card | {"max_model_len": length}
+        return ModelCard(name, "model", loaded.loaded_at_s, "pilotlight", msgspec.UNSET if length is None else length)
 
 
-def _json(value: dict[str, Any]) -> Reply:
+def _json(value: ModelList | ModelCard) -> Reply:
     return Reply(msgspec.json.encode(value))

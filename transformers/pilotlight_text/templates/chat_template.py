@@ -8,27 +8,22 @@ behind `TemplateRunner`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
 from pilotlight_text.templates.known_templates import KNOWN_DIGESTS
+from pilotlight_text.templates.template_sources import DEFAULT, TemplateSource
 
 if TYPE_CHECKING:
     import jinja2
 
 Message = Mapping[str, Any]
 
-MAX_SOURCE_CHARS = 512 * 1024
-"""The largest public templates have 20,000."""
-
 INLINE_BYTES = 32 * 1024
 """A known template renders so much JSON in less than a millisecond; what is longer goes to a worker."""
 
-_DEFAULT = "default"
 _WITH_TOOLS = "tool_use"
 _CUT_MARK = "\N{OBJECT REPLACEMENT CHARACTER}continue here\N{OBJECT REPLACEMENT CHARACTER}"
 _GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
@@ -38,18 +33,6 @@ TEMPLATE_GLOBALS = frozenset(
 _JINJAS_OWN = frozenset({"self", "loop", "caller", "varargs", "kwargs", "super"})
 _encode = msgspec.json.Encoder().encode
 _RESERVED = _GIVEN | TEMPLATE_GLOBALS | _JINJAS_OWN
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateSource:
-    """`digest`: SHA-256 of the source, in hexadecimal."""
-
-    source: str
-    digest: str
-
-
-def template_source(source: str) -> TemplateSource:
-    return TemplateSource(source, sha256(source.encode("utf-8", "surrogatepass")).hexdigest())
 
 
 class TemplateRunner(Protocol):
@@ -93,7 +76,7 @@ class ChatTemplate:
         Raises InvalidInput (no template, the template refuses the messages or does not end), PayloadTooLarge (text over
         the limit), Unavailable (no room to render it now).
         """
-        which = _WITH_TOOLS if tools and _WITH_TOOLS in self._sources else _DEFAULT
+        which = _WITH_TOOLS if tools and _WITH_TOOLS in self._sources else DEFAULT
         if which not in self._sources:
             raise InvalidInput(
                 "this model has no chat template; send the finished prompt to /openai/v1/completions", param="messages"
@@ -120,14 +103,13 @@ class ChatTemplate:
         known = self._known.get(which)
         if known is None or len(encoded) > INLINE_BYTES:
             return await self._runner.render(self._sources[which], encoded, self._max_output_chars)
-        from pilotlight_text.templates.jinja_template import TemplateRefused, TextTooLong, rendered
-
         try:
-            return rendered(known, context, self._max_output_chars)
-        except TemplateRefused as refusal:
-            raise refused(str(refusal)) from refusal
-        except TextTooLong:
-            raise too_long(self._max_output_chars) from None
+            text = known.render(context)
+        except Exception as error:  # what it was given does not suit it
+            raise refused(f"cannot render these messages: {str(error)[:500]}") from error
+        if len(text) > self._max_output_chars:
+            raise too_long(self._max_output_chars)
+        return text
 
 
 def refused(why: str) -> InvalidInput:
@@ -148,44 +130,6 @@ def _compiled(template: TemplateSource) -> jinja2.Template:
     return compiled(template.source)
 
 
-def template_sources(
-    tokenizer_config: Mapping[str, Any], template_file: str | None, named_files: Mapping[str, str]
-) -> dict[str, TemplateSource]:
-    """Name to source, from the three places a model may keep them; a file wins over tokenizer_config.json.
-
-    Raises ValueError: what should be a template is none, or is too long for one.
-    """
-    sources: dict[str, Any] = {}
-    configured = tokenizer_config.get("chat_template")
-    if isinstance(configured, list):
-        for item in configured:
-            if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-                raise ValueError("an entry of 'chat_template' in tokenizer_config.json has no name")
-            sources[item["name"]] = item.get("template")
-    elif configured is not None:
-        sources[_DEFAULT] = configured
-    sources |= named_files
-    if template_file is not None:
-        sources[_DEFAULT] = template_file
-    for name, source in sources.items():
-        if not isinstance(source, str) or len(source) > MAX_SOURCE_CHARS:
-            raise ValueError(
-                f"the model's chat template '{name[:64]}' must be a text of at most {MAX_SOURCE_CHARS} characters"
-            )
-    return {name: template_source(source) for name, source in sources.items()}
-
-
-def special_tokens_of(*configs: Mapping[str, Any]) -> dict[str, str]:
-    """The `*_token` entries of tokenizer_config.json and special_tokens_map.json, as plain strings."""
-    tokens: dict[str, str] = {}
-    for config in configs:
-        for name, value in config.items():
-            content = value.get("content") if isinstance(value, dict) else value
-            if name.endswith("_token") and isinstance(content, str):
-                tokens[name] = content
-    return tokens
-
-
 def _marked(messages: Sequence[Message]) -> list[Message]:
     """A copy whose last message ends in a mark, behind which the rendered text is cut off."""
     content = messages[-1].get("content") if messages else None
@@ -204,3 +148,58 @@ def _cut(text: str) -> str:
             param="continue_final_message",
         )
     return before
+
+
+def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as templates expect them: text parts joined, a tool call's arguments decoded. Raises InvalidInput."""
+    return [_template_message(f"messages[{place}]", message) for place, message in enumerate(messages)]
+
+
+def _template_message(where: str, message: Mapping[str, Any]) -> dict[str, Any]:
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise InvalidInput(f"'{where}.role' must be a string such as 'user'", param=f"{where}.role")
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "\n".join(_text_part(f"{where}.content[{place}]", part) for place, part in enumerate(content))
+    elif content is None:
+        if role != "assistant":
+            raise InvalidInput(f"'{where}.content' is missing", param=f"{where}.content")
+        content = ""
+    elif not isinstance(content, str):
+        raise InvalidInput(f"'{where}.content' must be a string or a list of parts", param=f"{where}.content")
+    result = {**message, "role": role, "content": content}
+    if message.get("tool_calls"):
+        result["tool_calls"] = _tool_calls(f"{where}.tool_calls", message["tool_calls"])
+    return result
+
+
+def _text_part(where: str, part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind != "text":
+        raise InvalidInput(f"'{where}': this model reads text only; send parts of type 'text'", param=where)
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise InvalidInput(f"'{where}.text' must be a string", param=f"{where}.text")
+    return text
+
+
+def _tool_calls(where: str, calls: Any) -> list[dict[str, Any]]:
+    """Templates read a call's arguments as an object; the API carries them as JSON text."""
+    decoded = []
+    for place, call in enumerate(calls if isinstance(calls, list) else [None]):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise InvalidInput(f"'{where}[{place}].function' must be an object", param=f"{where}[{place}].function")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                arguments = msgspec.json.decode(arguments or "{}")
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                param = f"{where}[{place}].function.arguments"
+                deep = ": it is nested too deeply" if isinstance(error, RecursionError) else ""
+                raise InvalidInput(f"'{param}' is not valid JSON{deep}", param=param) from None
+        decoded.append({**call, "function": {**function, "arguments": arguments}})
+    return decoded

@@ -14,8 +14,9 @@ from typing import TypeVar
 
 import msgspec
 
-from pilotlight_text.templates.chat_template import TemplateSource, refused, too_long
+from pilotlight_text.templates.chat_template import refused, too_long
 from pilotlight_text.templates.limited_process import MIB, ProcessEnded, ProcessLimits
+from pilotlight_text.templates.template_sources import TemplateSource
 from pilotlight_text.templates.worker_connection import WorkerConnection, start_worker
 from pilotlight_text.templates.worker_lane import Lane, Start
 from pilotlight_text.templates.worker_main import REFUSED, TEXT, TOO_LONG, UNKNOWN

@@ -9,18 +9,12 @@ from collections.abc import Mapping
 import msgspec
 from tokenizers import Tokenizer
 
-from pilotlight_text.templates.chat_template import (
-    ChatTemplate,
-    TemplateRunner,
-    TemplateSource,
-    special_tokens_of,
-    template_sources,
-)
+from pilotlight_text.templates.chat_template import ChatTemplate, TemplateRunner
 from pilotlight_text.templates.known_templates import KNOWN_DIGESTS
 from pilotlight_text.templates.limited_process import MIB, ProcessEnded, ProcessLimits, answer_of
-from pilotlight_text.text_model import LoadedText
+from pilotlight_text.templates.template_sources import TemplateSource, special_tokens_of, template_sources
+from pilotlight_text.text_model import LoadedText, TextCodec
 from pilotlight_text.tokenization import tokenizer_check
-from pilotlight_text.tokenization.text_codec import TextCodec
 from pilotlight_text.tokenization.tokenizer_check import TokenizerRefused
 from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, model_folder, read
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 
-from pilotlight_text.detokenization.choice_text import Piece
 from pilotlight_text.detokenization.detokenizer import Vocabulary
 from pilotlight_text.detokenization.logprob_text import v2_logprobs
-from pilotlight_text.text_stream import Completion, Usage
+from pilotlight_text.detokenization.text_stream import Completion, Piece, Usage
 
 _encode = msgspec.json.Encoder().encode
 

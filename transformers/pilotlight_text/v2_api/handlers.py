@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.v2 import InferRequest, InferResponse
+from pilotlight_text.detokenization.text_stream import Usage
 from pilotlight_text.text_model import VERSION, TextModel, TextRequest, add_facts, timed
-from pilotlight_text.text_stream import Usage
 from pilotlight_text.v2_api.answers import Events, whole_answer
 from pilotlight_text.v2_api.requests import (
     TEXT_INPUT,

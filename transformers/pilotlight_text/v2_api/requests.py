@@ -11,10 +11,9 @@ import numpy as np
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
+from pilotlight_protocol.json_bodies import read_json
 from pilotlight_protocol.v2 import InferRequest, Tensor
-from pilotlight_text.detokenization.choice_text import Piece
-from pilotlight_text.text_stream import Completion
-from pilotlight_text.typed_body import decode_body
+from pilotlight_text.detokenization.text_stream import Completion, Piece
 
 TEXT_INPUT = "text_input"
 TEXT_OUTPUT = "text_output"
@@ -44,7 +43,7 @@ def read_generate(body: bytes) -> TextCall:
 
     Raises InvalidInput naming the field.
     """
-    fields = decode_body(_bodies, body)
+    fields = read_json(_bodies, body, "a generate request")
     text = fields.pop(TEXT_INPUT, None)
     if isinstance(text, list) and len(text) == 1:
         text = text[0]
