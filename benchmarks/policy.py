@@ -28,7 +28,7 @@ from rich.table import Table
 
 from pilotlight_pool.policy.keep_warm import keep_alive
 from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
-from pilotlight_pool.policy.placement import greedy_dual
+from pilotlight_pool.policy.placement import model_worth
 from pool_simulator import fixed_window, public_traces, servegen, synthetic, warm_pool
 from pool_simulator.outcome import COLD_S, Outcome
 from pool_simulator.request_trace import Trace, read_csv
@@ -84,11 +84,10 @@ def least_recently_used() -> Iterator[None]:
     """Whose engine is overwritten: the one used longest ago, instead of greedy-dual's choice."""
     uses = itertools.count(1)
 
-    def touch(state: greedy_dual.GreedyDualState, key: str, size: int, cost_s: float) -> greedy_dual.GreedyDualState:
-        entry = greedy_dual.Entry(size, cost_s, 1, float(next(uses)))
-        return replace(state, entries={**state.entries, key: entry})
+    def used(state: model_worth.WorthState, model: str, back_s: float) -> model_worth.WorthState:
+        return replace(state, models={**state.models, model: model_worth.Worth(1, float(next(uses)))})
 
-    with mock.patch.object(greedy_dual, "touch", touch):
+    with mock.patch.object(model_worth, "used", used):
         yield
 
 

@@ -18,10 +18,10 @@ from pilotlight_pool.listener import open_listener
 from pilotlight_pool.policy.leases.access import TRUSTED
 from pilotlight_pool.policy.leases.presence import PresenceSpec
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
-from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
 from pilotlight_pool.remote.agents_server import AgentsServer
 from pilotlight_pool.remote.coordinator_link import CoordinatorLink
 from pilotlight_pool.remote.token_file import TokenFile
+from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.leases import LeaseRequest
 
@@ -55,7 +55,7 @@ class Coordinating:
     @classmethod
     @contextlib.asynccontextmanager
     async def running(cls, token: TokenFile, epoch_s: float) -> AsyncIterator[Coordinating]:
-        settings = CoordinatorSettings(presence=SPEC, driver=DriverSettings(back_off=BackOffSpec(first_s=0.0)))
+        settings = CoordinatorSettings(presence=SPEC, driver=DriverSettings(back_off=BackOff(0.0, 30.0, free=1)))
         coordinator = Coordinator(settings, unix_clock=lambda: epoch_s)
         with open_listener("tcp://127.0.0.1:0") as listener:
             door = AgentsServer(coordinator.roster, token, listener)

@@ -1,7 +1,7 @@
 """One revision at run time: its activator, its pods, its autoscaler's memory. Carries out what the policies decide.
 
 `observe` takes in what has become of its pods, `reconcile` brings them in step with what is wanted; both may be called
-at any time and as often as one likes. Policies: `kpa.scale` (how many pods), `crash_backoff.decide` (when a crashed pod
+at any time and as often as one likes. Policies: `kpa.scale` (how many pods), `crash_backoff` (when a crashed pod
 may start again), `pod_plan.plan` (which to start and stop). Must not: choose between revisions (see `revisions`), tell
 anybody to reconcile, or know HTTP.
 """
@@ -16,8 +16,9 @@ from pilotlight_local.activator.activator import Activator
 from pilotlight_local.controller.pod_plan import SeenPod, plan
 from pilotlight_local.errors import RevisionFailed
 from pilotlight_local.ingress.routes import Component as Role
-from pilotlight_local.pods import crash_backoff
+from pilotlight_local.pods.crash_backoff import PodEnd, crashed
 from pilotlight_local.pods.live_pod import LivePod, PodFailure
+from pilotlight_protocol.back_off import Failures
 from pilotlight_specs import Component
 
 SHORT_LOG_LINES = 10
@@ -80,7 +81,7 @@ class LiveRevision:
         self._must_start = False
         self._kpa = kpa.initial_state(component.scaling, 0, self._now_s())
         self._decide_at_s = 0.0
-        self._backoff = crash_backoff.BackoffState()
+        self._crashes = Failures()
         self._pods_made = 0
         self._is_leaving = False
 
@@ -145,8 +146,8 @@ class LiveRevision:
 
     def _pod_failed(self, pod: LivePod, failure: PodFailure) -> None:
         now_s = self._now_s()
-        ended = crash_backoff.PodEnd(now_s - pod.created_s, failure.was_ready, blameless=failure.lost_port)
-        _, self._backoff = crash_backoff.decide(crash_backoff.BackoffSpec(), ended, self._backoff, now_s)
+        ended = PodEnd(now_s - pod.created_s, failure.was_ready, blameless=failure.lost_port)
+        self._crashes = crashed(self._crashes, ended, now_s)
         self.boots.started_s = None
         self.failure = failure
         self._events.pod_failed(pod.name, failure)
@@ -154,16 +155,16 @@ class LiveRevision:
     def reconcile(self, orders: Orders) -> None:
         """Ask the policies and carry out what they say."""
         self._scale(orders)
-        backoff, _ = crash_backoff.decide(crash_backoff.BackoffSpec(), None, self._backoff, self._now_s())
+        back_off_s = self._crashes.wait_s(self._now_s())
         running = [pod for pod in self.pods if pod.counts]
         seen = [SeenPod(pod.name, pod.takes_requests, pod.backend.in_flight, pod.created_s) for pod in running]
-        planned = plan(self.wanted_pods, seen, backoff.may_start)
+        planned = plan(self.wanted_pods, seen, back_off_s == 0.0)
         for pod in running:
             if pod.name in planned.stop:
                 pod.stop()
         for _ in range(planned.start):
             self._start_another()
-        self._admit(backoff.wait_s)
+        self._admit(back_off_s)
 
     def _scale(self, orders: Orders) -> None:
         is_decided = self._must_start and not orders.must_start and self.is_proven

@@ -17,14 +17,15 @@ from typing import Any
 
 import aiohttp
 
-from pilotlight_local.pods import crash_backoff
+from pilotlight_local.pods.crash_backoff import PodEnd, crashed
 from pilotlight_local.pods.log_watch import LogWatch
 from pilotlight_local.pods.process_pod import PodProcess
+from pilotlight_protocol.back_off import BackOff, Failures
 
 SOCKET_NAME = "pool.sock"
 # An engine's socket lies in the same folder, and the kernel takes 107 bytes for its path.
 LONGEST_RUN_DIR_BYTES = 60
-BACK_OFF = crash_backoff.BackoffSpec(first_s=1.0, most_s=30.0, forgotten_after_s=60.0)
+BACK_OFF = BackOff(first_s=1.0, longest_s=30.0, forgotten_after_s=60.0)
 RAN_WELL_S = 10.0
 STATUS_TIMEOUT_S = 2.0
 FAILURE_LOG_LINES = 10
@@ -100,13 +101,14 @@ class WarmPool:
             self._temporary.cleanup()
 
     async def _supervise(self) -> None:
-        state, ended = crash_backoff.BackoffState(), None
+        failures = Failures()
         while True:
-            decision, state = crash_backoff.decide(BACK_OFF, ended, state, time.monotonic())
-            await asyncio.sleep(decision.wait_s)
             ended = await self._run_once()
+            now_s = time.monotonic()
+            failures = crashed(failures, ended, now_s, BACK_OFF)
+            await asyncio.sleep(failures.wait_s(now_s))
 
-    async def _run_once(self) -> crash_backoff.PodEnd:
+    async def _run_once(self) -> PodEnd:
         began_s = time.monotonic()
         try:
             await asyncio.to_thread(self._make_folders)
@@ -114,7 +116,7 @@ class WarmPool:
             process = await PodProcess.start(self._argv(), self._settings.env, self._run_dir, self.log_path)
         except (OSError, TimeoutError) as error:
             self._tell(f"warm pool: cannot be started: {error}")
-            return crash_backoff.PodEnd(0.0)
+            return PodEnd(0.0)
         self._process = process
         telling = asyncio.create_task(self._tell_warnings(log_watch), name="warm pool's warnings")
         try:
@@ -126,7 +128,7 @@ class WarmPool:
         self._tell(f"warm pool: ended with code {exit_code} after {lived_s:.0f} s; it is started again")
         for line in process.log_tail(FAILURE_LOG_LINES):
             self._tell(f"    | {line}")
-        return crash_backoff.PodEnd(lived_s, was_ready=lived_s > RAN_WELL_S)
+        return PodEnd(lived_s, was_ready=lived_s > RAN_WELL_S)
 
     async def _tell_warnings(self, log_watch: LogWatch) -> None:
         """Pass on what the pool warns of: an engine that died, a zygote that is started again."""

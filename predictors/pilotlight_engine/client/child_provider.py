@@ -14,17 +14,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from pilotlight_engine.client import restart
 from pilotlight_engine.client.engine_client import EngineClient
 from pilotlight_engine.client.host_control import HostControl
 from pilotlight_engine.contract import Engine
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.process.process_group import kill_group
+from pilotlight_protocol import back_off
 from pilotlight_protocol.engine_frames import Boot, HostConfig, Shutdown
 from pilotlight_protocol.errors import Unavailable
 
+# Lower than Kubernetes' crash back-off (10 s to 300 s): somebody waits for this endpoint.
+BACK_OFF = back_off.BackOff(first_s=1.0, longest_s=60.0, forgotten_after_s=120.0)
 _REAP_DEADLINE_S = 5.0
 _HOST_MODULE = "pilotlight_engine.host.pool_host"
 
@@ -42,7 +44,7 @@ class ChildSettings:
     startup_deadline_s: float = 600.0
     shutdown_grace_s: float = 10.0
     call_deadline_s: float = 30.0
-    back_off: restart.BackOff = field(default_factory=restart.BackOff)
+    back_off: back_off.BackOff = BACK_OFF
     argv: tuple[str, ...] = (sys.executable, "-m", _HOST_MODULE)
 
 
@@ -57,7 +59,7 @@ class ChildEngineProvider:
         self.phase = "idle"
         self._settings = settings
         self._clock = clock
-        self._failures = restart.Failures()
+        self._failures = back_off.Failures()
         self._child: _Child | None = None
         self._ready_since_s = 0.0
 
@@ -70,7 +72,7 @@ class ChildEngineProvider:
         """Boot an engine. Raises Unavailable (it failed to start; try again), EngineMisconfigured (it never will)."""
         if self._child is not None:
             raise Unavailable("this predictor's engine is in use")
-        delay_s = restart.wait_s(self._failures, self._clock())
+        delay_s = self._failures.wait_s(self._clock())
         if delay_s > 0.0:
             self._enter(f"back-off of {delay_s:.0f} s after {self._failures.count} failures")
             await asyncio.sleep(delay_s)
@@ -101,7 +103,7 @@ class ChildEngineProvider:
             self._enter("idle")
 
     def _note_failure(self, ran_s: float) -> None:
-        self._failures = restart.after_failure(self._settings.back_off, self._failures, ran_s, self._clock())
+        self._failures = back_off.failed(self._settings.back_off, self._failures, self._clock(), ran_s)
 
     def _enter(self, phase: str) -> None:
         self.phase = phase

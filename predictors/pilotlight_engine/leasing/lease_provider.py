@@ -19,7 +19,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from pilotlight_engine.client import restart
 from pilotlight_engine.contract import Engine
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.leasing import lease_client
@@ -27,10 +26,11 @@ from pilotlight_engine.leasing.engine_holder import LeaseNews
 from pilotlight_engine.leasing.lease_client import Lease, LeaseAsk
 from pilotlight_engine.leasing.lease_errors import LeaseEnded, LeaseRefused, WrongEngine
 from pilotlight_engine.leasing.pool_http import Transport
+from pilotlight_protocol import back_off
 from pilotlight_protocol.errors import Forbidden, PilotlightError, Unauthorized, Unavailable
 
 # A pool that restarts is back within a second or two, and requests are waiting.
-BACK_OFF = restart.BackOff(first_delay_s=0.1, factor=2.0, longest_delay_s=5.0, forgiven_after_s=5.0)
+BACK_OFF = back_off.BackOff(first_s=0.1, longest_s=5.0, forgotten_after_s=5.0)
 CONNECT_DEADLINE_S = 10.0
 
 _T = TypeVar("_T")
@@ -93,7 +93,7 @@ class LeaseProvider:
         self._connect = connect
         self._first = first
         self._clock = clock
-        self._failures = restart.Failures()
+        self._failures = back_off.Failures()
         self._held: _Held | None = None
 
     async def acquire(self) -> Engine:
@@ -112,7 +112,7 @@ class LeaseProvider:
             if self._had_one and isinstance(error, (Unauthorized, Forbidden)):
                 raise LeaseRefused(
                     f"{error.message} (it granted one before, so it is asked again: are its lease keys being changed?)",
-                    retry_after_s=BACK_OFF.longest_delay_s,
+                    retry_after_s=BACK_OFF.longest_s,
                 ) from error
             raise EngineMisconfigured(error.message) from error
         finally:
@@ -128,7 +128,7 @@ class LeaseProvider:
         if held.engine.lost.done():
             self._note_failure(self._clock() - held.since_s)
         else:
-            self._failures = restart.Failures()
+            self._failures = back_off.Failures()
         with contextlib.suppress(PilotlightError):
             await held.engine.close()
         await self._give_back(held.lease)
@@ -138,7 +138,7 @@ class LeaseProvider:
         await self._in_thread(lambda: lease_client.check(self._transport()))
 
     async def _acquire(self) -> Engine:
-        delay_s = restart.wait_s(self._failures, self._clock())
+        delay_s = self._failures.wait_s(self._clock())
         if delay_s > 0:
             self.phase = f"back-off of {delay_s:.1f} s after {self._failures.count} failures"
             await asyncio.sleep(delay_s)
@@ -204,4 +204,4 @@ class LeaseProvider:
         return await asyncio.to_thread(call)
 
     def _note_failure(self, ran_s: float) -> None:
-        self._failures = restart.after_failure(BACK_OFF, self._failures, ran_s, self._clock())
+        self._failures = back_off.failed(BACK_OFF, self._failures, self._clock(), ran_s)

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import server_ports
 
+from pilotlight_protocol.back_off import BackOff
 from pilotlight_store import SourceSettings, Store, StoreSettings, TransferSettings
 from pilotlight_store.sources.addresses import AddressRules
 from pilotlight_store.transfer.retry import RetryRules
@@ -246,7 +247,7 @@ def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
             workers=3,
             chunk_bytes=CHUNK_BYTES,
             longest_run_bytes=4 * CHUNK_BYTES,
-            retries=RetryRules(attempts=3, base_s=0.01, longest_s=0.05),
+            retries=RetryRules(attempts=3, back_off=BackOff(0.01, 0.05)),
         )
         settings = StoreSettings(folder or tmp_path / "store", sources=sources, transfer=transfer, **change)  # type: ignore[arg-type]
         opened.append(Store(settings))

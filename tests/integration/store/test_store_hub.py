@@ -17,6 +17,7 @@ import pytest
 
 from pilotlight_local.errors import ModelUnavailable
 from pilotlight_local.pods.model_mounts import ModelMounts
+from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_store import SourceSettings, Store, StoreSettings, TransferSettings
@@ -124,7 +125,10 @@ def source(server: Any, xet: XetRanges | None = None) -> HubSource:
 def fetched(hub_source: HubSource, folder: Path) -> dict[str, str]:
     """Downloads everything the source lists; sha256 by file name."""
     settings = TransferSettings(
-        workers=3, chunk_bytes=256 * 1024, longest_run_bytes=2**20, retries=RetryRules(attempts=2, base_s=0.01)
+        workers=3,
+        chunk_bytes=256 * 1024,
+        longest_run_bytes=2**20,
+        retries=RetryRules(attempts=2, back_off=BackOff(0.01, 20.0)),
     )
     with contextlib.closing(hub_source):
         files = hub_source.listing().files

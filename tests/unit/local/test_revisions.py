@@ -15,8 +15,8 @@ from pilotlight_local.controller.revisions import (
     rollout_spec,
     template_hash,
 )
-from pilotlight_local.pods.crash_backoff import BackoffSpec, BackoffState, PodEnd
-from pilotlight_local.pods.crash_backoff import decide as back_off
+from pilotlight_local.pods.crash_backoff import PodEnd, crashed
+from pilotlight_protocol.back_off import Failures
 from pilotlight_specs import parse_documents, resolve
 from pilotlight_specs.kpa import parse_config
 
@@ -275,29 +275,26 @@ def test_the_rollout_of_a_component():
 
 
 def test_crashes_wait_ten_seconds_doubling_to_five_minutes():
-    state, now_s, waits = BackoffState(), 0.0, []
+    crashes, now_s, waits = Failures(), 0.0, []
     for _ in range(7):
-        decision, state = back_off(BackoffSpec(), PodEnd(lived_s=1), state, now_s)
-        assert not decision.may_start
-        waits.append(decision.wait_s)
-        now_s += decision.wait_s
-        assert back_off(BackoffSpec(), None, state, now_s)[0].may_start
+        crashes = crashed(crashes, PodEnd(lived_s=1), now_s)
+        waits.append(crashes.wait_s(now_s))
+        now_s += crashes.wait_s(now_s)
+        assert crashes.wait_s(now_s) == 0
     assert waits == [10, 20, 40, 80, 160, 300, 300]
 
 
 def test_ten_minutes_of_life_forget_the_crashes():
-    _, state = back_off(BackoffSpec(), PodEnd(1), BackoffState(), 0)
-    _, state = back_off(BackoffSpec(), PodEnd(1), state, 10)
-    decision, _ = back_off(BackoffSpec(), PodEnd(600), state, 700)
-    assert (decision.crashes, decision.wait_s) == (1, 10)
+    crashes = crashed(crashed(Failures(), PodEnd(1), 0), PodEnd(1), 10)
+    assert crashed(crashes, PodEnd(600), 700) == Failures(1, 710)
 
 
-def test_a_pod_that_never_crashed_may_start_and_weeks_of_crashes_do_not_overflow():
-    assert back_off(BackoffSpec(), None, BackoffState(), 0)[0].may_start
-    assert back_off(BackoffSpec(), PodEnd(1), BackoffState(crashes=10**6), 0)[0].wait_s == 300
+def test_the_first_crash_of_a_pod_that_was_ready_costs_nothing():
+    once = crashed(Failures(), PodEnd(1, was_ready=True), 5)
+    assert once == Failures(1, 5)
+    assert crashed(once, PodEnd(1, was_ready=True), 6) == Failures(2, 26)
 
 
 def test_a_pod_that_lost_its_port_to_another_program_is_started_again_at_once():
-    _, state = back_off(BackoffSpec(), PodEnd(1), BackoffState(), 0)
-    decision, after = back_off(BackoffSpec(), PodEnd(1, blameless=True), state, 10)
-    assert (decision.may_start, after) == (True, state)
+    crashes = crashed(Failures(), PodEnd(1), 0)
+    assert crashed(crashes, PodEnd(1, blameless=True), 10) == crashes

@@ -37,7 +37,7 @@ from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
 from pilotlight_pool.policy.leases import ledger
 from pilotlight_pool.policy.leases.access import TRUSTED, Caller
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
-from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
+from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.errors import (
     Forbidden,
     InvalidInput,
@@ -102,8 +102,8 @@ async def start() -> AsyncIterator[Callable[..., Any]]:
     tasks: list[asyncio.Task[None]] = []
 
     async def _start(*slots: str, agent: MemoryAgent | None = None, **settings: Any) -> World:
-        settings.setdefault("driver", DriverSettings(back_off=BackOffSpec(first_s=0.0)))
-        settings.setdefault("policy", PoolPolicy(back_off=BackOffSpec(first_s=0.0)))
+        settings.setdefault("driver", DriverSettings(back_off=BackOff(0.0, 30.0, free=1)))
+        settings.setdefault("policy", PoolPolicy(back_off=BackOff(0.0, 30.0, free=1)))
         world = World(agent or MemoryAgent(*(slots or ("s0",))), CoordinatorSettings(**settings))
         tasks.append(asyncio.create_task(world.coordinator.run([world.agent])))
         await world.settle()
@@ -489,7 +489,7 @@ async def test_a_hold_does_not_fight_the_tenant_that_has_just_used_the_slot(star
 
 
 async def test_a_prewarm_that_its_engine_refuses_is_not_tried_at_every_tick(start: Any) -> None:
-    world = await start(policy=PoolPolicy(back_off=BackOffSpec(first_s=8.0)))
+    world = await start(policy=PoolPolicy(back_off=BackOff(8.0, 30.0, free=1)))
     world.agent.fails = lambda command, slot_id, model: EngineRefused("no such argument") if command == "boot" else None
     for _ in range(5):
         for schedule in (None, "cron * * * * * for 1h"):
@@ -981,7 +981,7 @@ async def test_a_tenant_that_wants_its_own_process_wakes_nobody_elses(start: Any
 
 
 async def test_a_model_that_keeps_failing_backs_off_and_its_slot_serves_others(start: Any) -> None:
-    world = await start(policy=PoolPolicy(back_off=BackOffSpec(first_s=8.0)))
+    world = await start(policy=PoolPolicy(back_off=BackOff(8.0, 30.0, free=1)))
     world.agent.fails = lambda command, slot_id, model: EngineGone("crashed") if model == A else None
     failing = await world.ask(A)
     assert world.commands().count("boot") == 2, "the first failure is let off"
@@ -1000,7 +1000,7 @@ async def test_a_model_that_keeps_failing_backs_off_and_its_slot_serves_others(s
 
 
 async def test_a_slot_in_which_everything_fails_backs_off_itself(start: Any) -> None:
-    world = await start(driver=DriverSettings(back_off=BackOffSpec(first_s=5.0)))
+    world = await start(driver=DriverSettings(back_off=BackOff(5.0, 30.0, free=1)))
     world.agent.fails = lambda command, slot_id, model: EngineGone("no device") if command == "boot" else None
     await world.ask(A)
     await world.ask(C)

@@ -18,8 +18,8 @@ from pilotlight_pool.policy.leases import ledger
 from pilotlight_pool.policy.leases.access import TRUSTED
 from pilotlight_pool.policy.leases.presence import Applicant, PresenceSpec, Taken
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
-from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
 from pilotlight_pool.policy.placement.fairness import FairnessSpec
+from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.errors import ModelNotFound, PayloadTooLarge, Unavailable
 from pilotlight_protocol.leases import LeaseAnswer, LeaseRequest
 
@@ -75,7 +75,7 @@ async def start() -> AsyncIterator[Callable[..., Any]]:
     tasks: list[asyncio.Task[None]] = []
 
     async def _start(*agents: MemoryAgent, **settings: Any) -> World:
-        settings.setdefault("driver", DriverSettings(back_off=BackOffSpec(first_s=0.0)))
+        settings.setdefault("driver", DriverSettings(back_off=BackOff(0.0, 30.0, free=1)))
         settings.setdefault("agent_grace_s", 0.01)
         chosen = CoordinatorSettings(presence=PresenceSpec(lost_after_s=20.0), **settings)
         world = World(chosen)

@@ -1,14 +1,15 @@
 """A model whose engines fail waits longer each time, alone, and starts afresh once one works."""
 
-from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec, BackOffState, failed, wait_s, worked
+from pilotlight_pool.policy.placement.boot_backoff import ModelFailures, failed, wait_s, worked
+from pilotlight_protocol.back_off import BackOff
 
-SPEC = BackOffSpec(first_s=1.0, longest_s=10.0, forgotten_s=100.0, most=3)
+BACK_OFF = BackOff(first_s=1.0, longest_s=10.0, forgotten_after_s=100.0, free=1)
 
 
 def test_the_first_failure_is_let_off_and_each_further_one_doubles_the_wait() -> None:
-    state, waits = BackOffState(), []
+    state, waits = ModelFailures(), []
     for _ in range(7):
-        state = failed(SPEC, state, "m", 50.0)
+        state = failed(BACK_OFF, state, "m", 50.0)
         waits.append(wait_s(state, "m", 50.0))
     assert waits == [0.0, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert wait_s(state, "m", 57.0) == 3.0
@@ -17,13 +18,13 @@ def test_the_first_failure_is_let_off_and_each_further_one_doubles_the_wait() ->
 
 
 def test_failures_long_ago_are_forgotten() -> None:
-    state = failed(SPEC, failed(SPEC, BackOffState(), "m", 0.0), "m", 1.0)
+    state = failed(BACK_OFF, failed(BACK_OFF, ModelFailures(), "m", 0.0), "m", 1.0)
     assert wait_s(state, "m", 1.0) == 1.0
-    assert wait_s(failed(SPEC, state, "m", 101.5), "m", 101.5) == 0.0
+    assert wait_s(failed(BACK_OFF, state, "m", 101.5), "m", 101.5) == 0.0
 
 
 def test_only_so_many_models_are_remembered_the_latest() -> None:
-    state = BackOffState()
+    state = ModelFailures()
     for number in range(9):
-        state = failed(SPEC, state, f"m{number}", float(number))
+        state = failed(BACK_OFF, state, f"m{number}", float(number), most=3)
     assert set(state.models) == {"m6", "m7", "m8"}

@@ -1,74 +1,31 @@
-"""Greedy-dual eviction, cron schedules and the day's profile."""
+"""What a model in an engine is worth, cron schedules and the day's profile."""
 
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pilotlight_pool.policy.keep_warm import forecast, prewarm_schedule
 from pilotlight_pool.policy.keep_warm.forecast import DAY_S, DayProfile, ForecastSpec
 from pilotlight_pool.policy.keep_warm.prewarm_schedule import InvalidSchedule
-from pilotlight_pool.policy.placement.greedy_dual import GreedyDualState, forget, make_room, touch
+from pilotlight_pool.policy.placement.model_worth import WorthState, used
 
 
-def tier(*entries: tuple[str, int, float]) -> GreedyDualState:
-    state = GreedyDualState()
-    for key, size, cost_s in entries:
-        state = touch(state, key, size, cost_s)
-    return state
+def test_what_costs_more_to_bring_back_and_what_is_used_often_is_worth_more() -> None:
+    state = WorthState()
+    for model, back_s in (("cheap", 1.0), ("dear", 9.0), ("often", 1.0), ("often", 1.0)):
+        state = used(state, model, back_s)
+    assert (state.of("dear"), state.of("often"), state.of("cheap"), state.of("unknown")) == (9.0, 2.0, 1.0, 0.0)
 
 
-def test_the_cheapest_to_bring_back_for_its_size_goes_first() -> None:
-    state = tier(("small and slow", 10, 8.0), ("large and fast", 50, 4.0), ("middle", 30, 6.0))
-    eviction, after = make_room(state, needed=30, budget=100)
-    assert (eviction.fits, eviction.victims) == (True, ("large and fast",))
-    assert after.used == 40
-    assert after.clock == pytest.approx(4.0 / 50)
-
-
-def test_what_is_used_often_stays_and_what_was_used_once_ages() -> None:
-    state = tier(("often", 10, 1.0), ("once", 10, 1.0))
-    for _ in range(5):
-        state = touch(state, "often", 10, 1.0)
-    for n in range(20):
-        eviction, state = make_room(state, 10, 30)
-        assert "often" not in eviction.victims or n > 3
-        state = touch(state, f"new {n}", 10, 1.0)
-    assert "often" not in state.entries  # the clock has overtaken it
-
-
-def test_pinned_and_leased_entries_are_never_dropped_and_the_refusal_has_numbers() -> None:
-    state = tier(("pinned", 60, 1.0), ("leased", 30, 1.0), ("free", 10, 9.0))
-    eviction, after = make_room(state, 20, 100, kept={"pinned", "leased"})
-    assert (eviction.fits, after) == (False, state)
-    assert eviction.reason == "20 needed, 90 of 100 are pinned or leased: free some of that"
-    assert make_room(state, 101, 100)[0].reason.startswith("101 needed, the budget is 100")
-    assert forget(state, "free").used == 90
-
-
-_KEPT = st.sets(st.integers(0, 19))
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 40), st.floats(0.01, 60.0)), max_size=20),
-    st.integers(1, 120),
-    st.sets(st.integers(0, 19)),
-)
-def test_the_budget_holds_and_nothing_is_dropped_in_vain(
-    entries: list[tuple[int, float]], needed: int, kept: set[int]
-) -> None:
-    state = GreedyDualState()
-    for index, (size, cost_s) in enumerate(entries):
-        eviction, state = make_room(state, size, 100)
-        state = touch(state, str(index), size, cost_s)
-    assert state.used <= 100
-    eviction, after = make_room(state, needed, 100, {str(index) for index in kept})
-    assert eviction.fits == (after.used + needed <= 100)
-    assert not set(eviction.victims) & {str(index) for index in kept}
-    if not eviction.fits:
-        assert after == state
+def test_of_many_models_those_worth_most_are_remembered_and_the_others_age() -> None:
+    state = WorthState()
+    for number in range(20):
+        state = used(state, f"once {number}", 1.0, most=4)
+        state = used(state, "dear", 9.0, most=4)
+    assert len(state.models) == 4
+    assert "dear" in state.models
+    assert state.clock > 1.0
 
 
 def at(text: str, zone: str = "UTC") -> float:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from pilotlight_protocol.back_off import BackOff
 from pilotlight_store.published.eviction import Candidate, Evict, Refuse, make_room
 from pilotlight_store.sources.addresses import AddressRules, permitted, refusal
 from pilotlight_store.transfer.bandwidth import BandwidthCap, full, take
@@ -120,7 +121,7 @@ def test_concurrent_takers_queue_and_idling_earns_one_burst_only() -> None:
 
 # Retry
 
-RULES = RetryRules(attempts=4, budget=5, base_s=1.0, longest_s=3.0)
+RULES = RetryRules(attempts=4, budget=5, back_off=BackOff(1.0, 3.0))
 
 
 @pytest.mark.parametrize(
@@ -156,8 +157,7 @@ def candidate(digest: str, **change: object) -> Candidate:
         ([candidate("dear", cost_s=60.0), candidate("cheap")], "cheap"),
         ([candidate("small", size_bytes=GB // 2), candidate("large")], "large"),
         ([candidate("old", frequency=3), candidate("young", clock=5.0)], "old"),
-        ([candidate("pinned", pinned=True), candidate("dear", cost_s=99.0)], "dear"),
-        ([candidate("leased", leased=True), candidate("dear", cost_s=99.0)], "dear"),
+        ([candidate("pinned", kept=True), candidate("dear", cost_s=99.0)], "dear"),
     ],
 )
 def test_who_makes_room(candidates: list[Candidate], evicted: str) -> None:
@@ -182,7 +182,7 @@ def test_a_model_larger_than_the_budget_is_refused_with_numbers() -> None:
     assert "50.000 GB" in decision.reason
 
 
-def test_pins_and_leases_are_kept_and_counted() -> None:
-    decision = make_room(GB, 2 * GB, 2 * GB, [candidate("a", pinned=True), candidate("b", leased=True)], 0.0)
+def test_what_is_pinned_or_in_use_is_kept_and_counted() -> None:
+    decision = make_room(GB, 2 * GB, 2 * GB, [candidate("a", kept=True), candidate("b", kept=True)], 0.0)
     assert isinstance(decision, Refuse)
-    assert "2.000 GB of that is pinned, leased or being downloaded" in decision.reason
+    assert "2.000 GB of that is pinned, held or being downloaded" in decision.reason

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pilotlight_protocol.back_off import BackOff
 from pilotlight_store.errors import DownloadCancelled, SourceUnavailable, VerificationFailed
 from pilotlight_store.sources.source import Listing, RemoteFile
 from pilotlight_store.transfer.bandwidth_gate import BandwidthGate
@@ -20,7 +21,10 @@ from pilotlight_store.transfer.transfer import Transfer, TransferSettings
 
 CHUNK = 64 * 1024
 SETTINGS = TransferSettings(
-    workers=3, chunk_bytes=CHUNK, longest_run_bytes=4 * CHUNK, retries=RetryRules(attempts=4, base_s=0.0)
+    workers=3,
+    chunk_bytes=CHUNK,
+    longest_run_bytes=4 * CHUNK,
+    retries=RetryRules(attempts=4, back_off=BackOff(0.0, 20.0)),
 )
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from pilotlight_pool.agent.engine_process import EngineProcess
 from pilotlight_pool.agent_port import EngineGone
+from pilotlight_protocol import back_off
 from pilotlight_protocol.engine_frames import (
     Fork,
     Forked,
@@ -34,9 +35,7 @@ from pilotlight_protocol.engine_frames import (
 )
 
 log = logging.getLogger(__name__)
-_FIRST_BACK_OFF_S = 0.5
-_LONGEST_BACK_OFF_S = 30.0
-_FORGIVEN_AFTER_S = 60.0
+_BACK_OFF = back_off.BackOff(first_s=0.5, longest_s=30.0, forgotten_after_s=60.0, free=1)
 _END_GRACE_S = 3.0
 ZYGOTE_MODULE = "pilotlight_engine.host.zygote"
 
@@ -96,13 +95,14 @@ class Zygote:
             raise EngineGone(f"the zygote takes no requests: {error}") from error
 
     async def run(self) -> None:
-        failures = 0
+        failures = back_off.Failures()
         while True:
             began_s = time.monotonic()
             code = await self._live()
-            failures = 0 if time.monotonic() - began_s > _FORGIVEN_AFTER_S else failures + 1
-            delay_s = min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** min(failures - 1, 16)) if failures else 0.0
-            self._ready_at_s = time.monotonic() + delay_s + self._import_s
+            ended_s = time.monotonic()
+            failures = back_off.failed(_BACK_OFF, failures, ended_s, ended_s - began_s)
+            delay_s = failures.wait_s(ended_s)
+            self._ready_at_s = failures.not_before_s + self._import_s
             log.warning("the zygote ended with %s; it is started again in %.1f s", code, delay_s)
             await asyncio.sleep(delay_s)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
+from pilotlight_pool.policy.placement.boot_backoff import ENGINES
+from pilotlight_protocol.back_off import BackOff
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,4 +17,4 @@ class DriverSettings:
     swap_deadline_s: float = 60.0
     drain_deadline_s: float = 5.0
     sleep_deadline_s: float = 60.0
-    back_off: BackOffSpec = field(default_factory=BackOffSpec)
+    back_off: BackOff = ENGINES

@@ -199,8 +199,7 @@ class Warmth:
         return predict(spec, self._pool.predictions, "fork", facts.tier, facts.fingerprint, facts.weights_bytes)
 
     def _worth(self, slot: Slot) -> float:
-        worth = self._pool.worth.entries.get(slot.engine.model) if slot.engine is not None else None
-        return worth.priority if worth is not None else 0.0
+        return self._pool.worth.of(slot.engine.model) if slot.engine is not None else 0.0
 
 
 def _is_in_plan(plan: keep_alive.KeepAlivePlan, gap_s: float) -> bool:

@@ -20,18 +20,18 @@ from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Lease
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotEvent
-from pilotlight_pool.policy.placement import boot_backoff, fairness, greedy_dual, placement, prediction
-from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
+from pilotlight_pool.policy.placement import boot_backoff, fairness, model_worth, placement, prediction
 from pilotlight_pool.policy.placement.eviction_rules import ContestSpec
 from pilotlight_pool.policy.placement.fairness import FairnessSpec
 from pilotlight_pool.policy.placement.placement import PlacementSpec
 from pilotlight_pool.policy.placement.prediction import PredictionSpec
+from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 from pilotlight_protocol.leases import LeaseState
 
 log = logging.getLogger(__name__)
 MOST_TRIES = 3
-_REMEMBERED_MODELS = 1024
+_REMEMBERED_REFUSALS = 1024
 _MOST_GIVEN_BACK = 4096
 
 
@@ -41,7 +41,7 @@ class PoolPolicy:
 
     fairness: FairnessSpec = field(default_factory=FairnessSpec)
     contest: ContestSpec = field(default_factory=lambda: ContestSpec(PlacementSpec(PredictionSpec())))
-    back_off: BackOffSpec = field(default_factory=BackOffSpec)
+    back_off: BackOff = boot_backoff.ENGINES
     expires_s: float = 15.0
     keep_ended_s: float = 60.0
 
@@ -63,8 +63,8 @@ class Pool:
         self.ledger = ledger.empty_ledger((), clock())
         self.fair = fairness.FairnessState()
         self.predictions = prediction.PredictionState()
-        self.worth = greedy_dual.GreedyDualState()
-        self.back_off = boot_backoff.BackOffState()
+        self.worth = model_worth.WorthState()
+        self.back_off = boot_backoff.ModelFailures()
         self.warm_orders = WarmOrders(policy.back_off)
         self.records: dict[str, LeaseRecord] = {}
         self.slots: dict[str, SlotFacts] = {}
@@ -218,7 +218,7 @@ class Pool:
     def refuse_kind(self, kind: tuple[str, str], error: PilotlightError) -> None:
         """No engine of this kind ever starts: the bytes and the arguments are part of its name."""
         self._refused[kind] = error
-        if len(self._refused) > _REMEMBERED_MODELS:
+        if len(self._refused) > _REMEMBERED_REFUSALS:
             del self._refused[next(iter(self._refused))]
 
     def refusal_of(self, kind: tuple[str, str]) -> PilotlightError | None:
@@ -345,10 +345,7 @@ class Pool:
         facts = record.order.facts
         spec = self.policy.prediction
         back_s = prediction.predict(spec, self.predictions, "swap", facts.tier, facts.fingerprint, facts.weights_bytes)
-        self.worth = greedy_dual.touch(self.worth, facts.key, 1, back_s)
-        spare = len(self.worth.entries) - _REMEMBERED_MODELS
-        if spare > 0:
-            _, self.worth = greedy_dual.make_room(self.worth, 0, _REMEMBERED_MODELS)
+        self.worth = model_worth.used(self.worth, facts.key, back_s)
 
     def _slot(self, slot_id: str, event: SlotEvent, engine: ledger.Engine | None = None) -> None:
         before = self.ledger.slots[slot_id].state

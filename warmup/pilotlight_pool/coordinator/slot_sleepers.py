@@ -66,6 +66,5 @@ class SlotSleepers:
         return dormant is not None
 
     def _sleeper(self, dormant: Dormant) -> Sleeper:
-        worth = self._pool.worth.entries.get(dormant.engine.model)
-        priority = worth.priority if worth is not None else 0.0
-        return Sleeper(dormant.incarnation, dormant.engine, dormant.order.facts.weights_bytes, priority)
+        weights_bytes, worth = dormant.order.facts.weights_bytes, self._pool.worth.of(dormant.engine.model)
+        return Sleeper(dormant.incarnation, dormant.engine, weights_bytes, worth)

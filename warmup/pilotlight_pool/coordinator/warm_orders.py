@@ -17,7 +17,7 @@ from pilotlight_pool.policy.leases.isolation import may_reuse
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine
 from pilotlight_pool.policy.placement import boot_backoff
-from pilotlight_pool.policy.placement.boot_backoff import BackOffSpec
+from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.errors import InvalidInput, TooManyRequests
 from pilotlight_protocol.leases import Isolation
 
@@ -70,9 +70,9 @@ class _Schedule:
 class WarmOrders:
     """Times are the pool's clock, but for schedules, which follow Unix time. `in_force`: as of the last `enforce`."""
 
-    def __init__(self, back_off: BackOffSpec) -> None:
+    def __init__(self, back_off: BackOff) -> None:
         self._spec = back_off
-        self._back_off = boot_backoff.BackOffState()
+        self._back_off = boot_backoff.ModelFailures()
         self._holds: dict[WarmKey, _Hold] = {}
         self._schedules: dict[tuple[str, Isolation, str], _Schedule] = {}
         self.in_force: tuple[WarmOrder, ...] = ()

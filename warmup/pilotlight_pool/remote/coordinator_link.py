@@ -26,12 +26,12 @@ from pilotlight_pool.remote.agents_server import PATH
 from pilotlight_pool.remote.connection import Wire
 from pilotlight_pool.remote.frames import MAX_FRAME_BYTES, Call, Command, FromCoordinator, SlotCommand
 from pilotlight_pool.remote.token_file import TokenFile
+from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.errors import PilotlightError
 
 log = logging.getLogger(__name__)
 _DIAL_DEADLINE_S = 5.0
-_FIRST_BACK_OFF_S = 0.1
-_LONGEST_BACK_OFF_S = 2.0
+_BACK_OFF = BackOff(first_s=0.1, longest_s=2.0)
 _LEAVE_POLL_S = 0.1
 
 
@@ -65,8 +65,7 @@ class CoordinatorLink:
                 while True:
                     why, lasted = await self._dial(http)
                     failures = 0 if lasted else failures + 1
-                    delay_s = min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** min(failures, 8))
-                    delay_s *= 0.5 + random.random() / 2  # noqa: S311
+                    delay_s = _BACK_OFF.delay_s(failures + 1, jitter=0.5 + random.random() / 2)  # noqa: S311
                     if failures in {0, 1} or failures % 30 == 0:
                         log.warning("no coordinator at %s: %s; dialing again", self._url, why)
                     await asyncio.sleep(delay_s)

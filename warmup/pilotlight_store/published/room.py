@@ -35,8 +35,8 @@ def room_in_ram(catalog: Catalog, digest: str, needed_bytes: int, budget_bytes: 
 
 
 def _candidate(catalog: Catalog, record: ModelRecord, cost_s: float, clock: float) -> Candidate:
-    leased = catalog.leases(record.digest) > 0
-    return Candidate(record.digest, record.size_bytes, record.frequency, cost_s, clock, record.pinned, leased)
+    kept = record.pinned or catalog.leases(record.digest) > 0
+    return Candidate(record.digest, record.size_bytes, record.frequency, cost_s, clock, kept)
 
 
 def _disk_budget(catalog: Catalog, own: Collection[str], used_bytes: int, budget_bytes: int | None) -> int:

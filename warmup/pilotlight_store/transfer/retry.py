@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pilotlight_protocol.back_off import BackOff
+
+_DELAYS = BackOff(first_s=0.2, longest_s=20.0)
+
 
 @dataclass(frozen=True)
 class RetryRules:
-    """`attempts` without progress per range, `budget` retries per model, delays between `base_s` and `longest_s`."""
+    """`attempts` without progress per range, `budget` retries per model."""
 
     attempts: int = 6
     budget: int = 64
-    base_s: float = 0.2
-    longest_s: float = 20.0
+    back_off: BackOff = _DELAYS
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,14 @@ def after_failure(
 ) -> tuple[float | GiveUp, RetryState]:
     """Seconds to wait, or why to stop, after the `failures`-th failure in a row of one range (1 or more).
 
-    `jitter` is uniform in [0, 1); `asked_s` the server's Retry-After (0: none), honoured up to `longest_s`.
+    `jitter` is uniform in [0, 1); `asked_s` the server's Retry-After (0: none), honoured up to its longest delay.
     """
     if failures >= rules.attempts:
         return GiveUp(f"{failures} attempts at one range brought nothing"), state
     if state.spent >= rules.budget:
         return GiveUp(f"{state.spent} retries were spent on this model"), state
-    delay_s = min(rules.longest_s, rules.base_s * 2.0 ** (failures - 1)) * jitter
-    return max(delay_s, min(asked_s, rules.longest_s)), replace(state, spent=state.spent + 1)
+    delay_s = rules.back_off.delay_s(failures, jitter)
+    return max(delay_s, min(asked_s, rules.back_off.longest_s)), replace(state, spent=state.spent + 1)
 
 
 def after_progress(state: RetryState, arrived_bytes: int) -> RetryState:
