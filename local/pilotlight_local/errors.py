@@ -3,7 +3,7 @@
 PilotlightError (pilotlight_protocol.errors)
     UnknownHost          404   no endpoint has this host name or path
     QueueFull            503   the activator already holds as many requests as it may
-    RevisionFailed       503   the pods of the revision cannot start; carries the reason and the last log lines
+    RevisionFailed       503   the pods of the revision cannot start; what the pod wrote is its log's
     ModelUnavailable     503   the model of a pod cannot be mounted; says why
     PlatformEnding       503   `pilotlight up` ends before the request was answered
     UpstreamFailed       502   the pod broke the connection before it answered
@@ -32,13 +32,9 @@ class QueueFull(Unavailable):
 class RevisionFailed(Unavailable):
     """The pods of the revision cannot start."""
 
-    def __init__(self, revision: str, reason: str, log_lines: Sequence[str] = (), *, retry_after_s: float) -> None:
-        message = f"{revision} cannot start: {reason}"
-        if log_lines:
-            message += "\nlast log lines:\n" + "\n".join(log_lines)
-        super().__init__(message, retry_after_s=retry_after_s)
+    def __init__(self, revision: str, reason: str, *, retry_after_s: float) -> None:
+        super().__init__(f"{revision} cannot start: {reason}", retry_after_s=retry_after_s)
         self.reason = reason
-        self.log_lines = tuple(log_lines)
 
 
 class PlatformEnding(Unavailable):

@@ -21,7 +21,6 @@ from pilotlight_local.pods.live_pod import LivePod, PodFailure
 from pilotlight_protocol.back_off import Failures
 from pilotlight_specs import Component
 
-SHORT_LOG_LINES = 10
 SETTLED_FAILURE_RETRY_S = 1.0
 # Of the time between two decisions: a tick that comes a little early still counts.
 TICK_SLACK_S = 0.5
@@ -205,8 +204,7 @@ class LiveRevision:
     def _failed(self, failure: PodFailure, left_s: float) -> RevisionFailed:
         return RevisionFailed(
             self.name,
-            failure.reason,
-            failure.log_lines[-SHORT_LOG_LINES:],
+            f"{failure.reason}; its log says more",
             retry_after_s=max(SETTLED_FAILURE_RETRY_S, left_s),
         )
 

@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pydantic import ValidationError
+
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 
@@ -54,6 +56,9 @@ def fails_again(error: BaseException, *, on_cpu: bool) -> bool:
 
 def told(error: BaseException) -> str:
     """One line for a person: the kind of error, what it says, and where it says nothing, in which function."""
+    if isinstance(error, ValidationError):
+        said = (": ".join((*map(str, item["loc"]), item["msg"])) for item in error.errors(include_url=False))
+        return " ".join("; ".join(said).split())[:_LONGEST]
     text = " ".join(str(error).split())[:_LONGEST]
     if text:
         return f"{type(error).__name__}: {text}"

@@ -23,7 +23,11 @@ _SIZES = (
     "moe_intermediate_size",
 )  # fmt: skip
 _FRACTIONS = ("rms_norm_eps", "layer_norm_eps", "rope_theta", "partial_rotary_factor")
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
+# vLLM checks them with every request that leaves them out, and would say that the request is wrong.
+_SAMPLING: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, math.inf), "top_p": (math.ulp(0.0), 1), "top_k": (-1, math.inf), "min_p": (0, 1),
+    "repetition_penalty": (math.ulp(0.0), math.inf), "max_new_tokens": (1, math.inf),
+}  # fmt: skip
 _NEVER_ZERO = frozenset({"hidden_size", "num_hidden_layers", "vocab_size"})
 _MOST = {"num_hidden_layers": 10_000, "num_attention_heads": 1 << 16, "num_key_value_heads": 1 << 16}
 _MOST |= dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 1 << 16)
@@ -96,9 +100,12 @@ def _wrong_numbers(config: Mapping[str, object], generation_config: Mapping[str,
                 yield from _wrong_number(f"config.json: {name}", value, name in _FRACTIONS)
             if isinstance(value, int) and not isinstance(value, bool):
                 yield from _out_of_range(name, value)
-    for name in _SAMPLING:
-        if generation_config.get(name) is not None:
-            yield from _wrong_number(f"generation_config.json: {name}", generation_config[name], True)
+    for name, (least, most) in _SAMPLING.items():
+        value = generation_config.get(name)
+        if value is not None:
+            yield from _wrong_number(f"generation_config.json: {name}", value, True)
+        if isinstance(value, int | float) and not least <= value <= most:
+            yield f"generation_config.json: {name} is {_shown(value)}, which no request can be sampled with"
     eos = generation_config.get("eos_token_id")
     for token in eos if isinstance(eos, list) else [eos]:
         if token is not None:

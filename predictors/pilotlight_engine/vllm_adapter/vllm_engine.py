@@ -30,6 +30,7 @@ from vllm.v1.metrics.loggers import StatLoggerManager
 from vllm.version import __version__ as vllm_version
 
 from pilotlight_engine.boot import compile_cache
+from pilotlight_engine.boot.boot_failures import told
 from pilotlight_engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
 from pilotlight_engine.model_source import check_directory
 from pilotlight_engine.swap import swap_rules, weight_loading
@@ -75,7 +76,7 @@ class VllmEngine:
         try:
             config = engine_args.create_engine_config(UsageContext.ENGINE_CONTEXT)
         except (VLLMClientError, ValueError, OSError, NotImplementedError) as error:
-            raise EngineMisconfigured(f"vLLM refuses this model or its engine arguments: {error}") from error
+            raise EngineMisconfigured(f"vLLM refuses this model or its engine arguments: {told(error)}") from error
         on_phase("load")
         self._config = config
         self._open_compile_cache()

@@ -1,6 +1,7 @@
 """What a failed boot says of the next one: the model's fault is told for good, the machine's is not."""
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from pilotlight_engine.boot.boot_failures import explained, told
 from pilotlight_engine.errors import EngineMisconfigured, SwapBroken
@@ -74,5 +75,9 @@ def test_a_slot_that_is_too_small_stays_so_and_a_machine_may_have_more_later(err
 def test_the_reason_is_one_line_and_names_a_function_where_there_is_none():
     assert told(ValueError("a\n  b" + "c" * 1000)) == f"ValueError: a b{'c' * 397}"
     assert told(AssertionError()) == "AssertionError"
+    with pytest.raises(ValidationError) as refused:
+        TypeAdapter(dict[str, int]).validate_python({"max_model_len": "many"})
+    assert told(refused.value).startswith("max_model_len: Input should be a valid integer")
+    assert "pydantic.dev" not in told(refused.value)
     found = outcome(AssertionError())
     assert "AssertionError in outcome" in found.message

@@ -144,6 +144,25 @@ def test_a_generation_config_with_texts_for_numbers_is_told(name):
     assert re.search(f"generation_config.json: {reason}", found)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("temperature", (-3, -0.1), (0, 0.6, 2)),
+        ("top_p", (0, 7.5, -1), (1, 0.01)),
+        ("top_k", (-100,), (-1, 0, 20)),
+        ("min_p", (-0.5, 2), (0, 0.05, 1)),
+        ("repetition_penalty", (0.0, -1), (1.1,)),
+        ("max_new_tokens", (-1, 0), (1, 10**12)),
+    ],
+)
+def test_a_generation_config_that_no_request_can_use_is_told(name, wrong, right):
+    for value in wrong:
+        (found,) = reasons(CONFIGS["demo-awq"], TENSORS["demo-awq"], {name: value})
+        assert found.startswith(f"generation_config.json: {name} is {value}")
+    for value in right:
+        assert reasons(CONFIGS["demo-awq"], TENSORS["demo-awq"], {name: value}) == ()
+
+
 def gptq(config):
     """As AutoGPTQ and GPTQModel pack it: qweight int32[inputs / 8, outputs]."""
     config, entries = config

@@ -90,12 +90,11 @@ async def test_a_failed_revision_answers_everyone_who_waits() -> None:
     held = [asyncio.create_task(watched.activator.acquire(300.0)) for _ in range(3)]
     await settle()
     watched.activator.refuse(
-        10.0, lambda left_s: RevisionFailed("demo-00001", "exited with code 4", ["boom"], retry_after_s=left_s)
+        10.0, lambda left_s: RevisionFailed("demo-00001", "exited with code 4", retry_after_s=left_s)
     )
     results = await asyncio.gather(*held, return_exceptions=True)
     assert [type(result) for result in results] == [RevisionFailed] * 3
     assert "exited with code 4" in str(results[0])
-    assert "boom" in str(results[0])
     assert watched.concurrency == 0
 
 

@@ -75,7 +75,7 @@ class FakePod:
         if phase == "Ready":
             self.ready_after_s = 1.0
         if failure is not None:
-            self.failure = PodFailure(failure, (), was_ready)
+            self.failure = PodFailure(failure, ("Traceback of a tenant",), was_ready)
         self.changed()
 
     def stop(self, grace_s: float | None = None, idle_grace_s: float | None = None) -> None:
@@ -246,7 +246,7 @@ async def test_a_crash_answers_who_waits_and_who_comes_during_the_back_off() -> 
         waiting = told.request()
         await turns()
         told.pods[0].become("Gone", failure="exited with code 4")
-        with pytest.raises(RevisionFailed, match="exited with code 4"):
+        with pytest.raises(RevisionFailed, match=r"exited with code 4; its log says more$"):
             await waiting
         await asyncio.sleep(4)
         with pytest.raises(RevisionFailed) as refused:
