@@ -27,7 +27,7 @@ up: $(READY) ## run the quickstart on this machine until Ctrl-C
 
 test: check unit integration ## everything CI checks: lint, types, import contracts, unit and integration tests
 
-check: $(READY) ## ruff, mypy --strict, import contracts
+check: $(READY) ## ruff, mypy --strict (tests, benchmarks and scripts too), import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check -q . && $(BIN)/mypy && $(BIN)/lint-imports
 
 unit: $(READY) ## unit tests: no sockets, no real time

@@ -39,9 +39,9 @@ def draw(happened: Sequence[Happening], duration_s: float, path: Path) -> None:
     top.set_ylabel("requests per second")
     for kind in dict.fromkeys(each.detail for each in happened if each.kind == "kill"):
         for number, kill in enumerate(each for each in happened if each.kind == "kill" and each.detail == kind):
-            label = f"kill: {kind}" if number == 0 else None
+            name = f"kill: {kind}" if number == 0 else None
             colour = _COLOURS.get(kind, "black")
-            top.axvline(kill.at_s, color=colour, linewidth=0.8, linestyle="--", label=label)
+            top.axvline(kill.at_s, color=colour, linewidth=0.8, linestyle="--", label=name)
             bottom.axvline(kill.at_s, color=colour, linewidth=0.8, linestyle="--")
     top.legend(fontsize=7, ncols=5, loc="upper center")
     top.set_ylim(top=1.35 * top.get_ylim()[1])

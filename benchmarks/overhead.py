@@ -201,7 +201,8 @@ def make_model(args: argparse.Namespace) -> Path:
             ],
             check=True,
         )
-    return next(path.parent for path in out.rglob("config.json"))
+    config: Path = next(out.rglob("config.json"))
+    return config.parent
 
 
 def table(cells: dict[tuple[str, int], Cell], systems: list[str], levels: list[int], title: str) -> Table:

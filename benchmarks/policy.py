@@ -235,8 +235,8 @@ def main() -> None:
         view.add_column(f"{at:,.1f} h ({share:g})", justify="right")
     sweeps = {"a pod per endpoint": keeps, **curves}
     equal = {name: [at_slot_hours(points, at) for at in marks.values()] for name, points in sweeps.items()}
-    for variant, rates in equal.items():
-        view.add_row(variant, *(f"{rate:.2%}" for rate in rates))
+    for name, rates in equal.items():
+        view.add_row(name, *(f"{rate:.2%}" for rate in rates))
     console.print(view)
     console.print(f"{time.perf_counter() - began_s:.0f} s for all simulations")
     OUT.mkdir(parents=True, exist_ok=True)

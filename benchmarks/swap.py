@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -189,8 +189,8 @@ class CopyFromPageCache(CopyWarm):
         return time.perf_counter() - began_s
 
 
-def median(values: object) -> float:
-    return statistics.median(values)  # type: ignore[type-var, arg-type, return-value]
+def median(values: Iterable[float]) -> float:
+    return float(statistics.median(values))
 
 
 def show(results: dict[str, dict[str, float]]) -> None:

@@ -33,7 +33,7 @@ def bucket(folders: Sequence[Path], port: int, work: Path) -> Iterator[dict[str,
     }
     try:
         _make_bucket(f"{options['endpoint']}/{_BUCKET}", process)
-        store = S3Store(_BUCKET, client_options={"allow_http": True}, **options)  # type: ignore[arg-type]
+        store = S3Store(_BUCKET, client_options={"allow_http": True}, **options)
         for path in (path for folder in folders for path in folder.iterdir()):
             obstore.put(store, f"{path.parent.name}/{path.name}", path.read_bytes())
         yield {f"AWS_{name.upper()}": value for name, value in options.items()} | {"AWS_ALLOW_HTTP": "true"}

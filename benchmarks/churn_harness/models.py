@@ -155,7 +155,7 @@ def with_answers(endpoint: Endpoint, answers: tuple[Prompt, ...], margins: tuple
     return dataclasses.replace(endpoint, answers=answers, judged=judged)
 
 
-@torch.inference_mode()  # type: ignore[untyped-decorator]
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch's is untyped
 def _greedy(
     model: Llama, prompts: tuple[Prompt, ...], tokens: int
 ) -> tuple[tuple[Prompt, ...], tuple[list[float], ...]]:

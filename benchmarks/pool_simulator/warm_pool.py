@@ -19,6 +19,7 @@ from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
 from pilotlight_pool.policy.leases.access import TRUSTED
 from pilotlight_pool.policy.placement.eviction_rules import ContestSpec
 from pilotlight_pool.policy.placement.placement import PlacementSpec
+from pilotlight_pool.policy.placement.prediction import Path as EnginePath
 from pilotlight_pool.policy.placement.prediction import PredictionSpec
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_protocol.leases import LeaseAnswer, LeaseRequest
@@ -52,8 +53,14 @@ class PoolSpec:
         )
 
     def settings(self) -> CoordinatorSettings:
-        prior = {"loaded": 0.005, "wake": 0.5, "swap": self.swap_ram_s, "fork": self.boot_s, "boot": self.boot_s}
-        contest = ContestSpec(PlacementSpec(PredictionSpec(process_s=prior)))  # type: ignore[arg-type]
+        prior: dict[EnginePath, float] = {
+            "loaded": 0.005,
+            "wake": 0.5,
+            "swap": self.swap_ram_s,
+            "fork": self.boot_s,
+            "boot": self.boot_s,
+        }
+        contest = ContestSpec(PlacementSpec(PredictionSpec(process_s=prior)))
         policy = PoolPolicy(contest=contest, expires_s=1e7, keep_ended_s=5.0)
         return CoordinatorSettings(policy, keep_alive=self.keep, forecast=self.forecast, tick_s=2.0)
 
@@ -82,7 +89,10 @@ def simulate(trace: Trace, spec: PoolSpec, name: str) -> Outcome:
         if requests:
             await asyncio.wait(requests, timeout=_LAST_WAIT_S)
         outcome.boots = agent.boots
-        for task in [*requests, *(holder.leasing for holder in holders if holder.leasing is not None)]:
+        for holder in holders:
+            if holder.leasing is not None:
+                holder.leasing.cancel()
+        for task in requests:
             task.cancel()
         return outcome
 

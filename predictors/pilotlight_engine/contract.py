@@ -7,7 +7,7 @@ warm pool, or a fake of a test.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from pilotlight_protocol.engine_frames import EngineInfo, EngineStats, GenerateRequest
@@ -24,7 +24,7 @@ class Engine(Protocol):
     stats: EngineStats
     lost: asyncio.Future[str]
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[list[TokenDelta]]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[list[TokenDelta], None]:
         """Token deltas as they come, coalesced while the reader is slow; closing the iterator aborts the request.
 
         Raises InvalidInput (the engine refuses the request), Unavailable (it was lost).

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 from pilotlight_engine.contract import GenerateRequest
 from pilotlight_engine.leasing.engine_holder import EngineHolder
@@ -31,7 +31,7 @@ from pilotlight_predictor.token_requests import (
     prompts_from,
 )
 from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
-from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_protocol.generation import GenerationParameters
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_wire.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
 
@@ -117,7 +117,7 @@ class TokensModel:
         parameters = self._fit(prompts, parameters_from(request.parameters))
         with self._place(prompts, parameters):
             generate = self._request(prompts[0], parameters, context)
-            async with _aborting(self._generator.generate(generate, context)) as stream:
+            async with contextlib.aclosing(self._generator.generate(generate, context)) as stream:
                 async for deltas in stream:
                     for delta in deltas:
                         yield InferResponse(
@@ -144,7 +144,7 @@ class TokensModel:
     ) -> AsyncIterator[bytes]:
         tokens = 0
         with self._place([request.prompt_token_ids], request.parameters):
-            async with _aborting(self._generator.generate(request, context)) as stream:
+            async with contextlib.aclosing(self._generator.generate(request, context)) as stream:
                 async for deltas in stream:
                     for delta in deltas:
                         tokens += len(delta.token_ids)
@@ -182,16 +182,11 @@ class TokensModel:
 
     async def _complete(self, request: GenerateRequest, context: RequestContext) -> Completion:
         completion = Completion(request)
-        async with _aborting(self._generator.generate(request, context)) as stream:
+        async with contextlib.aclosing(self._generator.generate(request, context)) as stream:
             async for deltas in stream:
                 completion.add(deltas)
         self._queue.completed(completion.output_tokens // len(completion.choices))
         return completion
-
-
-def _aborting(stream: AsyncIterator[list[TokenDelta]]) -> contextlib.aclosing[AsyncGenerator[list[TokenDelta], None]]:
-    """Closes the engine's iterator when the block ends early, which aborts the request."""
-    return contextlib.aclosing(cast("AsyncGenerator[list[TokenDelta], None]", stream))
 
 
 def _first(group: BaseExceptionGroup[PilotlightError]) -> PilotlightError:

@@ -233,7 +233,8 @@ def misbehave(model: dict[str, Any], when: str, fail: Any) -> None:
 def main() -> None:
     agent = socket.socket(fileno=int(sys.argv[1]))
     agent.sendall(f.encode(f.ZygoteReady(os.getpid(), 0.0)))
-    decoder, splitter, children = msgspec.msgpack.Decoder(f.Fork), f.FrameSplitter(), {}
+    decoder, splitter = msgspec.msgpack.Decoder(f.Fork), f.FrameSplitter()
+    children: dict[int, str] = {}
     while True:
         readable, _, _ = select.select([agent], [], [], 0.02 if children else None)
         while children:

@@ -7,9 +7,9 @@ A completion that reaches EOS stops there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
-from pilotlight_engine.contract import EngineInfo, EngineStats, GenerateRequest
+from pilotlight_engine.contract import Engine, EngineInfo, EngineStats, GenerateRequest
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.generation import TokenDelta, TokenLogprob
 
@@ -42,7 +42,7 @@ class ScriptedEngine:
         self.aborted: list[str] = []
         self.active = 0
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[list[TokenDelta]]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[TokenDelta], None]:
         self.seen.append(request)
         if REFUSED in request.prompt_token_ids:
             raise InvalidInput("the engine refuses this request")
@@ -109,7 +109,7 @@ class ScriptedProvider:
         self.boot_s = boot_s
         self.refusals = refusals or []
         self.engines: list[ScriptedEngine] = []
-        self.released: list[ScriptedEngine] = []
+        self.released: list[Engine] = []
         self.engine_class = ScriptedEngine
         self.phase = "idle"
 
@@ -123,5 +123,5 @@ class ScriptedProvider:
         self.phase = "ready"
         return engine
 
-    async def release(self, engine: ScriptedEngine) -> None:
+    async def release(self, engine: Engine) -> None:
         self.released.append(engine)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -64,9 +65,9 @@ asyncio.run(main())
 """
 
 
-def new_provider(**settings: object) -> ChildEngineProvider:
-    values = {"engine_args": ARGUMENTS, **settings}
-    return child_provider(HostConfig(model_dir=str(bundled_model_path(MODEL)), model_name="demo", **values), os.environ)  # type: ignore[arg-type]
+def new_provider(**settings: Any) -> ChildEngineProvider:
+    values: dict[str, Any] = {"engine_args": ARGUMENTS, **settings}
+    return child_provider(HostConfig(model_dir=str(bundled_model_path(MODEL)), model_name="demo", **values), os.environ)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -81,12 +82,12 @@ async def engine(provider: ChildEngineProvider) -> AsyncIterator[Engine]:
     await provider.release(engine)
 
 
-def request(ids: list[int], name: str = "test", **parameters: object) -> GenerateRequest:
-    return GenerateRequest(name, ids, GenerationParameters(**parameters))  # type: ignore[arg-type]
+def request(ids: list[int], name: str = "test", **parameters: Any) -> GenerateRequest:
+    return GenerateRequest(name, ids, GenerationParameters(**parameters))
 
 
 async def collect(engine: Engine, ask: GenerateRequest) -> list[TokenDelta]:
-    async with contextlib.aclosing(engine.generate(ask)) as stream:  # type: ignore[type-var]
+    async with contextlib.aclosing(engine.generate(ask)) as stream:
         return [delta async for deltas in stream for delta in deltas]
 
 
@@ -140,7 +141,7 @@ async def test_it_says_what_it_is(engine: Engine) -> None:
 
 
 async def test_greedy_tokens_are_vllms_own(engine: Engine, tmp_path: Path) -> None:
-    ask = {"temperature": 0.0, "max_tokens": 24, "ignore_eos": True}
+    ask: dict[str, Any] = {"temperature": 0.0, "max_tokens": 24, "ignore_eos": True}
     ours = [tokens(await collect(engine, request(prompt, **ask))) for prompt in PROMPTS]
     again = await asyncio.gather(*(collect(engine, request(prompt, **ask)) for prompt in PROMPTS))
     assert [tokens(deltas) for deltas in again] == ours
@@ -184,7 +185,7 @@ async def test_a_repeated_prompt_is_cached_but_not_across_salts(engine: Engine) 
 
 
 async def test_choices_seeds_and_logprobs(engine: Engine) -> None:
-    ask = {"temperature": 1.0, "seed": 7, "max_tokens": 12, "ignore_eos": True, "n": 3}
+    ask: dict[str, Any] = {"temperature": 1.0, "seed": 7, "max_tokens": 12, "ignore_eos": True, "n": 3}
     first, second = [await collect(engine, request([9, 10], **ask)) for _ in range(2)]
     choices = [tokens(first, index) for index in range(3)]
     assert choices == [tokens(second, index) for index in range(3)]
@@ -220,7 +221,7 @@ async def test_stop_tokens_end_a_choice_and_say_which(engine: Engine) -> None:
     ],
 )
 async def test_a_bad_request_fails_alone(
-    engine: Engine, ids: list[int], parameters: dict[str, object], message: str
+    engine: Engine, ids: list[int], parameters: dict[str, Any], message: str
 ) -> None:
     good = asyncio.create_task(collect(engine, request([5, 6], max_tokens=4, ignore_eos=True)))
     with pytest.raises(InvalidInput, match=message):
@@ -235,7 +236,7 @@ async def test_an_unknown_adapter_is_refused(engine: Engine) -> None:
 
 @pytest.mark.parametrize("choices", [1, 2])
 async def test_leaving_early_frees_the_kv_cache(engine: Engine, choices: int) -> None:
-    async with contextlib.aclosing(engine.generate(request([1, 2], n=choices, max_tokens=2000, ignore_eos=True))) as s:  # type: ignore[type-var]
+    async with contextlib.aclosing(engine.generate(request([1, 2], n=choices, max_tokens=2000, ignore_eos=True))) as s:
         await anext(s)
         assert engine.stats.running == choices
         assert engine.stats.kv_cache_usage > 0.0

@@ -20,12 +20,12 @@ def child(code):
     )
 
 
-def test_an_absurd_allocation_fails_before_anything_is_touched():
+def test_an_absurd_allocation_fails_before_anything_is_touched() -> None:
     ended = child("m.enforce(limit, 0, over)\ntry: bytearray(2**40)\nexcept MemoryError: print('refused')")(2**28)
     assert ended.stdout == "refused\n", ended.stderr
 
 
-def test_who_grows_slowly_is_ended_with_the_reason():
+def test_who_grows_slowly_is_ended_with_the_reason() -> None:
     ended = child(
         "m.enforce(limit, 0, over)\nkept = bytearray(300 * 2**20)\nkept[::4096] = kept[::4096]\ntime.sleep(30)"
     )

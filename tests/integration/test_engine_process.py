@@ -24,7 +24,7 @@ async def test_a_process_that_stands_still_is_killed_and_told_as_lost() -> None:
     process = EngineProcess(output, on_lost=lost.set_result, on_work=lambda busy: None)
     ours, theirs = socket.socketpair()
     with theirs:
-        child = subprocess.Popen(["sleep", "60"], stdin=theirs, stdout=output_fd)  # noqa: ASYNC220
+        child = subprocess.Popen(["sleep", "60"], stdin=theirs.fileno(), stdout=output_fd)  # noqa: ASYNC220
     os.close(output_fd)
     os.kill(child.pid, signal.SIGSTOP)
     ours.setblocking(False)

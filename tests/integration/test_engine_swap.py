@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pool_agent import Host, ZygoteProcess, private_dir
@@ -31,7 +32,7 @@ from pilotlight_protocol.engine_frames import (
     SwapFailed,
     SwapRefused,
 )
-from pilotlight_protocol.generation import GenerationParameters
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -103,21 +104,21 @@ class Slot:
     def swap(self, model: Path) -> None:
         self.swap_check = self.host.swap(model, name=model.name, generation=self._leases + 1).swap_check
 
-    def answer(self, tenant: str = "tenant", **parameters: object) -> Answer:
+    def answer(self, tenant: str = "tenant", **parameters: Any) -> Answer:
         deltas = self.ask(tenant, temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=1, **parameters)
         entries = [entry for delta in deltas for entry in delta.logprobs or []]
         tokens = [token for delta in deltas for token in delta.token_ids]
         return Answer(tokens, [entry.logprob for entry in entries], self.swap_check, deltas[0].cached_tokens)
 
-    def ask(self, tenant: str = "tenant", **parameters: object) -> list[object]:
+    def ask(self, tenant: str = "tenant", **parameters: Any) -> list[TokenDelta]:
         self._leases += 1
         lease = f"lease-{self._leases}"
         self.host.grant(lease, SECRET, tenant)
 
-        async def collect() -> list[object]:
+        async def collect() -> list[TokenDelta]:
             engine = await pool_client.connect(self.booted.endpoint, lease, SECRET)
             self.told_rate = engine.stats.generation_tokens_per_s
-            request = GenerateRequest("r", PROMPT, GenerationParameters(**parameters))  # type: ignore[arg-type]
+            request = GenerateRequest("r", PROMPT, GenerationParameters(**parameters))
             deltas = [delta async for some in engine.generate(request) for delta in some]
             self.metrics = (await engine.metrics()).decode()
             await engine.close()
@@ -198,14 +199,14 @@ def test_ends_of_text_and_sampling_defaults_are_the_new_models(
         swapped = slot.host.swap(other)
         assert swapped.info.eos_token_ids == sorted({2, free[3]})
         deltas = slot.ask()
-        tokens = [token for delta in deltas for token in delta.token_ids]  # type: ignore[attr-defined]
+        tokens = [token for delta in deltas for token in delta.token_ids]
         assert tokens == free[: free.index(free[3]) + 1]
-        assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", free[3])  # type: ignore[attr-defined]
+        assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", free[3])
         deltas = slot.ask(ignore_eos=True)
-        assert sum(len(delta.token_ids) for delta in deltas) == 9  # type: ignore[attr-defined]
+        assert sum(len(delta.token_ids) for delta in deltas) == 9
         slot.swap(a)
         assert slot.host.booted is not None
-        assert sum(len(delta.token_ids) for delta in slot.ask(max_tokens=12, ignore_eos=True)) == 12  # type: ignore[attr-defined]
+        assert sum(len(delta.token_ids) for delta in slot.ask(max_tokens=12, ignore_eos=True)) == 12
 
 
 def test_what_does_not_fit_is_refused_and_the_old_model_goes_on(

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pool_agent import Host, ZygoteProcess, exec_host, private_dir
@@ -54,13 +55,13 @@ def host(zygote: ZygoteProcess, tmp_path_factory: pytest.TempPathFactory) -> Hos
     return host
 
 
-def config(run_dir: Path, slot: str, **values: object) -> HostConfig:
-    settings = {
+def config(run_dir: Path, slot: str, **values: Any) -> HostConfig:
+    settings: dict[str, Any] = {
         "model_dir": str(bundled_model_path("demo-awq")), "model_name": "demo", "cpus": 1,
         "listen": f"unix://{private_dir(run_dir)}/{slot}.sock",
         "engine_args": {"enforce_eager": "true", "max_num_seqs": "8"},
     } | values  # fmt: skip
-    return HostConfig(slot=slot, **settings)  # type: ignore[arg-type]
+    return HostConfig(slot=slot, **settings)
 
 
 def request(max_tokens: int) -> GenerateRequest:

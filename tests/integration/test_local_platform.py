@@ -119,9 +119,10 @@ class Platform:
         argv = [sys.executable, "-m", "pilotlight_local", "up", str(self.write(*objects))]
         argv += ["--port", str(self.port), "--state-dir", str(self.state_dir), *options]
         with self.output.open("wb") as output:
-            self.process = subprocess.Popen(argv, stdout=output, stderr=output, start_new_session=True)
-        until(lambda: "ready in" in self.output.read_text() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.output.read_text()
+            process = subprocess.Popen(argv, stdout=output, stderr=output, start_new_session=True)
+        self.process = process
+        until(lambda: "ready in" in self.output.read_text() or process.poll() is not None)
+        assert process.poll() is None, self.output.read_text()
 
     def apply(self, *objects: dict[str, Any]) -> None:
         done = self.command("apply", str(self.write(*objects, name="changed.yaml")))
@@ -552,7 +553,8 @@ def test_a_second_platform_on_the_same_state_says_what_to_do(platform: Platform)
     second = platform.command("up", str(platform.folder / "services.yaml"), "--port", str(free_port()))
     assert second.returncode == 1
     assert "pilotlight apply" in second.stderr
-    assert str(platform.process.pid) in second.stderr  # type: ignore[union-attr]
+    assert platform.process is not None
+    assert str(platform.process.pid) in second.stderr
 
 
 def test_a_file_with_errors_is_refused_as_a_whole(platform: Platform) -> None:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_a_stream_outlives_its_engine_and_the_pool(platform: Platform) -> None:
         f"(pid {engine}) was killed by signal 9",
         "warm pool: ended with code 137",
     ):
-        until(lambda told=told: told in platform.log.read_text(), 10, told)
+        until(partial(lambda line: line in platform.log.read_text(), told), 10, told)
 
 
 def holders(platform: Platform) -> list[str]:

@@ -66,11 +66,10 @@ def test_a_port_is_free_again_when_its_platform_is_killed(ports: LoopbackPorts) 
 def test_a_port_somebody_listens_on_is_passed_over(ports: LoopbackPorts) -> None:
     first = ports.take()
     ports.give_back(first)
-    stranger = next(port for port in range(first + 1, LAST_PORT) if (holder := _hold(port)) is not None)
-    try:
+    held = ((port, _hold(port)) for port in range(first + 1, LAST_PORT))
+    stranger, holder = next((port, holder) for port, holder in held if holder is not None)
+    with holder:
         assert not ports._reserve(stranger)
-    finally:
-        holder.close()
 
 
 def _hold(port: int) -> socket.socket | None:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,8 +207,7 @@ def test_a_stream_outlives_its_engine(pool: FakePool, tmp_path: Path) -> None:
             killed: set[int] = set()
             for _ in range(2):
                 (engine,) = until(lambda: set(pool.engine_pids()) - killed, DEADLINE_S, "an engine")
-                seen = len(tokens)
-                until(lambda seen=seen: len(tokens) > seen, DEADLINE_S, "tokens")  # type: ignore[misc]
+                until(partial(lambda before: len(tokens) > before, len(tokens)), DEADLINE_S, "tokens")
                 os.kill(engine, signal.SIGKILL)
                 killed.add(engine)
         assert tokens == counted(1, 10, 400)

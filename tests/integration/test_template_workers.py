@@ -200,7 +200,7 @@ def tokenizer_json(**parts: Any) -> dict[str, Any]:
 
 REGEX = {"type": "Replace", "pattern": {"Regex": "\\p{L}" * 500_000}, "content": ""}
 TRIE = [[chr(0x4E00 + i) + "".join(chr(33 + (i * 7919 * j) % 90) for j in range(200)), 0.0] for i in range(20_000)]
-EXPANDING = {
+EXPANDING: dict[str, dict[str, Any]] = {
     "a regular expression": {"normalizer": REGEX},
     "an Unigram trie": {"model": {"type": "Unigram", "unk_id": 0, "vocab": TRIE, "byte_fallback": False}},
     "objects nobody reads": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "x": [{"": 0}] * 1_500_000}},

@@ -338,9 +338,9 @@ def test_a_stream_that_breaks_off_is_never_taken_for_complete(
     answer = events(http.post("/v2/models/demo/generate_stream", json={"text_input": "Hi"}))
     assert answer[-1]["status"] == 503
     predictor.plan(Script(deltas=deltas("one two three"), break_after=2))
-    answer = http.post("/v2/models/demo/generate", json={"text_input": "Hi", "stop": "zzz"})
-    assert answer.status_code == 503
-    assert "retry-after" in answer.headers
+    whole = http.post("/v2/models/demo/generate", json={"text_input": "Hi", "stop": "zzz"})
+    assert whole.status_code == 503
+    assert "retry-after" in whole.headers
 
 
 def test_an_aborted_generation_is_an_error(http: httpx.Client, predictor: FakeTokenPredictor) -> None:

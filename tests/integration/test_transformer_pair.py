@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -77,8 +78,10 @@ def test_errors_keep_their_status(served: RunningComponent, stream: bool) -> Non
     ("path", "prompt"),
     [("completions", {"prompt": "Hi"}), ("chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})],
 )
-def test_an_error_names_the_parameter(served: RunningComponent, path: str, prompt: object, stream: bool) -> None:
-    body = {"model": "demo", "max_tokens": 1_000_000, "stream": stream, **prompt}  # type: ignore[dict-item]
+def test_an_error_names_the_parameter(
+    served: RunningComponent, path: str, prompt: dict[str, Any], stream: bool
+) -> None:
+    body = {"model": "demo", "max_tokens": 1_000_000, "stream": stream, **prompt}
     answer = httpx.post(f"{served.base}/v1/{path}", json=body, timeout=30)
     assert answer.status_code == 400
     error = answer.json()["error"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -28,20 +29,22 @@ def client(
 
 
 def test_a_stream_and_a_whole_answer_are_the_same_words(client: openai.OpenAI) -> None:
-    ask = {"model": "demo", "messages": MESSAGES, "temperature": 0, "max_tokens": 24}
-    whole = client.chat.completions.create(**ask)  # type: ignore[call-overload]
+    ask: dict[str, Any] = {"model": "demo", "messages": MESSAGES, "temperature": 0, "max_tokens": 24}
+    whole = client.chat.completions.create(**ask)
     text = whole.choices[0].message.content
+    assert text is not None
     assert len(text.split()) > 2
-    chunks = client.chat.completions.create(**ask, stream=True)  # type: ignore[call-overload]
+    chunks = client.chat.completions.create(**ask, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+    assert whole.usage is not None
     assert whole.usage.completion_tokens <= 24
 
 
 def test_a_stop_string_cuts_the_same_text(client: openai.OpenAI) -> None:
-    ask = {"model": "demo", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 24}
-    text = client.completions.create(**ask).choices[0].text  # type: ignore[call-overload]
+    ask: dict[str, Any] = {"model": "demo", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 24}
+    text = client.completions.create(**ask).choices[0].text
     stop = text[len(text) // 2 : len(text) // 2 + 3]
-    stopped = client.completions.create(**ask, stop=[stop])  # type: ignore[call-overload]
+    stopped = client.completions.create(**ask, stop=[stop])
     assert stopped.choices[0].text == text[: text.index(stop)]
     assert stopped.choices[0].finish_reason == "stop"
 

@@ -463,7 +463,7 @@ def endless(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "fifo": (lambda folder: os.mkfifo(folder / "tokenizer.json"), "tokenizer.json is not a regular file"),
     "sparse config": (lambda folder: sparse(folder / "config.json"), "config.json has 3221225472 bytes"),
     "sparse index": (
@@ -471,7 +471,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
         "model.safetensors.index.json has 3221225472 bytes",
     ),
     "device": (lambda folder: endless(folder / "generation_config.json"), "generation_config.json is not a regular"),
-    "nested": (lambda folder: (folder / "config.json").write_bytes(b"[" * 10**6), "nested too deeply"),  # type: ignore[dict-item,return-value]
+    "nested": (lambda folder: (folder / "config.json").write_bytes(b"[" * 10**6), "nested too deeply"),
 }
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import cast
+from collections.abc import AsyncGenerator
 
 from pilotlight_engine.contract import GenerateRequest
 from pilotlight_engine.leasing.engine_holder import EngineHolder
@@ -51,9 +50,9 @@ class LeasedEngineSource:
 
 
 class EngineTokenStream:
-    def __init__(self, deltas: AsyncIterator[list[TokenDelta]], facts: RequestContext) -> None:
+    def __init__(self, deltas: AsyncGenerator[list[TokenDelta], None], facts: RequestContext) -> None:
         self.facts = AnswerFacts(facts.server_timing, facts.response_headers)
-        self._deltas = cast("AsyncGenerator[list[TokenDelta], None]", deltas)
+        self._deltas = deltas
         self._first: list[TokenDelta] = []
 
     async def start(self) -> None:

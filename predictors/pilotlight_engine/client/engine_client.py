@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import cast
 
 import msgspec
@@ -60,7 +60,7 @@ class EngineClient(asyncio.Protocol):
         self._mailboxes: dict[int, Mailbox] = {}
         self._calls: dict[int, asyncio.Future[bytes]] = {}
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[list[TokenDelta]]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[TokenDelta], None]:
         """See `contract.Engine.generate`."""
         stream = next(self._numbers)
         mailbox = Mailbox(request.parameters.n)

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import TypeVar, cast
 
 from pilotlight_engine.contract import Engine, GenerateRequest
 from pilotlight_engine.leasing import resume
@@ -28,7 +27,6 @@ _TOLD_PHASES = ("prefetch", "stop", "fork", "boot", "swap")
 # A request may hear of the loss of its engine before the engine's owner does.
 _LOSS_NEWS_S = 2.0
 
-_Item = TypeVar("_Item")
 _log = logging.getLogger("pilotlight.engine")
 
 
@@ -39,7 +37,9 @@ class Generator:
         self._holder = holder
         self._limits = limits
 
-    async def generate(self, request: GenerateRequest, context: RequestContext) -> AsyncIterator[list[TokenDelta]]:
+    async def generate(
+        self, request: GenerateRequest, context: RequestContext
+    ) -> AsyncGenerator[list[TokenDelta], None]:
         """As `contract.Engine.generate`, over losses.
 
         Tells `context` the phases `lease`, its parts, `queue` (until the engine's scheduler picks it) and `prefill`.
@@ -51,7 +51,7 @@ class Generator:
             resumes, started_at = 0, time.perf_counter()
             while True:
                 try:
-                    async with _closing(_tokens(engine, parts, request, delivered)) as stream:
+                    async with contextlib.aclosing(_tokens(engine, parts, request, delivered)) as stream:
                         async for deltas in stream:
                             aborted = _book(deltas, delivered)
                             if "prefill" not in context.server_timing:
@@ -139,7 +139,7 @@ def _book(deltas: Sequence[TokenDelta], delivered: Sequence[Delivered]) -> bool:
 
 def _tokens(
     engine: Engine, parts: Sequence[Part], request: GenerateRequest, delivered: Sequence[Delivered]
-) -> AsyncIterator[list[TokenDelta]]:
+) -> AsyncGenerator[list[TokenDelta], None]:
     """The parts' deltas as the request's own: a whole request's are the engine's, with no generator in between."""
     if parts and parts[0].choice is None:
         return engine.generate(parts[0].request)
@@ -148,14 +148,16 @@ def _tokens(
 
 async def _continued(
     engine: Engine, parts: Sequence[Part], request: GenerateRequest, delivered: Sequence[Delivered]
-) -> AsyncIterator[list[TokenDelta]]:
+) -> AsyncGenerator[list[TokenDelta], None]:
     if len(parts) == 1:
-        async with _closing(engine.generate(parts[0].request)) as stream:
+        async with contextlib.aclosing(engine.generate(parts[0].request)) as stream:
             async for news in stream:
                 yield _as_original(news, parts[0], request, delivered)
         return
     async with contextlib.AsyncExitStack() as stack:
-        streams = [await stack.enter_async_context(_closing(engine.generate(part.request))) for part in parts]
+        streams = [
+            await stack.enter_async_context(contextlib.aclosing(engine.generate(part.request))) for part in parts
+        ]
         waiting = {asyncio.create_task(_next(stream)): number for number, stream in enumerate(streams)}
         try:
             while waiting:
@@ -180,8 +182,3 @@ def _as_original(
 
 async def _next(stream: AsyncIterator[list[TokenDelta]]) -> list[TokenDelta] | None:
     return await anext(stream, None)
-
-
-def _closing(stream: AsyncIterator[_Item]) -> contextlib.aclosing[AsyncGenerator[_Item, None]]:
-    """Closes the iterator when the block ends early, which aborts its request."""
-    return contextlib.aclosing(cast("AsyncGenerator[_Item, None]", stream))

@@ -241,7 +241,7 @@ def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     """A store with small chunks, quick retries, and loopback allowed unless said otherwise."""
     opened: list[Store] = []
 
-    def make(folder: Path | None = None, **change: object) -> Store:
+    def make(folder: Path | None = None, **change: Any) -> Store:
         sources = change.pop("sources", SourceSettings(addresses=AddressRules(allow_private=True), timeout_s=10.0))
         transfer = TransferSettings(
             workers=3,
@@ -249,7 +249,7 @@ def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
             longest_run_bytes=4 * CHUNK_BYTES,
             retries=RetryRules(attempts=3, back_off=BackOff(0.01, 0.05)),
         )
-        settings = StoreSettings(folder or tmp_path / "store", sources=sources, transfer=transfer, **change)  # type: ignore[arg-type]
+        settings = StoreSettings(folder or tmp_path / "store", sources=sources, transfer=transfer, **change)
         opened.append(Store(settings))
         return opened[-1]
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +308,7 @@ def test_kill_9_costs_at_most_one_chunk_per_worker(
         until(server.paused.is_set)
         # The server waits now, so what it sent is in the client's chunks as soon as the client has read its sockets.
         least = have + int(model.weights_bytes * 0.3) - WORKERS * CHUNK_BYTES
-        until(lambda least=least: journaled(tmp_path / "store", model) >= least)
+        until(partial(lambda least: journaled(tmp_path / "store", model) >= least, least))
         process.send_signal(signal.SIGKILL)
         process.wait(10)
         have = journaled(tmp_path / "store", model)

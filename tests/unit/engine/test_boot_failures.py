@@ -36,7 +36,7 @@ def outcome(error, **surroundings):
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_what_a_model_does_to_vllm_it_does_again(error):
+def test_what_a_model_does_to_vllm_it_does_again(error) -> None:
     found = outcome(error)
     assert isinstance(found, EngineMisconfigured)
     assert found.message.startswith(f"vLLM cannot load this model: {type(error).__name__}")
@@ -56,23 +56,23 @@ def test_what_a_model_does_to_vllm_it_does_again(error):
         (SwapBroken("as it is"), {}),
     ],
 )
-def test_what_the_machine_was_short_of_is_passed_on_as_it_is(error, surroundings):
+def test_what_the_machine_was_short_of_is_passed_on_as_it_is(error, surroundings) -> None:
     assert outcome(error, **surroundings) is error
 
 
-def test_a_model_of_a_gpu_is_told_as_well():
+def test_a_model_of_a_gpu_is_told_as_well() -> None:
     assert isinstance(outcome(ValueError("rope"), on_cpu=False), EngineMisconfigured)
 
 
 @pytest.mark.parametrize("error", [NO_MEMORY, MemoryError()])
-def test_a_slot_that_is_too_small_stays_so_and_a_machine_may_have_more_later(error):
+def test_a_slot_that_is_too_small_stays_so_and_a_machine_may_have_more_later(error) -> None:
     assert isinstance(outcome(error), EngineMisconfigured)
     later = outcome(error, fixed_memory=False)
     assert type(later) is Unavailable
     assert "more memory than there is: its slot has 4.0 GiB" in later.message
 
 
-def test_the_reason_is_one_line_and_names_a_function_where_there_is_none():
+def test_the_reason_is_one_line_and_names_a_function_where_there_is_none() -> None:
     assert told(ValueError("a\n  b" + "c" * 1000)) == f"ValueError: a b{'c' * 397}"
     assert told(AssertionError()) == "AssertionError"
     with pytest.raises(ValidationError) as refused:

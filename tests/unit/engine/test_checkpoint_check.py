@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def dropped(part):
     return lambda entries: [entry for entry in entries if part not in entry.name]
 
 
-CONFIG_LIES = {
+CONFIG_LIES: dict[str, tuple[dict[str, Any], str]] = {
     "hidden_size 10^9": ({"hidden_size": 10**9}, "hidden_size 1000000000, but all tensors together have"),
     "hidden_size a little wrong": ({"hidden_size": 320}, r"embed_tokens.weight is \[2048, 256\], not \[2048, 320\]"),
     "a number too long to print": ({"hidden_size": 10**4000}, "hidden_size is a number of 13288 bits"),
@@ -84,7 +85,7 @@ CONFIG_LIES = {
 
 @pytest.mark.parametrize("model", BUNDLED_MODELS)
 @pytest.mark.parametrize("lie", CONFIG_LIES)
-def test_a_config_that_lies_is_told_with_its_reason(model, lie):
+def test_a_config_that_lies_is_told_with_its_reason(model, lie) -> None:
     change, reason = CONFIG_LIES[lie]
     found = reasons(CONFIGS[model] | change, TENSORS[model], memory_bytes=4 * GIB)
     assert 1 <= len(found) <= 4, "some reasons, never pages of them"
@@ -108,7 +109,7 @@ TENSOR_LIES = {
 
 
 @pytest.mark.parametrize("lie", TENSOR_LIES)
-def test_tensors_that_are_not_those_of_the_config_are_told(lie):
+def test_tensors_that_are_not_those_of_the_config_are_told(lie) -> None:
     change, reason = TENSOR_LIES[lie]
     found = reasons(CONFIGS["demo-bf16"], change(TENSORS["demo-bf16"]))
     assert len(found) == 1
@@ -123,7 +124,7 @@ PACKED_LIES = {
 
 
 @pytest.mark.parametrize("parameter", PACKED_LIES)
-def test_the_shapes_of_packed_weights_are_known(parameter):
+def test_the_shapes_of_packed_weights_are_known(parameter) -> None:
     shape, reason = PACKED_LIES[parameter]
     lie = changed(f"model.layers.0.self_attn.q_proj.{parameter}", shape=shape)
     (found,) = reasons(CONFIGS["demo-awq"], lie(TENSORS["demo-awq"]))
@@ -138,7 +139,7 @@ GENERATION_LIES = {
 
 
 @pytest.mark.parametrize("name", GENERATION_LIES)
-def test_a_generation_config_with_texts_for_numbers_is_told(name):
+def test_a_generation_config_with_texts_for_numbers_is_told(name) -> None:
     value, reason = GENERATION_LIES[name]
     (found,) = reasons(CONFIGS["demo-awq"], TENSORS["demo-awq"], {name: value})
     assert re.search(f"generation_config.json: {reason}", found)
@@ -239,7 +240,7 @@ SOUND = {
 
 
 @pytest.mark.parametrize("model", SOUND)
-def test_a_sound_model_is_never_refused(model):
+def test_a_sound_model_is_never_refused(model) -> None:
     config, entries = SOUND[model]
     generation_config = {"temperature": 0.6, "top_k": 20, "eos_token_id": [1, 2], "max_new_tokens": None}
     assert reasons(json.loads(json.dumps(config)), entries, generation_config, memory_bytes=GIB) == ()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -41,14 +42,14 @@ class ModelConfig:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
-def shared(directory: str, architecture: str = "a" * 64, **fields: object) -> str:
-    config = ModelConfig(directory, **fields)  # type: ignore[arg-type]
+def shared(directory: str, architecture: str = "a" * 64, **fields: Any) -> str:
+    config = ModelConfig(directory, **fields)
     compile_cache.share(config, architecture)
     assert config.model == directory, "errors and metrics name the model as the user does"
     return config.compute_hash()
 
 
-def configs(**changes: object) -> dict[str, object]:
+def configs(**changes: Any) -> dict[str, Any]:
     changed = HfConfig(CONFIG | changes)
     return {"hf_config": changed, "hf_text_config": changed}
 
@@ -71,8 +72,8 @@ def test_fine_tunes_of_one_architecture_have_one_key() -> None:
         {"hf_text_config": HfConfig(CONFIG | {"hidden_size": 128})},
     ],
 )
-def test_whatever_changes_the_graph_changes_the_key(difference: dict[str, object]) -> None:
-    assert shared("/models/a", **difference) != shared("/models/a")  # type: ignore[arg-type]
+def test_whatever_changes_the_graph_changes_the_key(difference: dict[str, Any]) -> None:
+    assert shared("/models/a", **difference) != shared("/models/a")
 
 
 def test_the_key_is_that_of_the_moment() -> None:

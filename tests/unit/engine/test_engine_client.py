@@ -91,10 +91,11 @@ async def test_closing_a_request_early_aborts_it() -> None:
     async with contextlib.aclosing(client.generate(request())) as stream:
         first = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0)
-        number = transport.sent[0].stream  # type: ignore[union-attr]
-        say(client, Step([(number, TokenDelta(0, [7]))], EngineStats()))
+        sent = transport.sent[0]
+        assert isinstance(sent, Generate)
+        say(client, Step([(sent.stream, TokenDelta(0, [7]))], EngineStats()))
         await first
-    assert transport.sent[-1] == Abort(number)
+    assert transport.sent[-1] == Abort(sent.stream)
 
 
 async def test_a_cancelled_reader_aborts_its_request() -> None:

@@ -31,16 +31,16 @@ class FakeNvml:
     def nvmlDeviceGetHandleByIndex_v2(self, index: ctypes.c_uint, handle: object) -> int:
         if index.value >= len(self.gpus):
             return 2
-        handle._obj.value = index.value + 1  # type: ignore[attr-defined]
+        handle._obj.value = index.value + 1  # type: ignore[attr-defined]  # ctypes.byref has no type of its own
         return 0
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: ctypes.c_void_p, major: object, minor: object) -> int:
         assert handle.value is not None
-        major._obj.value, minor._obj.value = self.gpus[handle.value - 1]  # type: ignore[attr-defined]
+        major._obj.value, minor._obj.value = self.gpus[handle.value - 1]  # type: ignore[attr-defined]  # ctypes.byref has no type of its own
         return 0
 
     def nvmlDeviceGetMemoryInfo(self, handle: ctypes.c_void_p, memory: object) -> int:
-        memory._obj.total = GPU_BYTES  # type: ignore[attr-defined]
+        memory._obj.total = GPU_BYTES  # type: ignore[attr-defined]  # ctypes.byref has no type of its own
         return 0
 
     def nvmlDeviceGetName(self, handle: ctypes.c_void_p, name: ctypes.Array[ctypes.c_char], size: object) -> int:
@@ -86,7 +86,7 @@ def test_a_slots_share_of_a_gpu_bounds_its_engine(
     monkeypatch: pytest.MonkeyPatch, slot_bytes: int | None, share: str | None
 ) -> None:
     gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
-    monkeypatch.setattr(assembly.device_probe, "read", lambda environment: gpu)
+    monkeypatch.setattr(device_probe, "read", lambda environment: gpu)
     settings = assembly.EngineSettings(bundled_model_path("demo-bf16"), "m", device_memory_bytes=slot_bytes)
     configured = assembly.configure(settings, {}, MachineLimits(2, 2**34))
     assert dict(configured).get("gpu_memory_utilization") == share
@@ -94,7 +94,7 @@ def test_a_slots_share_of_a_gpu_bounds_its_engine(
 
 def test_an_engine_argument_does_not_step_over_the_slots_share(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
-    monkeypatch.setattr(assembly.device_probe, "read", lambda environment: gpu)
+    monkeypatch.setattr(device_probe, "read", lambda environment: gpu)
     greedy = {"gpu_memory_utilization": "0.99"}
     for slot_bytes, share in ((40 * 2**30, "0.5"), (None, "0.99")):
         settings = assembly.EngineSettings(
@@ -106,7 +106,7 @@ def test_an_engine_argument_does_not_step_over_the_slots_share(monkeypatch: pyte
 
 def test_a_slot_larger_than_its_gpu_is_refused_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
-    monkeypatch.setattr(assembly.device_probe, "read", lambda environment: gpu)
+    monkeypatch.setattr(device_probe, "read", lambda environment: gpu)
     settings = assembly.EngineSettings(bundled_model_path("demo-bf16"), "m", device_memory_bytes=GPU_BYTES + 1)
     with pytest.raises(EngineMisconfigured, match=r"80\.0 GiB, its GPU only 80\.0 GiB"):
         assembly.configure(settings, {}, MachineLimits(2, 2**34))

@@ -37,7 +37,7 @@ def end(monkeypatch: pytest.MonkeyPatch, sock: FakeSocket, error: BaseException 
         raise Ended(code)
 
     monkeypatch.setattr(os, "_exit", leave)
-    outbox = Outbox(sock, lambda: None, 100, 0.0)  # type: ignore[arg-type]
+    outbox = Outbox(sock, lambda: None, 100, 0.0)  # type: ignore[arg-type]  # a fake
     with pytest.raises(Ended) as ended:
         run_to_end(outbox, serve)
     code: int = ended.value.args[0]

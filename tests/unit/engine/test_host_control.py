@@ -11,6 +11,7 @@ from pilotlight_protocol.engine_frames import (
     AgentFrame,
     Boot,
     Busy,
+    ControlFrame,
     Failed,
     FrameSplitter,
     HostConfig,
@@ -44,10 +45,11 @@ async def test_phases_and_the_exit_report_are_heard_and_a_closed_socket_takes_no
     boot = Boot(HostConfig(model_dir="/m", model_name="demo", engine_args={"dtype": "auto"}, loras=[("a", "/a")]))
     control.send(boot)
     assert transport.sent == [boot]
-    said = [Progress("import"), Progress("load"), Busy(), Idle(), Failed("no such kernel", misconfigured=True)]
+    failed = Failed("no such kernel", misconfigured=True)
+    said: list[ControlFrame] = [Progress("import"), Progress("load"), Busy(), Idle(), failed]
     control.data_received(b"".join(bytes(encode(frame)) for frame in said))
     assert phases == ["import", "load"]
-    assert control.exit_report == Failed("no such kernel", misconfigured=True)
+    assert control.exit_report == failed
     assert not control.closed.is_set()
     control.close()
     control.connection_lost(None)

@@ -24,7 +24,7 @@ from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.leases import LeaseRequest
 from pilotlight_wire.handlers import Reply, RequestContext
 
-BODY = {"input_ids": [1], "parameters": {"max_tokens": 4, "temperature": 0}}
+BODY: dict[str, Any] = {"input_ids": [1], "parameters": {"max_tokens": 4, "temperature": 0}}
 
 
 class LeasedScriptedEngine(ScriptedEngine):
@@ -63,7 +63,7 @@ class Rig:
         return engine
 
     async def ask(self, **parameters: Any) -> tuple[list[int], RequestContext]:
-        body = {**BODY, "parameters": {**BODY["parameters"], **parameters}}  # type: ignore[dict-item]
+        body = {**BODY, "parameters": {**BODY["parameters"], **parameters}}
         context = RequestContext("r", {}, body=msgspec.json.encode(body), model_name="m")
         reply = await self.model.generate(context)
         assert isinstance(reply, Reply)

@@ -1,5 +1,7 @@
 """The fences around an engine's memory, each where the kernel has it."""
 
+from pathlib import Path
+
 import pytest
 
 from pilotlight_engine.process import memory_limit
@@ -18,7 +20,9 @@ def meminfo(folder, available_kb):
     [(20, 8, 7.5), (4, 8, 3.5), (0.5, 8, 0.25)],
     ids=["the container's", "the machine's", "next to nothing"],
 )
-def test_an_engine_of_its_own_takes_what_is_there_but_for_a_reserve(tmp_path, available_gib, allowed_gib, left_gib):
+def test_an_engine_of_its_own_takes_what_is_there_but_for_a_reserve(
+    tmp_path: Path, available_gib, allowed_gib, left_gib
+) -> None:
     limits = MachineLimits(2, int(allowed_gib * GIB))
     limit = memory_limit.of_machine(limits, True, meminfo(tmp_path, int(available_gib * 2**20)))
     assert limit.limit_bytes == limit.growth_bytes == left_gib * GIB
@@ -26,7 +30,7 @@ def test_an_engine_of_its_own_takes_what_is_there_but_for_a_reserve(tmp_path, av
     assert memory_limit.of_machine(limits, False, tmp_path / "meminfo").growth_bytes is None
 
 
-def test_a_slot_of_a_cpu_is_memory_and_says_what_gives_more():
+def test_a_slot_of_a_cpu_is_memory_and_says_what_gives_more() -> None:
     limit = memory_limit.of_slot(4 * GIB)
     assert limit.fixed
     assert limit.exceeded(5 * GIB) == (
@@ -34,7 +38,7 @@ def test_a_slot_of_a_cpu_is_memory_and_says_what_gives_more():
     )
 
 
-def test_pages_of_files_do_not_count():
+def test_pages_of_files_do_not_count() -> None:
     assert 0 < memory_limit.private_bytes() <= memory_limit.resident_bytes() + 2**20
 
 
@@ -45,7 +49,7 @@ def cgroups(folder, controllers, path="/user/main"):
     return folder, folder / "membership"
 
 
-def test_a_cgroup_of_its_own_beside_the_one_it_is_in(tmp_path):
+def test_a_cgroup_of_its_own_beside_the_one_it_is_in(tmp_path: Path) -> None:
     (tmp_path / "user" / "pilotlight-engine-1").mkdir(parents=True)
     assert memory_limit.enter_cgroup(GIB, *cgroups(tmp_path, "cpu memory\n"))
     (mine,) = (tmp_path / "user").glob("pilotlight-engine-*")
@@ -54,6 +58,6 @@ def test_a_cgroup_of_its_own_beside_the_one_it_is_in(tmp_path):
 
 
 @pytest.mark.parametrize(("controllers", "path"), [("cpu\n", "/user/main"), ("memory\n", "/"), ("memory\n", "/gone/x")])
-def test_without_a_cgroup_to_make_nothing_is_made(tmp_path, controllers, path):
+def test_without_a_cgroup_to_make_nothing_is_made(tmp_path: Path, controllers, path) -> None:
     assert not memory_limit.enter_cgroup(GIB, *cgroups(tmp_path, controllers, path))
     assert not list(tmp_path.rglob("pilotlight-engine-*"))

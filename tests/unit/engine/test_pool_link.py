@@ -72,7 +72,7 @@ class Running:
         self.link.grants = {GRANT.lease_id: GRANT}
         self.door = Door()
         closing.callback(self.door.close)
-        self.link.open_door(self.door)  # type: ignore[arg-type]
+        self.link.open_door(self.door)  # type: ignore[arg-type]  # a fake
         self.thread = threading.Thread(target=self.link.run, daemon=True)
         self.thread.start()
         self._items: list[PoolItem] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,8 +91,8 @@ def test_a_slot_has_its_share_and_no_more(cpus: int | None, memory: int | None, 
         ({"folded_weights": True}, "same", False, "folded"),
     ],
 )
-def test_only_proven_swaps_are_allowed(changes: dict[str, object], wanted: str, loras: bool, words: str | None) -> None:
-    shape = dataclasses.replace(SHAPE, **changes)  # type: ignore[arg-type]
+def test_only_proven_swaps_are_allowed(changes: dict[str, Any], wanted: str, loras: bool, words: str | None) -> None:
+    shape = dataclasses.replace(SHAPE, **changes)
     reason = refusal(shape, "same", wanted, loras)
     assert reason is None if words is None else words in str(reason)
     # Another fine-tune's compiled graph is used exactly where this engine could have been swapped to it.
@@ -99,7 +100,7 @@ def test_only_proven_swaps_are_allowed(changes: dict[str, object], wanted: str, 
         assert (unswappable(shape) is None) == (words is None)
 
 
-def write_model(path: Path, tensors: dict[str, tuple[str, list[int], int]], **config: object) -> Path:
+def write_model(path: Path, tensors: dict[str, tuple[str, list[int], int]], **config: Any) -> Path:
     path.mkdir()
     (path / "config.json").write_text(json.dumps(config))
     header: dict[str, object] = {}
@@ -122,7 +123,7 @@ def test_a_checkpoint_knows_where_its_tensors_are(tmp_path: Path) -> None:
 
 
 def test_fine_tunes_have_one_architecture_and_other_shapes_another(tmp_path: Path) -> None:
-    def architecture(name: str, dtype: str = "BF16", **config: object) -> str:
+    def architecture(name: str, dtype: str = "BF16", **config: Any) -> str:
         return read_checkpoint(write_model(tmp_path / name, {"a": (dtype, [2], 4)}, **config)).architecture
 
     one = architecture("one", hidden_size=2, eos_token_id=1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -120,6 +121,9 @@ class FakeEngine:
         self.closed = True
 
 
+_Frame = TypeVar("_Frame")
+
+
 class Heard:
     """An outbox that keeps what it was given."""
 
@@ -139,7 +143,7 @@ class Heard:
     def drain(self, deadline_s: float) -> bool:
         return True
 
-    def of(self, kind: type) -> list[object]:
+    def of(self, kind: type[_Frame]) -> list[_Frame]:
         return [frame for frame in self.frames if isinstance(frame, kind)]
 
 
@@ -147,7 +151,7 @@ class FakeLease(LeaseLink):
     def __init__(self, grant: Grant) -> None:
         self.grant = grant
         self.stall_s = 1.0
-        self.outbox: Heard = Heard(LeaseHostFrame)  # type: ignore[assignment]
+        self.outbox: Heard = Heard(LeaseHostFrame)  # type: ignore[assignment]  # a fake
         self.ended = False
 
     def end(self) -> None:
@@ -157,7 +161,7 @@ class FakeLease(LeaseLink):
 class FakeLink:
     """Gives the script item by item (a callable is run first and may return an item); Shutdown when it is over."""
 
-    def __init__(self, script: Sequence[object]) -> None:
+    def __init__(self, script: Sequence[Any]) -> None:
         self.script = deque(script)
         self.control = Heard(ControlFrame)
         self.grants: Mapping[str, Grant] = {}
@@ -168,8 +172,8 @@ class FakeLink:
         if not self.script:
             return [Shutdown()]
         item = self.script.popleft()
-        if isinstance(item, Callable):  # type: ignore[arg-type]
-            item = item()  # type: ignore[operator]
+        if callable(item):
+            item = item()
         return [] if item is None else [item]
 
 
@@ -187,7 +191,7 @@ def ask_as(lease: str, stream: int) -> Generate:
 
 def play(engine: FakeEngine, *script: object) -> FakeLink:
     link = FakeLink(script)
-    PoolService(link, engine, "first", {}, clock=lambda: 0.0).serve()  # type: ignore[arg-type]
+    PoolService(link, engine, "first", {}, clock=lambda: 0.0).serve()  # type: ignore[arg-type]  # a fake
     return link
 
 
@@ -229,7 +233,7 @@ def test_a_second_connection_of_the_lease_takes_over() -> None:
     engine = FakeEngine()
     play(engine, first, Joined(one), FromLease(one, ask(1)), Joined(two), FromLease(two, ask(1)))
     assert one.ended
-    assert "took over" in one.outbox.of(Failed)[0].reason  # type: ignore[attr-defined]
+    assert "took over" in one.outbox.of(Failed)[0].reason
     assert two.outbox.of(Step)
     assert "forget" not in engine.log
 
@@ -321,7 +325,7 @@ def test_a_swap_that_is_not_possible_leaves_the_old_model() -> None:
 
 def test_a_swap_that_broke_ends_the_host_after_saying_so() -> None:
     link = FakeLink([Swap(1, "/m", "second"), Stats(1)])
-    service = PoolService(link, FakeEngine(swap_error=SwapBroken("half")), "first", {})  # type: ignore[arg-type]
+    service = PoolService(link, FakeEngine(swap_error=SwapBroken("half")), "first", {})  # type: ignore[arg-type]  # a fake
     with pytest.raises(SwapBroken):
         service.serve()
     assert link.control.frames == [SwapFailed(1, "half")]
@@ -337,7 +341,7 @@ def test_a_refused_request_fails_alone() -> None:
 
 def test_sleep_needs_a_device_that_can() -> None:
     link = play(FakeEngine(), Sleep(1), Wake())
-    assert [(frame.frame, frame.status) for frame in link.control.of(Rejected)] == [("Sleep", 501), ("Wake", 501)]  # type: ignore[attr-defined]
+    assert [(frame.frame, frame.status) for frame in link.control.of(Rejected)] == [("Sleep", 501), ("Wake", 501)]
 
 
 def test_a_sleeping_engine_refuses_work_until_it_wakes() -> None:
@@ -380,7 +384,7 @@ def test_two_leases_of_one_tenant_share_the_engine_and_each_hears_of_its_own() -
     )  # fmt: skip
     assert first.outbox.of(Step)[-1] == Step([], EngineStats(running=0))
     assert second.outbox.of(Step)[-1] == Step([(5, TokenDelta(0, [7]))], EngineStats(running=1))
-    assert {stream for step in second.outbox.of(Step) for stream, _ in step.deltas} == {5}  # type: ignore[attr-defined]
+    assert {stream for step in second.outbox.of(Step) for stream, _ in step.deltas} == {5}
     assert not engine.log
     assert [type(frame) for frame in link.control.frames] == [Granted, Granted, Busy]
 
@@ -410,7 +414,7 @@ def test_a_grant_that_is_not_beside_ends_every_lease_that_is_there() -> None:
 def test_nobody_is_let_in_beside_another_tenant() -> None:
     engine = FakeEngine()
     link = play(engine, grant("L1", "a"), beside("L2", "b"))
-    assert [frame.frame for frame in link.control.of(Rejected)] == ["Grant"]  # type: ignore[attr-defined]
+    assert [frame.frame for frame in link.control.of(Rejected)] == ["Grant"]
     assert set(link.grants) == set()
     assert not engine.log
 
@@ -457,6 +461,6 @@ def test_who_has_the_engine_to_itself_leaves_the_order_to_the_engine(alone: bool
     running: list[int] = []
     others = [] if alone else [other, Joined(FakeLease(other))]
     link = FakeLink([mine, Joined(lease), *others, *asks, lambda: running.append(len(engine.running))])
-    PoolService(link, engine, "first", {}).serve()  # type: ignore[arg-type]
+    PoolService(link, engine, "first", {}).serve()  # type: ignore[arg-type]  # a fake
     assert running == [len(asks) if alone else engine.batch_size]
     assert engine.closed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -60,7 +60,7 @@ def ids(deltas: list[TokenDelta], index: int = 0) -> list[int]:
 
 @pytest.mark.parametrize("kill_after", [(1,), (5,), (9,), (1, 2, 3)])
 async def test_a_stream_over_dead_engines_equals_an_undisturbed_one(kill_after: tuple[int, ...]) -> None:
-    wanted = {"max_tokens": 10, "temperature": 0.0, "logprobs": 1}
+    wanted: dict[str, Any] = {"max_tokens": 10, "temperature": 0.0, "logprobs": 1}
     undisturbed = await deltas_of(ScriptedProvider(), **wanted)
     disturbed = await deltas_of(ScriptedProvider(), kill_after=kill_after, **wanted)
     assert disturbed == undisturbed
@@ -85,7 +85,7 @@ async def test_phases_add_up_to_the_time_to_the_first_token(prefill_s: float) ->
 
 
 async def test_every_choice_goes_on() -> None:
-    wanted = {"max_tokens": 6, "n": 3, "temperature": 1.0}
+    wanted: dict[str, Any] = {"max_tokens": 6, "n": 3, "temperature": 1.0}
     undisturbed = await deltas_of(ScriptedProvider(), **wanted)
     disturbed = await deltas_of(ScriptedProvider(), kill_after=(2, 4), **wanted)
     for index in range(3):
@@ -119,7 +119,7 @@ async def test_a_wait_for_the_next_engine_has_a_deadline() -> None:
 class AbortingEngine(ScriptedEngine):
     """Its first request ends with `abort`, as one of a lease that was taken away."""
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[list[TokenDelta]]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[TokenDelta], None]:
         if self.seen:
             async for deltas in super().generate(request):
                 yield deltas
@@ -145,7 +145,7 @@ async def test_an_abort_that_nobody_asked_for_is_a_loss_and_not_an_end() -> None
 class LostAtTheEnd(ScriptedEngine):
     """Says every choice's last token and is lost before its stream ends."""
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[list[TokenDelta]]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[TokenDelta], None]:
         async for deltas in super().generate(request):
             yield deltas
         self.lose("killed by the test")

@@ -189,10 +189,14 @@ def test_the_meter_weighs_concurrency_by_time() -> None:
     meter = RequestMeter(0)
     meter.arrived(0)
     meter.arrived(0.5)
-    assert meter.report(1) == (pytest.approx(1.5), 2)
+    concurrency, requests = meter.report(1)
+    assert concurrency == pytest.approx(1.5)
+    assert requests == 2
     meter.finished(1.25)
     meter.finished(1.5)
-    assert meter.report(2) == (pytest.approx(0.75), 0)
+    concurrency, requests = meter.report(2)
+    assert concurrency == pytest.approx(0.75)
+    assert requests == 0
 
 
 def test_the_meter_keeps_requests_when_it_is_asked_twice_in_one_instant() -> None:

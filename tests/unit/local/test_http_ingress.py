@@ -86,7 +86,7 @@ async def test_only_what_needs_the_model_wakes_it_beside_its_transformer(method:
 
 async def test_a_bug_is_json_and_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
     table, app = ingress()
-    table.choose = None  # type: ignore[assignment]
+    table.choose = None  # type: ignore[assignment]  # a bug, made
     answered = await ask(app, "GET", BASE)
     assert answered.status == 500
     assert "NoneType" not in answered.body.decode()

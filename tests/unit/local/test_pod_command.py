@@ -52,7 +52,7 @@ def with_container(component, **changes):
     return dataclasses.replace(component, pod=dataclasses.replace(component.pod, container=container))
 
 
-def test_the_environment_is_the_spec_then_kserve_then_knative_and_nothing_else():
+def test_the_environment_is_the_spec_then_kserve_then_knative_and_nothing_else() -> None:
     command = placed(service().predictor)
     assert command.env == (
         ("BASE", "/mnt/models"),
@@ -66,18 +66,18 @@ def test_the_environment_is_the_spec_then_kserve_then_knative_and_nothing_else()
     )
 
 
-def test_our_images_name_their_entrypoint_and_python_is_the_platforms():
+def test_our_images_name_their_entrypoint_and_python_is_the_platforms() -> None:
     assert placed(service().predictor).argv[:3] == ("/venv/bin/python", "-m", "pilotlight_predictor")
     assert placed(service().transformer).argv[:3] == ("/venv/bin/python", "-m", "pilotlight_transformer")
 
 
-def test_other_images_need_a_command():
+def test_other_images_need_a_command() -> None:
     with pytest.raises(NoEntrypoint, match="set command"):
         placed(with_container(service().predictor, image="vllm/vllm-openai:v1"))
     assert placed(with_container(service().predictor, image="a", command=("bash", "-c"))).argv[:2] == ("bash", "-c")
 
 
-def test_mount_paths_become_directories_in_args_env_and_working_directory():
+def test_mount_paths_become_directories_in_args_env_and_working_directory() -> None:
     command = placed(service().predictor, directories={"/mnt/models": "/cache/m1"})
     assert command.argv[3:] == (
         "--model_dir=/cache/m1",
@@ -91,18 +91,18 @@ def test_mount_paths_become_directories_in_args_env_and_working_directory():
     assert command.working_dir == "/cache/m1"
 
 
-def test_the_longest_mount_path_wins():
+def test_the_longest_mount_path_wins() -> None:
     component = with_container(service().predictor, args=("/mnt/models/draft/x", "/mnt/models/y"))
     directories = {"/mnt/models": "/a", "/mnt/models/draft": "/b"}
     assert placed(component, directories=directories).argv[3:] == ("/b/x", "/a/y")
 
 
-def test_an_empty_dir_on_tmp_is_where_temporary_files_go():
+def test_an_empty_dir_on_tmp_is_where_temporary_files_go() -> None:
     assert dict(placed(service().predictor, directories={"/tmp": "/scratch"}).env)["TMPDIR"] == "/scratch"
     assert "TMPDIR" not in dict(placed(service().predictor).env)
 
 
-def test_the_transformer_gets_its_port_and_the_predictors_address():
+def test_the_transformer_gets_its_port_and_the_predictors_address() -> None:
     assert placed(service().transformer).argv[3:] == (
         "--model_name",
         "demo",
@@ -132,7 +132,7 @@ def test_the_transformer_gets_its_port_and_the_predictors_address():
         ("$(NOT_SET)", "$(NOT_SET)"),
     ],
 )
-def test_single_arguments(arg, expected):
+def test_single_arguments(arg, expected) -> None:
     assert placed(with_container(service().predictor, args=(arg,))).argv[3:] == (expected,)
 
 
@@ -150,7 +150,7 @@ def test_single_arguments(arg, expected):
         ("", ""),
     ],
 )
-def test_kubernetes_variable_expansion(text, expected):
+def test_kubernetes_variable_expansion(text, expected) -> None:
     assert expand_variables(text, {"A": "1", "B": "$(A)"}) == expected
 
 
@@ -167,11 +167,11 @@ def test_kubernetes_variable_expansion(text, expected):
         ({"args": ("--pool_url=http://pool:8090",)}, False),
     ],
 )
-def test_our_predictor_leases_engines_unless_its_spec_says_something_about_a_pool(changes, leases):
+def test_our_predictor_leases_engines_unless_its_spec_says_something_about_a_pool(changes, leases) -> None:
     assert leases_engines(with_container(service().predictor, **changes)) is leases
 
 
-def test_a_pod_hears_of_the_pool_as_its_namespaces_tenant_and_of_its_prewarm_schedule():
+def test_a_pod_hears_of_the_pool_as_its_namespaces_tenant_and_of_its_prewarm_schedule() -> None:
     component = service().predictor
     plain = {"PILOTLIGHT_POOL_URL": "unix:///p.sock", "PILOTLIGHT_TENANT": "team"}
     assert pool_env(component, "unix:///p.sock") == plain
@@ -180,5 +180,5 @@ def test_a_pod_hears_of_the_pool_as_its_namespaces_tenant_and_of_its_prewarm_sch
     assert pool_env(annotated.predictor, "unix:///p.sock") == {**plain, "PILOTLIGHT_PREWARM": "cron 0 9 * * *"}
 
 
-def test_a_transformer_leases_nothing():
+def test_a_transformer_leases_nothing() -> None:
     assert not leases_engines(service().transformer)

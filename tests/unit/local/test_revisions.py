@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pilotlight_local.controller.revisions import (
     PodFailure,
     RevisionHealth,
+    RolloutDecision,
     RolloutSpec,
     RolloutState,
     decide,
@@ -27,9 +28,9 @@ READY = RevisionHealth(proven=True)
 class Rollout:
     spec: RolloutSpec = field(default_factory=lambda: RolloutSpec("demo-predictor", "a", None))
     state: RolloutState = field(default_factory=RolloutState)
-    health: dict = field(default_factory=dict)
+    health: dict[str, RevisionHealth] = field(default_factory=dict)
     now_s: float = 0.0
-    decision: object = None
+    decision: RolloutDecision = field(init=False)
 
     def step(self, *, after_s=0.0, template=None, percent="same", **health):
         self.now_s += after_s
@@ -58,7 +59,7 @@ def rolled_out(**changes):
     return story
 
 
-def test_the_first_revision_has_the_traffic_from_the_start_so_that_requests_wait_for_it():
+def test_the_first_revision_has_the_traffic_from_the_start_so_that_requests_wait_for_it() -> None:
     story = Rollout()
     decision = story.step()
     assert story.traffic == {1: 100}
@@ -66,19 +67,19 @@ def test_the_first_revision_has_the_traffic_from_the_start_so_that_requests_wait
     assert story.step(r1=READY).latest_ready == Rollout.name(1)
 
 
-def test_at_initial_scale_zero_the_first_revision_is_trusted():
+def test_at_initial_scale_zero_the_first_revision_is_trusted() -> None:
     story = Rollout(RolloutSpec("demo-predictor", "a", None, trust_first=True))
     assert story.step().latest_ready == Rollout.name(1)
     assert story.step(template="b").candidate == Rollout.name(2), "the next one must prove itself"
 
 
-def test_the_same_template_makes_no_revision():
+def test_the_same_template_makes_no_revision() -> None:
     story = rolled_out()
     assert story.step().latest_created == Rollout.name(1)
     assert len(story.state.revisions) == 1
 
 
-def test_a_change_over_keeps_the_old_revision_until_the_new_one_is_ready():
+def test_a_change_over_keeps_the_old_revision_until_the_new_one_is_ready() -> None:
     story = rolled_out()
     decision = story.step(template="b")
     assert (story.traffic, decision.candidate, decision.unrouted) == ({1: 100}, Rollout.name(2), ())
@@ -86,7 +87,7 @@ def test_a_change_over_keeps_the_old_revision_until_the_new_one_is_ready():
     assert (story.traffic, decision.candidate, decision.unrouted) == ({2: 100}, None, (Rollout.name(1),))
 
 
-def test_a_revision_that_cannot_start_never_takes_traffic_from_one_that_works():
+def test_a_revision_that_cannot_start_never_takes_traffic_from_one_that_works() -> None:
     story = rolled_out()
     story.step(template="b")
     decision = story.step(after_s=5, r2=RevisionHealth(failure=PodFailure("exit 1", ("boom",))))
@@ -98,7 +99,7 @@ def test_a_revision_that_cannot_start_never_takes_traffic_from_one_that_works():
     assert story.traffic == {1: 100}
 
 
-def test_the_first_revision_that_cannot_start_fails_requests_at_once():
+def test_the_first_revision_that_cannot_start_fails_requests_at_once() -> None:
     story = Rollout()
     story.step()
     decision = story.step(after_s=2, r1=RevisionHealth(failure=PodFailure("exit 1", ("no such model",))))
@@ -107,7 +108,7 @@ def test_the_first_revision_that_cannot_start_fails_requests_at_once():
     assert story.state.revisions[0].phase == "Failed"
 
 
-def test_a_failed_revision_heals_when_its_pods_become_ready():
+def test_a_failed_revision_heals_when_its_pods_become_ready() -> None:
     story = rolled_out()
     story.step(template="b", r2=RevisionHealth(failure=PodFailure("exit 1")))
     story.step(after_s=20, r2=READY)
@@ -115,13 +116,13 @@ def test_a_failed_revision_heals_when_its_pods_become_ready():
     assert story.decision.failures == ()
 
 
-def test_a_failure_stays_known_while_the_next_try_boots():
+def test_a_failure_stays_known_while_the_next_try_boots() -> None:
     story = Rollout()
     story.step(r1=RevisionHealth(failure=PodFailure("exit 1")))
     assert story.step(after_s=10, r1=RevisionHealth()).failures == ((Rollout.name(1), PodFailure("exit 1")),)
 
 
-def test_the_progress_deadline_fails_a_revision_that_hangs():
+def test_the_progress_deadline_fails_a_revision_that_hangs() -> None:
     story = rolled_out(progress_deadline_s=120)
     story.step(template="b")
     assert story.step(after_s=119).failures == ()
@@ -130,7 +131,7 @@ def test_the_progress_deadline_fails_a_revision_that_hangs():
     assert "120s" in failure.reason
 
 
-def test_a_ready_revision_whose_pods_crash_later_shows_the_failure_and_stays_ready():
+def test_a_ready_revision_whose_pods_crash_later_shows_the_failure_and_stays_ready() -> None:
     story = rolled_out()
     decision = story.step(after_s=60, r1=RevisionHealth(failure=PodFailure("killed")))
     assert decision.failures == ((Rollout.name(1), PodFailure("killed")),)
@@ -138,7 +139,7 @@ def test_a_ready_revision_whose_pods_crash_later_shows_the_failure_and_stays_rea
     assert story.step(r1=READY).failures == ()
 
 
-def test_a_canary_splits_only_once_it_is_ready_and_is_promoted_when_the_percent_goes():
+def test_a_canary_splits_only_once_it_is_ready_and_is_promoted_when_the_percent_goes() -> None:
     story = rolled_out()
     story.step(template="b", percent=10)
     assert story.traffic == {1: 100}
@@ -150,7 +151,7 @@ def test_a_canary_splits_only_once_it_is_ready_and_is_promoted_when_the_percent_
     assert (story.traffic, decision.unrouted) == ({2: 100}, (Rollout.name(1),))
 
 
-def test_a_canary_of_nothing_is_ready_but_gets_no_traffic():
+def test_a_canary_of_nothing_is_ready_but_gets_no_traffic() -> None:
     story = rolled_out()
     decision = story.step(template="b", percent=0, r2=READY)
     assert (story.traffic, decision.unrouted) == ({1: 100}, ())
@@ -158,7 +159,7 @@ def test_a_canary_of_nothing_is_ready_but_gets_no_traffic():
     assert story.traffic == {2: 100}
 
 
-def test_a_second_canary_starts_from_the_same_stable_revision():
+def test_a_second_canary_starts_from_the_same_stable_revision() -> None:
     story = rolled_out()
     story.step(template="b", percent=10, r2=READY)
     story.step(template="c")
@@ -167,7 +168,7 @@ def test_a_second_canary_starts_from_the_same_stable_revision():
     assert story.traffic == {3: 10, 1: 90}
 
 
-def test_a_percent_set_after_the_roll_out_goes_back_to_the_revision_before():
+def test_a_percent_set_after_the_roll_out_goes_back_to_the_revision_before() -> None:
     story = rolled_out()
     story.step(template="b", r2=READY)
     assert story.traffic == {2: 100}
@@ -179,19 +180,19 @@ def test_a_percent_set_after_the_roll_out_goes_back_to_the_revision_before():
     assert story.traffic == {2: 100}
 
 
-def test_a_percent_on_the_only_revision_changes_nothing():
+def test_a_percent_on_the_only_revision_changes_nothing() -> None:
     story = rolled_out()
     story.step(percent=10)
     assert story.traffic == {1: 100}
 
 
-def test_an_old_template_applied_again_is_a_new_revision():
+def test_an_old_template_applied_again_is_a_new_revision() -> None:
     story = rolled_out()
     story.step(template="b", r2=READY)
     assert story.step(template="a").latest_created == Rollout.name(3)
 
 
-def test_old_revisions_are_forgotten_but_for_those_a_rollback_needs():
+def test_old_revisions_are_forgotten_but_for_those_a_rollback_needs() -> None:
     story = rolled_out(keep_unrouted=1)
     removed = []
     for number in range(2, 7):
@@ -213,7 +214,7 @@ def test_old_revisions_are_forgotten_but_for_those_a_rollback_needs():
         max_size=20,
     )
 )
-def test_traffic_is_always_whole_and_never_on_what_is_gone_or_unproven(steps):
+def test_traffic_is_always_whole_and_never_on_what_is_gone_or_unproven(steps) -> None:
     story = Rollout()
     served = False
     for template, percent, seen, after_s in steps:
@@ -263,18 +264,18 @@ def component(text=ISVC, **config):
         ("minReplicas: 0", "minReplicas: 0\n    nodeSelector: {a: b}", False),
     ],
 )
-def test_what_makes_a_new_revision(old, new, differs):
+def test_what_makes_a_new_revision(old, new, differs) -> None:
     assert (template_hash(component()) != template_hash(component(ISVC.replace(old, new)))) == differs
 
 
-def test_the_rollout_of_a_component():
+def test_the_rollout_of_a_component() -> None:
     spec = rollout_spec(component(allow_zero_initial_scale="true", initial_scale="0"))
     assert (spec.service_name, spec.canary_traffic_percent, spec.progress_deadline_s) == ("demo-predictor", None, 600)
     assert spec.trust_first
     assert not rollout_spec(component()).trust_first
 
 
-def test_crashes_wait_ten_seconds_doubling_to_five_minutes():
+def test_crashes_wait_ten_seconds_doubling_to_five_minutes() -> None:
     crashes, now_s, waits = Failures(), 0.0, []
     for _ in range(7):
         crashes = crashed(crashes, PodEnd(lived_s=1), now_s)
@@ -284,17 +285,17 @@ def test_crashes_wait_ten_seconds_doubling_to_five_minutes():
     assert waits == [10, 20, 40, 80, 160, 300, 300]
 
 
-def test_ten_minutes_of_life_forget_the_crashes():
+def test_ten_minutes_of_life_forget_the_crashes() -> None:
     crashes = crashed(crashed(Failures(), PodEnd(1), 0), PodEnd(1), 10)
     assert crashed(crashes, PodEnd(600), 700) == Failures(1, 710)
 
 
-def test_the_first_crash_of_a_pod_that_was_ready_costs_nothing():
+def test_the_first_crash_of_a_pod_that_was_ready_costs_nothing() -> None:
     once = crashed(Failures(), PodEnd(1, was_ready=True), 5)
     assert once == Failures(1, 5)
     assert crashed(once, PodEnd(1, was_ready=True), 6) == Failures(2, 26)
 
 
-def test_a_pod_that_lost_its_port_to_another_program_is_started_again_at_once():
+def test_a_pod_that_lost_its_port_to_another_program_is_started_again_at_once() -> None:
     crashes = crashed(Failures(), PodEnd(1), 0)
     assert crashed(crashes, PodEnd(1, blameless=True), 10) == crashes

@@ -5,17 +5,17 @@ import io
 import pytest
 from rich.console import Console
 
-from pilotlight_local.controller.platform_status import ComponentStatus
+from pilotlight_local.controller.platform_status import ComponentPhase, ComponentStatus
 from pilotlight_local.embedded.status_table import status_table
 
 LONG = "an-endpoint-whose-name-has-forty-four-letter"
 REASON = "exited with code 4 before it was ready: there is no tokenizer.json in [the folder] /mnt/models"
 
 
-def row(endpoint: str, component: str, phase: str = "Ready", reason: str = "") -> ComponentStatus:
+def row(endpoint: str, component: str, phase: ComponentPhase = "Ready", reason: str = "") -> ComponentStatus:
     revision = f"{endpoint}-{component}-00001"
     path = f"/serving/default/{endpoint}/" if component == "transformer" else ""
-    return ComponentStatus("default", endpoint, component, revision, phase, 1, 1, 2, 3, 100, path, "", reason, ())  # type: ignore[arg-type]
+    return ComponentStatus("default", endpoint, component, revision, phase, 1, 1, 2, 3, 100, path, "", reason, ())
 
 
 def text(rows: list[ComponentStatus], width: int, most_rows: int | None = None) -> str:

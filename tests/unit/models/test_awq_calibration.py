@@ -1,5 +1,7 @@
 """The activation-aware search: it must lose less than plain rounding, and leave the model it was given alone."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,7 +27,7 @@ def model():
     return model
 
 
-def test_the_search_loses_less_than_plain_rounding(model, tmp_path):
+def test_the_search_loses_less_than_plain_rounding(model, tmp_path: Path) -> None:
     text = torch.randint(0, 64, (8, 32), generator=torch.Generator().manual_seed(0))
     quantize_llama(model, None, tmp_path / "plain", group_size=32)
     quantize_llama(model, text, tmp_path / "searched", group_size=32)
@@ -36,7 +38,7 @@ def test_the_search_loses_less_than_plain_rounding(model, tmp_path):
     assert errors["searched"] < 0.7 * errors["plain"]
 
 
-def test_the_given_model_stays_as_it_is(model, tmp_path):
+def test_the_given_model_stays_as_it_is(model, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     quantize_llama(model, torch.zeros(1, 8, dtype=torch.int64), tmp_path, group_size=32)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

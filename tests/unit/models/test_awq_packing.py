@@ -22,7 +22,7 @@ def reference_dequantize(qweight, qzeros, scales, group_size):
 
 
 @pytest.mark.parametrize(("outputs", "inputs", "group_size"), [(8, 32, 32), (16, 64, 32), (32, 128, 64), (64, 64, 64)])
-def test_packed_tensors_dequantize_to_the_weight_within_half_a_step(outputs, inputs, group_size):
+def test_packed_tensors_dequantize_to_the_weight_within_half_a_step(outputs, inputs, group_size) -> None:
     weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(outputs))
     quantized = quantize(weight, group_size)
     tensors = packed_tensors("x", quantized)
@@ -39,7 +39,7 @@ def test_packed_tensors_dequantize_to_the_weight_within_half_a_step(outputs, inp
     assert torch.all((torch.tensor(read_back) - weight.t()).abs() <= half_step * 2.002)
 
 
-def test_dtypes_and_shapes_are_those_of_the_format():
+def test_dtypes_and_shapes_are_those_of_the_format() -> None:
     tensors = packed_tensors("x", quantize(torch.randn(24, 64), 32))
     assert {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()} == {
         "x.qweight": ((64, 3), torch.int32),
@@ -48,12 +48,12 @@ def test_dtypes_and_shapes_are_those_of_the_format():
     }
 
 
-def test_unpack_returns_what_was_packed():
+def test_unpack_returns_what_was_packed() -> None:
     values = torch.randint(0, 16, (5, 40), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
     assert torch.equal(unpack(pack(values)), values)
 
 
-def test_the_interleaved_order_of_one_word():
+def test_the_interleaved_order_of_one_word() -> None:
     assert pack(torch.arange(8, dtype=torch.int32)[None]).item() == 0x75316420
 
 
@@ -66,12 +66,12 @@ def test_the_interleaved_order_of_one_word():
         ("tiny", torch.full((8, 32), 1e-6)),
     ],
 )
-def test_weights_without_a_range_give_finite_numbers(name, weight):
+def test_weights_without_a_range_give_finite_numbers(name, weight) -> None:
     restored = quantize(weight, 32).dequantized()
     assert torch.allclose(restored, weight.t(), atol=1e-2), name
 
 
-def test_clipping_saturates_outliers_and_spends_the_steps_inside():
+def test_clipping_saturates_outliers_and_spends_the_steps_inside() -> None:
     weight = torch.linspace(-1, 1, 32).repeat(8, 1)
     weight[:, 0] = 10
     plain, clipped = quantize(weight, 32), quantize(weight, 32, torch.full((8, 1), 0.5))
@@ -81,12 +81,12 @@ def test_clipping_saturates_outliers_and_spends_the_steps_inside():
 
 
 @pytest.mark.parametrize("shape", [(8, 48), (12, 64)])
-def test_a_weight_that_does_not_fit_is_refused_with_its_shape(shape):
+def test_a_weight_that_does_not_fit_is_refused_with_its_shape(shape) -> None:
     with pytest.raises(ValueError, match=f"{shape[0]}x{shape[1]} does not fit AWQ"):
         quantize(torch.zeros(shape), 64 if shape[1] == 64 else 32)
 
 
-def test_dequantized_uses_the_scale_and_zero_of_each_group():
+def test_dequantized_uses_the_scale_and_zero_of_each_group() -> None:
     weight = QuantizedWeight(
         values=torch.tensor([[1], [2], [3], [4]], dtype=torch.int32),
         zeros=torch.tensor([[1], [2]], dtype=torch.int32),

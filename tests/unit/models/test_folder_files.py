@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from pilotlight_models import folder_files
 from pilotlight_models.folder_files import (
     LIMITS,
     MAX_NESTING,
@@ -36,12 +35,14 @@ def listening(path: Path) -> None:
         server.bind(str(path))
 
 
+def linked_to_a_fifo(path: Path) -> None:
+    os.mkfifo(path.with_name("fifo"))
+    path.symlink_to("fifo")
+
+
 ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "fifo": (os.mkfifo, "not a regular file"),
-    "link to a fifo": (
-        lambda path: (os.mkfifo(path.with_name("fifo")), path.symlink_to("fifo")),
-        "not a regular file",
-    ),
+    "link to a fifo": (linked_to_a_fifo, "not a regular file"),
     "directory": (Path.mkdir, "not a regular file"),
     "socket": (listening, "not a regular file"),
     "device that never ends": (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
@@ -147,11 +148,11 @@ def test_a_file_that_becomes_shorter_or_longer_while_it_is_read(
         return one
 
     path.write_text("{}" + " " * 1000)
-    monkeypatch.setattr(folder_files.os, "read", changed_to(10))
+    monkeypatch.setattr(os, "read", changed_to(10))
     with pytest.raises(FileRefused, match="became shorter"):
         read_file(path)
     path.write_text("{}" + " " * 1000)
-    monkeypatch.setattr(folder_files.os, "read", changed_to(LIMITS["config.json"] * 2))
+    monkeypatch.setattr(os, "read", changed_to(LIMITS["config.json"] * 2))
     assert len(read_file(path)) == 1002
 
 

@@ -520,7 +520,8 @@ async def test_no_answer_names_another_tenant_its_lease_or_its_model(start: Any,
     acme, globex = (Caller(tenant, operator=False, sources=(weights, A, C)) for tenant in ("acme", "globex"))
 
     async def ask(caller: Caller, model: str, **more: Any) -> LeaseAnswer:
-        return await world.ask(model, caller, isolation=isolation, **more)
+        answer: LeaseAnswer = await world.ask(model, caller, isolation=isolation, **more)
+        return answer
 
     theirs = [await ask(acme, weights)]
     world.now_s += 8.0

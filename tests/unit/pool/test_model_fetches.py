@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import pytest
 
@@ -101,7 +102,7 @@ async def test_no_more_run_than_may_and_the_next_begins_when_one_ends(source: So
     await until(lambda: source.begun)
     assert threads() == 1
     for uri in (A, B, C):
-        await until(lambda uri=uri: source.begun[-1] == uri)
+        await until(partial(lambda next_one: source.begun[-1] == next_one, uri))
         source.finish(uri)
     await asyncio.gather(*asking)
     assert source.begun == [A, B, C]

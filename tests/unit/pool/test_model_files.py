@@ -202,9 +202,9 @@ def test_an_engine_gets_what_was_described_without_its_source(tmp_path: Path, st
     files = ModelFiles(store, NodeFacts("cpu", "0.32.0"))
     adapted = ModelOrder("pvc://team/m", loras=(("a", str(adapter(tmp_path / "a", 8))),))
     orders = []
-    for order in (ModelOrder("pvc://team/m"), adapted):
-        fetched(files, order.uri)
-        orders.append(EngineOrder(order, described(files, order), "m"))
+    for asked in (ModelOrder("pvc://team/m"), adapted):
+        fetched(files, asked.uri)
+        orders.append(EngineOrder(asked, described(files, asked), "m"))
     shutil.rmtree(source)
     restarted = ModelFiles(store, NodeFacts("cpu", "0.32.0"))
     for order in orders:

@@ -183,13 +183,13 @@ async def test_a_node_that_cannot_have_the_model_is_left_out(start: Any) -> None
     async def nowhere(order: ModelOrder) -> ModelFacts:
         raise ModelNotFound(f"{order.uri} is not a folder here")
 
-    first._facts = nowhere  # type: ignore[method-assign]
+    first._facts = nowhere  # type: ignore[method-assign]  # a fault, made
     assert (await world.lease(A, priority="interactive")).state == "active"
     assert second.loaded == {"b/0": A}
     waiting = await world.ask(A, priority="interactive", tenant="other")
     assert waiting.state == "queued"
     assert any("cannot be had on its node" in reason for reason in waiting.reasons)
-    second._facts = nowhere  # type: ignore[method-assign]
+    second._facts = nowhere  # type: ignore[method-assign]  # a fault, made
     with pytest.raises(ModelNotFound):
         await world.ask(B)
 

@@ -11,6 +11,7 @@ from pilotlight_pool.policy.placement.eviction_rules import ContestSpec
 from pilotlight_pool.policy.placement.fairness import FairnessSpec
 from pilotlight_pool.policy.placement.placement import PlacementSpec
 from pilotlight_pool.policy.placement.prediction import PredictionSpec
+from pilotlight_protocol.leases import Priority
 from pool_simulator.contention import Arrival, Outcome, Pool, simulate
 
 SWAP_S, FORK_S = 0.1, 12.0
@@ -26,20 +27,21 @@ RESIDUAL_S = SWAP_S + POOL.drain_s
 
 
 def poisson(
-    tenant: str, every_s: float, work_s: float, seed: int, priority: str = "normal", fingerprint: str = "f"
+    tenant: str, every_s: float, work_s: float, seed: int, priority: Priority = "normal", fingerprint: str = "f"
 ) -> list[Arrival]:
     """Leases over twenty fine-tunes of one architecture."""
-    chance, at_s, found = random.Random(seed), 0.0, []
+    chance, at_s = random.Random(seed), 0.0
+    found: list[Arrival] = []
     while True:
         at_s += chance.expovariate(1 / every_s)
         if at_s > SPAN_S:
             return found
         name, model = f"{tenant}-{len(found)}", f"{tenant}-model-{chance.randrange(20)}"
         work = chance.expovariate(1 / work_s)
-        found.append(Arrival(at_s, name, tenant, model, work, priority, fingerprint))  # type: ignore[arg-type]
+        found.append(Arrival(at_s, name, tenant, model, work, priority, fingerprint))
 
 
-def flood(slot_count: int, priority: str, tenant: str = "flood", fingerprint: str = "f") -> list[Arrival]:
+def flood(slot_count: int, priority: Priority, tenant: str = "flood", fingerprint: str = "f") -> list[Arrival]:
     """Two and a half times what the pool can do, in leases of five seconds."""
     return poisson(tenant, 5.0 / (2.5 * slot_count), 5.0, 2, priority, fingerprint)
 
@@ -59,7 +61,7 @@ def p95(outcome: Outcome, leases: list[Arrival], settled_s: float = 30.0) -> flo
     [(1, 0.4, "normal"), (2, 0.1, "interactive"), (4, 0.1, "batch"), (4, 0.4, "normal"), (4, 0.4, "interactive")],
 )
 def test_a_flood_does_not_double_the_p95_wait_of_a_tenant_within_its_share(
-    slot_count: int, pool_share: float, flood_priority: str
+    slot_count: int, pool_share: float, flood_priority: Priority
 ) -> None:
     pool = replace(POOL, slot_count=slot_count)
     mine = quiet(slot_count, pool_share)
@@ -151,6 +153,7 @@ def test_the_predicted_ready_time_of_a_queued_lease_accounts_for_those_before_it
         assert predicted_s == pytest.approx(outcome.waits_s[arrival.lease_id], rel=0.2, abs=0.5)
 
 
+Drawn = tuple[float, str, int, float, Priority]  # at_s, tenant, model, work_s, priority
 LEASES = st.lists(
     st.tuples(
         st.floats(0.0, 60.0),
@@ -164,9 +167,9 @@ LEASES = st.lists(
 )
 
 
-def arrivals(drawn: list[tuple[float, str, int, float, str]], fingerprints: dict[str, str]) -> list[Arrival]:
+def arrivals(drawn: list[Drawn], fingerprints: dict[str, str]) -> list[Arrival]:
     return [
-        Arrival(at_s, f"{tenant}-{n}", tenant, f"{tenant}-{model}", work_s, priority, fingerprints.get(tenant, "f"))  # type: ignore[arg-type]
+        Arrival(at_s, f"{tenant}-{n}", tenant, f"{tenant}-{model}", work_s, priority, fingerprints.get(tenant, "f"))
         for n, (at_s, tenant, model, work_s, priority) in enumerate(drawn)
     ]
 
@@ -174,7 +177,7 @@ def arrivals(drawn: list[tuple[float, str, int, float, str]], fingerprints: dict
 @settings(max_examples=10, deadline=None)
 @given(LEASES, st.integers(1, 4), st.sampled_from([1.0, 3.0]))
 def test_whatever_comes_every_lease_is_served_once_and_no_slot_rests_while_one_waits(
-    drawn: list[tuple[float, str, int, float, str]], slot_count: int, weight: float
+    drawn: list[Drawn], slot_count: int, weight: float
 ) -> None:
     pool = replace(POOL, slot_count=slot_count, fairness=FairnessSpec(weights={"a": weight}))
     wanted = arrivals(drawn, {})
@@ -186,9 +189,7 @@ def test_whatever_comes_every_lease_is_served_once_and_no_slot_rests_while_one_w
 
 @settings(max_examples=5, deadline=None)
 @given(LEASES, st.integers(1, 4))
-def test_architectures_that_cannot_swap_starve_nobody_either(
-    drawn: list[tuple[float, str, int, float, str]], slot_count: int
-) -> None:
+def test_architectures_that_cannot_swap_starve_nobody_either(drawn: list[Drawn], slot_count: int) -> None:
     wanted = arrivals(drawn, {"b": "g", "c": "h"})
     outcome = simulate(replace(POOL, slot_count=slot_count), wanted, 1e5)
     assert outcome.finished_at_s.keys() == {arrival.lease_id for arrival in wanted}

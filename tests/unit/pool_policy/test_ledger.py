@@ -1,6 +1,8 @@
 """The ledger under every order of events that hypothesis can think of, and a few stories told step by step."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -19,12 +21,12 @@ from pilotlight_protocol.leases import SERVING, LeaseState
 SLOTS = ("cpu:0", "cuda:0")
 
 
-def wish(lease_id: str, model: str = "m", tenant: str = "acme", **terms: object) -> LeaseWish:
-    return replace(LeaseWish(lease_id, tenant, model, fingerprint="f"), **terms)  # type: ignore[arg-type]
+def wish(lease_id: str, model: str = "m", tenant: str = "acme", **terms: Any) -> LeaseWish:
+    return replace(LeaseWish(lease_id, tenant, model, fingerprint="f"), **terms)
 
 
-def pool_with_lease(lease_id: str = "l1", **terms: object) -> book.Ledger:
-    pool = book.admit(book.empty_ledger(SLOTS, 0.0), wish(lease_id, **terms), expires_at_s=60.0, now_s=0.0)  # type: ignore[arg-type]
+def pool_with_lease(lease_id: str = "l1", **terms: Any) -> book.Ledger:
+    pool = book.admit(book.empty_ledger(SLOTS, 0.0), wish(lease_id, **terms), expires_at_s=60.0, now_s=0.0)
     return book.reserve(pool, lease_id, "cpu:0", 0.0)
 
 
@@ -178,11 +180,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self.pool = book.empty_ledger(SLOTS, 0.0)
         self.admitted: set[str] = set()
 
-    def attempt(self, step: object, *args: object) -> None:
+    def attempt(self, step: Callable[..., book.Ledger], *args: object) -> None:
         self.now_s += 1.0
         before = {key: lease.state for key, lease in self.pool.leases.items()}
         try:
-            self.pool = step(self.pool, *args)  # type: ignore[operator]
+            self.pool = step(self.pool, *args)
         except LifeCycleViolation:
             return
         for lease_id, state in before.items():
@@ -252,7 +254,8 @@ class LedgerMachine(RuleBasedStateMachine):
             told = replace(slot, lease_id=next(iter(served), None), sharers=tuple(served[1:]))
             reported.append((told, [serving[lease_id] for lease_id in served]))
         after = resync(book.Ledger({}, {}), reported)
-        assert after.stray == after.lost == ()
+        assert not after.stray
+        assert not after.lost
         assert after.ledger.slots == {slot.slot_id: slot for slot, _ in reported}
         assert after.ledger.leases == serving
         assert book.check(after.ledger) == ()

@@ -1,6 +1,7 @@
 """Placement by predicted ready time: one table of pools, and the stories that a table cannot tell."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -9,16 +10,17 @@ from pilotlight_pool.policy.leases.ledger import Engine
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.placement import PlacementSpec, SlotView, place
 from pilotlight_pool.policy.placement.prediction import PredictionSpec, PredictionState
+from pilotlight_protocol.leases import Isolation
 
 SPEC = PlacementSpec(PredictionSpec())
 GB = 10**9
 WISH = LeaseWish("l1", "acme", "mine", "f", weights_bytes=2 * GB, memory_bytes=8 * GB)
 
 
-def slot(slot_id: str, engine: Engine | None = None, **facts: object) -> SlotView:
+def slot(slot_id: str, engine: Engine | None = None, **facts: Any) -> SlotView:
     state = SlotState.IDLE if engine is not None else SlotState.EMPTY
     view = SlotView(slot_id, state, engine, (), tier="ram", memory_bytes=16 * GB)
-    return replace(view, **facts)  # type: ignore[arg-type]
+    return replace(view, **facts)
 
 
 LOADED = slot("loaded", Engine("mine", "f", "acme"))
@@ -80,8 +82,8 @@ def test_the_lowest_predicted_ready_time_wins(pool: list[SlotView], expected: tu
         (Engine("mine", "f", "globex", "dedicated"), "shared", "fork"),
     ],
 )
-def test_isolation_decides_whether_a_process_is_fresh(engine: Engine, mode: str, path: str) -> None:
-    placed = place(SPEC, replace(WISH, isolation=mode), [slot("s", engine)], PredictionState(), 0.0)  # type: ignore[arg-type]
+def test_isolation_decides_whether_a_process_is_fresh(engine: Engine, mode: Isolation, path: str) -> None:
+    placed = place(SPEC, replace(WISH, isolation=mode), [slot("s", engine)], PredictionState(), 0.0)
     assert (placed.chosen.path if placed.chosen else None) == path
 
 
@@ -111,7 +113,8 @@ def test_held_slots_make_it_queue_and_a_lease_about_to_end_beats_a_boot() -> Non
     assert place(SPEC, WISH, [held], PredictionState(), 0.0).verdict == "queue"
     soon = replace(held, free_in_s=1.0)
     waits = place(SPEC, WISH, [soon, EMPTY], PredictionState(), 0.0)
-    assert (waits.verdict, waits.eta_s) == ("queue", pytest.approx(1.55))
+    assert waits.verdict == "queue"
+    assert waits.eta_s == pytest.approx(1.55)
     late = replace(held, free_in_s=60.0)
     assert place(SPEC, WISH, [late, EMPTY], PredictionState(), 0.0).verdict == "place"
 

@@ -6,15 +6,18 @@ from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.placement import fairness
 from pilotlight_pool.policy.placement.fairness import FairnessSpec, FairnessState
 from pilotlight_pool.policy.placement.preemption import HeldLease, TenantUse, uses, victims
+from pilotlight_protocol.leases import Priority
 
 SPEC = FairnessSpec()
 
 
-def waiting(*wishes: tuple[str, str], spec: FairnessSpec = SPEC, state: FairnessState | None = None) -> FairnessState:
+def waiting(
+    *wishes: tuple[str, Priority], spec: FairnessSpec = SPEC, state: FairnessState | None = None
+) -> FairnessState:
     """Leases that came one second apart: ("a1", "normal") is tenant a's."""
     state = state or FairnessState()
     for second, (lease_id, priority) in enumerate(wishes):
-        wish = LeaseWish(lease_id, lease_id[0], "m", "f", priority)  # type: ignore[arg-type]
+        wish = LeaseWish(lease_id, lease_id[0], "m", "f", priority)
         refusal, state = fairness.enqueue(spec, state, wish, max(state.as_of_s, float(second)))
         assert refusal is None
     return state
@@ -101,8 +104,10 @@ def test_a_lease_that_lost_its_slot_teaches_nothing_and_pays_for_what_it_had() -
     assert fairness.usual_hold_s(FairnessState(), "a") is None
 
 
-def held(lease_id: str, priority: str, idle: bool = False, since_s: float = 0.0, placing: bool = False) -> HeldLease:
-    return HeldLease(lease_id, f"slot-{lease_id}", lease_id[0], priority, placing, idle, since_s)  # type: ignore[arg-type]
+def held(
+    lease_id: str, priority: Priority, idle: bool = False, since_s: float = 0.0, placing: bool = False
+) -> HeldLease:
+    return HeldLease(lease_id, f"slot-{lease_id}", lease_id[0], priority, placing, idle, since_s)
 
 
 # Of two slots each: a uses little, b four and all the time, c one now and little lately.
@@ -127,9 +132,9 @@ SMALL, LARGE, FAIR = TenantUse(2.0, 1, 0.5), TenantUse(2.0, 4, 3.5), TenantUse(2
     ],
 )
 def test_idle_then_batch_then_lent_and_never_interactive_within_the_share(
-    wish_priority: str, lease: HeldLease, order: int | None
+    wish_priority: Priority, lease: HeldLease, order: int | None
 ) -> None:
-    wish = LeaseWish("a9", "a", "m", "f", wish_priority)  # type: ignore[arg-type]
+    wish = LeaseWish("a9", "a", "m", "f", wish_priority)
     found = victims(wish, [lease], {"a": SMALL, "b": LARGE, "c": FAIR}, now_s=10.0)
     assert [victim.order for victim in found.values()] == ([] if order is None else [order])
 

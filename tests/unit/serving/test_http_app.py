@@ -169,7 +169,7 @@ async def test_errors_have_the_shape_of_their_route_and_cors(path: str, openai: 
 
 async def test_a_bug_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
     shell = Shell()
-    shell.model.infer = None  # type: ignore[assignment]
+    shell.model.infer = None  # type: ignore[assignment]  # a bug, made
     answered = await shell.post(MODEL + "/infer", {"inputs": [VALUES]})
     assert answered.status == 500
     assert "NoneType" not in answered.body.decode()

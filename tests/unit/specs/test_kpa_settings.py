@@ -24,17 +24,17 @@ def problems_of(call):
     ("text", "seconds"),
     [("90s", 90), ("1m30s", 90), ("1h", 3600), ("1.5h", 5400), ("250ms", 0.25), ("0", 0), ("-5s", -5), ("1us", 1e-6)],
 )
-def test_go_durations(text, seconds):
+def test_go_durations(text, seconds) -> None:
     assert parse_duration_s(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "30", "s", "1 s", "1d", "--1s", "1s2", "١s"])
-def test_not_go_durations(text):
+def test_not_go_durations(text) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         parse_duration_s(text)
 
 
-def test_defaults_are_knatives():
+def test_defaults_are_knatives() -> None:
     spec = resolved()
     assert (spec.metric, spec.total, spec.target) == ("concurrency", 100, 70)
     assert (spec.target_burst_capacity, spec.stable_window_s, spec.panic_window_s) == (211, 60, 6)
@@ -58,17 +58,17 @@ def test_defaults_are_knatives():
         ({"metric": "rps", "target": "50"}, 10, 50, 35),
     ],
 )
-def test_targets(annotations, concurrency, total, target):
+def test_targets(annotations, concurrency, total, target) -> None:
     spec = resolved(annotations, concurrency)
     assert (spec.total, spec.target) == (total, pytest.approx(target))
 
 
-def test_the_kebab_spelling_wins_over_the_older_one():
+def test_the_kebab_spelling_wins_over_the_older_one() -> None:
     assert resolved({"minScale": "2"}).min_scale == 2
     assert resolved({"minScale": "2", "min-scale": "1"}).min_scale == 1
 
 
-def test_every_annotation_reaches_the_spec():
+def test_every_annotation_reaches_the_spec() -> None:
     spec = resolved(
         {
             "class": "kpa.autoscaling.knative.dev",
@@ -94,7 +94,7 @@ def test_every_annotation_reaches_the_spec():
 
 
 @pytest.mark.parametrize(("window", "percentage", "panic_s"), [("6s", "1", 1), ("25s", "10", 3), ("6s", "10", 1)])
-def test_the_panic_window_is_whole_seconds_and_at_least_one(window, percentage, panic_s):
+def test_the_panic_window_is_whole_seconds_and_at_least_one(window, percentage, panic_s) -> None:
     assert resolved({"window": window, "panic-window-percentage": percentage}).panic_window_s == panic_s
 
 
@@ -125,14 +125,14 @@ def test_the_panic_window_is_whole_seconds_and_at_least_one(window, percentage, 
         ("metric-aggregation-algorithm", "exponential", "one of linear, weighted-exponential, weightedExponential"),
     ],
 )
-def test_bad_annotations_name_key_range_and_value(name, value, rule):
+def test_bad_annotations_name_key_range_and_value(name, value, rule) -> None:
     (problem,) = problems_of(lambda: resolved({name: value}))
     assert f"{GROUP}/{name}" in problem
     assert rule in problem
     assert value in problem
 
 
-def test_bounds_must_agree():
+def test_bounds_must_agree() -> None:
     (problem,) = problems_of(lambda: resolved({"min-scale": "3", "max-scale": "2"}))
     assert problem == f"{GROUP}/max-scale=2 is less than {GROUP}/min-scale=3"
     (problem,) = problems_of(lambda: resolved({"activation-scale": "5", "max-scale": "2"}))
@@ -146,11 +146,11 @@ def test_bounds_must_agree():
     assert "[1, 5]" in problem
 
 
-def test_all_problems_come_at_once():
+def test_all_problems_come_at_once() -> None:
     assert len(problems_of(lambda: resolved({"window": "1s", "target": "0", "min-scale": "-1"}))) == 3
 
 
-def test_config_autoscaler_is_parsed_over_the_defaults():
+def test_config_autoscaler_is_parsed_over_the_defaults() -> None:
     config = parse_config(
         {
             "_example": "ignored",
@@ -191,6 +191,6 @@ def test_config_autoscaler_is_parsed_over_the_defaults():
         ("stable-windows", "60s", "not a config-autoscaler key"),
     ],
 )
-def test_bad_cluster_settings(key, value, rule):
+def test_bad_cluster_settings(key, value, rule) -> None:
     problems = problems_of(lambda: parse_config({"max-scale": "2", key: value}))
     assert any(rule in problem and key in problem for problem in problems), problems

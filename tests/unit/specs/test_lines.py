@@ -51,22 +51,22 @@ def findings(text):
         (f"{CONTAINER}.readinessProbe.periodSecond", 24, "did you mean periodSeconds?"),
     ],
 )
-def test_line_and_nearest_name(path, line, words):
+def test_line_and_nearest_name(path, line, words) -> None:
     finding = findings(SPEC)[path]
     assert (finding.place, words in finding.reason) == (f"f.yaml:{line}", True), str(finding)
 
 
-def test_annotations_of_others_are_theirs():
+def test_annotations_of_others_are_theirs() -> None:
     assert not [path for path in findings(SPEC) if "team.example" in path]
 
 
-def test_what_is_missing_has_the_line_of_what_it_belongs_to():
+def test_what_is_missing_has_the_line_of_what_it_belongs_to() -> None:
     text = SPEC.replace("  predictor:\n", "  predicter:\n")
     assert findings(text)["spec.predictor"].line == 14
     assert findings(text)["spec.predicter"].reason == "unknown field; did you mean predictor?"
 
 
-def test_json_and_lists_have_lines_too():
+def test_json_and_lists_have_lines_too() -> None:
     text = """\
 {"kind": "List",
  "items": [
@@ -80,7 +80,7 @@ def test_json_and_lists_have_lines_too():
     assert [finding.line for finding in resolve(documents).findings if finding.path == "kind"] == [3, 6]
 
 
-def test_yaml_that_nests_itself_ends():
+def test_yaml_that_nests_itself_ends() -> None:
     nested = "a: &a {b: &b {c: x}}\n" + "".join(f"k{n}: [*a, *b]\n" for n in range(100))
     bomb = "x0: &x0 [1, 1]\n" + "".join(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]\n" for n in range(1, 40))
     for text in (nested, bomb, "a: &a [*a]"):

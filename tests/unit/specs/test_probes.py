@@ -34,7 +34,7 @@ def findings(desired):
     [("livenessProbe", 10), ("startupProbe", 10)],
 )
 @pytest.mark.parametrize("written", ["", "periodSeconds: 0"])
-def test_kubernetes_default_period(probe, period_s, written):
+def test_kubernetes_default_period(probe, period_s, written) -> None:
     (service,) = read(others=f"{probe}: {{{HTTP}, {written}}}").services
     container = service.predictor.pod.container
     assert (container.liveness or container.startup).period_s == period_s
@@ -57,7 +57,7 @@ def test_kubernetes_default_period(probe, period_s, written):
         ),
     ],
 )
-def test_what_is_said_at_apply(readiness, others, finding, words):
+def test_what_is_said_at_apply(readiness, others, finding, words) -> None:
     assert words in findings(read(readiness, others)).get(finding, "nothing")
 
 
@@ -69,5 +69,5 @@ def test_what_is_said_at_apply(readiness, others, finding, words):
         (f"{{{HTTP}}}", f"livenessProbe: {{{HTTP}, initialDelaySeconds: 5, periodSeconds: 2, failureThreshold: 9}}"),
     ],
 )
-def test_what_is_honoured_as_written_is_not_talked_about(readiness, others):
+def test_what_is_honoured_as_written_is_not_talked_about(readiness, others) -> None:
     assert findings(read(readiness, others)) == {}

@@ -1,6 +1,7 @@
 """The applied YAML: what becomes a pod, what is reported and under which path."""
 
 import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -66,7 +67,7 @@ def indent(text, by=4):
 # Custom predictors and transformers
 
 
-def test_a_single_container_is_renamed_and_gets_the_service_name():
+def test_a_single_container_is_renamed_and_gets_the_service_name() -> None:
     container = only(
         applied(isvc("    containers: [{name: mine, image: x, command: [run], args: [--a]}]\n"))
     ).predictor.pod.container
@@ -75,7 +76,7 @@ def test_a_single_container_is_renamed_and_gets_the_service_name():
     assert [(item.name, item.value) for item in container.env] == [("INFERENCE_SERVICE_NAME", "demo")]
 
 
-def test_defaults_of_a_component():
+def test_defaults_of_a_component() -> None:
     component = only(applied(isvc())).predictor
     assert (component.service_name, component.namespace) == ("demo-predictor", "default")
     assert (component.container_concurrency, component.timeout_s, component.canary_traffic_percent) == (0, 300, None)
@@ -111,24 +112,24 @@ TRANSFORMER = """
         ),
     ],
 )
-def test_what_kserve_injects_into_a_transformer_only_when_absent(given, expected):
+def test_what_kserve_injects_into_a_transformer_only_when_absent(given, expected) -> None:
     service = only(applied(isvc(extra=TRANSFORMER.format(args=given).strip("\n") + "\n")))
     assert " ".join(service.transformer.pod.container.args) == expected
     assert [component.role for component in service.components] == ["transformer", "predictor"]
 
 
-def test_workers_are_not_injected_without_container_concurrency():
+def test_workers_are_not_injected_without_container_concurrency() -> None:
     text = TRANSFORMER.format(args="").replace("    containerConcurrency: 3\n", "").strip("\n") + "\n"
     assert "--workers" not in only(applied(isvc(extra=text))).transformer.pod.container.args
 
 
-def test_a_custom_container_names_its_model_in_the_environment():
+def test_a_custom_container_names_its_model_in_the_environment() -> None:
     pod = only(applied(isvc(extra="      env: [{name: STORAGE_URI, value: 's3://b/m'}]\n"))).predictor.pod
     assert pod.mounts == (ModelMount("s3://b/m", "/mnt/models"),)
     assert ("STORAGE_URI", "/mnt/models") in [(item.name, item.value) for item in pod.container.env]
 
 
-def test_of_several_containers_the_serving_one_runs_and_the_others_are_reported():
+def test_of_several_containers_the_serving_one_runs_and_the_others_are_reported() -> None:
     containers = "    containers: [{name: side, image: x}, {name: kserve-container, image: y}]\n"
     desired = applied(isvc(containers))
     assert only(desired).predictor.pod.container.image == "y"
@@ -140,7 +141,7 @@ def test_of_several_containers_the_serving_one_runs_and_the_others_are_reported(
 # Scaling fields
 
 
-def test_replicas_and_targets_become_knative_annotations():
+def test_replicas_and_targets_become_knative_annotations() -> None:
     fields = indent("""
         minReplicas: 0
         maxReplicas: 5
@@ -161,7 +162,7 @@ def test_replicas_and_targets_become_knative_annotations():
     assert component.scaling.activation_timeout_s == 1230
 
 
-def test_annotations_of_the_service_reach_both_components_and_the_component_wins():
+def test_annotations_of_the_service_reach_both_components_and_the_component_wins() -> None:
     text = isvc(
         extra=indent("annotations: {autoscaling.knative.dev/window: 10s}")
         + TRANSFORMER.format(args="").strip("\n")
@@ -174,7 +175,7 @@ def test_annotations_of_the_service_reach_both_components_and_the_component_wins
     assert dict(service.predictor.annotations)["a"] == "b"
 
 
-def test_min_scale_annotations_are_overwritten_as_kserve_does_and_that_is_said():
+def test_min_scale_annotations_are_overwritten_as_kserve_does_and_that_is_said() -> None:
     desired = applied(isvc(extra=indent("annotations: {autoscaling.knative.dev/minScale: '7'}")))
     assert only(desired).predictor.scaling.min_scale == 1
     path = 'spec.predictor.annotations["autoscaling.knative.dev/minScale"]'
@@ -194,7 +195,7 @@ MODEL = """\
 """
 
 
-def test_a_model_runs_in_the_runtime_with_args_joined_and_env_merged():
+def test_a_model_runs_in_the_runtime_with_args_joined_and_env_merged() -> None:
     pod = only(applied(isvc(MODEL), RUNTIME)).predictor.pod
     assert pod.container.args == ("--model_name=demo", "--model_dir=/mnt/models", "--more")
     assert [(item.name, item.value) for item in pod.container.env] == [
@@ -230,14 +231,14 @@ def named(name, *, kind="ClusterServingRuntime", namespace="", extra=()):
     )
 
 
-def test_a_runtime_of_the_namespace_beats_a_cluster_runtime():
+def test_a_runtime_of_the_namespace_beats_a_cluster_runtime() -> None:
     local = named("local", kind="ServingRuntime", namespace="default")
     assert image_of(applied(isvc(MODEL), named("aaa"), local)) == "image-of-local"
     elsewhere = named("other", kind="ServingRuntime", namespace="elsewhere")
     assert image_of(applied(isvc(MODEL), named("zzz"), elsewhere)) == "image-of-zzz"
 
 
-def test_priority_then_name_chooses_among_runtimes():
+def test_priority_then_name_chooses_among_runtimes() -> None:
     high = named("zzz", extra=[("autoSelect: true", "autoSelect: true, priority: 2")])
     low = named("mmm", extra=[("autoSelect: true", "autoSelect: true, priority: 1")])
     assert image_of(applied(isvc(MODEL), low, named("aaa"), high)) == "image-of-zzz"
@@ -263,13 +264,13 @@ def test_priority_then_name_chooses_among_runtimes():
         ),
     ],
 )
-def test_no_fitting_runtime_says_why(model, runtime, reason):
+def test_no_fitting_runtime_says_why(model, runtime, reason) -> None:
     desired = applied(isvc(model), runtime)
     assert not desired.services
     assert reason in paths(desired, "error")["spec.predictor.model.runtime"]
 
 
-def test_an_explicit_runtime_needs_no_auto_select_and_no_protocol():
+def test_an_explicit_runtime_needs_no_auto_select_and_no_protocol() -> None:
     model = MODEL.replace("      protocolVersion: v2\n", "") + "      runtime: cpu\n"
     runtime = named("cpu", extra=[("autoSelect: true", "autoSelect: false")])
     assert image_of(applied(isvc(model), runtime)) == "image-of-cpu"
@@ -285,25 +286,25 @@ def test_an_explicit_runtime_needs_no_auto_select_and_no_protocol():
         ("{{.Labels.none}}", ""),
     ],
 )
-def test_placeholders_in_a_runtime(placeholder, value):
+def test_placeholders_in_a_runtime(placeholder, value) -> None:
     runtime = variant(replace=[('"--model_name={{.Name}}"', f"'--x={placeholder}'")])
     text = isvc(MODEL).replace("annotations: {", "labels: {a.b/c: blue}\n  annotations: {team: red, ")
     assert only(applied(text, runtime)).predictor.pod.container.args[0] == f"--x={value}"
 
 
-def test_an_unknown_placeholder_is_an_error():
+def test_an_unknown_placeholder_is_an_error() -> None:
     desired = applied(isvc(MODEL), variant(replace=[("{{.Name}}", "{{.Spec.Foo}}")]))
     assert "{{.Spec.Foo}}" in paths(desired, "error")["spec.predictor.model.runtime"]
 
 
-def test_a_patched_probe_handler_replaces_the_runtimes_and_keeps_its_timing():
+def test_a_patched_probe_handler_replaces_the_runtimes_and_keeps_its_timing() -> None:
     runtime = RUNTIME + "    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 3}\n"
     model = MODEL + "      readinessProbe: {httpGet: {path: /ready}}\n"
     probe = only(applied(isvc(model), runtime)).predictor.pod.container.readiness
     assert (probe.kind, probe.path, probe.period_s) == ("http", "/ready", 3)
 
 
-def test_storage_by_parameters_and_several_uris():
+def test_storage_by_parameters_and_several_uris() -> None:
     model = MODEL.replace("storageUri: hf://org/name", "storage: {path: /a/b, parameters: {type: s3, bucket: models}}")
     assert only(applied(isvc(model), RUNTIME)).predictor.pod.mounts == (ModelMount("s3://models/a/b", "/mnt/models"),)
     uris = indent("storageUris: [{uri: hf://a/b}, {uri: hf://c/d, mountPath: /mnt/draft}]")
@@ -315,7 +316,7 @@ def test_storage_by_parameters_and_several_uris():
     assert "same path" in paths(applied(isvc(extra=clash)), "error")["spec.predictor"]
 
 
-def test_a_scheme_that_a_cluster_would_refuse_is_a_warning():
+def test_a_scheme_that_a_cluster_would_refuse_is_a_warning() -> None:
     desired = applied(isvc(MODEL.replace("hf://org/name", "bundled://demo-awq")), RUNTIME)
     only(desired)
     assert "bundled://" in paths(desired, "warning")["spec.predictor.model.storageUri"]
@@ -344,7 +345,7 @@ def env_of(lines):
     return desired, lambda: {item.name: item.value for item in only(desired).predictor.pod.container.env}
 
 
-def test_env_from_applied_objects():
+def test_env_from_applied_objects() -> None:
     _, env = env_of("""
         envFrom: [{configMapRef: {name: settings}, prefix: APP_}, {secretRef: {name: none, optional: true}}]
         env:
@@ -360,7 +361,7 @@ def test_env_from_applied_objects():
     }
 
 
-def test_missing_keys_are_errors_and_secrets_stay_out_of_messages():
+def test_missing_keys_are_errors_and_secrets_stay_out_of_messages() -> None:
     desired, _ = env_of("""
         env:
         - {name: A, valueFrom: {secretKeyRef: {name: token, key: none}}}
@@ -398,7 +399,7 @@ def test_missing_keys_are_errors_and_secrets_stay_out_of_messages():
         ("batcher: {maxBatchSize: 2}", "spec.predictor.batcher"),
     ],
 )
-def test_unsupported_pod_fields_by_path(lines, path):
+def test_unsupported_pod_fields_by_path(lines, path) -> None:
     desired = applied(isvc(extra=indent(lines)))
     only(desired)
     assert path in paths(desired, "unsupported")
@@ -417,7 +418,7 @@ def test_unsupported_pod_fields_by_path(lines, path):
         ("readinessProbe: {httpGet: {port: 9}}", "spec.predictor.containers[0].readinessProbe.httpGet.port"),
     ],
 )
-def test_unsupported_container_fields_by_path(lines, path):
+def test_unsupported_container_fields_by_path(lines, path) -> None:
     desired = applied(isvc(extra=indent(lines, 6)))
     only(desired)
     assert path in paths(desired, "unsupported")
@@ -440,40 +441,40 @@ def test_unsupported_container_fields_by_path(lines, path):
         ),
     ],
 )
-def test_unknown_fields_by_path(text, path):
+def test_unknown_fields_by_path(text, path) -> None:
     assert path in paths(applied(text), "unknown")
 
 
-def test_other_kinds_are_reported_and_left_out():
+def test_other_kinds_are_reported_and_left_out() -> None:
     desired = applied("apiVersion: v1\nkind: Service\nmetadata: {name: s}\n")
     assert "v1 Service" in paths(desired, "unsupported")["kind"]
     assert not desired.errors
 
 
-def test_a_namespace_is_fine():
+def test_a_namespace_is_fine() -> None:
     assert not applied("apiVersion: v1\nkind: Namespace\nmetadata: {name: team}\n").findings
 
 
 PROBED = CUSTOM + "      readinessProbe: {httpGet: {path: /v2/health/ready, port: 8080}}\n"
 
 
-def test_a_clean_spec_has_no_findings():
+def test_a_clean_spec_has_no_findings() -> None:
     assert not applied(isvc(PROBED)).findings
 
 
-def test_the_runtimes_readiness_probe_is_the_models():
+def test_the_runtimes_readiness_probe_is_the_models() -> None:
     runtime = RUNTIME + "    readinessProbe: {httpGet: {path: /v2/health/ready, port: 8080}}\n"
     assert not [finding for finding in applied(isvc(MODEL), runtime).findings if "readinessProbe" in finding.path]
     (warning,) = [finding for finding in applied(isvc(MODEL), RUNTIME).findings if "readinessProbe" in finding.path]
     assert (warning.severity, warning.path) == ("warning", "spec.predictor.model.readinessProbe")
 
 
-def test_a_container_without_a_readiness_probe_is_warned_about():
+def test_a_container_without_a_readiness_probe_is_warned_about() -> None:
     warnings = paths(applied(isvc()), "warning")
     assert "/v2/health/ready" in warnings["spec.predictor.containers[0].readinessProbe"]
 
 
-def test_the_deployment_mode_is_checked():
+def test_the_deployment_mode_is_checked() -> None:
     mode = 'metadata.annotations["serving.kserve.io/deploymentMode"]'
     assert mode in paths(applied(isvc().replace("Knative", "RawDeployment")), "unsupported")
     assert mode in paths(applied(isvc().replace("Knative", "ModelMesh")), "error")
@@ -554,13 +555,13 @@ def test_the_deployment_mode_is_checked():
         (isvc(extra="  transformer: [a]\n"), "spec.transformer", "must be a mapping"),
     ],
 )
-def test_errors_name_path_and_rule(text, path, reason):
+def test_errors_name_path_and_rule(text, path, reason) -> None:
     desired = applied(text)
     assert not desired.services
     assert reason in paths(desired, "error").get(path, f"nothing at {path}: {[str(item) for item in desired.errors]}")
 
 
-def test_all_errors_come_at_once_and_name_file_document_and_object():
+def test_all_errors_come_at_once_and_name_file_document_and_object() -> None:
     other = isvc(extra="    scaleMetric: a\n").replace("name: demo", "name: other")
     desired = applied(isvc(extra="    minReplicas: -1\n    timeout: x\n"), "---", other)
     assert len(desired.errors) == 3
@@ -569,19 +570,19 @@ def test_all_errors_come_at_once_and_name_file_document_and_object():
     )
 
 
-def test_an_error_in_one_endpoint_leaves_the_others_alone():
+def test_an_error_in_one_endpoint_leaves_the_others_alone() -> None:
     other = isvc().replace("name: demo", "name: other")
     desired = applied(isvc(extra="    minReplicas: -1\n"), "---", other)
     assert [service.name for service in desired.services] == ["other"]
 
 
-def test_the_same_object_twice_is_an_error_of_the_second():
+def test_the_same_object_twice_is_an_error_of_the_second() -> None:
     desired = applied(isvc(), "---", isvc())
     assert len(desired.services) == 1
     assert "f.yaml:1;" in paths(desired, "error")["metadata.name"]
 
 
-def test_an_empty_dir_is_mounted():
+def test_an_empty_dir_is_mounted() -> None:
     lines = "      volumeMounts: [{name: tmp, mountPath: /tmp/}]\n    volumes: [{name: tmp, emptyDir: {}}]\n"
     (mount,) = only(applied(isvc(extra=lines))).predictor.pod.empty_dirs
     assert (mount.name, mount.mount_path) == ("tmp", "/tmp")
@@ -590,24 +591,24 @@ def test_an_empty_dir_is_mounted():
 # Files
 
 
-def test_bad_yaml_names_the_line():
+def test_bad_yaml_names_the_line() -> None:
     _, (fault,) = parse_documents("a: 1\nb: [\n", "f.yaml")
     assert "f.yaml" in str(fault)
     assert "line 3" in str(fault)
 
 
-def test_documents_that_are_no_objects():
+def test_documents_that_are_no_objects() -> None:
     documents, (fault,) = parse_documents("---\n---\n- a\n", "f.yaml")
     assert not documents
     assert "must be a Kubernetes object, was a list" in fault.reason
 
 
-def test_a_list_is_its_items():
+def test_a_list_is_its_items() -> None:
     documents, _ = parse_documents("kind: List\napiVersion: v1\nitems: [{kind: A}, {kind: B}]\n", "f.yaml")
     assert [document.data["kind"] for document in documents] == ["A", "B"]
 
 
-def test_files_and_directories(tmp_path):
+def test_files_and_directories(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("kind: B\n---\nkind: C\n")
     (tmp_path / "a.yml").write_text("kind: A\n")
     (tmp_path / "note.txt").write_text("no")
@@ -622,7 +623,7 @@ def test_files_and_directories(tmp_path):
     assert "no *.yaml" in faults[1].reason
 
 
-def test_two_hundred_endpoints_are_resolved():
+def test_two_hundred_endpoints_are_resolved() -> None:
     text = "---\n".join(isvc().replace("name: demo", f"name: demo-{index}") for index in range(200))
     assert len(applied(text).services) == 200
 
@@ -638,7 +639,7 @@ trees = st.recursive(
 
 @settings(max_examples=200, deadline=None)
 @given(spec=trees)
-def test_no_shape_of_yaml_raises(spec):
+def test_no_shape_of_yaml_raises(spec) -> None:
     import yaml
 
     document = {

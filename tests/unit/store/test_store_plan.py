@@ -74,7 +74,7 @@ def test_a_file_without_ranges_is_one_worker_from_the_beginning() -> None:
     longest=st.integers(40, 200),
     order=st.randoms(use_true_random=False),
 )
-def test_whatever_the_order_every_byte_is_fetched_once(sizes, workers, chunk, longest, order) -> None:  # type: ignore[no-untyped-def]
+def test_whatever_the_order_every_byte_is_fetched_once(sizes, workers, chunk, longest, order) -> None:
     files = [FileProgress(size, missing(size, ())) for size in sizes]
     fetched: list[set[int]] = [set() for _ in sizes]
     flying: list[Run] = []

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pilotlight_protocol.back_off import BackOff
@@ -145,9 +147,9 @@ def test_one_range_and_the_whole_model_are_given_up_on_and_bytes_earn_retries_ba
 # Eviction
 
 
-def candidate(digest: str, **change: object) -> Candidate:
-    parts: dict[str, object] = {"size_bytes": GB, "frequency": 1, "cost_s": 1.0, "clock": 0.0}
-    return Candidate(digest, **(parts | change))  # type: ignore[arg-type]
+def candidate(digest: str, **change: Any) -> Candidate:
+    parts: dict[str, Any] = {"size_bytes": GB, "frequency": 1, "cost_s": 1.0, "clock": 0.0}
+    return Candidate(digest, **(parts | change))
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_cancelling_ends_it_and_the_next_run_goes_on(tmp_path: Path) -> None:
         return block
 
     source.trouble = trouble
-    source.abort = held.set  # type: ignore[method-assign]
+    source.abort = held.set  # type: ignore[method-assign]  # a fake's
     with pytest.raises(DownloadCancelled):
         run(source, tmp_path, cancel)
     before = list(source.fetched)
@@ -175,7 +175,7 @@ def test_a_source_that_keeps_its_connection_and_sends_nothing_is_given_up_on(tmp
         return block
 
     source.trouble = trouble
-    source.abort = held.set  # type: ignore[method-assign]
+    source.abort = held.set  # type: ignore[method-assign]  # a fake's
     with pytest.raises(SourceUnavailable, match="nothing arrived for 0 s; try again later, it goes on from here"):
         run(source, tmp_path, settings=replace(SETTINGS, stall_s=0.3))
 

@@ -122,15 +122,12 @@ def test_where_templates_come_from() -> None:
 
 
 @pytest.mark.parametrize(
-    "config",
-    [
-        {"chat_template": value}
-        for value in (7, {}, [1], [{"template": "a"}], [{"name": "a"}], "x" * (MAX_SOURCE_CHARS + 1))
-    ],
+    "value",
+    [7, {}, [1], [{"template": "a"}], [{"name": "a"}], "x" * (MAX_SOURCE_CHARS + 1)],
 )
-def test_what_is_no_template_is_refused(config: dict[str, Any]) -> None:
+def test_what_is_no_template_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="template"):
-        template_sources(config, None, {})
+        template_sources({"chat_template": value}, None, {})
 
 
 NAMES = sorted({*TEMPLATE_GLOBALS, "self", "loop", "caller", "messages", "tools", "documents", "add_generation_prompt"})

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotlight_protocol.errors import Unavailable
-from pilotlight_protocol.generation import TokenEvent, TokenLogprob
+from pilotlight_protocol.generation import FinishReason, TokenEvent, TokenLogprob
 from pilotlight_text.detokenization.stop_strings import StopStrings
 from pilotlight_text.detokenization.text_stream import ChoiceText, Piece
 
@@ -36,11 +36,11 @@ def choice(stops: Sequence[str] = (), *, min_tokens: int = 0, include: bool = Fa
 
 
 def event(
-    text: str, reason: str | None = None, *, logprobs: bool = False, stop_reason: int | None = None
+    text: str, reason: FinishReason | None = None, *, logprobs: bool = False, stop_reason: int | None = None
 ) -> TokenEvent:
     ids = [ord(letter) for letter in text]
     shown = [TokenLogprob(token_id, -1.0) for token_id in ids] if logprobs else None
-    return TokenEvent(output_ids=ids, finish_reason=reason, stop_reason=stop_reason, logprobs=shown)  # type: ignore[arg-type]
+    return TokenEvent(output_ids=ids, finish_reason=reason, stop_reason=stop_reason, logprobs=shown)
 
 
 def run(made: ChoiceText, events: Sequence[TokenEvent]) -> tuple[str, Piece]:
@@ -109,7 +109,8 @@ def test_an_abort_is_an_error() -> None:
 def test_the_cut_into_events_changes_neither_text_nor_count(
     text: str, stops: list[str], cuts: list[int], min_tokens: int
 ) -> None:
-    events, at = [], 0
+    events: list[TokenEvent] = []
+    at = 0
     while at < len(text):
         size = cuts[len(events) % len(cuts)]
         events.append(event(text[at : at + size], "length" if at + size >= len(text) else None))

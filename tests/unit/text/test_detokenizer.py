@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import pytest
@@ -70,7 +70,13 @@ def unigram() -> Tokenizer:
     return tokenizer
 
 
-EXACT = {
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    assert found is not None, token
+    return found
+
+
+EXACT: dict[str, Callable[[], Tokenizer]] = {
     "byte-level": byte_level,
     "byte-fallback": lambda: byte_fallback(strip=True),
     "byte-fallback without strip": lambda: byte_fallback(strip=False),
@@ -131,7 +137,7 @@ def test_any_text_comes_back_whole_and_no_character_is_split(name: str, text: st
 
 def test_a_character_appears_when_its_last_byte_has_come() -> None:
     tokenizer = byte_level()
-    ids = [tokenizer.token_to_id(character) for character in ("ð", "Ł", "ĺ", "Ģ")]  # the four bytes of U+1F600
+    ids = [id_of(tokenizer, character) for character in ("ð", "Ł", "ĺ", "Ģ")]  # the four bytes of U+1F600
     detokenizer = vocabulary_of(tokenizer).detokenizer()
     assert [detokenizer.push([token_id]) for token_id in ids] == ["", "", "", "😀"]
     assert detokenizer.finish() == ""
@@ -139,7 +145,7 @@ def test_a_character_appears_when_its_last_byte_has_come() -> None:
 
 def test_half_a_character_at_the_end_becomes_one_replacement_character() -> None:
     tokenizer = byte_level()
-    ids = [tokenizer.token_to_id(character) for character in ("ð", "Ł")]
+    ids = [id_of(tokenizer, character) for character in ("ð", "Ł")]
     detokenizer = vocabulary_of(tokenizer).detokenizer()
     assert detokenizer.push(ids) == ""
     assert detokenizer.finish() == "\N{REPLACEMENT CHARACTER}" == tokenizer.decode(ids)
@@ -148,7 +154,7 @@ def test_half_a_character_at_the_end_becomes_one_replacement_character() -> None
 def test_the_leading_space_is_dropped_at_the_start_of_a_text_only() -> None:
     tokenizer = byte_fallback(strip=True)
     vocabulary = vocabulary_of(tokenizer)
-    the, bos = tokenizer.token_to_id("▁the"), tokenizer.token_to_id("<s>")
+    the, bos = id_of(tokenizer, "▁the"), id_of(tokenizer, "<s>")
     prompt = tokenizer.encode("a", add_special_tokens=False).ids
     assert vocabulary.detokenizer().push([the]) == "the"
     assert vocabulary.detokenizer([bos]).push([the]) == "the", "a prompt without text is no context"
@@ -167,10 +173,10 @@ def test_metaspace_keeps_the_space_after_a_prompt() -> None:
 
 def test_token_bytes_show_special_tokens_and_single_bytes() -> None:
     level, fallback = byte_level(), byte_fallback(strip=True)
-    assert vocabulary_of(level).token_bytes(level.token_to_id("</s>")) == b"</s>"
-    assert vocabulary_of(level).token_bytes(level.token_to_id("ð")) == b"\xf0"
-    assert vocabulary_of(fallback).token_bytes(fallback.token_to_id("<0xF0>")) == b"\xf0"
-    assert vocabulary_of(fallback).token_bytes(fallback.token_to_id("▁the")) == b" the"
-    assert vocabulary_of(fallback).token_bytes(fallback.token_to_id("<s>")) == b"<s>"
-    assert vocabulary_of(unigram()).token_bytes(unigram().token_to_id("</s>")) == b"</s>"
+    assert vocabulary_of(level).token_bytes(id_of(level, "</s>")) == b"</s>"
+    assert vocabulary_of(level).token_bytes(id_of(level, "ð")) == b"\xf0"
+    assert vocabulary_of(fallback).token_bytes(id_of(fallback, "<0xF0>")) == b"\xf0"
+    assert vocabulary_of(fallback).token_bytes(id_of(fallback, "▁the")) == b" the"
+    assert vocabulary_of(fallback).token_bytes(id_of(fallback, "<s>")) == b"<s>"
+    assert vocabulary_of(unigram()).token_bytes(id_of(unigram(), "</s>")) == b"</s>"
     assert vocabulary_of(level).token_bytes(10**6) == b""

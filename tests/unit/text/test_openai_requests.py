@@ -109,7 +109,7 @@ def test_a_negative_token_id_is_refused_where_it_is_read(prompt: Any, param: str
 
 def test_messages_for_the_template() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}], "name": "n"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -156,6 +157,6 @@ def test_a_limited_process_is_isolated() -> None:
 def test_frames_are_read_whole(reads: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     pending = [worker_main.HEADER.pack(4), *reads]
     read: Callable[[int, int], bytes] = lambda fd, length: pending.pop(0) if pending else b""  # noqa: E731
-    monkeypatch.setattr(worker_main.os, "read", read)
+    monkeypatch.setattr(os, "read", read)
     assert worker_main._read_frame(0) == b"abcd"
     assert worker_main._read_frame(0) is None

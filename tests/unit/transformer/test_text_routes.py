@@ -159,10 +159,10 @@ async def test_a_choice_nobody_asked_for_is_an_error() -> None:
                 event.index = 3
             return out
 
-        stream.events = wrong  # type: ignore[method-assign]
+        stream.events = wrong  # type: ignore[method-assign]  # a bug, made
         return stream
 
-    app.source.stream = three  # type: ignore[method-assign]
+    app.source.stream = three  # type: ignore[method-assign]  # a bug, made
     assert (await app.post(CHAT, {"model": "demo", "messages": MESSAGES})).status_code == 503
 
 
