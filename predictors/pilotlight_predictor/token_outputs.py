@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from pilotlight_engine.contract import GenerateRequest
 from pilotlight_protocol.generation import TokenDelta, TokenLogprob
-from pilotlight_protocol.v2 import Tensor, bytes_array
+from pilotlight_protocol.v2 import Tensor
 
 
 @dataclass(slots=True)
@@ -56,25 +55,21 @@ def output_tensors(completions: Sequence[Completion]) -> list[Tensor]:
     """`output_ids` INT32 [rows, longest] padded with 0, `output_lengths` INT32 [rows], `finish_reason` BYTES [rows];
     rows = batch * n, the choices of a prompt behind one another."""
     choices = [choice for completion in completions for choice in completion.choices]
-    lengths = np.array([len(choice.token_ids) for choice in choices], dtype=np.int32)
-    ids = np.zeros((len(choices), int(lengths.max(initial=0))), dtype=np.int32)
-    for row, choice in enumerate(choices):
-        ids[row, : len(choice.token_ids)] = choice.token_ids
-    reasons = [(choice.finish_reason or "").encode() for choice in choices]
+    width = max((len(choice.token_ids) for choice in choices), default=0)
+    padded = [choice.token_ids + [0] * (width - len(choice.token_ids)) for choice in choices]
     return [
-        Tensor("output_ids", "INT32", ids),
-        Tensor("output_lengths", "INT32", lengths),
-        Tensor("finish_reason", "BYTES", bytes_array(reasons, len(reasons), "finish_reason")),
+        Tensor("output_ids", "INT32", [len(choices), width], [token for row in padded for token in row]),
+        Tensor("output_lengths", "INT32", [len(choices)], [len(choice.token_ids) for choice in choices]),
+        Tensor("finish_reason", "BYTES", [len(choices)], [(choice.finish_reason or "").encode() for choice in choices]),
     ]
 
 
 def delta_tensors(delta: TokenDelta) -> list[Tensor]:
     """The tensors of one delta: as `output_tensors` with one row; `finish_reason` is empty until the last one."""
-    reason = (delta.finish_reason or "").encode()
     return [
-        Tensor("output_ids", "INT32", np.array([delta.token_ids], dtype=np.int32)),
-        Tensor("output_lengths", "INT32", np.array([len(delta.token_ids)], dtype=np.int32)),
-        Tensor("finish_reason", "BYTES", bytes_array([reason], 1, "finish_reason")),
+        Tensor("output_ids", "INT32", [1, len(delta.token_ids)], delta.token_ids),
+        Tensor("output_lengths", "INT32", [1], [len(delta.token_ids)]),
+        Tensor("finish_reason", "BYTES", [1], [(delta.finish_reason or "").encode()]),
     ]
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
@@ -59,30 +58,28 @@ def prompts_from(request: InferRequest, max_batch: int) -> list[list[int]]:
         raise InvalidInput("input 'input_ids' is missing; a text goes to the transformer", param=INPUT_IDS)
     if ids.datatype not in ("INT32", "INT64"):
         raise InvalidInput(f"input 'input_ids' must be INT32 or INT64, not {ids.datatype}", param=INPUT_IDS)
-    data = ids.data.reshape(1, -1) if ids.data.ndim == 1 else ids.data
-    if data.ndim != 2:
-        raise InvalidInput(f"input 'input_ids' must be [batch, seq], not {list(ids.data.shape)}", param=INPUT_IDS)
-    batch, width = data.shape
+    if len(ids.shape) not in (1, 2):
+        raise InvalidInput(f"input 'input_ids' must be [batch, seq], not {ids.shape}", param=INPUT_IDS)
+    batch, width = ids.shape if len(ids.shape) == 2 else (1, ids.shape[0])
     if batch == 0 or width == 0:
-        raise InvalidInput(f"input 'input_ids' is empty: its shape is {list(ids.data.shape)}", param=INPUT_IDS)
+        raise InvalidInput(f"input 'input_ids' is empty: its shape is {ids.shape}", param=INPUT_IDS)
     if batch > max_batch:
         raise PayloadTooLarge(f"a batch of {batch} rows; at most {max_batch} are taken", param=INPUT_IDS)
-    rows: list[list[int]] = data.tolist()
+    rows: list[list[int]] = [ids.data[start : start + width] for start in range(0, batch * width, width)]
     lengths = request.tensor(INPUT_LENGTHS)
     if lengths is None:
         return rows
     if lengths.datatype not in ("INT32", "INT64"):
         raise InvalidInput(f"input 'input_lengths' must be INT32, not {lengths.datatype}", param=INPUT_LENGTHS)
-    if lengths.data.size != batch or lengths.data.ndim not in (1, 2):
+    if len(lengths.data) != batch or len(lengths.shape) not in (1, 2):
         raise InvalidInput(
-            f"input 'input_lengths' must be [{batch}] as input_ids has {batch} rows, not {list(lengths.data.shape)}",
+            f"input 'input_lengths' must be [{batch}] as input_ids has {batch} rows, not {lengths.shape}",
             param=INPUT_LENGTHS,
         )
-    flat = np.asarray(lengths.data).reshape(-1).tolist()
-    for row, length in enumerate(flat):
+    for row, length in enumerate(lengths.data):
         if not 1 <= length <= width:
             raise InvalidInput(f"input_lengths[{row}] is {length}; it must be from 1 to {width}", param=INPUT_LENGTHS)
-    return [row[:length] for row, length in zip(rows, flat, strict=True)]
+    return [row[:length] for row, length in zip(rows, lengths.data, strict=True)]
 
 
 def parameters_from(raw: dict[str, Any]) -> GenerationParameters:

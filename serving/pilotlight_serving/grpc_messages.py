@@ -127,7 +127,7 @@ def request_from(message: Any) -> InferRequest:
                     param=given.name,
                 )
             data = from_values(given.name, given.datatype, shape, list(getattr(given.contents, field)))
-        tensors.append(Tensor(given.name, given.datatype, data, parameters_from(given.parameters)))
+        tensors.append(Tensor(given.name, given.datatype, shape, data, parameters_from(given.parameters)))
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise InvalidInput("two input tensors have the same name", param="inputs")
     outputs = [RequestedOutput(output.name, parameters_from(output.parameters)) for output in message.outputs]
@@ -148,11 +148,11 @@ def response_to(response: InferResponse, request: InferRequest, raw: bool) -> An
     for tensor in response.outputs:
         if wanted and tensor.name not in wanted:
             continue
-        output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.data.shape)
+        output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         if raw:
             message.raw_output_contents.append(to_raw(tensor.data, tensor.datatype))
         else:
-            getattr(output.contents, _CONTENTS[tensor.datatype]).extend(tensor.data.reshape(-1).tolist())
+            getattr(output.contents, _CONTENTS[tensor.datatype]).extend(tensor.data)
     return message
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from pilotlight_protocol.generation import GenerationParameters
-from pilotlight_protocol.v2 import DTYPES
+from pilotlight_protocol.v2 import FORMATS
 from pilotlight_wire.handlers import ServedModel
 
 _REASONS = {
@@ -228,7 +228,7 @@ def _schemas() -> dict[str, Any]:
         "required": ["name", "datatype", "shape"],
         "properties": {
             "name": {"type": "string"},
-            "datatype": {"enum": list(DTYPES)},
+            "datatype": {"enum": list(FORMATS)},
             "shape": {"type": "array", "items": {"type": "integer", "minimum": -1}},
         },
     }
@@ -237,7 +237,7 @@ def _schemas() -> dict[str, Any]:
         "required": ["name", "datatype", "shape"],
         "properties": {
             "name": {"type": "string"},
-            "datatype": {"enum": list(DTYPES)},
+            "datatype": {"enum": list(FORMATS)},
             "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
             "parameters": {"type": "object"},
             "data": {"type": "array"},

@@ -47,7 +47,8 @@ class CountingModel:
             self.cancelled.append(context.request_id)
             raise
         context.server_timing["pause"] = pause_s * 1000
-        return InferResponse(context.model_name, self.version, [Tensor("values", "INT32", values.data)], request.id)
+        echo = Tensor("values", "INT32", values.shape, values.data)
+        return InferResponse(context.model_name, self.version, [echo], request.id)
 
     async def stream_infer(self, request: InferRequest, context: RequestContext) -> AsyncIterator[InferResponse]:
         try:

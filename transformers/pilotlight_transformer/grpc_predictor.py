@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import msgspec
-import numpy as np
 
 from pilotlight_protocol.errors import (
     BY_STATUS,
@@ -83,11 +82,11 @@ class GrpcPredictor:
             raise _translated(error) from error
         tensors = _tensors(answer)
         lengths = _int32(tensors["output_lengths"])
-        width = int(lengths.max(initial=0))
-        rows = _int32(tensors["output_ids"]).reshape(len(lengths), width)
+        width = max(lengths, default=0)
+        ids = _int32(tensors["output_ids"])
         events = [
-            TokenEvent(index=index, output_ids=rows[index, :length].tolist(), finish_reason=reason)
-            for index, (length, reason) in enumerate(zip(lengths.tolist(), _reasons(tensors), strict=True))
+            TokenEvent(index=index, output_ids=ids[index * width : index * width + length], finish_reason=reason)
+            for index, (length, reason) in enumerate(zip(lengths, _reasons(tensors), strict=True))
         ]
         events[0].prompt_tokens = len(request.input_ids)
         return WholeAnswer(events, _facts(trailing))
@@ -152,7 +151,7 @@ class GrpcTokenStream:
         tensors = _tensors(answer)
         return TokenEvent(
             index=answer.parameters["index"].int64_param,
-            output_ids=_int32(tensors["output_ids"]).tolist(),
+            output_ids=_int32(tensors["output_ids"]),
             finish_reason=_reasons(tensors)[0],
         )
 
@@ -166,10 +165,9 @@ def _message(request: TokenRequest) -> Any:
             "log-probabilities do not travel over --predictor_protocol grpc-v2; run the transformer with v2",
             param="logprobs",
         )
-    ids = np.array([request.input_ids], dtype=np.int32)
     message = predict_v2.ModelInferRequest(model_name=request.model_name, id=request.request_id)
-    message.inputs.add(name="input_ids", datatype="INT32", shape=ids.shape)
-    message.raw_input_contents.append(ids.tobytes())
+    message.inputs.add(name="input_ids", datatype="INT32", shape=[1, len(request.input_ids)])
+    message.raw_input_contents.append(struct.pack(f"<{len(request.input_ids)}i", *request.input_ids))
     _add_parameters(message.parameters, request.parameters)
     return message
 
@@ -200,8 +198,8 @@ def _tensors(answer: Any) -> dict[str, bytes]:
     return tensors
 
 
-def _int32(raw: bytes) -> np.ndarray[Any, np.dtype[np.int32]]:
-    return np.frombuffer(raw, dtype="<i4").astype(np.int32, copy=False)
+def _int32(raw: bytes) -> list[int]:
+    return list(struct.unpack(f"<{len(raw) // 4}i", raw))
 
 
 def _reasons(tensors: dict[str, bytes]) -> list[FinishReason | None]:

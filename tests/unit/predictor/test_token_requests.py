@@ -14,9 +14,8 @@ from pilotlight_protocol.v2 import InferRequest, Tensor
 
 
 def ids(values: Any, datatype: str = "INT32", name: str = "input_ids") -> Tensor:
-    return Tensor(
-        name, datatype, np.array(values, dtype={"INT32": np.int32, "INT64": np.int64}.get(datatype, np.float32))
-    )
+    array = np.array(values)
+    return Tensor(name, datatype, list(array.shape), array.reshape(-1).tolist())
 
 
 def lengths(values: Any, datatype: str = "INT32") -> Tensor:

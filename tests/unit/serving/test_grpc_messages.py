@@ -5,11 +5,10 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.v2 import InferRequest, InferResponse, RequestedOutput, Tensor, bytes_array
+from pilotlight_protocol.v2 import InferRequest, InferResponse, RequestedOutput, Tensor
 from pilotlight_serving.grpc_messages import ModelStreamInferResponse, request_from, response_to
 from pilotlight_serving.kserve_messages import predict_v2 as pb
 from pilotlight_serving.shell_metrics import without_families
@@ -30,7 +29,7 @@ def tensor(datatype: str, shape: list[int], **contents: Any) -> Any:
     ("message", "values"),
     [
         (request(inputs=[tensor("INT32", [2], int_contents=[1, -2])]), [1, -2]),
-        (request(inputs=[tensor("INT64", [1, 2], int64_contents=[1, 2**40])]), [[1, 2**40]]),
+        (request(inputs=[tensor("INT64", [1, 2], int64_contents=[1, 2**40])]), [1, 2**40]),
         (request(inputs=[tensor("BYTES", [1], bytes_contents=[b"\xff"])]), [b"\xff"]),
         (request(inputs=[tensor("BOOL", [1], bool_contents=[True])]), [True]),
         (request(inputs=[tensor("INT32", [2])], raw_input_contents=[struct.pack("<ii", 1, -2)]), [1, -2]),
@@ -39,7 +38,7 @@ def tensor(datatype: str, shape: list[int], **contents: Any) -> Any:
 def test_inputs(message: Any, values: list[Any]) -> None:
     read = request_from(message)
     assert read.id == "7"
-    assert read.inputs[0].data.tolist() == values
+    assert read.inputs[0].data == values
 
 
 @pytest.mark.parametrize(
@@ -76,8 +75,8 @@ RESPONSE = InferResponse(
     "m",
     "1",
     [
-        Tensor("ids", "INT32", np.array([[1, 2]], dtype=np.int32)),
-        Tensor("why", "BYTES", bytes_array([b"stop"], 1, "why")),
+        Tensor("ids", "INT32", [1, 2], [1, 2]),
+        Tensor("why", "BYTES", [1], [b"stop"]),
     ],
     "7",
     {"index": 0, "last": True, "note": "n"},

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.generation import MAX_LOGPROBS, GenerationParameters, parse_parameters
+from pilotlight_protocol.generation import INT32_MAX, MAX_LOGPROBS, GenerationParameters, parse_parameters
 from pilotlight_protocol.json_bodies import invalid_json
 
 MAX_PROMPTS = 256
@@ -20,7 +20,7 @@ COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for /completions; /chat/completions has none."""
 
 Number = int | float | None
-TokenId = Annotated[int, msgspec.Meta(ge=0)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)]
 _Json = dict[str, Any]
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
@@ -71,16 +70,16 @@ def read_infer(request: InferRequest) -> TextCall:
 
 
 def _texts(tensor: Tensor) -> list[str]:
-    shape = tensor.data.shape
+    shape = tensor.shape
     if tensor.datatype != "BYTES":
         raise InvalidInput(f"'text_input' must be BYTES, not {tensor.datatype}", param=TEXT_INPUT)
     if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1) or not 1 <= shape[0] <= MAX_BATCH:
         raise InvalidInput(
-            f"'text_input' must have shape [batch] or [batch, 1] with a batch of 1 to {MAX_BATCH}, not {list(shape)}",
+            f"'text_input' must have shape [batch] or [batch, 1] with a batch of 1 to {MAX_BATCH}, not {shape}",
             param=TEXT_INPUT,
         )
     try:
-        return [item.decode("utf-8") for item in tensor.data.reshape(-1).tolist()]
+        return [item.decode("utf-8") for item in tensor.data]
     except UnicodeDecodeError as error:
         raise InvalidInput(f"'text_input' is not valid UTF-8: {error.reason}", param=TEXT_INPUT) from None
 
@@ -105,22 +104,18 @@ def _flag(name: str, value: Any) -> bool | None:
 
 def output_tensors(completions: Sequence[Completion], choices_per_prompt: int) -> list[Tensor]:
     """`text_output` and `finish_reason`, BYTES [batch], or [batch, n] when `n` choices were asked for."""
-    shape = (len(completions), choices_per_prompt) if choices_per_prompt > 1 else (len(completions),)
+    shape = [len(completions), choices_per_prompt] if choices_per_prompt > 1 else [len(completions)]
     choices = [choice for completion in completions for choice in completion.choices]
     return _tensors(choices, shape)
 
 
 def piece_tensors(piece: Piece) -> list[Tensor]:
     """`text_output` and `finish_reason`, BYTES [1], of a streamed piece; the reason is empty until the last."""
-    return _tensors([piece], (1,))
+    return _tensors([piece], [1])
 
 
-def _tensors(pieces: Sequence[Piece], shape: tuple[int, ...]) -> list[Tensor]:
-    texts = np.empty(len(pieces), dtype=np.object_)
-    texts[:] = [piece.text.encode() for piece in pieces]
-    reasons = np.empty(len(pieces), dtype=np.object_)
-    reasons[:] = [(piece.finish_reason or "").encode() for piece in pieces]
+def _tensors(pieces: Sequence[Piece], shape: list[int]) -> list[Tensor]:
     return [
-        Tensor(TEXT_OUTPUT, "BYTES", texts.reshape(shape)),
-        Tensor(FINISH_REASON, "BYTES", reasons.reshape(shape)),
+        Tensor(TEXT_OUTPUT, "BYTES", shape, [piece.text.encode() for piece in pieces]),
+        Tensor(FINISH_REASON, "BYTES", shape, [(piece.finish_reason or "").encode() for piece in pieces]),
     ]

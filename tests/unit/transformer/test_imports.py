@@ -1,0 +1,37 @@
+"""What a text component imports: all of it is paid for in every start from zero."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+FAKES = Path(__file__).parents[2] / "fakes"
+SERVE = """
+import asyncio, json, sys
+sys.path.insert(0, sys.argv[1])
+from fake_token_source import FakeTokenSource
+from text_app import TextApp
+import pilotlight_serving.server, pilotlight_transformer.__main__, pilotlight_transformer.rest_predictor
+
+async def serve():
+    app = TextApp(FakeTokenSource())
+    chat = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["hi"]}
+    for path, body in (("/v1/chat/completions", chat), ("/v2/models/demo/infer", {"inputs": [tensor]})):
+        assert (await app.post(path, body)).status_code == 200
+    async with app.client() as client:
+        assert (await client.get("/openapi.json")).status_code == 200
+
+asyncio.run(serve())
+print(json.dumps(list(sys.modules)))
+"""
+
+
+def test_serving_text_imports_nothing_heavy() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", SERVE, str(FAKES)], capture_output=True, text=True, timeout=60, check=True
+    )
+    heavy = {"numpy", "torch", "transformers", "vllm", "grpc", "kserve", "pandas", "fastapi", "pydantic"}
+    assert not heavy & set(json.loads(ran.stdout))
