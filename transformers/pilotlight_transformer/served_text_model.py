@@ -81,8 +81,15 @@ class ServedTextModel:
                     load_text, settings.model_uri, settings.max_model_len, self._templates, settings.environment
                 )
             )
-        except TokenizerFilesError as error:
-            raise Unavailable(str(error)) from error
+        except Exception as error:
+            raise Unavailable(self._told(error)) from error
+
+    def _told(self, error: Exception) -> str:
+        """The reason alone; where in the code it came up is told to who asks for DEBUG."""
+        if isinstance(error, TokenizerFilesError):
+            return str(error)
+        _log.debug("loading the tokenizer failed", exc_info=error)
+        return f"the tokenizer of {self.name} cannot be loaded: {type(error).__name__}: {error}"
 
     async def unload(self) -> None:
         self._set_loaded(None)
@@ -111,12 +118,8 @@ class ServedTextModel:
         try:
             loaded: LoadedText = await asyncio.wrap_future(loading)
             self._set_loaded(loaded)
-        except TokenizerFilesError as error:
-            _log.error("%s", error)
         except Exception as error:
-            _log.exception("loading the tokenizer failed")
-            # The platform shows clients the last line.
-            _log.error("the tokenizer of %s cannot be loaded: %s", self.name, error)
+            _log.error("%s", self._told(error))  # the platform shows people the last lines, and clients the last
         else:
             if loaded.template.needs_worker:
                 self._templates.warm_up()

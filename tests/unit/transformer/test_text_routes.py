@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import Future
 from typing import Any
 
@@ -223,7 +224,8 @@ async def test_unloading_and_loading_again() -> None:
 async def test_a_load_that_fails_ends_the_server_with_the_reason_last(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The platform shows clients the last line of the log."""
+    """The platform shows people the last lines of the log, and clients the last one."""
+    caplog.set_level(logging.DEBUG)
     app = TextApp(FakeTokenSource(), loaded=False)
     loading: Future[LoadedText] = Future()
     stopped: list[bool] = []
@@ -233,20 +235,31 @@ async def test_a_load_that_fails_ends_the_server_with_the_reason_last(
             while not stopped:  # noqa: ASYNC110 the callback is all there is
                 await asyncio.sleep(0)
         assert app.model.load_failed
-    last = caplog.records[-1]
-    assert str(error) in last.getMessage()
-    assert last.exc_info is None
+    told = [record for record in caplog.records if record.levelno >= logging.INFO]
+    assert str(error) in told[-1].getMessage()
+    assert not any(record.exc_info or "Traceback" in record.getMessage() for record in told)
+    traced = [record for record in caplog.records if record.exc_info]
+    assert bool(traced) != isinstance(error, TokenizerFilesError), "a bug's place is in the log, at DEBUG"
     assert app.source.ended
 
 
-async def test_a_load_that_fails_later_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (TokenizerFilesError("tokenizer.json cannot be read: bad"), "tokenizer.json cannot be read: bad"),
+        (ZeroDivisionError("a bug"), "the tokenizer of demo cannot be loaded: ZeroDivisionError: a bug"),
+    ],
+)
+async def test_a_load_that_fails_later_is_told_without_a_traceback(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def failing(*arguments: Any) -> LoadedText:
-        raise TokenizerFilesError("tokenizer.json cannot be read: bad")
+        raise error
 
     monkeypatch.setattr("pilotlight_transformer.served_text_model.load_text", failing)
     app = TextApp(FakeTokenSource(), model_control=True)
     response = await app.post("/v2/repository/models/demo/load", b"")
-    assert (response.status_code, response.json()) == (503, {"error": "tokenizer.json cannot be read: bad"})
+    assert (response.status_code, response.json()) == (503, {"error": told})
 
 
 async def test_loaded_when_it_is_loaded() -> None:
