@@ -778,16 +778,17 @@ async def test_a_preemption_takes_all_who_share_and_only_when_all_are_idle(start
             world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
 
 
-async def test_nobody_shares_while_another_tenants_turn_is_before_its_own(start: Any) -> None:
+async def test_whoever_shares_does_so_before_another_tenants_turn_and_does_not_come_before_it(start: Any) -> None:
     world = await start()
     lease = await world.lease(A, tenant="a", priority="interactive")
     world.now_s += 5.0
     waiting = await world.ask(B, tenant="b", priority="interactive")
-    world.now_s += 1.0
     late = await world.ask(A, tenant="a", priority="interactive")
-    assert (waiting.state, late.state) == ("queued", "queued")
-    await world.release(lease)
-    assert list(world.agent.granted.values()) == [(waiting.lease_id,)]
+    assert (waiting.state, late.state, late.path) == ("queued", "active", "share")
+    assert world.agent.granted == {"s0": (lease.lease_id, late.lease_id)}
+    world.now_s += 5.0
+    await world.ask(A, tenant="a", priority="interactive")
+    assert list(world.agent.granted.values()) == [(waiting.lease_id,)], "a's is lent by now, and b's turn comes first"
 
 
 async def test_whoever_is_let_in_to_an_engine_at_work_is_idle_when_its_work_ends(start: Any) -> None:

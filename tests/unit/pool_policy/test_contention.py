@@ -83,8 +83,17 @@ def test_a_flood_that_shares_an_engine_keeps_it_from_nobody_and_does_more(pool_s
     shared = [replace(lease, model="m", endpoint="m") for lease in flood(1, "normal")]
     together, apart = simulate(pool, [*mine, *shared], SPAN_S), simulate(pool, [*mine, *flood(1, "normal")], SPAN_S)
     assert p95(together, mine) <= 3 * max(p95(simulate(pool, mine, SPAN_S), mine), RESIDUAL_S)
-    assert not [lease for lease in together.preemptions if lease.startswith("quiet")]
+    assert len([lease for lease in together.preemptions if lease.startswith("quiet")]) <= len(mine) / 10, (
+        "where it was beyond its share"
+    )
     assert len(together.finished_at_s) > 1.5 * len(apart.finished_at_s)
+
+
+def test_two_floods_that_share_take_turns_at_a_slot_and_neither_waits_for_the_others_end() -> None:
+    floods = {name: [replace(lease, model=name, endpoint=name) for lease in flood(1, "normal", name)] for name in "ab"}
+    both = simulate(replace(POOL, slot_count=1), [*floods["a"], *floods["b"]], SPAN_S)
+    for leases in floods.values():
+        assert p95(both, leases) <= 10.0, "each is let in once more of the slot is the other's than its own"
 
 
 def test_eleven_tenants_four_slots_and_ten_of_them_flood() -> None:

@@ -55,14 +55,13 @@ class Dispatch:
         """Place what can be placed, refuse what never can, and predict when the others will be ready."""
         pool, now_s = self._pool, self._pool.now_s()
         this_round = QueueRound(pool.policy.contest, pool.predictions, now_s)
-        ahead: set[str] = set()
         for lease_id in fairness.order(pool.policy.fairness, pool.fair, now_s):
             record = pool.records[lease_id]
             if (refusal := pool.refusal_of(record.order.facts.kind)) is not None:
                 pool.end(lease_id, LeaseEvent.REFUSE, refusal)
                 continue
-            # Whoever shares keeps the slot from others for longer: never from a tenant whose turn is before its own.
-            shared = self._shareable(record.wish) if ahead <= {record.wish.tenant} else None
+            # Whosever turn is first: it takes no slot from anybody, and what is lent of this one is taken back.
+            shared = self._shareable(record.wish)
             failing_s = pool.model_wait_s(record.wish.model)
             if failing_s > 0:
                 decision = _backing_off(record.wish, failing_s, now_s)
@@ -72,7 +71,6 @@ class Dispatch:
                 self._share(lease_id, shared)
             else:
                 self._carry_out(lease_id, _readable(decision, record.wish), now_s)
-                ahead |= {record.wish.tenant} if decision.verdict == "queue" else set()
 
     def _decide(self, this_round: QueueRound, lease_id: str, now_s: float, *, can_share: bool) -> placement.Placement:
         pool, record = self._pool, self._pool.records[lease_id]
