@@ -88,8 +88,12 @@ def leased(new_ask: Callable[[float], LeaseAsk], first: tuple[LeaseAsk, Future[L
         deadlines = LeaseDeadlines(args.startup_deadline_s, args.lease_deadline_s)
         transport = partial(PoolHttp, args.pool_url, args.pool_key)
         provider = LeaseProvider(args.model_name, new_ask, deadlines, transport, connected, first)
-        lending = Lending(args.lease_idle_s, args.lease_deadline_s, provider.check_pool, lambda: provider.news)
-        return EngineHolder(provider, lending)
+        return EngineHolder(
+            provider,
+            Lending(
+                args.lease_idle_s, args.lease_deadline_s, provider.check_pool, lambda: provider.news, provider.watch
+            ),
+        )
 
     return holder
 

@@ -81,7 +81,10 @@ class PrewarmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`secret` is in the answer to the POST alone. `endpoint` is there once the state is active or idle."""
+    """`secret` is in the answer to the POST alone. `endpoint` is there once the state is active or idle.
+
+    `elsewhere`: it has no engine yet, and another lease of its endpoint has one.
+    """
 
     lease_id: Name
     state: LeaseState
@@ -92,6 +95,7 @@ class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     secret: str = ""
     reasons: tuple[str, ...] = ()
     phases_s: dict[str, float] = {}
+    elsewhere: bool = False
 
 
 class LeaseLine(msgspec.Struct, frozen=True):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 _FORWARDED = frozenset({"traceparent", "tracestate"})
 OWN_PREFIX = "x-pilotlight-"
 REQUEST_ID = "x-request-id"
+ELSEWHERE = "x-pilotlight-elsewhere"
+"""On a request: its sender would take it to another pod. On a 503: another pod can answer it now, this one cannot."""
 
 
 def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -71,11 +71,12 @@ class ScriptedTransport:
             return _play(pool.heartbeats.pop(0) if pool.heartbeats else Answer(200), {})
         if path == "/v1/leases":
             pool.bodies.append(asked)
-        if not pool.script:
+        while not pool.script:
             # A long poll: until `answer` or `close`.
-            self._pool.news.wait(timeout_s)
-            if self._closed.is_set():
+            in_time = pool.news.wait(timeout_s)
+            if self._closed.is_set() or not in_time:
                 raise PoolUnreachable("closed")
+            pool.news.clear()
         return _play(pool.script.pop(0), asked)
 
     def close(self) -> None:

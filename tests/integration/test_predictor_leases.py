@@ -23,6 +23,7 @@ from component_process import RunningComponent, free_port, running, until
 
 from pilotlight_engine.leasing.lease_errors import PoolUnreachable
 from pilotlight_engine.leasing.pool_http import Answer, PoolHttp
+from pilotlight_wire.hop_headers import ELSEWHERE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -89,10 +90,11 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.fixture
-def pool() -> Iterator[FakePool]:
+def pool(request: pytest.FixtureRequest) -> Iterator[FakePool]:
+    """Indirectly parametrized: with so many slots."""
     # Not pytest's folder: its path is too long for a socket.
     with tempfile.TemporaryDirectory(prefix="pl-") as folder:
-        pool = FakePool(Path(folder))
+        pool = FakePool(Path(folder), getattr(request, "param", 1))
         pool.start()
         try:
             yield pool
@@ -100,16 +102,16 @@ def pool() -> Iterator[FakePool]:
             pool.kill()
 
 
-def model(folder: Path, name: str, counting: int) -> Path:
+def model(folder: Path, name: str, counting: int, boot_s: float = 0.02) -> Path:
     """A checkpoint of which only the architecture is real; its engines count up by `counting`."""
     place = folder / name
-    place.mkdir()
+    place.mkdir(parents=True)
     (place / "config.json").write_text(json.dumps({"architectures": ["Fake"], "hidden_size": 8}))
     header = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
     (place / "model.safetensors").write_bytes(
         len(header).to_bytes(8, "little") + header + counting.to_bytes(4, "little")
     )
-    (place / "fake.json").write_text(json.dumps({"counting": counting, "step_s": 0.005}))
+    (place / "fake.json").write_text(json.dumps({"counting": counting, "step_s": 0.005, "boot_s": boot_s}))
     return place
 
 
@@ -211,6 +213,33 @@ def test_a_stream_outlives_its_engine(pool: FakePool, tmp_path: Path) -> None:
                 os.kill(engine, signal.SIGKILL)
                 killed.add(engine)
         assert tokens == counted(1, 10, 400)
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True)
+def test_a_pod_whose_engine_boots_takes_no_requests_while_another_has_one(pool: FakePool, tmp_path: Path) -> None:
+    place = model(tmp_path, "model", 10, boot_s=1.5)
+    with contextlib.ExitStack() as stack:
+        one, other = (
+            stack.enter_context(
+                predictor(pool, tmp_path / name, "m", 10, f"--model_dir={place}", "--lease_idle_s=0.05")
+            )
+            for name in ("one", "other")
+        )
+        until(lambda: not pool.leases(), DEADLINE_S, "both leases given back")
+        for engine in pool.engine_pids():
+            os.kill(engine, signal.SIGKILL)
+        until(lambda: not pool.engine_pids(), DEADLINE_S, "both slots without an engine")
+        assert generate(one).status_code == 200
+        with streaming(one) as tokens:
+            body = {"input_ids": [1], "parameters": {"max_tokens": 3, "temperature": 0}}
+            sent_on = httpx.post(url(other), json=body, headers={ELSEWHERE: "1"}, timeout=60)
+            assert (sent_on.status_code, ELSEWHERE in sent_on.headers) == (503, True)
+            status, why = other.get("/v2/health/ready")
+            assert status == 503
+            assert b"another pod of the endpoint has an engine" in why
+            assert generate(other).json()["output_ids"] == counted(1, 10, 3), "who cannot go elsewhere waits"
+        assert tokens == counted(1, 10, 400)
+        until(lambda: other.get("/v2/health/ready")[0] == 200, DEADLINE_S, "ready once it has an engine")
 
 
 def test_a_stream_outlives_the_pool(pool: FakePool, tmp_path: Path) -> None:

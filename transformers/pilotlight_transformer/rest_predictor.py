@@ -5,6 +5,7 @@ Responsible for requests and answers of the token contract. Connections are http
 
 from __future__ import annotations
 
+import asyncio
 from typing import NoReturn
 from urllib.parse import quote
 
@@ -13,12 +14,14 @@ import msgspec
 from pilotlight_protocol.errors import PARAM_HEADER, PayloadTooLarge, Unavailable, from_status
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent, TokenLogprob
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream, WholeAnswer
-from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after, passed_back
+from pilotlight_wire.hop_headers import ELSEWHERE, REQUEST_ID, parse_retry_after, passed_back
 from pilotlight_wire.http_connection import ConnectionLost, ConnectionPool, HttpConnection, Silence
 from pilotlight_wire.server_timing import parse_server_timing
 from pilotlight_wire.upstream_address import PredictorAddress
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+# A pod that another one's engine makes superfluous takes no requests before long; until then the next try may find it.
+ELSEWHERE_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 _EVENT = b"data:"
 
 _events = msgspec.json.Decoder(TokenEvent)
@@ -69,13 +72,13 @@ class RestPredictor:
     async def stream(self, request: TokenRequest) -> TokenStream:
         if request.whole:
             return await self._answered(request)
-        connection = await self._pool.exchange(self._message(request, "generate_stream", b"text/event-stream"))
+        connection = await self._exchange(request, "generate_stream", b"text/event-stream")
         if connection.status != 200:
             await self._refused(connection)
         return RestTokenStream(self._pool, connection, request.parameters.n)
 
     async def _answered(self, request: TokenRequest) -> TokenStream:
-        connection = await self._pool.exchange(self._message(request, "generate", b"application/json"))
+        connection = await self._exchange(request, "generate", b"application/json")
         if connection.status != 200:
             await self._refused(connection)
         body = await self._whole(connection)
@@ -88,9 +91,19 @@ class RestPredictor:
     async def close(self) -> None:
         self._pool.close()
 
-    def _message(self, request: TokenRequest, verb: str, accept: bytes) -> bytes:
+    async def _exchange(self, request: TokenRequest, verb: str, accept: bytes) -> HttpConnection:
+        """The answer of a pod that has an engine; the last try may be any pod's, which then waits for one."""
+        for pause_s in ELSEWHERE_PAUSES_S:
+            connection = await self._pool.exchange(self._message(request, verb, accept, f"{ELSEWHERE}: 1\r\n"))
+            if connection.status != 503 or ELSEWHERE not in connection.headers:
+                return connection
+            await self._whole(connection)
+            await asyncio.sleep(pause_s)
+        return await self._pool.exchange(self._message(request, verb, accept))
+
+    def _message(self, request: TokenRequest, verb: str, accept: bytes, may_move: str = "") -> bytes:
         body = _encoder.encode(_Body(request.request_id, request.input_ids, request.parameters))
-        headers = "".join(f"{name}: {value}\r\n" for name, value in request.metadata.items())
+        passed = "".join(f"{name}: {value}\r\n" for name, value in request.metadata.items())
         return b"".join(
             (
                 f"POST /v2/models/{quote(request.model_name, safe='')}/{verb} HTTP/1.1\r\nhost: ".encode(),
@@ -98,7 +111,7 @@ class RestPredictor:
                 b"\r\naccept: ",
                 accept,
                 b"\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(body),
-                f"{REQUEST_ID}: {request.request_id}\r\n{headers}\r\n".encode("latin-1", "replace"),
+                f"{REQUEST_ID}: {request.request_id}\r\n{may_move}{passed}\r\n".encode("latin-1", "replace"),
                 body,
             )
         )

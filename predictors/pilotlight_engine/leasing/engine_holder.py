@@ -5,8 +5,9 @@
        └── load, or work ── idle
 
 An engine of our own is wanted always, and a request finds it or is refused. A lent one (`Lending`) is wanted while
-there is work: requests wait for it, and the server stays ready without it. The provider waits its own back-off between
-tries; an engine that can never start ends `run` with EngineMisconfigured, and so the process.
+there is work: requests wait for it, and the server stays ready without it, unless another pod of the endpoint has an
+engine meanwhile: requests are that one's. The provider waits its own back-off between tries; an engine that can never
+start ends `run` with EngineMisconfigured, and so the process.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 
 from pilotlight_engine.contract import Engine, EngineInfo, EngineProvider, EngineStats
 from pilotlight_engine.errors import EngineMisconfigured
-from pilotlight_engine.leasing.lease_errors import LeaseRefused, PoolUnreachable
+from pilotlight_engine.leasing.lease_errors import LeaseRefused, PoolUnreachable, ServedElsewhere
 from pilotlight_engine.leasing.metrics import BOOT_PHASE, ENGINE_HELD, ENGINES_LOST
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 from pilotlight_protocol.errors import PilotlightError, Unavailable
@@ -53,13 +54,15 @@ class LeaseNews:
 class Lending:
     """`idle_s`: a lent engine without work for so long is given back. `wait_s`: how long a request waits for one.
 
-    `check_pool` raises PoolUnreachable while the pool does not answer. `news`: of the lease acquired last.
+    `check_pool` raises PoolUnreachable while the pool does not answer. `news`: of the lease acquired last. `watch`: has
+    its argument told whether another pod of the endpoint has an engine while this one waits for its own.
     """
 
     idle_s: float
     wait_s: float
     check_pool: Callable[[], Awaitable[None]]
     news: Callable[[], LeaseNews]
+    watch: Callable[[Callable[[bool], None]], None]
 
 
 class EngineHolder:
@@ -76,6 +79,8 @@ class EngineHolder:
         self._unwanted = asyncio.Event()
         self._given_back = asyncio.Event()
         self._waiters: set[asyncio.Future[Engine]] = set()
+        self._movable: set[asyncio.Future[Engine]] = set()
+        self._elsewhere = False
         self._works = 0
         self._workless = asyncio.Event()
         self._workless_since = 0.0
@@ -84,6 +89,8 @@ class EngineHolder:
         self._boot_s = FIRST_BOOT_GUESS_S
         self._last_failure = ""
         self._hopeless = ""
+        if lending is not None:
+            lending.watch(self._told_elsewhere)
 
     @property
     def held(self) -> bool:
@@ -92,10 +99,11 @@ class EngineHolder:
 
     @property
     def ready(self) -> bool:
-        """Own engine: held. Lent: one was held and checked, and the pool answers."""
+        """Own engine: held. Lent: one was held and checked, the pool answers, no other pod has an engine instead."""
         if self._lending is None:
             return self.held
-        return self._loaded and self._info is not None and self._reachable and not self._hopeless
+        usable = self._loaded and self._info is not None and not self._hopeless
+        return usable and self._reachable and not self._elsewhere
 
     @property
     def first_wait_s(self) -> float:
@@ -128,15 +136,18 @@ class EngineHolder:
                 self._workless_since = self._loop.time()
                 self._workless.set()
 
-    async def engine(self, wait_s: float = 0.0) -> Engine:
-        """The engine, waiting for one at most so long. Raises Unavailable that says what is being waited for."""
+    async def engine(self, wait_s: float = 0.0, *, may_move: bool = False) -> Engine:
+        """The engine, waiting for one at most so long. Raises Unavailable that says what is being waited for, or
+        ServedElsewhere where the request `may_move` to a pod that has one."""
         engine = self._engine
         if engine is not None and not engine.lost.done():
             return engine
-        if wait_s <= 0 or not self._loaded or self._hopeless:
+        if wait_s <= 0 or not self._loaded or self._hopeless or (may_move and self._elsewhere):
             raise self.why_not_held()
         waiter: asyncio.Future[Engine] = self._loop.create_future()
         self._waiters.add(waiter)
+        if may_move:
+            self._movable.add(waiter)
         try:
             async with asyncio.timeout(wait_s):
                 return await waiter
@@ -144,6 +155,7 @@ class EngineHolder:
             raise self.why_not_held() from None
         finally:
             self._waiters.discard(waiter)
+            self._movable.discard(waiter)
 
     def take_news(self) -> LeaseNews | None:
         """How the lent engine was got, to the first who asks."""
@@ -157,6 +169,8 @@ class EngineHolder:
             return Unavailable(
                 "the model is unloaded; POST /v2/repository/models/{model}/load brings it back", retry_after_s=30
             )
+        if self._elsewhere:
+            return ServedElsewhere("this pod waits for its lease, another pod of the endpoint has an engine")
         waited_s = self._loop.time() - self._booting_since
         left_s = min(_RETRY_AFTER_MAX_S, max(1.0, self._boot_s - waited_s))
         failure = f"; before that: {self._last_failure}" if self._last_failure else ""
@@ -304,7 +318,16 @@ class EngineHolder:
         if isinstance(error, LeaseRefused):
             self._fail_waiters(LeaseRefused(self._last_failure, retry_after_s=error.retry_after_s))
 
+    def _told_elsewhere(self, elsewhere: bool) -> None:
+        self._elsewhere = elsewhere
+        if elsewhere:
+            _fail(self._movable, self.why_not_held())
+
     def _fail_waiters(self, error: PilotlightError) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
+        _fail(self._waiters, error)
+
+
+def _fail(waiters: set[asyncio.Future[Engine]], error: PilotlightError) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(error)

@@ -29,6 +29,8 @@ from pilotlight_protocol.leases import SERVING, ErrorBody, LeaseAnswer, LeaseReq
 # known before.
 FIRST_WAIT_S = 0.25
 POLL_WAIT_S = 20.0
+# While another pod of the endpoint answers its requests: how long it may take to notice that it does not any more.
+ELSEWHERE_POLL_S = 1.0
 CALL_DEADLINE_S = 10.0
 _T = TypeVar("_T")
 
@@ -65,6 +67,14 @@ class LeaseAsk:
         self._lock = threading.Lock()
         self._open: Transport | None = None
         self._cancelled = False
+        self._elsewhere = False
+        self._tell_elsewhere: Callable[[bool], None] = lambda elsewhere: None
+
+    def watch(self, tell: Callable[[bool], None]) -> None:
+        """`tell` whether another lease of the endpoint has an engine: now, and in the ask's thread on a change."""
+        with self._lock:
+            self._tell_elsewhere = tell
+            tell(self._elsewhere)
 
     def run(self) -> Lease:
         """Raises LeaseRefused, PoolUnreachable, LeaseEnded (cancelled), or what is wrong with the wish."""
@@ -99,17 +109,24 @@ class LeaseAsk:
     def _poll(self, opened: LeaseAnswer, until_s: float) -> Lease:
         answer, path = opened, _path(opened.lease_id)
         while answer.state not in SERVING:
+            self._note(answer.elsewhere)
             left_s = until_s - self._clock()
             if left_s <= 0:
                 reasons = "; ".join(answer.reasons) or f"it is {answer.state}"
                 raise LeaseRefused(
                     f"no engine within {self._deadline_s:g} s: {reasons}", retry_after_s=answer.eta_s or 5.0
                 )
-            wait_s = min(POLL_WAIT_S, left_s)
+            wait_s = min(ELSEWHERE_POLL_S if answer.elsewhere else POLL_WAIT_S, left_s)
             answer = self._call("GET", f"{path}?wait_s={wait_s:.3f}", None, wait_s)
         if not (opened.secret and answer.endpoint):
             raise _no_pool("a lease that serves has no secret or no endpoint")
         return Lease(opened.lease_id, opened.secret, answer.endpoint, answer.expires_s, answer.path, answer.phases_s)
+
+    def _note(self, elsewhere: bool) -> None:
+        with self._lock:
+            if elsewhere != self._elsewhere and not self._cancelled:
+                self._elsewhere = elsewhere
+                self._tell_elsewhere(elsewhere)
 
     def _call(self, method: str, path: str, body: bytes | None, wait_s: float) -> LeaseAnswer:
         with self._lock:

@@ -4,7 +4,8 @@ Unavailable
 ├── PoolUnreachable   nobody answers, or not as a pool does: asked again with back-off
 ├── LeaseRefused      the pool's own refusal, with its reasons: told to those who wait
 ├── LeaseEnded        the pool does not know this lease (any more): another one is asked for
-└── WrongEngine       the engine that was lent serves another model: never used, another one is asked for
+├── WrongEngine       the engine that was lent serves another model: never used, another one is asked for
+└── ServedElsewhere   another pod of this endpoint has an engine and this one waits for its own: a request goes there
 """
 
 from __future__ import annotations
@@ -25,4 +26,8 @@ class LeaseEnded(Unavailable):
 
 
 class WrongEngine(Unavailable):
+    pass
+
+
+class ServedElsewhere(Unavailable):
     pass

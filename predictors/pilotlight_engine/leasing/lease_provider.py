@@ -95,6 +95,12 @@ class LeaseProvider:
         self._clock = clock
         self._failures = back_off.Failures()
         self._held: _Held | None = None
+        self._asking: LeaseAsk | None = None
+        self._watcher: Callable[[bool], None] = lambda elsewhere: None
+
+    def watch(self, tell: Callable[[bool], None]) -> None:
+        """`tell`, in the loop, whether another lease of the endpoint has an engine while one is asked for here."""
+        self._watcher = tell
 
     async def acquire(self) -> Engine:
         """Raises Unavailable in one of its forms of `lease_errors` (try again), EngineMisconfigured (it never will).
@@ -158,12 +164,25 @@ class LeaseProvider:
     async def _lease(self) -> Lease:
         first, self._first = self._first, None
         ask, future = first if first is not None else lease_client.begin(self._new_ask(self._deadline_s()))
+        loop, self._asking = asyncio.get_running_loop(), ask
+
+        def hear(elsewhere: bool) -> None:
+            loop.call_soon_threadsafe(self._heard, ask, elsewhere)
+
+        ask.watch(hear)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             ask.cancel()
             future.add_done_callback(self._give_back_unheard)
             raise
+        finally:
+            self._asking = None
+            self._watcher(False)
+
+    def _heard(self, ask: LeaseAsk, elsewhere: bool) -> None:
+        if ask is self._asking:
+            self._watcher(elsewhere)
 
     @property
     def _had_one(self) -> bool:

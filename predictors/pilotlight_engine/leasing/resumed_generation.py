@@ -15,11 +15,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pilotlight_engine.contract import Engine, GenerateRequest
 from pilotlight_engine.leasing import resume
 from pilotlight_engine.leasing.engine_holder import EngineHolder
+from pilotlight_engine.leasing.lease_errors import ServedElsewhere
 from pilotlight_engine.leasing.metrics import RESUMES
 from pilotlight_engine.leasing.resume import CannotResume, Delivered, Part, ResumeLimits
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import TokenDelta
 from pilotlight_wire.handlers import RequestContext
+from pilotlight_wire.hop_headers import ELSEWHERE
 
 LEASE_HEADER = "x-pilotlight-lease"
 # What is worth a bar of its own; queueing and the rest are in `lease`.
@@ -70,15 +72,23 @@ class Generator:
     async def _first_engine(self, context: RequestContext) -> Engine:
         asked_at = time.perf_counter()
         must_wait = not self._holder.held
-        engine = await self._holder.engine(self._holder.first_wait_s)
+        may_move = ELSEWHERE in context.headers
+        try:
+            engine = await self._holder.engine(self._holder.first_wait_s, may_move=may_move)
+        except ServedElsewhere:
+            if may_move:
+                context.response_headers[ELSEWHERE] = "1"
+            raise
+        waited_s = time.perf_counter() - asked_at
         lease = self._holder.take_news()
         if lease is None:
+            if must_wait:
+                context.server_timing["lease"] = waited_s * 1000
             return engine
         spent = [f"{name}={seconds:.4f}" for name, seconds in lease.phases_s.items() if seconds > 0]
         context.response_headers[LEASE_HEADER] = "; ".join([f"path={lease.path}", *spent])
         if must_wait:
             # Server-Timing has no start times: the phases must add up to what the client waited.
-            waited_s = time.perf_counter() - asked_at
             phases = {name: lease.phases_s[name] for name in _TOLD_PHASES if lease.phases_s.get(name, 0) > 0}
             context.server_timing["lease"] = max(0.0, waited_s - sum(phases.values())) * 1000
             for name, seconds in phases.items():

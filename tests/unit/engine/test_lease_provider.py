@@ -15,7 +15,7 @@ from scripted_pool import Entry, ScriptedPool, error, lease
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.leasing.engine_holder import EngineHolder, Lending
 from pilotlight_engine.leasing.lease_client import Lease, LeaseAsk
-from pilotlight_engine.leasing.lease_errors import LeaseRefused, PoolUnreachable
+from pilotlight_engine.leasing.lease_errors import LeaseRefused, PoolUnreachable, ServedElsewhere
 from pilotlight_engine.leasing.lease_provider import LeaseDeadlines, LeaseProvider
 from pilotlight_predictor.engine_queue import QueueLimits
 from pilotlight_predictor.token_requests import RequestLimits
@@ -23,6 +23,7 @@ from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.leases import LeaseRequest
 from pilotlight_wire.handlers import Reply, RequestContext
+from pilotlight_wire.hop_headers import ELSEWHERE
 
 BODY: dict[str, Any] = {"input_ids": [1], "parameters": {"max_tokens": 4, "temperature": 0}}
 
@@ -51,7 +52,7 @@ class Rig:
         wish = LeaseRequest("file:///m", "m")
         deadlines = LeaseDeadlines(first_s=600.0, later_s=5.0)
         provider = LeaseProvider("m", lambda s: LeaseAsk(wish, self.pool, s), deadlines, self.pool, self.connect)
-        lending = Lending(idle_s, wait_s, provider.check_pool, lambda: provider.news)
+        lending = Lending(idle_s, wait_s, provider.check_pool, lambda: provider.news, provider.watch)
         self.holder = EngineHolder(provider, lending)
         self.model = TokensModel("m", self.holder, RequestLimits(), QueueLimits(max_queue=2))
 
@@ -62,9 +63,9 @@ class Rig:
         self.engines.append(engine)
         return engine
 
-    async def ask(self, **parameters: Any) -> tuple[list[int], RequestContext]:
+    async def ask(self, headers: dict[str, str] | None = None, **parameters: Any) -> tuple[list[int], RequestContext]:
         body = {**BODY, "parameters": {**BODY["parameters"], **parameters}}
-        context = RequestContext("r", {}, body=msgspec.json.encode(body), model_name="m")
+        context = RequestContext("r", headers or {}, body=msgspec.json.encode(body), model_name="m")
         reply = await self.model.generate(context)
         assert isinstance(reply, Reply)
         return msgspec.json.decode(reply.body)["output_ids"], context
@@ -129,6 +130,43 @@ async def test_waiting_requests_are_bounded_and_are_served_when_the_lease_comes(
             await rig.ask()
         rig.pool.answer(lease(lease_id="L2"))
         assert [(await task)[0] for task in waiting] == [[2, 3, 4, 5]] * 2
+
+
+async def test_while_another_pod_has_an_engine_requests_go_there_and_this_pod_is_not_ready() -> None:
+    async with leasing(lease(), lease("queued", elsewhere=True), idle_s=0.0) as rig:
+        await until(lambda: rig.pool.given_back == ["L1"])
+        stays = asyncio.create_task(rig.ask())
+        with pytest.raises(ServedElsewhere, match="another pod"):
+            await rig.ask({ELSEWHERE: "1"})
+        assert not rig.model.ready()
+        with pytest.raises(ServedElsewhere):
+            await rig.ask({ELSEWHERE: "1"})
+        rig.pool.answer(lease("queued"))
+        await until(rig.model.ready)
+        comes = asyncio.create_task(rig.ask({ELSEWHERE: "1"}))
+        rig.pool.answer(lease(lease_id="L2"))
+        assert [(await task)[0] for task in (stays, comes)] == [[2, 3, 4, 5]] * 2, "nobody waits here who need not"
+
+
+async def test_a_stream_that_has_lost_its_engine_waits_for_the_next_one_here() -> None:
+    async with leasing(lease(), lease("placing", elsewhere=True)) as rig:
+        await until(rig.model.ready)
+        rig.engines[0].step_s = 0.001
+        asking = asyncio.create_task(rig.ask({ELSEWHERE: "1"}, max_tokens=200))
+        await until(lambda: rig.engines[0].active == 1)
+        rig.engines[0].lose("the engine died")
+        await until(lambda: rig.pool.calls[-1][0] == "GET" and not rig.model.ready())
+        rig.pool.answer(lease(lease_id="L2"))
+        assert (await asking)[0] == [token % 1000 for token in range(2, 202)]
+
+
+async def test_every_request_that_waits_for_the_lease_says_how_long() -> None:
+    async with leasing(lease(), lease("queued"), idle_s=0.0) as rig:
+        await until(lambda: rig.pool.given_back == ["L1"])
+        waiting = [asyncio.create_task(rig.ask()) for _ in range(2)]
+        await until(lambda: rig.pool.calls[-1][0] == "GET")
+        rig.pool.answer(lease(lease_id="L2"))
+        assert ["lease" in (await task)[1].server_timing for task in waiting] == [True, True]
 
 
 async def test_a_request_waits_no_longer_than_its_deadline() -> None:

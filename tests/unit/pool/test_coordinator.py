@@ -719,6 +719,21 @@ async def test_a_slot_of_its_own_is_better_than_a_shared_one(start: Any) -> None
     assert (await world.lease(A)).path == "share"
 
 
+async def test_who_gets_an_engine_of_its_own_hears_meanwhile_that_another_of_its_endpoint_has_one(start: Any) -> None:
+    world = await start("s0", "s1")
+    first = await world.lease(A)
+    world.agent.gate = asyncio.Event()
+    second, other = await world.ask(A), await world.ask(A, tenant="b")
+    assert (second.state, second.elsewhere) == ("placing", True)
+    assert not other.elsewhere, "another tenant's"
+    world.agent.die("s0")
+    assert not (await world.coordinator.desk.poll(second.lease_id, 0.0, TRUSTED)).elsewhere
+    world.agent.gate.set()
+    await world.settle()
+    assert not world.coordinator.desk.heartbeat(second.lease_id, TRUSTED).elsewhere
+    assert not first.elsewhere
+
+
 async def test_whoever_asks_while_its_endpoints_engine_boots_shares_it(start: Any) -> None:
     world = await start()
     world.agent.gate = asyncio.Event()

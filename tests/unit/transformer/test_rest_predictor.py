@@ -12,6 +12,7 @@ from pilotlight_protocol.errors import InvalidInput, PilotlightError, TooManyReq
 from pilotlight_protocol.generation import GenerationParameters
 from pilotlight_text.token_source import TokenRequest
 from pilotlight_transformer.rest_predictor import RestPredictor
+from pilotlight_wire.hop_headers import ELSEWHERE
 from pilotlight_wire.http_connection import ConnectionLost, ConnectionPool
 from pilotlight_wire.upstream_address import PredictorAddress
 
@@ -29,14 +30,15 @@ class Connection:
 
 
 class Pool:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *before: Connection) -> None:
         self.connection = connection
+        self.before = list(before)
         self.sent: list[bytes] = []
         self.given_back: list[str] = []
 
     async def exchange(self, message: bytes) -> Connection:
         self.sent.append(message)
-        return self.connection
+        return self.before.pop(0) if self.before else self.connection
 
     def explain(self, error: Exception) -> PilotlightError:
         return Unavailable("the connection was lost")
@@ -51,9 +53,9 @@ class Pool:
         self.given_back.append("closed")
 
 
-def predictor(connection: Connection) -> tuple[RestPredictor, Pool]:
+def predictor(connection: Connection, *before: Connection) -> tuple[RestPredictor, Pool]:
     made = RestPredictor(PredictorAddress("h", 80, "demo.ns"), connect_timeout_s=1, timeout_s=1)
-    pool = Pool(connection)
+    pool = Pool(connection, *before)
     made._pool = cast(ConnectionPool, pool)
     return made, pool
 
@@ -145,3 +147,30 @@ async def test_a_refusal_keeps_its_status_reason_and_delay(whole: bool) -> None:
     with pytest.raises(InvalidInput, match="status 400") as told:
         await source.stream(asked(whole))
     assert told.value.param is None, "the client has sent no input_ids"
+
+
+def elsewhere() -> Connection:
+    return Connection([b'{"error": "another pod has an engine"}'], 503, {ELSEWHERE: "1", "retry-after": "1"})
+
+
+async def test_a_request_goes_to_the_pod_that_has_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pilotlight_transformer.rest_predictor.ELSEWHERE_PAUSES_S", (0.0, 0.0))
+    said = Connection([event(output_ids=[4], finish_reason="stop")])
+    source, pool = predictor(said, elsewhere())
+    assert [e.output_ids for e in await (await source.stream(asked())).events()] == [[4]]
+    assert [ELSEWHERE.encode() in message for message in pool.sent] == [True, True]
+    assert pool.given_back == ["released"]
+
+
+async def test_the_last_try_waits_wherever_it_comes_and_other_refusals_are_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pilotlight_transformer.rest_predictor.ELSEWHERE_PAUSES_S", (0.0, 0.0))
+    source, pool = predictor(elsewhere(), elsewhere(), elsewhere())
+    with pytest.raises(Unavailable, match="another pod"):
+        await source.stream(asked())
+    assert [ELSEWHERE.encode() in message for message in pool.sent] == [True, True, False]
+    source, pool = predictor(Connection([b'{"error": "full"}'], 503))
+    with pytest.raises(Unavailable, match="full"):
+        await source.stream(asked(whole=True))
+    assert len(pool.sent) == 1

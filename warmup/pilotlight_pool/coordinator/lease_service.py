@@ -21,6 +21,7 @@ from pilotlight_pool.policy.leases import access
 from pilotlight_pool.policy.leases.access import Caller
 from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
+from pilotlight_pool.policy.leases.ledger import is_served_elsewhere
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError, TooManyRequests, Unavailable
 from pilotlight_protocol.leases import SERVING, Isolation, LeaseAnswer, LeaseRequest
 
@@ -193,6 +194,7 @@ class Desk:
             endpoint=record.endpoint if state in SERVING else "",
             reasons=record.reasons,
             phases_s=record.phases_s,
+            elsewhere=is_served_elsewhere(self._pool.ledger, record.wish.lease_id),
         )
 
 

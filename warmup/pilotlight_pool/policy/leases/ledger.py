@@ -201,6 +201,15 @@ def is_served(ledger: Ledger, slot: Slot) -> bool:
     return slot.lease_id is not None and ledger.leases[slot.lease_id].state in SERVING
 
 
+def is_served_elsewhere(ledger: Ledger, lease_id: str) -> bool:
+    """Whether the lease has no engine yet, and another one of its endpoint has."""
+    lease = ledger.leases[lease_id]
+    return lease.state not in SERVING and any(
+        is_served(ledger, slot) and ledger.leases[slot.lease_id or ""].wish.sharing_terms == lease.wish.sharing_terms
+        for slot in ledger.slots.values()
+    )
+
+
 def expire(ledger: Ledger, now_s: float) -> tuple[Ledger, tuple[str, ...]]:
     """End every lease whose heartbeats stopped; returns the ids, oldest expiry first."""
     late = sorted(
