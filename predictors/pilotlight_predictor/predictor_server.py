@@ -62,7 +62,7 @@ def child_engines(args: Namespace, environment: Mapping[str, str]) -> ModelEngin
         if folder is None:
             from pilotlight_store.stored_folder import stored_folder  # only where there is something to fetch
 
-            folder = stored_folder(reference, environment).path  # leased until this process ends
+            folder = stored_folder(reference, environment).path  # held until this process ends
         return model_source.check_directory(folder)
 
     def provide(model_dir: Path) -> ChildEngineProvider:

@@ -9,9 +9,9 @@ The node: `catalog` knows what is there, `room` who makes room, `published_model
 """
 
 from pilotlight_store.model_store import Progress, Store, StoreSettings
-from pilotlight_store.published.catalog import Lease
+from pilotlight_store.published.catalog import Hold
 from pilotlight_store.published.published_models import Model, Tier
 from pilotlight_store.sources.sources import SourceSettings
 from pilotlight_store.transfer.transfer import TransferSettings
 
-__all__ = ["Lease", "Model", "Progress", "SourceSettings", "Store", "StoreSettings", "Tier", "TransferSettings"]
+__all__ = ["Hold", "Model", "Progress", "SourceSettings", "Store", "StoreSettings", "Tier", "TransferSettings"]

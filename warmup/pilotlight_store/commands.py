@@ -127,10 +127,10 @@ def prefetch(
 @click.command()
 @click.option("--verify", is_flag=True, help="Read every byte and compare; a damaged model is withdrawn.")
 @click.option("--unpin", metavar="DIGEST", help="Let a pinned model be evicted again.")
-@click.option("--remove", metavar="DIGEST", help="Delete a model that is neither pinned nor leased.")
+@click.option("--remove", metavar="DIGEST", help="Delete a model that is neither pinned nor held.")
 @store_option
 def models(verify: bool, unpin: str | None, remove: str | None, folder: Path) -> None:
-    """List the models on this machine: digest, size, tier, pin, leases, last use, source."""
+    """List the models on this machine: digest, size, tier, pin, holds, last use, source."""
     from pilotlight_store import Store, StoreSettings
 
     with _plainly(), _ended_by_signals() as cancel, Store(StoreSettings(folder.expanduser())) as store:
@@ -157,7 +157,7 @@ def _table(found: tuple[Model, ...]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("DIGEST", "SIZE", "TIER", "PINNED", "LEASES", "LAST USE", "QUANTIZATION", "SOURCE"):
+    for name in ("DIGEST", "SIZE", "TIER", "PINNED", "HOLDS", "LAST USE", "QUANTIZATION", "SOURCE"):
         table.add_column(name, no_wrap=True, overflow="fold" if name == "SOURCE" else "ellipsis")
     for model in found:
         manifest = model.manifest
@@ -167,7 +167,7 @@ def _table(found: tuple[Model, ...]) -> None:
             shown_size(manifest.size_bytes),
             model.tier,
             "yes" if model.pinned else "",
-            str(model.leases or ""),
+            str(model.holds or ""),
             _ago(time.time() - model.last_used_s),
             (manifest.quantization or "") if manifest.architecture else "tokenizer only",
             source,

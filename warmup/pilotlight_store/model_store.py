@@ -1,7 +1,7 @@
 """The model store of one node: composition of sources, transfer, budgets and page cache.
 
 Processes share a store by its folder alone: every decision about what is there is taken under `store.lock`, every
-download under its own lock, and a lease is a locked file, so nothing has to be cleaned up after a process that died.
+download under its own lock, and a hold is a locked file, so nothing has to be cleaned up after a process that died.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypedDict, Unpack
 from pilotlight_protocol.errors import ModelNotFound
 from pilotlight_protocol.manifest import MANIFEST_NAME, ManifestFile, broken_promises, encode_manifest
 from pilotlight_store.errors import DownloadCancelled, SourceChanged, SourceUnavailable, VerificationFailed
-from pilotlight_store.published.catalog import Catalog, Lease
+from pilotlight_store.published.catalog import Catalog, Hold
 from pilotlight_store.published.checkpoint import describe
 from pilotlight_store.published.locks import FileLock
 from pilotlight_store.published.published_models import Model, PublishedModels, Tier
@@ -101,47 +101,47 @@ class Store:
         Raises InvalidInput, SourceRefused, SourceMissing, SourceUnavailable, SourceChanged, VerificationFailed,
         StoreFull and DownloadCancelled.
         """
-        lease, model = self.acquire(uri, tier, **options)
-        lease.release()
+        hold, model = self.acquire(uri, tier, **options)
+        hold.release()
         return model
 
-    def acquire(self, uri: str, tier: Tier = "disk", **options: Unpack[Options]) -> tuple[Lease, Model]:
-        """`ensure` with a lease, so that nobody can evict the model in between."""
+    def acquire(self, uri: str, tier: Tier = "disk", **options: Unpack[Options]) -> tuple[Hold, Model]:
+        """`ensure` with a hold, so that nobody can evict the model in between."""
         call = _Call(options.get("on_progress", lambda progress: None), options.get("cancel") or threading.Event())
         source = open_source(uri, self._settings.sources)
         try:
-            lease = self._on_disk(source, options.get("part", "all"), call)
+            hold = self._on_disk(source, options.get("part", "all"), call)
         finally:
             source.close()
         try:
             if options.get("pin"):
-                self._published.pin(lease.digest, True)
-            self._published.touch(lease.digest)
+                self._published.pin(hold.digest, True)
+            self._published.touch(hold.digest)
             if tier == "ram":
-                self._warm(lease.digest, call)
-            model = self._published.model(lease.digest)
+                self._warm(hold.digest, call)
+            model = self._published.model(hold.digest)
             call.report(Progress("ready", model.manifest.size_bytes, model.manifest.size_bytes))
         except BaseException:
-            lease.release()
+            hold.release()
             raise
-        return lease, model
+        return hold, model
 
-    def last_fetched(self, uri: str) -> Lease | None:
-        """`lease` of what was last fetched from there, None where nothing is left of it. Nothing is asked outside."""
+    def last_fetched(self, uri: str) -> Hold | None:
+        """`hold` of what was last fetched from there, None where nothing is left of it. Nothing is asked outside."""
         source = open_source(uri, self._settings.sources)
         source.close()
         digest = self._catalog.last_known(source.identity)
         try:
-            return self.lease(digest) if digest is not None else None
+            return self.hold(digest) if digest is not None else None
         except ModelNotFound:
             return None
 
-    def lease(self, digest: str) -> Lease:
+    def hold(self, digest: str) -> Hold:
         """Keep a model from eviction until `release`, or until this process ends. Raises ModelNotFound, also for a
         model that a crash of the machine may have hurt: `acquire` reads it first."""
         if not self._published.trusted(digest):
             raise ModelNotFound(f"model {digest} has to be verified first; fetch it with `pilotlight prefetch`")
-        return self._published.lease(digest)
+        return self._published.hold(digest)
 
     def pin(self, digest: str, pinned: bool = True) -> None:
         """Keep a model from eviction until it is unpinned. Raises ModelNotFound."""
@@ -161,7 +161,7 @@ class Store:
         return self._published.verify(digest, self._settings.transfer.workers, stop, lambda seen, total: None)
 
     def remove(self, digest: str) -> None:
-        """Raises ModelNotFound, and Conflict for a pinned or leased one."""
+        """Raises ModelNotFound, and Conflict for a pinned or held one."""
         self._published.remove(digest)
 
     def close(self) -> None:
@@ -179,24 +179,24 @@ class Store:
         )
         call.check()
 
-    def _on_disk(self, source: Source, part: Part, call: _Call) -> Lease:
+    def _on_disk(self, source: Source, part: Part, call: _Call) -> Hold:
         call.report(Progress("listing"))
         try:
             wanted = listed(source, part, self._settings.transfer.retries, self._settings.listing_s, call.cancel)
         except SourceUnavailable as error:
             whole, found = (self._catalog.last_known(identity_of(source, kind)) for kind in ("all", part))
-            lease = self._leased(whole or found, call)
-            if lease is None:
+            hold = self._held_here(whole or found, call)
+            if hold is None:
                 raise
             log.warning("%s; the model that was fetched from there last is used", error.message)
-            return lease
-        lease = self._leased(self._catalog.known(wanted.whole_key) or self._catalog.known(wanted.key), call)
-        if lease is not None:
-            return lease
+            return hold
+        hold = self._held_here(self._catalog.known(wanted.whole_key) or self._catalog.known(wanted.key), call)
+        if hold is not None:
+            return hold
         with self._single_flight(wanted, call):
             # Another process may have downloaded it while this one waited for the lock.
-            lease = self._leased(self._catalog.known(wanted.key), call)
-            return lease or self._download(source, wanted, call)
+            hold = self._held_here(self._catalog.known(wanted.key), call)
+            return hold or self._download(source, wanted, call)
 
     @contextlib.contextmanager
     def _single_flight(self, wanted: Wanted, call: _Call) -> Iterator[None]:
@@ -217,7 +217,7 @@ class Store:
         finally:
             lock.release(remove=True)
 
-    def _download(self, source: Source, wanted: Wanted, call: _Call) -> Lease:
+    def _download(self, source: Source, wanted: Wanted, call: _Call) -> Hold:
         total_bytes = wanted.size_bytes
         self._published.reserve(wanted.key, wanted.uri, tuple(file.size_bytes for file in wanted.files))
         staging = Staging(self._catalog.staging(wanted.key), wanted.files)
@@ -242,15 +242,15 @@ class Store:
         staging.path(MANIFEST_NAME).write_bytes(encode_manifest(found))
         return self._published.publish(wanted.key, wanted.identity, found, time.monotonic() - started_s)
 
-    def _leased(self, digest: str | None, call: _Call) -> Lease | None:
-        """A lease on a published model, or None when it must be downloaded (again).
+    def _held_here(self, digest: str | None, call: _Call) -> Hold | None:
+        """A hold on a published model, or None when it must be downloaded (again).
 
         A model that a crash of the machine may have hurt is read first, and withdrawn if it was.
         """
         if digest is None:
             return None
         try:
-            lease = self._published.lease(digest)
+            hold = self._published.hold(digest)
         except ModelNotFound:
             return None
         try:
@@ -260,9 +260,9 @@ class Store:
                 call.cancel.is_set,
                 lambda seen, total: call.report(Progress("verifying", seen, total)),
             ):
-                return lease
+                return hold
         except BaseException:
-            lease.release()
+            hold.release()
             raise
-        lease.release()
+        hold.release()
         return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.model_reference import ModelReference
 from pilotlight_store.model_store import Store, StoreSettings
-from pilotlight_store.published.catalog import Lease
+from pilotlight_store.published.catalog import Hold
 from pilotlight_store.sources.sources import HUB_ENDPOINT, SourceSettings
 from pilotlight_store.transfer.names import Part
 
@@ -30,16 +30,16 @@ def settings_from(environment: Mapping[str, str], folder: Path | None = None) ->
         raise InvalidInput("this user has no home directory for a model store; set PILOTLIGHT_STORE") from error
 
 
-def stored_folder(reference: ModelReference, environment: Mapping[str, str], part: Part = "all") -> Lease:
-    """The model in the store, fetched where it is not there. Its `path` stays until the lease is released, or until
+def stored_folder(reference: ModelReference, environment: Mapping[str, str], part: Part = "all") -> Hold:
+    """The model in the store, fetched where it is not there. Its `path` stays until the hold is released, or until
     this process ends. Blocks. Raises what `Store.acquire` does."""
     settings = settings_from(environment)
     try:
         with Store(settings) as store:
-            lease, _ = store.acquire(reference.uri, part=part)
+            hold, _ = store.acquire(reference.uri, part=part)
     except OSError as error:
         raise InvalidInput(
             f"the model store {settings.folder} cannot be used ({error.strerror}); set PILOTLIGHT_STORE to a folder "
             "that this user can write"
         ) from error
-    return lease
+    return hold

@@ -118,8 +118,8 @@ def test_both_components_fetch_through_the_store(
         assert folder.is_relative_to(tmp_path / "store")
         assert read(folder).named_templates == {"rag": "rag"}
     assert not server.bytes_sent()
-    with stored_folder(reference, environment) as lease:
-        assert model_source.check_directory(lease.path).is_relative_to(tmp_path / "store")
+    with stored_folder(reference, environment) as hold:
+        assert model_source.check_directory(hold.path).is_relative_to(tmp_path / "store")
         assert server.bytes_sent() == model.weights_bytes
 
 

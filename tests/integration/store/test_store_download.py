@@ -385,4 +385,4 @@ def test_a_digest_that_is_not_there(make_store: Any) -> None:
     store = make_store()
     for digest in ("00" * 32, "../../etc", ""):
         with pytest.raises(ModelNotFound, match="prefetch"):
-            store.lease(digest)
+            store.hold(digest)

@@ -161,9 +161,9 @@ def test_a_query_that_chooses_a_model_chooses_what_is_given_when_the_server_is_d
     store = make_store()
     found = store.ensure(uri + "?ref=main")
     assert found.manifest.source == uri
-    lease = store.last_fetched(uri + "?ref=main")
-    assert lease is not None
-    lease.release()
+    hold = store.last_fetched(uri + "?ref=main")
+    assert hold is not None
+    hold.release()
     server.trouble = trouble(where="/", status=503)
     assert store.ensure(uri + "?ref=main").digest == found.digest
     for query in ("", "?ref=dev", "?ref=main&sig=guessed"):

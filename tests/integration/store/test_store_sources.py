@@ -257,7 +257,7 @@ def test_the_commands(made: Any, serve_model: Any, tmp_path: Path) -> None:
     assert re.search(r"ready http://127.0.0.1:\d+/model  3\.0 MB of 3\.0 MB", done.stderr)
     listed = run_command("models", PILOTLIGHT_STORE=store)
     header, row = listed.stdout.splitlines()
-    assert header.split() == ["DIGEST", "SIZE", "TIER", "PINNED", "LEASES", "LAST", "USE", "QUANTIZATION", "SOURCE"]
+    assert header.split() == ["DIGEST", "SIZE", "TIER", "PINNED", "HOLDS", "LAST", "USE", "QUANTIZATION", "SOURCE"]
     assert row.startswith(digest)
     assert "yes" in row
     assert "s3cret" not in done.stdout + done.stderr + listed.stdout

@@ -1,4 +1,4 @@
-"""What stays, what goes: budgets, leases, pins, memory, a full disk, bytes that rot."""
+"""What stays, what goes: budgets, holds, pins, memory, a full disk, bytes that rot."""
 
 from __future__ import annotations
 
@@ -42,29 +42,29 @@ def stored(store: Store) -> set[str]:
     return {model.digest for model in store.list()}
 
 
-def test_the_least_used_makes_room_and_the_leased_and_the_pinned_stay(model_folder: Any, make_store: Any) -> None:
+def test_the_least_used_makes_room_and_the_held_and_the_pinned_stay(model_folder: Any, make_store: Any) -> None:
     store = make_store(disk_budget_bytes=int(3.2 * SIZE))
-    leased, pinned, other = (store.ensure(model_folder(seed), pin=seed == 1) for seed in range(3))
-    with store.lease(leased.digest):
+    held, pinned, other = (store.ensure(model_folder(seed), pin=seed == 1) for seed in range(3))
+    with store.hold(held.digest):
         newest = store.ensure(model_folder(3))
-        assert stored(store) == {leased.digest, pinned.digest, newest.digest}
+        assert stored(store) == {held.digest, pinned.digest, newest.digest}
         assert not other.path.exists()
-        with store.lease(newest.digest), pytest.raises(StoreFull, match=r"3\.\d+ GB of that|0\.003 GB of that"):
+        with store.hold(newest.digest), pytest.raises(StoreFull, match=r"3\.\d+ GB of that|0\.003 GB of that"):
             store.ensure(model_folder(4))
-        assert leased.path.is_dir()
+        assert held.path.is_dir()
     store.ensure(model_folder(4))
     assert pinned.digest in stored(store)
     assert len(stored(store)) == 3
 
 
-def test_a_lease_of_a_process_that_was_killed_is_gone(model_folder: Any, make_store: Any, tmp_path: Path) -> None:
+def test_a_hold_of_a_process_that_was_killed_is_gone(model_folder: Any, make_store: Any, tmp_path: Path) -> None:
     store = make_store(disk_budget_bytes=int(1.2 * SIZE))
     model = store.ensure(model_folder(0))
     code = (
         "import sys, pathlib\n"
         "from pilotlight_store import Store, StoreSettings\n"
-        "lease = Store(StoreSettings(pathlib.Path(sys.argv[1]))).lease(sys.argv[2])\n"
-        "print('leased', flush=True)\n"
+        "hold = Store(StoreSettings(pathlib.Path(sys.argv[1]))).hold(sys.argv[2])\n"
+        "print('held', flush=True)\n"
         "sys.stdin.read()\n"
     )
     with subprocess.Popen(
@@ -74,17 +74,17 @@ def test_a_lease_of_a_process_that_was_killed_is_gone(model_folder: Any, make_st
         text=True,
     ) as holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == "leased\n"
-        assert store.list()[0].leases == 1
+        assert holder.stdout.readline() == "held\n"
+        assert store.list()[0].holds == 1
         with pytest.raises(StoreFull):
             store.ensure(model_folder(1))
-        with pytest.raises(Conflict, match="leased"):
+        with pytest.raises(Conflict, match="held"):
             store.remove(model.digest)
         holder.kill()
-    assert store.list()[0].leases == 0
+    assert store.list()[0].holds == 0
     store.ensure(model_folder(1))
     with pytest.raises(ModelNotFound):
-        store.lease(model.digest)
+        store.hold(model.digest)
 
 
 def test_a_model_larger_than_the_budget_is_refused_before_a_byte_is_fetched(
@@ -122,7 +122,7 @@ def test_a_download_under_way_keeps_its_room(
     thread.start()
     try:
         assert server.paused.wait(30)
-        with pytest.raises(StoreFull, match=r"0\.003 GB of that is pinned, leased or being downloaded"):
+        with pytest.raises(StoreFull, match=r"0\.003 GB of that is pinned, held or being downloaded"):
             store.ensure(serve_model(made(weights_bytes=3 * SIZE, seed=2), "/2", manifest=True))
     finally:
         server.go_on.set()
@@ -141,13 +141,13 @@ def test_a_source_that_changed_leaves_nothing_to_go_on_from(
     assert not list((tmp_path / "store" / "staging").glob("*/plan.json"))
 
 
-def test_acquire_leases_so_that_nothing_can_come_between(model_folder: Any, make_store: Any) -> None:
+def test_acquire_holds_so_that_nothing_can_come_between(model_folder: Any, make_store: Any) -> None:
     store = make_store(disk_budget_bytes=int(1.2 * SIZE))
-    lease, model = store.acquire(model_folder(0))
+    hold, model = store.acquire(model_folder(0))
     with pytest.raises(StoreFull):
         store.ensure(model_folder(1))
-    lease.release()
-    lease.release()
+    hold.release()
+    hold.release()
     assert store.ensure(model_folder(1)).digest != model.digest
 
 
@@ -193,7 +193,7 @@ def test_memory_is_measured_filled_and_kept_within_its_budget(
     assert "warming" in states
     assert "downloading" not in states
     store.ensure(model_folder(1, 10 * SIZE), "ram")
-    with store.lease(second.digest):
+    with store.hold(second.digest):
         third = store.ensure(model_folder(2, 10 * SIZE), "ram")
         store.close()
         # A kernel that reclaims ahead of need may take pages of its own accord; what the store drops it drops whole.

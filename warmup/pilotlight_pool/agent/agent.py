@@ -111,9 +111,9 @@ class Agent:
 
     async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         seat, began_s = self._seats[slot_id], time.monotonic()
-        located, lease = await self._models.hold(order, deadline_s)
+        located, hold = await self._models.hold(order, deadline_s)
         seat.booted += 1
-        seat.engine = engine = SeatedEngine(seat.booted, order, lease)
+        seat.engine = engine = SeatedEngine(seat.booted, order, hold)
         try:
             fetched_s = time.monotonic()
             await self._zygote.wait_ready()
@@ -138,7 +138,7 @@ class Agent:
 
     async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         engine = self._seats[slot_id].awake
-        located, lease = await self._models.hold(order, deadline_s)
+        located, hold = await self._models.hold(order, deadline_s)
         engine.generation += 1
         frame = engine_frames.Swap(
             engine.generation, str(located.folder), order.model_name, list(order.model.loras), drain_s=0.0
@@ -151,14 +151,14 @@ class Agent:
         except (SwapFailed, SwapRefused):
             # Boot it the next time: what failed once would fail again, and every try costs an engine.
             self._unswappable[order.facts.kind] = time.monotonic() + _UNSWAPPABLE_S
-            if lease is not None:
-                lease.release()
+            if hold is not None:
+                hold.release()
             raise
         except (EngineGone, asyncio.CancelledError):
-            if lease is not None:
-                lease.release()
+            if hold is not None:
+                hold.release()
             raise
-        engine.exchange(order, lease)
+        engine.exchange(order, hold)
         return EngineReady(
             engine.incarnation, answer.phases_s.get("weights", 0.0), 0.0, answer.phases_s, engine.swap_path
         )

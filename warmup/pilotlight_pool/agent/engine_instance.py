@@ -11,7 +11,7 @@ from pilotlight_pool.agent.engine_process import EngineProcess
 from pilotlight_pool.agent_port import EngineGone, EngineOrder, Grant, SleeperReport, SlotFacts, SlotReport
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_protocol.leases import Isolation
-from pilotlight_store import Lease
+from pilotlight_store import Hold
 
 
 @dataclass
@@ -21,7 +21,7 @@ class SeatedEngine:
 
     incarnation: int
     order: EngineOrder
-    store_lease: Lease | None = field(repr=False)
+    store_hold: Hold | None = field(repr=False)
     process: EngineProcess | None = None
     generation: int = 0
     endpoint: str = ""
@@ -36,16 +36,16 @@ class SeatedEngine:
             raise EngineGone("there is no engine process yet")
         return self.process
 
-    def exchange(self, order: EngineOrder, store_lease: Lease | None) -> None:
+    def exchange(self, order: EngineOrder, store_hold: Hold | None) -> None:
         """It holds another model's weights from now on."""
         self.let_go()
-        self.order, self.store_lease = order, store_lease
+        self.order, self.store_hold = order, store_hold
 
     def let_go(self) -> None:
         """The store may evict its model."""
-        if self.store_lease is not None:
-            self.store_lease.release()
-            self.store_lease = None
+        if self.store_hold is not None:
+            self.store_hold.release()
+            self.store_hold = None
 
     async def end(self) -> None:
         """Gently if it hears it; returns when its memory is free."""

@@ -1,7 +1,7 @@
 """From a model's URI to a folder, a fingerprint and a tier. Blocking: called in threads.
 
 Folders (a path, `file://`, `bundled://`) are served where they are; everything else goes through the store, under a
-store lease for as long as an engine holds it. What was read of a model is kept per identity: a folder's is its files'
+store hold for as long as an engine holds it. What was read of a model is kept per identity: a folder's is its files'
 names, sizes and times, a stored model's its digest.
 """
 
@@ -27,7 +27,7 @@ from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_protocol.fingerprint import engine_fingerprint
 from pilotlight_protocol.model_reference import parse_model_reference
-from pilotlight_store import Lease, Progress, Store
+from pilotlight_store import Hold, Progress, Store
 from pilotlight_store.published import page_cache
 
 PROVEN_SWAPS = frozenset({("none", "cpu"), ("awq", "cpu")})
@@ -94,8 +94,8 @@ class ModelFiles:
     def fetch(self, uri: str, cancel: threading.Event, report: Callable[[Progress], None]) -> None:
         """Have the store fetch what the source has now; `known` knows it then for a while. Takes minutes. Raises
         PilotlightError (400, 403, 404, 499, 502, 503, 507)."""
-        lease, model = self._stored(uri).acquire(uri, cancel=cancel, on_progress=report)
-        lease.release()
+        hold, model = self._stored(uri).acquire(uri, cancel=cancel, on_progress=report)
+        hold.release()
         with self._lock:
             _remember(self._digests, uri, (model.digest, time.monotonic() + _RESOLUTION_KEPT_S))
 
@@ -109,7 +109,7 @@ class ModelFiles:
         if not digest or time.monotonic() >= until_s:
             return None
         try:
-            return self._described_and_released(order, self._stored(order.uri).lease(digest))
+            return self._described_and_released(order, self._stored(order.uri).hold(digest))
         except ModelNotFound:
             return None
 
@@ -117,34 +117,34 @@ class ModelFiles:
         """`known`, but a copy that has become old counts."""
         if _folder(order.uri) is not None:
             return self.known(order)
-        lease = self._stored(order.uri).last_fetched(order.uri)
-        return self._described_and_released(order, lease) if lease is not None else None
+        hold = self._stored(order.uri).last_fetched(order.uri)
+        return self._described_and_released(order, hold) if hold is not None else None
 
-    def hold(self, order: EngineOrder) -> tuple[Located, Lease | None]:
+    def hold(self, order: EngineOrder) -> tuple[Located, Hold | None]:
         """The model as it was described, kept from eviction while an engine serves it; None for a folder.
 
         Raises ModelNotFound where it is not here (any more), or is another one.
         """
-        lease = self._kept(order)
+        hold = self._kept(order)
         try:
-            located = self._in_place(order.model.uri) if lease is None else _located(lease.path, lease.digest)
+            located = self._in_place(order.model.uri) if hold is None else _located(hold.path, hold.digest)
             if self._describe(order.model, located).key != order.facts.key:
                 raise ModelNotFound(f"{order.model.uri} has changed since it was asked for: ask again")
         except BaseException:
-            if lease is not None:
-                lease.release()
+            if hold is not None:
+                hold.release()
             raise
-        return located, lease
+        return located, hold
 
-    def _kept(self, order: EngineOrder) -> Lease | None:
+    def _kept(self, order: EngineOrder) -> Hold | None:
         uri = order.model.uri
         if _folder(uri) is not None:
             return None
         # With adapters the key is more than the digest.
-        lease = self._stored(uri).last_fetched(uri) if order.model.loras else self._stored(uri).lease(order.facts.key)
-        if lease is None:
+        hold = self._stored(uri).last_fetched(uri) if order.model.loras else self._stored(uri).hold(order.facts.key)
+        if hold is None:
             raise ModelNotFound(f"{uri} has been evicted")
-        return lease
+        return hold
 
     def _in_place(self, uri: str) -> Located:
         folder = _folder(uri)
@@ -152,11 +152,11 @@ class ModelFiles:
         located = self._within_roots(_located(folder, ""), uri)
         return self._by_content(located) if uri.startswith("bundled://") else located
 
-    def _described_and_released(self, order: ModelOrder, lease: Lease) -> ModelFacts:
+    def _described_and_released(self, order: ModelOrder, hold: Hold) -> ModelFacts:
         try:
-            return self._describe(order, _located(lease.path, lease.digest))
+            return self._describe(order, _located(hold.path, hold.digest))
         finally:
-            lease.release()
+            hold.release()
 
     def _describe(self, order: ModelOrder, located: Located) -> ModelFacts:
         architecture = self._architecture(located)

@@ -12,7 +12,7 @@ from pilotlight_pool.agent.model_files import Located, ModelFiles
 from pilotlight_pool.agent.model_look_ups import ModelLookUps
 from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_protocol.errors import ModelNotFound, Unavailable
-from pilotlight_store import Lease
+from pilotlight_store import Hold
 
 # A stored model whose source answers later than this is served as it is here.
 _REFRESH_PATIENCE_S = 5.0
@@ -43,7 +43,7 @@ class NodeModels:
             raise Unavailable(f"{order.uri} was evicted at once: the store has too little room", retry_after_s=5.0)
         return facts
 
-    async def hold(self, order: EngineOrder, deadline_s: float) -> tuple[Located, Lease | None]:
+    async def hold(self, order: EngineOrder, deadline_s: float) -> tuple[Located, Hold | None]:
         """The model as it was described, fetched again where it was evicted since. Raises PilotlightError where it has
         changed or gone."""
         try:
@@ -60,10 +60,10 @@ class NodeModels:
         self._look_ups.close()
         await self._fetches.close()
 
-    async def _hold(self, order: EngineOrder) -> tuple[Located, Lease | None]:
+    async def _hold(self, order: EngineOrder) -> tuple[Located, Hold | None]:
         return await self._look_ups.look(order.model.uri, lambda: self._files.hold(order), _release)
 
 
-def _release(held: tuple[Located, Lease | None]) -> None:
+def _release(held: tuple[Located, Hold | None]) -> None:
     if held[1] is not None:
         held[1].release()

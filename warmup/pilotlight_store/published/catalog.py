@@ -1,4 +1,4 @@
-"""What a store's folder says: where things lie, records, leases, and the one lock around them. See `records`."""
+"""What a store's folder says: where things lie, records, holds, and the one lock around them. See `records`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STALE_S = 86_400.0
 log = logging.getLogger(__name__)
 
 
-class Lease:
+class Hold:
     """Keeps one model from eviction. The kernel ends it with the process."""
 
     def __init__(self, digest: str, path: Path, lock: FileLock) -> None:
@@ -35,7 +35,7 @@ class Lease:
             self._lock.release(remove=True)
             self._lock = None
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Hold:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -107,16 +107,16 @@ class Catalog:
                     found.append((plan.stat().st_mtime, other))
         return [other for _, other in sorted(found)]
 
-    def lease(self, digest: str) -> Lease:
+    def hold(self, digest: str) -> Hold:
         """Taken whether the model is there or not: look first, under the same lock."""
         lock = None
-        while lock is None:  # a lister that looks whether a new lease is held can be in the way for a moment
-            lock = FileLock.try_acquire(self.folder / "leases" / digest / secrets.token_hex(8))
-        return Lease(digest, self.path(digest), lock)
+        while lock is None:  # a lister that looks whether a new hold is held can be in the way for a moment
+            lock = FileLock.try_acquire(self.folder / "holds" / digest / secrets.token_hex(8))
+        return Hold(digest, self.path(digest), lock)
 
-    def leases(self, digest: str) -> int:
+    def holds(self, digest: str) -> int:
         """How many hold the model now, in whatever process."""
-        return sum(held(path) for path in (self.folder / "leases" / digest).glob("*"))
+        return sum(held(path) for path in (self.folder / "holds" / digest).glob("*"))
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         return locked(self.folder / "store.lock")

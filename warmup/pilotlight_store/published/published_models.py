@@ -1,4 +1,4 @@
-"""What is done with models that are there: published, leased, pinned, warmed, verified, evicted, removed.
+"""What is done with models that are there: published, held, pinned, warmed, verified, evicted, removed.
 
 Knows nothing of sources or networks.
 """
@@ -22,7 +22,7 @@ from pilotlight_protocol.errors import Conflict, ModelNotFound
 from pilotlight_protocol.manifest import MANIFEST_NAME, Manifest, ManifestInvalid, decode_manifest
 from pilotlight_store.errors import StoreFull
 from pilotlight_store.published import page_cache, records
-from pilotlight_store.published.catalog import Catalog, Lease
+from pilotlight_store.published.catalog import Catalog, Hold
 from pilotlight_store.published.eviction import Evict, Refuse
 from pilotlight_store.published.records import ModelRecord, Plan, SourceRecord
 from pilotlight_store.published.room import room_in_ram, room_on_disk
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Model:
-    """A published model as it is now. `last_used_s` in seconds since 1970; `leases` of all processes."""
+    """A published model as it is now. `last_used_s` in seconds since 1970; `holds` of all processes."""
 
     digest: str
     path: Path
@@ -44,7 +44,7 @@ class Model:
     tier: Tier
     resident_bytes: int
     pinned: bool
-    leases: int
+    holds: int
     frequency: int
     last_used_s: float
 
@@ -80,7 +80,7 @@ class PublishedModels:
             raise ModelNotFound(f"model {digest} is not in the store; fetch it with `pilotlight prefetch`") from error
         tier: Tier = "ram" if resident >= RESIDENT_SHARE * manifest.size_bytes else "disk"
         return Model(
-            digest, path, manifest, tier, resident, record.pinned, self._catalog.leases(digest), record.frequency,
+            digest, path, manifest, tier, resident, record.pinned, self._catalog.holds(digest), record.frequency,
             record.last_used_s,
         )  # fmt: skip
 
@@ -115,8 +115,8 @@ class PublishedModels:
             self._catalog.write_clocks(msgspec.structs.replace(clocks, disk=decision.clock))
         self._catalog.empty_trash()
 
-    def publish(self, key: str, identity: str, manifest: Manifest, cost_s: float) -> Lease:
-        """One rename makes the model visible, whole, and leased. The disk has it a little later: see `trusted`.
+    def publish(self, key: str, identity: str, manifest: Manifest, cost_s: float) -> Hold:
+        """One rename makes the model visible, whole, and held. The disk has it a little later: see `trusted`.
 
         `identity`: of the source it came from.
         """
@@ -137,12 +137,12 @@ class PublishedModels:
                 self._catalog.write(record)
                 (self._catalog.staging(key) / "files").rename(self._catalog.path(digest))
             self._catalog.remember_source(identity, SourceRecord(manifest.source, key, digest))
-            lease = self._catalog.lease(digest)
+            hold = self._catalog.hold(digest)
         self._catalog.discard(key)
         flusher = threading.Thread(target=self._flush, args=(digest,), name="store-flush")
         flusher.start()
         self._flushers = [thread for thread in self._flushers if thread.is_alive()] + [flusher]
-        return lease
+        return hold
 
     def touch(self, digest: str) -> None:
         """The model was asked for: it counts for its frequency and it is as young as the clock."""
@@ -162,16 +162,16 @@ class PublishedModels:
         with self._catalog.locked():
             self._catalog.write(msgspec.structs.replace(self._catalog.must(digest), pinned=pinned))
 
-    def lease(self, digest: str) -> Lease:
+    def hold(self, digest: str) -> Hold:
         with self._catalog.locked():
             self._catalog.must(digest)
-            return self._catalog.lease(digest)
+            return self._catalog.hold(digest)
 
     def remove(self, digest: str) -> None:
         with self._catalog.locked():
             record = self._catalog.must(digest)
-            if record.pinned or self._catalog.leases(digest):
-                raise Conflict(f"model {digest} is {'pinned' if record.pinned else 'leased'}; it cannot be removed")
+            if record.pinned or self._catalog.holds(digest):
+                raise Conflict(f"model {digest} is {'pinned' if record.pinned else 'held'}; it cannot be removed")
             self._catalog.withdraw(digest, "removed")
         self._catalog.empty_trash()
 

@@ -5,7 +5,7 @@ staging/<key>/…                  downloads under way (files, journal, plan)
 staging/<key>.lock               held by the process that downloads
 records/<digest>.json            uses, cost, pin
 sources/<sha256>.json            which digest a source had last, and which a listing of it became
-leases/<digest>/<lease>          one locked file per lease
+holds/<digest>/<hold>            one locked file per hold
 trash/                           evicted models on their way out
 clock.json, store.lock           greedy-dual's clocks; the lock for all of the above
 """

@@ -35,7 +35,7 @@ def room_in_ram(catalog: Catalog, digest: str, needed_bytes: int, budget_bytes: 
 
 
 def _candidate(catalog: Catalog, record: ModelRecord, cost_s: float, clock: float) -> Candidate:
-    kept = record.pinned or catalog.leases(record.digest) > 0
+    kept = record.pinned or catalog.holds(record.digest) > 0
     return Candidate(record.digest, record.size_bytes, record.frequency, cost_s, clock, kept)
 
 
