@@ -13,6 +13,7 @@ from typing import Any
 
 from pilotlight_models.folder_files import INDEX_NAME, FileRefused, check_folder, read_object, read_weights_header
 from pilotlight_protocol.fingerprint import (
+    MAX_TENSORS,
     HeaderInvalid,
     TensorEntry,
     architecture_hash,
@@ -21,7 +22,7 @@ from pilotlight_protocol.fingerprint import (
 )
 from pilotlight_protocol.model_config import quantization_of
 
-MAX_HEADERS_BYTES = 64 * 2**20
+MAX_HEADERS_BYTES = 32 * 2**20
 """Of all files of a model together; a header takes many times its length in memory while it is parsed."""
 
 
@@ -97,7 +98,7 @@ def _loaded(directory: Path, found: list[Path]) -> list[Path]:
 
 
 def _tensors(files: list[Path]) -> Iterator[TensorPlace]:
-    left_bytes = MAX_HEADERS_BYTES
+    left_bytes, left = MAX_HEADERS_BYTES, MAX_TENSORS
     for path in files:
         try:
             header, size_bytes = read_weights_header(path, left_bytes)
@@ -105,5 +106,8 @@ def _tensors(files: list[Path]) -> Iterator[TensorPlace]:
         except (FileNotFoundError, HeaderInvalid) as error:
             raise FileRefused(f"{path.name} is no valid safetensors file: {error}") from error
         left_bytes -= len(header)
+        left -= len(spans)
+        if left < 0:
+            raise FileRefused(f"its files have more than {MAX_TENSORS} tensors")
         for span in spans:
             yield TensorPlace(span.entry, path, span.start, span.end - span.start)

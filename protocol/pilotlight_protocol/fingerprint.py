@@ -17,13 +17,17 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Annotated
 
 import msgspec
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 HEADER_LENGTH_BYTES = 8
 MAX_RANK = 64  # PyTorch's own limit on a tensor's dimensions
+MAX_TENSORS = 2**18
+"""In one file. The largest published models have some 140,000 in all of theirs."""
+_METADATA_BRACES = 2**16  # trainers write JSON into its texts
+_HASHED_AT_ONCE = 2048  # the encoder lets no other thread run meanwhile
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
@@ -41,8 +45,6 @@ _SET_BY_A_SWAP = frozenset({
     "max_length", "min_length", "repetition_penalty", "length_penalty", "num_beams", "num_beam_groups",
     "no_repeat_ngram_size", "early_stopping", "num_return_sequences", "diversity_penalty",
 })  # fmt: skip
-# Entry by entry: a large header decoded at once keeps every other thread of its process waiting for a second.
-_HEADER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _IGNORED = _WRITTEN_BY_TOOLS | _TRAINING_ONLY | _SET_BY_A_SWAP
 
 
@@ -50,7 +52,22 @@ class HeaderInvalid(ValueError):
     """The bytes are no safetensors header, or one that contradicts itself or its file."""
 
 
-@dataclass(frozen=True, order=True)
+# Bounded, because a header of huge numbers would keep their product busy for hours.
+_Numbers = Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]], msgspec.Meta(max_length=MAX_RANK)]
+
+
+class _Entry(msgspec.Struct, gc=False):
+    """What a header says of one tensor, or its `__metadata__`: texts by names, which may be these."""
+
+    dtype: str = ""
+    shape: _Numbers | str = ""
+    data_offsets: _Numbers | str = ""
+
+
+_HEADER = msgspec.json.Decoder(dict[str, _Entry])
+
+
+@dataclass(frozen=True, slots=True)
 class TensorEntry:
     """One tensor as its file's header states it; `dtype` in safetensors' words (`BF16`, `I32`)."""
 
@@ -59,7 +76,7 @@ class TensorEntry:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, slots=True)
 class TensorSpan:
     """Where a tensor's bytes lie in its file: [start, end), from the file's first byte."""
 
@@ -88,13 +105,16 @@ def tensor_spans(header: bytes, file_size_bytes: int) -> tuple[TensorSpan, ...]:
     if len(header) < HEADER_LENGTH_BYTES + length:
         raise HeaderInvalid("the file ends inside its header")
     end = data_start = HEADER_LENGTH_BYTES + length
+    if header.count(b"{") > MAX_TENSORS + _METADATA_BRACES:  # before anything is made of them
+        raise HeaderInvalid(f"the header has more than {MAX_TENSORS} tensors")
     try:
         entries = _HEADER.decode(memoryview(header)[HEADER_LENGTH_BYTES:data_start])
     except msgspec.ValidationError as error:
-        raise HeaderInvalid("the header is no JSON object") from error
+        raise HeaderInvalid(f"the header is no JSON object of tensors: {error}") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise HeaderInvalid(f"the header is no JSON: {error}") from error
-    spans = sorted(_span(name, entry, data_start) for name, entry in entries.items() if name != "__metadata__")
+    entries.pop("__metadata__", None)
+    spans = sorted((_span(name, entry, data_start) for name, entry in entries.items()), key=_place)
     for span in spans:
         if span.start != end:
             raise HeaderInvalid(
@@ -107,15 +127,13 @@ def tensor_spans(header: bytes, file_size_bytes: int) -> tuple[TensorSpan, ...]:
     return tuple(spans)
 
 
-def _span(name: str, text: msgspec.Raw, data_start: int) -> TensorSpan:
-    try:
-        entry = msgspec.json.decode(text)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise HeaderInvalid(f"tensor {name!r} is no JSON: {error}") from error
-    if not isinstance(entry, dict):
-        raise HeaderInvalid(f"tensor {name!r} is no JSON object")
-    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not isinstance(dtype, str) or not _natural_numbers(shape) or not _natural_numbers(offsets) or len(offsets) != 2:
+def _place(span: TensorSpan) -> tuple[int, int]:
+    return span.start, span.end
+
+
+def _span(name: str, entry: _Entry, data_start: int) -> TensorSpan:
+    dtype, shape, offsets = entry.dtype, entry.shape, entry.data_offsets
+    if not dtype or isinstance(shape, str) or isinstance(offsets, str) or len(offsets) != 2:
         raise HeaderInvalid(f"tensor {name!r} lacks dtype, shape or data_offsets")
     begin, stop = offsets
     bits = _BITS.get(dtype)
@@ -124,22 +142,17 @@ def _span(name: str, text: msgspec.Raw, data_start: int) -> TensorSpan:
     return TensorSpan(data_start + begin, data_start + stop, TensorEntry(name, dtype, tuple(shape)))
 
 
-def _natural_numbers(value: object) -> TypeGuard[list[int]]:
-    # Bounded, because a header of huge numbers would keep their product busy for hours.
-    return (
-        isinstance(value, list)
-        and len(value) <= MAX_RANK
-        and all(type(item) is int and 0 <= item < 2**63 for item in value)
-    )
-
-
 def merged_inventory(files: Iterable[Sequence[TensorEntry]]) -> tuple[TensorEntry, ...]:
     """All tensors of a model, whichever way they are spread over files. Raises HeaderInvalid for a name given twice."""
-    merged = sorted(tensor for tensors in files for tensor in tensors)
+    merged = sorted((tensor for tensors in files for tensor in tensors), key=_name)
     for previous, tensor in itertools.pairwise(merged):
         if previous.name == tensor.name:
             raise HeaderInvalid(f"tensor {tensor.name!r} is in two files")
     return tuple(merged)
+
+
+def _name(tensor: TensorEntry) -> str:
+    return tensor.name
 
 
 def canonical_config(config: Mapping[str, object]) -> dict[str, object]:
@@ -158,11 +171,14 @@ def canonical_config(config: Mapping[str, object]) -> dict[str, object]:
 
 def architecture_hash(config: Mapping[str, object], tensors: Sequence[TensorEntry], quantization: str) -> str:
     """Hex sha256 of what a model's own files fix; the `architecture` of its manifest."""
-    return _hash({
-        "config": canonical_config(config),
-        "tensors": [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in sorted(tensors)],
-        "quantization": quantization,
-    })  # fmt: skip
+    empty = _canonical({"config": canonical_config(config), "tensors": [], "quantization": quantization})
+    digest = hashlib.sha256(empty[:-2].encode())
+    ordered = sorted(tensors, key=_name)
+    for start in range(0, len(ordered), _HASHED_AT_ONCE):
+        some = [[tensor.name, tensor.dtype, tensor.shape] for tensor in ordered[start : start + _HASHED_AT_ONCE]]
+        digest.update((("," if start else "") + _canonical(some)[1:-1]).encode())
+    digest.update(b"]}")
+    return digest.hexdigest()
 
 
 def engine_fingerprint(
@@ -193,6 +209,9 @@ def tokenizer_hash(files: Mapping[str, str]) -> str:
     return _hash(dict(files))
 
 
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
+
+
 def _hash(value: object) -> str:
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import struct
 import threading
@@ -12,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pilotlight_engine.swap.swap_rules import PROVEN
-from pilotlight_pool.agent.model_files import PROVEN_SWAPS, ModelFiles, NodeFacts, kv_cache_bytes
+from pilotlight_pool.agent.model_files import ModelFiles, NodeFacts, kv_cache_bytes
 from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_store import SourceSettings, Store, StoreSettings
@@ -124,6 +124,21 @@ def test_a_folder_whose_files_change_is_another_model(files: ModelFiles, tmp_pat
     assert described(files, ModelOrder(str(folder))).key != before.key
 
 
+def test_a_file_that_says_it_is_larger_than_any_memory_is_described_without_mapping_it(
+    files: ModelFiles, tmp_path: Path
+) -> None:
+    folder = model(tmp_path / "m", weights=b"")
+    length = 2**42
+    header = json.dumps({"w": {"dtype": "U8", "shape": [length], "data_offsets": [0, length]}}).encode()
+    with (folder / "model.safetensors").open("wb") as weights:
+        weights.write(struct.pack("<Q", len(header)) + header)
+        weights.truncate(8 + len(header) + length)
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    facts = described(files, ModelOrder(str(folder)))
+    assert (facts.tier, facts.weights_bytes) == ("disk", 8 + len(header) + length)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100_000
+
+
 def test_a_model_that_lies_is_refused_until_its_files_change(files: ModelFiles, tmp_path: Path) -> None:
     config, order = tmp_path / "m" / "config.json", ModelOrder(str(model(tmp_path / "m", hidden_size=10**9)))
     for _ in range(2):
@@ -187,10 +202,10 @@ def test_a_stored_model_is_named_by_its_digest_and_kept_while_it_is_used(tmp_pat
     facts = described(files, order)
     assert facts == files.peek(order)
     assert facts.key == store.list()[0].digest
-    located, lease = files.hold(EngineOrder(order, facts, "m"))
-    assert lease is not None
-    assert (located.folder, store.list()[0].leases) == (lease.path, 1)
-    lease.release()
+    located, hold = files.hold(EngineOrder(order, facts, "m"))
+    assert hold is not None
+    assert (located.folder, store.list()[0].holds) == (hold.path, 1)
+    hold.release()
     store.remove(facts.key)
     assert files.known(order) is files.peek(order) is None
     with pytest.raises(ModelNotFound):
@@ -209,13 +224,13 @@ def test_an_engine_gets_what_was_described_without_its_source(tmp_path: Path, st
     restarted = ModelFiles(store, NodeFacts("cpu", "0.32.0"))
     for order in orders:
         assert restarted.known(order.model) is None, "its source has to be asked"
-        _, lease = restarted.hold(order)
-        assert lease is not None
-        lease.release()
+        _, hold = restarted.hold(order)
+        assert hold is not None
+        hold.release()
     os.utime(tmp_path / "a" / "adapter_config.json", ns=(1, 1))
     with pytest.raises(ModelNotFound, match="ask again"):
         restarted.hold(orders[1])
-    assert store.list()[0].leases == 0
+    assert store.list()[0].holds == 0
 
 
 def test_a_folder_is_held_as_it_was_described(files: ModelFiles, tmp_path: Path) -> None:
@@ -239,7 +254,3 @@ def test_what_a_crash_may_have_hurt_is_not_here_before_it_was_read(
     assert files.known(order) is files.peek(order) is None
     with pytest.raises(ModelNotFound, match="verified first"):
         files.hold(engine)
-
-
-def test_the_list_of_proven_swaps_is_the_engine_hosts() -> None:
-    assert PROVEN_SWAPS == PROVEN

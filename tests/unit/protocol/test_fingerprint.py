@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -44,6 +46,46 @@ def test_where_the_tensors_of_a_header_lie() -> None:
     assert second == TensorSpan(len(prefix) + 12, len(prefix) + 28, TENSORS[1])
 
 
+def test_metadata_may_be_called_as_what_tensors_have() -> None:
+    metadata = {"dtype": "bf16", "shape": "wide", "data_offsets": "none", "ss_args": json.dumps([{"a": 1}] * 99)}
+    assert tensor_spans(header({"__metadata__": metadata}), len(header({"__metadata__": metadata}))) == ()
+
+
+def repeated(entry: str, size_bytes: int) -> bytes:
+    body = ("{" + ",".join(entry.replace("NAME", f"{n:x}") for n in range(size_bytes // len(entry))) + "}").encode()
+    return len(body).to_bytes(8, "little") + body
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '"NAME":{"dtype":"I8","shape":[0],"data_offsets":[0,0]}',
+        '"NAME":{}',
+        '"NAME":1',
+        '"":{}',
+        '"NAME":{"dtype":"I8","shape":[0],"data_offsets":[0,0],"more":[[],[],[],[]]}',
+        '"NAME":{"dtype":"I8","shape":[[],[],[]],"data_offsets":[0,0]}',
+    ],
+)
+def test_a_header_of_nothing_but_entries_is_refused_before_they_take_memory(entry: str) -> None:
+    prefix = repeated(entry, 24 * 2**20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(HeaderInvalid):
+            tensor_spans(prefix, len(prefix))
+        assert tracemalloc.get_traced_memory()[1] < len(prefix)
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_hash_of_many_tensors_is_that_of_their_canonical_json() -> None:
+    many = tuple(TensorEntry(f"layer.{number}", "BF16", (number, 2)) for number in range(5000))
+    by_name = sorted(many, key=lambda tensor: tensor.name)
+    whole = {"config": {}, "quantization": "none", "tensors": [[t.name, t.dtype, list(t.shape)] for t in by_name]}
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
+    assert architecture_hash({}, many, "none") == hashlib.sha256(text.encode()).hexdigest()
+
+
 @pytest.mark.parametrize(
     ("prefix", "extra_bytes", "message"),
     [
@@ -57,13 +99,15 @@ def test_where_the_tensors_of_a_header_lie() -> None:
         ((8).to_bytes(8, "little") + b'{"\xff":{}}', 0, "no JSON"),
         (header({"a": 1}), 0, "no JSON object"),
         (header({"a": tensor("F32", [2], 0, 7)}), 7, "does not fill"),
-        (header({"a": tensor("F32", [-1], 0, 4)}), 4, "lacks"),
+        (header({"a": tensor("F32", [-1], 0, 4)}), 4, "no JSON object of tensors: .*shape"),
         (header({"a": tensor("F32", [1], 4, 8)}), 8, "begins at 4"),
         (header({"a": tensor("F32", [1], 0, 4), "b": tensor("F32", [1], 2, 6)}), 6, "begins at 2"),
         (header({"a": tensor("F32", [1], 0, 4)}), 5, "bytes of"),
         (header({"a": {"dtype": "F32", "shape": [1]}}), 4, "lacks"),
-        (header({"a": tensor("F32", [2**64], 0, 4)}), 4, "lacks"),
-        (header({"a": tensor("F32", [1] * 65, 0, 4)}), 4, "lacks"),
+        (header({"a": tensor("F32", [2**64], 0, 4)}), 4, "no JSON object of tensors: .*shape"),
+        (header({"a": tensor("F32", [1] * 65, 0, 4)}), 4, "no JSON object of tensors: .*shape"),
+        (header({"a": {"dtype": "F32", "shape": "1", "data_offsets": [0, 4]}}), 4, "lacks"),
+        (header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4]}}), 4, "lacks"),
     ],
 )
 def test_a_header_that_contradicts_itself_or_its_file_is_refused(prefix: bytes, extra_bytes: int, message: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import threading
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pilotlight_engine.boot import checkpoint_check
+from pilotlight_engine.swap import swap_rules
 from pilotlight_models.checkpoint import adapter_rank, read_checkpoint
 from pilotlight_models.folder_files import FileRefused, check_folder, read_object
 from pilotlight_models.in_place import folder_in_place
@@ -29,9 +31,6 @@ from pilotlight_protocol.fingerprint import engine_fingerprint
 from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_store import Hold, Progress, Store
 from pilotlight_store.published import page_cache
-
-PROVEN_SWAPS = frozenset({("none", "cpu"), ("awq", "cpu")})
-"""(quantization, device kind) whose swap is proven by tests; the engine host has the same list and the last word."""
 
 _Value = TypeVar("_Value")
 _REMEMBERED = 1024
@@ -85,7 +84,7 @@ class ModelFiles:
         self._tiers: OrderedDict[str, tuple[Tier, float]] = OrderedDict()
 
     def _within_roots(self, located: Located, uri: str) -> Located:
-        if not uri.startswith("bundled://"):
+        if not _is_bundled(uri):
             for path in (located.folder, *located.files, located.folder / "config.json"):
                 if not any(path.resolve().is_relative_to(root) for root in self._roots):
                     raise Forbidden(f"{uri} is not a folder this pool serves from (--model_root)")
@@ -150,7 +149,7 @@ class ModelFiles:
         folder = _folder(uri)
         assert folder is not None  # whoever calls has looked
         located = self._within_roots(_located(folder, ""), uri)
-        return self._by_content(located) if uri.startswith("bundled://") else located
+        return self._by_content(located) if _is_bundled(uri) else located
 
     def _described_and_released(self, order: ModelOrder, hold: Hold) -> ModelFacts:
         try:
@@ -182,7 +181,7 @@ class ModelFiles:
             weights_bytes=located.weights_bytes,
             memory_bytes=located.weights_bytes + _ENGINE_BYTES[self._node.device] + _kv_bytes(order, self._node),
             tier=self.tier(located),
-            swappable=(by_argument or quantization, self._node.device) in PROVEN_SWAPS,
+            swappable=(by_argument or quantization, self._node.device) in swap_rules.PROVEN,
         )
 
     def tier(self, located: Located) -> Tier:
@@ -192,8 +191,7 @@ class ModelFiles:
             known = self._tiers.get(located.identity)
         if known is not None and now_s < known[1]:
             return known[0]
-        resident = sum(page_cache.resident_bytes(path) for path in located.files)
-        tier: Tier = "ram" if resident >= _RESIDENT_SHARE * located.weights_bytes else "disk"
+        tier: Tier = "ram" if _is_resident(located) else "disk"
         with self._lock:
             _remember(self._tiers, located.identity, (tier, now_s + _TIER_KEPT_S))
         return tier
@@ -233,6 +231,10 @@ def _folder(uri: str) -> Path | None:
     return folder
 
 
+def _is_bundled(uri: str) -> bool:
+    return parse_model_reference(uri).scheme == "bundled"
+
+
 def _located(folder: Path, digest: str) -> Located:
     try:
         found = sorted(check_folder(folder).items())
@@ -261,6 +263,13 @@ def _read_architecture(located: Located) -> _Architecture:
     if found := checkpoint_check.reasons(checkpoint.config, checkpoint.inventory, generation_config):
         raise InvalidInput(f"{located.folder} cannot be served: {'; '.join(found)}")
     return read
+
+
+def _is_resident(located: Located) -> bool:
+    most_bytes = located.weights_bytes * _RESIDENT_SHARE
+    if most_bytes > os.sysconf("SC_PHYS_PAGES") * page_cache.PAGE_BYTES:
+        return False  # without a look: a sparse file of petabytes would keep one busy for minutes
+    return sum(page_cache.resident_bytes(path) for path in located.files) >= most_bytes
 
 
 def _adapter_folder(path: str) -> Path:
