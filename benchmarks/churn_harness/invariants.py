@@ -66,7 +66,7 @@ class Watch:
         """What the store has published is whole, though it was killed while it downloaded, and nobody holds it."""
         with Store(StoreSettings(self._pool.store_dir)) as store:
             models = store.list()
-            held = [model.manifest.source for model in models if model.leases or model.pinned]
+            held = [model.manifest.source for model in models if model.holds or model.pinned]
             damaged = [found for model in models for found in store.verify(model.digest)]
         if held or damaged:
             self._tally.is_wrong(f"the store: held by nobody {held}, damaged {damaged}")

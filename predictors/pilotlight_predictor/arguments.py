@@ -16,14 +16,12 @@ from pilotlight_engine.leasing.pool_http import check_pool_url
 from pilotlight_engine.quantization import Requested
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.leases import POOL_URL_VARIABLE, PREWARM_VARIABLE, TENANT_VARIABLE
 from pilotlight_serving.command_line import IsDirectory, answer_checks, parse_known
 from pilotlight_wire.cors import allowed_origins
 
 ENGINE_ARGS_VARIABLE = "PILOTLIGHT_ENGINE_ARGS"
-POOL_URL_VARIABLE = "PILOTLIGHT_POOL_URL"
 POOL_KEY_VARIABLE = "PILOTLIGHT_POOL_KEY"
-TENANT_VARIABLE = "PILOTLIGHT_TENANT"
-PREWARM_VARIABLE = "PILOTLIGHT_PREWARM"
 # A lease is gone for good after a deadline this long; the API takes no longer one.
 LEASE_DEADLINE_MAX_S = 3600.0
 DEFAULT_MODEL_DIR = "/mnt/models"

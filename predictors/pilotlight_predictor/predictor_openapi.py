@@ -11,35 +11,27 @@ from pilotlight_serving.openapi_document import (
     error_responses,
     event_stream,
     json_response,
-    path_parameters,
+    post,
+    ref,
     struct_schemas,
+    versioned,
 )
 from pilotlight_wire.handlers import ServedModel
 
 
 def predictor_openapi(model: ServedModel) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for prefix, suffix in (("/v2/models/{model_name}", ""), ("/v2/models/{model_name}/versions/{version}", "_version")):
+    for path, suffix, parameters in versioned(model):
         for verb in ("generate", "generate_stream"):
-            paths[f"{prefix}/{verb}"] = {
-                "parameters": path_parameters(model, prefix),
-                "post": {
-                    "operationId": verb + suffix,
-                    "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Generate")}}},
-                    "responses": {**_answer(verb), **error_responses(405, *BODY_ERRORS)},
-                },
-            }
+            responses = {**_answer(verb), **error_responses(405, *BODY_ERRORS)}
+            paths[f"{path}/{verb}"] = {"parameters": parameters, **post(verb + suffix, responses, ref("Generate"))}
     return {"paths": paths, "components": {"schemas": _schemas()}}
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _answer(verb: str) -> dict[str, Any]:
     if verb == "generate":
-        return json_response("the whole completion", _ref("Generated"))
-    return event_stream("one event per delta; an error after the first is an event too", _ref("TokenEvent"))
+        return json_response("the whole completion", ref("Generated"))
+    return event_stream("one event per delta; an error after the first is an event too", ref("TokenEvent"))
 
 
 def _schemas() -> dict[str, Any]:
@@ -47,7 +39,7 @@ def _schemas() -> dict[str, Any]:
     schemas = struct_schemas(GenerateBody, TokenEvent)
     schemas["Generate"] = schemas.pop("GenerateBody")
     schemas["Generate"]["properties"]["input_ids"]["minItems"] = 1
-    schemas["Generate"]["properties"]["parameters"] = _ref("GenerationParameters")
+    schemas["Generate"]["properties"]["parameters"] = ref("GenerationParameters")
     event = schemas["TokenEvent"]["properties"]
 
     def part(required: str, optional: str = "", **own: Any) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Which checkpoints may be exchanged inside one running engine.
 
 `architecture_hash` covers what the model's files fix (config, tensor inventory, quantization); `engine_fingerprint`
-adds what the engine fixes (its arguments, vLLM's version, the device, and the tokenizer where structured output
-compiles grammars from it). Equal fingerprints mean that a swap is *possible*; whether it is allowed on a device is the
-warm pool's list of proven combinations. Pure: header bytes come in, hashes go out.
+adds what the engine fixes (its arguments, vLLM's version, the device). Equal fingerprints mean that a swap is
+*possible*; whether it is allowed on a device is the list of proven combinations'. Pure: header bytes come in, hashes go
+out.
 
 What is left out of the config, and why it is safe: names and versions of the tools that wrote it, initial values and
 dropout that only training reads, and token ids and sampling defaults, which a swap sets anew (design 4.2).
@@ -187,26 +187,18 @@ def engine_fingerprint(
     engine_arguments: Mapping[str, object],
     vllm_version: str,
     device: str,
-    structured_output_tokenizer: str | None = None,
 ) -> str:
     """Hex sha256 of what a running engine can exchange weights within.
 
     `engine_arguments`: every vLLM argument that is set, without the model's path and name. `device` is the kind, not
-    the index (`cpu`, `NVIDIA H100`). `structured_output_tokenizer` is `tokenizer_hash` where structured output is on,
-    else None: grammars are compiled for one vocabulary.
+    the index (`cpu`, `NVIDIA H100`).
     """
     return _hash({
         "architecture": architecture,
         "engine_arguments": dict(engine_arguments),
         "vllm_version": vllm_version,
         "device": device,
-        "tokenizer": structured_output_tokenizer,
     })  # fmt: skip
-
-
-def tokenizer_hash(files: Mapping[str, str]) -> str:
-    """Hex sha256 of a model's tokenizer: `files` maps its tokenizer files' names to their sha256."""
-    return _hash(dict(files))
 
 
 def _canonical(value: object) -> str:

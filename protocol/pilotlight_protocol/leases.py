@@ -19,6 +19,10 @@ Isolation = Literal["shared", "reset", "dedicated"]
 tenant's process never serves anybody else. That promises a process, not a slot: parked, it may be stopped for another
 tenant like any engine, and its memory ends with it."""
 
+POOL_URL_VARIABLE, TENANT_VARIABLE = "PILOTLIGHT_POOL_URL", "PILOTLIGHT_TENANT"
+PREWARM_VARIABLE = "PILOTLIGHT_PREWARM"
+"""Of a holder's environment: whoever starts it says there where its pool is, whose it is, and when to be warm."""
+
 LONGEST_WAIT_S = 600.0
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 Uri = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]

@@ -6,7 +6,7 @@ Where a struct reads or writes a body, its schema is made from that struct.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -35,10 +35,7 @@ def error_responses(*statuses: int, schema: str = "Error") -> dict[str, Any]:
     """OpenAPI responses for these statuses; 429 and 503 carry Retry-After. `schema`: Error, or OpenAIError."""
     responses: dict[str, Any] = {}
     for status in statuses:
-        responses[str(status)] = {
-            "description": _REASONS[status],
-            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
-        }
+        responses[str(status)] = {"description": _REASONS[status], **content(ref(schema))}
         if status in (429, 503):
             responses[str(status)]["headers"] = {
                 "Retry-After": {"description": "seconds to wait", "schema": {"type": "string", "pattern": "^[0-9]+$"}}
@@ -46,8 +43,32 @@ def error_responses(*statuses: int, schema: str = "Error") -> dict[str, Any]:
     return responses
 
 
+def ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def an_object(required: str = "", /, **properties: Any) -> dict[str, Any]:
+    """`required`: names of properties, all of them where none are given."""
+    return {"type": "object", "required": required.split() or list(properties), "properties": properties}
+
+
+def content(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": dict(schema)}}}
+
+
 def json_response(description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"200": {"description": description, "content": {"application/json": {"schema": dict(schema)}}}}
+    return {"200": {"description": description, **content(schema)}}
+
+
+def post(operation: str, responses: Mapping[str, Any], body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    said: dict[str, Any] = {"operationId": operation, "responses": dict(responses)}
+    return {"post": said if body is None else said | {"requestBody": {"required": True, **content(body)}}}
+
+
+def versioned(model: ServedModel) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """The path of the model without and with its version, what operations are called there, and its parameters."""
+    for path, suffix in (("/v2/models/{model_name}", ""), ("/v2/models/{model_name}/versions/{version}", "_version")):
+        yield path, suffix, path_parameters(model, path)
 
 
 def path_parameters(model: ServedModel, path: str) -> list[dict[str, Any]]:
@@ -87,8 +108,7 @@ def _as_given(schema: dict[str, Any]) -> dict[str, Any]:
 def event_stream(description: str, event_schema: Mapping[str, Any]) -> dict[str, Any]:
     """A 200 response of server-sent events whose `data` is JSON of this schema."""
     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": dict(event_schema)}
-    event = {"type": "object", "required": ["data"], "properties": {"data": data}}
-    return {"200": {"description": description, "content": {"text/event-stream": {"schema": event}}}}
+    return {"200": {"description": description, "content": {"text/event-stream": {"schema": an_object(data=data)}}}}
 
 
 def openapi_document(model: ServedModel) -> dict[str, Any]:
@@ -107,198 +127,89 @@ def openapi_document(model: ServedModel) -> dict[str, Any]:
     return document
 
 
-def _get(operation: str, responses: dict[str, Any], parameters: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    item: dict[str, Any] = {"get": {"operationId": operation, "responses": {**responses, **error_responses(405, 500)}}}
-    if parameters:
-        item["parameters"] = parameters
-    return item
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+_FREE = {"type": "object"}
 
 
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
+def _get(operation: str, responses: dict[str, Any]) -> dict[str, Any]:
+    return {"get": {"operationId": operation, "responses": {**responses, **error_responses(405, 500)}}}
 
 
 def _flag(name: str) -> dict[str, Any]:
-    return {"type": "object", "required": [name], "properties": {name: {"type": "boolean"}}}
+    return an_object(**{name: {"type": "boolean"}})
 
 
 def _server_paths() -> dict[str, Any]:
-    ready = {**json_response("the model answers", _flag("ready")), **error_responses(503)}
-    strings = {"type": "array", "items": {"type": "string"}}
+    text = {"200": {"description": "Prometheus text", "content": {"text/plain": {"schema": _TEXT}}}}
+    index = {
+        **json_response("the models and their state", {"type": "array", "items": ref("ModelIndex")}),
+        **error_responses(400, 405, 408, 413, 415, 500),
+    }
+    listed = post("repository_index", index, {"type": "object", "properties": {"ready": {"type": "boolean"}}})
+    listed["post"]["requestBody"]["required"] = False
     return {
-        "/": _get("live", json_response("alive", {"type": "object", "properties": {"status": {"const": "alive"}}})),
-        "/v2": _get("server_metadata", json_response("the server's metadata", _ref("ServerMetadata"))),
+        "/": _get("live", json_response("alive", an_object(status={"const": "alive"}))),
+        "/v2": _get("server_metadata", json_response("the server's metadata", ref("ServerMetadata"))),
         "/v2/health/live": _get("server_live", json_response("the process answers", _flag("live"))),
-        "/v2/health/ready": _get("server_ready", ready),
-        "/v2/models": _get(
-            "models",
-            json_response("the served names", {"type": "object", "properties": {"models": strings}}),
+        "/v2/health/ready": _get(
+            "server_ready", {**json_response("the model answers", _flag("ready")), **error_responses(503)}
         ),
-        "/metrics": _get(
-            "metrics",
-            {"200": {"description": "Prometheus text", "content": {"text/plain": {"schema": {"type": "string"}}}}},
-        ),
-        "/openapi.json": _get("openapi", json_response("this document", {"type": "object"})),
-        "/v2/repository/index": {
-            "post": {
-                "operationId": "repository_index",
-                "requestBody": {
-                    "required": False,
-                    "content": {
-                        "application/json": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}
-                    },
-                },
-                "responses": {
-                    **json_response("the models and their state", {"type": "array", "items": _ref("ModelIndex")}),
-                    **error_responses(400, 405, 408, 413, 415, 500),
-                },
-            }
-        },
+        "/v2/models": _get("models", json_response("the served names", an_object(models=_TEXTS))),
+        "/metrics": _get("metrics", text),
+        "/openapi.json": _get("openapi", json_response("this document", _FREE)),
+        "/v2/repository/index": listed,
     }
 
 
 def _model_paths(model: ServedModel) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for prefix, suffix in (("/v2/models/{model_name}", ""), ("/v2/models/{model_name}/versions/{version}", "_version")):
-        parameters = path_parameters(model, prefix)
-        paths[prefix] = _get(
-            "model_metadata" + suffix,
-            {**json_response("the model's metadata", _ref("ModelMetadata")), **error_responses(404)},
-            parameters,
-        )
-        paths[prefix + "/ready"] = _get(
-            "model_ready" + suffix,
-            {
-                **json_response(
-                    "the model answers",
-                    {"type": "object", "properties": {"name": {"type": "string"}, "ready": {"const": True}}},
-                ),
-                **error_responses(404, 503),
-            },
-            parameters,
-        )
-        paths[prefix + "/infer"] = {
-            "parameters": parameters,
-            "post": {
-                "operationId": "infer" + suffix,
-                "description": "JSON, or JSON followed by binary tensors with Inference-Header-Content-Length.",
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": _ref("InferRequest")}},
-                },
-                "responses": {
-                    "200": {
-                        "description": "the output tensors; binary ones follow the JSON",
-                        "content": {
-                            "application/json": {"schema": _ref("InferResponse")},
-                            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-                        },
-                    },
-                    **error_responses(405, *BODY_ERRORS),
-                },
-            },
-        }
+    for path, suffix, parameters in versioned(model):
+        metadata = {**json_response("the model's metadata", ref("ModelMetadata")), **error_responses(404)}
+        ready = json_response("the model answers", an_object(name=_TEXT, ready={"const": True}))
+        answers = json_response("the output tensors; binary ones follow the JSON", ref("InferResponse"))
+        answers["200"]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+        infer = post("infer" + suffix, {**answers, **error_responses(405, *BODY_ERRORS)}, ref("InferRequest"))
+        infer["post"]["description"] = "JSON, or JSON followed by binary tensors with Inference-Header-Content-Length."
+        paths[path] = _get("model_metadata" + suffix, metadata) | {"parameters": parameters}
+        ready = _get("model_ready" + suffix, {**ready, **error_responses(404, 503)})
+        paths[path + "/ready"] = ready | {"parameters": parameters}
+        paths[path + "/infer"] = infer | {"parameters": parameters}
+    name = {"name": "model_name", "in": "path", "required": True, "schema": {"type": "string", "enum": [model.name]}}
     for verb in ("load", "unload"):
-        path = "/v2/repository/models/{model_name}/" + verb
-        paths[path] = {
-            "parameters": [
-                {
-                    "name": "model_name",
-                    "in": "path",
-                    "required": True,
-                    "schema": {"type": "string", "enum": [model.name]},
-                }
-            ],
-            "post": {
-                "operationId": verb,
-                "responses": {
-                    **json_response(
-                        "done", {"type": "object", "properties": {"name": {"type": "string"}, verb: {"const": True}}}
-                    ),
-                    **error_responses(403, 405, *BODY_ERRORS, 501),
-                },
-            },
-        }
+        done = json_response("done", an_object(name=_TEXT, **{verb: {"const": True}}))
+        done |= error_responses(403, 405, *BODY_ERRORS, 501)
+        paths["/v2/repository/models/{model_name}/" + verb] = {"parameters": [name], **post(verb, done)}
     return paths
 
 
+def _tensor(least_dimension: int, **more: Any) -> dict[str, Any]:
+    shape = {"type": "array", "items": {"type": "integer", "minimum": least_dimension}}
+    return an_object("name datatype shape", name=_TEXT, datatype={"enum": list(FORMATS)}, shape=shape, **more)
+
+
 def _schemas() -> dict[str, Any]:
-    tensor_metadata = {
-        "type": "object",
-        "required": ["name", "datatype", "shape"],
-        "properties": {
-            "name": {"type": "string"},
-            "datatype": {"enum": list(FORMATS)},
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": -1}},
-        },
-    }
-    tensor = {
-        "type": "object",
-        "required": ["name", "datatype", "shape"],
-        "properties": {
-            "name": {"type": "string"},
-            "datatype": {"enum": list(FORMATS)},
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-            "parameters": {"type": "object"},
-            "data": {"type": "array"},
-        },
-    }
-    strings = {"type": "array", "items": {"type": "string"}}
+    described = {"type": "array", "items": _tensor(-1)}
+    tensors = {"type": "array", "items": _tensor(0, parameters=_FREE, data={"type": "array"})}
     return {
-        "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
+        "Error": an_object(error=_TEXT),
         "GenerationParameters": generation_parameters(),
-        "ServerMetadata": {
-            "type": "object",
-            "required": ["name", "version", "extensions"],
-            "properties": {"name": {"type": "string"}, "version": {"type": "string"}, "extensions": strings},
-        },
-        "ModelMetadata": {
-            "type": "object",
-            "required": ["name", "versions", "platform", "inputs", "outputs"],
-            "properties": {
-                "name": {"type": "string"},
-                "versions": strings,
-                "platform": {"type": "string"},
-                "inputs": {"type": "array", "items": tensor_metadata},
-                "outputs": {"type": "array", "items": tensor_metadata},
-            },
-        },
-        "ModelIndex": {
-            "type": "object",
-            "required": ["name", "version", "state", "reason"],
-            "properties": {
-                "name": {"type": "string"},
-                "version": {"type": "string"},
-                "state": {"enum": ["READY", "UNAVAILABLE"]},
-                "reason": {"type": "string"},
-            },
-        },
-        "InferRequest": {
-            "type": "object",
-            "required": ["inputs"],
-            "properties": {
-                "id": {"type": ["string", "null"]},
-                "parameters": {"type": "object"},
-                "inputs": {"type": "array", "items": tensor, "minItems": 1},
-                "outputs": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "required": ["name"],
-                        "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
-                    },
-                },
-            },
-        },
-        "InferResponse": {
-            "type": "object",
-            "required": ["model_name", "model_version", "outputs"],
-            "properties": {
-                "id": {"type": "string"},
-                "model_name": {"type": "string"},
-                "model_version": {"type": "string"},
-                "parameters": {"type": "object"},
-                "outputs": {"type": "array", "items": tensor},
-            },
-        },
+        "ServerMetadata": an_object(name=_TEXT, version=_TEXT, extensions=_TEXTS),
+        "ModelMetadata": an_object(name=_TEXT, versions=_TEXTS, platform=_TEXT, inputs=described, outputs=described),
+        "ModelIndex": an_object(name=_TEXT, version=_TEXT, state={"enum": ["READY", "UNAVAILABLE"]}, reason=_TEXT),
+        "InferRequest": an_object(
+            "inputs",
+            id={"type": ["string", "null"]},
+            parameters=_FREE,
+            inputs=tensors | {"minItems": 1},
+            outputs={"type": "array", "items": an_object("name", name=_TEXT, parameters=_FREE)},
+        ),
+        "InferResponse": an_object(
+            "model_name model_version outputs",
+            id=_TEXT,
+            model_name=_TEXT,
+            model_version=_TEXT,
+            parameters=_FREE,
+            outputs=tensors,
+        ),
     }

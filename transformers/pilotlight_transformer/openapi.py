@@ -6,67 +6,63 @@ from typing import Any
 
 from pilotlight_serving.openapi_document import (
     BODY_ERRORS,
+    an_object,
     error_responses,
     generation_parameters,
     json_response,
     path_parameters,
+    post,
+    ref,
     struct_schemas,
+    versioned,
 )
+from pilotlight_text.openai_api.answers import ChatCompletion, Completion, ModelList, OpenAIError
 from pilotlight_text.openai_api.requests import UNSUPPORTED, ChatRequest, CompletionRequest
 from pilotlight_wire.handlers import ServedModel
 
 _PREDICTOR_ERRORS = (429, 504)
-_OPENAI = "OpenAIError"
+_OPENAI = OpenAIError.__name__
 _STRING = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
 _REASON = {"enum": ["stop", "length"]}
 _STOP_REASON = {"type": ["string", "integer", "null"]}
-_NULLABLE_OBJECT = {"type": ["object", "null"]}
 
 
 def openapi(model: ServedModel) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for base, suffix in (("/v2/models/{model_name}", ""), ("/v2/models/{model_name}/versions/{version}", "_version")):
+    for path, suffix, parameters in versioned(model):
         for verb in ("generate", "generate_stream"):
-            paths[f"{base}/{verb}"] = _generate(model, base, verb, suffix)
+            paths[f"{path}/{verb}"] = {"parameters": parameters, **_generate(verb, suffix)}
     for prefix, suffix in (("/openai/v1", ""), ("/v1", "_short")):
         paths |= _openai_paths(model, prefix, suffix)
     return {"paths": paths, "components": {"schemas": _schemas(list(model.names()))}}
 
 
-def _generate(model: ServedModel, base: str, verb: str, suffix: str) -> dict[str, Any]:
-    whole = {"application/json": {"schema": _ref("TextAnswer")}}
-    return {
-        "parameters": path_parameters(model, base),
-        "post": {
-            "operationId": verb + suffix,
-            "description": "Parameters may stand in `parameters` or beside `text_input`. `stream` true streams.",
-            "requestBody": _body("TextRequest"),
-            "responses": {
-                "200": {
-                    "description": "the text; streamed, one TextEvent per event",
-                    "content": (whole if verb == "generate" else {})
-                    | _events(contentMediaType="application/json", contentSchema=_ref("TextEvent")),
-                },
-                **error_responses(405, *BODY_ERRORS, *_PREDICTOR_ERRORS),
-            },
-        },
-    }
+def _generate(verb: str, suffix: str) -> dict[str, Any]:
+    answer = json_response("the text; streamed, one TextEvent per event", ref("TextAnswer"))
+    events = _events(contentMediaType="application/json", contentSchema=ref("TextEvent"))
+    answer["200"]["content"] = (answer["200"]["content"] if verb == "generate" else {}) | events
+    responses = {**answer, **error_responses(405, *BODY_ERRORS, *_PREDICTOR_ERRORS)}
+    item = post(verb + suffix, responses, ref("TextRequest"))
+    item["post"]["description"] = "Parameters may stand in `parameters` or beside `text_input`. `stream` true streams."
+    return item
 
 
 def _events(**data: Any) -> dict[str, Any]:
     """A stream, described by one of its events, as OpenAPI 3.2 and the tools that test streams read it."""
-    event = _object(["data"], data={"type": "string", **data})
-    return {"text/event-stream": {"schema": event}}
+    return {"text/event-stream": {"schema": an_object(data={"type": "string", **data})}}
 
 
 def _openai_paths(model: ServedModel, prefix: str, suffix: str) -> dict[str, Any]:
+    refusals = error_responses(405, 408, 413, 415, 400, 500, 501, 503, schema=_OPENAI)
+    embeddings = post("create_embedding" + suffix, refusals, {"type": "object"})
+    embeddings["post"]["requestBody"]["required"] = False
     return {
         f"{prefix}/models": {
             "get": {
                 "operationId": "list_models" + suffix,
                 "responses": {
-                    **json_response("the served models", _ref("OpenAIModelList")),
+                    **json_response("the served models", ref("ModelList")),
                     **error_responses(405, 500, 503, schema=_OPENAI),
                 },
             }
@@ -76,49 +72,22 @@ def _openai_paths(model: ServedModel, prefix: str, suffix: str) -> dict[str, Any
             "get": {
                 "operationId": "retrieve_model" + suffix,
                 "responses": {
-                    **json_response("the model", _ref("OpenAIModel")),
+                    **json_response("the model", ref("ModelCard")),
                     **error_responses(404, 405, 500, 503, schema=_OPENAI),
                 },
             },
         },
         f"{prefix}/completions": _completion_path("create_completion" + suffix, "CompletionRequest", "Completion"),
         f"{prefix}/chat/completions": _completion_path("create_chat" + suffix, "ChatRequest", "ChatCompletion"),
-        f"{prefix}/embeddings": {
-            "post": {
-                "operationId": "create_embedding" + suffix,
-                "requestBody": {"required": False, "content": {"application/json": {"schema": {"type": "object"}}}},
-                "responses": error_responses(405, 408, 413, 415, 400, 500, 501, 503, schema=_OPENAI),
-            }
-        },
+        f"{prefix}/embeddings": embeddings,
     }
 
 
 def _completion_path(operation: str, request: str, answer: str) -> dict[str, Any]:
-    return {
-        "post": {
-            "operationId": operation,
-            "requestBody": _body(request),
-            "responses": {
-                "200": {
-                    "description": "the completion; with `stream`, its chunks",
-                    "content": {"application/json": {"schema": _ref(answer)}, **_events()},
-                },
-                **error_responses(405, *BODY_ERRORS, *_PREDICTOR_ERRORS, schema=_OPENAI),
-            },
-        }
-    }
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _body(name: str) -> dict[str, Any]:
-    return {"required": True, "content": {"application/json": {"schema": _ref(name)}}}
-
-
-def _object(required: list[str], **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "required": required, "properties": properties}
+    said = json_response("the completion; with `stream`, its chunks", ref(answer))
+    said["200"]["content"] |= _events()
+    errors = error_responses(405, *BODY_ERRORS, *_PREDICTOR_ERRORS, schema=_OPENAI)
+    return post(operation, {**said, **errors}, ref(request))
 
 
 def _list(items: dict[str, Any]) -> dict[str, Any]:
@@ -130,63 +99,58 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schemas(names: list[str]) -> dict[str, Any]:
-    return {**_v2_schemas(), **_openai_request_schemas(names), **_openai_answer_schemas()}
+    return {
+        **_v2_schemas(),
+        **_openai_request_schemas(names),
+        **struct_schemas(ChatCompletion, Completion, ModelList, OpenAIError),
+    }
 
 
 def _v2_schemas() -> dict[str, Any]:
     parameters = generation_parameters()
     known = parameters["properties"]
     flags = {name: {"type": ["boolean", "null"]} for name in ("stream", "include_stop_str_in_output")}
-    choice = _object(
-        ["index", "text_output", "finish_reason", "stop_reason"],
+    head = {"model_name": _STRING, "model_version": _STRING, "id": _STRING}
+    logprobs, prompt_logprobs = {"type": "array"}, {"type": "array"}
+    choice = an_object(
+        "index text_output finish_reason stop_reason",
         index=_COUNT,
         text_output=_STRING,
         finish_reason=_REASON,
         stop_reason=_STOP_REASON,
-        logprobs={"type": "array"},
+        logprobs=logprobs,
+    )
+    usage = an_object(prompt_tokens=_COUNT, completion_tokens=_COUNT, cached_tokens=_COUNT)
+    request = an_object(
+        "text_input",
+        text_input={"type": "string", "minLength": 1},
+        id={"type": ["string", "null"]},
+        parameters=_nullable({**parameters, "properties": {**known, **flags}}),
+        **known,
+        **flags,
     )
     return {
-        "TextRequest": {
-            "type": "object",
-            "required": ["text_input"],
-            "additionalProperties": False,
-            "properties": {
-                "text_input": {"type": "string", "minLength": 1},
-                "id": {"type": ["string", "null"]},
-                "parameters": _nullable({**parameters, "properties": {**known, **flags}}),
-                **known,
-                **flags,
-            },
-        },
-        "TextAnswer": _object(
-            ["model_name", "model_version", "id", "text_output", "finish_reason", "outputs", "usage"],
-            model_name=_STRING,
-            model_version=_STRING,
-            id=_STRING,
+        "TextRequest": request | {"additionalProperties": False},
+        "TextAnswer": an_object(
+            "model_name model_version id text_output finish_reason outputs usage",
+            **head,
             text_output=_STRING,
             finish_reason=_REASON,
-            outputs={"type": "array", "items": choice, "minItems": 1},
-            usage=_object(
-                ["prompt_tokens", "completion_tokens", "cached_tokens"],
-                prompt_tokens=_COUNT,
-                completion_tokens=_COUNT,
-                cached_tokens=_COUNT,
-            ),
-            prompt_logprobs={"type": "array"},
+            outputs=_list(choice),
+            usage=usage,
+            prompt_logprobs=prompt_logprobs,
         ),
-        "TextEvent": _object(
-            ["model_name", "model_version", "id", "index", "text_output", "finish_reason"],
-            model_name=_STRING,
-            model_version=_STRING,
-            id=_STRING,
+        "TextEvent": an_object(
+            "model_name model_version id index text_output finish_reason",
+            **head,
             index=_COUNT,
             text_output=_STRING,
             finish_reason={"enum": ["stop", "length", None]},
             stop_reason=_STOP_REASON,
-            logprobs={"type": "array"},
+            logprobs=logprobs,
             prompt_tokens=_COUNT,
             cached_tokens=_COUNT,
-            prompt_logprobs={"type": "array"},
+            prompt_logprobs=prompt_logprobs,
         ),
     }
 
@@ -194,9 +158,8 @@ def _v2_schemas() -> dict[str, Any]:
 def _openai_request_schemas(names: list[str]) -> dict[str, Any]:
     """The structs that decode the requests; by hand only what is checked after decoding."""
     known = generation_parameters()["properties"]
-    part = _object(["type", "text"], type={"const": "text"}, text=_STRING)
-    message = _object(
-        ["role", "content"],
+    part = an_object(type={"const": "text"}, text=_STRING)
+    message = an_object(
         role={"enum": ["system", "user", "assistant"]},
         content={"anyOf": [_STRING, {"type": "array", "items": part}]},
     )
@@ -216,60 +179,3 @@ def _openai_request_schemas(names: list[str]) -> dict[str, Any]:
     }
     completion |= {"prompt": {"anyOf": [text, _list(text), ids, _list(ids)]}, "logprobs": known["logprobs"]}
     return schemas
-
-
-def _openai_answer_schemas() -> dict[str, Any]:
-    usage = _object(
-        ["prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details"],
-        prompt_tokens=_COUNT,
-        completion_tokens=_COUNT,
-        total_tokens=_COUNT,
-        prompt_tokens_details=_object(["cached_tokens"], cached_tokens=_COUNT),
-    )
-
-    def answer(kind: str, **text: Any) -> dict[str, Any]:
-        choice = _object(
-            ["index", "logprobs", "finish_reason", *text],
-            index=_COUNT,
-            logprobs=_NULLABLE_OBJECT,
-            finish_reason=_REASON,
-            stop_reason=_STOP_REASON,
-            **text,
-        )
-        return _object(
-            ["id", "object", "created", "model", "choices", "usage"],
-            id=_STRING,
-            object={"const": kind},
-            created=_COUNT,
-            model=_STRING,
-            choices={"type": "array", "items": choice, "minItems": 1},
-            usage=usage,
-        )
-
-    message = _object(
-        ["role", "content", "refusal"], role={"const": "assistant"}, content=_STRING, refusal={"type": "null"}
-    )
-    model = _object(
-        ["id", "object", "created", "owned_by"],
-        id=_STRING,
-        object={"const": "model"},
-        created=_COUNT,
-        owned_by=_STRING,
-        max_model_len=_COUNT,
-    )
-    error = _object(
-        ["message", "type", "param", "code"],
-        message=_STRING,
-        type=_STRING,
-        param={"type": ["string", "null"]},
-        code={"type": "integer"},
-    )
-    return {
-        "ChatCompletion": answer("chat.completion", message=message),
-        "Completion": answer("text_completion", text=_STRING),
-        "OpenAIModel": model,
-        "OpenAIModelList": _object(
-            ["object", "data"], object={"const": "list"}, data={"type": "array", "items": _ref("OpenAIModel")}
-        ),
-        _OPENAI: _object(["error"], error=error),
-    }

@@ -56,7 +56,6 @@ class Decision:
     activator_in_path: bool
     activity: Activity
     activation_timed_out: bool
-    next_check_s: float
     reasons: tuple[str, ...]
 
 
@@ -123,7 +122,6 @@ def scale(spec: ScalingSpec, observation: Observation, state: KPAState, now_s: f
             activator_in_path=in_path,
             activity=state.activity,
             activation_timed_out=timed_out,
-            next_check_s=now_s + max(0.0, min(spec.tick_s, step.recheck_after_s)),
             reasons=(*reasons, *target.reasons, *step.reasons),
         ),
         state,
@@ -136,7 +134,6 @@ class _Step:
 
     want: int | None
     apply: bool = True
-    recheck_after_s: float = float("inf")
     reasons: tuple[str, ...] = ()
 
 
@@ -174,16 +171,14 @@ def _toward_zero(spec: ScalingSpec, retention_s: float, want: int | None, state:
 def _give_up_activation(spec: ScalingSpec, since_s: float) -> _Step:
     if since_s > spec.activation_timeout_s:
         return _Step(want=0, reasons=(f"could not be activated within {spec.activation_timeout_s:g} s",))
-    return _Step(want=None, apply=False, recheck_after_s=spec.activation_timeout_s - since_s)
+    return _Step(want=None, apply=False)
 
 
 def _leave_active(spec: ScalingSpec, since_s: float) -> _Step:
     if since_s >= spec.stable_window_s:
         return _Step(want=0, apply=False, reasons=("idle: inactive from now on, activator in the path",))
     left_s = spec.stable_window_s - since_s
-    return _Step(
-        want=1, recheck_after_s=left_s, reasons=(f"active for {since_s:.0f} s only: keep 1 for another {left_s:.0f} s",)
-    )
+    return _Step(want=1, reasons=(f"active for {since_s:.0f} s only: keep 1 for another {left_s:.0f} s",))
 
 
 def _leave_inactive(spec: ScalingSpec, retention_s: float, since_s: float, state: KPAState, now_s: float) -> _Step:
@@ -194,14 +189,12 @@ def _leave_inactive(spec: ScalingSpec, retention_s: float, since_s: float, state
         return _Step(want=0, reasons=(f"inactive for {since_s:.0f} s, {longest_s:g} s are enough: scale to zero",))
     if since_s < retention_s:
         left_s = retention_s - since_s
-        return _Step(
-            want=0, apply=False, recheck_after_s=left_s, reasons=(f"last pod retained for {left_s:.0f} s more",)
-        )
+        return _Step(want=0, apply=False, reasons=(f"last pod retained for {left_s:.0f} s more",))
     proxied_s = now_s - state.proxy_since_s
     if proxied_s >= spec.grace_period_s:
         return _Step(want=0, reasons=(f"activator in the path for {proxied_s:.0f} s: scale to zero",))
     left_s = spec.grace_period_s - proxied_s
-    return _Step(want=0, apply=False, recheck_after_s=left_s, reasons=(f"grace period: {left_s:.0f} s more",))
+    return _Step(want=0, apply=False, reasons=(f"grace period: {left_s:.0f} s more",))
 
 
 def _ready_needed(spec: ScalingSpec, state: KPAState, observation: Observation) -> int:

@@ -10,12 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pilotlight_protocol.leases import POOL_URL_VARIABLE, PREWARM_VARIABLE, TENANT_VARIABLE
 from pilotlight_specs.component_fields import PREWARM_ANNOTATION
 from pilotlight_specs.desired import Component, Container
 
-POOL_URL_VARIABLE = "PILOTLIGHT_POOL_URL"
-TENANT_VARIABLE = "PILOTLIGHT_TENANT"
-PREWARM_VARIABLE = "PILOTLIGHT_PREWARM"
 # What the entrypoint of our own images is; the kind of device says nothing about it.
 _OWN_IMAGE = re.compile(r"(?:.*/)?pilotlight[/-](predictor|transformer)(?:-cpu|-cuda)?")
 _IMAGE_VERSION = re.compile(r"(:[\w.-]+)?(@[\w:+.-]+)?$")

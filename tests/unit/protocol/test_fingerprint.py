@@ -16,7 +16,6 @@ from pilotlight_protocol.fingerprint import (
     engine_fingerprint,
     merged_inventory,
     tensor_spans,
-    tokenizer_hash,
 )
 
 CONFIG: dict[str, object] = {
@@ -165,17 +164,14 @@ def test_every_part_of_the_engine_counts() -> None:
             "engine_arguments": {"max_model_len": 512},
             "vllm_version": "0.32.0",
             "device": "cpu",
-            "structured_output_tokenizer": None,
         }
         return engine_fingerprint("a1", **(parts | change))
 
-    tokenizer = tokenizer_hash({"tokenizer.json": "ab"})
     variants = [
         made(),
         made(engine_arguments={"max_model_len": 1024}),
         made(vllm_version="0.33.0"),
         made(device="NVIDIA H100"),
-        made(structured_output_tokenizer=tokenizer),
     ]
     assert len(set(variants)) == len(variants)
     assert made() == made()

@@ -16,7 +16,8 @@ def test_pages_are_counted_on_both_sides_of_a_windows_border_and_holes_are_not(t
 
 
 def test_what_was_loaded_is_resident_to_its_last_byte(tmp_path: Path) -> None:
-    path, arrived = tmp_path / "file", []
+    path = tmp_path / "file"
+    arrived: list[int] = []
     path.write_bytes(b"x" * (2 * PAGE_BYTES + 1))
     load(path, lambda: False, arrived.append)
     assert sum(arrived) == resident_bytes(path) == 2 * PAGE_BYTES + 1

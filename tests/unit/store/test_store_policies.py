@@ -169,12 +169,12 @@ def test_who_makes_room(candidates: list[Candidate], evicted: str) -> None:
 
 
 def test_nothing_is_evicted_without_need_and_the_clock_stands() -> None:
-    assert make_room(GB, GB, 2 * GB, [candidate("a")], 3.0) == Evict((), 0, 3.0)
+    assert make_room(GB, GB, 2 * GB, [candidate("a")], 3.0) == Evict((), 3.0)
 
 
 def test_the_clock_is_the_priority_of_the_last_one_evicted() -> None:
     decision = make_room(2 * GB, 2 * GB, 2 * GB, [candidate("a"), candidate("b", cost_s=7.0)], 0.0)
-    assert decision == Evict(("a", "b"), 2 * GB, 7.0)
+    assert decision == Evict(("a", "b"), 7.0)
 
 
 def test_a_model_larger_than_the_budget_is_refused_with_numbers() -> None:

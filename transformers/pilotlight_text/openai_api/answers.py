@@ -122,7 +122,7 @@ class ModelCard(msgspec.Struct):
     object: Literal["model"]
     created: Count
     owned_by: str
-    max_model_len: Count | Unset
+    max_model_len: Count | Unset = msgspec.UNSET
 
 
 class ModelList(msgspec.Struct):

@@ -36,7 +36,6 @@ _Value = TypeVar("_Value")
 _REMEMBERED = 1024
 _RESOLUTION_KEPT_S = 300.0
 _TIER_KEPT_S = 2.0
-_RESIDENT_SHARE = 0.99
 _ENGINE_BYTES = {"cpu": 1536 * 2**20, "cuda": 2 * 2**30}  # process and device context, without weights and KV cache
 _LEAST_KV_BYTES = 256 * 2**20
 _WHOLE_NUMBER = re.compile(r"[1-9][0-9]{0,18}")
@@ -266,7 +265,7 @@ def _read_architecture(located: Located) -> _Architecture:
 
 
 def _is_resident(located: Located) -> bool:
-    most_bytes = located.weights_bytes * _RESIDENT_SHARE
+    most_bytes = located.weights_bytes * page_cache.RESIDENT_SHARE
     if most_bytes > os.sysconf("SC_PHYS_PAGES") * page_cache.PAGE_BYTES:
         return False  # without a look: a sparse file of petabytes would keep one busy for minutes
     return sum(page_cache.resident_bytes(path) for path in located.files) >= most_bytes

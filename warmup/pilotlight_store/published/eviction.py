@@ -28,7 +28,6 @@ class Evict:
     """Evict `digests` in this order; `clock` is the tier's clock afterwards."""
 
     digests: tuple[str, ...]
-    freed_bytes: int
     clock: float
 
 
@@ -56,7 +55,7 @@ def make_room(
             f"and {_gb(kept)} of that is pinned, held or being downloaded; unpin a model, wait for an "
             "engine or a download to end, or raise the budget"
         )
-    return Evict(victims.keys, victims.freed, victims.clock)
+    return Evict(victims.keys, victims.clock)
 
 
 def _entry(candidate: Candidate) -> greedy_dual.Entry:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PAGE_BYTES = mmap.PAGESIZE
+RESIDENT_SHARE = 0.99
+"""Of the bytes of a model that is in memory; the kernel always takes a few pages back."""
 WINDOW_BYTES = 8 * 1024 * 1024
 MEASURED_BYTES = 2**30
 """Mapped and asked about at once: a file may say that it is larger than any memory."""

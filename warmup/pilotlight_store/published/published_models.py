@@ -30,7 +30,6 @@ from pilotlight_store.published.verification import verify_files
 from pilotlight_store.transfer.disk import boot_id, flush
 
 Tier = Literal["disk", "ram"]
-RESIDENT_SHARE = 0.99  # of a model's bytes; the kernel always takes a few pages back first
 log = logging.getLogger(__name__)
 
 
@@ -78,7 +77,7 @@ class PublishedModels:
             resident = sum(page_cache.resident_bytes(path / file.name) for file in manifest.files)
         except OSError as error:
             raise ModelNotFound(f"model {digest} is not in the store; fetch it with `pilotlight prefetch`") from error
-        tier: Tier = "ram" if resident >= RESIDENT_SHARE * manifest.size_bytes else "disk"
+        tier: Tier = "ram" if resident >= page_cache.RESIDENT_SHARE * manifest.size_bytes else "disk"
         return Model(
             digest, path, manifest, tier, resident, record.pinned, self._catalog.holds(digest), record.frequency,
             record.last_used_s,

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
+from pilotlight_models.folder_files import INDEX_NAME
 from pilotlight_protocol.manifest import (
     MANIFEST_NAME,
     MAX_FILES,
@@ -24,7 +25,6 @@ from pilotlight_store.sources.http_answers import Probe
 from pilotlight_store.sources.http_ranges import HttpRanges
 from pilotlight_store.sources.source import Listing, RemoteFile
 
-INDEX_NAME = "model.safetensors.index.json"
 WELL_KNOWN = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",

@@ -21,7 +21,6 @@ from pilotlight_store.sources.http_ranges import HttpRanges
 from pilotlight_store.sources.source import Listing, RemoteFile
 from pilotlight_store.sources.xet_ranges import XetConnection, XetRanges, decode_connection
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
 LISTING_TIMEOUT_S = 30.0
 MAX_TOKEN_BYTES = 64 * 1024
 log = logging.getLogger(__name__)

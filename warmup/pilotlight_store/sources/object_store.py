@@ -26,7 +26,6 @@ from pilotlight_protocol.manifest import MAX_FILES
 from pilotlight_store.errors import SourceChanged, SourceInvalid, SourceMissing, SourceUnavailable, VerificationFailed
 from pilotlight_store.sources.source import BLOCK_BYTES, Listing, RemoteFile
 
-SCHEMES = frozenset({"s3", "gs", "az"})
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 
 
