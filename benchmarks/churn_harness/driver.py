@@ -13,7 +13,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,9 @@ class BrokenConnection(Exception):
 
 @dataclass(frozen=True)
 class ChurnPlan:
-    """`ill_mannered`, `curious`: shares of requests."""
+    """`ill_mannered`, `curious`: shares of requests. On a machine with other work: `answers_per_kill` must have been
+    completed since the last kill before the next, and a run that is not `enough` goes on for `patience_s` at the most.
+    """
 
     duration_s: float
     kill_every_s: float
@@ -57,6 +59,9 @@ class ChurnPlan:
     kinds: tuple[str, ...] = KINDS
     ill_mannered: float = 0.08
     curious: float = 0.05
+    answers_per_kill: int = 0
+    enough: Callable[[Tally], bool] = lambda tally: True
+    patience_s: float = 0.0
 
 
 class Churn:
@@ -103,7 +108,7 @@ class Churn:
 
     async def _client(self, number: int) -> None:
         dice = random.Random(f"{self.plan.seed}-{number}")
-        while time.monotonic() < self._end_s:
+        while self._left_s() > 0:
             await asyncio.sleep(dice.expovariate(1 / self.plan.think_s))
             # A fifth of the requests go through predictors, which are few.
             by_predictor = self.predictors and dice.random() < 0.2
@@ -316,12 +321,20 @@ class Churn:
     async def _killing(self) -> None:
         dice = random.Random(f"{self.plan.seed}-kinds")
         deck: list[str] = []
-        while (wait_s := self._end_s - time.monotonic()) > self.plan.kill_every_s:
-            await asyncio.sleep(min(wait_s, self.plan.kill_every_s))
+        completed = 0
+        while self._left_s() > self.plan.kill_every_s:
+            await asyncio.sleep(self.plan.kill_every_s)
+            if self.tally.completed.total() < completed + self.plan.answers_per_kill:
+                continue
+            completed = self.tally.completed.total()
             if not deck:
                 deck = [kind for kind in self.plan.kinds if self.predictors or kind not in ("predictor", "stream")]
                 dice.shuffle(deck)
             await self._killer.kill(deck.pop())
+
+    def _left_s(self) -> float:
+        more_s = 0.0 if self.plan.enough(self.tally) else self.plan.patience_s
+        return self._end_s + more_s - time.monotonic()
 
     async def _keep_predictors(self) -> None:
         while True:

@@ -68,8 +68,8 @@ class World:
         for _ in range(40):
             await asyncio.sleep(0)
 
-    async def ask(self, model: str, caller: Caller = TRUSTED, **more: Any) -> LeaseAnswer:
-        request = LeaseRequest(model, "m", **{"deadline_s": 600.0} | more)
+    async def ask(self, model: str, caller: Caller = TRUSTED, name: str = "m", **more: Any) -> LeaseAnswer:
+        request = LeaseRequest(model, name, **{"deadline_s": 600.0} | more)
         waiting = asyncio.create_task(self.coordinator.desk.request(request, caller))
         await self.settle()
         return await waiting
@@ -744,6 +744,35 @@ async def test_whoever_asks_while_its_endpoints_engine_boots_shares_it(start: An
     await world.settle()
     assert world.agent.granted == {"s0": (second.lease_id, third.lease_id)}
     assert charged(world) == [second.lease_id]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"tenant": "a"}, {"tenant": "b"}),
+        ({"name": "m"}, {"name": "n"}),
+        ({}, {"engine_args": {"max_model_len": "64"}}),
+        ({}, {"isolation": "reset"}),
+        ({}, {"priority": "interactive"}),
+    ],
+    ids=["tenant", "endpoint", "arguments", "isolation", "priority"],
+)
+async def test_what_is_not_one_endpoint_shares_nothing(start: Any, first: Any, second: Any) -> None:
+    world = await start()
+    lease, other = await world.lease(A, **first), await world.ask(A, **second)
+    world.agent.tell(WorkBegan("s0", lease.lease_id))
+    assert (other.state, other.elsewhere) == ("queued", False)
+    assert world.agent.granted == {"s0": (lease.lease_id,)}
+    await world.release(lease)
+    assert world.agent.granted == {"s0": (other.lease_id,)}
+
+
+async def test_two_endpoints_of_one_tenant_take_turns_at_the_model_that_both_name(start: Any) -> None:
+    world = await start()
+    lease, other = await world.lease(A, name="m"), await world.ask(A, name="n")
+    await world.release(lease)
+    polled = await world.coordinator.desk.poll(other.lease_id, 0.0, TRUSTED)
+    assert (polled.state, polled.path) == ("active", "loaded"), "one engine, as it is, under another name"
 
 
 async def test_a_holder_that_leaves_while_another_is_let_in_leaves_it_the_slot(start: Any) -> None:
