@@ -34,7 +34,7 @@ from pilotlight_local.errors import PlatformError
 from pilotlight_local.state_dir import StateDir
 from pilotlight_protocol.engine_frames import GenerateRequest
 from pilotlight_protocol.generation import GenerationParameters
-from pilotlight_wire.server_timing import parse_phases
+from pilotlight_wire.hop_headers import parse_phases
 
 ROOT = Path(__file__).parents[1]
 PROMPT = list(range(300, 364))
@@ -246,7 +246,7 @@ class Platform:
         body = {"model": name, "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 8}
         begun = time.monotonic()
         with _post(url, {**body, "stream": True, "temperature": 0}) as answer:
-            headers = answer.headers.get_all("server-timing") or []
+            timing = ",".join(answer.headers.get_all("server-timing") or [])
             for line in answer:
                 choices = json.loads(line[6:])["choices"] if line.startswith(b"data: {") else []
                 if choices and choices[0]["delta"].get("content"):
@@ -255,7 +255,7 @@ class Platform:
                 raise RuntimeError(f"{name} answered without text")
             total_s = time.monotonic() - begun
         told: dict[str, float] = {}
-        for phase in parse_phases(headers):
+        for phase in parse_phases(timing):
             label = f"{phase.name} {phase.description.removeprefix(name + '-')}".strip()
             told[label] = told.get(label, 0.0) + phase.duration_ms / 1000
         return Sample(total_s, {**told, "rest": max(0.0, total_s - sum(told.values()))})

@@ -28,7 +28,7 @@ from pilotlight_local.controller.platform_status import ComponentStatus, from_js
 from pilotlight_local.embedded.display import slots_table
 from pilotlight_local.embedded.display_lines import waterfall_lines
 from pilotlight_local.embedded.status_table import status_table
-from pilotlight_wire.server_timing import Phase, parse_phases
+from pilotlight_wire.hop_headers import Phase, parse_phases
 
 SPEC = "inferenceservices/quickstart.yaml"
 POOL_DEADLINE_S = 180
@@ -151,7 +151,7 @@ def ask_openai(control: ControlClient, port: int, base: str, question: str, *, c
                 temperature=0,
                 stream=True,
             )
-            phases.extend(parse_phases(answer.headers.get_list("server-timing")))
+            phases.extend(parse_phases(answer.headers.get("server-timing", "")))
             for chunk in answer.parse():
                 text = chunk.choices[0].delta.content if chunk.choices else None
                 if text:

@@ -165,7 +165,7 @@ class TokensModel:
         lora = None if context.model_name == self.name else context.model_name
         # A client may send the same x-request-id twice at once; the engine must tell its requests apart.
         request_id = f"{context.request_id}-{next(self._numbers)}"
-        return GenerateRequest(request_id, prompt, parameters, lora, context.traceparent)
+        return GenerateRequest(request_id, prompt, parameters, lora, context.headers.get("traceparent"))
 
     async def _complete_all(
         self, prompts: Sequence[list[int]], parameters: GenerationParameters, context: RequestContext

@@ -8,6 +8,7 @@ from typing import Any
 from pilotlight_protocol.errors import Forbidden, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
+from pilotlight_serving.shell_errors import no_such_model
 from pilotlight_serving.triton_options import take_options
 from pilotlight_wire.handlers import RequestContext, ServedModel
 
@@ -30,15 +31,8 @@ class DataPlane:
 
     def require(self, model_name: str, version: str = "") -> None:
         """Raises ModelNotFound unless that model and version are served here."""
-        if not self.model.serves(model_name):
-            raise ModelNotFound(
-                f"there is no model '{model_name}' here; this server has {', '.join(self.model.names())}",
-                param="model",
-            )
-        if version not in ("", self.model.version):
-            raise ModelNotFound(
-                f"model '{model_name}' has no version '{version}', only '{self.model.version}'", param="model"
-            )
+        if not self.model.serves(model_name) or version not in ("", self.model.version):
+            raise no_such_model(self.model, model_name, version)
 
     def require_control(self, model_name: str) -> None:
         """Raises Forbidden unless model control is on, ModelNotFound for an adapter: it is not loaded by itself."""

@@ -34,8 +34,7 @@ from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.shell_errors import bug
 from pilotlight_serving.shell_metrics import IN_FLIGHT, PHASE, REQUESTS, predict_observer
 from pilotlight_wire.handlers import RequestContext
-from pilotlight_wire.request_identity import request_id
-from pilotlight_wire.server_timing import server_timing_header
+from pilotlight_wire.http_exchange import request_id, server_timing
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -303,7 +302,7 @@ class _Counted:
 def _trailing(context: RequestContext) -> tuple[tuple[str, str], ...]:
     trailing = [("x-request-id", context.request_id)]
     if context.server_timing:
-        trailing.append(("server-timing", server_timing_header(context.server_timing)))
+        trailing.append(("server-timing", server_timing(context.server_timing)))
     trailing += [(name.lower(), value) for name, value in context.response_headers.items()]
     return tuple(trailing)
 

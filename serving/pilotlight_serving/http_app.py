@@ -2,6 +2,9 @@
 
 Whatever happens, the client gets the error shape of the route and never a stack trace. When the connection is lost, the
 handler's task is cancelled.
+
+A request path is matched in its raw form and each segment is unquoted by itself, so that a model name may hold a slash
+written as `%2F`. One trailing slash is tolerated. HEAD is answered by the GET route.
 """
 
 from __future__ import annotations
@@ -9,22 +12,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from urllib.parse import unquote
 
-from pilotlight_protocol.error_bodies import ErrorStyle, style_of_path
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError, UnsupportedMediaType
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
-from pilotlight_serving.route_table import Match, RouteTable
 from pilotlight_serving.settings import ServerSettings
-from pilotlight_serving.shell_errors import MethodNotAllowed, bug
+from pilotlight_serving.shell_errors import MethodNotAllowed, bug, no_such_model
 from pilotlight_serving.shell_metrics import IN_FLIGHT, PHASE, REQUESTS, predict_observer
 from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
-from pilotlight_wire.http_answer import HttpAnswer, Scope, Send
-from pilotlight_wire.http_protocol import SERVER_WIDE
-from pilotlight_wire.request_body import BodyAborted, Receive, read_body
-from pilotlight_wire.server_timing import server_timing_header
-
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+from pilotlight_wire.http_exchange import BodyAborted, HttpAnswer, Receive, Scope, Send, read_body, server_timing
 
 _ALL_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 
@@ -42,68 +40,37 @@ class HttpApp:
         self.observe_predict = predict_observer(model.name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        match = self._table.find(scope["method"], scope["raw_path"].decode("ascii"))
-        answer = HttpAnswer(scope, receive, send, self.settings.cors, _error_style(match, scope["path"]))
+        answer = HttpAnswer(scope, receive, send, self.settings.cors, scope["path"])
         answer.closing = self.limiter.draining
-        if scope["method"] == "OPTIONS" and await self._options(answer, scope["path"]):
+        if scope["method"] == "OPTIONS" and await answer.options(_ALL_METHODS):
             return
-        parameters = match.parameters if match is not None else {}
-        context = RequestContext(
-            answer.request_id,
-            answer.headers,
-            model_name=parameters.get("model_name", ""),
-            model_version=parameters.get("version", ""),
-        )
-        await _Exchange(self, match, context, scope, answer).run()
+        await _Exchange(self, scope, answer).run()
 
-    async def _options(self, answer: HttpAnswer, path: str) -> bool:
-        """Answer a preflight or `OPTIONS *`; neither the model nor the limiter is asked."""
-        said = self.settings.cors.preflight_headers("OPTIONS", answer.headers)
-        if said is None:
-            if path != SERVER_WIDE:
-                return False
-            said = {"allow": _ALL_METHODS}
-        await answer.reply(204, "", b"", [(name.encode(), value.encode("latin-1")) for name, value in said.items()])
-        return True
-
-    def route_for(self, match: Match | None, context: RequestContext) -> Route:
+    def route(self, scope: Scope, context: RequestContext) -> Route:
         """The route to run; raises the 404, 405 or 415 that stands in its way."""
+        match = self._table.find(scope["method"], scope["raw_path"].decode("ascii"))
         if match is None:
             raise ModelNotFound("there is nothing at this path; GET /openapi.json lists what there is")
-        route = match.route
-        if route is None:
+        if match.route is None:
             context.response_headers["Allow"] = ", ".join(match.allowed)
             raise MethodNotAllowed(f"this path takes {' and '.join(match.allowed)}")
-        if context.model_name and not self._model.serves(context.model_name):
-            raise ModelNotFound(
-                f"there is no model '{context.model_name}' here; this server has {', '.join(self._model.names())}",
-                param="model",
-            )
-        if context.model_version not in ("", self._model.version):
-            raise ModelNotFound(
-                f"model '{context.model_name}' has no version '{context.model_version}', only '{self._model.version}'"
-            )
-        return route
+        name, version = match.parameters.get("model_name", ""), match.parameters.get("version", "")
+        if (name and not self._model.serves(name)) or version not in ("", self._model.version):
+            raise no_such_model(self._model, name, version)
+        context.model_name, context.model_version = name, version
+        return match.route
 
 
 class _Exchange:
     """One request that runs a route's handler."""
 
-    __slots__ = ("_answer", "_app", "_context", "_match", "_scope", "_started_at")
+    __slots__ = ("_answer", "_app", "_context", "_scope", "_started_at")
 
-    def __init__(
-        self,
-        app: HttpApp,
-        match: Match | None,
-        context: RequestContext,
-        scope: Scope,
-        answer: HttpAnswer,
-    ) -> None:
+    def __init__(self, app: HttpApp, scope: Scope, answer: HttpAnswer) -> None:
         self._app = app
-        self._match = match
-        self._context = context
         self._scope = scope
         self._answer = answer
+        self._context = RequestContext(answer.request_id, answer.headers)
         self._started_at = time.perf_counter()
 
     async def run(self) -> None:
@@ -112,7 +79,7 @@ class _Exchange:
         counted = False
         try:
             try:
-                route = self._app.route_for(self._match, self._context)
+                route = self._app.route(self._scope, self._context)
                 if route.counted:
                     limiter.enter()
                     counted = True
@@ -192,17 +159,10 @@ class _Exchange:
         if context.server_timing:
             for phase, milliseconds in context.server_timing.items():
                 PHASE.labels(phase.partition(";")[0]).observe(milliseconds / 1000)
-            headers.append((b"server-timing", server_timing_header(context.server_timing).encode("latin-1")))
+            headers.append((b"server-timing", server_timing(context.server_timing).encode("latin-1")))
         for name, value in context.response_headers.items():
             headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
         return headers
-
-
-def _error_style(match: Match | None, path: str) -> ErrorStyle:
-    """The matched route's; where none matched, what a client of that part of the tree can read."""
-    if match is not None and match.route is not None:
-        return match.route.error_style
-    return style_of_path(path)
 
 
 def _check_content_type(context: RequestContext, route: Route) -> None:
@@ -217,3 +177,69 @@ def _check_content_type(context: RequestContext, route: Route) -> None:
     charset = options.lower().replace(" ", "").replace('"', "").partition("charset=")[2].partition(";")[0]
     if charset not in ("", "utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType(f"charset '{charset}' is not spoken here; send UTF-8")
+
+
+@dataclass(slots=True)
+class _Node:
+    children: dict[str, _Node] = field(default_factory=dict)
+    wild: _Node | None = None
+    wild_name: str = ""
+    routes: dict[str, Route] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """`route` is None when the path exists but not for this method; `allowed` lists the methods then."""
+
+    route: Route | None
+    parameters: dict[str, str]
+    allowed: tuple[str, ...] = ()
+
+
+class RouteTable:
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._root = _Node()
+        for route in routes:
+            self._add(route)
+
+    def _add(self, route: Route) -> None:
+        node = self._root
+        for segment in _segments(route.path):
+            if segment.startswith("{"):
+                if node.wild is None:
+                    node.wild = _Node()
+                    node.wild_name = segment[1:-1]
+                node = node.wild
+            else:
+                node = node.children.setdefault(segment, _Node())
+        if route.method in node.routes:
+            raise ValueError(f"two routes for {route.method} {route.path}")
+        node.routes[route.method] = route
+
+    def find(self, method: str, raw_path: str) -> Match | None:
+        """The match for `method` on `raw_path` (percent-encoded, without the query), None for an unknown path."""
+        node = self._root
+        parameters: dict[str, str] = {}
+        for segment in _segments(raw_path):
+            child = node.children.get(segment)
+            if child is not None:
+                node = child
+            elif node.wild is not None and segment:
+                parameters[node.wild_name] = unquote(segment) if "%" in segment else segment
+                node = node.wild
+            else:
+                return None
+        if not node.routes:
+            return None
+        route = node.routes.get("GET" if method == "HEAD" else method)
+        if route is not None:
+            return Match(route, parameters)
+        allowed = sorted(node.routes) + (["HEAD"] if "GET" in node.routes else [])
+        return Match(None, parameters, tuple(allowed))
+
+
+def _segments(path: str) -> list[str]:
+    segments = path.split("/")[1:]
+    if segments and not segments[-1]:
+        segments.pop()
+    return segments

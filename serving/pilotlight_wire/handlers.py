@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from pilotlight_protocol.error_bodies import ErrorStyle
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 
@@ -17,6 +16,7 @@ JSON = "application/json"
 OCTETS = "application/octet-stream"
 
 
+@dataclass(slots=True)
 class RequestContext:
     """One request, whether it came by HTTP or by gRPC.
 
@@ -25,29 +25,13 @@ class RequestContext:
     sent as `Server-Timing` and observed as a histogram. `response_headers`: sent when the response starts.
     """
 
-    __slots__ = ("body", "headers", "model_name", "model_version", "request_id", "response_headers", "server_timing")
-
-    def __init__(
-        self,
-        request_id: str,
-        headers: Mapping[str, str],
-        *,
-        body: bytes = b"",
-        model_name: str = "",
-        model_version: str = "",
-    ) -> None:
-        self.request_id = request_id
-        self.headers = headers
-        self.body = body
-        self.model_name = model_name
-        self.model_version = model_version
-        self.server_timing: dict[str, float] = {}
-        self.response_headers: dict[str, str] = {}
-
-    @property
-    def traceparent(self) -> str | None:
-        """The W3C trace context of the caller, to be sent on unchanged."""
-        return self.headers.get("traceparent")
+    request_id: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+    model_name: str = ""
+    model_version: str = ""
+    server_timing: dict[str, float] = field(default_factory=dict)
+    response_headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -84,7 +68,6 @@ class Route:
     method: Literal["GET", "POST", "DELETE"]
     path: str
     handler: Handler
-    error_style: ErrorStyle = "v2"
     counted: bool = True
     content_types: tuple[str, ...] = (JSON,)
 

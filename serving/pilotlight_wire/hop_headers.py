@@ -1,8 +1,12 @@
-"""Headers that pass through every hop, both ways. Pure."""
+"""Headers of the next hop that mean the same on every hop: what passes on, what passes back, what an answer took. Pure.
+
+How a server writes its own stands in `http_exchange`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 _FORWARDED = frozenset({"traceparent", "tracestate"})
 OWN_PREFIX = "x-pilotlight-"
@@ -31,3 +35,38 @@ def parse_retry_after(value: str | None) -> float | None:
         return max(0.0, float(value)) if value is not None else None
     except ValueError:
         return None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One timed phase of a request, as `Server-Timing` has it (W3C Server Timing)."""
+
+    name: str
+    duration_ms: float
+    description: str = ""
+
+
+def parse_phases(header: str) -> list[Phase]:
+    """Every phase with a duration, in the order of the header; what cannot be read is left out."""
+    phases = []
+    for entry in header.split(","):
+        name, *parameters = (part.strip() for part in entry.split(";"))
+        values = dict(part.split("=", 1) for part in parameters if "=" in part)
+        try:
+            duration_ms = float(values["dur"].strip('"'))
+        except (KeyError, ValueError):
+            continue
+        if name:
+            phases.append(Phase(name, duration_ms, values.get("desc", "").strip('"')))
+    return phases
+
+
+def parse_server_timing(header: str) -> dict[str, float]:
+    """`queue;dur=1.5, activate;dur=20;desc="p"` to {"queue": 1.5, 'activate;desc="p"': 20.0}; no duration, no entry.
+
+    The description stays with the name: each hop has an `activate` of its own.
+    """
+    return {
+        f'{phase.name};desc="{phase.description}"' if phase.description else phase.name: phase.duration_ms
+        for phase in parse_phases(header)
+    }

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable
-from email.utils import formatdate
 from functools import partial
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.server import ServerState
 
 from pilotlight_wire.edge_bounds import EdgeBounds
-from pilotlight_wire.http_protocol import HttpProtocol
+from pilotlight_wire.http_protocol import DatedState, HttpProtocol
 from pilotlight_wire.one_port import OnePort, ProtocolFactory
 
 
@@ -26,8 +23,7 @@ class HttpEdge:
 
     def __init__(self, bounds: EdgeBounds) -> None:
         self._bounds = bounds
-        self._state = ServerState()
-        self._stamped_s = 0
+        self._state = DatedState()
 
     def http(self, app: Callable[..., Any]) -> ProtocolFactory:
         """Makes the protocol of HTTP/1.1 connections that `app` answers."""
@@ -43,20 +39,13 @@ class HttpEdge:
             timeout_keep_alive=self._bounds.keep_alive_s,
         )
         config.load()
-        return partial(HttpProtocol, config, self._state, self._bounds, self._stamp)
+        return partial(HttpProtocol, config, self._state, self._bounds)
 
     def port(self, listener: socket.socket, app: Callable[..., Any], http2: ProtocolFactory | None) -> OnePort:
         """Accept on `listener` from now on; without `http2` its clients are answered by the HTTP/1.1 parser."""
         port = OnePort(listener, self.http(app), http2, self._bounds.max_connections, self._bounds.header_timeout_s)
         port.start()
         return port
-
-    def _stamp(self) -> None:
-        now_s = int(time.time())
-        if now_s != self._stamped_s:
-            self._stamped_s = now_s
-            # One list for all: uvicorn's protocols read it at each request.
-            self._state.default_headers[:] = [(b"date", formatdate(now_s, usegmt=True).encode("ascii"))]
 
     def close_after_answers(self) -> None:
         """Running answers are the last of their connections."""

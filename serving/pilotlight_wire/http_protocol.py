@@ -8,7 +8,9 @@ parsed gets the error shape of this server; a lost connection is told to the run
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any
 
 import msgspec
@@ -28,21 +30,29 @@ SERVER_WIDE = "*"
 """The path of `OPTIONS *`."""
 
 
-class HttpProtocol(HttpToolsProtocol):  # type: ignore[misc]
-    """`stamp`: called before each request, so that its answer has the time."""
+class DatedState(ServerState):  # type: ignore[misc]
+    """What the connections of one server share; its answers are dated."""
 
-    def __init__(
-        self,
-        config: Config,
-        state: ServerState,
-        bounds: EdgeBounds,
-        stamp: Callable[[], None],
-        on_closed: Callable[[], None],
-    ) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self._dated_s = 0
+
+    def stamp(self) -> None:
+        """Let the answers that begin now have the time."""
+        now_s = int(time.time())
+        if now_s != self._dated_s:
+            self._dated_s = now_s
+            self.default_headers[:] = [(b"date", formatdate(now_s, usegmt=True).encode("ascii"))]
+
+
+class HttpProtocol(HttpToolsProtocol):  # type: ignore[misc]
+    """`on_closed`: called when the connection has ended."""
+
+    def __init__(self, config: Config, state: DatedState, bounds: EdgeBounds, on_closed: Callable[[], None]) -> None:
         super().__init__(config=config, server_state=state, app_state={})
         self.url = b""
+        self._state = state
         self._bounds = bounds
-        self._stamp = stamp
         self._on_closed = on_closed
         self._header_bytes = 0
         self._header_deadline: asyncio.TimerHandle | None = None
@@ -82,7 +92,7 @@ class HttpProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_headers_complete(self) -> None:
         self._disarm_header_deadline()
-        self._stamp()
+        self._state.stamp()
         if self.parser.get_method() == b"CONNECT":
             self._refuse(405, "this is no proxy: CONNECT is not spoken here", b"allow: GET, HEAD, POST, OPTIONS\r\n")
             return

@@ -62,7 +62,7 @@ class CountingModel:
         return [
             Route("POST", "/v2/models/{model_name}/generate_stream", self.generate_stream),
             Route("GET", "/v2/cancelled", self.list_cancelled, counted=False),
-            Route("POST", "/openai/v1/fail", self.fail, error_style="openai"),
+            Route("POST", "/openai/v1/fail", self.fail),
         ]
 
     async def generate_stream(self, context: RequestContext) -> Stream:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 from pilotlight_local.activator.activator import Activator
-from pilotlight_local.ingress.routes import Component, Destination, EndpointName, find_destination
-from pilotlight_local.ingress.table import Route
-from pilotlight_wire.server_timing import Phase
+from pilotlight_local.controller.routing_table import find_destination
+from pilotlight_local.errors import UnknownHost
+from pilotlight_local.ingress.routes import Component, Destination, EndpointName, Route
 
 DEMO = EndpointName("default", "demo")
 
@@ -39,9 +38,11 @@ class FakeTable:
         return find_destination(host, path, lambda name: name == DEMO)
 
     def choose(self, endpoint: EndpointName, component: Component | None) -> Route:
+        if endpoint != DEMO:
+            raise UnknownHost(f"no endpoint {endpoint}")
         return self.route
 
-    def record(self, route: Route, status: int, duration_s: float, phases: Sequence[Phase]) -> None:
+    def record(self, route: Route, status: int, duration_s: float, server_timing: str) -> None:
         self.statuses.append(status)
 
     def metrics_text(self) -> str:

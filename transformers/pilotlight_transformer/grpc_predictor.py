@@ -28,8 +28,7 @@ from pilotlight_serving.grpc_messages import ModelStreamInferResponse
 from pilotlight_serving.kserve_messages import predict_v2
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream, WholeAnswer
 from pilotlight_transformer.rest_predictor import client_param
-from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after, passed_back
-from pilotlight_wire.server_timing import parse_server_timing
+from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after, parse_server_timing, passed_back
 from pilotlight_wire.upstream_address import PredictorAddress
 
 _SERVICE = "/inference.GRPCInferenceService/"

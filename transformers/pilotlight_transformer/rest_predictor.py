@@ -14,9 +14,8 @@ import msgspec
 from pilotlight_protocol.errors import PARAM_HEADER, PayloadTooLarge, Unavailable, from_status
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent, TokenLogprob
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream, WholeAnswer
-from pilotlight_wire.hop_headers import ELSEWHERE, REQUEST_ID, parse_retry_after, passed_back
+from pilotlight_wire.hop_headers import ELSEWHERE, REQUEST_ID, parse_retry_after, parse_server_timing, passed_back
 from pilotlight_wire.http_connection import ConnectionLost, ConnectionPool, HttpConnection, Silence
-from pilotlight_wire.server_timing import parse_server_timing
 from pilotlight_wire.upstream_address import PredictorAddress
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024

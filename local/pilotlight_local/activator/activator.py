@@ -142,12 +142,13 @@ class Activator:
         """Requests that a pod works on."""
         return self._running
 
-    async def acquire(self, deadline_s: float, *, needs_model: bool = True) -> Backend:
+    async def acquire(self, deadline_s: float, needs_model: Callable[[], bool] = lambda: True) -> Backend:
         """The pod that takes this request; give it back with `release`.
 
         Args:
             deadline_s: loop time when the request's own time is over.
-            needs_model: whether the pod will call the component behind it, which should wake beside it.
+            needs_model: whether the pod will call the component behind it, which should wake beside it; asked only of a
+                request that has to wait.
 
         Raises QueueFull, ActivationTimeout, or what `refuse` says.
         """
@@ -158,11 +159,12 @@ class Activator:
         if not self._waiting and (backend := self._pick()) is not None:
             self.meter.arrived(self._now_s())
             return self._start(backend)
-        self.waiting_for_model += needs_model
+        needs = needs_model()
+        self.waiting_for_model += needs
         try:
             return await self._wait(self._waiting, deadline_s)
         finally:
-            self.waiting_for_model -= needs_model
+            self.waiting_for_model -= needs
 
     def try_acquire_at(self, backend: Backend) -> bool:
         """Take a place at this very pod (a further call of a spliced connection) if it has one to spare."""

@@ -1,11 +1,13 @@
 """Which revision serves a request: what the ingress reads while the controller writes. One object for both.
 
-Must not: change an endpoint, or know HTTP.
+Hosts: `<isvc>.<ns>.localhost` (what clients use), `<isvc>-predictor.<ns>.localhost` and
+`<isvc>-transformer.<ns>.localhost` (what a component is called inside a cluster). Paths: `/serving/<ns>/<isvc>/…` on
+any other host, prefix removed. Must not: change an endpoint.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -16,9 +18,11 @@ from pilotlight_local.controller.live_endpoint import LiveEndpoint
 from pilotlight_local.controller.live_revision import LiveRevision
 from pilotlight_local.errors import UnknownHost
 from pilotlight_local.ingress.routes import Component as Role
-from pilotlight_local.ingress.routes import Destination, EndpointName, find_destination
-from pilotlight_local.ingress.table import Route
-from pilotlight_wire.server_timing import Phase
+from pilotlight_local.ingress.routes import Destination, EndpointName, Route
+from pilotlight_wire.hop_headers import Phase, parse_phases
+
+PATH_PREFIX = "/serving/"
+DOMAIN = ".localhost"
 
 
 class RequestEvents(Protocol):
@@ -29,7 +33,7 @@ class RequestEvents(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RevisionRoute:
-    """Implements `ingress.table.Route`. `hops`: the revisions that a request passes, the first one first."""
+    """Implements `ingress.routes.Route`. `hops`: the revisions that a request passes, the first one first."""
 
     revision: str
     component: Role
@@ -62,7 +66,7 @@ def _eta_s(revision: LiveRevision) -> float | None:
 
 
 class RoutingTable:
-    """Implements `ingress.table.EndpointTable`."""
+    """Implements `ingress.routes.EndpointTable`."""
 
     def __init__(self, rng: Random, events: RequestEvents) -> None:
         self._rng = rng
@@ -76,7 +80,7 @@ class RoutingTable:
     def choose(self, endpoint: EndpointName, component: Role | None) -> RevisionRoute:
         live = self.endpoints.get(endpoint)
         if live is None:
-            raise UnknownHost(f"no endpoint {endpoint}")
+            raise UnknownHost(f"no endpoint {endpoint}; `pilotlight status` lists them")
         service = live.services.get(component or live.front)
         if service is None:
             raise UnknownHost(f"{endpoint} has no {component}")
@@ -93,10 +97,57 @@ class RoutingTable:
             was_cold_front=component is None and _first_cold(hops) is not None,
         )
 
-    def record(self, route: Route, status: int, duration_s: float, phases: Sequence[Phase]) -> None:
+    def record(self, route: Route, status: int, duration_s: float, server_timing: str) -> None:
         self._requests[route.revision, status] += 1
         if isinstance(route, RevisionRoute) and route.was_cold_front:
-            self._events.cold_request(route.revision, status, duration_s, phases)
+            self._events.cold_request(route.revision, status, duration_s, parse_phases(server_timing))
 
     def metrics_text(self) -> str:
         return metrics_text.render(self._requests, self.endpoints.values())
+
+
+def find_destination(host: str, path: str, exists: Callable[[EndpointName], bool]) -> Destination | None:
+    """Route by host first, by path else; None when no endpoint matches.
+
+    Args:
+        host: the Host header or :authority, with or without a port.
+        path: the request target, with its query.
+        exists: whether an endpoint has this name.
+    """
+    labels = _labels(host)
+    if labels is not None:
+        return _by_host(*labels, path, exists)
+    return _by_path(path)
+
+
+def _by_path(path: str) -> Destination | None:
+    if not path.startswith(PATH_PREFIX):
+        return None
+    namespace, _, rest = path[len(PATH_PREFIX) :].partition("/")
+    cut = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
+    remainder = rest[cut:] if rest[cut:].startswith("/") else "/" + rest[cut:]
+    return Destination(EndpointName(namespace, rest[:cut]), None, remainder)
+
+
+def _labels(host: str) -> tuple[str, str] | None:
+    """`(name, namespace)` of a host below `.localhost`, None for any other host."""
+    bare = host.lower().rstrip(".")
+    if not bare.endswith("]"):
+        bare = bare.rpartition(":")[0] or bare if bare.rpartition(":")[2].isdigit() else bare
+    bare = bare.rstrip(".")
+    if not bare.endswith(DOMAIN):
+        return None
+    name, dot, namespace = bare[: -len(DOMAIN)].partition(".")
+    return (name, namespace) if dot and "." not in namespace else None
+
+
+def _by_host(name: str, namespace: str, path: str, exists: Callable[[EndpointName], bool]) -> Destination | None:
+    front = EndpointName(namespace, name)
+    if exists(front):
+        return Destination(front, None, path)
+    components: tuple[Role, ...] = ("predictor", "transformer")
+    for component in components:
+        endpoint = EndpointName(namespace, name.removesuffix(f"-{component}"))
+        if endpoint != front and exists(endpoint):
+            return Destination(endpoint, component, path)
+    return None

@@ -18,7 +18,7 @@ from pilotlight_local.controller.platform_status import ComponentStatus
 from pilotlight_local.embedded.display_lines import failure_lines, ready_line, scaling_line, waterfall_lines
 from pilotlight_local.embedded.status_table import status_table
 from pilotlight_local.pods.live_pod import PodFailure
-from pilotlight_wire.server_timing import Phase
+from pilotlight_wire.hop_headers import Phase
 
 REFRESH_PERIOD_S = 0.25
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pilotlight_wire.server_timing import Phase
+from pilotlight_wire.hop_headers import Phase
 
 BAR_WIDTH = 40
 

@@ -14,8 +14,7 @@ from typing import cast
 from pilotlight_local.activator.activator import Backend
 from pilotlight_local.errors import UnknownHost, UpstreamFailed
 from pilotlight_local.ingress.grpc_stream_places import StreamPlaces
-from pilotlight_local.ingress.routes import Destination, needs_model
-from pilotlight_local.ingress.table import EndpointTable, Route
+from pilotlight_local.ingress.routes import Destination, EndpointTable, Route, needs_model
 from pilotlight_protocol.errors import InvalidInput, PilotlightError
 from pilotlight_wire.h2_frames import (
     EMPTY_SETTINGS,
@@ -178,7 +177,7 @@ class GrpcClientSide(asyncio.Protocol):
             destination = self._find(authority, path)
             self._route = self._table.choose(destination.endpoint, destination.component)
             deadline_s = self._loop.time() + self._route.timeout_s
-            backend = await self._route.activator.acquire(deadline_s, needs_model=needs_model("POST", path))
+            backend = await self._route.activator.acquire(deadline_s, lambda: needs_model("POST", path))
             try:
                 _, pod = await self._loop.create_connection(lambda: _PodSide(self), "127.0.0.1", backend.port)
             except BaseException as error:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from pilotlight_local.activator.activator import Backend
 from pilotlight_local.errors import ActivationTimeout
-from pilotlight_local.ingress.table import Route
+from pilotlight_local.ingress.routes import Route
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_wire.h2_frames import CANCEL, Frame, FrameType, reset_stream
 

@@ -8,31 +8,16 @@ decide about scale.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from weakref import WeakKeyDictionary
 
-from pilotlight_local.activator.activator import Backend
 from pilotlight_local.errors import PlatformEnding, UnknownHost
-from pilotlight_local.ingress.headers import request_head, wants_progress
-from pilotlight_local.ingress.pod_exchange import PodExchange
+from pilotlight_local.ingress.pod_exchange import PodConnections, PodExchange, wants_progress
 from pilotlight_local.ingress.progress import answer_with_progress
-from pilotlight_local.ingress.routes import Component, Destination, EndpointName, needs_model, path_in_pod
-from pilotlight_local.ingress.table import EndpointTable, Route
-from pilotlight_protocol.error_bodies import style_of_path
+from pilotlight_local.ingress.routes import Component, Destination, EndpointName, EndpointTable
 from pilotlight_protocol.errors import InternalError, PilotlightError
 from pilotlight_wire.edge_bounds import EdgeBounds
-from pilotlight_wire.http_answer import HttpAnswer, Scope, Send
-from pilotlight_wire.http_connection import ConnectionPool
-from pilotlight_wire.http_protocol import SERVER_WIDE
-from pilotlight_wire.request_body import BodyAborted, Receive, body_pieces
-from pilotlight_wire.upstream_address import PredictorAddress
+from pilotlight_wire.http_exchange import Asgi, BodyAborted, HttpAnswer, Receive, Scope, Send
 
-# Below the keep-alive of uvicorn (5 s), so that a pod never closes a connection that is just being reused.
-UPSTREAM_KEEPALIVE_S = 2.0
-CONNECT_TIMEOUT_S = 10.0
-LOOPBACK = "127.0.0.1"
-
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+_ALL_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 _log = logging.getLogger("pilotlight.ingress")
 
@@ -43,7 +28,7 @@ class HttpIngress:
     def __init__(self, table: EndpointTable, bounds: EdgeBounds) -> None:
         self._table = table
         self._bounds = bounds
-        self._pools: WeakKeyDictionary[Backend, ConnectionPool] = WeakKeyDictionary()
+        self._connections = PodConnections()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A request on the ingress port: routed by host, then by path."""
@@ -60,15 +45,13 @@ class HttpIngress:
         return app
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, destination: Destination | None) -> None:
-        path = path_in_pod(_target(scope)) if destination is None else destination.path
-        answer = HttpAnswer(scope, receive, send, self._bounds.cors, style_of_path(path))
+        path = scope["path"] if destination is None else destination.path
+        answer = HttpAnswer(scope, receive, send, self._bounds.cors, path)
         answer.cancel_when_gone()
         try:
-            preflight = self._bounds.cors.preflight_headers(scope["method"], answer.headers)
-            if preflight is not None:
-                said = [(name.encode("ascii"), value.encode("latin-1")) for name, value in preflight.items()]
-                await answer.reply(204, "", b"", said)
-            elif destination is not None:
+            if scope["method"] == "OPTIONS" and await answer.options(_ALL_METHODS):
+                return
+            if destination is not None:
                 await self._forward(scope["method"], destination, answer)
             else:
                 await self._answer_here(scope, answer)
@@ -88,48 +71,25 @@ class HttpIngress:
     async def _forward(self, method: str, destination: Destination, answer: HttpAnswer) -> None:
         route = self._table.choose(destination.endpoint, destination.component)
         started = time.monotonic()
-        exchange = self._exchange(method, destination.path, route, answer)
+        exchange = PodExchange(
+            route, self._connections, method, destination.path, answer, self._bounds.body_stall_timeout_s
+        )
         status = 499
         try:
             if wants_progress(answer.headers) and route.is_cold():
                 await answer_with_progress(answer, exchange, route.progress)
             else:
-                await exchange.answer(answer)
+                await exchange.run()
             status = answer.status
         except PilotlightError as error:
             status = error.http_status
             raise
         finally:
-            self._table.record(route, status, time.monotonic() - started, exchange.phases)
-
-    def _exchange(self, method: str, path: str, route: Route, answer: HttpAnswer) -> PodExchange:
-        head, chunked = request_head(method, path.encode("latin-1"), answer.raw_headers, answer.request_id)
-        body = body_pieces(answer.receive, self._bounds.body_stall_timeout_s, chunked) if answer.has_body else None
-        deadline_s = asyncio.get_running_loop().time() + route.timeout_s
-        return PodExchange(
-            route,
-            lambda backend: self._pool(backend, route),
-            head,
-            body,
-            deadline_s,
-            needs_model=needs_model(method, path),
-        )
-
-    def _pool(self, backend: Backend, route: Route) -> ConnectionPool:
-        pool = self._pools.get(backend)
-        if pool is None:
-            address = PredictorAddress(LOOPBACK, backend.port, f"{LOOPBACK}:{backend.port}")
-            pool = self._pools[backend] = ConnectionPool(
-                address, connect_timeout_s=CONNECT_TIMEOUT_S, timeout_s=route.timeout_s, idle_s=UPSTREAM_KEEPALIVE_S
-            )
-        return pool
+            self._table.record(route, status, time.monotonic() - started, exchange.server_timing)
 
     async def _answer_here(self, scope: Scope, answer: HttpAnswer) -> None:
         """The platform's own routes; anything else is nobody's."""
         path = scope["path"]
-        if path == SERVER_WIDE and scope["method"] == "OPTIONS":
-            await answer.reply(204, "", b"", [(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")])
-            return
         if scope["method"] in ("GET", "HEAD"):
             text = self._own_text(path)
             if text is not None:
@@ -147,8 +107,7 @@ class HttpIngress:
 
     def close(self) -> None:
         """Drop the idle connections to pods."""
-        for pool in self._pools.values():
-            pool.close()
+        self._connections.close()
 
 
 def _target(scope: Scope) -> str:

@@ -1,63 +1,107 @@
 """One HTTP request at one of the pods of its revision: waits for a place, sends the request, hands the answer on.
 
-Must not: choose revisions, or know what the bytes mean.
+Which headers end at this hop, and which are added, is decided here too (RFC 9110 section 7.6.1). Must not: choose
+revisions, or know what the bytes mean.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
 
 from pilotlight_local.activator.activator import Backend
 from pilotlight_local.errors import ActivationTimeout, UpstreamFailed
-from pilotlight_local.ingress.headers import answer_headers
-from pilotlight_local.ingress.table import Route
+from pilotlight_local.ingress.routes import Route, needs_model
 from pilotlight_protocol.errors import DeadlineExceeded, Unavailable
-from pilotlight_wire.http_answer import HttpAnswer
 from pilotlight_wire.http_connection import ConnectFailed, ConnectionLost, ConnectionPool, HttpConnection, Silence
-from pilotlight_wire.server_timing import Phase
+from pilotlight_wire.http_exchange import HttpAnswer, body_pieces, timing_entry
+from pilotlight_wire.upstream_address import PredictorAddress
+
+RawHeader = tuple[bytes, bytes]
 
 CONNECT_ATTEMPTS = 3
+CONNECT_TIMEOUT_S = 10.0
+# Below the keep-alive of uvicorn (5 s), so that a pod never closes a connection that is just being reused.
+UPSTREAM_KEEPALIVE_S = 2.0
+LOOPBACK = "127.0.0.1"
 # A pod that ended the connection may have run the request before (RFC 9110 section 9.2.2).
 REPEATABLE = (b"GET ", b"HEAD ", b"OPTIONS ")
 
+PROGRESS = "x-pilotlight-progress"
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# The edge reads and answers `Expect`; how long a body is it says by itself.
+_ENDS_HERE = (b"expect", PROGRESS.encode())
+
+
+class PodConnections:
+    """The idle connections to all pods."""
+
+    def __init__(self) -> None:
+        self._pools: WeakKeyDictionary[Backend, ConnectionPool] = WeakKeyDictionary()
+
+    def to(self, backend: Backend, timeout_s: float) -> ConnectionPool:
+        """Connections to this pod, on which it may be silent for so long."""
+        pool = self._pools.get(backend)
+        if pool is None:
+            address = PredictorAddress(LOOPBACK, backend.port, f"{LOOPBACK}:{backend.port}")
+            pool = self._pools[backend] = ConnectionPool(
+                address, connect_timeout_s=CONNECT_TIMEOUT_S, timeout_s=timeout_s, idle_s=UPSTREAM_KEEPALIVE_S
+            )
+        return pool
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+
 
 class PodExchange:
-    """`pool_of`: the connections to a pod. `head` and `body`: the request as the pod gets it, `body` None for none."""
+    """`path`: as the pod gets it, with the query. `held`, `server_timing`: what the header of that name says of this
+    hop, and in all, once the pod has answered."""
 
     def __init__(
         self,
         route: Route,
-        pool_of: Callable[[Backend], ConnectionPool],
-        head: bytes,
-        body: AsyncIterator[bytes] | None,
-        deadline_s: float,
-        *,
-        needs_model: bool,
+        connections: PodConnections,
+        method: str,
+        path: str,
+        answer: HttpAnswer,
+        body_stall_timeout_s: float,
     ) -> None:
         self._route = route
-        self._pool_of = pool_of
-        self._head = head
-        self._body = body
-        self._deadline_s = deadline_s
-        self._needs_model = needs_model
-        self._held = Phase("activate", 0.0, route.component)
-        self.phases: list[Phase] = []
+        self._connections = connections
+        self._answer = answer
+        self._method, self._path = method, path
+        self._head, chunked = request_head(method, path.encode("latin-1"), answer.raw_headers, answer.request_id)
+        self._body = body_pieces(answer.receive, body_stall_timeout_s, chunked) if answer.has_body else None
+        self._deadline_s = asyncio.get_running_loop().time() + route.timeout_s
+        self.held = ""
+        self.server_timing = ""
 
-    async def answer(self, answer: HttpAnswer) -> None:
+    async def run(self) -> None:
         """Hold, forward and stream back. Raises PilotlightError while nothing has been answered."""
         async with self.upstream() as upstream:
-            await answer.pass_on(upstream.status, self._headers(upstream, answer))
-            await self.copy(upstream, answer)
+            headers = answer_headers(upstream.raw_headers, self._answer.request_id, self.server_timing)
+            if upstream.status in (204, 304):
+                headers = [(name, value) for name, value in headers if name.lower() != b"content-length"]
+            await self._answer.pass_on(upstream.status, headers)
+            await self.copy(upstream)
 
-    def _headers(self, upstream: HttpConnection, answer: HttpAnswer) -> list[tuple[bytes, bytes]]:
-        headers, self.phases = answer_headers(upstream.raw_headers, answer.request_id, self._held)
-        if upstream.status in (204, 304):
-            return [(name, value) for name, value in headers if name.lower() != b"content-length"]
-        return headers
-
-    async def copy(self, upstream: HttpConnection, answer: HttpAnswer) -> None:
+    async def copy(self, upstream: HttpConnection) -> None:
         """The body of the answer, to its end; an end that is none is seen by the client as such."""
+        answer = self._answer
         try:
             async with asyncio.timeout_at(self._deadline_s):
                 while piece := await upstream.read():
@@ -70,28 +114,32 @@ class PodExchange:
     @asynccontextmanager
     async def upstream(self) -> AsyncIterator[HttpConnection]:
         """The pod's answer, its head read; leaving closes or returns the connection and gives the pod back."""
+        route = self._route
         for attempt in range(CONNECT_ATTEMPTS):
             held_from = time.monotonic()
-            backend = await self._route.activator.acquire(self._deadline_s, needs_model=self._needs_model)
-            self._held = Phase("activate", (time.monotonic() - held_from) * 1000, self._route.component)
+            backend = await route.activator.acquire(self._deadline_s, self._needs_model)
+            self.held = timing_entry("activate", (time.monotonic() - held_from) * 1000, route.component)
             try:
-                pool = self._pool_of(backend)
+                pool = self._connections.to(backend, route.timeout_s)
                 try:
                     connection = await self._send(backend, pool)
                 except ConnectFailed as error:
                     # Nothing of the request has left: another pod can still take it.
-                    self._route.activator.suspect(backend)
+                    route.activator.suspect(backend)
                     if attempt + 1 == CONNECT_ATTEMPTS:
                         raise UpstreamFailed(f"{backend.name} does not accept connections; try again") from error
                     continue
-                self.phases = answer_headers(connection.raw_headers, "", self._held)[1]
+                self.server_timing = all_timing(self.held, connection.raw_headers)
                 try:
                     yield connection
                 finally:
                     pool.release(connection)
                 return
             finally:
-                self._route.activator.release(backend)
+                route.activator.release(backend)
+
+    def _needs_model(self) -> bool:
+        return needs_model(self._method, self._path)
 
     async def _send(self, backend: Backend, pool: ConnectionPool) -> HttpConnection:
         try:
@@ -105,3 +153,46 @@ class PodExchange:
             raise
         except Unavailable as error:
             raise UpstreamFailed(f"{backend.name} broke the connection before it answered; try again") from error
+
+
+def end_to_end(headers: Iterable[RawHeader], also_drop: Iterable[bytes] = ()) -> list[RawHeader]:
+    """The headers that go on to the next hop, repeated ones kept, in their order."""
+    given = list(headers)
+    named = {
+        token.strip().lower() for name, value in given if name.lower() == b"connection" for token in value.split(b",")
+    }
+    dropped = HOP_BY_HOP | named | set(also_drop)
+    return [(name, value) for name, value in given if name.lower() not in dropped]
+
+
+def request_head(method: str, target: bytes, headers: Iterable[RawHeader], request_id: str) -> tuple[bytes, bool]:
+    """The head the pod gets: the client's end-to-end headers and a request id; and whether the body goes in chunks."""
+    given = list(headers)
+    kept = end_to_end(given, _ENDS_HERE)
+    chunked = any(name == b"transfer-encoding" for name, _ in given)
+    if chunked:
+        kept = [(name, value) for name, value in kept if name != b"content-length"]
+        kept.append((b"transfer-encoding", b"chunked"))
+    if not any(name == b"x-request-id" for name, _ in kept):
+        kept.append((b"x-request-id", request_id.encode("ascii")))
+    lines = [method.encode("ascii") + b" " + target + b" HTTP/1.1", *(name + b": " + value for name, value in kept)]
+    return b"\r\n".join(lines) + b"\r\n\r\n", chunked
+
+
+def all_timing(held: str, headers: Iterable[RawHeader]) -> str:
+    """`Server-Timing` with this hop's entry before the pod's own."""
+    return ", ".join([held, *(value.decode("latin-1") for name, value in headers if name.lower() == b"server-timing")])
+
+
+def answer_headers(headers: Iterable[RawHeader], request_id: str, server_timing: str) -> list[RawHeader]:
+    """The pod's end-to-end headers and what every answer here has; it is the edge that dates it."""
+    kept = end_to_end(headers, (b"server-timing", b"date"))
+    kept.append((b"server-timing", server_timing.encode("latin-1")))
+    names = {name.lower() for name, _ in kept}
+    defaults = ((b"x-request-id", request_id.encode("ascii")), (b"server", b"pilotlight"))
+    return [*kept, *(pair for pair in defaults if pair[0] not in names)]
+
+
+def wants_progress(headers: Mapping[str, str]) -> bool:
+    """Whether the client asked for progress lines while it waits."""
+    return headers.get(PROGRESS) == "1" and "text/event-stream" in headers.get("accept", "").lower()

@@ -6,12 +6,12 @@ Composition of wire's edge with `HttpIngress` and `GrpcClientSide`. Must not: ch
 import socket
 
 from pilotlight_local.ingress.grpc_proxy import Find, GrpcClientSide, find_by_host
-from pilotlight_local.ingress.http_ingress import Asgi, HttpIngress
-from pilotlight_local.ingress.routes import Component, Destination, EndpointName
-from pilotlight_local.ingress.table import EndpointTable
+from pilotlight_local.ingress.http_ingress import HttpIngress
+from pilotlight_local.ingress.routes import Component, Destination, EndpointName, EndpointTable
 from pilotlight_wire.cors import CorsPolicy
 from pilotlight_wire.edge_bounds import EdgeBounds
 from pilotlight_wire.http_edge import HttpEdge
+from pilotlight_wire.http_exchange import Asgi
 from pilotlight_wire.one_port import OnePort
 
 MAX_CONNECTIONS = 16_384

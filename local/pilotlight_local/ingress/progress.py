@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pilotlight_local.ingress.pod_exchange import PodExchange
 from pilotlight_protocol.error_bodies import ErrorStyle, error_event
 from pilotlight_protocol.errors import PilotlightError, from_status
-from pilotlight_wire.http_answer import HttpAnswer
 from pilotlight_wire.http_connection import ConnectionLost, HttpConnection, Silence
-from pilotlight_wire.server_timing import format_phase
+from pilotlight_wire.http_exchange import HttpAnswer
 
 PERIOD_S = 1.0
 LARGEST_WRAPPED_ANSWER_BYTES = 1 << 20
@@ -21,15 +20,15 @@ Progress = Callable[[], tuple[str, float | None]]
 
 
 async def answer_with_progress(answer: HttpAnswer, exchange: PodExchange, progress: Progress) -> None:
-    """Like `PodExchange.answer`, for a client that rather sees comment lines than silence."""
+    """Like `PodExchange.run`, for a client that rather sees comment lines than silence."""
     await answer.start(200, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")])
     lines = asyncio.create_task(_write_lines(answer, progress))
     try:
         async with exchange.upstream() as upstream:
             await _end(lines)
-            await answer.piece(f": server-timing {format_phase(exchange.phases[0])}\n\n".encode())
+            await answer.piece(f": server-timing {exchange.held}\n\n".encode())
             if upstream.headers.get("content-type", "").partition(";")[0].strip() == "text/event-stream":
-                await exchange.copy(upstream, answer)
+                await exchange.copy(upstream)
             else:
                 await answer.end(_as_event(upstream.status, await _whole(upstream), answer.style))
     except PilotlightError as error:

@@ -1,18 +1,14 @@
-"""Where a request goes, from its host name and path alone. Pure.
+"""What the ingress knows of the platform: the seam between traffic (HTTP and gRPC) and control.
 
-Hosts: `<isvc>.<ns>.localhost` (what clients use), `<isvc>-predictor.<ns>.localhost` and
-`<isvc>-transformer.<ns>.localhost` (what a component is called inside a cluster). Paths: `/serving/<ns>/<isvc>/…` on
-any other host, prefix removed.
-Must not: know which endpoints exist beyond the names it is given.
+`controller/routing_table.py` implements `EndpointTable`, tests use fakes. Must not: know which endpoints there are.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
+
+from pilotlight_local.activator.activator import Activator
 
 Component = Literal["predictor", "transformer"]
-PATH_PREFIX = "/serving/"
-DOMAIN = ".localhost"
 
 
 @dataclass(frozen=True)
@@ -35,58 +31,43 @@ class Destination:
     path: str
 
 
-def find_destination(host: str, path: str, exists: Callable[[EndpointName], bool]) -> Destination | None:
-    """Route by host first, by path else; None when no endpoint matches.
+class Route(Protocol):
+    """One revision, chosen for one request."""
 
-    Args:
-        host: the Host header or :authority, with or without a port.
-        path: the request target, with its query.
-        exists: whether an endpoint has this name.
-    """
-    labels = _labels(host)
-    if labels is not None:
-        return _by_host(*labels, path, exists)
-    destination = _by_path(path)
-    return destination if destination is not None and exists(destination.endpoint) else None
+    @property
+    def revision(self) -> str: ...
 
+    @property
+    def component(self) -> Component: ...
 
-def path_in_pod(path: str) -> str:
-    """What a pod would see of a request target, whether or not there is such an endpoint."""
-    destination = _by_path(path)
-    return path if destination is None else destination.path
+    @property
+    def timeout_s(self) -> float:
+        """The longest a request may take, waiting included."""
 
+    @property
+    def activator(self) -> Activator: ...
 
-def _by_path(path: str) -> Destination | None:
-    if not path.startswith(PATH_PREFIX):
-        return None
-    namespace, _, rest = path[len(PATH_PREFIX) :].partition("/")
-    cut = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
-    remainder = rest[cut:] if rest[cut:].startswith("/") else "/" + rest[cut:]
-    return Destination(EndpointName(namespace, rest[:cut]), None, remainder)
+    def is_cold(self) -> bool:
+        """Whether a request to this endpoint has to wait for a pod of any of its components."""
+
+    def progress(self) -> tuple[str, float | None]:
+        """What the endpoint is waiting for now, and in how many seconds it may be over (None: no experience)."""
 
 
-def _labels(host: str) -> tuple[str, str] | None:
-    """`(name, namespace)` of a host below `.localhost`, None for any other host."""
-    bare = host.lower().rstrip(".")
-    if not bare.endswith("]"):
-        bare = bare.rpartition(":")[0] or bare if bare.rpartition(":")[2].isdigit() else bare
-    bare = bare.rstrip(".")
-    if not bare.endswith(DOMAIN):
-        return None
-    name, dot, namespace = bare[: -len(DOMAIN)].partition(".")
-    return (name, namespace) if dot and "." not in namespace else None
+class EndpointTable(Protocol):
+    """All endpoints of the platform."""
 
+    def find(self, host: str, path: str) -> Destination | None:
+        """Where a request goes; None when no endpoint matches."""
 
-def _by_host(name: str, namespace: str, path: str, exists: Callable[[EndpointName], bool]) -> Destination | None:
-    front = EndpointName(namespace, name)
-    if exists(front):
-        return Destination(front, None, path)
-    components: tuple[Component, ...] = ("predictor", "transformer")
-    for component in components:
-        endpoint = EndpointName(namespace, name.removesuffix(f"-{component}"))
-        if endpoint != front and exists(endpoint):
-            return Destination(endpoint, component, path)
-    return None
+    def choose(self, endpoint: EndpointName, component: Component | None) -> Route:
+        """The revision for one request, by traffic percent; None as component means the front. Raises UnknownHost."""
+
+    def record(self, route: Route, status: int, duration_s: float, server_timing: str) -> None:
+        """One request has ended (499: the client left first); the header says where its time went."""
+
+    def metrics_text(self) -> str:
+        """Prometheus text of the whole platform."""
 
 
 _GENERATING = (

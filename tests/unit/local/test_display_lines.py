@@ -1,7 +1,7 @@
 """Events as lines, and the waterfall of a cold request."""
 
 from pilotlight_local.embedded.display_lines import failure_lines, scaling_line, waterfall_lines
-from pilotlight_wire.server_timing import Phase
+from pilotlight_wire.hop_headers import Phase
 
 
 def test_a_waterfall_puts_phases_one_after_the_other_and_shows_what_no_phase_explains() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pilotlight_serving.route_table import RouteTable
+from pilotlight_serving.http_app import RouteTable
 from pilotlight_wire.handlers import Reply, RequestContext, Route
 
 

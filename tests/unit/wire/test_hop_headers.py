@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pilotlight_wire.hop_headers import forwarded_headers, parse_retry_after, passed_back
-from pilotlight_wire.server_timing import parse_server_timing
+from pilotlight_wire.hop_headers import forwarded_headers, parse_retry_after, parse_server_timing, passed_back
 from pilotlight_wire.upstream_address import PredictorAddress, predictor_address
 
 ADDRESSES = [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
-from pilotlight_wire.request_body import BodyAborted, BodyStalled, pack, read_body, unpack
+from pilotlight_wire.http_exchange import BodyAborted, BodyStalled, pack, read_body, unpack
 
 LIMIT = 100
 

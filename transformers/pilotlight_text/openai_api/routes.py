@@ -23,11 +23,11 @@ def openai_routes(model: TextModel, now_s: Callable[[], float] = time.time) -> l
         route
         for prefix in PREFIXES
         for route in (
-            Route("GET", f"{prefix}/models", listing.all, "openai", counted=False),
-            Route("GET", f"{prefix}/models/{{model_name}}", listing.one, "openai", counted=False),
-            Route("POST", f"{prefix}/completions", completions.handle, "openai"),
-            Route("POST", f"{prefix}/chat/completions", chat.handle, "openai"),
-            Route("POST", f"{prefix}/embeddings", embeddings, "openai", counted=False),
+            Route("GET", f"{prefix}/models", listing.all, counted=False),
+            Route("GET", f"{prefix}/models/{{model_name}}", listing.one, counted=False),
+            Route("POST", f"{prefix}/completions", completions.handle),
+            Route("POST", f"{prefix}/chat/completions", chat.handle),
+            Route("POST", f"{prefix}/embeddings", embeddings, counted=False),
         )
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pilotlight_wire.request_identity import request_id
+from pilotlight_wire.http_exchange import request_id
 
 
 @pytest.mark.parametrize("given", ["abc", "a" * 128, "0:1/2+3=4@5_6.7-8"])
