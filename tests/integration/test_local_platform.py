@@ -548,6 +548,15 @@ async def test_a_pod_whose_init_is_killed_leaves_nothing_behind(platform: Platfo
     until(lambda: pod & set(processes_of(marker)), lambda left: not left)
 
 
+def test_a_pod_that_never_became_ready_is_not_waited_for(platform: Platform) -> None:
+    platform.up(service("demo", "--deaf", "--boot_s=600", minReplicas=1))
+    logs = platform.state_dir / "logs"
+    until(lambda: any("starts" in log.read_text() for log in logs.rglob("*.log")))
+    begun_s = time.monotonic()
+    platform.end()
+    assert time.monotonic() - begun_s < 8
+
+
 def test_a_second_platform_on_the_same_state_says_what_to_do(platform: Platform) -> None:
     platform.up(service("demo"))
     second = platform.command("up", str(platform.folder / "services.yaml"), "--port", str(free_port()))

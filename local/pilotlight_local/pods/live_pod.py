@@ -33,6 +33,8 @@ from pilotlight_specs import Component, Probe
 PodPhase = Literal["Mounting", "Starting", "Ready", "NotReady", "Draining", "Gone"]
 
 FAILURE_LOG_LINES = 20
+NEVER_READY_GRACE_S = 2.0
+"""Of a pod that no request has reached: it has nothing to finish, whatever the spec gives others."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,8 @@ class LivePod:
         is_idle = idle.done()
         await _cancel(idle, exited)
         left_s = max(0.0, deadline_s - self._now_s())
+        if self.ready_after_s is None:
+            left_s = min(left_s, NEVER_READY_GRACE_S)
         await process.stop(min(left_s, self._idle_grace_s) if is_idle else left_s)
 
     async def _look(self, probe: Probe) -> pod_probe.Probed:

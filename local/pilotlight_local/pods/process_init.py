@@ -25,6 +25,7 @@ import time
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 READ_BYTES = 1 << 16
+RESET_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def set_process_option(option: int, value: int) -> None:
@@ -115,8 +116,11 @@ def reap(main_pid: int) -> int | None:
 def start_container(argv: list[str], env: dict[str, str], cwd: str, output_fd: int) -> int:
     """Fork and exec in a session of its own; an exec that fails is written to the log and exits 127."""
     parent = os.getpid()
+    # An order to end may come before the child has the default handlers: it must wait for them, not be ignored.
+    signal.pthread_sigmask(signal.SIG_BLOCK, RESET_SIGNALS)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, RESET_SIGNALS)
         return pid
     try:
         os.setsid()
@@ -124,8 +128,9 @@ def start_container(argv: list[str], env: dict[str, str], cwd: str, output_fd: i
         if os.getppid() != parent:
             os._exit(137)
         signal.set_wakeup_fd(-1)
-        for name in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+        for name in RESET_SIGNALS:
             signal.signal(name, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, RESET_SIGNALS)
         null = os.open("/dev/null", os.O_RDONLY)
         os.dup2(null, 0)
         os.dup2(output_fd, 1)
