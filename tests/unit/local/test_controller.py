@@ -368,7 +368,7 @@ async def test_a_warm_request_passes_two_files_between_ingress_and_pod() -> None
             route = told.table.choose(DEMO, None)
             backend = await route.activator.acquire(300)
             route.activator.release(backend)
-            told.table.record(route, 200, 0.1, ())
+            told.table.record(route, 200, 0.1, "")
         finally:
             sys.setprofile(None)
         assert files == {"routing_table.py", "activator.py"}
