@@ -1,13 +1,20 @@
-"""Counts the requests in flight over HTTP and gRPC together, bounds them, and refuses new ones late in a drain."""
+"""The requests in flight over HTTP and gRPC together: bounded, refused late in a drain, told to metrics and log."""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
+from typing import Literal
 
 from pilotlight_protocol.errors import Unavailable
+from pilotlight_serving.metrics import IN_FLIGHT, PHASE, REQUESTS
+from pilotlight_wire.handlers import RequestContext
 
 # Of a server that ends because it can never serve: somebody has to mend its configuration first.
 FAILED_RETRY_AFTER_S = 60.0
+
+_LOGS = {transport: logging.getLogger(f"pilotlight.{transport}") for transport in ("http", "grpc")}
 
 
 class ConcurrencyLimiter:
@@ -51,3 +58,36 @@ class ConcurrencyLimiter:
         if self.why_ending is not None:
             return Unavailable(self.why_ending, retry_after_s=FAILED_RETRY_AFTER_S)
         return Unavailable("this server is shutting down; send the request again, another replica will answer")
+
+
+class CountedRequest:
+    """One request's place; raises what `ConcurrencyLimiter.enter` does. `observe`: its seconds, once it has ended."""
+
+    __slots__ = ("_context", "_limiter", "_observe", "_started_at", "_transport")
+
+    def __init__(
+        self,
+        limiter: ConcurrencyLimiter,
+        context: RequestContext,
+        transport: Literal["http", "grpc"],
+        observe: Callable[[float], None],
+    ) -> None:
+        limiter.enter()
+        IN_FLIGHT.inc()
+        self._limiter = limiter
+        self._context = context
+        self._transport = transport
+        self._observe = observe
+        self._started_at = time.perf_counter()
+
+    def end(self, what: str, status: str) -> None:
+        """Give the place back, and tell how it went."""
+        elapsed_s = time.perf_counter() - self._started_at
+        context = self._context
+        self._limiter.leave()
+        IN_FLIGHT.dec()
+        self._observe(elapsed_s)
+        REQUESTS.labels(self._transport, status).inc()
+        for phase, milliseconds in context.server_timing.items():
+            PHASE.labels(phase.partition(";")[0]).observe(milliseconds / 1000)
+        _LOGS[self._transport].info("%s %s %.1f ms id=%s", what, status, elapsed_s * 1000, context.request_id)

@@ -8,7 +8,7 @@ from typing import Any
 from pilotlight_protocol.errors import Forbidden, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
-from pilotlight_serving.shell_errors import no_such_model
+from pilotlight_serving.errors import no_such_model
 from pilotlight_serving.triton_options import take_options
 from pilotlight_wire.handlers import RequestContext, ServedModel
 

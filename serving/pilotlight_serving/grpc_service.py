@@ -7,10 +7,10 @@ and `retry-after` in the trailing metadata. A client that cancels cancels the ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -19,8 +19,9 @@ from grpc_health.v1 import health_pb2
 
 from pilotlight_protocol.errors import PARAM_HEADER, DeadlineExceeded, InvalidInput, ModelNotFound, PilotlightError
 from pilotlight_protocol.v2 import InferRequest, InferResponse
-from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRequest
 from pilotlight_serving.data_plane import DataPlane
+from pilotlight_serving.errors import bug
 from pilotlight_serving.grpc_messages import (
     ModelStreamInferResponse,
     RepositoryIndexRequest,
@@ -30,9 +31,8 @@ from pilotlight_serving.grpc_messages import (
     set_parameter,
 )
 from pilotlight_serving.kserve_messages import predict_v2 as pb
+from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.settings import ServerSettings
-from pilotlight_serving.shell_errors import bug
-from pilotlight_serving.shell_metrics import IN_FLIGHT, PHASE, REQUESTS, predict_observer
 from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.http_exchange import request_id, server_timing
 
@@ -183,13 +183,11 @@ class InferenceService:
         self._plane.require(message.model_name, message.model_version)
         context = _context(call, message.model_name, message.model_version)
         call.set_trailing_metadata((("x-request-id", context.request_id),))
-        with _Counted(self._limiter, context, self._observe_predict) as counted:
+        with self._counted(context):
             request = request_from(message)
             response = await self._plane.infer(request, context)
             call.set_trailing_metadata(_trailing(context))
-            answer = response_to(response, request, raw=bool(message.raw_input_contents))
-            counted.status = "OK"
-            return answer
+            return response_to(response, request, raw=bool(message.raw_input_contents))
 
     async def model_stream_infer(self, requests: Any, call: Any) -> None:
         """Triton's bidirectional method: every request of the stream is answered by a run of responses.
@@ -228,9 +226,8 @@ class InferenceService:
         context = _context(call, message.model_name, message.model_version)
         try:
             self._plane.require(message.model_name, message.model_version)
-            with _Counted(self._limiter, context, self._observe_predict) as counted:
+            with self._counted(context):
                 await self._stream(message, context, writer)
-                counted.status = "OK"
         except PilotlightError as error:
             await writer.write(_stream_error(error, message.id))
         except (asyncio.CancelledError, grpc.aio.AbortError):
@@ -238,6 +235,23 @@ class InferenceService:
         except Exception:
             _log.exception("request %s failed", context.request_id)
             await writer.write(_stream_error(bug(), message.id))
+
+    @contextlib.contextmanager
+    def _counted(self, context: RequestContext) -> Iterator[None]:
+        """A place for one request, whose end is told with the name of the status that its client sees."""
+        counted = CountedRequest(self._limiter, context, "grpc", self._observe_predict)
+        status = "UNKNOWN"
+        try:
+            yield
+            status = "OK"
+        except PilotlightError as error:
+            status = _STATUS[error.grpc_code].name
+            raise
+        except asyncio.CancelledError:
+            status = "CANCELLED"
+            raise
+        finally:
+            counted.end(context.model_name, status)
 
     async def _stream(self, message: Any, context: RequestContext, writer: _Writer) -> None:
         request = request_from(message)
@@ -261,42 +275,6 @@ class _Writer:
     async def write(self, message: Any) -> None:
         async with self._turn:
             await self._call.write(message)
-
-
-class _Counted:
-    """A place at the limiter for one gRPC request, and its line in the log and metrics."""
-
-    def __init__(self, limiter: ConcurrencyLimiter, context: RequestContext, observe: Callable[[float], None]) -> None:
-        self._limiter = limiter
-        self._context = context
-        self._observe = observe
-        self.status = "UNKNOWN"
-
-    def __enter__(self) -> _Counted:
-        self._limiter.enter()
-        IN_FLIGHT.inc()
-        self._started_at = time.perf_counter()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self._limiter.leave()
-        IN_FLIGHT.dec()
-        if isinstance(error, PilotlightError):
-            self.status = _STATUS[error.grpc_code].name
-        elif isinstance(error, asyncio.CancelledError):
-            self.status = "CANCELLED"
-        elapsed_s = time.perf_counter() - self._started_at
-        self._observe(elapsed_s)
-        REQUESTS.labels("grpc", self.status).inc()
-        for phase, milliseconds in self._context.server_timing.items():
-            PHASE.labels(phase.partition(";")[0]).observe(milliseconds / 1000)
-        _log.info(
-            "%s %s %.1f ms id=%s",
-            self._context.model_name,
-            self.status,
-            elapsed_s * 1000,
-            self._context.request_id,
-        )
 
 
 def _trailing(context: RequestContext) -> tuple[tuple[str, str], ...]:

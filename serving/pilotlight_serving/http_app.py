@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError, UnsupportedMediaType
-from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRequest
+from pilotlight_serving.errors import MethodNotAllowed, bug, no_such_model
+from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.settings import ServerSettings
-from pilotlight_serving.shell_errors import MethodNotAllowed, bug, no_such_model
-from pilotlight_serving.shell_metrics import IN_FLIGHT, PHASE, REQUESTS, predict_observer
 from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
 from pilotlight_wire.http_exchange import BodyAborted, HttpAnswer, Receive, Scope, Send, read_body, server_timing
 
@@ -64,26 +63,23 @@ class HttpApp:
 class _Exchange:
     """One request that runs a route's handler."""
 
-    __slots__ = ("_answer", "_app", "_context", "_scope", "_started_at")
+    __slots__ = ("_answer", "_app", "_context", "_scope")
 
     def __init__(self, app: HttpApp, scope: Scope, answer: HttpAnswer) -> None:
         self._app = app
         self._scope = scope
         self._answer = answer
         self._context = RequestContext(answer.request_id, answer.headers)
-        self._started_at = time.perf_counter()
 
     async def run(self) -> None:
         answer, limiter = self._answer, self._app.limiter
         answer.cancel_when_gone()
-        counted = False
+        counted: CountedRequest | None = None
         try:
             try:
                 route = self._app.route(self._scope, self._context)
                 if route.counted:
-                    limiter.enter()
-                    counted = True
-                    IN_FLIGHT.inc()
+                    counted = CountedRequest(limiter, self._context, "http", self._app.observe_predict)
                 await self._run(route)
             except asyncio.CancelledError:
                 if answer.client_gone:
@@ -100,25 +96,10 @@ class _Exchange:
             if not answer.client_gone:
                 raise
         finally:
-            if counted:
-                limiter.leave()
-                IN_FLIGHT.dec()
-                self._account()
+            if counted is not None:
+                status = 499 if answer.client_gone else answer.status
+                counted.end(f"{self._scope['method']} {self._scope['raw_path'].decode('ascii')}", str(status))
             answer.over()
-
-    def _account(self) -> None:
-        elapsed_s = time.perf_counter() - self._started_at
-        status = 499 if self._answer.client_gone else self._answer.status
-        self._app.observe_predict(elapsed_s)
-        REQUESTS.labels("http", str(status)).inc()
-        _log.info(
-            "%s %s %d %.1f ms id=%s",
-            self._scope["method"],
-            self._scope["raw_path"].decode("ascii"),
-            status,
-            elapsed_s * 1000,
-            self._context.request_id,
-        )
 
     async def _run(self, route: Route) -> None:
         context = self._context
@@ -157,8 +138,6 @@ class _Exchange:
         self._answer.closing = self._app.limiter.draining
         headers = []
         if context.server_timing:
-            for phase, milliseconds in context.server_timing.items():
-                PHASE.labels(phase.partition(";")[0]).observe(milliseconds / 1000)
             headers.append((b"server-timing", server_timing(context.server_timing).encode("latin-1")))
         for name, value in context.response_headers.items():
             headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
-from pilotlight_wire.edge_bounds import DEFAULT_MAX_BODY_BYTES, EdgeBounds
-
-__all__ = ["DEFAULT_MAX_BODY_BYTES", "ServerSettings"]
+from pilotlight_wire.edge_bounds import EdgeBounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.json_bodies import read_json
 from pilotlight_protocol.v2 import decode_request, encode_response
 from pilotlight_serving.data_plane import DataPlane
-from pilotlight_serving.shell_metrics import exposition
+from pilotlight_serving.metrics import exposition
 from pilotlight_wire.handlers import JSON, OCTETS, Reply, RequestContext, Route
 from pilotlight_wire.http_exchange import pack
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from pilotlight_wire.cors import EVERY_ORIGIN, CorsPolicy
 
-DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeBounds:
@@ -18,7 +16,7 @@ class EdgeBounds:
     reuse a connection that was just closed.
     """
 
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    max_body_bytes: int = 16 * 1024 * 1024
     max_header_bytes: int = 64 * 1024
     max_connections: int = 4096
     header_timeout_s: float = 10.0

@@ -15,7 +15,7 @@ from typing import cast
 import httptools
 
 from pilotlight_protocol.errors import DeadlineExceeded, Unavailable
-from pilotlight_wire.upstream_address import PredictorAddress
+from pilotlight_wire.upstream_address import UpstreamAddress
 
 BUFFER_LIMIT_BYTES = 256 * 1024
 """The socket is not read while this much waits for a slow reader; the predictor then coalesces its events."""
@@ -264,7 +264,7 @@ class ConnectionPool:
     """
 
     def __init__(
-        self, address: PredictorAddress, *, connect_timeout_s: float, timeout_s: float, idle_s: float | None = None
+        self, address: UpstreamAddress, *, connect_timeout_s: float, timeout_s: float, idle_s: float | None = None
     ) -> None:
         self._address = address
         self._connect_timeout_s = connect_timeout_s

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class PredictorAddress:
+class UpstreamAddress:
     """`host` is connected to; `authority` is what the Host header says, by which Knative routes."""
 
     host: str
@@ -16,7 +16,7 @@ class PredictorAddress:
     use_tls: bool = False
 
 
-def predictor_address(predictor_host: str, *, use_tls: bool) -> PredictorAddress:
+def predictor_address(predictor_host: str, *, use_tls: bool) -> UpstreamAddress:
     """Read KServe's `--predictor_host HOST[:PORT]`; a `http://` or `https://` in front is tolerated.
 
     Names under `.localhost` are the loopback address (RFC 6761), which not every resolver knows. Raises ValueError.
@@ -34,7 +34,7 @@ def predictor_address(predictor_host: str, *, use_tls: bool) -> PredictorAddress
     if port and not (port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f"--predictor_host has a bad port: '{predictor_host}'")
     local = host == "localhost" or host.endswith(".localhost")
-    return PredictorAddress(
+    return UpstreamAddress(
         host="127.0.0.1" if local else host,
         port=int(port) if port else (443 if use_tls else 80),
         authority=authority,

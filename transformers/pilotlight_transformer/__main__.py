@@ -18,7 +18,7 @@ from pilotlight_text.templates.template_workers import TemplateWorkers
 from pilotlight_text.token_source import TokenSource
 from pilotlight_transformer.settings import TransformerSettings, parse_settings
 from pilotlight_wire.one_port import listen
-from pilotlight_wire.upstream_address import PredictorAddress, predictor_address
+from pilotlight_wire.upstream_address import UpstreamAddress, predictor_address
 
 if TYPE_CHECKING:
     from pilotlight_text.text_model import LoadedText
@@ -64,7 +64,7 @@ def _load(settings: TransformerSettings, templates: TemplateWorkers) -> LoadedTe
     return load_text(settings.model_uri, settings.max_model_len, templates, settings.environment)
 
 
-def _predictor(settings: TransformerSettings, address: PredictorAddress) -> TokenSource:
+def _predictor(settings: TransformerSettings, address: UpstreamAddress) -> TokenSource:
     if settings.predictor_protocol == "grpc-v2":
         from pilotlight_transformer.grpc_predictor import GrpcPredictor  # only where asked for
 
@@ -78,7 +78,7 @@ def _predictor(settings: TransformerSettings, address: PredictorAddress) -> Toke
     )
 
 
-def _tell(settings: TransformerSettings, address: PredictorAddress) -> None:
+def _tell(settings: TransformerSettings, address: UpstreamAddress) -> None:
     _log.info("model %s, predictor %s (%s)", settings.model_name, address.authority, settings.predictor_protocol)
     if settings.workers != 1:
         _log.info("--workers=%d is not needed: one process serves all requests", settings.workers)

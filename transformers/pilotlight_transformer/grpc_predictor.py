@@ -29,7 +29,7 @@ from pilotlight_serving.kserve_messages import predict_v2
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream, WholeAnswer
 from pilotlight_transformer.rest_predictor import client_param
 from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after, parse_server_timing, passed_back
-from pilotlight_wire.upstream_address import PredictorAddress
+from pilotlight_wire.upstream_address import UpstreamAddress
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -44,7 +44,7 @@ for _status, _error in BY_STATUS.items():
 class GrpcPredictor:
     """A TokenSource over one multiplexed channel, made at its first use."""
 
-    def __init__(self, address: PredictorAddress, *, timeout_s: float) -> None:
+    def __init__(self, address: UpstreamAddress, *, timeout_s: float) -> None:
         self._address = address
         self._timeout_s = timeout_s
         self._made: Any = None

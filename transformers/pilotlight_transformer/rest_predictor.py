@@ -16,7 +16,7 @@ from pilotlight_protocol.generation import FinishReason, GenerationParameters, T
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream, WholeAnswer
 from pilotlight_wire.hop_headers import ELSEWHERE, REQUEST_ID, parse_retry_after, parse_server_timing, passed_back
 from pilotlight_wire.http_connection import ConnectionLost, ConnectionPool, HttpConnection, Silence
-from pilotlight_wire.upstream_address import PredictorAddress
+from pilotlight_wire.upstream_address import UpstreamAddress
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 # A pod that another one's engine makes superfluous takes no requests before long; until then the next try may find it.
@@ -64,7 +64,7 @@ _refusals = msgspec.json.Decoder(_Refusal)
 class RestPredictor:
     """A TokenSource over pooled keep-alive connections."""
 
-    def __init__(self, address: PredictorAddress, *, connect_timeout_s: float, timeout_s: float) -> None:
+    def __init__(self, address: UpstreamAddress, *, connect_timeout_s: float, timeout_s: float) -> None:
         self._authority = address.authority.encode("ascii")
         self._pool = ConnectionPool(address, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s)
 

@@ -17,7 +17,7 @@ class LiveEndpoint:
     def __init__(self, name: EndpointName, new_revision: NewRevision, tell: Callable[[str], None]) -> None:
         self.name = name
         self.services: dict[Role, LiveService] = {}
-        self.front: Role = "predictor"
+        self.entry: Role = "predictor"
         """The component that clients reach."""
         self._new_revision = new_revision
         self._tell = tell
@@ -32,7 +32,7 @@ class LiveEndpoint:
                 self.services[component.role] = LiveService(component, self._new_revision, self._tell)
         if service.transformer is None and "transformer" in self.services:
             self._leave(list(self.services.pop("transformer").live.values()))
-        self.front = "transformer" if "transformer" in self.services else "predictor"
+        self.entry = "transformer" if "transformer" in self.services else "predictor"
 
     def sample(self) -> None:
         """Measure the last second; see `LiveRevision.sample`."""
@@ -40,10 +40,10 @@ class LiveEndpoint:
             revision.sample()
 
     def reconcile(self) -> None:
-        """The front first: the predictor is needed when a request waits for the transformer, so that both wake-ups
+        """The entry first: the predictor is needed when a request waits for the transformer, so that both wake-ups
         overlap."""
         is_needed = False
-        for role in sorted(self.services, key=lambda role: role != self.front):
+        for role in sorted(self.services, key=lambda role: role != self.entry):
             self._leave(self.services[role].reconcile(is_needed))
             is_needed = self.services[role].has_waiting
         for revision in self._leaving:

@@ -48,7 +48,7 @@ class ComponentStatus:
 
 
 def describe(endpoint: LiveEndpoint) -> Iterator[ComponentStatus]:
-    """The rows of one endpoint, its front first."""
+    """The rows of one endpoint, its entry first."""
     for service in sorted(endpoint.services.values(), key=lambda service: service.component.role, reverse=True):
         for revision in service.live.values():
             yield _row(endpoint, service, revision)
@@ -67,8 +67,8 @@ def _row(endpoint: LiveEndpoint, service: LiveService, revision: LiveRevision) -
         running=revision.activator.running,
         queued=revision.activator.queued,
         traffic_percent=dict(service.traffic).get(revision.name, 0),
-        path=f"/serving/{namespace}/{name}/" if revision.role == endpoint.front else "",
-        host=f"{name}.{namespace}.localhost" if revision.role == endpoint.front else "",
+        path=f"/serving/{namespace}/{name}/" if revision.role == endpoint.entry else "",
+        host=f"{name}.{namespace}.localhost" if revision.role == endpoint.entry else "",
         reason=_reason(revision),
         pods=tuple(
             PodStatus(

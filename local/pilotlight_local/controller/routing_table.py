@@ -40,7 +40,7 @@ class RevisionRoute:
     timeout_s: float
     activator: Activator
     hops: tuple[LiveRevision, ...]
-    was_cold_front: bool
+    was_cold_start: bool
 
     def is_cold(self) -> bool:
         return _first_cold(self.hops) is not None
@@ -81,7 +81,7 @@ class RoutingTable:
         live = self.endpoints.get(endpoint)
         if live is None:
             raise UnknownHost(f"no endpoint {endpoint}; `pilotlight status` lists them")
-        service = live.services.get(component or live.front)
+        service = live.services.get(component or live.entry)
         if service is None:
             raise UnknownHost(f"{endpoint} has no {component}")
         names, percents = zip(*service.traffic, strict=True)
@@ -94,12 +94,12 @@ class RoutingTable:
             timeout_s=float(revision.component.timeout_s),
             activator=revision.activator,
             hops=hops,
-            was_cold_front=component is None and _first_cold(hops) is not None,
+            was_cold_start=component is None and _first_cold(hops) is not None,
         )
 
     def record(self, route: Route, status: int, duration_s: float, server_timing: str) -> None:
         self._requests[route.revision, status] += 1
-        if isinstance(route, RevisionRoute) and route.was_cold_front:
+        if isinstance(route, RevisionRoute) and route.was_cold_start:
             self._events.cold_request(route.revision, status, duration_s, parse_phases(server_timing))
 
     def metrics_text(self) -> str:

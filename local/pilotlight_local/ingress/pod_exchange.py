@@ -16,7 +16,7 @@ from pilotlight_local.ingress.routes import Route, needs_model
 from pilotlight_protocol.errors import DeadlineExceeded, Unavailable
 from pilotlight_wire.http_connection import ConnectFailed, ConnectionLost, ConnectionPool, HttpConnection, Silence
 from pilotlight_wire.http_exchange import HttpAnswer, body_pieces, timing_entry
-from pilotlight_wire.upstream_address import PredictorAddress
+from pilotlight_wire.upstream_address import UpstreamAddress
 
 RawHeader = tuple[bytes, bytes]
 
@@ -56,7 +56,7 @@ class PodConnections:
         """Connections to this pod, on which it may be silent for so long."""
         pool = self._pools.get(backend)
         if pool is None:
-            address = PredictorAddress(LOOPBACK, backend.port, f"{LOOPBACK}:{backend.port}")
+            address = UpstreamAddress(LOOPBACK, backend.port, f"{LOOPBACK}:{backend.port}")
             pool = self._pools[backend] = ConnectionPool(
                 address, connect_timeout_s=CONNECT_TIMEOUT_S, timeout_s=timeout_s, idle_s=UPSTREAM_KEEPALIVE_S
             )

@@ -24,7 +24,8 @@ class EndpointName:
 
 @dataclass(frozen=True)
 class Destination:
-    """The endpoint a request is for; `component` is None for the endpoint's front, `path` is what the pod sees."""
+    """The endpoint a request is for; `component` is None for its entry, which is what clients reach; `path` is what the
+    pod sees."""
 
     endpoint: EndpointName
     component: Component | None
@@ -61,7 +62,7 @@ class EndpointTable(Protocol):
         """Where a request goes; None when no endpoint matches."""
 
     def choose(self, endpoint: EndpointName, component: Component | None) -> Route:
-        """The revision for one request, by traffic percent; None as component means the front. Raises UnknownHost."""
+        """The revision for one request, by traffic percent; None as component means its entry. Raises UnknownHost."""
 
     def record(self, route: Route, status: int, duration_s: float, server_timing: str) -> None:
         """One request has ended (499: the client left first); the header says where its time went."""

@@ -11,7 +11,7 @@ from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.v2 import InferRequest, InferResponse, RequestedOutput, Tensor
 from pilotlight_serving.grpc_messages import ModelStreamInferResponse, request_from, response_to
 from pilotlight_serving.kserve_messages import predict_v2 as pb
-from pilotlight_serving.shell_metrics import without_families
+from pilotlight_serving.metrics import without_families
 
 
 def request(**fields: Any) -> Any:

@@ -14,7 +14,7 @@ from pilotlight_text.token_source import TokenRequest
 from pilotlight_transformer.rest_predictor import RestPredictor
 from pilotlight_wire.hop_headers import ELSEWHERE
 from pilotlight_wire.http_connection import ConnectionLost, ConnectionPool
-from pilotlight_wire.upstream_address import PredictorAddress
+from pilotlight_wire.upstream_address import UpstreamAddress
 
 
 class Connection:
@@ -54,7 +54,7 @@ class Pool:
 
 
 def predictor(connection: Connection, *before: Connection) -> tuple[RestPredictor, Pool]:
-    made = RestPredictor(PredictorAddress("h", 80, "demo.ns"), connect_timeout_s=1, timeout_s=1)
+    made = RestPredictor(UpstreamAddress("h", 80, "demo.ns"), connect_timeout_s=1, timeout_s=1)
     pool = Pool(connection, *before)
     made._pool = cast(ConnectionPool, pool)
     return made, pool

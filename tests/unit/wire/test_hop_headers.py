@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 
 from pilotlight_wire.hop_headers import forwarded_headers, parse_retry_after, parse_server_timing, passed_back
-from pilotlight_wire.upstream_address import PredictorAddress, predictor_address
+from pilotlight_wire.upstream_address import UpstreamAddress, predictor_address
 
 ADDRESSES = [
-    ("demo-predictor.ns", False, PredictorAddress("demo-predictor.ns", 80, "demo-predictor.ns")),
-    ("demo-predictor.ns:8080", False, PredictorAddress("demo-predictor.ns", 8080, "demo-predictor.ns:8080")),
-    ("demo-predictor.ns", True, PredictorAddress("demo-predictor.ns", 443, "demo-predictor.ns", True)),
-    ("d.ns.localhost:9000", False, PredictorAddress("127.0.0.1", 9000, "d.ns.localhost:9000")),
-    ("localhost", False, PredictorAddress("127.0.0.1", 80, "localhost")),
-    ("http://demo:81/", True, PredictorAddress("demo", 81, "demo:81")),
-    ("https://demo", False, PredictorAddress("demo", 443, "demo", True)),
-    ("[::1]:8080", False, PredictorAddress("::1", 8080, "[::1]:8080")),
-    ("[::1]", False, PredictorAddress("::1", 80, "[::1]")),
+    ("demo-predictor.ns", False, UpstreamAddress("demo-predictor.ns", 80, "demo-predictor.ns")),
+    ("demo-predictor.ns:8080", False, UpstreamAddress("demo-predictor.ns", 8080, "demo-predictor.ns:8080")),
+    ("demo-predictor.ns", True, UpstreamAddress("demo-predictor.ns", 443, "demo-predictor.ns", True)),
+    ("d.ns.localhost:9000", False, UpstreamAddress("127.0.0.1", 9000, "d.ns.localhost:9000")),
+    ("localhost", False, UpstreamAddress("127.0.0.1", 80, "localhost")),
+    ("http://demo:81/", True, UpstreamAddress("demo", 81, "demo:81")),
+    ("https://demo", False, UpstreamAddress("demo", 443, "demo", True)),
+    ("[::1]:8080", False, UpstreamAddress("::1", 8080, "[::1]:8080")),
+    ("[::1]", False, UpstreamAddress("::1", 80, "[::1]")),
 ]
 
 
 @pytest.mark.parametrize(("given", "tls", "address"), ADDRESSES)
-def test_addresses(given: str, tls: bool, address: PredictorAddress) -> None:
+def test_addresses(given: str, tls: bool, address: UpstreamAddress) -> None:
     assert predictor_address(given, use_tls=tls) == address
 
 
