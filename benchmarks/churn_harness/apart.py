@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-from component_process import free_port
+from processes import free_port
 
 from churn_harness.pool import END_DEADLINE_S, START_DEADLINE_S, ChurnPool
 

@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 import aiohttp
-from component_process import free_port
+from server_ports import free_port
+from waiting import until_async
 from warmup_pool import Pool, children_marked
 
 START_DEADLINE_S = 30.0
-GONE_DEADLINE_S = 10.0
+GONE_DEADLINE_S = 30.0
 
 
 class Service:
@@ -148,10 +149,7 @@ class ApartPool(Pool):
                 return sum(not slot["absent"] for slot in await self.slots()) == count
             return False
 
-        end_s = asyncio.get_running_loop().time() + START_DEADLINE_S
-        while not await enough():
-            assert asyncio.get_running_loop().time() < end_s, self.log()
-            await asyncio.sleep(0.05)
+        await until_async(enough, START_DEADLINE_S, self.log)
 
     async def restart_coordinator(self) -> None:
         self.coordinator.kill()

@@ -6,19 +6,16 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-POLL_S = 0.05
-Value = TypeVar("Value")
+from process_table import children
+from waiting import until
 
 
 @dataclass(frozen=True)
@@ -48,25 +45,7 @@ class RunningComponent:
 
     def children(self) -> list[int]:
         """Process ids of the direct children."""
-        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in text.split()]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def until(look: Callable[[], Value], deadline_s: float, what: str) -> Value:
-    """The first true value of `look()`; fails with `what` when none comes in time."""
-    give_up_at = time.monotonic() + deadline_s
-    while True:
-        value = look()
-        if value:
-            return value
-        assert time.monotonic() < give_up_at, f"not within {deadline_s:g} s: {what}"
-        time.sleep(POLL_S)
+        return children(self.process.pid)
 
 
 @contextlib.contextmanager

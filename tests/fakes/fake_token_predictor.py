@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 import json
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,12 +85,6 @@ class FakeTokenPredictor:
         self.scripts.clear()
         self.seen.clear()
         self.scripts.extend(scripts)
-
-    def wait_for(self, condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
-        ends_at = time.monotonic() + deadline_s
-        while not condition():
-            assert time.monotonic() < ends_at, "the condition did not come true in time"
-            time.sleep(0.005)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1

@@ -7,11 +7,13 @@ after two tokens of a prompt with LOST.
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from scripted_engine import EOS, LOST, REFUSED
+from waiting import until_async
 
 from pilotlight_protocol.errors import InvalidInput, NotSupported, Unavailable
 from pilotlight_protocol.generation import GenerationParameters, TokenEvent
@@ -41,12 +43,6 @@ def tokens_of(events: list[TokenEvent], choice: int = 0) -> list[int]:
 
 def reasons_of(events: list[TokenEvent]) -> dict[int, str]:
     return {event.index: event.finish_reason for event in events if event.finish_reason is not None}
-
-
-async def until_idle(running: Running) -> None:
-    async with asyncio.timeout(20):
-        while await running():  # noqa: ASYNC110 another process says so
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -103,7 +99,7 @@ class TokenSourceConformance:
         stream = await source.stream(asked([1], max_tokens=400))
         assert await stream.events()
         await stream.close()
-        await until_idle(running)
+        await until_async(running, holds=operator.not_)
 
     async def test_who_stops_waiting_ends_the_generation(
         self, source: TokenSource, whole: bool, running: Running
@@ -114,7 +110,7 @@ class TokenSourceConformance:
         (outcome,) = await asyncio.gather(waiting, return_exceptions=True)
         if not isinstance(outcome, BaseException):
             await outcome.close()
-        await until_idle(running)
+        await until_async(running, holds=operator.not_)
 
     async def test_a_lost_engine_is_never_the_end_of_an_answer(self, source: TokenSource, whole: bool) -> None:
         try:

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from component_process import RunningComponent, free_port, running
+from component_process import RunningComponent, running
+from server_ports import free_port
 
 MODEL_URI = "bundled://demo-awq"
 

@@ -11,7 +11,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from waiting import DEADLINE_S, until_async
 
 from pilotlight_protocol import engine_frames as f
 from pilotlight_protocol.generation import GenerationParameters
@@ -113,17 +113,14 @@ class Pool:
     async def slots(self) -> list[dict[str, Any]]:
         return list((await self.call("GET", "/v1/slots")).body["slots"])
 
-    async def state_becomes(self, state: str, slot: int = 0, within_s: float = 10.0) -> None:
-        end_s = time.monotonic() + within_s
-        while (found := (await self.slots())[slot]["state"]) != state:
-            assert time.monotonic() < end_s, f"the slot is still {found}\n{self.log()}"
-            await asyncio.sleep(0.02)
+    async def state_becomes(self, state: str, slot: int = 0, within_s: float = DEADLINE_S) -> None:
+        def told() -> str:
+            return f"the slot is not {state}\n{self.log()}"
 
-    async def until(self, done: Callable[[], object], within_s: float = 10.0) -> None:
-        end_s = time.monotonic() + within_s
-        while not done():
-            assert time.monotonic() < end_s, self.log()
-            await asyncio.sleep(0.02)
+        await until_async(self.slots, within_s, told, lambda slots: slots[slot]["state"] == state)
+
+    async def until(self, done: Callable[[], object], within_s: float = DEADLINE_S) -> None:
+        await until_async(done, within_s, self.log)
 
     def children(self) -> list[int]:
         """Every process that the service has started, and what those have started, as far as they live."""

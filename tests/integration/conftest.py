@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from component_process import RunningComponent, free_port, running
+from component_process import RunningComponent, running
+from server_ports import free_port
 
 # An engine boots in 5 to 15 s on idle cores; the machine may be shared.
 BOOT_DEADLINE_S = 180.0

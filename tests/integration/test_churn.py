@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from component_process import free_port
+from server_ports import free_port
 
 from churn_harness.driver import Churn, ChurnPlan
 from churn_harness.models import make_endpoints, trained_endpoints, twin

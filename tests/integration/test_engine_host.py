@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from process_table import cpu_s, is_alive
+from waiting import until_async
 
 from pilotlight_engine.client.child_provider import ChildEngineProvider, ChildSettings
 from pilotlight_engine.client.host_control import HostControl
@@ -95,24 +97,6 @@ def tokens(deltas: list[TokenDelta], index: int = 0) -> list[int]:
     return [token for delta in deltas if delta.index == index for token in delta.token_ids]
 
 
-async def until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
-    async with asyncio.timeout(deadline_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def test_a_child_that_cannot_be_told_what_to_run_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(control: HostControl, frame: object) -> None:
         raise Unavailable("the socket is gone")
@@ -126,10 +110,10 @@ async def test_a_child_that_cannot_be_told_what_to_run_is_ended(monkeypatch: pyt
     before = children()
     for _ in range(2):
         with pytest.raises(Unavailable, match="the socket is gone"):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await provider.acquire()
         assert provider.pid is None
-        await until(lambda: children() == before)
+        await until_async(lambda: children() == before)
 
 
 async def test_it_says_what_it_is(engine: Engine) -> None:
@@ -240,7 +224,7 @@ async def test_leaving_early_frees_the_kv_cache(engine: Engine, choices: int) ->
         await anext(s)
         assert engine.stats.running == choices
         assert engine.stats.kv_cache_usage > 0.0
-    await until(lambda: engine.stats.running == 0 and engine.stats.kv_cache_usage == 0.0)
+    await until_async(lambda: engine.stats.running == 0 and engine.stats.kv_cache_usage == 0.0)
 
 
 async def test_lower_priority_values_go_first(engine: Engine) -> None:
@@ -253,10 +237,10 @@ async def test_lower_priority_values_go_first(engine: Engine) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(8):
             group.create_task(ask("running", 0, 60))
-        await until(lambda: engine.stats.running == 8)
+        await until_async(lambda: engine.stats.running == 8)
         for _ in range(4):
             group.create_task(ask("low", 10, 4))
-        await until(lambda: engine.stats.waiting == 4)
+        await until_async(lambda: engine.stats.waiting == 4)
         for _ in range(8):
             group.create_task(ask("high", 1, 4))
     queued = [name for name in order if name != "running"]
@@ -297,7 +281,7 @@ async def test_a_killed_host_is_lost_with_a_reason_and_replaced() -> None:
     provider = new_provider()
     engine = await provider.acquire()
     running = asyncio.create_task(collect(engine, request([1], max_tokens=2000, ignore_eos=True)))
-    await until(lambda: engine.stats.running == 1)
+    await until_async(lambda: engine.stats.running == 1)
     assert provider.pid is not None
     os.kill(provider.pid, signal.SIGKILL)
     with pytest.raises(Unavailable, match="killed by signal 9"):
@@ -327,7 +311,7 @@ async def test_a_wrong_engine_argument_is_a_misconfiguration() -> None:
 async def test_giving_up_on_a_boot_leaves_no_process() -> None:
     provider = new_provider()
     boot = asyncio.create_task(provider.acquire())
-    await until(lambda: provider.phase == "import", 30.0)
+    await until_async(lambda: provider.phase == "import")
     pid = provider.pid
     assert pid is not None
     boot.cancel()
@@ -348,4 +332,4 @@ async def test_a_killed_parent_leaves_no_engine(tmp_path: Path) -> None:
         pid = int(line.split()[1])
         assert is_alive(pid)
         parent.kill()
-    await until(lambda: not is_alive(pid), 5.0)
+    await until_async(lambda: not is_alive(pid))

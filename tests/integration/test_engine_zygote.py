@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from pool_agent import Host, ZygoteProcess, exec_host, private_dir
+from process_table import is_alive
+from waiting import until
 
 from pilotlight_engine.client import pool_client
 from pilotlight_models import bundled_model_path
@@ -66,20 +68,6 @@ def config(run_dir: Path, slot: str, **values: Any) -> HostConfig:
 
 def request(max_tokens: int) -> GenerateRequest:
     return GenerateRequest("r", [5, 6, 7], GenerationParameters(max_tokens=max_tokens, ignore_eos=True))
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-
-
-def wait_gone(pid: int, deadline_s: float = 10.0) -> None:
-    until_s = time.monotonic() + deadline_s
-    while is_alive(pid):
-        assert time.monotonic() < until_s, f"process {pid} still lives"
-        time.sleep(0.02)
 
 
 def test_a_fork_leads_its_own_session_and_has_its_threads(host: Host, zygote: ZygoteProcess) -> None:
@@ -233,10 +221,10 @@ def test_hosts_end_with_their_agents_socket_and_with_the_zygote(tmp_path: Path) 
         second = zygote.fork(config(tmp_path / "run", "two"))
         first.wait_booted()
         first.sock.close()
-        wait_gone(first.pid)
+        until(lambda: not is_alive(first.pid))
         second.wait_booted()
         zygote.process.kill()
-        wait_gone(second.pid)
+        until(lambda: not is_alive(second.pid))
 
 
 def test_a_host_without_a_zygote(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import aiohttp
 import grpc
 import pytest
 from endpoint_table import FakeRoute, FakeTable
+from waiting import until_async
 
 from pilotlight_local.activator.activator import Backend
 from pilotlight_local.ingress.ports import IngressPorts
@@ -36,9 +37,7 @@ async def ingress(table: FakeTable) -> AsyncIterator[str]:
 
 
 async def settled(table: FakeTable, queued: int) -> None:
-    async with asyncio.timeout(10):
-        while table.route.activator.queued != queued:  # noqa: ASYNC110 - another connection changes it
-            await asyncio.sleep(0.01)
+    await until_async(lambda: table.route.activator.queued, holds=lambda seen: seen == queued)
 
 
 async def test_a_full_queue_answers_at_once_and_says_when_to_come_back() -> None:
@@ -237,23 +236,27 @@ async def test_a_pod_that_breaks_before_it_answers() -> None:
 
 
 async def test_a_client_that_leaves_gives_its_pod_back() -> None:
-    gone = asyncio.Event()
+    asked, gone = asyncio.Event(), asyncio.Event()
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
+        asked.set()
         await reader.read()
         gone.set()
         writer.close()
 
+    async def ask(session: aiohttp.ClientSession, url: str) -> None:
+        async with session.get(url):
+            pass
+
     table = FakeTable(FakeRoute(queue_depth=2, timeout_s=60))
     async with pod_that(slow, table), ingress(table) as base, aiohttp.ClientSession() as session:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5), session.get(base):
-                pass
-        async with asyncio.timeout(5):
+        asking = asyncio.create_task(ask(session, base))
+        async with asyncio.timeout(30):
+            await asked.wait()
+            asking.cancel()
             await gone.wait()
-            while table.route.activator.running:  # noqa: ASYNC110 - another connection changes it
-                await asyncio.sleep(0.01)
+        await until_async(lambda: not table.route.activator.running)
     assert table.statuses == [499]
 
 

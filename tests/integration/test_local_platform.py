@@ -1,16 +1,17 @@
 """The embedded platform end to end: real `pilotlight up`, real pods that run `fake_component.py`."""
 
 import asyncio
+import contextlib
 import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,9 @@ import aiohttp
 import grpc
 import pytest
 import yaml
+from process_table import parent_of
+from server_ports import free_port
+from waiting import until, until_async
 
 pytestmark = pytest.mark.integration
 
@@ -52,27 +56,6 @@ def service(name: str, *args: str, transformer: bool = False, probe: bool = True
     }
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def until(read: Callable[[], T], holds: Callable[[T], bool] = bool) -> T:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not holds(value := read()):
-        if time.monotonic() > deadline_s:
-            raise AssertionError(f"not within {DEADLINE_S} s, last seen {value!r}")
-        time.sleep(0.05)
-    return value
-
-
-async def until_async(read: Callable[[], Any], holds: Callable[[Any], bool]) -> Any:
-    async with asyncio.timeout(DEADLINE_S):
-        while not holds(value := await read()):  # noqa: ASYNC110 - another process changes, there is no event
-            await asyncio.sleep(0.05)
-    return value
-
-
 def processes_of(marker: str) -> list[int]:
     """Pids whose environment or command line names the state directory or fake of this test."""
     found = []
@@ -86,10 +69,6 @@ def processes_of(marker: str) -> list[int]:
             if marker.encode() in text:
                 found.append(int(entry.name))
     return found
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 class Platform:
@@ -147,7 +126,13 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     made = Platform(tmp_path)
     yield made
     made.end()
-    until(lambda: processes_of(str(made.state_dir)), lambda pids: pids == [])
+    until(lambda: processes_of(str(made.state_dir)), holds=lambda pids: pids == [])
+
+
+async def answers(url: str) -> bool:
+    with contextlib.suppress(aiohttp.ClientError):
+        return (await get(url))[0] == 200
+    return False
 
 
 async def get(url: str, method: str = "GET", **options: Any) -> tuple[int, Any, Any]:
@@ -169,7 +154,6 @@ async def test_a_cold_request_wakes_both_components_at_once_and_says_how_long_it
     platform.up(service("demo", "--boot_s=1", "--model_name=mine", transformer=True))
     assert {row["phase"] for row in platform.rows()} == {"Zero"}
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    started_s = time.monotonic()
     status, body, headers = await get(
         f"http://127.0.0.1:{platform.port}/v2/models/mine/generate",
         "POST",
@@ -188,11 +172,10 @@ async def test_a_cold_request_wakes_both_components_at_once_and_says_how_long_it
     assert "--model_name=mine" in predictor["argv"]
     # The waterfall is written after the answer.
     text = await until_async(
-        lambda: asyncio.to_thread(platform.output.read_text), lambda text: "activate transformer" in text
+        lambda: asyncio.to_thread(platform.output.read_text), holds=lambda text: "activate transformer" in text
     )
     before_any_is_ready = text.partition(": ready after")[0]
     assert before_any_is_ready.count(": 0 -> 1 pods") == 2
-    assert time.monotonic() - started_s < 10
 
 
 async def test_every_request_that_arrives_while_cold_is_answered(platform: Platform) -> None:
@@ -204,22 +187,21 @@ async def test_every_request_that_arrives_while_cold_is_answered(platform: Platf
     assert (status, body, headers["Retry-After"]) == (429, {"error": "as asked"}, "7")
 
 
-async def test_a_pod_that_cannot_start_fails_held_requests_at_once_with_its_log(platform: Platform) -> None:
+async def test_a_pod_that_cannot_start_fails_held_requests_at_once_and_its_log_says_why(platform: Platform) -> None:
     platform.up(service("broken", "--boot_s=0.5", "--fail=no such weights"))
     started_s = time.monotonic()
     answers = await asyncio.gather(*(get(platform.url("broken", "/echo")) for _ in range(5)))
-    assert time.monotonic() - started_s < 5
+    assert time.monotonic() - started_s < 60, "a request that waits is given up on after 300 s"
     for status, body, headers in answers:
         assert status == 503
         assert int(headers["Retry-After"]) >= 1
         assert "exited with code 4 before it was ready" in body["error"]
-        assert "no such weights" in body["error"]
-        assert "line before" in body["error"]
+        assert "no such weights" not in body["error"], "what a pod writes is its owner's"
     # While the back-off lasts nobody waits in vain.
     started_s = time.monotonic()
     status, body, _ = await get(platform.url("broken", "/echo"))
     assert status == 503
-    assert time.monotonic() - started_s < 0.5
+    assert time.monotonic() - started_s < 8, "the back-off is ten seconds"
     assert [row["phase"] for row in platform.rows()] == ["Failed"]
     assert "no such weights" in platform.command("logs", "broken").stdout
 
@@ -245,14 +227,14 @@ async def test_unknown_hosts_and_paths_are_404_and_the_platform_answers_for_itse
 async def test_streams_pass_both_ways_without_buffering(platform: Platform) -> None:
     platform.up(service("demo"))
     async with aiohttp.ClientSession() as session:
-        async with session.get(platform.url("demo", "/stream?n=4&gap=0.3")) as answer:
-            delays = [
-                time.monotonic() - json.loads(line[6:])["sent_s"]
+        async with session.get(platform.url("demo", "/stream?n=4&gap=1")) as answer:
+            came = [
+                (json.loads(line[6:])["sent_s"], time.monotonic())
                 async for line in answer.content
                 if line.startswith(b"data: ")
             ]
-        assert len(delays) == 4
-        assert max(delays) < 0.2
+        assert len(came) == 4
+        assert came[0][1] < came[-1][0], "the first event is here before the last is sent"
 
         echoed: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -282,13 +264,12 @@ async def test_a_client_that_leaves_cancels_its_request_in_the_pod(platform: Pla
             await answer.read()
 
     task = asyncio.create_task(request())
-    await until_async(counts, lambda seen: seen["active"] == 1)
+    await until_async(counts, holds=lambda seen: seen["active"] == 1)
     task.cancel()
     await asyncio.wait([task])
-    started_s = time.monotonic()
-    await until_async(counts, lambda seen: seen["active"] == 0 and seen["cancelled"] == 1)
-    assert time.monotonic() - started_s < 2
-    assert [row["running"] for row in platform.rows()] == [0]
+    # By itself it would end after a minute, and not as cancelled.
+    await until_async(counts, holds=lambda seen: seen["active"] == 0 and seen["cancelled"] == 1)
+    until(lambda: [row["running"] for row in platform.rows()], holds=lambda running: running == [0])
 
 
 async def test_container_concurrency_is_never_exceeded(platform: Platform) -> None:
@@ -315,12 +296,19 @@ async def test_a_pod_that_is_never_ready_is_asked_why(platform: Platform) -> Non
 
 async def test_startup_and_liveness_probes_gate_and_restart_a_pod(platform: Platform) -> None:
     """Both are commands in the pod's own environment, which names the files that they look for."""
-    started, sick = platform.folder / "started", platform.folder / "sick"
+    started, sick, tries = (platform.folder / name for name in ("started", "sick", "tries"))
     probed = service("demo", timeout=30)
     probed["spec"]["predictor"]["containers"][0] |= {
-        "env": [{"name": "STARTED", "value": str(started)}, {"name": "SICK", "value": str(sick)}],
+        "env": [
+            {"name": "STARTED", "value": str(started)},
+            {"name": "SICK", "value": str(sick)},
+            {"name": "TRIES", "value": str(tries)},
+        ],
         "readinessProbe": {"httpGet": {"path": "/v2/health/ready"}, "periodSeconds": 1},
-        "startupProbe": {"exec": {"command": ["sh", "-c", 'test -e "$STARTED"']}, "periodSeconds": 1},
+        "startupProbe": {
+            **{"exec": {"command": ["sh", "-c", 'echo >> "$TRIES"; test -e "$STARTED"']}},
+            **{"periodSeconds": 1, "failureThreshold": 60},
+        },
         "livenessProbe": {
             # Fails once: the next process is well.
             **{"exec": {"command": ["sh", "-c", 'test -z "$HOME" && ! rm "$SICK"']}},
@@ -330,7 +318,10 @@ async def test_startup_and_liveness_probes_gate_and_restart_a_pod(platform: Plat
     platform.up(probed)
     assert "a startup probe turns off Knative's fast readiness polling" in platform.output.read_text()
     waiting = asyncio.create_task(get(platform.url("demo", "/echo")))
-    await asyncio.sleep(0.6)
+    port = await until_async(lambda: next((pod["port"] for row in platform.rows() for pod in row["pods"]), 0))
+    await until_async(partial(answers, f"http://127.0.0.1:{port}/v2/health/ready"))
+    seen = len(tries.read_bytes())
+    await until_async(lambda: len(tries.read_bytes()) > seen + 1)
     assert not waiting.done(), "the pod answers, but its startup probe does not pass yet"
     started.touch()
     assert (await waiting)[0] == 200
@@ -356,12 +347,12 @@ async def test_grpc_is_held_and_spliced_by_authority(platform: Platform) -> None
         assert await say(large, timeout=20) == b"echo " + large
         counted = [part async for part in cold.unary_stream("/test.Echo/Count")(b"5", timeout=20)]
         assert counted == [b"0", b"1", b"2", b"3", b"4"]
-        assert [row["running"] for row in platform.rows()] == [0]
+        until(lambda: [row["running"] for row in platform.rows()], holds=lambda running: running == [0])
         stream = cold.unary_stream("/test.Echo/Count")(b"1000", timeout=60)
         await stream.read()
         assert [row["running"] for row in platform.rows()] == [1]
         stream.cancel()
-        until(lambda: [row["running"] for row in platform.rows()], lambda running: running == [0])
+        until(lambda: [row["running"] for row in platform.rows()], holds=lambda running: running == [0])
     async with channel("nobody.default.localhost") as unknown:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await unknown.unary_unary("/test.Echo/Say")(b"x", timeout=10)
@@ -390,7 +381,7 @@ async def test_container_concurrency_holds_for_every_grpc_call_of_a_connection(p
         running[0].cancel()
         assert await waiting == b"echo " + large
         running[1].cancel()
-    until(platform.rows, lambda rows: [(row["running"], row["queued"]) for row in rows] == [(0, 0)])
+    until(platform.rows, holds=lambda rows: [(row["running"], row["queued"]) for row in rows] == [(0, 0)])
 
 
 async def test_a_new_revision_takes_over_under_load_without_a_failed_request(platform: Platform) -> None:
@@ -413,7 +404,7 @@ async def test_a_new_revision_takes_over_under_load_without_a_failed_request(pla
         async def answered_by_v2() -> int:
             return answers[200, "v2"]
 
-        await until_async(answered_by_v2, lambda count: count >= 200)
+        await until_async(answered_by_v2, holds=lambda count: count >= 200)
         events = await (await long_stream).read()
         ending.set()
         await asyncio.gather(*workers)
@@ -440,7 +431,7 @@ async def test_a_grpc_channel_moves_to_the_new_revision_without_a_failed_call(pl
         stream = count(b"60", timeout=60)
         assert await stream.read() == b"0"
         await asyncio.to_thread(platform.apply, service("demo", "--grpc", "--answer=v2", probe=False))
-        await until_async(last, lambda calls: calls >= 50)
+        await until_async(last, holds=lambda calls: calls >= 50)
         ending.set()
         await asyncio.gather(*workers)
         for index in range(1, 60):
@@ -452,7 +443,7 @@ async def test_a_revision_that_cannot_start_leaves_the_old_one_serving(platform:
     platform.up(service("demo", "--answer=v1"))
     assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "v1"
     platform.apply(service("demo", "--answer=v2", "--fail=typo in the flags"))
-    until(platform.rows, lambda rows: any(row["phase"] == "Failed" for row in rows))
+    until(platform.rows, holds=lambda rows: any(row["phase"] == "Failed" for row in rows))
     failed = next(row for row in platform.rows() if row["phase"] == "Failed")
     assert (failed["traffic_percent"], "exited with code 4" in failed["reason"]) == (0, True)
     assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "v1"
@@ -462,12 +453,12 @@ async def test_canary_percent_splits_the_traffic_and_its_removal_promotes(platfo
     platform.up(service("demo", "--answer=v1"))
     assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "v1"
     platform.apply(service("demo", "--answer=v2", canaryTrafficPercent=20))
-    until(platform.rows, lambda rows: sorted(row["traffic_percent"] for row in rows) == [20, 80])
+    until(platform.rows, holds=lambda rows: sorted(row["traffic_percent"] for row in rows) == [20, 80])
     answers = Counter([(await get(platform.url("demo", "/echo")))[1]["answer"] for _ in range(200)])
     assert 15 <= answers["v2"] <= 70
     assert answers["v1"] + answers["v2"] == 200
     platform.apply(service("demo", "--answer=v2"))
-    until(platform.rows, lambda rows: sorted(row["traffic_percent"] for row in rows) == [0, 100])
+    until(platform.rows, holds=lambda rows: sorted(row["traffic_percent"] for row in rows) == [0, 100])
     assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "v2"
 
 
@@ -476,9 +467,9 @@ async def test_idle_time_takes_pods_to_zero_but_never_cuts_a_request(platform: P
     url = platform.url("demo", "/stream?n=100&gap=0.1")
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
         assert (await answer.read()).count(b"data:") == 100
-    until(platform.rows, lambda rows: [row["phase"] for row in rows] == ["Zero"])
-    until(lambda: processes_of(FAKE.name), lambda pids: pids == [])
-    assert list((platform.state_dir / "pods").iterdir()) == []
+    until(platform.rows, holds=lambda rows: [row["phase"] for row in rows] == ["Zero"])
+    until(lambda: processes_of(FAKE.name), holds=lambda pids: pids == [])
+    until(lambda: list((platform.state_dir / "pods").iterdir()), holds=lambda folders: folders == [])
     assert (await get(platform.url("demo", "/echo")))[0] == 200
 
 
@@ -497,7 +488,7 @@ async def test_progress_lines_while_a_cold_endpoint_wakes(platform: Platform) ->
     assert text.index(": phase=") < text.index("data: ")
     event = json.loads(failed.split("data: ")[1])
     assert event["status"] == 503
-    assert "boom" in event["error"]
+    assert event["error"].endswith("exited with code 4 before it was ready; its log says more")
 
 
 async def test_a_pod_that_crashes_is_replaced_at_once_and_then_backs_off(platform: Platform) -> None:
@@ -512,7 +503,7 @@ async def test_a_pod_that_crashes_is_replaced_at_once_and_then_backs_off(platfor
     # The second crash in a row has to wait, and says so.
     async with aiohttp.ClientSession() as session, session.post(platform.url("demo", "/crash")) as answer:
         assert answer.status == 502
-    until(platform.rows, lambda rows: rows[0]["phase"] == "Failed")
+    until(platform.rows, holds=lambda rows: rows[0]["phase"] == "Failed")
     status, body, headers = await get(platform.url("demo", "/echo"))
     assert status == 503
     assert "exited with code 3" in body["error"]
@@ -530,7 +521,7 @@ async def test_no_process_is_left_however_the_platform_ends(platform: Platform, 
     else:
         platform.process.send_signal(getattr(signal, way))
     platform.process.wait(20)
-    until(lambda: processes_of(str(platform.state_dir)), lambda pids: pids == [])
+    until(lambda: processes_of(str(platform.state_dir)), holds=lambda pids: pids == [])
     again = platform.command("down")
     assert again.returncode == 1
     assert "No platform runs" in again.stderr
@@ -545,7 +536,7 @@ async def test_a_pod_whose_init_is_killed_leaves_nothing_behind(platform: Platfo
     assert len(pod) == 2
     os.kill(parent_of(pid), signal.SIGKILL)
     # Another pod may take its place at once: what must go is this one.
-    until(lambda: pod & set(processes_of(marker)), lambda left: not left)
+    until(lambda: pod & set(processes_of(marker)), holds=lambda left: not left)
 
 
 def test_a_pod_that_never_became_ready_is_not_waited_for(platform: Platform) -> None:
@@ -608,13 +599,13 @@ async def test_the_terminal_shows_what_a_pod_logs_as_an_error(platform: Platform
     platform.up(service("demo", "--log_error=the engine was lost: it was killed"))
     assert (await get(platform.url("demo", "/echo")))[0] == 200
     told = "demo-predictor-00001-deployment-1: the engine was lost: it was killed"
-    await until_async(lambda: asyncio.to_thread(platform.output.read_text), lambda text: told in text)
+    await until_async(lambda: asyncio.to_thread(platform.output.read_text), holds=lambda text: told in text)
 
 
 async def test_a_failed_pod_is_explained_by_its_last_error(platform: Platform) -> None:
     platform.up(service("demo", "--fail=and more", "--log_error=no such model"))
     _, body, _ = await get(platform.url("demo", "/echo"))
-    assert "exited with code 4 before it was ready: no such model\n" in body["error"]
+    assert body["error"].endswith("exited with code 4 before it was ready: no such model; its log says more")
     assert [row["reason"] for row in platform.rows()] == ["exited with code 4 before it was ready: no such model"]
 
 
@@ -656,9 +647,7 @@ async def test_a_stranger_on_a_pods_port_is_never_asked(platform: Platform) -> N
     """A program that reserves nothing takes the port while the pod boots; the next pod gets another one."""
     platform.up(service("demo", "--boot_s=2", probe=False))
     request = asyncio.create_task(get(platform.url("demo", "/echo")))
-    pods = await until_async(
-        lambda: asyncio.to_thread(lambda: [pod for row in platform.rows() for pod in row["pods"]]), bool
-    )
+    pods = await until_async(lambda: asyncio.to_thread(lambda: [pod for row in platform.rows() for pod in row["pods"]]))
     asked = 0
 
     async def stranger(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -676,10 +665,9 @@ async def test_a_stranger_on_a_pods_port_is_never_asked(platform: Platform) -> N
 async def test_delete_does_not_wait_for_a_pod_that_does_not_end(platform: Platform) -> None:
     platform.up(service("demo", "--deaf"))
     assert (await get(platform.url("demo", "/echo")))[0] == 200
-    started_s = time.monotonic()
+    # A drain would take 300 s; the command is given up on after 60.
     assert platform.command("delete", "demo").stdout == "default/demo deleted\n"
-    assert time.monotonic() - started_s < 15
-    assert processes_of(str(platform.state_dir / "pods")) == []
+    until(lambda: processes_of(str(platform.state_dir / "pods")), holds=lambda pids: pids == [])
 
 
 async def test_delete_lets_running_requests_end_and_the_name_can_be_used_again(platform: Platform) -> None:
@@ -691,20 +679,21 @@ async def test_delete_lets_running_requests_end_and_the_name_can_be_used_again(p
         await asyncio.to_thread(platform.apply, service("demo", "--answer=new"))
         assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "new"
         assert (await stream.read()).count(b"data:") >= 198
-    until(lambda: len(list((platform.state_dir / "pods").iterdir())), lambda count: count == 1)
+    until(lambda: len(list((platform.state_dir / "pods").iterdir())), holds=lambda count: count == 1)
     assert (await get(platform.url("demo", "/echo")))[1]["answer"] == "new"
 
 
-async def test_a_pod_that_turns_unready_takes_nothing_within_a_second_while_another_is_ready(
-    platform: Platform,
-) -> None:
+async def test_a_pod_that_turns_unready_takes_nothing_while_another_is_ready(platform: Platform) -> None:
     pod = service("demo", minReplicas=2, containerConcurrency=0)
     platform.up(pod)
-    until(platform.rows, lambda rows: rows[0]["ready"] == 2)
-    pids = {(await get(platform.url("demo", "/counts")))[1]["pid"] for _ in range(40)}
+    until(platform.rows, holds=lambda rows: rows[0]["ready"] == 2)
+
+    async def serving() -> set[int]:
+        return {(await get(platform.url("demo", "/counts")))[1]["pid"] for _ in range(40)}
+
+    pids = await serving()
     assert len(pids) == 2
-    async with aiohttp.ClientSession() as session, session.get(platform.url("demo", "/stream?n=60&gap=0.1")):
+    async with aiohttp.ClientSession() as session, session.get(platform.url("demo", "/stream?n=600&gap=0.1")):
         async with session.post(platform.url("demo", "/unready")) as answer:
             unready = (await answer.json())["pid"]
-        await asyncio.sleep(1.0)
-        assert {(await get(platform.url("demo", "/counts")))[1]["pid"] for _ in range(40)} == pids - {unready}
+        await until_async(serving, holds=lambda seen: seen == pids - {unready})

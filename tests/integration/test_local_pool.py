@@ -18,7 +18,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from component_process import free_port, until
+from process_table import children
+from server_ports import free_port
+from waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -107,12 +109,6 @@ class Platform:
         return {host for zygote in children(self.pool_pid()) for host in children(zygote)}
 
 
-def children(pid: int) -> list[int]:
-    with contextlib.suppress(FileNotFoundError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
-
-
 def processes(*words: str) -> list[int]:
     """Pids whose command line has all of these words."""
     found = []
@@ -176,7 +172,7 @@ def test_a_stream_outlives_its_engine_and_the_pool(platform: Platform) -> None:
         f"(pid {engine}) was killed by signal 9",
         "warm pool: ended with code 137",
     ):
-        until(partial(lambda line: line in platform.log.read_text(), told), 10, told)
+        until(partial(lambda line: line in platform.log.read_text(), told), 30, told)
 
 
 def holders(platform: Platform) -> list[str]:

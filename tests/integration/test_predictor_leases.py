@@ -19,7 +19,10 @@ from typing import Any
 
 import httpx
 import pytest
-from component_process import RunningComponent, free_port, running, until
+from component_process import RunningComponent, running
+from process_table import children
+from server_ports import free_port
+from waiting import until
 
 from pilotlight_engine.leasing.lease_errors import PoolUnreachable
 from pilotlight_engine.leasing.pool_http import Answer, PoolHttp
@@ -81,12 +84,6 @@ class FakePool:
         """Engine hosts: grandchildren of the pool, children of its zygote."""
         assert self.process is not None
         return [host for zygote in children(self.process.pid) for host in children(zygote)]
-
-
-def children(pid: int) -> list[int]:
-    with contextlib.suppress(FileNotFoundError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
-from component_process import RunningComponent, free_port, running, until
+from component_process import RunningComponent, running
+from server_ports import free_port
+from waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -165,8 +167,8 @@ def test_a_client_that_leaves_frees_the_engine(predictor: RunningComponent, verb
     )
     with socket.create_connection(("127.0.0.1", predictor.port), timeout=30) as sock:
         sock.sendall(request.encode())
-        until(lambda: running_requests(predictor) == 1, 10, "it runs")
-    until(lambda: running_requests(predictor) == 0, 5, "it is aborted")
+        until(lambda: running_requests(predictor) == 1, 30, "it runs")
+    until(lambda: running_requests(predictor) == 0, 30, "it is aborted")
     assert "sequences_in_flight 0.0" in httpx.get(predictor.base + "/metrics").text
 
 
@@ -216,7 +218,7 @@ def test_a_stream_outlives_its_engine_and_the_drain_waits(tmp_path: Path) -> Non
         (host,) = predictor.children()
         with reading_stream(predictor) as lines:
             os.kill(host, signal.SIGKILL)
-            until(lambda: predictor.get("/v2/health/ready")[0] == 503, 10, "not ready without an engine")
+            until(lambda: predictor.get("/v2/health/ready")[0] == 503, 30, "not ready without an engine")
             response = httpx.post(url(predictor, "generate"), json={"input_ids": PROMPT})
             assert response.status_code == 503
             assert 1 <= int(response.headers["retry-after"]) <= 60

@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
-from component_process import RunningComponent, free_port, running
+from component_process import RunningComponent, running
+from server_ports import free_port
 from warmup_pool import Pool
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]

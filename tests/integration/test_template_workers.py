@@ -8,13 +8,14 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from process_table import cpu_s, is_alive
+from waiting import until
 
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, PilotlightError
 from pilotlight_text.templates import jinja_template
@@ -164,26 +165,10 @@ def test_a_worker_ends_with_its_parent() -> None:
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
-        _until(lambda: _cpu_s(pid) > 0.3, "the worker never began")
+        until(lambda: cpu_s(pid) > 0.3, what="the worker never began")
         process.kill()
         process.wait()
-    _until(lambda: not Path(f"/proc/{pid}").exists() or _state(pid) == "Z", "the worker outlived its parent")
-
-
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _until(done: Any, why: str, deadline_s: float = 20.0) -> None:
-    end = time.monotonic() + deadline_s
-    while not done():
-        assert time.monotonic() < end, why
-        time.sleep(0.02)
+    until(lambda: not is_alive(pid), what="the worker outlived its parent")
 
 
 def model_dir(folder: Path, tokenizer: dict[str, Any], template: str | None = None) -> str:

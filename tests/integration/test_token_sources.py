@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from component_process import RunningComponent, free_port
+from component_process import RunningComponent
 from component_process import running as running_component
+from server_ports import free_port
 from token_source_conformance import Running, TokenSourceConformance
 
 from pilotlight_text.token_source import TokenSource

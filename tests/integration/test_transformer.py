@@ -12,10 +12,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from component_process import RunningComponent, free_port, tail
+from component_process import RunningComponent, tail
 from fake_token_predictor import FakeTokenPredictor, Script
 from inline_templates import InlineTemplates
+from server_ports import free_port
 from transformer_process import MODEL_URI, transformer
+from waiting import until
 
 from pilotlight_text.tokenization.text_loading import load_text
 
@@ -151,7 +153,7 @@ def test_a_stop_string_ends_the_generation_in_the_predictor(http: httpx.Client, 
         shown = answer[-1] if verb == "generate_stream" else answer[-1]["outputs"][0]
         assert shown["stop_reason"] == "STOP"
         assert "stop" not in predictor.seen[0].body["parameters"]
-        predictor.wait_for(lambda: predictor.seen[0].aborted)
+        until(lambda: predictor.seen[0].aborted)
 
 
 def test_the_end_of_sequence_token_is_counted_and_not_shown(
@@ -439,7 +441,7 @@ def test_a_client_that_leaves_aborts_the_generation(served: RunningComponent, pr
         predictor.plan(Script(deltas=deltas("one two three"), hold=True))
         with httpx.Client(timeout=30) as client, client.stream("POST", served.base + path, json=body) as answer:
             next(answer.iter_raw())
-        predictor.wait_for(lambda: predictor.seen[0].aborted, deadline_s=1.0)
+        until(lambda: predictor.seen[0].aborted)
 
 
 def test_a_client_that_leaves_a_whole_answer_aborts_it_too(
@@ -448,7 +450,7 @@ def test_a_client_that_leaves_a_whole_answer_aborts_it_too(
     predictor.plan(Script(deltas=deltas("one two"), hold=True))
     with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=httpx.Timeout(5, read=0.3)) as client:
         client.post(served.base + "/v2/models/demo/generate", json={"text_input": "Hi", "stop": "zzz"})
-    predictor.wait_for(lambda: predictor.seen[0].aborted, deadline_s=1.0)
+    until(lambda: predictor.seen[0].aborted)
 
 
 # Without a predictor

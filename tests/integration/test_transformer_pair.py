@@ -15,8 +15,9 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton_http
-from component_process import RunningComponent, free_port, running
+from component_process import RunningComponent, running
 from inline_templates import InlineTemplates
+from server_ports import free_port
 from transformer_process import MODEL_URI, transformer
 
 from pilotlight_text.tokenization.text_loading import load_text

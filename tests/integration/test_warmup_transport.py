@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from memory_agent import MemoryAgent
+from waiting import until_async
 
 from pilotlight_pool.agent_port import EngineOrder, EngineRefused, ModelFacts, ModelOrder, SlotReport
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
@@ -28,14 +29,6 @@ from pilotlight_protocol.leases import LeaseRequest
 pytestmark = pytest.mark.integration
 A = "model://f/a"
 SPEC = PresenceSpec(beat_s=0.05, silent_s=2.0, lost_after_s=5.0)
-
-
-async def until(done: Callable[[], object], within_s: float = 10.0) -> None:
-    async with asyncio.timeout(within_s):
-        while True:
-            if done():
-                return
-            await asyncio.sleep(0.01)
 
 
 class Coordinating:
@@ -138,7 +131,7 @@ async def test_commands_events_and_errors_come_through_as_they_are(token: TokenF
                 return "out of memory" in gone.message
             return False
 
-        await until(is_gone)
+        await until_async(is_gone)
         agent.fails = lambda name, slot_id, model: EngineRefused("no such argument") if name == "boot" else None
         with pytest.raises(InvalidInput, match="no such argument"):
             await desk.request(LeaseRequest(A, "m", wait_s=10.0), TRUSTED)
@@ -150,17 +143,17 @@ async def test_a_command_outlives_its_connection_and_its_slot_is_told_when_it_is
     async with Coordinating.running(token, 1.0) as one, cable.laid() as url, linked(agent, url, token):
         cable.port = one.port
         asking = asyncio.create_task(one.coordinator.desk.request(LeaseRequest(A, "m", wait_s=20.0), TRUSTED))
-        await until(lambda: agent.calls)
+        await until_async(lambda: agent.calls)
         (_, busy, _) = agent.calls[0]
         other = next(slot.slot_id for slot in agent.slots if slot.slot_id != busy)
         cable.cut()
-        await until(lambda: one.present and set(one.coordinator.pool.absent) == {busy})
-        await until(lambda: ("boot", other, A) in agent.calls)
+        await until_async(lambda: one.present and set(one.coordinator.pool.absent) == {busy})
+        await until_async(lambda: ("boot", other, A) in agent.calls)
         order = EngineOrder(ModelOrder(A), ModelFacts(A, "f", "awq", 1000, 2**30, "ram", True), "m")
         agent.reports[busy] = SlotReport(busy, SlotState.IDLE, 1, order)
         agent.gate.set()
         assert (await asking).state == "active"
-        await until(lambda: not one.coordinator.pool.absent)
+        await until_async(lambda: not one.coordinator.pool.absent)
         assert one.coordinator.pool.ledger.slots[busy].state is SlotState.IDLE
         assert agent.granted == {other: ((await asking).lease_id,)}
 
@@ -187,11 +180,11 @@ async def test_an_agent_hears_that_nobody_waits_for_a_model_any_more(token: Toke
             asyncio.create_task(one.coordinator.desk.request(LeaseRequest(A, "m", wait_s=20.0), TRUSTED))
             for _ in range(2)
         )
-        await until(lambda: agent.asking == 2)
+        await until_async(lambda: agent.asking == 2)
         first.cancel()
-        await until(lambda: agent.asking == 1)
+        await until_async(lambda: agent.asking == 1)
         cable.cut()
-        await until(lambda: agent.asking == 0)
+        await until_async(lambda: agent.asking == 0)
         second.cancel()
         await asyncio.gather(first, second, return_exceptions=True)
 
@@ -205,25 +198,29 @@ async def test_an_agent_follows_the_later_coordinator_and_the_earlier_one_ends(t
         linked(agent, url, token) as link,
     ):
         cable.port = old.port
-        await until(lambda: old.present and link.is_registered)
+        await until_async(lambda: old.present and link.is_registered)
         cable.port = new.port
         cable.cut()
-        await until(lambda: new.present and link.is_registered)
-        await until(lambda: not old.present)
+        await until_async(lambda: new.present and link.is_registered)
+        await until_async(lambda: not old.present)
         cable.port = old.port
         cable.cut()
         with pytest.raises(Unavailable, match="a later coordinator has taken over"):
             await asyncio.wait_for(asyncio.shield(old.ended), 10.0)
         assert not old.present
         cable.port = new.port
-        await until(lambda: new.present and link.is_registered)
+        await until_async(lambda: new.present and link.is_registered)
 
 
 async def test_silence_ends_a_connection_at_both_ends(token: TokenFile) -> None:
     """A peer that keeps the connection open and says nothing."""
     agent = MemoryAgent("a/0", name="a")
 
+    dialled = 0
+
     async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dialled
+        dialled += 1
         with contextlib.suppress(OSError):
             await reader.read(-1)
         writer.close()
@@ -232,7 +229,7 @@ async def test_silence_ends_a_connection_at_both_ends(token: TokenFile) -> None:
     try:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with linked(agent, url, token) as link:
-            await asyncio.sleep(0.3)
+            await until_async(lambda: dialled > 1, what="the agent never gave the silent one up")
             assert not link.is_registered
     finally:
         server.close()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
 from scripted_engine import ScriptedEngine
 from scripted_pool import Entry, ScriptedPool, error, lease
+from waiting import until_async
 
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.leasing.engine_holder import EngineHolder, Lending
@@ -34,12 +35,6 @@ class LeasedScriptedEngine(ScriptedEngine):
 
     async def close(self) -> None:
         self.closed = True
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 a thread is waited for
-            await asyncio.sleep(0.001)
 
 
 class Rig:
@@ -87,8 +82,8 @@ async def leasing(
 async def test_ready_with_the_first_grant_and_still_when_it_is_given_back() -> None:
     async with leasing(lease(), lease(lease_id="L2"), idle_s=0.01) as rig:
         assert not rig.model.ready()
-        await until(rig.model.ready)
-        await until(lambda: rig.pool.given_back == ["L1"])
+        await until_async(rig.model.ready)
+        await until_async(lambda: rig.pool.given_back == ["L1"])
         assert rig.model.ready()
         assert rig.engines[0].closed
         tokens, context = await rig.ask()
@@ -97,12 +92,12 @@ async def test_ready_with_the_first_grant_and_still_when_it_is_given_back() -> N
         assert context.server_timing["swap"] == 50.0
         assert "lease" in context.server_timing
         assert context.response_headers["x-pilotlight-lease"] == "path=swap; swap=0.0500"
-        await until(lambda: rig.pool.given_back == ["L1", "L2"])
+        await until_async(lambda: rig.pool.given_back == ["L1", "L2"])
 
 
 async def test_the_first_request_hears_how_the_lease_was_got_the_second_does_not() -> None:
     async with leasing(lease()) as rig:
-        await until(rig.model.ready)
+        await until_async(rig.model.ready)
         _, first = await rig.ask()
         _, second = await rig.ask()
         assert "path=swap" in first.response_headers["x-pilotlight-lease"]
@@ -112,20 +107,20 @@ async def test_the_first_request_hears_how_the_lease_was_got_the_second_does_not
 
 async def test_an_engine_with_work_is_not_given_back() -> None:
     async with leasing(lease(), lease(lease_id="L2"), idle_s=0.0) as rig:
-        await until(lambda: rig.pool.given_back == ["L1"])
+        await until_async(lambda: rig.pool.given_back == ["L1"])
         with rig.holder.work():
-            await until(lambda: rig.holder.held)
+            await until_async(lambda: rig.holder.held)
             for _ in range(100):
                 await asyncio.sleep(0)
             assert rig.holder.held
-        await until(lambda: rig.pool.given_back == ["L1", "L2"])
+        await until_async(lambda: rig.pool.given_back == ["L1", "L2"])
 
 
 async def test_waiting_requests_are_bounded_and_are_served_when_the_lease_comes() -> None:
     async with leasing(lease(), lease("queued"), idle_s=0.0) as rig:
-        await until(lambda: rig.pool.given_back == ["L1"])
+        await until_async(lambda: rig.pool.given_back == ["L1"])
         waiting = [asyncio.create_task(rig.ask()) for _ in range(2)]
-        await until(lambda: rig.pool.calls[-1][0] == "GET")
+        await until_async(lambda: rig.pool.calls[-1][0] == "GET")
         with pytest.raises(Unavailable, match="sequences wait for the engine"):
             await rig.ask()
         rig.pool.answer(lease(lease_id="L2"))
@@ -134,7 +129,7 @@ async def test_waiting_requests_are_bounded_and_are_served_when_the_lease_comes(
 
 async def test_while_another_pod_has_an_engine_requests_go_there_and_this_pod_is_not_ready() -> None:
     async with leasing(lease(), lease("queued", elsewhere=True), idle_s=0.0) as rig:
-        await until(lambda: rig.pool.given_back == ["L1"])
+        await until_async(lambda: rig.pool.given_back == ["L1"])
         stays = asyncio.create_task(rig.ask())
         with pytest.raises(ServedElsewhere, match="another pod"):
             await rig.ask({ELSEWHERE: "1"})
@@ -142,7 +137,7 @@ async def test_while_another_pod_has_an_engine_requests_go_there_and_this_pod_is
         with pytest.raises(ServedElsewhere):
             await rig.ask({ELSEWHERE: "1"})
         rig.pool.answer(lease("queued"))
-        await until(rig.model.ready)
+        await until_async(rig.model.ready)
         comes = asyncio.create_task(rig.ask({ELSEWHERE: "1"}))
         rig.pool.answer(lease(lease_id="L2"))
         assert [(await task)[0] for task in (stays, comes)] == [[2, 3, 4, 5]] * 2, "nobody waits here who need not"
@@ -150,35 +145,35 @@ async def test_while_another_pod_has_an_engine_requests_go_there_and_this_pod_is
 
 async def test_a_stream_that_has_lost_its_engine_waits_for_the_next_one_here() -> None:
     async with leasing(lease(), lease("placing", elsewhere=True)) as rig:
-        await until(rig.model.ready)
-        rig.engines[0].step_s = 0.001
+        await until_async(rig.model.ready)
+        rig.engines[0].step_s = 0.2  # it is lost before it comes to the tokens with a meaning
         asking = asyncio.create_task(rig.ask({ELSEWHERE: "1"}, max_tokens=200))
-        await until(lambda: rig.engines[0].active == 1)
+        await until_async(lambda: rig.engines[0].active == 1)
         rig.engines[0].lose("the engine died")
-        await until(lambda: rig.pool.calls[-1][0] == "GET" and not rig.model.ready())
+        await until_async(lambda: rig.pool.calls[-1][0] == "GET" and not rig.model.ready())
         rig.pool.answer(lease(lease_id="L2"))
         assert (await asking)[0] == [token % 1000 for token in range(2, 202)]
 
 
 async def test_every_request_that_waits_for_the_lease_says_how_long() -> None:
     async with leasing(lease(), lease("queued"), idle_s=0.0) as rig:
-        await until(lambda: rig.pool.given_back == ["L1"])
+        await until_async(lambda: rig.pool.given_back == ["L1"])
         waiting = [asyncio.create_task(rig.ask()) for _ in range(2)]
-        await until(lambda: rig.pool.calls[-1][0] == "GET")
+        await until_async(lambda: rig.pool.calls[-1][0] == "GET")
         rig.pool.answer(lease(lease_id="L2"))
         assert ["lease" in (await task)[1].server_timing for task in waiting] == [True, True]
 
 
 async def test_a_request_waits_no_longer_than_its_deadline() -> None:
     async with leasing(lease(), idle_s=0.0, wait_s=0.05) as rig:
-        await until(lambda: rig.pool.given_back == ["L1"])
+        await until_async(lambda: rig.pool.given_back == ["L1"])
         with pytest.raises(Unavailable, match="the engine is starting"):
             await rig.ask()
 
 
 async def test_a_refusal_is_told_to_those_who_wait_with_its_reasons() -> None:
     async with leasing(lease(), error(503, "two leases before yours", 9), lease(), idle_s=0.0) as rig:
-        await until(lambda: rig.pool.given_back == ["L1"])
+        await until_async(lambda: rig.pool.given_back == ["L1"])
         with pytest.raises(LeaseRefused, match="two leases before yours") as caught:
             await rig.ask()
         assert caught.value.retry_after_s == 9
@@ -188,10 +183,10 @@ async def test_a_refusal_is_told_to_those_who_wait_with_its_reasons() -> None:
 
 async def test_a_lost_lease_is_replaced_and_its_request_goes_on() -> None:
     async with leasing(lease(), lease(lease_id="L2")) as rig:
-        await until(rig.model.ready)
-        rig.engines[0].step_s = 0.001
+        await until_async(rig.model.ready)
+        rig.engines[0].step_s = 0.2  # it is lost before it comes to the tokens with a meaning
         asking = asyncio.create_task(rig.ask(max_tokens=200))
-        await until(lambda: rig.engines[0].active == 1)
+        await until_async(lambda: rig.engines[0].active == 1)
         rig.engines[0].lose("preempted for b")
         tokens, _ = await asking
         assert tokens == [token % 1000 for token in range(2, 202)]
@@ -200,9 +195,9 @@ async def test_a_lost_lease_is_replaced_and_its_request_goes_on() -> None:
 
 async def test_an_idle_lease_that_is_taken_back_is_not_asked_for_again() -> None:
     async with leasing(lease(), lease(lease_id="L2")) as rig:
-        await until(rig.model.ready)
+        await until_async(rig.model.ready)
         rig.engines[0].lose("preempted for b")
-        await until(lambda: rig.pool.given_back == ["L1"])
+        await until_async(lambda: rig.pool.given_back == ["L1"])
         assert rig.model.ready()
         assert len(rig.pool.bodies) == 1
         assert (await rig.ask())[0] == [2, 3, 4, 5]
@@ -210,14 +205,14 @@ async def test_an_idle_lease_that_is_taken_back_is_not_asked_for_again() -> None
 
 async def test_a_heartbeat_that_hears_410_ends_the_engine() -> None:
     async with leasing(lease(expires_s=0.003)) as rig:
-        await until(rig.model.ready)
+        await until_async(rig.model.ready)
         rig.pool.heartbeats += [PoolUnreachable("away for a moment"), error(410, "expired")]
         assert await asyncio.wait_for(rig.engines[0].lost, 5) == "the lease has ended: expired"
 
 
 async def test_tokens_of_another_model_are_never_served() -> None:
     async with leasing(lease(), lease(lease_id="L2"), names=["other", "m"]) as rig:
-        await until(rig.model.ready)
+        await until_async(rig.model.ready)
         assert rig.engines[0].closed
         assert not rig.engines[0].seen
         assert rig.pool.given_back == ["L1"]
@@ -226,15 +221,15 @@ async def test_tokens_of_another_model_are_never_served() -> None:
 
 async def test_not_ready_while_the_pool_is_away_and_no_lease_is_asked_for_only_to_find_out() -> None:
     async with leasing(lease(), idle_s=0.0, wait_s=0.05) as rig:
-        await until(lambda: rig.pool.given_back == ["L1"])
+        await until_async(lambda: rig.pool.given_back == ["L1"])
         rig.pool.healthy = False
         with pytest.raises(Unavailable):
             await rig.ask()
-        await until(lambda: ("GET", "/healthz") in rig.pool.calls)
+        await until_async(lambda: ("GET", "/healthz") in rig.pool.calls)
         assert not rig.model.ready()
         asked = len(rig.pool.bodies)
         rig.pool.healthy = True
-        await until(rig.model.ready)
+        await until_async(rig.model.ready)
         assert len(rig.pool.bodies) == asked
 
 
@@ -248,7 +243,7 @@ async def test_after_a_refusal_for_good_every_request_hears_the_reason_at_once()
     refusal = error(400, "cpu:0 cannot run fp8")
     rig = Rig([lease(), refusal], 0.01, 60.0, [])
     task = asyncio.create_task(rig.holder.run())
-    await until(lambda: rig.pool.given_back == ["L1"])
+    await until_async(lambda: rig.pool.given_back == ["L1"])
     for _ in range(3):
         async with asyncio.timeout(5):
             with pytest.raises(Unavailable, match="cannot run fp8") as refused:
@@ -265,7 +260,7 @@ async def test_a_key_that_is_away_for_a_moment_costs_a_503_and_not_the_predictor
     status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with leasing(lease(), error(status, "no such key"), lease(lease_id="L2"), idle_s=0.01) as rig:
-        await until(lambda: rig.pool.given_back == ["L1"])
+        await until_async(lambda: rig.pool.given_back == ["L1"])
         with pytest.raises(LeaseRefused, match="no such key"):
             await rig.ask()
         assert rig.model.ready()
@@ -282,12 +277,12 @@ async def test_a_key_that_was_never_good_ends_the_holder(status: int) -> None:
 
 async def test_giving_up_gives_the_lease_back() -> None:
     async with leasing(lease()) as rig:
-        await until(rig.model.ready)
+        await until_async(rig.model.ready)
     assert rig.pool.given_back == ["L1"]
     assert rig.engines[0].closed
 
 
 async def test_giving_up_while_the_lease_is_queued_gives_it_back() -> None:
     async with leasing(lease("queued")) as rig:
-        await until(lambda: len(rig.pool.calls) == 2)
-    await until(lambda: rig.pool.given_back == ["L1"])
+        await until_async(lambda: len(rig.pool.calls) == 2)
+    await until_async(lambda: rig.pool.given_back == ["L1"])

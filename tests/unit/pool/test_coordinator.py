@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from coordinator_world import World, Worlds
 from memory_agent import MemoryAgent
 
 from pilotlight_pool.agent_port import (
@@ -28,13 +29,12 @@ from pilotlight_pool.agent_port import (
     WorkBegan,
     WorkEnded,
 )
-from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_pool.coordinator.coordinator import CoordinatorSettings
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.pool import PoolPolicy
 from pilotlight_pool.coordinator.warm_orders import MOST_OF_A_TENANT
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
-from pilotlight_pool.policy.leases import ledger
 from pilotlight_pool.policy.leases.access import TRUSTED, Caller
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_protocol.back_off import BackOff
@@ -47,73 +47,22 @@ from pilotlight_protocol.errors import (
     TooManyRequests,
     Unavailable,
 )
-from pilotlight_protocol.leases import LeaseAnswer, LeaseRequest, PrewarmRequest
+from pilotlight_protocol.leases import LeaseAnswer, PrewarmRequest
 
 A, B, C = "model://f/a", "model://f/b", "model://g/c"
 
 
-class World:
-    """A coordinator that runs, its agent, and the clock."""
-
-    def __init__(self, agent: MemoryAgent, settings: CoordinatorSettings) -> None:
-        self.now_s = 1000.0
-        self.agent = agent
-        self.coordinator = Coordinator(settings, lambda: self.now_s, lambda: self.now_s)
-        self.coordinator.pool.on_change.append(self._check)
-
-    def _check(self) -> None:
-        assert ledger.check(self.coordinator.pool.ledger) == ()
-
-    async def settle(self) -> None:
-        for _ in range(40):
-            await asyncio.sleep(0)
-
-    async def ask(self, model: str, caller: Caller = TRUSTED, name: str = "m", **more: Any) -> LeaseAnswer:
-        request = LeaseRequest(model, name, **{"deadline_s": 600.0} | more)
-        waiting = asyncio.create_task(self.coordinator.desk.request(request, caller))
-        await self.settle()
-        return await waiting
-
-    async def lease(self, model: str, **more: Any) -> LeaseAnswer:
-        answer = await self.ask(model, **more)
-        return await self.coordinator.desk.poll(answer.lease_id, 0.0, TRUSTED)
-
-    async def release(self, answer: LeaseAnswer) -> None:
-        self.coordinator.desk.release(answer.lease_id, TRUSTED)
-        await self.settle()
-
-    def take_time(self, boot_s: float) -> None:
-        """From now on boots take so long."""
-
-        def passing(command: str, slot_id: str, model: str) -> None:
-            self.now_s += boot_s if command == "boot" else 0.0
-
-        self.agent.fails = passing
-
-    def commands(self) -> list[str]:
-        return [name for name, *_ in self.agent.calls]
-
-    def states(self) -> list[str]:
-        return [str(slot.state) for slot in self.coordinator.pool.ledger.slots.values()]
-
-
 @pytest.fixture
 async def start() -> AsyncIterator[Callable[..., Any]]:
-    tasks: list[asyncio.Task[None]] = []
+    running = Worlds()
 
     async def _start(*slots: str, agent: MemoryAgent | None = None, **settings: Any) -> World:
         settings.setdefault("driver", DriverSettings(back_off=BackOff(0.0, 30.0, free=1)))
         settings.setdefault("policy", PoolPolicy(back_off=BackOff(0.0, 30.0, free=1)))
-        world = World(agent or MemoryAgent(*(slots or ("s0",))), CoordinatorSettings(**settings))
-        tasks.append(asyncio.create_task(world.coordinator.run([world.agent])))
-        await world.settle()
-        return world
+        return await running.start(CoordinatorSettings(**settings), agent or MemoryAgent(*(slots or ("s0",))))
 
     yield _start
-    for task in tasks:
-        assert not task.done(), task
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await running.end()
 
 
 async def test_paths_from_empty_to_loaded(start: Any) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
+from waiting import until_async
 
 from pilotlight_pool.agent.model_fetches import ModelFetches, Report
 from pilotlight_protocol.errors import ModelNotFound, Unavailable
@@ -50,13 +51,6 @@ class Source:
             raise self._fails[uri]
 
 
-async def until(done: Callable[[], object]) -> None:
-    end_s = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < end_s
-        await asyncio.sleep(0.002)
-
-
 def ask(fetches: ModelFetches, uri: str) -> asyncio.Task[None]:
     return asyncio.create_task(fetches.fetch(uri))
 
@@ -72,13 +66,13 @@ async def source() -> AsyncIterator[Source]:
     source.stuck.clear()
     for uri in source.begun:
         source.finish(uri)
-    await until(lambda: not threads())
+    await until_async(lambda: not threads())
 
 
 async def test_all_who_want_a_model_wait_for_one_download_in_one_thread(source: Source) -> None:
     fetches = ModelFetches(source.fetch)
     asking = [ask(fetches, A) for _ in range(100)]
-    await until(lambda: source.begun)
+    await until_async(lambda: source.begun)
     assert threads() == 1
     source.finish(A)
     await asyncio.gather(*asking)
@@ -99,10 +93,10 @@ async def test_a_failure_is_told_to_everybody_and_not_remembered(source: Source)
 async def test_no_more_run_than_may_and_the_next_begins_when_one_ends(source: Source) -> None:
     fetches = ModelFetches(source.fetch, at_once=1)
     asking = [ask(fetches, uri) for uri in (A, B, C)]
-    await until(lambda: source.begun)
+    await until_async(lambda: source.begun)
     assert threads() == 1
     for uri in (A, B, C):
-        await until(partial(lambda next_one: source.begun[-1] == next_one, uri))
+        await until_async(partial(lambda next_one: source.begun[-1] == next_one, uri))
         source.finish(uri)
     await asyncio.gather(*asking)
     assert source.begun == [A, B, C]
@@ -112,7 +106,7 @@ async def test_too_many_are_told_when_the_first_place_is_free(source: Source) ->
     fetches = ModelFetches(source.fetch, at_once=1, most_waiting=1)
     source.progress[A] = Progress("downloading", 1, 10**6)
     asking = [ask(fetches, A), ask(fetches, B)]
-    await until(lambda: source.begun)
+    await until_async(lambda: source.begun)
     with pytest.raises(Unavailable, match="1 downloads run and 1 wait") as refused:
         await fetches.fetch(C)
     assert refused.value.retry_after_s > 1
@@ -124,14 +118,14 @@ async def test_too_many_are_told_when_the_first_place_is_free(source: Source) ->
 async def test_a_download_ends_when_the_last_waiter_has_gone_and_begins_anew_for_the_next(source: Source) -> None:
     fetches = ModelFetches(source.fetch, linger_s=0.01)
     first, second = ask(fetches, A), ask(fetches, A)
-    await until(lambda: source.begun)
+    await until_async(lambda: source.begun)
     first.cancel()
     await asyncio.sleep(0.05)
     assert source.cancelled == []
     second.cancel()
-    await until(lambda: source.cancelled)
+    await until_async(lambda: source.cancelled)
     third = ask(fetches, A)
-    await until(lambda: len(source.begun) == 2)
+    await until_async(lambda: len(source.begun) == 2)
     source.finish(A)
     await third
 
@@ -142,7 +136,7 @@ async def test_who_asks_again_soon_finds_the_same_download(source: Source) -> No
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.005):
                 await fetches.fetch(A)
-    await until(lambda: source.begun)
+    await until_async(lambda: source.begun)
     assert threads() == 1
     source.finish(A)
     await fetches.fetch(A)
@@ -152,19 +146,19 @@ async def test_who_asks_again_soon_finds_the_same_download(source: Source) -> No
 async def test_nobody_waits_for_one_that_has_not_begun(source: Source) -> None:
     fetches = ModelFetches(source.fetch, at_once=1, linger_s=0.0)
     running, waiting = ask(fetches, A), ask(fetches, B)
-    await until(lambda: source.begun)
+    await until_async(lambda: source.begun)
     waiting.cancel()
     await asyncio.sleep(0.05)
     source.finish(A)
     await running
-    await until(lambda: not threads())
+    await until_async(lambda: not threads())
     assert source.begun == [A]
 
 
 async def test_a_refresh_is_not_waited_for_long_and_goes_on(source: Source) -> None:
     fetches = ModelFetches(source.fetch, at_once=1, linger_s=0.0)
     await fetches.refresh(A, 0.01)
-    await until(lambda: source.begun)
+    await until_async(lambda: source.begun)
     await fetches.refresh(A, 0.01)
     await fetches.refresh(B, 60.0)
     assert source.begun == [A], "there is no free place for the other"
@@ -177,7 +171,7 @@ async def test_a_refresh_is_not_waited_for_long_and_goes_on(source: Source) -> N
 async def test_closing_ends_what_runs_and_refuses_what_waits(source: Source) -> None:
     fetches = ModelFetches(source.fetch, at_once=1)
     running, waiting = ask(fetches, A), ask(fetches, B)
-    await until(lambda: source.begun)
+    await until_async(lambda: source.begun)
     await fetches.close()
     assert source.cancelled == [A]
     with pytest.raises(DownloadCancelled):
@@ -192,7 +186,7 @@ async def test_closing_does_not_wait_for_a_source_that_hears_nothing(source: Sou
     source.stuck.add(A)
     fetches = ModelFetches(source.fetch)
     running = ask(fetches, A)
-    await until(lambda: source.begun)
+    await until_async(lambda: source.begun)
     began_s = time.monotonic()
     await fetches.close()
     assert time.monotonic() - began_s < 15

@@ -7,89 +7,39 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from coordinator_world import World, Worlds
 from memory_agent import GIB, MemoryAgent
 
 from pilotlight_pool.agent_port import EngineOrder, Grant, ModelFacts, ModelOrder, SlotReport
-from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_pool.coordinator.coordinator import CoordinatorSettings
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.pool import PoolPolicy
-from pilotlight_pool.policy.leases import ledger
 from pilotlight_pool.policy.leases.access import TRUSTED
-from pilotlight_pool.policy.leases.presence import Applicant, PresenceSpec, Taken
+from pilotlight_pool.policy.leases.presence import PresenceSpec
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.fairness import FairnessSpec
 from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.errors import ModelNotFound, PayloadTooLarge, Unavailable
-from pilotlight_protocol.leases import LeaseAnswer, LeaseRequest
+from pilotlight_protocol.leases import LeaseRequest
 
 A, B, LARGE = "model://f/a", "model://f/b", "model://f/large?gib=8"
 
 
-class World:
-    """A coordinator that runs, and its clock. After every step the ledger keeps its promises."""
-
-    def __init__(self, settings: CoordinatorSettings) -> None:
-        self.now_s = 1000.0
-        self.coordinator = Coordinator(settings, lambda: self.now_s, lambda: self.now_s)
-        self.coordinator.pool.on_change.append(self._check)
-
-    def _check(self) -> None:
-        assert ledger.check(self.coordinator.pool.ledger) == ()
-
-    async def settle(self) -> None:
-        for _ in range(60):
-            await asyncio.sleep(0)
-
-    async def ask(self, model: str, **more: Any) -> LeaseAnswer:
-        waiting = asyncio.create_task(
-            self.coordinator.desk.request(LeaseRequest(model, "m", **{"deadline_s": 600.0} | more), TRUSTED)
-        )
-        await self.settle()
-        return await waiting
-
-    async def lease(self, model: str, **more: Any) -> LeaseAnswer:
-        return await self.coordinator.desk.poll((await self.ask(model, **more)).lease_id, 0.0, TRUSTED)
-
-    async def join(self, agent: MemoryAgent, instance: str = "1", seen_epoch: int = 0) -> None:
-        slots = frozenset(slot.slot_id for slot in agent.slots)
-        verdict = self.coordinator.roster.register(Applicant(agent.name, instance, slots, seen_epoch))
-        assert isinstance(verdict, Taken), verdict
-        agent.listen(self.coordinator.roster.hear)
-        self.coordinator.roster.take_over(agent, await agent.report())
-        await self.settle()
-
-    async def leave(self, agent: MemoryAgent) -> None:
-        self.coordinator.roster.leave(agent, "the cable was cut")
-        await self.settle()
-
-    async def pass_(self, seconds: float) -> None:
-        self.now_s += seconds
-        self.coordinator.roster.tick()
-        self.coordinator.pool.expire()
-        await self.settle()
-
-
 @pytest.fixture
 async def start() -> AsyncIterator[Callable[..., Any]]:
-    tasks: list[asyncio.Task[None]] = []
+    running = Worlds()
 
     async def _start(*agents: MemoryAgent, **settings: Any) -> World:
         settings.setdefault("driver", DriverSettings(back_off=BackOff(0.0, 30.0, free=1)))
         settings.setdefault("agent_grace_s", 0.01)
-        chosen = CoordinatorSettings(presence=PresenceSpec(lost_after_s=20.0), **settings)
-        world = World(chosen)
-        tasks.append(asyncio.create_task(world.coordinator.run([])))
-        await world.settle()
+        world = await running.start(CoordinatorSettings(presence=PresenceSpec(lost_after_s=20.0), **settings))
         for agent in agents:
             await world.join(agent)
         return world
 
     yield _start
-    for task in tasks:
-        assert not task.done(), task
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await running.end()
 
 
 def served(agent: MemoryAgent, slot_id: str, lease: str, model: str, held_s: float = 5.0) -> None:

@@ -61,7 +61,9 @@ class CoordinatorLink:
     async def run(self) -> Never:
         failures = 0
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_connect=_DIAL_DEADLINE_S)) as http:
+            # `sock_read` is the handshake's: once a connection is there, the wire's own silence ends it.
+            deadlines = aiohttp.ClientTimeout(sock_connect=_DIAL_DEADLINE_S, sock_read=_DIAL_DEADLINE_S)
+            async with aiohttp.ClientSession(timeout=deadlines) as http:
                 while True:
                     why, lasted = await self._dial(http)
                     failures = 0 if lasted else failures + 1
