@@ -8,6 +8,7 @@ parsed gets the error shape of this server; a lost connection is told to the run
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -28,6 +29,10 @@ ABORT = "pilotlight.abort"
 
 SERVER_WIDE = "*"
 """The path of `OPTIONS *`."""
+
+# An upgrade may be ignored (RFC 9110 section 7.8), and Java's client offers h2c with every first request.
+# The parser cannot be told so: it would leave the body of such a request unread.
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 class DatedState(ServerState):  # type: ignore[misc]
@@ -55,6 +60,8 @@ class HttpProtocol(HttpToolsProtocol):  # type: ignore[misc]
         self._bounds = bounds
         self._on_closed = on_closed
         self._header_bytes = 0
+        self._bytes_between_pieces = 0
+        self._in_body = False
         self._header_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._running_scope: dict[str, Any] | None = None
@@ -80,7 +87,16 @@ class HttpProtocol(HttpToolsProtocol):  # type: ignore[misc]
                 limit = self._bounds.max_header_bytes
                 self._refuse(431, f"the request's headers are larger than {limit} bytes")
                 return
+        else:
+            self._bytes_between_pieces += len(data)
+        if not self._in_body and b"pgrade" in data:
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _UPGRADE.sub(b"\r\nupgrade-not-taken:", head) + end + rest
         super().data_received(data)
+        # The parser keeps a chunk's extensions and trailers whole, and copies what it has for each piece that comes.
+        if self._bytes_between_pieces > self._bounds.max_header_bytes:
+            limit = self._bounds.max_header_bytes
+            self._refuse(431, f"the body's trailers or chunk extensions are larger than {limit} bytes")
 
     def _headers_end_within(self, data: bytes) -> bool:
         head = self._bounds.max_header_bytes - (self._header_bytes - len(data))
@@ -88,14 +104,32 @@ class HttpProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._bytes_between_pieces = 0
         self._arm_header_deadline()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._header_deadline is not None:  # otherwise it is a trailer, which must not pass for a header
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._bytes_between_pieces = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
 
     def on_headers_complete(self) -> None:
         self._disarm_header_deadline()
+        self._in_body = True
+        if sum(name == b"host" for name, _ in self.headers) > 1:
+            raise ValueError("two hosts")
         self._state.stamp()
         if self.parser.get_method() == b"CONNECT":
             self._refuse(405, "this is no proxy: CONNECT is not spoken here", b"allow: GET, HEAD, POST, OPTIONS\r\n")
             return
+        if self.parser.should_upgrade():
+            raise ValueError("an Upgrade header in pieces, or of a pipelined request")
         if self.url == b"*":
             self.url = b"/"
             super().on_headers_complete()

@@ -81,6 +81,7 @@ async def test_options_of_the_server_as_a_whole() -> None:
     [
         (b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n", b"405"),
         (b"GET gopher://x/ HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", b"400"),
         (b"NONSENSE\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 2000 + b"\r\n\r\n", b"431"),
     ],
@@ -96,6 +97,68 @@ async def test_what_cannot_be_served_is_told_as_json_and_the_connection_ends(
     assert b"content-type: application/json" in head
     assert body.startswith(b'{"error":')
     assert (transport.closed, app.seen, app.closed) == (True, [], 1)
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"2\r\n{}\r\n0\r\nA: ", b"b" * 100),
+        (b"2\r\n{}\r\n0\r\n", b"A: b\r\n" * 20),
+        (b"2;", b"a" * 100),
+    ],
+    ids=["a trailer", "trailers", "a chunk extension"],
+)
+async def test_what_no_one_reads_of_a_body_is_bounded(start: bytes, piece: bytes) -> None:
+    app, transport = connection()
+    transport.protocol.data_received(CHUNKED + start)
+    sent = 0
+    while not transport.closed and sent < 100_000:
+        transport.protocol.data_received(piece)
+        sent += len(piece)
+    assert sent < 2 * BOUNDS.max_header_bytes
+    assert b"HTTP/1.1 431 " in transport.written
+    await settle()
+    assert app.closed == 1
+
+
+async def test_a_body_in_many_chunks_is_as_long_as_it_is() -> None:
+    app, transport = connection()
+    transport.protocol.data_received(CHUNKED)
+    for _ in range(1000):
+        transport.protocol.data_received(b"3\r\nabc\r\n")
+    transport.protocol.data_received(b"0\r\nHost: trailer\r\n\r\n" + b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n")
+    await settle()
+    assert app.seen == ["POST / x", "GET /next x"]
+    assert not transport.closed
+
+
+async def test_an_upgrade_is_ignored_and_the_body_of_its_request_read() -> None:
+    bodies: list[bytes] = []
+
+    async def reader(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message.get("more_body", False)
+        bodies.append(body)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    transport = connect(HttpEdge(BOUNDS).http(reader)(lambda: None))
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nuPgrade: h2c\r\nContent-Length: 2\r\n\r\n"
+    for body in (b"{}", b"[]"):
+        transport.protocol.data_received(head)
+        transport.protocol.data_received(body)
+        await settle()
+    assert bodies == [b"{}", b"[]"]
+    transport.protocol.data_received(head.replace(b"uPgrade", b"Upgra"))
+    transport.protocol.data_received(b"{}" + head + b"{}")
+    await settle()
+    assert b"HTTP/1.1 400 " in transport.written
+    assert transport.closed
 
 
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n"], ids=["silence", "half a head"])
