@@ -64,6 +64,11 @@ _DENSE = {
 }
 _FUSED = {"q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj"}
 _FUSED |= {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj"}
+_BIASED = {
+    "attention_bias": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp_bias": ("gate_proj", "up_proj", "down_proj"),
+}
+_WEIGHT_DTYPES = frozenset({"BF16", "F16", "F32", "F64"})
 _Dimensions = tuple[tuple[str, ...], ...]
 
 
@@ -170,6 +175,19 @@ def _differences(
     comparison = _Comparison(config, shapes, expected)
     for name, dimensions in expected.items():
         yield from comparison.difference(name, dimensions, sizes)
+    if named == "LlamaForCausalLM":
+        yield from (
+            f"config.json says {setting}, but tensor {layer}.bias is missing"
+            for setting, names in _BIASED.items()
+            if config.get(setting)
+            for layer in expected
+            if layer.endswith(names) and comparison.lacks_bias(layer)
+        )
+    yield from (
+        f"tensor {tensor.name} holds {tensor.dtype}, which are no weights"
+        for tensor in tensors
+        if tensor.name.endswith(".weight") and not comparison.quantized and tensor.dtype not in _WEIGHT_DTYPES
+    )
 
 
 def _sizes(config: Mapping[str, object], kind: _Dense) -> Mapping[str, int] | None:
@@ -223,6 +241,14 @@ class _Comparison:
             layer, _, parameter = name.rpartition(".")
             self._parameters.setdefault(layer, {})[parameter] = shape
         self._strangers = [layer for layer in self._parameters if layer not in expected]
+
+    @property
+    def quantized(self) -> bool:
+        return bool(self._quantization)
+
+    def lacks_bias(self, layer: str) -> bool:
+        """vLLM would serve with whatever is in the memory of a bias that no file has."""
+        return layer in self._parameters and "bias" not in self._parameters[layer]
 
     def difference(self, layer: str, dimensions: _Dimensions, sizes: Mapping[str, int]) -> Iterator[str]:
         parent, _, own = layer.rpartition(".")

@@ -287,8 +287,13 @@ class VllmEngine:
         return EngineStats(running, waiting, scheduler.get_kv_cache_usage(), self._rate.per_s)
 
     def close(self) -> None:
-        """End vLLM's worker processes, where it has any."""
-        self._engine.engine_core.shutdown()
+        """End vLLM's worker processes, where it has any; the rest ends with this process.
+
+        vLLM's own way out of one process collects every object the engine has: more than two seconds, in which the
+        model that displaced this one waits for the slot.
+        """
+        if self._config.parallel_config.world_size > 1:
+            self._engine.engine_core.shutdown()
 
     @property
     def _quantization(self) -> str:

@@ -79,6 +79,8 @@ CONFIG_LIES: dict[str, tuple[dict[str, Any], str]] = {
         {"num_local_experts": 60_000}, "num_local_experts 60000 and hidden_size 256 and intermediate_size 512"
     ),
     "a size left out": ({"intermediate_size": None}, "config.json lacks hidden_size"),
+    "biases that no file has": ({"attention_bias": True}, "attention_bias, but tensor model.layers.0.self_attn.q_proj"),
+    "biases of the other kind": ({"mlp_bias": True}, "mlp_bias, but tensor model.layers.0.mlp.gate_proj.bias is"),
     "quantized with a word": ({"quantization_config": "awq"}, "quantization_config is no JSON object"),
 }  # fmt: skip
 
@@ -104,6 +106,7 @@ TENSOR_LIES = {
     "transposed": (changed("model.layers.0.mlp.up_proj.weight", shape=(256, 512)), r"up_proj.weight is \[256, 512\]"),
     "a layer missing": (dropped("model.layers.3."), "num_hidden_layers 4, there are tensors of 3 layers"),
     "none at all": (lambda entries: [], "the safetensors files hold no weights"),
+    "of whole numbers": (changed(Q, dtype="I16"), "q_proj.weight holds I16, which are no weights"),
     "all of no length": (lambda entries: [replace(e, shape=(0,)) for e in entries], "files hold no weights"),
 }  # fmt: skip
 

@@ -173,3 +173,9 @@ def test_a_small_user_may_burst_at_a_floods_expense_and_not_the_other_way_round(
     burst, flood = TenantUse(2.0, held_slots=3, mean_slots=0.8), TenantUse(2.0, held_slots=1, mean_slots=1.9)
     wish = LeaseWish("b9", "b", "m", "f")
     assert victims(wish, [held("a1", "normal")], {"a": burst, "b": flood}, now_s=10.0) == {}
+
+
+def test_of_idle_leases_the_one_that_had_work_a_moment_ago_is_the_greatest_loss() -> None:
+    pool = [held("a1", "normal", idle=True, since_s=9.9), held("a2", "normal", idle=True, since_s=2.0)]
+    found = victims(LeaseWish("b1", "b", "m", "f"), pool, {"a": FAIR, "b": FAIR}, now_s=10.0)
+    assert found["slot-a2"].loss_s < found["slot-a1"].loss_s

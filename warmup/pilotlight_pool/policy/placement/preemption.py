@@ -79,7 +79,8 @@ def held_by(leases: Sequence[Lease]) -> HeldLease:
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """`loss_s` grows with what taking the slot costs: nothing but a wait, or a resume after so long a run.
+    """`loss_s` grows with what taking the slot costs: a wait, that of the holder's next request, a resume after so long
+    a run.
 
     `reason` is for both holders and names nobody; `detail` is the log's.
     """
@@ -122,7 +123,10 @@ def _victim(wish: LeaseWish, lease: HeldLease, tenants: Mapping[str, TenantUse],
     if lease.idle:
         if wish.priority == "batch" and lease.priority != "batch":
             return None
-        return Victim(lease, 0, 0.0, "it is idle", f"lease {lease.lease_id} has been idle for {held_s:.1f} s")
+        # Who had work a moment ago will have some in a moment.
+        return Victim(
+            lease, 0, 1.0 / (1.0 + held_s), "it is idle", f"lease {lease.lease_id} has been idle for {held_s:.1f} s"
+        )
     if wish.priority == "batch":
         return None
     loss_s = 0.0 if lease.placing else held_s
