@@ -30,6 +30,9 @@ ABORT = "pilotlight.abort"
 SERVER_WIDE = "*"
 """The path of `OPTIONS *`."""
 
+MAX_PIPELINED = 64
+"""Requests of one connection that wait for their turn."""
+
 # An upgrade may be ignored (RFC 9110 section 7.8), and Java's client offers h2c with every first request.
 # The parser cannot be told so: it would leave the body of such a request unread.
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
@@ -130,6 +133,9 @@ class HttpProtocol(HttpToolsProtocol):  # type: ignore[misc]
             return
         if self.parser.should_upgrade():
             raise ValueError("an Upgrade header in pieces, or of a pipelined request")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse(400, f"at most {MAX_PIPELINED} requests may be sent before the first is answered")
+            raise ValueError("the parser goes no further")
         if self.url == b"*":
             self.url = b"/"
             super().on_headers_complete()

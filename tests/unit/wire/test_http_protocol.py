@@ -10,7 +10,7 @@ from memory_transport import MemoryTransport, connect
 
 from pilotlight_wire.edge_bounds import EdgeBounds
 from pilotlight_wire.http_edge import HttpEdge
-from pilotlight_wire.http_protocol import DISCONNECT
+from pilotlight_wire.http_protocol import DISCONNECT, MAX_PIPELINED
 
 pytestmark = pytest.mark.looptime
 
@@ -122,6 +122,18 @@ async def test_what_no_one_reads_of_a_body_is_bounded(start: bytes, piece: bytes
     assert b"HTTP/1.1 431 " in transport.written
     await settle()
     assert app.closed == 1
+
+
+async def test_requests_that_wait_for_their_turn_are_bounded() -> None:
+    app, transport = connection()
+    transport.protocol.data_received(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" * (MAX_PIPELINED + 1))
+    await settle()
+    assert not transport.closed
+    transport.protocol.data_received(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+    await settle()
+    assert (transport.closed, len(app.seen)) == (True, 2), "the first, and that its client has gone"
+    assert transport.written.count(b"HTTP/1.1 400 ") == 1
+    assert b"at most 64 requests" in transport.written
 
 
 async def test_a_body_in_many_chunks_is_as_long_as_it_is() -> None:
