@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_wire.h2_frames import EMPTY_SETTINGS, PREFACE, Frame, FrameReader
+from pilotlight_wire.h2_frames import EMPTY_SETTINGS, PREFACE, Frame, FrameReader, is_flood
 from pilotlight_wire.http2_requests import MAX_HEADER_BYTES, FirstRequest, is_grpc, rest_refusal
 
 _log = logging.getLogger("pilotlight.port")
@@ -98,6 +98,8 @@ class GrpcSplice(asyncio.Protocol):
             self._pass_held()
 
     def _look_at(self, frames: list[Frame]) -> None:
+        if is_flood(frames):
+            raise InvalidInput("a flood of frames before the first request")
         for frame in frames:
             fields = self._first.take(frame) if self._first is not None else None
             if fields is not None:

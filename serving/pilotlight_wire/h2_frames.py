@@ -4,6 +4,7 @@ Pure: bytes in, values out. Must not: open sockets, keep HPACK state beyond the 
 protocol; the two ends do that. Source: RFC 9113 sections 4 and 6.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 
@@ -21,6 +22,10 @@ class FrameType(IntEnum):
     PING = 0x6
     GOAWAY = 0x7
     CONTINUATION = 0x9
+
+
+_OF_STREAMS = frozenset({0x0, 0x1, 0x3, 0x8, 0x9})
+MAX_CONTROL_FRAMES_AT_ONCE = 1000
 
 
 class Flag(IntFlag):
@@ -52,7 +57,7 @@ class Frame:
         block = self.payload
         if self.kind == FrameType.HEADERS:
             padding = 0
-            if self.flags & Flag.PADDED:
+            if self.flags & Flag.PADDED and block:
                 padding, block = block[0], block[1:]
             if self.flags & Flag.PRIORITY:
                 block = block[5:]
@@ -89,6 +94,11 @@ class FrameReader:
         return frames
 
 
+def is_flood(frames: Iterable[Frame]) -> bool:
+    """Whether so many frames of no stream came at once that whoever sent them wants to keep this process busy."""
+    return sum(frame.kind not in _OF_STREAMS for frame in frames) > MAX_CONTROL_FRAMES_AT_ONCE
+
+
 def make_frame(kind: FrameType, flags: int, stream_id: int, payload: bytes) -> bytes:
     """A frame's bytes."""
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream_id.to_bytes(4, "big") + payload
@@ -97,13 +107,15 @@ def make_frame(kind: FrameType, flags: int, stream_id: int, payload: bytes) -> b
 EMPTY_SETTINGS = make_frame(FrameType.SETTINGS, 0, 0, b"")
 
 
-def goaway(last_stream_id: int) -> bytes:
+def goaway(last_stream_id: int, code: int = 0) -> bytes:
     """No stream after this one is taken; the client opens another connection for the next."""
-    return make_frame(FrameType.GOAWAY, 0, 0, last_stream_id.to_bytes(4, "big") + (0).to_bytes(4, "big"))
+    return make_frame(FrameType.GOAWAY, 0, 0, last_stream_id.to_bytes(4, "big") + code.to_bytes(4, "big"))
 
 
 # The largest stream id: every stream the client has opened goes on, new ones need another connection.
 GRACEFUL_GOAWAY = goaway(0x7FFFFFFF)
+FLOOD_GOAWAY = goaway(0, 0xB)
+"""ENHANCE_YOUR_CALM (RFC 9113 section 7)."""
 
 
 NO_ERROR = 0x0

@@ -18,6 +18,7 @@ from pilotlight_local.ingress.routes import Destination, EndpointTable, Route, n
 from pilotlight_protocol.errors import InvalidInput, PilotlightError
 from pilotlight_wire.h2_frames import (
     EMPTY_SETTINGS,
+    FLOOD_GOAWAY,
     GRACEFUL_GOAWAY,
     NO_ERROR,
     PREFACE,
@@ -28,6 +29,7 @@ from pilotlight_wire.h2_frames import (
     StreamLedger,
     grpc_refusal,
     grpc_trailers,
+    is_flood,
     ping_answer,
     reset_stream,
 )
@@ -89,9 +91,12 @@ class GrpcClientSide(asyncio.Protocol):
             skipped = min(self._preface_left, len(data))
             self._preface_left -= skipped
             data = data[skipped:]
-        frames = [
-            (frame, self._ledger.from_client(frame)) for frame in self._reader.feed(data) if self._is_for_pod(frame)
-        ]
+        received = self._reader.feed(data)
+        if is_flood(received):
+            self.transport.write(FLOOD_GOAWAY)
+            self.transport.close()
+            return
+        frames = [(frame, self._ledger.from_client(frame)) for frame in received if self._is_for_pod(frame)]
         self._watch_idleness()
         if self._pod is not None:
             self._pass_on(frames)

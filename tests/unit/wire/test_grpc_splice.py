@@ -12,6 +12,7 @@ from memory_transport import MemoryTransport, connect
 from pilotlight_wire.grpc_splice import MAX_OPENING_BYTES, GrpcSplice
 from pilotlight_wire.h2_frames import (
     EMPTY_SETTINGS,
+    MAX_CONTROL_FRAMES_AT_ONCE,
     PREFACE,
     Flag,
     Frame,
@@ -185,3 +186,17 @@ async def test_a_server_that_cannot_be_reached_ends_the_connection() -> None:
 )
 def test_content_type_decides(content_type: str, grpc: bool) -> None:
     assert is_grpc({"content-type": content_type}) is grpc
+
+
+@pytest.mark.parametrize("kind", [FrameType.PING, FrameType.SETTINGS, 0x2, 0xFA])
+async def test_a_flood_of_frames_that_belong_to_no_stream_ends_the_connection(kind: FrameType) -> None:
+    ends = Ends()
+    ends.joined.set()
+    await settle()
+    frame = make_frame(kind, 0, 0, b"")
+    ends.splice.data_received(PREFACE + frame * MAX_CONTROL_FRAMES_AT_ONCE)
+    await settle()
+    assert not ends.client.closed
+    ends.splice.data_received(frame * (MAX_CONTROL_FRAMES_AT_ONCE + 1))
+    await settle()
+    assert (ends.client.closed, ends.closed) == (True, 1)
