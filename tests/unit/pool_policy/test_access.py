@@ -46,7 +46,19 @@ def test_a_file_that_is_no_list_of_keys(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://acme/m", "s3://acme/a/b", "hf://acme/tiny@v1", "bundled://demo", "/models/acme/m"]
+    "uri",
+    [
+        "s3://acme/m",
+        "S3://acme/m",
+        "s3://acme/a/b",
+        "hf://acme/tiny@v1",
+        "hf://acme/tiny:v1",
+        "bundled://demo",
+        "bundled://demo/",
+        "/models/acme/m",
+        "file:///models/acme/a%20b",
+        "file://localhost/models/acme/m",
+    ],
 )
 def test_sources_a_tenant_was_given(uri: str) -> None:
     check_order(ACME, [uri], {"max_model_len": "512"})
@@ -65,13 +77,24 @@ def test_sources_a_tenant_was_given(uri: str) -> None:
         "/models/globex/m",
         "/models/acme/../globex/m",
         "models/acme/m",
-        "S3://acme/m",
+        "hf://acme/tiny",
+        "pvc://acme/m",
+        "ftp://acme/m",
     ],
 )
 def test_sources_a_tenant_was_not_given(uri: str) -> None:
     with pytest.raises(Forbidden, match="no source of tenant 'acme'"):
         check_order(ACME, ["s3://acme/m", uri], {})
     check_order(TRUSTED, [uri], {})
+
+
+@pytest.mark.parametrize("source", ["hf://acme/tiny:v1", "hf://acme/tiny@v1"])
+@pytest.mark.parametrize("uri", ["hf://acme/tiny:v1", "hf://acme/tiny@v1"])
+def test_a_revision_is_the_same_however_key_and_request_spell_it(source: str, uri: str) -> None:
+    keys = parse_keys(json.dumps({"keys": [{"sha256": HASH, "tenant": "acme", "sources": [source]}]}))
+    check_order(keys[HASH], [uri], {})
+    with pytest.raises(Forbidden):
+        check_order(keys[HASH], [uri + "2"], {})
 
 
 @pytest.mark.parametrize(

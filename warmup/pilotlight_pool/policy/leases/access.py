@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from pilotlight_protocol.errors import Forbidden, InvalidInput
+from pilotlight_protocol.model_reference import parse_model_reference
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SOURCE = re.compile(r"[a-z0-9+.-]+://.+")
@@ -74,7 +75,7 @@ def _entry(number: int, entry: Any) -> tuple[str, Caller]:
         raise InvalidInput(f"lease key {number}: it is one tenant's or the operator's")
     if not operator and not (sources and all(_SOURCE.match(source) for source in sources)):
         raise InvalidInput(f"lease key {number}: a tenant needs 'sources' such as s3://acme-models/ or hf://acme/")
-    return entry["sha256"], Caller(None if operator else tenant, operator, tuple(sources))
+    return entry["sha256"], Caller(None if operator else tenant, operator, tuple(map(_source, sources)))
 
 
 def _is_texts(value: object) -> bool:
@@ -96,7 +97,7 @@ def check_order(caller: Caller, uris: Iterable[str], engine_args: Mapping[str, s
     if caller.operator:
         return
     for uri in uris:
-        named = unquote(uri) if "://" in uri else f"file://{uri}"
+        named = _spelt_alike(uri)
         if not any(_is_within(named, source) for source in caller.sources):
             raise Forbidden(f"{uri} is no source of tenant '{caller.tenant}'; those are {', '.join(caller.sources)}")
     refused = sorted(engine_args.keys() - SHARED_ENGINE_ARGS)
@@ -105,6 +106,21 @@ def check_order(caller: Caller, uris: Iterable[str], engine_args: Mapping[str, s
             f"engine argument '{refused[0]}' is not for engines that tenants share; "
             "give the endpoint an engine of its own (no pool), or leave it out"
         )
+
+
+def _spelt_alike(uri: str) -> str:
+    """As whoever serves it will read it: its path decoded, its revision after `@`."""
+    try:
+        reference = parse_model_reference(uri)
+    except InvalidInput:
+        return unquote(uri)  # whoever serves it refuses it, and says why
+    path = reference.path if reference.scheme in ("file", "pvc") else unquote(reference.path)
+    return f"{reference.scheme}://{path}" + (f"@{reference.revision}" if reference.revision else "")
+
+
+def _source(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    return scheme + separator + (rest.replace(":", "@") if scheme == "hf" else rest)
 
 
 def _is_within(uri: str, source: str) -> bool:
