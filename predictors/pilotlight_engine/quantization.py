@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pilotlight_protocol.model_config import quantization_settings
+from pilotlight_protocol.model_config import dtype_of, quantization_settings
 
 Requested = Literal["auto", "awq", "gptq", "fp8", "int8", "none"]
 Scheme = Literal["none", "awq", "gptq", "int4", "int8", "fp8", "other"]
@@ -102,8 +102,7 @@ def choose(
 
 def checkpoint_facts(config: Mapping[str, Any]) -> CheckpointFacts:
     """Read a parsed config.json (transformers' layout); unknown methods become scheme "other"."""
-    text_config = config.get("text_config") or {}
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or "bfloat16")
+    dtype = dtype_of(config, ()) or "bfloat16"
     found = quantization_settings(config)
     method = str(found.get("quant_method", "")).lower()
     if not method:

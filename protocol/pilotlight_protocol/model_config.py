@@ -14,10 +14,16 @@ QUANTIZATION_FILES = {"hf_quant_config.json": "modelopt", "quantize_config.json"
 """Where tools wrote the settings before config.json had a place for them, and whose they are."""
 
 
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A multimodal model's part about text; empty for all others."""
+    text = config.get("text_config")
+    return text if isinstance(text, Mapping) else {}
+
+
 def quantization_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """transformers' `quantization_config`, wherever it stands; empty for a model that is not quantized."""
     for stated in (
-        _inner(config).get("quantization_config"),
+        text_config(config).get("quantization_config"),
         config.get("quantization_config"),
         config.get("compression_config"),
     ):
@@ -35,7 +41,7 @@ def quantization_of(config: Mapping[str, Any], names: Collection[str]) -> str:
 
 def dtype_of(config: Mapping[str, Any], tensors: Sequence[TensorEntry]) -> str | None:
     """What the config says, else the floating-point type of most tensors."""
-    for place in (config, _inner(config)):
+    for place in (config, text_config(config)):
         stated = place.get("dtype") or place.get("torch_dtype")
         if isinstance(stated, str):
             return stated
@@ -45,7 +51,7 @@ def dtype_of(config: Mapping[str, Any], tensors: Sequence[TensorEntry]) -> str |
 
 def context_length_of(config: Mapping[str, Any]) -> int | None:
     """In tokens, before any scaling the engine is asked for."""
-    for place in (_inner(config), config):
+    for place in (text_config(config), config):
         for key in _LENGTH_KEYS:
             if type(place.get(key)) is int and place[key] > 0:
                 return int(place[key])
@@ -55,14 +61,9 @@ def context_length_of(config: Mapping[str, Any]) -> int | None:
 def scaled_context_length_of(config: Mapping[str, Any]) -> int | None:
     """The longest context the model's config allows, in tokens; an engine may allow less."""
     length = context_length_of(config)
-    text = _inner(config) or config
+    text = text_config(config) or config
     scaling = text.get("rope_scaling") or text.get("rope_parameters") or {}
     factor = scaling.get("factor") if isinstance(scaling, Mapping) else None
     if length is None or isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor < 1e6:
         return length
     return int(length * factor)
-
-
-def _inner(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    text = config.get("text_config")
-    return text if isinstance(text, Mapping) else {}

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from itertools import islice
 
 from pilotlight_protocol.fingerprint import TensorEntry
-from pilotlight_protocol.model_config import quantization_settings
+from pilotlight_protocol.model_config import quantization_settings, text_config
 
 _SIZES = (
     "hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -282,8 +282,8 @@ class _Comparison:
 
 
 def _parts(config: Mapping[str, object]) -> list[Mapping[str, object]]:
-    text = config.get("text_config")
-    return [config, text] if isinstance(text, Mapping) else [config]
+    text = text_config(config)
+    return [config, text] if text else [config]
 
 
 def _size(config: Mapping[str, object], name: str) -> int | None:

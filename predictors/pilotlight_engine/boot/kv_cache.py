@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pilotlight_protocol.model_config import context_length_of, text_config
+
 _MIB = 2**20
 LEAST_BYTES = 256 * _MIB
 MOST_BYTES = 4096 * _MIB
@@ -24,7 +26,7 @@ def cpu_kv_cache_bytes(
 
     `config` is the model's config.json; `memory_bytes` what the process may use, `weights_bytes` what the model takes.
     """
-    length = max_model_len or int(_text(config).get("max_position_embeddings") or 4096)
+    length = max_model_len or context_length_of(config) or 4096
     wanted = bytes_per_token(config) * length * _FULL_LENGTH_SEQUENCES
     left = (memory_bytes - weights_bytes - _BASE_RSS_BYTES) // 2
     size = max(LEAST_BYTES, min(wanted, left, MOST_BYTES))
@@ -33,13 +35,8 @@ def cpu_kv_cache_bytes(
 
 def bytes_per_token(config: Mapping[str, Any]) -> int:
     """Keys and values of one token over all layers, 2 bytes each (transformers' names for the shapes)."""
-    text = _text(config)
+    text = text_config(config) or config
     heads = int(text.get("num_attention_heads") or 1)
     kv_heads = int(text.get("num_key_value_heads") or heads)
     head_dim = int(text.get("head_dim") or int(text.get("hidden_size") or 0) // heads)
     return 2 * int(text.get("num_hidden_layers") or 1) * kv_heads * head_dim * _DTYPE_BYTES
-
-
-def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = config.get("text_config") or config
-    return found

@@ -20,7 +20,7 @@ from pilotlight_engine.client.engine_client import EngineClient
 from pilotlight_engine.client.host_control import HostControl
 from pilotlight_engine.contract import Engine
 from pilotlight_engine.errors import EngineMisconfigured
-from pilotlight_engine.process.process_group import kill_group
+from pilotlight_engine.process.process_group import how_it_ended, kill_group
 from pilotlight_protocol import back_off
 from pilotlight_protocol.engine_frames import Boot, HostConfig, Shutdown
 from pilotlight_protocol.errors import Unavailable
@@ -205,9 +205,7 @@ class _Child:
             return "the engine was released"
         if self._control.exit_report is not None:
             return f"the engine failed: {self._control.exit_report.reason}"
-        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-        hint = "; 9 is usually the kernel's out-of-memory killer: give the container more memory" if code == -9 else ""
-        return f"the engine host {how}{hint}"
+        return f"the engine host {how_it_ended(code)}"
 
     async def _forward_output(self) -> None:
         stream = self.process.stdout

@@ -32,3 +32,12 @@ def kill_group(leader_pid: int) -> None:
         os.killpg(leader_pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def how_it_ended(code: int) -> str:
+    """`code`: the exit code, or -n for signal n."""
+    if code == -signal.SIGKILL:
+        return (
+            "was killed by signal 9, of the kernel's out-of-memory killer if nobody sent it: then it needs more memory"
+        )
+    return f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from pilotlight_engine.process.process_group import how_it_ended
 from pilotlight_pool.agent.engine_process import EngineProcess
 from pilotlight_pool.agent_port import EngineGone
 from pilotlight_protocol import back_off
@@ -162,14 +162,7 @@ class Zygote:
                 process = self._forked.pop(pid, None)
                 # The loss itself was told when its socket closed; that must not wait for this.
                 level = logging.WARNING if process is not None and process.ends_unasked else logging.INFO
-                log.log(level, "the engine of %s (pid %d) %s", slot, pid, _how_it_ended(code))
-
-
-def _how_it_ended(code: int) -> str:
-    """`code`: the exit code, or -n for signal n."""
-    if code == -signal.SIGKILL:
-        return "was killed by signal 9, of the kernel's out-of-memory killer if nobody sent it"
-    return f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+                log.log(level, "the engine of %s (pid %d) %s", slot, pid, how_it_ended(code))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
