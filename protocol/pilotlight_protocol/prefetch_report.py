@@ -23,12 +23,3 @@ def encode_report(report: PrefetchReport) -> bytes:
 def decode_report(content: bytes) -> PrefetchReport:
     """Raises msgspec.DecodeError for what is none."""
     return msgspec.json.decode(content, type=PrefetchReport)
-
-
-def shown_size(size_bytes: float) -> str:
-    """Decimal units, one digit: `1.5 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.2f} TB"

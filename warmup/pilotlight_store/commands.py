@@ -17,31 +17,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pilotlight_protocol.byte_sizes import parse_size, shown_size
 from pilotlight_protocol.errors import PilotlightError
-from pilotlight_protocol.prefetch_report import PrefetchReport, shown_size
+from pilotlight_protocol.prefetch_report import PrefetchReport
 from pilotlight_store.prefetch_progress import kept_report, shown_progress, write_report
 
 if TYPE_CHECKING:
     from pilotlight_store import Model
 
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-
 
 class ByteSize(click.ParamType[int]):
-    """`500M`, `70Gi`, `1.5G`: bytes, with Kubernetes' suffixes."""
-
     name = "SIZE"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value).strip().removesuffix("B")
-        number = text.rstrip("kKMGTi")
         try:
-            amount = int(float(number) * _UNITS[text[len(number) :]])
-        except (KeyError, ValueError, OverflowError):
-            amount = 0
-        if amount <= 0:
-            self.fail(f"{value!r} is no size; write for example 500M or 70Gi", param, ctx)
-        return amount
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 store_option = click.option(

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pilotlight_protocol.byte_sizes import shown_size
 from pilotlight_protocol.errors import PilotlightError
-from pilotlight_protocol.prefetch_report import PrefetchReport, encode_report, shown_size
+from pilotlight_protocol.prefetch_report import PrefetchReport, encode_report
 
 if TYPE_CHECKING:
     from pilotlight_store import Progress

@@ -14,9 +14,10 @@ from pathlib import Path
 from pilotlight_local.errors import ModelUnavailable
 from pilotlight_local.pods.process_pod import PodProcess
 from pilotlight_models.in_place import folder_in_place
+from pilotlight_protocol.byte_sizes import shown_size
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound
 from pilotlight_protocol.model_reference import parse_model_reference
-from pilotlight_protocol.prefetch_report import PrefetchReport, decode_report, shown_size
+from pilotlight_protocol.prefetch_report import PrefetchReport, decode_report
 
 CLAIMS_FOLDER = Path("/mnt/pvc")
 LOG_NAME_CHARS = 16

@@ -36,7 +36,16 @@ def test_slots(texts: list[str], cpus: int, expected: list[tuple[str, int, int]]
 
 @pytest.mark.parametrize(
     "texts",
-    [[], ["cpu:0"], ["cpu=4GiB"], ["cpu:0=4"], ["gpu:0=4GiB"], ["cpu:0=1G", "cpu:0=2G"], ["cpu:0=1G", "cuda:0=2G"]],
+    [
+        [],
+        ["cpu:0"],
+        ["cpu=4GiB"],
+        ["cpu:0=4"],
+        ["cpu:0=0GiB"],
+        ["gpu:0=4GiB"],
+        ["cpu:0=1G", "cpu:0=2G"],
+        ["cpu:0=1G", "cuda:0=2G"],
+    ],
 )
 def test_slots_that_mean_nothing(texts: list[str]) -> None:
     with pytest.raises(InvalidInput):

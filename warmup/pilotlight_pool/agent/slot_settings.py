@@ -6,12 +6,10 @@ import re
 from collections.abc import Sequence
 
 from pilotlight_pool.agent_port import SlotFacts
+from pilotlight_protocol.byte_sizes import parse_size
 from pilotlight_protocol.errors import InvalidInput
 
-_AMOUNT = re.compile(r"(?P<amount>\d+(?:\.\d+)?)(?P<unit>[MGT]i?B?)")
-_FORM = re.compile(rf"(?P<device>(?:cpu|cuda):[A-Za-z0-9_./-]+)={_AMOUNT.pattern}")
-_UNITS = {"M": 10**6, "G": 10**9, "T": 10**12, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-
+_FORM = re.compile(r"(?P<device>(?:cpu|cuda):[A-Za-z0-9_./-]+)=(?P<size>\d+(?:\.\d+)?[MGT]i?B?)")
 
 # What a sleeping vLLM engine keeps of the device: its context and its captured graphs.
 ASLEEP_DEVICE_BYTES = 2 * 2**30
@@ -29,9 +27,12 @@ def parse_slots(
     shares: list[tuple[str, int]] = []
     for text in texts:
         form = _FORM.fullmatch(text.strip())
-        if form is None:
-            raise InvalidInput(f"--slot {text!r} is not understood; write for example cpu:0=4GiB or cuda:0=70GiB")
-        shares.append((form["device"], _bytes(form)))
+        device, size = form.group("device", "size") if form is not None else ("", "")
+        try:
+            shares.append((device, parse_size(size)))
+        except ValueError:
+            problem = f"--slot {text!r} is not understood; write for example cpu:0=4GiB or cuda:0=70GiB"
+            raise InvalidInput(problem) from None
     names = [name for name, _ in shares]
     if not shares or len(set(names)) != len(names):
         raise InvalidInput(f"every slot has a name of its own, and there is at least one; given were {names}")
@@ -56,11 +57,7 @@ def _sleep_bytes(sleepers: int, sleep_memory: str, shares: Sequence[tuple[str, i
             f"--sleepers {sleepers} leaves {name} nothing: each keeps {ASLEEP_DEVICE_BYTES / 2**30:g} GiB of its "
             f"{least_bytes / 2**30:.1f} GiB"
         )
-    form = _AMOUNT.fullmatch(sleep_memory.strip())
-    if form is None:
-        raise InvalidInput(f"--sleep_memory {sleep_memory!r} is not understood; write for example 64GiB")
-    return _bytes(form)
-
-
-def _bytes(form: re.Match[str]) -> int:
-    return int(float(form["amount"]) * _UNITS[form["unit"].removesuffix("B")])
+    try:
+        return parse_size(sleep_memory)
+    except ValueError:
+        raise InvalidInput(f"--sleep_memory {sleep_memory!r} is not understood; write for example 64GiB") from None
