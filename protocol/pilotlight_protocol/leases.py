@@ -20,8 +20,8 @@ tenant's process never serves anybody else. That promises a process, not a slot:
 tenant like any engine, and its memory ends with it."""
 
 POOL_URL_VARIABLE, TENANT_VARIABLE = "PILOTLIGHT_POOL_URL", "PILOTLIGHT_TENANT"
-PREWARM_VARIABLE = "PILOTLIGHT_PREWARM"
-"""Of a holder's environment: whoever starts it says there where its pool is, whose it is, and when to be warm."""
+PREWARM_ANNOTATION, PREWARM_VARIABLE = "pilotlight.dev/prewarm", "PILOTLIGHT_PREWARM"
+"""A holder's environment says where its pool is, whose it is, and when to be warm, which in a spec is an annotation."""
 
 LONGEST_WAIT_S = 600.0
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pilotlight_protocol.leases import PREWARM_ANNOTATION
 from pilotlight_protocol.nearest_name import did_you_mean
 from pilotlight_specs.fields import Fields, join_path
 from pilotlight_specs.kpa import KNOWN_KEYS, InvalidScaling, KPAConfig, ScalingSpec, parse_duration_s, resolve_scaling
@@ -15,7 +16,6 @@ from pilotlight_specs.metadata import Metadata
 
 AUTOSCALING = "autoscaling.knative.dev"
 PILOTLIGHT = "pilotlight.dev"
-PREWARM_ANNOTATION = f"{PILOTLIGHT}/prewarm"
 PROGRESS_DEADLINE = "serving.knative.dev/progress-deadline"
 DEFAULT_PROGRESS_DEADLINE_S = 600.0
 DEFAULT_MIN_REPLICAS = 1

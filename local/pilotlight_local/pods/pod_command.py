@@ -10,8 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pilotlight_protocol.leases import POOL_URL_VARIABLE, PREWARM_VARIABLE, TENANT_VARIABLE
-from pilotlight_specs.component_fields import PREWARM_ANNOTATION
+from pilotlight_protocol.leases import POOL_URL_VARIABLE, PREWARM_ANNOTATION, PREWARM_VARIABLE, TENANT_VARIABLE
 from pilotlight_specs.desired import Component, Container
 
 # What the entrypoint of our own images is; the kind of device says nothing about it.

@@ -17,7 +17,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterError, croniter
 
-ANNOTATION = "pilotlight.dev/prewarm"
+from pilotlight_protocol.leases import PREWARM_ANNOTATION
+
 _FORM = re.compile(r"cron\s+(?P<cron>\S+(?:\s+\S+){4})(?:\s+for\s+(?P<hold>\S+))?(?:\s+in\s+(?P<zone>\S+))?")
 _UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_S = 24 * 3600.0
@@ -74,21 +75,25 @@ def decide(schedules: Sequence[PrewarmSchedule], boot_s: float, now_s: float) ->
 def _parse_one(text: str) -> PrewarmSchedule:
     form = _FORM.fullmatch(text)
     if form is None:
-        raise InvalidSchedule(f'{ANNOTATION}: "{text}" is not understood, write "cron 55 8 * * 1-5 for 30m in UTC"')
+        raise InvalidSchedule(
+            f'{PREWARM_ANNOTATION}: "{text}" is not understood, write "cron 55 8 * * 1-5 for 30m in UTC"'
+        )
     zone = form["zone"] or "UTC"
     try:
         ZoneInfo(zone)
         croniter(form["cron"], datetime.fromtimestamp(0.0, ZoneInfo("UTC")))
     except (ZoneInfoNotFoundError, ValueError, CroniterError) as error:
-        raise InvalidSchedule(f'{ANNOTATION}: "{text}": {error}') from error
+        raise InvalidSchedule(f'{PREWARM_ANNOTATION}: "{text}": {error}') from error
     return PrewarmSchedule(form["cron"], _duration_s(form["hold"] or "15m", text), zone)
 
 
 def _duration_s(duration: str, text: str) -> float:
     number, unit = duration[:-1], duration[-1:]
     if not number.isdecimal() or unit not in _UNIT_S:
-        raise InvalidSchedule(f'{ANNOTATION}: "{text}": {duration} is no duration, write 90s, 30m or 2h')
+        raise InvalidSchedule(f'{PREWARM_ANNOTATION}: "{text}": {duration} is no duration, write 90s, 30m or 2h')
     hold_s = int(number) * _UNIT_S[unit]
     if not 0.0 < hold_s <= _LONGEST_S:
-        raise InvalidSchedule(f'{ANNOTATION}: "{text}": a window lasts at most 24h; set minReplicas: 1 for always')
+        raise InvalidSchedule(
+            f'{PREWARM_ANNOTATION}: "{text}": a window lasts at most 24h; set minReplicas: 1 for always'
+        )
     return hold_s
