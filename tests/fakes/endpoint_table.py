@@ -7,14 +7,15 @@ import random
 from pilotlight_local.activator.activator import Activator
 from pilotlight_local.controller.routing_table import find_destination
 from pilotlight_local.errors import UnknownHost
-from pilotlight_local.ingress.routes import Component, Destination, EndpointName, Route
+from pilotlight_local.ingress.routes import Destination, EndpointName, Route
+from pilotlight_specs.desired import Role
 
 DEMO = EndpointName("default", "demo")
 
 
 class FakeRoute:
     revision = "demo-00001"
-    component: Component = "predictor"
+    component: Role = "predictor"
 
     def __init__(self, queue_depth: int, timeout_s: float) -> None:
         self.timeout_s = timeout_s
@@ -37,7 +38,7 @@ class FakeTable:
     def find(self, host: str, path: str) -> Destination | None:
         return find_destination(host, path, lambda name: name == DEMO)
 
-    def choose(self, endpoint: EndpointName, component: Component | None) -> Route:
+    def choose(self, endpoint: EndpointName, component: Role | None) -> Route:
         if endpoint != DEMO:
             raise UnknownHost(f"no endpoint {endpoint}")
         return self.route

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from pilotlight_local.controller.live_revision import LiveRevision
 from pilotlight_local.controller.live_service import LiveService, NewRevision
-from pilotlight_local.ingress.routes import Component as Role
 from pilotlight_local.ingress.routes import EndpointName
 from pilotlight_specs import InferenceService
+from pilotlight_specs.desired import Role
 
 
 class LiveEndpoint:

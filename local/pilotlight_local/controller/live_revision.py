@@ -15,11 +15,11 @@ from pilotlight_local import kpa
 from pilotlight_local.activator.activator import Activator
 from pilotlight_local.controller.pod_plan import SeenPod, plan
 from pilotlight_local.errors import RevisionFailed
-from pilotlight_local.ingress.routes import Component as Role
 from pilotlight_local.pods.crash_backoff import PodEnd, crashed
 from pilotlight_local.pods.live_pod import LivePod, PodFailure
 from pilotlight_protocol.back_off import Failures
 from pilotlight_specs import Component
+from pilotlight_specs.desired import Role
 
 SETTLED_FAILURE_RETRY_S = 1.0
 # Of the time between two decisions: a tick that comes a little early still counts.

@@ -17,8 +17,8 @@ from pilotlight_local.controller import metrics_text
 from pilotlight_local.controller.live_endpoint import LiveEndpoint
 from pilotlight_local.controller.live_revision import LiveRevision
 from pilotlight_local.errors import UnknownHost
-from pilotlight_local.ingress.routes import Component as Role
 from pilotlight_local.ingress.routes import Destination, EndpointName, Route
+from pilotlight_specs.desired import Role
 from pilotlight_wire.hop_headers import Phase, parse_phases
 
 PATH_PREFIX = "/serving/"

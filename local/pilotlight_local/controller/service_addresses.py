@@ -7,11 +7,12 @@ own, opened when the caller starts first. Must not: choose revisions (the ingres
 import socket
 from collections.abc import Callable
 
-from pilotlight_local.ingress.routes import Component, EndpointName
+from pilotlight_local.ingress.routes import EndpointName
 from pilotlight_local.pods.loopback_ports import LOOPBACK
+from pilotlight_specs.desired import Role
 from pilotlight_wire.one_port import OnePort, listen
 
-OpenPort = Callable[[socket.socket, EndpointName, Component], OnePort]
+OpenPort = Callable[[socket.socket, EndpointName, Role], OnePort]
 """Serves one component to whoever connects to the socket."""
 
 
@@ -20,9 +21,9 @@ class ServiceAddresses:
 
     def __init__(self, open_port: OpenPort) -> None:
         self._open_port = open_port
-        self._ports: dict[tuple[EndpointName, Component], tuple[OnePort, int]] = {}
+        self._ports: dict[tuple[EndpointName, Role], tuple[OnePort, int]] = {}
 
-    def address(self, endpoint: EndpointName, component: Component) -> str:
+    def address(self, endpoint: EndpointName, component: Role) -> str:
         """`host:port` of the component; connections are accepted from now on."""
         key = (endpoint, component)
         if key not in self._ports:

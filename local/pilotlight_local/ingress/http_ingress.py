@@ -12,8 +12,9 @@ import time
 from pilotlight_local.errors import PlatformEnding, UnknownHost
 from pilotlight_local.ingress.pod_exchange import PodConnections, PodExchange, wants_progress
 from pilotlight_local.ingress.progress import answer_with_progress
-from pilotlight_local.ingress.routes import Component, Destination, EndpointName, EndpointTable
+from pilotlight_local.ingress.routes import Destination, EndpointName, EndpointTable
 from pilotlight_protocol.errors import InternalError, PilotlightError
+from pilotlight_specs.desired import Role
 from pilotlight_wire.edge_bounds import EdgeBounds
 from pilotlight_wire.http_exchange import Asgi, BodyAborted, HttpAnswer, Receive, Scope, Send
 
@@ -36,7 +37,7 @@ class HttpIngress:
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
         await self._answer(scope, receive, send, self._table.find(host, target))
 
-    def service(self, endpoint: EndpointName, component: Component) -> Asgi:
+    def service(self, endpoint: EndpointName, component: Role) -> Asgi:
         """The app of a component's in-cluster address: the listener decides, not the host."""
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:

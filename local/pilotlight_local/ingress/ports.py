@@ -7,7 +7,8 @@ import socket
 
 from pilotlight_local.ingress.grpc_proxy import Find, GrpcClientSide, find_by_host
 from pilotlight_local.ingress.http_ingress import HttpIngress
-from pilotlight_local.ingress.routes import Component, Destination, EndpointName, EndpointTable
+from pilotlight_local.ingress.routes import Destination, EndpointName, EndpointTable
+from pilotlight_specs.desired import Role
 from pilotlight_wire.cors import CorsPolicy
 from pilotlight_wire.edge_bounds import EdgeBounds
 from pilotlight_wire.http_edge import HttpEdge
@@ -31,7 +32,7 @@ class IngressPorts:
         """Requests are routed by host, and by path."""
         return self._open(listener, self._http, find_by_host(self._table))
 
-    def open_service(self, listener: socket.socket, endpoint: EndpointName, component: Component) -> OnePort:
+    def open_service(self, listener: socket.socket, endpoint: EndpointName, component: Role) -> OnePort:
         """Every request is for this component."""
         app = self._http.service(endpoint, component)
         return self._open(listener, app, lambda authority, path: Destination(endpoint, component, path))

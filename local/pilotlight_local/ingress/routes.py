@@ -4,11 +4,10 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pilotlight_local.activator.activator import Activator
-
-Component = Literal["predictor", "transformer"]
+from pilotlight_specs.desired import Role
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Destination:
     pod sees."""
 
     endpoint: EndpointName
-    component: Component | None
+    component: Role | None
     path: str
 
 
@@ -39,7 +38,7 @@ class Route(Protocol):
     def revision(self) -> str: ...
 
     @property
-    def component(self) -> Component: ...
+    def component(self) -> Role: ...
 
     @property
     def timeout_s(self) -> float:
@@ -61,7 +60,7 @@ class EndpointTable(Protocol):
     def find(self, host: str, path: str) -> Destination | None:
         """Where a request goes; None when no endpoint matches."""
 
-    def choose(self, endpoint: EndpointName, component: Component | None) -> Route:
+    def choose(self, endpoint: EndpointName, component: Role | None) -> Route:
         """The revision for one request, by traffic percent; None as component means its entry. Raises UnknownHost."""
 
     def record(self, route: Route, status: int, duration_s: float, server_timing: str) -> None:
