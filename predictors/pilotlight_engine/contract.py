@@ -7,13 +7,23 @@ warm pool, or a fake of a test.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Protocol
 
 from pilotlight_protocol.engine_frames import EngineInfo, EngineStats, GenerateRequest
 from pilotlight_protocol.generation import TokenDelta
 
-__all__ = ["Engine", "EngineInfo", "EngineProvider", "EngineStats", "GenerateRequest"]
+__all__ = ["DeltaStream", "Engine", "EngineInfo", "EngineProvider", "EngineStats", "GenerateRequest"]
+
+
+class DeltaStream(Protocol):
+    """One request's deltas as they come; `aclose` before their end aborts the request. An async generator is one."""
+
+    def __aiter__(self) -> AsyncIterator[list[TokenDelta]]: ...
+
+    def __anext__(self) -> Awaitable[list[TokenDelta]]: ...
+
+    def aclose(self) -> Awaitable[None]: ...
 
 
 class Engine(Protocol):
@@ -24,10 +34,10 @@ class Engine(Protocol):
     stats: EngineStats
     lost: asyncio.Future[str]
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[list[TokenDelta], None]:
-        """Token deltas as they come, coalesced while the reader is slow; closing the iterator aborts the request.
+    def generate(self, request: GenerateRequest) -> DeltaStream:
+        """Token deltas as they come, coalesced while the reader is slow. Close what is not read to its end.
 
-        Raises InvalidInput (the engine refuses the request), Unavailable (it was lost).
+        It, or its first delta, raises InvalidInput (the engine refuses the request), Unavailable (it was lost).
         """
         ...
 

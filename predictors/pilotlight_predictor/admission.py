@@ -1,4 +1,4 @@
-"""Whether the engine has room for a request. Pure: what is measured is an argument.
+"""What may be asked of the engine at all, and whether it has room for it now. Pure: what is measured is an argument.
 
     queue bound     waiting sequences + the request's   <= max_queue
     KV watermark    blocks in use or promised + the request's <= kv_watermark * blocks
@@ -12,15 +12,46 @@ together and meet each other again.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
+
+from pilotlight_predictor.predictor_metrics import IN_FLIGHT_SEQUENCES, PROMISED_TOKENS, REFUSED
+from pilotlight_protocol.engine_frames import EngineInfo, EngineStats
+from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, Unavailable
+from pilotlight_protocol.generation import GenerationParameters, parse_parameters
 
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 60.0
 # Said while no throughput has been measured yet.
 RETRY_AFTER_UNKNOWN_S = 5.0
 
+# What a completion is taken to be long before any has been seen, and the weight of each one that is.
+FIRST_OUTPUT_GUESS_TOKENS = 256.0
+OUTPUT_GUESS_WEIGHT = 0.1
+
 Reason = Literal["queue", "kv_cache"]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """None: the context length is the only limit. `max_sequences` bounds batch rows times `n`."""
+
+    max_prompt_tokens: int | None = None
+    max_output_tokens: int | None = None
+    max_batch: int = 64
+    max_sequences: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """`max_queue`: sequences that may wait for a place in the engine's batch. `kv_watermark`: see `admission`."""
+
+    max_queue: int = 256
+    kv_watermark: float = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +152,133 @@ def _turn_away(
     own = estimate.sequences * estimate.output_tokens
     # Nobody is told more than the longest time, so no more than that is remembered.
     return wait_s, TurnedAway(min(ahead + own, RETRY_AFTER_MAX_S * tokens_per_s), now_s)
+
+
+def parameters_from(raw: dict[str, Any]) -> GenerationParameters:
+    """V2 parameters without the protocol's own; `stop` strings are refused, for tokens are all that is seen here."""
+    parameters = parse_parameters({name: value for name, value in raw.items() if name != "binary_data_output"})
+    if parameters.stop:
+        raise InvalidInput(
+            "stop strings are found in text, which the transformer does; send 'stop_token_ids' here, "
+            "or the request with 'stop' to the transformer",
+            param="stop",
+        )
+    return parameters
+
+
+def fit(
+    prompts: Sequence[Sequence[int]],
+    parameters: GenerationParameters,
+    limits: RequestLimits,
+    vocab_size: int,
+    max_model_len: int,
+) -> GenerationParameters:
+    """Check every prompt against the model and the limits.
+
+    A `max_tokens` that was not given becomes the server's limit; the engine cuts it to the context. Raises InvalidInput
+    (ids, context), PayloadTooLarge (a limit of this server).
+    """
+    sequences = len(prompts) * parameters.n
+    if sequences > limits.max_sequences:
+        raise PayloadTooLarge(
+            f"{len(prompts)} prompts with n={parameters.n} are {sequences} sequences; "
+            f"at most {limits.max_sequences} are taken",
+            param="n",
+        )
+    asked, most = parameters.max_tokens, limits.max_output_tokens
+    if asked is not None and most is not None and asked > most:
+        raise InvalidInput(
+            f"parameter 'max_tokens' is {asked}; this server generates at most {most}", param="max_tokens"
+        )
+    for row, prompt in enumerate(prompts):
+        _check_prompt(row, prompt, limits, vocab_size, max_model_len)
+        if asked is not None and len(prompt) + asked > max_model_len:
+            raise InvalidInput(
+                f"{len(prompt)} prompt tokens + max_tokens {asked} = {len(prompt) + asked} tokens; "
+                f"the context holds {max_model_len}",
+                param="max_tokens",
+            )
+    if asked is None and most is not None:
+        return msgspec.structs.replace(parameters, max_tokens=max(most, parameters.min_tokens))
+    return parameters
+
+
+def _check_prompt(row: int, prompt: Sequence[int], limits: RequestLimits, vocab_size: int, max_model_len: int) -> None:
+    if not prompt:
+        raise InvalidInput("input_ids is empty; send at least one token", param="input_ids")
+    if limits.max_prompt_tokens is not None and len(prompt) > limits.max_prompt_tokens:
+        raise PayloadTooLarge(
+            f"prompt {row} has {len(prompt)} tokens; at most {limits.max_prompt_tokens} are taken", param="input_ids"
+        )
+    if len(prompt) >= max_model_len:
+        raise InvalidInput(
+            f"prompt {row} has {len(prompt)} tokens; the context holds {max_model_len} and needs room for one more",
+            param="input_ids",
+        )
+    if min(prompt) < 0 or max(prompt) >= vocab_size:
+        wrong = next(token for token in prompt if not 0 <= token < vocab_size)
+        raise InvalidInput(f"token id {wrong} is not in the vocabulary, 0 to {vocab_size - 1}", param="input_ids")
+
+
+class EngineQueue:
+    """Books what the predictor has promised the engine, and asks `admit` before it promises more."""
+
+    def __init__(self, limits: QueueLimits, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._turned_away = TurnedAway()
+        self._in_flight = 0
+        self._promised_tokens = 0
+        self._usual_output_tokens = FIRST_OUTPUT_GUESS_TOKENS
+
+    @contextlib.contextmanager
+    def place(
+        self,
+        info: EngineInfo,
+        stats: EngineStats,
+        prompts: Sequence[Sequence[int]],
+        parameters: GenerationParameters,
+    ) -> Iterator[None]:
+        """A place for these prompts until the block ends; raises Unavailable with the time to wait."""
+        estimate = self._estimate(prompts, parameters)
+        decision, self._turned_away = admit(
+            AdmissionLimits(self._limits.max_queue, self._limits.kv_watermark, info.block_size, info.num_kv_blocks),
+            EngineLoad(
+                self._in_flight,
+                stats.running,
+                stats.waiting,
+                stats.kv_cache_usage,
+                self._promised_tokens,
+                stats.generation_tokens_per_s,
+                self._usual_output_tokens,
+            ),
+            estimate,
+            self._turned_away,
+            self._clock(),
+        )
+        if not isinstance(decision, Admit):
+            REFUSED.labels(decision.reason).inc()
+            raise Unavailable(decision.message, retry_after_s=decision.retry_after_s)
+        self._book(estimate.sequences, estimate.tokens)
+        try:
+            yield
+        finally:
+            self._book(-estimate.sequences, -estimate.tokens)
+
+    def completed(self, output_tokens: int) -> None:
+        """Learn how long completions usually are, for requests that do not say."""
+        self._usual_output_tokens += OUTPUT_GUESS_WEIGHT * (output_tokens - self._usual_output_tokens)
+
+    def _estimate(self, prompts: Sequence[Sequence[int]], parameters: GenerationParameters) -> Estimate:
+        usual = max(1, round(self._usual_output_tokens))
+        output = usual if parameters.max_tokens is None else min(parameters.max_tokens, usual)
+        output = max(output, parameters.min_tokens)
+        sequences = len(prompts) * parameters.n
+        # The choices of a prompt share its blocks.
+        return Estimate(sequences, sum(map(len, prompts)) + sequences * output, output)
+
+    def _book(self, sequences: int, tokens: int) -> None:
+        self._in_flight += sequences
+        self._promised_tokens += tokens
+        IN_FLIGHT_SEQUENCES.set(self._in_flight)
+        PROMISED_TOKENS.set(self._promised_tokens)

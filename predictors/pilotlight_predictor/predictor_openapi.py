@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilotlight_predictor.token_requests import GenerateBody
-from pilotlight_protocol.generation import TokenEvent
+from pilotlight_protocol.generation import GenerateBody, TokenEvent
 from pilotlight_serving.openapi_document import (
     BODY_ERRORS,
     error_responses,

@@ -29,8 +29,7 @@ from pilotlight_engine.leasing.lease_provider import CONNECT_DEADLINE_S, LeaseDe
 from pilotlight_engine.leasing.pool_http import PoolHttp
 from pilotlight_engine.leasing.resume import ResumeLimits
 from pilotlight_models.in_place import folder_in_place
-from pilotlight_predictor.engine_queue import QueueLimits
-from pilotlight_predictor.token_requests import RequestLimits
+from pilotlight_predictor.admission import QueueLimits, RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.errors import PilotlightError

@@ -1,8 +1,8 @@
 """The predictor's model: tokens in, tokens out, over an engine. What the serving shell plugs in.
 
-One request reads: `token_requests` (what may be asked) -> `engine_queue` (whether there is room) ->
-`resumed_generation` (the engine, and the next one) ->
-`token_outputs` or `token_events` (how it is answered). When the client goes, closing the iterator aborts.
+One request reads: `admission` (what may be asked, whether there is room) -> `resumed_generation` (the engine, and the
+next one) -> `protocol/generation` or `token_tensors` (how it is answered). When the client goes, closing the iterator
+aborts.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -17,21 +18,19 @@ from pilotlight_engine.contract import GenerateRequest
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_engine.leasing.resume import ResumeLimits
 from pilotlight_engine.leasing.resumed_generation import Generator
-from pilotlight_predictor.engine_queue import EngineQueue, QueueLimits
+from pilotlight_predictor.admission import EngineQueue, QueueLimits, RequestLimits, fit, parameters_from
 from pilotlight_predictor.predictor_openapi import predictor_openapi
-from pilotlight_predictor.token_events import EventFormatter
-from pilotlight_predictor.token_outputs import Completion, delta_tensors, generate_reply, output_tensors
-from pilotlight_predictor.token_requests import (
+from pilotlight_predictor.token_tensors import (
     INPUT_IDS,
     INPUT_LENGTHS,
-    RequestLimits,
-    decode_generate,
-    fit,
-    parameters_from,
+    Completion,
+    delta_tensors,
+    generate_reply,
+    output_tensors,
     prompts_from,
 )
 from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
-from pilotlight_protocol.generation import GenerationParameters
+from pilotlight_protocol.generation import EventFormatter, GenerationParameters, decode_generate
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_wire.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
 
@@ -62,7 +61,7 @@ class TokensModel:
         self._holder = holder
         self._generator = Generator(holder, resume_limits or ResumeLimits())
         self._limits = request_limits
-        self._queue = EngineQueue(queue_limits)
+        self._queue = EngineQueue(queue_limits, time.monotonic)
         self._loras = tuple(loras)
         self._numbers = itertools.count(1)
 
@@ -152,13 +151,13 @@ class TokensModel:
         self._queue.completed(tokens // request.parameters.n)
 
     def _fit(self, prompts: Sequence[Sequence[int]], parameters: GenerationParameters) -> GenerationParameters:
-        info, _ = self._holder.facts()
+        info, _ = self._holder.measures()
         return fit(prompts, parameters, self._limits, info.vocab_size, info.max_model_len)
 
     def _place(
         self, prompts: Sequence[Sequence[int]], parameters: GenerationParameters
     ) -> contextlib.AbstractContextManager[None]:
-        info, stats = self._holder.facts()
+        info, stats = self._holder.measures()
         return self._queue.place(info, stats, prompts, parameters)
 
     def _request(self, prompt: list[int], parameters: GenerationParameters, context: RequestContext) -> GenerateRequest:

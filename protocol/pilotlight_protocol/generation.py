@@ -1,18 +1,19 @@
 """What to generate and what comes back: request parameters, token deltas, and the JSON both travel in.
 
-Responsible for the parameter names, their ranges and the messages that name the one that is wrong. It must not know
-about HTTP, tensors or an engine.
+Responsible for the parameter names, their ranges and the messages that name the one that is wrong, and for the bodies
+and events of generate and generate_stream. It must not know about HTTP, tensors or an engine.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.json_bodies import UNREADABLE, invalid_json
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -177,3 +178,63 @@ class TokenEvent(msgspec.Struct, omit_defaults=True):
     prompt_logprobs: list[TokenLogprob | None] | None = None
     error: str | None = None
     status: int | None = None
+
+
+class GenerateBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON of generate and generate_stream. `input_ids`: int[seq]."""
+
+    input_ids: list[int]
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+
+
+_generate_bodies = msgspec.json.Decoder(GenerateBody)
+
+
+def decode_generate(body: bytes) -> GenerateBody:
+    """Raises InvalidInput."""
+    try:
+        return _generate_bodies.decode(body)
+    except UNREADABLE as error:
+        raise invalid_json(body, error, "a generate request") from None
+
+
+_encode = msgspec.json.encode
+_PLAIN_END = b',"finish_reason":null}\n\n'
+
+
+class EventFormatter:
+    """Deltas of one request to TokenEvents: the hot path, once per engine step and request.
+
+    The constant head of an event is formatted once per choice; a plain delta then costs two joins of bytes. What is
+    rare (log-probabilities, a finish) is encoded by msgspec.
+    """
+
+    def __init__(self, model_name: str, model_version: str, request_id: str, choices: int) -> None:
+        head = {"model_name": model_name, "model_version": model_version, "id": request_id}
+        opening = b"data: " + _encode(head)[:-1]
+        self._heads = [opening + b',"index":%d,"output_ids":' % index for index in range(choices)]
+
+    def events(self, deltas: Sequence[TokenDelta]) -> bytes:
+        """One event per delta, in one chunk."""
+        if len(deltas) == 1:
+            return self._event(deltas[0])
+        return b"".join([self._event(delta) for delta in deltas])
+
+    def _event(self, delta: TokenDelta) -> bytes:
+        ids = delta.token_ids
+        tokens = b"[%d]" % ids[0] if len(ids) == 1 else b"[%s]" % ",".join(map(str, ids)).encode()
+        head = self._heads[delta.index] + tokens
+        if delta.finish_reason is None and delta.logprobs is None and delta.prompt_tokens < 0:
+            return head + _PLAIN_END
+        rest: list[bytes] = [head, b',"finish_reason":', _encode(delta.finish_reason)]
+        if delta.finish_reason is not None:
+            rest += [b',"stop_reason":', _encode(delta.stop_reason)]
+        if delta.logprobs is not None:
+            rest += [b',"logprobs":', _encode(delta.logprobs)]
+        if delta.prompt_tokens >= 0:
+            rest.append(b',"prompt_tokens":%d,"cached_tokens":%d' % (delta.prompt_tokens, max(0, delta.cached_tokens)))
+        if delta.prompt_logprobs is not None:
+            rest += [b',"prompt_logprobs":', _encode(delta.prompt_logprobs)]
+        rest.append(b"}\n\n")
+        return b"".join(rest)

@@ -11,6 +11,9 @@ from pilotlight_protocol.errors import InvalidInput
 
 T = TypeVar("T")
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of a body that is not what its struct says."""
+
 # A high half that no low half follows; the backslash must not be escaped itself.
 _LONE_SURROGATE = re.compile(rb"(?<!\\)(?:\\\\)*(\\u[dD][89abAB][0-9a-fA-F]{2})(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 
@@ -19,14 +22,14 @@ def read_json(decoder: msgspec.json.Decoder[T], body: bytes | memoryview, what: 
     """Raises InvalidInput: `what` (as "a generate request") is what the body was to be."""
     try:
         return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"not {what}: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid_json(body, error) from None
+    except UNREADABLE as error:
+        raise invalid_json(body, error, what) from None
 
 
-def invalid_json(body: bytes | memoryview, error: Exception) -> InvalidInput:
-    """What to tell the sender of a body that msgspec could not read as JSON for this reason."""
+def invalid_json(body: bytes | memoryview, error: Exception, what: str = "a body for this route") -> InvalidInput:
+    """What to tell the sender of a body that raised one of UNREADABLE; it was to be `what`."""
+    if isinstance(error, msgspec.ValidationError):
+        return InvalidInput(f"not {what}: {error}")
     content = bytes(body)
     if not content.strip():
         return InvalidInput("the body is empty; send a JSON object")

@@ -29,6 +29,7 @@ from typing import Any
 import msgspec
 
 from pilotlight_protocol import engine_frames as f
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 from pilotlight_protocol.generation import TokenDelta
 
 
@@ -64,13 +65,13 @@ class Host:
             self.listener = socket.create_server((host, int(port)))
             endpoint = f"tcp://{host}:{self.listener.getsockname()[1]}"
         self.tell(f.Booted(info(boot_s), endpoint, self.swap_check("swap_check")))
-        splitters: dict[socket.socket, f.FrameSplitter] = {self.control: f.FrameSplitter()}
+        splitters: dict[socket.socket, FrameSplitter] = {self.control: FrameSplitter()}
         agent, lease = msgspec.msgpack.Decoder(f.AgentFrame), msgspec.msgpack.Decoder(f.LeaseFrame)
         while True:
             readable, _, _ = select.select([*splitters, self.listener], [], [], self.step())
             for sock in readable:
                 if sock is self.listener:
-                    splitters[sock.accept()[0]] = f.FrameSplitter()
+                    splitters[sock.accept()[0]] = FrameSplitter()
                     continue
                 data = b""
                 with contextlib.suppress(OSError):
@@ -144,13 +145,13 @@ class Host:
                     sock.close()
                     return
                 self.holders[sock] = lease_id
-                sock.sendall(f.encode(f.Welcome(info(0.0), f.EngineStats(), self.model_name)))
+                sock.sendall(encode(f.Welcome(info(0.0), f.EngineStats(), self.model_name)))
             case f.Generate(stream, request) if sock in self.holders:
                 self.streams[sock, stream] = [request.parameters.max_tokens or 1, 0, request.prompt_token_ids[-1]]
             case f.Check(call):
-                sock.sendall(f.encode(f.Checked(call)))
+                sock.sendall(encode(f.Checked(call)))
             case f.Metrics(call):
-                sock.sendall(f.encode(f.MetricsText(call, b"")))
+                sock.sendall(encode(f.MetricsText(call, b"")))
             case f.Abort(stream):
                 self.streams.pop((sock, stream), None)
 
@@ -172,7 +173,7 @@ class Host:
                 del self.streams[sock, stream]
         for sock, share in deltas.items():
             with contextlib.suppress(OSError):
-                sock.sendall(f.encode(f.Step(share, f.EngineStats(len(self.streams)))))
+                sock.sendall(encode(f.Step(share, f.EngineStats(len(self.streams)))))
         return float(self.model.get("step_s", 0.001))
 
     def close_holders(self, reason: str, only: str = "") -> None:
@@ -181,7 +182,7 @@ class Host:
         for sock in [sock for sock, lease_id in self.holders.items() if only in ("", lease_id)]:
             self.forget(sock)
             with contextlib.suppress(OSError):
-                sock.sendall(f.encode(f.Failed(reason)))
+                sock.sendall(encode(f.Failed(reason)))
                 sock.shutdown(socket.SHUT_RDWR)
 
     def forget(self, holder: socket.socket) -> None:
@@ -204,7 +205,7 @@ class Host:
 
     def tell(self, frame: f.ControlFrame) -> None:
         try:
-            self.control.sendall(f.encode(frame))
+            self.control.sendall(encode(frame))
         except OSError:
             os._exit(0)
 
@@ -232,8 +233,8 @@ def misbehave(model: dict[str, Any], when: str, fail: Any) -> None:
 
 def main() -> None:
     agent = socket.socket(fileno=int(sys.argv[1]))
-    agent.sendall(f.encode(f.ZygoteReady(os.getpid(), 0.0)))
-    decoder, splitter = msgspec.msgpack.Decoder(f.Fork), f.FrameSplitter()
+    agent.sendall(encode(f.ZygoteReady(os.getpid(), 0.0)))
+    decoder, splitter = msgspec.msgpack.Decoder(f.Fork), FrameSplitter()
     children: dict[int, str] = {}
     while True:
         readable, _, _ = select.select([agent], [], [], 0.02 if children else None)
@@ -241,7 +242,7 @@ def main() -> None:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
-            agent.sendall(f.encode(f.HostExited(children.pop(pid), pid, os.waitstatus_to_exitcode(status))))
+            agent.sendall(encode(f.HostExited(children.pop(pid), pid, os.waitstatus_to_exitcode(status))))
         if not readable:
             continue
         data, fds, _, _ = socket.recv_fds(agent, 65536, 2)
@@ -265,7 +266,7 @@ def main() -> None:
             children[pid] = config.slot
             for number in fds:
                 os.close(number)
-            agent.sendall(f.encode(f.Forked(config.slot, pid)))
+            agent.sendall(encode(f.Forked(config.slot, pid)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from pilotlight_protocol.engine_frames import (
     Failed,
     Fork,
     Forked,
-    FrameSplitter,
     Grant,
     Granted,
     HostConfig,
@@ -33,8 +32,8 @@ from pilotlight_protocol.engine_frames import (
     Swapped,
     ZygoteFrame,
     ZygoteReady,
-    encode,
 )
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 
 F = TypeVar("F")
 

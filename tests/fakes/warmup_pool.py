@@ -21,6 +21,7 @@ import msgspec
 from waiting import DEADLINE_S, until_async
 
 from pilotlight_protocol import engine_frames as f
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 from pilotlight_protocol.generation import GenerationParameters
 
 FAKE_POOL = Path(__file__).parents[1] / "fakes" / "fake_pool.py"
@@ -149,7 +150,7 @@ class Holder:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self._splitter = f.FrameSplitter()
+        self._splitter = FrameSplitter()
         self._decoder = msgspec.msgpack.Decoder(f.LeaseHostFrame)
         self._frames: list[Any] = []
 
@@ -163,7 +164,7 @@ class Holder:
             host, _, port = address.rpartition(":")
             reader, writer = await asyncio.open_connection(host, int(port))
         try:
-            writer.write(f.encode(f.Hello(lease["lease_id"], secret or lease["secret"])))
+            writer.write(encode(f.Hello(lease["lease_id"], secret or lease["secret"])))
             yield cls(reader, writer)
         finally:
             writer.close()
@@ -183,7 +184,7 @@ class Holder:
     ) -> None:
         parameters = GenerationParameters(max_tokens=max_tokens, temperature=0.0, ignore_eos=True, logprobs=logprobs)
         request = f.GenerateRequest(f"r{stream}", prompt or [1, 2, 3], parameters)
-        self._writer.write(f.encode(f.Generate(stream, request)))
+        self._writer.write(encode(f.Generate(stream, request)))
 
     async def tokens(self, max_tokens: int, prompt: list[int] | None = None) -> list[int]:
         self.ask(max_tokens, prompt)

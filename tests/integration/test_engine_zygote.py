@@ -32,9 +32,9 @@ from pilotlight_protocol.engine_frames import (
     Shutdown,
     Stats,
     StatsReport,
-    encode,
 )
 from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.frame_codec import encode
 from pilotlight_protocol.generation import GenerationParameters
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

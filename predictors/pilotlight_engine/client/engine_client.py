@@ -1,26 +1,24 @@
 """A holder's end of the connection to an engine host: an `Engine` made of frames. Must not start or end processes.
 
-Frames are decoded in the protocol's own callback and handed to the mailboxes at once: one wake-up per request and
-engine step, no task and no queue in between.
+Frames are decoded in the protocol's own callback and handed to their request's stream at once: one wake-up per request
+and engine step, no task, no queue and no generator in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
 
-from pilotlight_engine.client.token_mailbox import Mailbox
 from pilotlight_engine.contract import EngineInfo, EngineStats, GenerateRequest
 from pilotlight_protocol.engine_frames import (
     Abort,
     Check,
     Checked,
     Failed,
-    FrameSplitter,
     Generate,
     LeaseFrame,
     LeaseHostFrame,
@@ -29,9 +27,9 @@ from pilotlight_protocol.engine_frames import (
     Refused,
     Step,
     Welcome,
-    encode,
 )
-from pilotlight_protocol.errors import Unavailable, from_status
+from pilotlight_protocol.errors import PilotlightError, Unavailable, from_status
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 from pilotlight_protocol.generation import TokenDelta
 
 
@@ -57,22 +55,15 @@ class EngineClient(asyncio.Protocol):
         self._splitter = FrameSplitter()
         self._decoder = msgspec.msgpack.Decoder(LeaseHostFrame)
         self._numbers = itertools.count(1)
-        self._mailboxes: dict[int, Mailbox] = {}
+        self._streams: dict[int, EngineStream] = {}
         self._calls: dict[int, asyncio.Future[bytes]] = {}
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[TokenDelta], None]:
+    def generate(self, request: GenerateRequest) -> EngineStream:
         """See `contract.Engine.generate`."""
-        stream = next(self._numbers)
-        mailbox = Mailbox(request.parameters.n)
-        self.send(Generate(stream, request))
-        self._mailboxes[stream] = mailbox
-        try:
-            while deltas := await mailbox.take():
-                yield deltas
-        finally:
-            del self._mailboxes[stream]
-            if not mailbox.finished and not self.lost.done():
-                self.send(Abort(stream))
+        number = next(self._numbers)
+        self.send(Generate(number, request))
+        stream = self._streams[number] = EngineStream(request.parameters.n, lambda: self._leave(number))
+        return stream
 
     async def metrics(self) -> bytes:
         return await self._call(Metrics(next(self._numbers)))
@@ -94,8 +85,8 @@ class EngineClient(asyncio.Protocol):
             return
         self.lost.set_result(reason)
         error = Unavailable(reason)
-        for mailbox in self._mailboxes.values():
-            mailbox.fail(error)
+        for stream in self._streams.values():
+            stream.fail(error)
         for call in self._calls.values():
             if not call.done():
                 call.set_exception(error)
@@ -128,15 +119,15 @@ class EngineClient(asyncio.Protocol):
     def _dispatch(self, frame: LeaseHostFrame) -> None:
         if isinstance(frame, Step):
             self.stats = frame.stats
-            mailboxes = self._mailboxes
-            for stream, delta in frame.deltas:
-                if (mailbox := mailboxes.get(stream)) is not None:
-                    mailbox.put(delta)
+            streams = self._streams
+            for number, delta in frame.deltas:
+                if (stream := streams.get(number)) is not None:
+                    stream.put(delta)
             return
         match frame:
-            case Refused(stream, status, message):
-                if (mailbox := self._mailboxes.get(stream)) is not None:
-                    mailbox.fail(from_status(status, message))
+            case Refused(number, status, message):
+                if (refused := self._streams.get(number)) is not None:
+                    refused.fail(from_status(status, message))
             case MetricsText(call, text):
                 self._answer(call, text)
             case Checked(call):
@@ -152,3 +143,79 @@ class EngineClient(asyncio.Protocol):
         answer = self._calls.get(call)
         if answer is not None and not answer.done():
             answer.set_result(value)
+
+    def _leave(self, number: int) -> None:
+        stream = self._streams.pop(number, None)
+        if stream is not None and not stream.finished and not self.lost.done():
+            self.send(Abort(number))
+
+
+class EngineStream:
+    """One request's deltas on their way from the socket to the coroutine that reads them: a `contract.DeltaStream`.
+
+    Deltas that were not read yet are merged per choice, so a slow reader costs at most `n * max_tokens` token ids of
+    memory, and a fast one sees each step as it comes. `choices` is the number of finish reasons after which the request
+    is over; `on_end` is called when nobody reads any more, perhaps more than once. Belongs to one event loop.
+    """
+
+    def __init__(self, choices: int, on_end: Callable[[], None]) -> None:
+        self._open_choices = choices
+        self._on_end = on_end
+        self._unread: dict[int, TokenDelta] = {}
+        self._error: PilotlightError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Nothing more will be put: every choice has its reason, or the request failed."""
+        return self._open_choices <= 0 or self._error is not None
+
+    def put(self, delta: TokenDelta) -> None:
+        unread = self._unread.get(delta.index)
+        if unread is None:
+            self._unread[delta.index] = delta
+        else:
+            _merge(unread, delta)
+        if delta.finish_reason is not None:
+            self._open_choices -= 1
+        self._wake()
+
+    def fail(self, error: PilotlightError) -> None:
+        """End with `error`; what was put before is still read first."""
+        if not self.finished:
+            self._error = error
+            self._wake()
+
+    def __aiter__(self) -> EngineStream:
+        return self
+
+    async def __anext__(self) -> list[TokenDelta]:
+        """Everything unread, waiting for the first. Raises what `fail` was given."""
+        while not self._unread:
+            if self.finished:
+                self._on_end()
+                raise self._error or StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            except BaseException:
+                self._on_end()
+                raise
+        unread, self._unread = self._unread, {}
+        return list(unread.values())
+
+    async def aclose(self) -> None:
+        self._on_end()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _merge(into: TokenDelta, later: TokenDelta) -> None:
+    """Append a later delta of the same choice to one that was not read yet."""
+    into.token_ids.extend(later.token_ids)
+    if later.logprobs is not None:
+        into.logprobs = (into.logprobs or []) + later.logprobs
+    into.finish_reason = later.finish_reason
+    into.stop_reason = later.stop_reason

@@ -8,8 +8,9 @@ from typing import cast
 
 import msgspec
 
-from pilotlight_protocol.engine_frames import AgentFrame, ControlFrame, Failed, FrameSplitter, Progress, encode
+from pilotlight_protocol.engine_frames import AgentFrame, ControlFrame, Failed, Progress
 from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 
 
 class HostControl(asyncio.Protocol):

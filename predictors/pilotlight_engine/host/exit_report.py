@@ -11,8 +11,9 @@ from typing import NoReturn
 
 from pilotlight_engine.host.outbox import Outbox, PredictorStalled
 from pilotlight_engine.process.process_group import kill_own_group
-from pilotlight_protocol.engine_frames import Failed, encode
+from pilotlight_protocol.engine_frames import Failed
 from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.frame_codec import encode
 
 _LAST_FRAME_DEADLINE_S = 2.0
 

@@ -34,7 +34,8 @@ from pilotlight_engine.process.boot_clock import BootClock
 from pilotlight_engine.process.prepared_process import enter_slot
 from pilotlight_engine.process.process_group import die_with_parent, kill_own_group
 from pilotlight_engine.quantization import REQUESTS, Requested
-from pilotlight_protocol.engine_frames import Boot, Booted, HostConfig, Progress, encode
+from pilotlight_protocol.engine_frames import Boot, Booted, HostConfig, Progress
+from pilotlight_protocol.frame_codec import encode
 
 
 def run(control: socket.socket, config: HostConfig | None, data: socket.socket | None = None) -> NoReturn:

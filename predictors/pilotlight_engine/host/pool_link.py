@@ -20,19 +20,8 @@ import msgspec
 
 from pilotlight_engine.host.inbox import Inbox
 from pilotlight_engine.host.outbox import Outbox
-from pilotlight_protocol.engine_frames import (
-    MAX_FRAME_BYTES,
-    AgentFrame,
-    FrameSplitter,
-    Grant,
-    Hello,
-    LeaseFrame,
-    Metrics,
-    MetricsText,
-    Ping,
-    Pong,
-    encode,
-)
+from pilotlight_protocol.engine_frames import AgentFrame, Grant, Hello, LeaseFrame, Metrics, MetricsText, Ping, Pong
+from pilotlight_protocol.frame_codec import MAX_FRAME_BYTES, FrameSplitter, encode
 
 _READ_BYTES = 256 * 1024
 _INBOX_ITEMS = 4096

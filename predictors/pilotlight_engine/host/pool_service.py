@@ -54,9 +54,9 @@ from pilotlight_protocol.engine_frames import (
     Wake,
     Welcome,
     Woken,
-    encode,
 )
 from pilotlight_protocol.errors import NotSupported, PilotlightError, Unavailable
+from pilotlight_protocol.frame_codec import encode
 from pilotlight_protocol.generation import TokenDelta
 
 _REPORT_DEADLINE_S = 0.2

@@ -29,17 +29,8 @@ from pilotlight_engine.host import pool_host
 from pilotlight_engine.process import device_probe
 from pilotlight_engine.process.prepared_process import ensure_environment
 from pilotlight_engine.process.process_group import die_with_parent, kill_group
-from pilotlight_protocol.engine_frames import (
-    Fork,
-    Forked,
-    ForkFailed,
-    FrameSplitter,
-    HostConfig,
-    HostExited,
-    ZygoteFrame,
-    ZygoteReady,
-    encode,
-)
+from pilotlight_protocol.engine_frames import Fork, Forked, ForkFailed, HostConfig, HostExited, ZygoteFrame, ZygoteReady
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 
 _MODULE = "pilotlight_engine.host.zygote"
 _READ_BYTES = 1 << 16

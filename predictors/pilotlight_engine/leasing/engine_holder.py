@@ -110,7 +110,7 @@ class EngineHolder:
         """How long a request that has no engine yet may wait for one."""
         return self._lending.wait_s if self._lending is not None else 0.0
 
-    def facts(self) -> tuple[EngineInfo, EngineStats]:
+    def measures(self) -> tuple[EngineInfo, EngineStats]:
         """What requests are measured by: of the engine, or of the last one when a request may wait for the next.
 
         Raises Unavailable that says what is being waited for.

@@ -55,14 +55,6 @@ class CannotResume:
     reason: str
 
 
-def note(delivered: Sequence[Delivered], delta: TokenDelta) -> None:
-    """Book a delta that goes to the client."""
-    choice = delivered[delta.index]
-    choice.token_ids += delta.token_ids
-    choice.finished = delta.finish_reason is not None
-    choice.opened = choice.opened or delta.prompt_tokens >= 0
-
-
 def rest_of(
     request: GenerateRequest, delivered: Sequence[Delivered], default_max_tokens: int | None, resumes: int
 ) -> list[Part] | CannotResume:

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
-from pilotlight_engine.contract import Engine, GenerateRequest
+from pilotlight_engine.contract import DeltaStream, Engine, GenerateRequest
 from pilotlight_engine.leasing import resume
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_engine.leasing.lease_errors import ServedElsewhere
@@ -29,6 +29,7 @@ _TOLD_PHASES = ("prefetch", "stop", "fork", "boot", "swap")
 # A request may hear of the loss of its engine before the engine's owner does.
 _LOSS_NEWS_S = 2.0
 
+_Deltas = AsyncGenerator[list[TokenDelta], None]
 _log = logging.getLogger("pilotlight.engine")
 
 
@@ -39,9 +40,7 @@ class Generator:
         self._holder = holder
         self._limits = limits
 
-    async def generate(
-        self, request: GenerateRequest, context: RequestContext
-    ) -> AsyncGenerator[list[TokenDelta], None]:
+    async def generate(self, request: GenerateRequest, context: RequestContext) -> _Deltas:
         """As `contract.Engine.generate`, over losses.
 
         Tells `context` the phases `lease`, its parts, `queue` (until the engine's scheduler picks it) and `prefill`.
@@ -55,7 +54,7 @@ class Generator:
                 try:
                     async with contextlib.aclosing(_tokens(engine, parts, request, delivered)) as stream:
                         async for deltas in stream:
-                            aborted = _book(deltas, delivered)
+                            aborted = book(deltas, delivered)
                             if "prefill" not in context.server_timing:
                                 _tell_first_token(context, deltas, time.perf_counter() - started_at)
                             yield deltas
@@ -136,20 +135,23 @@ def _tell_first_token(context: RequestContext, deltas: Sequence[TokenDelta], wai
     context.server_timing["prefill"] = prefill_s * 1000
 
 
-def _book(deltas: Sequence[TokenDelta], delivered: Sequence[Delivered]) -> bool:
+def book(deltas: Sequence[TokenDelta], delivered: Sequence[Delivered]) -> bool:
     """Book what goes to the client. Returns whether the engine stopped before the request's end."""
     aborted = False
     for delta in deltas:
         if delta.finish_reason == "abort":
             # Nobody here asked for that: the lease was taken away or the engine is ending.
             delta.finish_reason, aborted = None, True
-        resume.note(delivered, delta)
+        choice = delivered[delta.index]
+        choice.token_ids += delta.token_ids
+        choice.finished = delta.finish_reason is not None
+        choice.opened = choice.opened or delta.prompt_tokens >= 0
     return aborted
 
 
 def _tokens(
     engine: Engine, parts: Sequence[Part], request: GenerateRequest, delivered: Sequence[Delivered]
-) -> AsyncGenerator[list[TokenDelta], None]:
+) -> DeltaStream:
     """The parts' deltas as the request's own: a whole request's are the engine's, with no generator in between."""
     if parts and parts[0].choice is None:
         return engine.generate(parts[0].request)
@@ -158,7 +160,7 @@ def _tokens(
 
 async def _continued(
     engine: Engine, parts: Sequence[Part], request: GenerateRequest, delivered: Sequence[Delivered]
-) -> AsyncGenerator[list[TokenDelta], None]:
+) -> _Deltas:
     if len(parts) == 1:
         async with contextlib.aclosing(engine.generate(parts[0].request)) as stream:
             async for news in stream:
@@ -190,5 +192,5 @@ def _as_original(
     return [resume.as_original(delta, part, request, delivered[0].opened) for delta in deltas]
 
 
-async def _next(stream: AsyncIterator[list[TokenDelta]]) -> list[TokenDelta] | None:
+async def _next(stream: DeltaStream) -> list[TokenDelta] | None:
     return await anext(stream, None)

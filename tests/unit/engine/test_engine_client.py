@@ -14,7 +14,6 @@ from pilotlight_protocol.engine_frames import (
     Check,
     Checked,
     Failed,
-    FrameSplitter,
     Generate,
     LeaseFrame,
     LeaseHostFrame,
@@ -23,9 +22,9 @@ from pilotlight_protocol.engine_frames import (
     Refused,
     Step,
     Welcome,
-    encode,
 )
 from pilotlight_protocol.errors import InvalidInput, Unavailable
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 
 INFO = EngineInfo(128, 512, [2], 16, 8, "bfloat16", "awq", "cpu", "0", [], {"load": 1.0})

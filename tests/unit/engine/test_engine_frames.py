@@ -3,12 +3,10 @@ import pytest
 
 from pilotlight_engine.contract import EngineStats, GenerateRequest
 from pilotlight_protocol.engine_frames import (
-    MAX_FRAME_BYTES,
     Abort,
     Check,
     Checked,
     Failed,
-    FrameSplitter,
     Generate,
     LeaseFrame,
     LeaseHostFrame,
@@ -16,8 +14,8 @@ from pilotlight_protocol.engine_frames import (
     MetricsText,
     Refused,
     Step,
-    encode,
 )
+from pilotlight_protocol.frame_codec import MAX_FRAME_BYTES, FrameSplitter, encode
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta, TokenLogprob
 
 REQUEST = GenerateRequest("r", [1, 2], GenerationParameters(max_tokens=3, temperature=0.5, seed=7), lora="a")

@@ -8,8 +8,9 @@ import pytest
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.host.exit_report import run_to_end
 from pilotlight_engine.host.outbox import Outbox, PredictorStalled
-from pilotlight_protocol.engine_frames import Failed, encode
+from pilotlight_protocol.engine_frames import Failed
 from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.frame_codec import encode
 
 
 class FakeSocket:

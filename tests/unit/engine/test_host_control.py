@@ -7,19 +7,9 @@ import msgspec
 import pytest
 
 from pilotlight_engine.client.host_control import HostControl
-from pilotlight_protocol.engine_frames import (
-    AgentFrame,
-    Boot,
-    Busy,
-    ControlFrame,
-    Failed,
-    FrameSplitter,
-    HostConfig,
-    Idle,
-    Progress,
-    encode,
-)
+from pilotlight_protocol.engine_frames import AgentFrame, Boot, Busy, ControlFrame, Failed, HostConfig, Idle, Progress
 from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 
 
 class FakeTransport(asyncio.Transport):

@@ -18,8 +18,7 @@ from pilotlight_engine.leasing.engine_holder import EngineHolder, Lending
 from pilotlight_engine.leasing.lease_client import Lease, LeaseAsk
 from pilotlight_engine.leasing.lease_errors import LeaseRefused, PoolUnreachable, ServedElsewhere
 from pilotlight_engine.leasing.lease_provider import LeaseDeadlines, LeaseProvider
-from pilotlight_predictor.engine_queue import QueueLimits
-from pilotlight_predictor.token_requests import RequestLimits
+from pilotlight_predictor.admission import QueueLimits, RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.leases import LeaseRequest

@@ -18,7 +18,6 @@ from pilotlight_engine.host.pool_link import FromLease, Joined, Left, PoolItem, 
 from pilotlight_protocol.engine_frames import (
     Check,
     ControlFrame,
-    FrameSplitter,
     Generate,
     GenerateRequest,
     Grant,
@@ -26,8 +25,8 @@ from pilotlight_protocol.engine_frames import (
     Metrics,
     Ping,
     Pong,
-    encode,
 )
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 from pilotlight_protocol.generation import GenerationParameters
 
 SECRET = "s" * 64

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pilotlight_engine.contract import GenerateRequest
-from pilotlight_engine.leasing.resume import CannotResume, Delivered, Part, as_original, note, rest_of
+from pilotlight_engine.leasing.resume import CannotResume, Delivered, Part, as_original, rest_of
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta, TokenLogprob
 
 
@@ -94,10 +94,3 @@ def test_the_prompts_size_is_told_once_and_is_the_clients(opened: bool, prompt_t
     assert part.request.parameters.prompt_logprobs == (None if opened else 1)
     told = as_original(TokenDelta(0, [8], prompt_tokens=2, cached_tokens=0), part, asked, opened)
     assert told.prompt_tokens == prompt_tokens
-
-
-def test_deltas_are_booked_per_choice() -> None:
-    delivered = [Delivered(), Delivered()]
-    for delta in (TokenDelta(0, [5], prompt_tokens=2), TokenDelta(1, [6, 7]), TokenDelta(1, [8], "length")):
-        note(delivered, delta)
-    assert delivered == [Delivered([5], opened=True), Delivered([6, 7, 8], finished=True)]

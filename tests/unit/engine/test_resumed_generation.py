@@ -13,8 +13,8 @@ from scripted_engine import ScriptedEngine, ScriptedProvider
 
 from pilotlight_engine.contract import GenerateRequest
 from pilotlight_engine.leasing.engine_holder import EngineHolder
-from pilotlight_engine.leasing.resume import ResumeLimits
-from pilotlight_engine.leasing.resumed_generation import Generator
+from pilotlight_engine.leasing.resume import Delivered, ResumeLimits
+from pilotlight_engine.leasing.resumed_generation import Generator, book
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 from pilotlight_wire.handlers import RequestContext
@@ -175,3 +175,12 @@ async def test_closing_a_resumed_stream_aborts_its_parts() -> None:
         assert provider.engines[1].active == 2
         await stream.aclose()
         assert provider.engines[1].active == 0
+
+
+def test_deltas_are_booked_per_choice_and_an_abort_is_told_and_is_no_end() -> None:
+    delivered = [Delivered(), Delivered(), Delivered()]
+    assert not book(
+        [TokenDelta(0, [5], prompt_tokens=2), TokenDelta(1, [6, 7]), TokenDelta(1, [8], "length")], delivered
+    )
+    assert book([TokenDelta(2, [9], "abort")], delivered)
+    assert delivered == [Delivered([5], opened=True), Delivered([6, 7, 8], finished=True), Delivered([9])]

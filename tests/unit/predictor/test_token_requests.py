@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilotlight_predictor.token_requests import RequestLimits, decode_generate, fit, parameters_from, prompts_from
+from pilotlight_predictor.admission import RequestLimits, fit, parameters_from
+from pilotlight_predictor.token_tensors import prompts_from
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, PilotlightError
-from pilotlight_protocol.generation import GenerationParameters
+from pilotlight_protocol.generation import GenerationParameters, decode_generate
 from pilotlight_protocol.v2 import InferRequest, Tensor
 
 

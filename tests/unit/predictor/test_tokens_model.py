@@ -13,8 +13,7 @@ from scripted_engine import LOST, REFUSED, ScriptedProvider
 
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.leasing.engine_holder import EngineHolder
-from pilotlight_predictor.engine_queue import QueueLimits
-from pilotlight_predictor.token_requests import RequestLimits
+from pilotlight_predictor.admission import QueueLimits, RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.v2 import InferRequest, Tensor

@@ -24,7 +24,6 @@ from pilotlight_protocol.engine_frames import (
     Checked,
     ControlFrame,
     Failed,
-    FrameSplitter,
     Grant,
     Granted,
     Idle,
@@ -42,9 +41,9 @@ from pilotlight_protocol.engine_frames import (
     SwapRefused,
     Wake,
     Woken,
-    encode,
 )
 from pilotlight_protocol.engine_frames import SwapFailed as SwapFailedFrame
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 
 _SHUTDOWN_GRACE_S = 2.0
 _REAP_DEADLINE_S = 10.0

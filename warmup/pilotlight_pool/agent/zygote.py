@@ -22,17 +22,8 @@ from pilotlight_engine.process.process_group import how_it_ended
 from pilotlight_pool.agent.engine_process import EngineProcess
 from pilotlight_pool.agent_port import EngineGone
 from pilotlight_protocol import back_off
-from pilotlight_protocol.engine_frames import (
-    Fork,
-    Forked,
-    ForkFailed,
-    FrameSplitter,
-    HostConfig,
-    HostExited,
-    ZygoteFrame,
-    ZygoteReady,
-    encode,
-)
+from pilotlight_protocol.engine_frames import Fork, Forked, ForkFailed, HostConfig, HostExited, ZygoteFrame, ZygoteReady
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 
 log = logging.getLogger(__name__)
 _BACK_OFF = back_off.BackOff(first_s=0.5, longest_s=30.0, forgotten_after_s=60.0, free=1)

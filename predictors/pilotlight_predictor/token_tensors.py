@@ -1,4 +1,4 @@
-"""Gathers a request's deltas into whole choices, and choices into V2 tensors or the generate reply. Pure."""
+"""V2's tensors of token ids to prompts; deltas to whole choices, V2's tensors or generate's reply. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,49 @@ from typing import Any
 import msgspec
 
 from pilotlight_engine.contract import GenerateRequest
+from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
 from pilotlight_protocol.generation import TokenDelta, TokenLogprob
-from pilotlight_protocol.v2 import Tensor
+from pilotlight_protocol.v2 import InferRequest, Tensor
+
+INPUT_IDS = "input_ids"
+INPUT_LENGTHS = "input_lengths"
+
+
+def prompts_from(request: InferRequest, max_batch: int) -> list[list[int]]:
+    """The rows of `input_ids` INT32|INT64 [batch, seq] ([seq] is taken for a batch of one), each cut to its
+    `input_lengths` INT32|INT64 [batch] when that is given."""
+    for tensor in request.inputs:
+        if tensor.name not in (INPUT_IDS, INPUT_LENGTHS):
+            raise InvalidInput(
+                f"there is no input '{tensor.name}'; inputs are input_ids, input_lengths", param="inputs"
+            )
+    ids = request.tensor(INPUT_IDS)
+    if ids is None:
+        raise InvalidInput("input 'input_ids' is missing; a text goes to the transformer", param=INPUT_IDS)
+    if ids.datatype not in ("INT32", "INT64"):
+        raise InvalidInput(f"input 'input_ids' must be INT32 or INT64, not {ids.datatype}", param=INPUT_IDS)
+    if len(ids.shape) not in (1, 2):
+        raise InvalidInput(f"input 'input_ids' must be [batch, seq], not {ids.shape}", param=INPUT_IDS)
+    batch, width = ids.shape if len(ids.shape) == 2 else (1, ids.shape[0])
+    if batch == 0 or width == 0:
+        raise InvalidInput(f"input 'input_ids' is empty: its shape is {ids.shape}", param=INPUT_IDS)
+    if batch > max_batch:
+        raise PayloadTooLarge(f"a batch of {batch} rows; at most {max_batch} are taken", param=INPUT_IDS)
+    rows: list[list[int]] = [ids.data[start : start + width] for start in range(0, batch * width, width)]
+    lengths = request.tensor(INPUT_LENGTHS)
+    if lengths is None:
+        return rows
+    if lengths.datatype not in ("INT32", "INT64"):
+        raise InvalidInput(f"input 'input_lengths' must be INT32, not {lengths.datatype}", param=INPUT_LENGTHS)
+    if len(lengths.data) != batch or len(lengths.shape) not in (1, 2):
+        raise InvalidInput(
+            f"input 'input_lengths' must be [{batch}] as input_ids has {batch} rows, not {lengths.shape}",
+            param=INPUT_LENGTHS,
+        )
+    for row, length in enumerate(lengths.data):
+        if not 1 <= length <= width:
+            raise InvalidInput(f"input_lengths[{row}] is {length}; it must be from 1 to {width}", param=INPUT_LENGTHS)
+    return [row[:length] for row, length in zip(rows, lengths.data, strict=True)]
 
 
 @dataclass(slots=True)

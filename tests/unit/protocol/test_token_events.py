@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pilotlight_predictor.token_events import EventFormatter
-from pilotlight_protocol.generation import TokenDelta, TokenEvent, TokenLogprob
+from pilotlight_protocol.generation import EventFormatter, TokenDelta, TokenEvent, TokenLogprob
 
 LOGPROB = TokenLogprob(5, -0.25, [(5, -0.25), (6, -1.5)])
 
