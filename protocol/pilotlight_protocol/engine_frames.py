@@ -2,10 +2,9 @@
 
     data     holder -> host  Hello  Generate  Abort  Metrics  Check
              host -> holder  Welcome  Step  Refused  MetricsText  Checked  Failed
-    control  agent -> host   Boot  Swap  Grant  Revoke  Sleep  Wake  Stats  Metrics  Check  Ping
-                             Shutdown
+    control  agent -> host   Boot  Swap  Grant  Revoke  Sleep  Wake  Check  Ping  Shutdown
              host  -> agent  Progress  Booted  Swapped  SwapRefused  SwapFailed  Granted  Revoked  Busy  Idle
-                             Slept  Woken  Rejected  StatsReport  MetricsText  Checked  Pong  Failed
+                             Slept  Woken  Rejected  Checked  Pong  Failed
     zygote   agent -> zygote Fork                        (with two file descriptors, see `Fork`)
              zygote -> agent ZygoteReady  Forked  ForkFailed  HostExited
 
@@ -181,10 +180,6 @@ class Wake(msgspec.Struct, array_like=True, tag=21):
     """Answered by `Woken` or `Rejected`."""
 
 
-class Stats(msgspec.Struct, array_like=True, tag=22):
-    call: int
-
-
 class Shutdown(msgspec.Struct, array_like=True, tag=5):
     """End at once; who holds the lease has drained or given up on its requests."""
 
@@ -316,20 +311,6 @@ class Rejected(msgspec.Struct, array_like=True, tag=58):
     message: str
 
 
-class StatsReport(msgspec.Struct, array_like=True, tag=59):
-    """`lease_ids` and `connected`: the leases that are granted, and how many holders are connected. `refused_hellos`:
-    connections that gave a wrong secret or none since boot. `rss_bytes`: of this process."""
-
-    call: int
-    stats: EngineStats
-    model_name: str
-    generation: int
-    lease_ids: list[str]
-    connected: int
-    refused_hellos: int
-    rss_bytes: int
-
-
 # ---- zygote
 
 
@@ -367,10 +348,9 @@ class HostExited(msgspec.Struct, array_like=True, tag=75):
 
 LeaseFrame = Hello | Generate | Abort | Metrics | Check
 LeaseHostFrame = Welcome | Step | Refused | MetricsText | Checked | Failed
-AgentFrame = Boot | Swap | Grant | Revoke | Sleep | Wake | Stats | Metrics | Check | Ping | Shutdown
+AgentFrame = Boot | Swap | Grant | Revoke | Sleep | Wake | Check | Ping | Shutdown
 ControlFrame = (
     Progress | Booted | Swapped | SwapRefused | SwapFailed | Granted | Revoked | Busy | Idle | Slept | Woken | Rejected
-    | StatsReport | MetricsText | Checked | Pong | Failed
+    | Checked | Pong | Failed
 )  # fmt: skip
 ZygoteFrame = ZygoteReady | Forked | ForkFailed | HostExited
-Frame = LeaseFrame | LeaseHostFrame | AgentFrame | ControlFrame | Fork | ZygoteFrame

@@ -147,7 +147,7 @@ def exec_host(config: HostConfig, work_dir: Path, log: Path) -> tuple[subprocess
     ours, theirs = socket.socketpair()
     with theirs, log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pilotlight_engine.host.pool_host", str(theirs.fileno())],
+            [sys.executable, "-m", "pilotlight_engine.host.engine_host", str(theirs.fileno())],
             env=engine_environment(
                 os.environ, open_work_dir(str(work_dir), os.environ), cpus=machine.limits().cpus,
                 preload=machine.cpu_preload(), instruction_set=machine.instruction_set(),

@@ -21,6 +21,8 @@ from pilotlight_engine.client import pool_client
 from pilotlight_models import bundled_model_path
 from pilotlight_protocol.engine_frames import (
     Busy,
+    Check,
+    Checked,
     Failed,
     GenerateRequest,
     Hello,
@@ -30,8 +32,6 @@ from pilotlight_protocol.engine_frames import (
     Revoke,
     Revoked,
     Shutdown,
-    Stats,
-    StatsReport,
 )
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.frame_codec import encode
@@ -134,9 +134,6 @@ async def test_a_revoked_lease_ends_at_once_and_says_why(host: Host) -> None:
     await asyncio.to_thread(host.until, Revoked)
     with pytest.raises(Unavailable, match="preempted"):
         await _to_its_end(stream)
-    host.send(Stats(1))
-    report = host.until(StatsReport)
-    assert (report.stats.running, report.lease_ids, report.connected) == (0, [], 0)
     with pytest.raises(Unavailable, match="does not know lease"):
         await pool_client.connect(host.booted.endpoint, "L2", SECRET)
 
@@ -144,15 +141,11 @@ async def test_a_revoked_lease_ends_at_once_and_says_why(host: Host) -> None:
 async def test_a_wrong_secret_gets_silence_then_the_door(host: Host) -> None:
     assert host.booted is not None
     host.grant("L3", SECRET, "a")
-    host.send(Stats(1))
-    before = host.until(StatsReport).refused_hellos
     for lease, secret in (("L3", "x" * 64), ("L2", SECRET), ("L3", "")):
         began_s = time.monotonic()
         with pytest.raises(Unavailable, match="does not know lease"):
             await pool_client.connect(host.booted.endpoint, lease, secret)
         assert time.monotonic() - began_s > 0.4
-    host.send(Stats(2))
-    assert host.until(StatsReport).refused_hellos == before + 3
     engine = await pool_client.connect(host.booted.endpoint, "L3", SECRET)
     await engine.close()
 
@@ -168,8 +161,8 @@ def test_what_is_no_hello_is_shown_out(host: Host, opening: bytes) -> None:
         sock.sendall(opening)
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1) == b""
-    host.send(Stats(1))
-    host.until(StatsReport)
+    host.send(Check(1))
+    host.until(Checked)
 
 
 async def test_a_client_that_vanishes_frees_the_engine(host: Host) -> None:

@@ -1,6 +1,6 @@
 """The first engine provider: an engine host as a child process of the predictor.
 
-The child is the host of a pool's slot (host/pool_host.py): a fresh exec, since we have threads and must not fork,
+The child is the host of a pool's slot (host/engine_host.py): a fresh exec, since we have threads and must not fork,
 with its ends of two socket pairs and nothing else of ours. We are its agent on the one (client/host_control.py), and on
 the other the holder of the only lease it ever has. It leads its own process group and ends with us: by `Shutdown`, by
 the closed socket, or by the kernel (PR_SET_PDEATHSIG).
@@ -28,7 +28,7 @@ from pilotlight_protocol.errors import Unavailable
 # Lower than Kubernetes' crash back-off (10 s to 300 s): somebody waits for this endpoint.
 BACK_OFF = back_off.BackOff(first_s=1.0, longest_s=60.0, forgotten_after_s=120.0)
 _REAP_DEADLINE_S = 5.0
-_HOST_MODULE = "pilotlight_engine.host.pool_host"
+_HOST_MODULE = "pilotlight_engine.host.engine_host"
 
 
 @dataclass(frozen=True)

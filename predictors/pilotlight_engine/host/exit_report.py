@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from pilotlight_engine.host.outbox import Outbox, PredictorStalled
+from pilotlight_engine.host.host_sockets import HolderStalled, Outbox
 from pilotlight_engine.process.process_group import kill_own_group
 from pilotlight_protocol.engine_frames import Failed
 from pilotlight_protocol.errors import PilotlightError
@@ -23,7 +23,7 @@ def run_to_end(outbox: Outbox, serve: Callable[[], None]) -> NoReturn:
     exit_code = 0
     try:
         serve()
-    except (PredictorStalled, BrokenPipeError, ConnectionResetError) as error:
+    except (HolderStalled, BrokenPipeError, ConnectionResetError) as error:
         sys.stderr.write(f"engine host ends: {error}\n")
         exit_code = 1
     except BaseException as error:
@@ -40,7 +40,7 @@ def run_to_end(outbox: Outbox, serve: Callable[[], None]) -> NoReturn:
 def end_now(outbox: Outbox, reason: str, *, misconfigured: bool) -> None:
     """End this process and its group from any thread, whatever the engine's is doing."""
     sys.stderr.write(f"engine host ends: {reason}\n")
-    with contextlib.suppress(OSError, PredictorStalled):
+    with contextlib.suppress(OSError, HolderStalled):
         outbox.send(encode(Failed(reason, misconfigured)), wait=False)
         outbox.drain(_LAST_FRAME_DEADLINE_S)
     kill_own_group()
@@ -51,5 +51,5 @@ def _tell(outbox: Outbox, error: BaseException) -> None:
     reason = error.message if isinstance(error, PilotlightError) else f"{type(error).__name__}: {error}"
     try:
         outbox.send(encode(Failed(reason, misconfigured)))
-    except (OSError, PredictorStalled):
+    except (OSError, HolderStalled):
         sys.stderr.write("engine host: nobody heard why\n")

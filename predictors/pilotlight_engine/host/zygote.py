@@ -25,7 +25,7 @@ from typing import NoReturn
 import msgspec
 
 from pilotlight_engine.boot import compile_cache
-from pilotlight_engine.host import pool_host
+from pilotlight_engine.host import engine_host
 from pilotlight_engine.process import device_probe
 from pilotlight_engine.process.prepared_process import ensure_environment
 from pilotlight_engine.process.process_group import die_with_parent, kill_group
@@ -131,7 +131,7 @@ class Zygote:
                 os.dup2(output_fd, stream.fileno())
             os.close(output_fd)
             gc.enable()
-            pool_host.run(socket.socket(fileno=control_fd), config)
+            engine_host.run(socket.socket(fileno=control_fd), config)
         except BaseException:
             traceback.print_exc()
             os._exit(1)

@@ -15,13 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from prometheus_client import REGISTRY
-from prometheus_client.exposition import generate_latest
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
-from vllm.model_executor.models.registry import ModelRegistry
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -29,16 +25,12 @@ from vllm.v1.executor import Executor
 from vllm.v1.metrics.loggers import StatLoggerManager
 from vllm.version import __version__ as vllm_version
 
-from pilotlight_engine.boot import compile_cache
 from pilotlight_engine.boot.boot_failures import told
 from pilotlight_engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
-from pilotlight_engine.model_source import check_directory
-from pilotlight_engine.swap import swap_rules, weight_loading
-from pilotlight_engine.vllm_adapter import model_defaults
+from pilotlight_engine.vllm_adapter import model_defaults, vllm_boot, weight_exchange
 from pilotlight_engine.vllm_adapter.model_defaults import ModelDefaults
 from pilotlight_engine.vllm_adapter.token_deltas import Rate, Stream
-from pilotlight_models.checkpoint import Checkpoint, read_checkpoint
-from pilotlight_models.folder_files import read_object
+from pilotlight_engine.vllm_adapter.weight_exchange import WeightExchange
 from pilotlight_protocol.engine_frames import EngineInfo, EngineStats, GenerateRequest, SwapCheck
 from pilotlight_protocol.errors import InternalError, InvalidInput, PilotlightError
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
@@ -51,7 +43,6 @@ class SwapReport:
     """`phases_s`: drain is the host's; inspect, weights, reset, defaults, check are here, in this order."""
 
     phases_s: dict[str, float]
-    swap_check: SwapCheck
 
 
 class VllmEngine:
@@ -67,11 +58,9 @@ class VllmEngine:
         on_phase: Callable[[str], None],
         swap_threads: int = 1,
     ) -> None:
-        # Linux ends a process that uses AMX tiles unasked. oneDNN asks; vLLM's own kernels for small layers do not, so
-        # an engine that has only such layers was ended by SIGILL. Does nothing on a CPU without AMX.
-        torch.cpu._init_amx()
+        vllm_boot.allow_amx()
         on_phase("model-class")
-        _register_in_process(Path(engine_args.model))
+        vllm_boot.register_in_process(Path(engine_args.model))
         on_phase("config")
         try:
             config = engine_args.create_engine_config(UsageContext.ENGINE_CONTEXT)
@@ -79,15 +68,12 @@ class VllmEngine:
             raise EngineMisconfigured(f"vLLM refuses this model or its engine arguments: {told(error)}") from error
         on_phase("load")
         self._config = config
-        self._open_compile_cache()
-        self._engine = LLMEngine(config, _with_phases(Executor.get_class(config), on_phase), log_stats=True)
+        self._weights = WeightExchange(config, swap_threads)
+        self._weights.share_compiled_graph()
+        self._engine = LLMEngine(config, vllm_boot.with_phases(Executor.get_class(config), on_phase), log_stats=True)
         self._core = self._engine.engine_core.engine_core
         if config.parallel_config.world_size == 1:
-            _remove_rendezvous(self._core.model_executor.driver_worker.worker.distributed_init_method)
-        self._swap_threads = swap_threads
-        self._copier: weight_loading.WeightCopier | None = None
-        self._swap_path = ""
-        self._checkpoint: Checkpoint | None = None
+            vllm_boot.remove_rendezvous(self._core.model_executor.driver_worker.worker.distributed_init_method)
         model = config.model_config
         self._vocab_size = int(model.get_vocab_size())
         self._max_model_len = int(model.max_model_len)
@@ -114,41 +100,18 @@ class VllmEngine:
             block_size=int(cache.block_size),
             num_kv_blocks=int(cache.num_gpu_blocks or 0),
             dtype=str(model.dtype).removeprefix("torch."),
-            quantization=self._quantization,
+            quantization=weight_exchange.quantization(self._config),
             device=str(self._config.device_config.device_type),
             vllm_version=vllm_version,
             loras=list(self._loras),
             boot_phases_s=boot_phases_s,
             default_max_tokens=self._defaults.sampling.get("max_tokens"),
-            swap_path=self._swap_path,
+            swap_path=self._weights.path,
         )
 
     def plan_swaps(self) -> None:
         """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other."""
-        if (reason := swap_rules.unswappable(self._shape())) is not None:
-            self._swap_path = f"none: {reason}"
-            return
-        try:
-            self.prepare_swaps()
-        except SwapNotPossible as error:
-            self._swap_path = f"none: {error.message}"
-
-    def prepare_swaps(self) -> None:
-        """Find out how this engine's weights are exchanged, once. `swap` does it if need be.
-
-        Raises SwapNotPossible when this engine's own checkpoint cannot be read.
-        """
-        try:
-            self._checkpoint = read_checkpoint(Path(self._config.model_config.model))
-        except PilotlightError as error:
-            raise SwapNotPossible(error.message) from error
-        if self._config.parallel_config.world_size > 1:
-            return
-        try:
-            self._copier = weight_loading.WeightCopier.plan(self._model(), self._checkpoint.places, self._swap_threads)
-            self._swap_path = "copied"
-        except weight_loading.NoPlan as no_plan:
-            self._swap_path = f"reloaded: {no_plan}"
+        self._weights.plan(self._model)
 
     def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]] = ()) -> SwapReport:
         """Serve the model in `model_dir` from now on, under `model_name` (design.md 4.2). No request may be running.
@@ -158,14 +121,13 @@ class VllmEngine:
         """
         clock = _PhaseClock()
         with clock.phase("inspect"):
-            wanted, defaults = self._inspect(model_dir, loras)
+            if self.has_work():
+                raise SwapNotPossible("requests are still running")
+            wanted, defaults = self._weights.inspect(self._model, model_dir, loras)
         model = self._config.model_config
         try:
             with clock.phase("weights"):
-                if self._copier is not None:
-                    self._copier.copy(wanted)
-                else:
-                    weight_loading.reload(self._core.model_executor, self._model(), wanted)
+                self._weights.load(self._model(), self._core.model_executor, wanted)
             with clock.phase("reset"):
                 self.forget()
             with clock.phase("defaults"):
@@ -177,8 +139,7 @@ class VllmEngine:
                 self.swap_check = self._check_swap()
         except Exception as error:
             raise SwapBroken(f"the swap to {model_dir} broke off: {type(error).__name__}: {error}") from error
-        self._checkpoint = wanted
-        return SwapReport(clock.phases_s, self.swap_check)
+        return SwapReport(clock.phases_s)
 
     def forget(self) -> None:
         """Drop every cached key, value and encoder output, and the measured rate.
@@ -295,56 +256,8 @@ class VllmEngine:
         if self._config.parallel_config.world_size > 1:
             self._engine.engine_core.shutdown()
 
-    @property
-    def _quantization(self) -> str:
-        return str(self._config.model_config.quantization or "none")
-
     def _model(self) -> Any:
         return self._core.model_executor.driver_worker.worker.get_model()
-
-    def _inspect(self, model_dir: Path, loras: Sequence[tuple[str, str]]) -> tuple[Checkpoint, ModelDefaults]:
-        if self.has_work():
-            raise SwapNotPossible("requests are still running")
-        if self._checkpoint is None:
-            self.prepare_swaps()
-        assert self._checkpoint is not None
-        try:
-            wanted = read_checkpoint(check_directory(model_dir))
-            defaults = model_defaults.read(self._config.model_config, model_dir)
-        except Exception as error:
-            # Whatever somebody's files do to a parser: nothing was touched, and the engine is worth keeping.
-            raise SwapNotPossible(f"{model_dir} cannot be served: {type(error).__name__}: {error}") from error
-        reason = swap_rules.refusal(self._shape(), self._checkpoint.architecture, wanted.architecture, bool(loras))
-        if reason is not None:
-            raise SwapNotPossible(reason)
-        return wanted, defaults
-
-    def _shape(self) -> swap_rules.EngineShape:
-        config, model = self._config, self._config.model_config
-        return swap_rules.EngineShape(
-            quantization=self._quantization,
-            device=self.device_type,
-            workers=config.parallel_config.world_size,
-            speculative=config.speculative_config is not None,
-            lora=config.lora_config is not None,
-            multimodal=bool(model.is_multimodal_model),
-            foreign_config=bool(model.hf_config_path or model.hf_overrides)
-            or model.generation_config not in ("auto", "vllm"),
-            folded_weights=compile_cache.folds_weights(config),
-        )
-
-    def _open_compile_cache(self) -> None:
-        model = self._config.model_config
-        if model.enforce_eager or swap_rules.unswappable(self._shape()) is not None:
-            return
-        try:
-            architecture = read_checkpoint(Path(model.model)).architecture
-        except PilotlightError:
-            # Only vLLM can read it. It is compiled at every boot, as vLLM does it by itself.
-            return
-        compile_cache.repair_loading()
-        compile_cache.key_threads(self._config, torch.get_num_threads())
-        compile_cache.share(model, architecture)
 
     def _adopt(self, defaults: ModelDefaults) -> None:
         self._defaults = defaults
@@ -406,53 +319,3 @@ class _PhaseClock:
             yield
         finally:
             self.phases_s[name] = round(time.perf_counter() - began_s, 6)
-
-
-class _VllmCollectors:
-    """Only vLLM's metrics of the default registry: those of this process (`python_info`) collide with the server's."""
-
-    def collect(self) -> list[Any]:
-        return [metric for metric in REGISTRY.collect() if metric.name.startswith("vllm:")]
-
-
-def exposition() -> bytes:
-    """vLLM's Prometheus metrics in text format. May be called by any thread."""
-    return bytes(generate_latest(_VllmCollectors()))
-
-
-def _remove_rendezvous(init_method: str) -> None:
-    """vLLM leaves the file through which its one worker found itself; a pool that forks for weeks collects them."""
-    if init_method.startswith("file://"):
-        Path(init_method.removeprefix("file://")).unlink(missing_ok=True)
-
-
-def _register_in_process(model_dir: Path) -> None:
-    """Import the model's class here and now, where it is needed anyway.
-
-    vLLM looks at a class it has not registered in a second Python process that imports everything once more, which
-    takes longer than the rest of the boot whenever its cache is new.
-    """
-    config = read_object(model_dir / "config.json") or {}
-    for architecture in config.get("architectures") or ():
-        lazy = ModelRegistry.models.get(architecture)
-        if hasattr(lazy, "load_model_cls"):
-            ModelRegistry.register_model(architecture, lazy.load_model_cls())
-
-
-def _with_phases(executor_class: type[Any], on_phase: Callable[[str], None]) -> type[Any]:
-    """The executor vLLM chose, telling where the boot is: weights, memory profiling, KV cache, compilation."""
-
-    class PhasedExecutor(executor_class):  # type: ignore[misc]
-        def determine_available_memory(self) -> Any:
-            on_phase("profile")
-            return super().determine_available_memory()
-
-        def initialize_from_config(self, kv_cache_configs: Any) -> Any:
-            on_phase("kv-cache")
-            return super().initialize_from_config(kv_cache_configs)
-
-        def compile_or_warm_up_model(self) -> Any:
-            on_phase("compile")
-            return super().compile_or_warm_up_model()
-
-    return PhasedExecutor

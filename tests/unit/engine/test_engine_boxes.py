@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pilotlight_engine.host.inbox import Inbox
-from pilotlight_engine.host.outbox import Outbox, PredictorStalled
-from pilotlight_protocol.engine_frames import Abort, Check
+from pilotlight_engine.host.host_sockets import HolderStalled, Inbox, Outbox
+from pilotlight_protocol.engine_frames import Check
 
 
 class FakeSocket:
@@ -58,7 +57,7 @@ def test_the_rest_is_kept_in_order_and_flushed() -> None:
 def test_a_predictor_that_does_not_read_stops_the_engine_at_the_limit() -> None:
     box = outbox(FakeSocket(0), [], limit=8)
     box.send(bytearray(b"12345678"))
-    with pytest.raises(PredictorStalled):
+    with pytest.raises(HolderStalled):
         box.send(bytearray(b"9"))
 
 
@@ -106,19 +105,19 @@ def test_a_waiting_engine_goes_on_when_the_predictor_reads(pair: tuple[socket.so
 
 
 def test_inbox_hands_over_everything_at_once() -> None:
-    box: Inbox[Abort | Check] = Inbox(10, lambda: None)
-    box.put(Abort(1))
+    box = Inbox(10, lambda: None)
+    box.put(Check(1))
     box.put(Check(2))
-    assert box.take(wait=True) == [Abort(1), Check(2)]
+    assert box.take(wait=True) == [Check(1), Check(2)]
     assert box.take(wait=False) == []
 
 
 def test_a_full_inbox_says_so_and_then_that_there_is_room() -> None:
     rooms: list[bool] = []
-    box: Inbox[Abort | Check] = Inbox(2, lambda: rooms.append(True))
-    assert box.put(Abort(1))
-    assert not box.put(Abort(2))
+    box = Inbox(2, lambda: rooms.append(True))
+    assert box.put(Check(1))
+    assert not box.put(Check(3))
     assert not rooms
     box.take(wait=False)
     assert rooms == [True]
-    assert box.put(Abort(3))
+    assert box.put(Check(4))

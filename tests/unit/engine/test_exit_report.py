@@ -7,7 +7,7 @@ import pytest
 
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.host.exit_report import run_to_end
-from pilotlight_engine.host.outbox import Outbox, PredictorStalled
+from pilotlight_engine.host.host_sockets import HolderStalled, Outbox
 from pilotlight_protocol.engine_frames import Failed
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.frame_codec import encode
@@ -49,7 +49,7 @@ def end(monkeypatch: pytest.MonkeyPatch, sock: FakeSocket, error: BaseException 
     ("error", "code", "last"),
     [
         (None, 0, None),
-        (PredictorStalled("nobody reads"), 1, None),
+        (HolderStalled("nobody reads"), 1, None),
         (BrokenPipeError("gone"), 1, None),
         (EngineMisconfigured("no such kernel"), 1, Failed("no such kernel", misconfigured=True)),
         (Unavailable("the disk is slow"), 1, Failed("the disk is slow", misconfigured=False)),

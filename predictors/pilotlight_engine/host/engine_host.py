@@ -1,9 +1,10 @@
 """An engine host: a process that owns one vLLM engine, told by its agent whom to serve and with which model.
 
-Two threads: the main thread boots, steps and swaps (pool_service.py), the socket thread reads (pool_link.py). A pool's
+Two threads: the main thread boots, steps (lease_service.py) and swaps (agent_commands.py), the socket thread reads
+(host_sockets.py). A pool's
 zygote calls `run` in a fork; a predictor that has its engine to itself is both agent and lease holder, and starts
 
-    python -m pilotlight_engine.host.pool_host CONTROL_FD [--data_fd DATA_FD]
+    python -m pilotlight_engine.host.engine_host CONTROL_FD [--data_fd DATA_FD]
 
 in the environment an engine wants (process/environment.py), and sends `Boot` first. The process ends with its agent,
 and at once after a failed swap; a failure in the engine ends it with its reason as the last frame.
@@ -26,9 +27,10 @@ from pilotlight_engine import model_source
 from pilotlight_engine.boot import boot_failures
 from pilotlight_engine.boot.assembly import EngineSettings, configure
 from pilotlight_engine.errors import EngineMisconfigured
+from pilotlight_engine.host.agent_commands import AgentCommands, HostedEngine
 from pilotlight_engine.host.exit_report import end_now, run_to_end
-from pilotlight_engine.host.pool_link import PoolLink
-from pilotlight_engine.host.pool_service import PoolService
+from pilotlight_engine.host.host_sockets import HostSockets
+from pilotlight_engine.host.lease_service import LeaseService
 from pilotlight_engine.process import device_probe, endpoint, glibc_malloc, memory_limit
 from pilotlight_engine.process.boot_clock import BootClock
 from pilotlight_engine.process.prepared_process import enter_slot
@@ -46,14 +48,21 @@ def run(control: socket.socket, config: HostConfig | None, data: socket.socket |
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
     os.umask(0o077)
-    link = PoolLink(control, on_agent_gone=kill_own_group)
-    threading.Thread(target=link.run, name="socket", daemon=True).start()
-    run_to_end(link.control, lambda: boot(link, config or _first(link), data).serve())
+    sockets = HostSockets(control, on_agent_gone=kill_own_group)
+    threading.Thread(target=sockets.run, name="socket", daemon=True).start()
+    run_to_end(sockets.control, lambda: _serve(sockets, config or _first(sockets), data))
 
 
-def boot(link: PoolLink, config: HostConfig, data: socket.socket | None) -> PoolService:
+def _serve(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -> None:
+    engine, boot_phases_s = boot(sockets, config, data)
+    leases = LeaseService(sockets, engine, config.model_name, boot_phases_s)
+    leases.serve(AgentCommands(sockets, engine, leases).obey)
+    engine.close()
+
+
+def boot(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -> tuple[HostedEngine, dict[str, float]]:
     """Build the engine and open the door; `Booted` is told when a token was generated and connections are accepted."""
-    clock = BootClock(lambda phase: link.control.send(encode(Progress(phase))))
+    clock = BootClock(lambda phase: sockets.control.send(encode(Progress(phase))))
     clock.enter("import")
     glibc_malloc.keep_freed_memory()
     limits = enter_slot(config)
@@ -63,29 +72,29 @@ def boot(link: PoolLink, config: HostConfig, data: socket.socket | None) -> Pool
     memory_limit.enforce(
         memory,
         model_source.weights_bytes(Path(config.model_dir)),
-        lambda reason: end_now(link.control, reason, misconfigured=memory.fixed and not ready.is_set()),
+        lambda reason: end_now(sockets.control, reason, misconfigured=memory.fixed and not ready.is_set()),
     )
     arguments = configure(_settings(config), os.environ, limits)
     from pilotlight_engine.boot import vllm_arguments
-    from pilotlight_engine.vllm_adapter import vllm_engine
+    from pilotlight_engine.vllm_adapter import vllm_engine, vllm_metrics
 
     fixed = {"model": config.model_dir, "tokenizer": config.model_dir, "served_model_name": config.model_name}
     engine_args = vllm_arguments.build(fixed, arguments)
     with boot_failures.explained(str(memory), fixed_memory=memory.fixed, on_cpu=on_cpu):
         engine = vllm_engine.VllmEngine(engine_args, config.loras, clock.enter, swap_threads=limits.cpus)
-    link.on_metrics = vllm_engine.exposition
+    sockets.on_metrics = vllm_metrics.exposition
     address = ""
     if data is None:
         clock.enter("swap-plan")
         engine.plan_swaps()
         clock.enter("ready")
         listener, address = endpoint.listen(endpoint.parse(config.listen))
-        link.open_door(listener)
+        sockets.open_door(listener)
     else:
-        link.let_in(data)
-    link.control.send(encode(Booted(engine.describe(clock.phases_s), address, engine.swap_check)))
+        sockets.let_in(data)
+    sockets.control.send(encode(Booted(engine.describe(clock.phases_s), address, engine.swap_check)))
     ready.set()
-    return PoolService(link, engine, config.model_name, clock.phases_s)
+    return engine, clock.phases_s
 
 
 def _settings(config: HostConfig) -> EngineSettings:
@@ -105,15 +114,15 @@ def _settings(config: HostConfig) -> EngineSettings:
     )
 
 
-def _first(link: PoolLink) -> HostConfig:
-    (frame,) = link.inbox.take(wait=True)
+def _first(sockets: HostSockets) -> HostConfig:
+    (frame,) = sockets.inbox.take(wait=True)
     if not isinstance(frame, Boot):
         raise TypeError(f"the agent opened with {type(frame).__name__} instead of Boot")
     return frame.config
 
 
 def main(argv: list[str]) -> NoReturn:
-    parser = argparse.ArgumentParser(prog="pilotlight_engine.host.pool_host")
+    parser = argparse.ArgumentParser(prog="pilotlight_engine.host.engine_host")
     parser.add_argument("control_fd", type=int)
     parser.add_argument("--data_fd", type=int)
     args = parser.parse_args(argv)

@@ -1,27 +1,26 @@
-"""The socket thread of a pool's host: the agent's control socket, the data listener, and the leases' connections.
+"""An engine host's sockets, and the thread that reads them: the agent's control socket and the leases' connections.
 
-It reads frames into the inbox and lets in who knows a granted lease's secret. What the frames mean is decided by the
-engine thread (pool_service.py). When the agent closes the control socket, `on_agent_gone` ends the process.
+What has been read waits in the inbox for the engine thread, which decides what it means; what the engine thread answers
+it writes itself, and what the kernel does not take this thread sends. When the agent closes the control socket,
+`on_agent_gone` ends the process. Who may come in is the door's (door.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import select
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from pilotlight_engine.host.inbox import Inbox
-from pilotlight_engine.host.outbox import Outbox
-from pilotlight_protocol.engine_frames import AgentFrame, Grant, Hello, LeaseFrame, Metrics, MetricsText, Ping, Pong
-from pilotlight_protocol.frame_codec import MAX_FRAME_BYTES, FrameSplitter, encode
+from pilotlight_engine.host.door import Door
+from pilotlight_protocol.engine_frames import AgentFrame, Grant, LeaseFrame, Metrics, MetricsText, Ping, Pong
+from pilotlight_protocol.frame_codec import FrameSplitter, encode
 
 _READ_BYTES = 256 * 1024
 _INBOX_ITEMS = 4096
@@ -30,11 +29,82 @@ _BACKLOG_BYTES = 16 * 2**20
 _STALL_DEADLINE_S = 60.0
 # Far less than an agent waits for an answer to its Revoke: a holder that does not read must not cost the engine.
 _HOLDER_STALL_S = 1.0
-_HELLO_BYTES = 4096
-_HELLO_DEADLINE_S = 5.0
-_STRANGERS = 16
-# A wrong secret is answered with silence for this long: 256 bits cannot be guessed, and a broken client must not spin.
-_REFUSAL_DELAY_S = 0.5
+_WAIT_SLICE_S = 1.0
+
+
+class HolderStalled(Exception):
+    """The holder did not read for `stall_deadline_s`; there is no one left to generate for."""
+
+
+class Outbox:
+    """The engine thread writes frames to the socket itself, and a holder that stops reading stops it.
+
+    The usual frame costs one non-blocking send and no thread switch. What the kernel does not take is kept, in order,
+    for the socket thread to send; over `limit_bytes` of it the engine thread waits, so memory is bounded. `on_backlog`
+    is called (any thread, at most once per backlog) when `flush` must be called on writability.
+    """
+
+    def __init__(
+        self, sock: socket.socket, on_backlog: Callable[[], None], limit_bytes: int, stall_deadline_s: float
+    ) -> None:
+        self._sock = sock
+        self._on_backlog = on_backlog
+        self._limit_bytes = limit_bytes
+        self._stall_deadline_s = stall_deadline_s
+        self._backlog = bytearray()
+        self._drained = threading.Condition()
+
+    def send(self, frame: bytearray, *, wait: bool = True) -> None:
+        """Send or keep `frame`; waits while too much is kept, unless it is called by the thread that flushes.
+
+        Raises HolderStalled, OSError (the holder is gone).
+        """
+        with self._drained:
+            if self._backlog:
+                self._backlog += frame
+                if wait:
+                    self._wait_for_front()
+                return
+            sent = self._try_send(frame)
+            if sent < len(frame):
+                self._backlog += memoryview(frame)[sent:]
+                self._on_backlog()
+
+    def flush(self) -> bool:
+        """Send what was kept as far as the kernel takes it; True when nothing is left."""
+        with self._drained:
+            if self._backlog:
+                sent = self._try_send(self._backlog)
+                del self._backlog[:sent]
+                if sent:
+                    self._drained.notify_all()
+            return not self._backlog
+
+    def has_room(self, deadline_s: float) -> bool:
+        """Wait until no more than the limit is kept; False when the deadline came first."""
+        with self._drained:
+            return self._drained.wait_for(lambda: len(self._backlog) <= self._limit_bytes, deadline_s)
+
+    def drain(self, deadline_s: float) -> bool:
+        """Wait until the socket thread has sent everything; False when the deadline came first."""
+        with self._drained:
+            return self._drained.wait_for(lambda: not self._backlog, deadline_s)
+
+    def _wait_for_front(self) -> None:
+        stalled_s = 0.0
+        while len(self._backlog) > self._limit_bytes:
+            if self._drained.wait(_WAIT_SLICE_S):
+                stalled_s = 0.0
+                continue
+            stalled_s += _WAIT_SLICE_S
+            if stalled_s >= self._stall_deadline_s:
+                raise HolderStalled(f"the holder has not read for {stalled_s:.0f} s")
+
+    def _try_send(self, data: bytearray) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
 
 
 class LeaseLink:
@@ -83,20 +153,45 @@ class FromLease:
     frame: LeaseFrame
 
 
-PoolItem = AgentFrame | Joined | Left | FromLease
+HostItem = AgentFrame | Joined | Left | FromLease
 
 
-@dataclass
-class _Stranger:
-    """A connection that has not shown a secret; `closes_at_s` (monotonic) at the latest. `refused`: it was wrong."""
+class Inbox:
+    """What was read and not handled yet, bounded. Between two steps the engine thread takes all of it at once, so that
+    requests that arrived together join the same batch; while there is nothing to do it sleeps here.
 
-    sock: socket.socket
-    splitter: FrameSplitter
-    closes_at_s: float
-    refused: bool = False
+    `on_room` is called when a full inbox was emptied: the socket thread may read again."""
+
+    def __init__(self, limit: int, on_room: Callable[[], None]) -> None:
+        self._limit = limit
+        self._on_room = on_room
+        self._frames: list[HostItem] = []
+        self._arrived = threading.Condition()
+        self._was_full = False
+
+    def put(self, frame: HostItem) -> bool:
+        """Add a frame; False when the inbox is full with it, so that no more is read from the socket."""
+        with self._arrived:
+            self._frames.append(frame)
+            self._arrived.notify()
+            self._was_full = len(self._frames) >= self._limit
+            return not self._was_full
+
+    def take(self, *, wait: bool) -> list[HostItem]:
+        """All frames that are here; with `wait`, sleeps until there is one."""
+        if not wait and not self._frames:
+            return []
+        with self._arrived:
+            while wait and not self._frames:
+                self._arrived.wait()
+            frames, self._frames = self._frames, []
+            was_full, self._was_full = self._was_full, False
+        if was_full:
+            self._on_room()
+        return frames
 
 
-class PoolLink:
+class HostSockets:
     """`run` is the socket thread's body. `grants` is replaced by the engine thread: whose secrets open the door."""
 
     def __init__(self, control: socket.socket, on_agent_gone: Callable[[], None]) -> None:
@@ -104,24 +199,21 @@ class PoolLink:
         self._control = control
         self._on_agent_gone = on_agent_gone
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._listener: socket.socket | None = None
-        self._strangers: dict[int, _Stranger] = {}
         self._links: dict[int, LeaseLink] = {}
         self._paused = False
         self._control_splitter = FrameSplitter()
         self._control_decoder = msgspec.msgpack.Decoder(AgentFrame)
         self._lease_decoder = msgspec.msgpack.Decoder(LeaseFrame)
         self._poll = select.epoll()
+        self._door = Door(self._poll, lambda: self.grants, self._admit)
         self.grants: Mapping[str, Grant] = {}
-        self.refused_hellos = 0
         self.on_metrics: Callable[[], bytes] | None = None
-        self.inbox: Inbox[PoolItem] = Inbox(_INBOX_ITEMS, self._wake)
+        self.inbox = Inbox(_INBOX_ITEMS, self._wake)
         self.control = Outbox(control, self._wake, _BACKLOG_BYTES, _STALL_DEADLINE_S)
 
     def open_door(self, listener: socket.socket) -> None:
-        """Accept connections on `listener` from now on. Engine thread, once."""
-        self._listener = listener
-        self._poll.register(listener.fileno(), select.EPOLLIN)
+        """Let in who shows a lease's secret, from now on. Engine thread, once."""
+        self._door.open(listener)
 
     def let_in(self, sock: socket.socket) -> None:
         """The connection of the only holder there will be: nobody else can have it, so that it shows no secret. Engine
@@ -146,20 +238,20 @@ class PoolLink:
         self._poll.register(self._control.fileno(), select.EPOLLIN)
         self._poll.register(self._wake_fd, select.EPOLLIN)
         while True:
-            for fd, _ in self._poll.poll(self._next_deadline_s()):
+            waits_s = self._door.next_deadline_s(time.monotonic()) if self._door.strangers else None
+            for fd, _ in self._poll.poll(waits_s):
                 if fd == self._wake_fd:
                     os.eventfd_read(self._wake_fd)
                     self._paused = False
                 elif fd == self._control.fileno():
                     if not self._read_control():
                         return
-                elif self._listener is not None and fd == self._listener.fileno():
-                    self._accept()
-                elif (stranger := self._strangers.get(fd)) is not None:
-                    self._hear(stranger)
                 elif (link := self._links.get(fd)) is not None:
                     self._read_lease(link)
-            self._close_late_strangers(time.monotonic())
+                else:
+                    self._door.serve(fd)
+            if self._door.strangers:
+                self._door.close_late(time.monotonic())
             self._want(self._control.fileno(), self.control, select.EPOLLIN)
             for fd, link in list(self._links.items()):
                 try:
@@ -177,9 +269,7 @@ class PoolLink:
             return True
         for body in self._control_splitter.feed(data):
             frame = self._control_decoder.decode(body)
-            if isinstance(frame, Metrics):
-                self.control.send(encode(MetricsText(frame.call, self._metrics())), wait=False)
-            elif isinstance(frame, Ping):
+            if isinstance(frame, Ping):
                 self.control.send(encode(Pong()), wait=False)
             else:
                 self.inbox.put(frame)
@@ -216,74 +306,11 @@ class PoolLink:
         link.sock.close()
         self.inbox.put(Left(link))
 
-    def _accept(self) -> None:
-        assert self._listener is not None
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:
-            return
-        if len(self._strangers) >= _STRANGERS:
-            sock.close()
-            return
-        sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stranger = _Stranger(sock, FrameSplitter(_HELLO_BYTES), time.monotonic() + _HELLO_DEADLINE_S)
-        self._strangers[sock.fileno()] = stranger
-        self._poll.register(sock.fileno(), select.EPOLLIN)
-
-    def _hear(self, stranger: _Stranger) -> None:
-        if stranger.refused:
-            return self._close_stranger(stranger)
-        try:
-            data = stranger.sock.recv(_HELLO_BYTES)
-            bodies = stranger.splitter.feed(data)
-            first = next(bodies, None)
-            grant = None if first is None else self._granted(self._lease_decoder.decode(first))
-        except BlockingIOError:
-            return None
-        except (OSError, ValueError, msgspec.MsgspecError):
-            return self._refuse(stranger)
-        if not data:
-            return self._close_stranger(stranger)
-        if first is None:
-            return None
-        if grant is None:
-            return self._refuse(stranger)
-        del self._strangers[stranger.sock.fileno()]
-        # Before the rest of `bodies` is asked for: a request may lie behind the Hello.
-        stranger.splitter.limit_bytes = MAX_FRAME_BYTES
-        link = LeaseLink(stranger.sock, grant, stranger.splitter, self._wake)
-        self._links[stranger.sock.fileno()] = link
+    def _admit(self, sock: socket.socket, grant: Grant, splitter: FrameSplitter, bodies: Iterator[memoryview]) -> None:
+        link = LeaseLink(sock, grant, splitter, self._wake)
+        self._links[sock.fileno()] = link
         self.inbox.put(Joined(link))
-        return self._take(link, bodies)
-
-    def _granted(self, frame: LeaseFrame) -> Grant | None:
-        grant = self.grants.get(frame.lease_id) if isinstance(frame, Hello) else None
-        if grant is None or not isinstance(frame, Hello):
-            return None
-        shown = hashlib.sha256(frame.secret.encode()).hexdigest()
-        return grant if hmac.compare_digest(shown, grant.secret_sha256) else None
-
-    def _refuse(self, stranger: _Stranger) -> None:
-        self.refused_hellos += 1
-        stranger.refused = True
-        stranger.closes_at_s = min(stranger.closes_at_s, time.monotonic() + _REFUSAL_DELAY_S)
-        # Nothing more is read from it: until then only its end is heard of.
-        self._poll.modify(stranger.sock.fileno(), 0)
-
-    def _close_stranger(self, stranger: _Stranger) -> None:
-        del self._strangers[stranger.sock.fileno()]
-        stranger.sock.close()
-
-    def _close_late_strangers(self, now_s: float) -> None:
-        for stranger in [late for late in self._strangers.values() if late.closes_at_s <= now_s]:
-            self._close_stranger(stranger)
-
-    def _next_deadline_s(self) -> float | None:
-        if not self._strangers:
-            return None
-        return max(0.0, min(stranger.closes_at_s for stranger in self._strangers.values()) - time.monotonic())
+        self._take(link, bodies)
 
     def _metrics(self) -> bytes:
         return self.on_metrics() if self.on_metrics is not None else b""

@@ -1,4 +1,4 @@
-"""The engine thread of a pool's host, over a fake engine and connections: who is let in, and what is gone after."""
+"""The engine thread of a host, over a fake engine and connections: who is let in, and what is gone after."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from pilotlight_engine.errors import SwapBroken, SwapNotPossible
-from pilotlight_engine.host.pool_link import FromLease, Joined, LeaseLink, Left
-from pilotlight_engine.host.pool_service import PoolService
-from pilotlight_engine.host.shared_batch import SharedBatch
+from pilotlight_engine.host.agent_commands import AgentCommands
+from pilotlight_engine.host.host_sockets import FromLease, Joined, LeaseLink, Left
+from pilotlight_engine.host.lease_service import LeaseService, SharedBatch
 from pilotlight_protocol.engine_frames import (
     Abort,
     Busy,
@@ -37,8 +37,6 @@ from pilotlight_protocol.engine_frames import (
     Shutdown,
     Sleep,
     Slept,
-    Stats,
-    StatsReport,
     Step,
     Swap,
     SwapCheck,
@@ -72,7 +70,6 @@ class FakeEngine:
     running: dict[int, int] = field(default_factory=dict)
     asked: dict[int, str] = field(default_factory=dict)
     most_running: list[int] = field(default_factory=list)
-    closed: bool = False
 
     def add(self, stream: int, request: GenerateRequest) -> None:
         if 13 in request.prompt_token_ids:
@@ -118,7 +115,7 @@ class FakeEngine:
         self.log.append("wake")
 
     def close(self) -> None:
-        self.closed = True
+        self.log.append("close")
 
 
 _Frame = TypeVar("_Frame")
@@ -165,7 +162,6 @@ class FakeLink:
         self.script = deque(script)
         self.control = Heard(ControlFrame)
         self.grants: Mapping[str, Grant] = {}
-        self.refused_hellos = 3
         self.inbox = self
 
     def take(self, *, wait: bool) -> list[object]:
@@ -189,9 +185,14 @@ def ask_as(lease: str, stream: int) -> Generate:
     return Generate(stream, GenerateRequest(f"{lease}:{stream}", [1], GenerationParameters()))
 
 
+def serve(link: FakeLink, engine: FakeEngine) -> None:
+    leases = LeaseService(link, engine, "first", {})  # type: ignore[arg-type]  # a fake
+    leases.serve(AgentCommands(link, engine, leases, clock=lambda: 0.0).obey)  # type: ignore[arg-type]  # a fake
+
+
 def play(engine: FakeEngine, *script: object) -> FakeLink:
     link = FakeLink(script)
-    PoolService(link, engine, "first", {}, clock=lambda: 0.0).serve()  # type: ignore[arg-type]  # a fake
+    serve(link, engine)
     return link
 
 
@@ -298,36 +299,31 @@ def test_a_lease_that_left_stops_its_requests_and_may_come_back() -> None:
 
 
 def test_a_swap_ends_the_lease_and_forgets_the_tenant() -> None:
-    first = grant("L1", "a")
-    lease = FakeLease(first)
+    first, second = grant("L1", "a"), grant("L2", "b")
+    lease, heir = FakeLease(first), FakeLease(second)
     engine = FakeEngine()
-    link = play(
-        engine, first, Joined(lease), FromLease(lease, ask(1)), Swap(4, "/m", "second"), grant("L2", "b"), Stats(1)
-    )
+    link = play(engine, first, Joined(lease), FromLease(lease, ask(1)), Swap(4, "/m", "second"), second, Joined(heir))
     assert lease.ended
     assert link.control.of(Swapped) == [
         Swapped(4, {"drain": 0.0, "inspect": 0.1, "weights": 0.2}, INFO, SwapCheck(1, -0.5))
     ]
     assert engine.log == ["swap second while 0 run"]
-    (report,) = link.control.of(StatsReport)
-    assert isinstance(report, StatsReport)
-    assert (report.model_name, report.generation, report.lease_ids, report.refused_hellos) == ("second", 4, ["L2"], 3)
-    assert report.rss_bytes > 0
+    assert heir.outbox.of(Welcome) == [Welcome(INFO, EngineStats(), "second")]
 
 
 def test_a_swap_that_is_not_possible_leaves_the_old_model() -> None:
-    link = play(FakeEngine(swap_error=SwapNotPossible("other shape")), Swap(1, "/m", "second"), Stats(1))
+    mine = grant("L1")
+    lease = FakeLease(mine)
+    engine = FakeEngine(swap_error=SwapNotPossible("other shape"))
+    link = play(engine, Swap(1, "/m", "second"), mine, Joined(lease))
     assert link.control.of(SwapRefused) == [SwapRefused(1, "other shape")]
-    (report,) = link.control.of(StatsReport)
-    assert isinstance(report, StatsReport)
-    assert (report.model_name, report.generation) == ("first", 0)
+    assert lease.outbox.of(Welcome) == [Welcome(INFO, EngineStats(), "first")]
 
 
 def test_a_swap_that_broke_ends_the_host_after_saying_so() -> None:
-    link = FakeLink([Swap(1, "/m", "second"), Stats(1)])
-    service = PoolService(link, FakeEngine(swap_error=SwapBroken("half")), "first", {})  # type: ignore[arg-type]  # a fake
+    link = FakeLink([Swap(1, "/m", "second"), Check(1)])
     with pytest.raises(SwapBroken):
-        service.serve()
+        serve(link, FakeEngine(swap_error=SwapBroken("half")))
     assert link.control.frames == [SwapFailed(1, "half")]
 
 
@@ -441,10 +437,10 @@ def test_a_long_queue_of_one_holder_does_not_starve_the_other() -> None:
 
 
 def test_a_holders_own_requests_enter_by_priority_then_in_the_order_they_came() -> None:
-    batch: SharedBatch[str] = SharedBatch(1)
+    batch, nothing = SharedBatch(1), GenerateRequest("r", [1], GenerationParameters())
     for stream, priority in enumerate((0, 5, -1, 0)):
-        batch.ask("L1", stream, "", priority=priority)
-    batch.ask("L2", 9, "", priority=100)
+        batch.ask("L1", stream, nothing, priority=priority)
+    batch.ask("L2", 9, nothing, priority=100)
     order = []
     while (turn := batch.next()) is not None:
         order.append((turn.lease_id, turn.stream))
@@ -461,6 +457,5 @@ def test_who_has_the_engine_to_itself_leaves_the_order_to_the_engine(alone: bool
     running: list[int] = []
     others = [] if alone else [other, Joined(FakeLease(other))]
     link = FakeLink([mine, Joined(lease), *others, *asks, lambda: running.append(len(engine.running))])
-    PoolService(link, engine, "first", {}).serve()  # type: ignore[arg-type]  # a fake
+    serve(link, engine)
     assert running == [len(asks) if alone else engine.batch_size]
-    assert engine.closed

@@ -1,0 +1,163 @@
+"""What the engine thread does with the agent's commands: grants and revokes, swaps, sleep.
+
+    booted ── Grant ──▶ granted ── Joined ──▶ held ── Revoke, Swap, Grant ──▶ granted to the next, or to nobody
+
+A tenant's keys, values and metrics are gone before the next tenant is let in. Whatever it raises ends the process;
+nothing that it holds may answer again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pilotlight_engine.errors import SwapBroken, SwapNotPossible
+from pilotlight_engine.host.host_sockets import HostSockets
+from pilotlight_engine.host.lease_service import BatchEngine, LeaseService
+from pilotlight_protocol.engine_frames import (
+    AgentFrame,
+    Check,
+    Checked,
+    Grant,
+    Granted,
+    Rejected,
+    Revoke,
+    Revoked,
+    Sleep,
+    Slept,
+    Swap,
+    SwapCheck,
+    SwapFailed,
+    Swapped,
+    SwapRefused,
+    Wake,
+    Woken,
+)
+from pilotlight_protocol.errors import NotSupported
+
+
+class SwapReport(Protocol):
+    @property
+    def phases_s(self) -> dict[str, float]: ...
+
+
+class HostedEngine(BatchEngine, Protocol):
+    """The engine as its agent commands it: `VllmEngine`, or a fake of a test."""
+
+    swap_check: SwapCheck
+
+    @property
+    def can_sleep(self) -> bool: ...
+    def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]]) -> SwapReport: ...
+    def forget(self) -> None: ...
+    def renew_metrics(self) -> None: ...
+    def rename(self, model_name: str) -> None: ...
+    def sleep(self, level: int) -> None: ...
+    def wake(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class AgentCommands:
+    def __init__(
+        self,
+        sockets: HostSockets,
+        engine: HostedEngine,
+        leases: LeaseService,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sockets = sockets
+        self._engine = engine
+        self._leases = leases
+        self._clock = clock
+        self._tenant: str | None = None
+
+    def obey(self, frame: AgentFrame) -> None:
+        match frame:
+            case Grant():
+                self._grant(frame)
+            case Revoke(lease_id, reason, reset):
+                self._leases.end_lease(lease_id, reason)
+                if reset:
+                    self._start_anew()
+                self._leases.tell(Revoked(lease_id))
+            case Swap():
+                self._swap(frame)
+            case Sleep(level):
+                self._sleep(level)
+            case Wake():
+                self._wake()
+            case Check(call):
+                self._leases.tell(Checked(call))
+            case _:
+                self._leases.tell(Rejected(type(frame).__name__, 400, "this frame makes no sense to a running host"))
+
+    def _grant(self, grant: Grant) -> None:
+        if not grant.beside:
+            self._leases.end_leases("the engine was given to another lease")
+        elif self._sockets.grants and self._tenant != grant.tenant:
+            self._leases.tell(Rejected("Grant", 409, "no lease is granted beside another tenant's"))
+            return
+        if self._tenant not in (None, grant.tenant):
+            self._start_anew()
+        if grant.model_name not in ("", self._leases.model_name):
+            self._leases.model_name = grant.model_name
+            self._engine.rename(grant.model_name)
+        self._tenant = grant.tenant
+        self._sockets.grants = {**self._sockets.grants, grant.lease_id: grant}
+        self._leases.tell(Granted(grant.lease_id))
+
+    def _start_anew(self) -> None:
+        while self._engine.has_work():
+            self._leases.step()
+        self._engine.forget()
+        self._engine.renew_metrics()
+
+    def _swap(self, swap: Swap) -> None:
+        self._drain(swap.drain_s)
+        began_s = self._clock()
+        self._leases.end_leases("the engine was given another model")
+        drain_s = round(self._clock() - began_s, 6)
+        try:
+            if self._leases.asleep:
+                self._wake_up()
+            report = self._engine.swap(Path(swap.model_dir), swap.model_name, swap.loras)
+        except SwapNotPossible as error:
+            self._leases.tell(SwapRefused(swap.generation, error.message))
+            return
+        except SwapBroken as error:
+            self._leases.tell(SwapFailed(swap.generation, error.message))
+            raise
+        self._leases.model_name, self._tenant = swap.model_name, None
+        phases_s, info = {"drain": drain_s, **report.phases_s}, self._leases.describe()
+        self._leases.tell(Swapped(swap.generation, phases_s, info, self._engine.swap_check))
+
+    def _drain(self, drain_s: float) -> None:
+        self._sockets.grants = {}
+        until_s = self._clock() + drain_s
+        while self._engine.has_work() and self._clock() < until_s:
+            self._leases.step()
+
+    def _sleep(self, level: int) -> None:
+        if not self._engine.can_sleep:
+            message = "this engine cannot sleep: it needs CUDA and the engine argument enable_sleep_mode"
+            self._leases.tell(Rejected("Sleep", NotSupported.http_status, message))
+            return
+        if not self._leases.asleep:
+            self._leases.end_leases("the engine was put to sleep")
+            self._engine.sleep(level)
+            self._leases.asleep = True
+        self._leases.tell(Slept(level))
+
+    def _wake(self) -> None:
+        if not self._engine.can_sleep:
+            self._leases.tell(Rejected("Wake", NotSupported.http_status, "this engine cannot sleep, so it is awake"))
+            return
+        if self._leases.asleep:
+            self._wake_up()
+        self._leases.tell(Woken())
+
+    def _wake_up(self) -> None:
+        self._engine.wake()
+        self._leases.asleep = False
