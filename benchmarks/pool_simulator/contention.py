@@ -44,21 +44,21 @@ class Pool:
 
     slot_count: int
     fairness: fairness.FairnessSpec
-    contest: eviction_rules.ContestSpec
+    eviction: eviction_rules.EvictionSpec
     drain_s: float = 0.05
 
     def durations(self) -> Durations:
-        process_s = self.contest.placement.prediction.process_s
+        process_s = self.eviction.placement.prediction.process_s
         boot_s, swap_s = process_s["fork"], process_s["swap"]
         return Durations(
             {"ram": boot_s, "disk": boot_s},
             {"ram": swap_s, "disk": swap_s},
             self.drain_s,
-            self.contest.placement.stop_s,
+            self.eviction.placement.stop_s,
         )
 
     def settings(self) -> CoordinatorSettings:
-        policy = PoolPolicy(self.fairness, self.contest, expires_s=_FOREVER_S)
+        policy = PoolPolicy(self.fairness, self.eviction, expires_s=_FOREVER_S)
         keep = KeepAliveSpec(price_slot_s=_FOREVER_S, max_standard_keep_alive_s=_FOREVER_S, min_gaps=10**9)
         return CoordinatorSettings(policy, keep_alive=keep)
 
@@ -102,7 +102,7 @@ def simulate(pool: Pool, arrivals: Sequence[Arrival], until_s: float) -> Outcome
 class _Holders:
     def __init__(self, coordinator: Coordinator, agent: VirtualAgent) -> None:
         self.outcome = Outcome()
-        self._desk = coordinator.desk
+        self._lease_service = coordinator.lease_service
         self._agent = agent
         self._loop = asyncio.get_running_loop()
         self._began_s = self._loop.time()
@@ -126,10 +126,10 @@ class _Holders:
             f"model://{arrival.fingerprint}/{arrival.model}", arrival.endpoint or arrival.lease_id, arrival.tenant,
             arrival.priority, deadline_s=_FOREVER_S, wait_s=0.0,
         )  # fmt: skip
-        answer = await self._desk.request(asked, TRUSTED)
+        answer = await self._lease_service.request(asked, TRUSTED)
         self.outcome.first_eta_s.setdefault(arrival.lease_id, answer.eta_s)
         while not answer.endpoint:
-            answer = await self._desk.poll(answer.lease_id, 60.0, TRUSTED)
+            answer = await self._lease_service.poll(answer.lease_id, 60.0, TRUSTED)
         return answer
 
     async def _work(self, arrival: Arrival, lease: LeaseAnswer, left_s: float) -> float:
@@ -142,7 +142,7 @@ class _Holders:
                 await revoked.wait()
             self.outcome.preemptions[arrival.lease_id] = self.outcome.preemptions.get(arrival.lease_id, 0) + 1
         except TimeoutError:
-            self._desk.release(lease.lease_id, TRUSTED)
+            self._lease_service.release(lease.lease_id, TRUSTED)
         finally:
             del self._agent.revoked[lease.lease_id]
             worked_s = min(left_s, self._loop.time() - began_s)

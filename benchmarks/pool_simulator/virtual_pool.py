@@ -157,7 +157,7 @@ def run(
         loop = asyncio.get_running_loop()
         coordinator = Coordinator(settings, loop.time, loop.time)
         running = asyncio.create_task(coordinator.run([agent]))
-        await coordinator.roster.arrived.wait()
+        await coordinator.registry.arrived.wait()
         clock = SlotClock(coordinator)
         clock.look()
         coordinator.pool.on_change.append(clock.look)

@@ -17,7 +17,7 @@ from pilotlight_pool.coordinator.pool import PoolPolicy
 from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
 from pilotlight_pool.policy.leases.access import TRUSTED
-from pilotlight_pool.policy.placement.eviction_rules import ContestSpec
+from pilotlight_pool.policy.placement.eviction_rules import EvictionSpec
 from pilotlight_pool.policy.placement.placement import PlacementSpec
 from pilotlight_pool.policy.placement.prediction import Path as EnginePath
 from pilotlight_pool.policy.placement.prediction import PredictionSpec
@@ -60,8 +60,8 @@ class PoolSpec:
             "fork": self.boot_s,
             "boot": self.boot_s,
         }
-        contest = ContestSpec(PlacementSpec(PredictionSpec(process_s=prior)))
-        policy = PoolPolicy(contest=contest, expires_s=1e7, keep_ended_s=5.0)
+        eviction = EvictionSpec(PlacementSpec(PredictionSpec(process_s=prior)))
+        policy = PoolPolicy(eviction=eviction, expires_s=1e7, keep_ended_s=5.0)
         return CoordinatorSettings(policy, keep_alive=self.keep, forecast=self.forecast, tick_s=2.0)
 
 
@@ -107,7 +107,7 @@ class _Holder:
         self._asked = LeaseRequest(
             f"model://{endpoint.fingerprint}/{endpoint.name}", endpoint.name, endpoint.tenant, deadline_s=_DEADLINE_S
         )
-        self._desk = coordinator.desk
+        self._lease_service = coordinator.lease_service
         self._agent = agent
         self._idle_s = idle_s
         self._loop = asyncio.get_running_loop()
@@ -145,9 +145,9 @@ class _Holder:
     async def _ready(self) -> LeaseAnswer:
         self._works = 0
         try:
-            answer = await self._desk.request(self._asked, TRUSTED)
+            answer = await self._lease_service.request(self._asked, TRUSTED)
             while not answer.endpoint:
-                answer = await self._desk.poll(answer.lease_id, 600.0, TRUSTED)
+                answer = await self._lease_service.poll(answer.lease_id, 600.0, TRUSTED)
             self._agent.revoked[answer.lease_id] = asyncio.Event()
             self._lease = answer
             return answer
@@ -164,7 +164,7 @@ class _Holder:
     def _give_back(self) -> None:
         lease, self._lease = self._lease, None
         if lease is not None and not self._is_revoked(lease):
-            self._desk.release(lease.lease_id, TRUSTED)
+            self._lease_service.release(lease.lease_id, TRUSTED)
 
     def _is_revoked(self, lease: LeaseAnswer) -> bool:
         event = self._agent.revoked.get(lease.lease_id)

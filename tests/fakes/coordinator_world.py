@@ -38,34 +38,34 @@ class World:
 
     async def ask(self, model: str, caller: Caller = TRUSTED, name: str = "m", **more: Any) -> LeaseAnswer:
         request = LeaseRequest(model, name, **{"deadline_s": 600.0} | more)
-        waiting = asyncio.create_task(self.coordinator.desk.request(request, caller))
+        waiting = asyncio.create_task(self.coordinator.lease_service.request(request, caller))
         await self.settle()
         return await waiting
 
     async def lease(self, model: str, **more: Any) -> LeaseAnswer:
         answer = await self.ask(model, **more)
-        return await self.coordinator.desk.poll(answer.lease_id, 0.0, TRUSTED)
+        return await self.coordinator.lease_service.poll(answer.lease_id, 0.0, TRUSTED)
 
     async def release(self, answer: LeaseAnswer) -> None:
-        self.coordinator.desk.release(answer.lease_id, TRUSTED)
+        self.coordinator.lease_service.release(answer.lease_id, TRUSTED)
         await self.settle()
 
     async def join(self, agent: MemoryAgent, instance: str = "1", seen_epoch: int = 0) -> None:
         """An agent that was not there from the start dials in."""
         slots = frozenset(slot.slot_id for slot in agent.slots)
-        verdict = self.coordinator.roster.register(Applicant(agent.name, instance, slots, seen_epoch))
+        verdict = self.coordinator.registry.register(Applicant(agent.name, instance, slots, seen_epoch))
         assert isinstance(verdict, Taken), verdict
-        agent.listen(self.coordinator.roster.hear)
-        self.coordinator.roster.take_over(agent, await agent.report())
+        agent.listen(self.coordinator.registry.hear)
+        self.coordinator.registry.take_over(agent, await agent.report())
         await self.settle()
 
     async def leave(self, agent: MemoryAgent) -> None:
-        self.coordinator.roster.leave(agent, "the cable was cut")
+        self.coordinator.registry.leave(agent, "the cable was cut")
         await self.settle()
 
     async def pass_(self, seconds: float) -> None:
         self.now_s += seconds
-        self.coordinator.roster.tick()
+        self.coordinator.registry.tick()
         self.coordinator.pool.expire()
         await self.settle()
 

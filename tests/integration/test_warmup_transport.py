@@ -43,7 +43,7 @@ class Coordinating:
 
     @property
     def present(self) -> list[str]:
-        return [agent.name for agent in self.coordinator.roster.agents()]
+        return [agent.name for agent in self.coordinator.registry.agents()]
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -51,7 +51,7 @@ class Coordinating:
         settings = CoordinatorSettings(presence=SPEC, driver=DriverSettings(back_off=BackOff(0.0, 30.0, free=1)))
         coordinator = Coordinator(settings, unix_clock=lambda: epoch_s)
         with open_listener("tcp://127.0.0.1:0") as listener:
-            door = AgentsServer(coordinator.roster, token, listener)
+            door = AgentsServer(coordinator.registry, token, listener)
             tasks = [asyncio.create_task(coordinator.run([])), asyncio.create_task(door.run())]
             try:
                 yield cls(coordinator, door, tasks[1])
@@ -119,14 +119,14 @@ async def linked(agent: MemoryAgent, url: str, token: TokenFile) -> AsyncIterato
 async def test_commands_events_and_errors_come_through_as_they_are(token: TokenFile) -> None:
     agent = MemoryAgent("a/0", name="a")
     async with Coordinating.running(token, 1.0) as one, linked(agent, one.door.address, token):
-        desk = one.coordinator.desk
-        lease = await desk.request(LeaseRequest(A, "m", wait_s=10.0), TRUSTED)
+        lease_service = one.coordinator.lease_service
+        lease = await lease_service.request(LeaseRequest(A, "m", wait_s=10.0), TRUSTED)
         assert (lease.state, lease.endpoint) == ("active", "unix:///a/0")
         agent.die("a/0", "out of memory")
 
         def is_gone() -> bool:
             try:
-                desk.heartbeat(lease.lease_id, TRUSTED)
+                lease_service.heartbeat(lease.lease_id, TRUSTED)
             except LeaseGone as gone:
                 return "out of memory" in gone.message
             return False
@@ -134,7 +134,7 @@ async def test_commands_events_and_errors_come_through_as_they_are(token: TokenF
         await until_async(is_gone)
         agent.fails = lambda name, slot_id, model: EngineRefused("no such argument") if name == "boot" else None
         with pytest.raises(InvalidInput, match="no such argument"):
-            await desk.request(LeaseRequest(A, "m", wait_s=10.0), TRUSTED)
+            await lease_service.request(LeaseRequest(A, "m", wait_s=10.0), TRUSTED)
 
 
 async def test_a_command_outlives_its_connection_and_its_slot_is_told_when_it_is_done(token: TokenFile) -> None:
@@ -142,7 +142,7 @@ async def test_a_command_outlives_its_connection_and_its_slot_is_told_when_it_is
     agent.gate = asyncio.Event()
     async with Coordinating.running(token, 1.0) as one, cable.laid() as url, linked(agent, url, token):
         cable.port = one.port
-        asking = asyncio.create_task(one.coordinator.desk.request(LeaseRequest(A, "m", wait_s=20.0), TRUSTED))
+        asking = asyncio.create_task(one.coordinator.lease_service.request(LeaseRequest(A, "m", wait_s=20.0), TRUSTED))
         await until_async(lambda: agent.calls)
         (_, busy, _) = agent.calls[0]
         other = next(slot.slot_id for slot in agent.slots if slot.slot_id != busy)
@@ -177,7 +177,7 @@ async def test_an_agent_hears_that_nobody_waits_for_a_model_any_more(token: Toke
     async with Coordinating.running(token, 1.0) as one, cable.laid() as url, linked(agent, url, token):
         cable.port = one.port
         first, second = (
-            asyncio.create_task(one.coordinator.desk.request(LeaseRequest(A, "m", wait_s=20.0), TRUSTED))
+            asyncio.create_task(one.coordinator.lease_service.request(LeaseRequest(A, "m", wait_s=20.0), TRUSTED))
             for _ in range(2)
         )
         await until_async(lambda: agent.asking == 2)

@@ -114,16 +114,16 @@ async def _coordinate(arguments: Arguments, ending: asyncio.Event) -> None:
     token.read()
     coordinator = Coordinator(replace(_settings(arguments), settle_s=arguments.lease_expires_s))
     with open_listener(arguments.listen) as listener, open_listener(arguments.agents_listen) as agents_listener:
-        door = AgentsServer(coordinator.roster, token, agents_listener)
-        app = build_app(coordinator, lambda: bool(coordinator.roster.agents()), _caller_of(arguments))
+        agents_server = AgentsServer(coordinator.registry, token, agents_listener)
+        app = build_app(coordinator, lambda: bool(coordinator.registry.agents()), _caller_of(arguments))
         server = HttpServer(app, listener)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(coordinator.run([]), name="coordinator"),
-                tasks.create_task(door.run(), name="agents"),
+                tasks.create_task(agents_server.run(), name="agents"),
                 tasks.create_task(server.run(), name="http"),
             ]
-            log.info("leases at %s, agents at %s", server.address, door.address)
+            log.info("leases at %s, agents at %s", server.address, agents_server.address)
             await ending.wait()
             log.info("ending: leases go on without this process")
             await server.close()

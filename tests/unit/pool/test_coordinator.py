@@ -137,7 +137,7 @@ async def test_a_lease_that_ends_while_its_engine_boots_leaves_it_idle_for_the_n
     second = await world.ask(B)
     world.agent.gate.set()
     await world.settle()
-    assert (await world.coordinator.desk.poll(second.lease_id, 0.0, TRUSTED)).state == "active"
+    assert (await world.coordinator.lease_service.poll(second.lease_id, 0.0, TRUSTED)).state == "active"
     assert world.commands() == ["boot", "swap", "grant"]
 
 
@@ -197,7 +197,7 @@ async def test_leases_that_wait_for_a_model_that_was_refused_are_told_so_too(sta
     await world.settle()
     for lease in waiting:
         with pytest.raises(InvalidInput, match="it lies"):
-            await world.coordinator.desk.poll(lease.lease_id, 0.0, TRUSTED)
+            await world.coordinator.lease_service.poll(lease.lease_id, 0.0, TRUSTED)
     assert world.commands().count("boot") == 1
 
 
@@ -207,7 +207,7 @@ async def test_a_refusal_is_forgotten_when_an_agent_comes(start: Any) -> None:
     with pytest.raises(InvalidInput):
         await world.lease(A)
     world.agent.fails = lambda name, slot_id, model: None
-    world.coordinator.roster.take_over(world.agent, await world.agent.report())
+    world.coordinator.registry.take_over(world.agent, await world.agent.report())
     assert (await world.lease(A)).state == "active"
 
 
@@ -241,7 +241,7 @@ async def test_a_lost_engine_ends_its_lease_with_the_reason(start: Any) -> None:
     lease = await world.lease(A)
     world.agent.die("s0", "out of memory")
     with pytest.raises(LeaseGone, match="out of memory"):
-        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
     await world.settle()
     assert world.states() == ["empty"]
 
@@ -254,7 +254,7 @@ async def test_news_about_an_earlier_engine_are_dropped(start: Any) -> None:
     lease = await world.lease(A)
     world.agent.tell(EngineLost("s0", 1, ExitReport("late news")))
     await world.settle()
-    assert world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED).state == "active"
+    assert world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED).state == "active"
 
 
 async def test_an_engine_that_does_not_end_its_lease_is_killed(start: Any) -> None:
@@ -275,9 +275,9 @@ async def test_work_and_idleness_come_from_the_engine_and_idle_leases_give_way(s
     assert any("held by a lease" in reason for reason in other.reasons)
     world.agent.tell(WorkEnded("s0", lease.lease_id))
     await world.settle()
-    assert (await world.coordinator.desk.poll(other.lease_id, 0.0, TRUSTED)).state == "active"
+    assert (await world.coordinator.lease_service.poll(other.lease_id, 0.0, TRUSTED)).state == "active"
     with pytest.raises(LeaseGone, match="the lease was preempted: it is idle"):
-        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
 
 
 async def test_batch_work_gives_way_at_once_and_takes_nothing(start: Any) -> None:
@@ -286,7 +286,7 @@ async def test_batch_work_gives_way_at_once_and_takes_nothing(start: Any) -> Non
     other = await world.lease(B, tenant="b")
     assert other.state == "active"
     with pytest.raises(LeaseGone, match="the lease was preempted: it is batch work"):
-        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
     assert (await world.ask(A, tenant="b", priority="batch")).state == "queued"
 
 
@@ -297,15 +297,15 @@ async def test_a_lease_on_its_way_gives_way_and_keeps_its_place(start: Any) -> N
     batch = await world.ask(B, tenant="a", priority="batch")
     assert batch.state == "placing"
     urgent = await world.ask(A, tenant="b")
-    desk = world.coordinator.desk
-    assert (urgent.state, desk.heartbeat(batch.lease_id, TRUSTED).state) == ("placing", "queued")
+    lease_service = world.coordinator.lease_service
+    assert (urgent.state, lease_service.heartbeat(batch.lease_id, TRUSTED).state) == ("placing", "queued")
     world.agent.gate.set()
     await world.settle()
-    assert desk.heartbeat(urgent.lease_id, TRUSTED).state == "active"
+    assert lease_service.heartbeat(urgent.lease_id, TRUSTED).state == "active"
     # What had begun for the other one cannot be undone: its weights came first.
     assert world.commands()[-3:] == ["swap", "swap", "grant"]
     await world.release(urgent)
-    assert desk.heartbeat(batch.lease_id, TRUSTED).state == "active"
+    assert lease_service.heartbeat(batch.lease_id, TRUSTED).state == "active"
 
 
 async def test_an_engine_on_its_way_is_not_taken_for_another_architecture(start: Any) -> None:
@@ -313,7 +313,10 @@ async def test_an_engine_on_its_way_is_not_taken_for_another_architecture(start:
     world.agent.gate = asyncio.Event()
     batch = await world.ask(A, tenant="a", priority="batch")
     other = await world.ask(C, tenant="b")
-    assert (world.coordinator.desk.heartbeat(batch.lease_id, TRUSTED).state, other.state) == ("placing", "queued")
+    assert (world.coordinator.lease_service.heartbeat(batch.lease_id, TRUSTED).state, other.state) == (
+        "placing",
+        "queued",
+    )
 
 
 async def test_expired_leases_make_room(start: Any) -> None:
@@ -325,14 +328,14 @@ async def test_expired_leases_make_room(start: Any) -> None:
     world.now_s += 2.0
     assert world.coordinator.pool.expire() == (lease.lease_id,)
     await world.settle()
-    assert (await world.coordinator.desk.poll(waiting.lease_id, 0.0, TRUSTED)).state == "active"
+    assert (await world.coordinator.lease_service.poll(waiting.lease_id, 0.0, TRUSTED)).state == "active"
     with pytest.raises(LeaseGone):
-        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
     world.now_s += 100.0
     world.coordinator.pool.renew(waiting.lease_id)
     world.coordinator.pool.sweep()
     with pytest.raises(ModelNotFound):
-        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +360,7 @@ async def test_a_deadline_behind_those_who_wait_is_refused_at_once_with_when_to_
     for _ in range(20):
         lease = await world.lease(A, tenant="a", priority="interactive")
         world.now_s += 8.0
-        world.coordinator.desk.release(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.release(lease.lease_id, TRUSTED)
         await world.settle()
     await world.lease(A, tenant="a", priority="interactive")
     for place in (1, 2, 3):
@@ -374,9 +377,9 @@ async def test_shutting_down_tells_those_who_wait(start: Any) -> None:
     world = await start()
     await world.lease(A)
     waiting = await world.ask(B)
-    world.coordinator.desk.close()
+    world.coordinator.lease_service.close()
     with pytest.raises(Unavailable, match="shutting down"):
-        await world.coordinator.desk.poll(waiting.lease_id, 0.0, TRUSTED)
+        await world.coordinator.lease_service.poll(waiting.lease_id, 0.0, TRUSTED)
     with pytest.raises(Unavailable, match="shutting down"):
         await world.lease(A)
 
@@ -465,7 +468,7 @@ async def test_no_answer_names_another_tenant_its_lease_or_its_model(start: Any,
     """Whatever globex asks for under contention, it hears nothing of acme."""
     weights = "model://f/weights-of-theirs"
     world = await start("s0")
-    desk = world.coordinator.desk
+    lease_service = world.coordinator.lease_service
     acme, globex = (Caller(tenant, operator=False, sources=(weights, A, C)) for tenant in ("acme", "globex"))
 
     async def ask(caller: Caller, model: str, **more: Any) -> LeaseAnswer:
@@ -474,7 +477,7 @@ async def test_no_answer_names_another_tenant_its_lease_or_its_model(start: Any,
 
     theirs = [await ask(acme, weights)]
     world.now_s += 8.0
-    desk.release(theirs[0].lease_id, acme)
+    lease_service.release(theirs[0].lease_id, acme)
     await world.settle()
     theirs.append(await ask(acme, weights, priority="interactive"))
     waiting = await ask(globex, C)
@@ -485,14 +488,14 @@ async def test_no_answer_names_another_tenant_its_lease_or_its_model(start: Any,
     told.append(refused.value.message)
     world.agent.tell(WorkEnded("s0", theirs[1].lease_id))
     await world.settle()
-    told.append(str(desk.heartbeat(waiting.lease_id, globex)))
+    told.append(str(lease_service.heartbeat(waiting.lease_id, globex)))
     assert "preempts a lease: it is idle" in told[-1]
-    desk.release(waiting.lease_id, globex)
+    lease_service.release(waiting.lease_id, globex)
     await world.settle()
     mine = await ask(globex, C, priority="batch")
     theirs.append(await ask(acme, weights, priority="interactive"))
     with pytest.raises(LeaseGone, match="preempted: it is batch work") as gone:
-        desk.heartbeat(mine.lease_id, globex)
+        lease_service.heartbeat(mine.lease_id, globex)
     told += [gone.value.message, *(str(line) for line in world.coordinator.leases() if globex.owns(line.tenant))]
     told += world.agent.told[mine.lease_id]
     for word in ("acme", "of-theirs", *(lease.lease_id for lease in theirs)):
@@ -509,7 +512,7 @@ async def test_what_a_lost_process_wrote_last_is_for_the_log_alone(
     lease = await world.lease(A)
     world.agent.tell(EngineLost("s0", 1, ENDED))
     with pytest.raises(LeaseGone) as gone:
-        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
     assert gone.value.message == "the engine was lost: the process ended"
     assert "the process ended\n  | prompt of another tenant\n  | and more of it" in caplog.text
 
@@ -522,7 +525,7 @@ async def test_what_an_engine_wrote_before_its_boot_failed_is_for_the_log_alone(
     lease = await world.ask(A)
     await world.settle()
     with pytest.raises(LeaseGone) as gone:
-        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
     assert gone.value.message == "the engine was lost: the process ended"
     assert "prompt of another tenant" in caplog.text
 
@@ -598,7 +601,7 @@ async def test_predictions_are_learned_and_their_errors_shown(start: Any) -> Non
     world = await start()
     for model in (A, B, A):
         await world.release(await world.lease(model))
-    text = world.coordinator.exposition.text().decode()
+    text = world.coordinator.metrics.text().decode()
     assert 'pilotlight_prediction_error_seconds_count{path="swap"} 2.0' in text
     assert 'pilotlight_prediction_bias_seconds{path="fork"} -4.0' in text
     assert 'pilotlight_lease_prediction_error_seconds_count{path="swap",queued="no"} 2.0' in text
@@ -609,8 +612,8 @@ async def test_predictions_are_learned_and_their_errors_shown(start: Any) -> Non
     second = await world.ask(A, tenant="a", priority="batch")
     world.now_s += 5.0
     await world.release(first)
-    assert world.coordinator.desk.heartbeat(second.lease_id, TRUSTED).state == "active"
-    text = world.coordinator.exposition.text().decode()
+    assert world.coordinator.lease_service.heartbeat(second.lease_id, TRUSTED).state == "active"
+    text = world.coordinator.metrics.text().decode()
     assert 'pilotlight_lease_prediction_error_seconds_count{path="loaded",queued="yes"} 1.0' in text
     assert 'pilotlight_lease_prediction_bias_seconds{queued="yes"}' in text
 
@@ -628,15 +631,15 @@ async def test_a_new_coordinator_learns_from_the_agent_what_is_granted(start: An
     agent.loaded, agent.granted = {"s0": A, "s1": B}, {"s0": ("one",), "s1": ("two",)}
     agent.incarnations |= {"s0": 5, "s1": 5}
     world = await start(agent=agent)
-    desk = world.coordinator.desk
-    assert [desk.heartbeat(lease_id, TRUSTED).state for lease_id in ("one", "two")] == ["active", "idle"]
-    desk.release("one", TRUSTED)
+    lease_service = world.coordinator.lease_service
+    assert [lease_service.heartbeat(lease_id, TRUSTED).state for lease_id in ("one", "two")] == ["active", "idle"]
+    lease_service.release("one", TRUSTED)
     await world.settle()
     assert agent.granted == {"s1": ("two",)}
     assert (await world.lease(A, tenant="b")).path == "loaded"
     agent.die("s1")
     with pytest.raises(LeaseGone):
-        desk.heartbeat("two", TRUSTED)
+        lease_service.heartbeat("two", TRUSTED)
 
 
 async def two_on_one(start: Any) -> tuple[World, LeaseAnswer, LeaseAnswer]:
@@ -676,10 +679,10 @@ async def test_who_gets_an_engine_of_its_own_hears_meanwhile_that_another_of_its
     assert (second.state, second.elsewhere) == ("placing", True)
     assert not other.elsewhere, "another tenant's"
     world.agent.die("s0")
-    assert not (await world.coordinator.desk.poll(second.lease_id, 0.0, TRUSTED)).elsewhere
+    assert not (await world.coordinator.lease_service.poll(second.lease_id, 0.0, TRUSTED)).elsewhere
     world.agent.gate.set()
     await world.settle()
-    assert not world.coordinator.desk.heartbeat(second.lease_id, TRUSTED).elsewhere
+    assert not world.coordinator.lease_service.heartbeat(second.lease_id, TRUSTED).elsewhere
     assert not first.elsewhere
 
 
@@ -720,7 +723,7 @@ async def test_two_endpoints_of_one_tenant_take_turns_at_the_model_that_both_nam
     world = await start()
     lease, other = await world.lease(A, name="m"), await world.ask(A, name="n")
     await world.release(lease)
-    polled = await world.coordinator.desk.poll(other.lease_id, 0.0, TRUSTED)
+    polled = await world.coordinator.lease_service.poll(other.lease_id, 0.0, TRUSTED)
     assert (polled.state, polled.path) == ("active", "loaded"), "one engine, as it is, under another name"
 
 
@@ -732,7 +735,7 @@ async def test_a_holder_that_leaves_while_another_is_let_in_leaves_it_the_slot(s
     await world.release(first)
     world.agent.gate.set()
     await world.settle()
-    assert world.coordinator.desk.heartbeat(second.lease_id, TRUSTED).state == "active"
+    assert world.coordinator.lease_service.heartbeat(second.lease_id, TRUSTED).state == "active"
     assert (world.agent.granted, charged(world)) == ({"s0": (second.lease_id,)}, [second.lease_id])
 
 
@@ -752,7 +755,7 @@ async def test_an_engine_that_dies_is_lost_for_all_its_leases(start: Any) -> Non
     await world.settle()
     for lease in (first, second):
         with pytest.raises(LeaseGone, match="the engine was lost"):
-            world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+            world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
     assert (charged(world), world.agent.granted) == ([], {})
 
 
@@ -768,7 +771,7 @@ async def test_a_preemption_takes_all_who_share_and_only_when_all_are_idle(start
     assert world.agent.granted == {"s0": (other.lease_id,)}
     for lease in (first, second):
         with pytest.raises(LeaseGone, match="preempted"):
-            world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+            world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
 
 
 async def test_whoever_shares_does_so_before_another_tenants_turn_and_does_not_come_before_it(start: Any) -> None:
@@ -791,9 +794,9 @@ async def test_whoever_is_let_in_to_an_engine_at_work_is_idle_when_its_work_ends
     second = await world.lease(A)
     world.now_s += 5.0
     world.coordinator.find_unused()
-    assert world.coordinator.desk.heartbeat(second.lease_id, TRUSTED).state == "active"
+    assert world.coordinator.lease_service.heartbeat(second.lease_id, TRUSTED).state == "active"
     world.agent.tell(WorkEnded("s0", second.lease_id))
-    assert world.coordinator.desk.heartbeat(second.lease_id, TRUSTED).state == "idle"
+    assert world.coordinator.lease_service.heartbeat(second.lease_id, TRUSTED).state == "idle"
 
 
 async def test_a_new_coordinator_learns_of_two_leases_on_one_slot(start: Any) -> None:
@@ -801,10 +804,10 @@ async def test_a_new_coordinator_learns_of_two_leases_on_one_slot(start: Any) ->
     agent.reports = {"s0": msgspec.structs.replace(told, grants=(*told.grants, *report("s0", A, "two", 5.0).grants))}
     agent.loaded, agent.granted, agent.incarnations = {"s0": A}, {"s0": ("one", "two")}, {"s0": 5}
     world = await start(agent=agent)
-    desk = world.coordinator.desk
-    assert [desk.heartbeat(lease_id, TRUSTED).state for lease_id in ("one", "two")] == ["active", "active"]
+    lease_service = world.coordinator.lease_service
+    assert [lease_service.heartbeat(lease_id, TRUSTED).state for lease_id in ("one", "two")] == ["active", "active"]
     assert charged(world) == ["one"]
-    desk.release("one", TRUSTED)
+    lease_service.release("one", TRUSTED)
     await world.settle()
     assert (agent.granted, charged(world)) == ({"s0": ("two",)}, ["two"])
 
@@ -816,7 +819,7 @@ async def test_a_lease_that_two_slots_claim_stays_where_it_went_last(start: Any)
     world = await start(agent=agent)
     assert agent.granted == {"s1": ("one",)}
     assert world.states() == ["idle", "leased"]
-    assert world.coordinator.desk.heartbeat("one", TRUSTED).state == "active"
+    assert world.coordinator.lease_service.heartbeat("one", TRUSTED).state == "active"
 
 
 async def test_a_lease_that_is_never_used_is_idle_before_long(start: Any) -> None:
@@ -827,9 +830,9 @@ async def test_a_lease_that_is_never_used_is_idle_before_long(start: Any) -> Non
     assert other.state == "queued"
     world.coordinator.find_unused()
     await world.settle()
-    assert (await world.coordinator.desk.poll(other.lease_id, 0.0, TRUSTED)).state == "active"
+    assert (await world.coordinator.lease_service.poll(other.lease_id, 0.0, TRUSTED)).state == "active"
     with pytest.raises(LeaseGone):
-        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -861,7 +864,7 @@ async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) 
                 ended += 1
         elif kind < 0.7 and living:
             lease_id = dice.choice(list(living))
-            coordinator.desk.release(lease_id, TRUSTED)
+            coordinator.lease_service.release(lease_id, TRUSTED)
             del living[lease_id]
         elif kind < 0.8 and agent.loaded:
             agent.die(dice.choice(list(agent.loaded)))
@@ -873,7 +876,7 @@ async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) 
         await world.settle()
         for lease_id in list(living):
             try:
-                coordinator.desk.heartbeat(lease_id, TRUSTED)
+                coordinator.lease_service.heartbeat(lease_id, TRUSTED)
             except PilotlightError:
                 del living[lease_id]
                 ended += 1
@@ -885,7 +888,7 @@ async def test_nothing_is_lost_or_doubled_whatever_fails(start: Any, seed: int) 
         assert coordinator.pool.fair.sharing == sharers
     agent.fails = lambda name, slot_id, model: None
     for lease_id in living:
-        coordinator.desk.release(lease_id, TRUSTED)
+        coordinator.lease_service.release(lease_id, TRUSTED)
     await world.settle()
     assert set(world.states()) <= {"idle", "empty"}
     assert not coordinator.pool.fair.waiting
@@ -942,7 +945,7 @@ async def test_a_sleeper_that_dies_is_forgotten_and_its_slot_goes_on(start: Any)
     world.agent.asleep["s0"].clear()
     world.agent.tell(EngineLost("s0", 1, ExitReport("killed")))
     await world.settle()
-    assert (await world.coordinator.desk.poll(lease.lease_id, 0.0, TRUSTED)).state == "active"
+    assert (await world.coordinator.lease_service.poll(lease.lease_id, 0.0, TRUSTED)).state == "active"
     await world.release(lease)
     assert (await world.lease(A)).path == "fork"
 
@@ -954,7 +957,7 @@ async def test_a_wake_that_fails_boots_instead(start: Any) -> None:
     world.agent.fails = lambda command, slot_id, model: EngineGone("no memory") if command == "wake" else None
     answer = await world.ask(A)
     await world.settle()
-    assert (await world.coordinator.desk.poll(answer.lease_id, 0.0, TRUSTED)).state == "active"
+    assert (await world.coordinator.lease_service.poll(answer.lease_id, 0.0, TRUSTED)).state == "active"
     assert world.agent.loaded == {"s0": A}
 
 
@@ -980,7 +983,7 @@ async def test_a_model_that_keeps_failing_backs_off_and_its_slot_serves_others(s
     world.agent.fails = lambda command, slot_id, model: EngineGone("crashed") if model == A else None
     failing = await world.ask(A)
     assert world.commands().count("boot") == 2, "the first failure is let off"
-    waiting = await world.coordinator.desk.poll(failing.lease_id, 0.0, TRUSTED)
+    waiting = await world.coordinator.lease_service.poll(failing.lease_id, 0.0, TRUSTED)
     assert waiting.state == "queued"
     assert "keep failing, the next is tried in 8.0 s" in waiting.reasons[0]
     other = await world.lease(B)
@@ -991,7 +994,7 @@ async def test_a_model_that_keeps_failing_backs_off_and_its_slot_serves_others(s
     world.now_s += 9.0
     await world.lease(C)
     with pytest.raises(PilotlightError, match="crashed"):
-        await world.coordinator.desk.poll(failing.lease_id, 0.0, TRUSTED)
+        await world.coordinator.lease_service.poll(failing.lease_id, 0.0, TRUSTED)
 
 
 async def test_a_slot_in_which_everything_fails_backs_off_itself(start: Any) -> None:

@@ -59,13 +59,13 @@ def two() -> tuple[MemoryAgent, MemoryAgent]:
 
 async def test_without_agents_a_request_is_told_so_and_one_that_waits_is_served(start: Any) -> None:
     world = await start(agent_grace_s=5.0)
-    waiting = asyncio.create_task(world.coordinator.desk.request(LeaseRequest(A, "m", wait_s=1.0), TRUSTED))
+    waiting = asyncio.create_task(world.coordinator.lease_service.request(LeaseRequest(A, "m", wait_s=1.0), TRUSTED))
     await world.settle()
     await world.join(two()[0])
     assert (await waiting).state == "active"
     world = await start()
     with pytest.raises(Unavailable, match="no agent has registered"):
-        await world.coordinator.desk.request(LeaseRequest(A, "m"), TRUSTED)
+        await world.coordinator.lease_service.request(LeaseRequest(A, "m"), TRUSTED)
 
 
 async def test_nobody_downloads_what_another_node_has(start: Any) -> None:
@@ -105,7 +105,7 @@ async def test_each_node_calls_an_engine_by_its_own_release(start: Any) -> None:
     leases = [await world.lease(A), await world.lease(A)]
     assert [lease.state for lease in leases] == ["active", "active"]
     for lease in leases:
-        world.coordinator.desk.release(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.release(lease.lease_id, TRUSTED)
     await world.settle()
     assert [(await world.lease(A)).path for _ in leases] == ["loaded", "loaded"]
 
@@ -118,10 +118,10 @@ async def test_leases_that_are_served_already_come_in_however_full_the_queue_is(
     assert (await world.ask(B)).state == "queued"
     served(second, "b/0", "one", B)
     await world.join(second)
-    assert world.coordinator.desk.heartbeat("one", TRUSTED).state == "active"
+    assert world.coordinator.lease_service.heartbeat("one", TRUSTED).state == "active"
     world.coordinator.find_unused()
     assert "one" in world.coordinator.pool.fair.running
-    world.coordinator.desk.release("one", TRUSTED)
+    world.coordinator.lease_service.release("one", TRUSTED)
     await world.settle()
     assert "one" not in world.coordinator.pool.fair.running
 
@@ -151,14 +151,14 @@ async def test_an_agent_away_gets_nothing_and_its_leases_go_on(start: Any) -> No
     holder = first if first.granted else second
     other = second if holder is first else first
     await world.leave(holder)
-    assert world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED).state == "active"
+    assert world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED).state == "active"
     assert [line.absent for line in world.coordinator.slots() if line.lease_id] == ["its agent does not answer"]
     assert (await world.lease(B)).state == "active"
     assert list(other.loaded.values()) == [B]
     served(holder, holder.slots[0].slot_id, lease.lease_id, A)
     await world.join(holder)
-    assert world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED).state == "active"
-    world.coordinator.desk.release(lease.lease_id, TRUSTED)
+    assert world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED).state == "active"
+    world.coordinator.lease_service.release(lease.lease_id, TRUSTED)
     await world.settle()
     assert holder.granted == {}
 
@@ -171,7 +171,7 @@ async def test_what_was_being_placed_on_an_agent_that_goes_away_is_placed_elsewh
     lease = await world.ask(A)
     assert ("boot", "a/0", A) in first.calls
     await world.leave(first)
-    assert (await world.coordinator.desk.poll(lease.lease_id, 0.0, TRUSTED)).state == "active"
+    assert (await world.coordinator.lease_service.poll(lease.lease_id, 0.0, TRUSTED)).state == "active"
     assert second.granted == {"b/0": (lease.lease_id,)}
 
 
@@ -184,7 +184,7 @@ async def test_an_agent_that_stays_away_loses_its_leases_with_the_reason(start: 
     world.coordinator.pool.renew(lease.lease_id)
     await world.pass_(10.0)
     with pytest.raises(LeaseGone, match="agent a has not answered"):
-        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
     assert world.coordinator.slots() == []
 
 
@@ -195,7 +195,7 @@ async def test_an_agent_that_was_restarted_has_lost_what_it_served(start: Any) -
     await world.leave(first)
     await world.join(MemoryAgent("a/0", name="a"), instance="2")
     with pytest.raises(LeaseGone, match="serves it no longer"):
-        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
     assert (await world.lease(A)).state == "active"
 
 
@@ -203,12 +203,12 @@ async def test_an_agent_that_returns_with_fewer_slots_has_given_up_the_others(st
     world = await start(MemoryAgent("a/0", "a/1", name="a"))
     await world.lease(A)
     lost = await world.lease(B)
-    [agent] = world.coordinator.roster.agents()
+    [agent] = world.coordinator.registry.agents()
     await world.leave(agent)
     await world.join(MemoryAgent("a/0", name="a"), instance="2")
     assert [(line.slot, line.absent) for line in world.coordinator.slots()] == [("a/0", "")]
     with pytest.raises(LeaseGone):
-        world.coordinator.desk.heartbeat(lost.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lost.lease_id, TRUSTED)
     assert (await world.lease(A)).state == "active"
 
 
@@ -219,7 +219,7 @@ async def test_a_lease_that_expired_while_its_agent_was_away_is_revoked_when_it_
     await world.leave(first)
     await world.pass_(16.0)
     with pytest.raises(LeaseGone):
-        world.coordinator.desk.heartbeat(lease.lease_id, TRUSTED)
+        world.coordinator.lease_service.heartbeat(lease.lease_id, TRUSTED)
     served(first, "a/0", lease.lease_id, A)
     await world.join(first)
     assert first.granted == {}
@@ -233,16 +233,16 @@ async def test_a_restarted_coordinator_keeps_leases_whose_agents_are_late(start:
     served(first, "a/0", "one", A)
     served(second, "b/0", "two", A)
     world = await start(first, settle_s=15.0)
-    desk = world.coordinator.desk
-    assert desk.heartbeat("one", TRUSTED).state == "active"
+    lease_service = world.coordinator.lease_service
+    assert lease_service.heartbeat("one", TRUSTED).state == "active"
     with pytest.raises(Unavailable, match="just started"):
-        desk.heartbeat("two", TRUSTED)
-    desk.release("two", TRUSTED)
+        lease_service.heartbeat("two", TRUSTED)
+    lease_service.release("two", TRUSTED)
     await world.join(second)
     assert second.granted == {}, "its holder gave it back while nobody knew of it"
     await world.pass_(16.0)
     with pytest.raises(ModelNotFound):
-        desk.heartbeat("three", TRUSTED)
+        lease_service.heartbeat("three", TRUSTED)
 
 
 async def test_an_agent_that_ends_soon_takes_no_new_lease(start: Any) -> None:
@@ -251,8 +251,8 @@ async def test_an_agent_that_ends_soon_takes_no_new_lease(start: Any) -> None:
     world = await start(first, second)
     lease = await world.lease(A, priority="interactive")
     assert first.granted
-    world.coordinator.roster.close_slots(first, "its agent is ending")
-    world.coordinator.desk.release(lease.lease_id, TRUSTED)
+    world.coordinator.registry.close_slots(first, "its agent is ending")
+    world.coordinator.lease_service.release(lease.lease_id, TRUSTED)
     await world.settle()
     assert first.granted == {}, "what it does goes on"
     assert (await world.lease(A)).state == "active"

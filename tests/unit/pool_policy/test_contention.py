@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilotlight_pool.policy.placement.eviction_rules import ContestSpec
+from pilotlight_pool.policy.placement.eviction_rules import EvictionSpec
 from pilotlight_pool.policy.placement.fairness import FairnessSpec
 from pilotlight_pool.policy.placement.placement import PlacementSpec
 from pilotlight_pool.policy.placement.prediction import PredictionSpec
@@ -19,7 +19,7 @@ PREDICTION = PredictionSpec(process_s={"loaded": 0.005, "wake": 0.5, "swap": SWA
 POOL = Pool(
     slot_count=4,
     fairness=FairnessSpec(max_waiting_per_tenant=20),
-    contest=ContestSpec(PlacementSpec(PREDICTION)),
+    eviction=EvictionSpec(PlacementSpec(PREDICTION)),
 )
 SPAN_S = 200.0
 # What nobody can take back in no time: a swap that has begun, and the drain of the lease that gives way.

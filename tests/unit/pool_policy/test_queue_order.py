@@ -95,7 +95,7 @@ def test_who_shares_counts_as_who_would_wait_if_it_did_not() -> None:
 
 def test_a_lease_that_lost_its_slot_teaches_nothing_and_pays_for_what_it_had() -> None:
     state = fairness.started(SPEC, waiting(("a1", "normal")), "a1", 0.0)
-    lost = fairness.unseated(SPEC, state, "a1", 3.0)
+    lost = fairness.slot_lost(SPEC, state, "a1", 3.0)
     assert lost.usual_cost_s == {}
     assert lost.finish_tags == {"a": pytest.approx(3.0)}
     ended = fairness.ended(SPEC, state, "a1", 3.0)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from pilotlight_pool.agent.engine_addresses import EngineAddresses
-from pilotlight_pool.agent.engine_instance import Seat, SeatedEngine
+from pilotlight_pool.agent.engine_instance import AgentSlot, EngineInstance
 from pilotlight_pool.agent.engine_output import EngineOutput
 from pilotlight_pool.agent.engine_process import EngineProcess
 from pilotlight_pool.agent.model_files import Located, ModelFiles
@@ -70,7 +70,7 @@ class Agent:
         self._models = NodeModels(files)
         self._zygote = zygote
         self._addresses = addresses
-        self._seats = {facts.slot_id: Seat(facts) for facts in slots}
+        self._slots = {facts.slot_id: AgentSlot(facts) for facts in slots}
         self._listener: Listener | None = None
         # Both by kind of engine: the arguments decide as well as the weights.
         self._swap_checks: dict[tuple[str, str], SwapCheck] = {}
@@ -90,7 +90,7 @@ class Agent:
                 tasks.create_task(self._asking(EngineProcess.check, _CHECK_PERIOD_S, _CHECK_DEADLINE_S), name="checks")
         finally:
             self._listener = None
-            for engine in [engine for seat in self._seats.values() for engine in seat.engines()]:
+            for engine in [engine for slot in self._slots.values() for engine in slot.engines()]:
                 engine.let_go()
                 if engine.process is not None:
                     engine.process.kill()
@@ -110,15 +110,15 @@ class Agent:
         return facts
 
     async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
-        seat, began_s = self._seats[slot_id], time.monotonic()
+        slot, began_s = self._slots[slot_id], time.monotonic()
         located, hold = await self._models.hold(order, deadline_s)
-        seat.booted += 1
-        seat.engine = engine = SeatedEngine(seat.booted, order, hold)
+        slot.booted += 1
+        slot.engine = engine = EngineInstance(slot.booted, order, hold)
         try:
             fetched_s = time.monotonic()
             await self._zygote.wait_ready()
             forking_s = time.monotonic()
-            process = await self._fork(seat, engine, located)
+            process = await self._fork(slot, engine, located)
             booting_s = time.monotonic()
             booted = await process.booted(max(1.0, began_s + deadline_s - booting_s))
         except (EngineGone, asyncio.CancelledError):
@@ -137,7 +137,7 @@ class Agent:
         )
 
     async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
-        engine = self._seats[slot_id].awake
+        engine = self._slots[slot_id].awake
         located, hold = await self._models.hold(order, deadline_s)
         engine.generation += 1
         frame = engine_frames.Swap(
@@ -164,51 +164,51 @@ class Agent:
         )
 
     async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
-        seat = self._seats[slot_id]
-        engine = seat.awake
+        slot = self._slots[slot_id]
+        engine = slot.awake
         frame = engine_frames.Grant(
             grant.lease_id, grant.secret_sha256, grant.tenant, grant.model_name, beside=grant.beside
         )
-        others = seat.grants if grant.beside else {}
-        seat.grants = {**others, grant.lease_id: (grant, time.monotonic())}
+        others = slot.grants if grant.beside else {}
+        slot.grants = {**others, grant.lease_id: (grant, time.monotonic())}
         engine.tenant, engine.isolation = tenant, isolation
         await engine.living.grant(frame, _GRANT_DEADLINE_S)
         return engine.endpoint
 
     async def revoke(self, slot_id: str, lease_id: str, reason: str, deadline_s: float) -> None:
-        seat = self._seats[slot_id]
-        await seat.awake.living.revoke(engine_frames.Revoke(lease_id, reason), deadline_s)
-        seat.grants.pop(lease_id, None)
+        slot = self._slots[slot_id]
+        await slot.awake.living.revoke(engine_frames.Revoke(lease_id, reason), deadline_s)
+        slot.grants.pop(lease_id, None)
 
     async def stop(self, slot_id: str) -> None:
-        seat = self._seats[slot_id]
-        engine, seat.engine, seat.grants = seat.engine, None, {}
+        slot = self._slots[slot_id]
+        engine, slot.engine, slot.grants = slot.engine, None, {}
         if engine is not None:
             await engine.end()
 
     async def sleep(self, slot_id: str, deadline_s: float) -> None:
-        seat = self._seats[slot_id]
-        engine = seat.awake
+        slot = self._slots[slot_id]
+        engine = slot.awake
         await engine.living.sleep(engine_frames.Sleep(_SLEEP_LEVEL), deadline_s)
-        seat.engine, seat.grants = None, {}
-        seat.asleep[engine.incarnation] = engine
+        slot.engine, slot.grants = None, {}
+        slot.asleep[engine.incarnation] = engine
 
     async def wake(self, slot_id: str, incarnation: int, deadline_s: float) -> EngineReady:
-        seat, began_s = self._seats[slot_id], time.monotonic()
-        engine = seat.asleep.pop(incarnation, None)
+        slot, began_s = self._slots[slot_id], time.monotonic()
+        engine = slot.asleep.pop(incarnation, None)
         if engine is None:
             raise EngineGone("that engine sleeps here no more")
-        seat.engine = engine
+        slot.engine = engine
         await engine.living.wake(engine_frames.Wake(), deadline_s)
         return EngineReady(engine.incarnation, 0.0, 0.0, {"wake": time.monotonic() - began_s}, engine.swap_path)
 
     async def discard(self, slot_id: str, incarnation: int) -> None:
-        engine = self._seats[slot_id].asleep.pop(incarnation, None)
+        engine = self._slots[slot_id].asleep.pop(incarnation, None)
         if engine is not None:
             await engine.end()
 
     async def report(self) -> tuple[SlotReport, ...]:
-        return tuple(seat.report() for seat in self._seats.values())
+        return tuple(slot.report() for slot in self._slots.values())
 
     async def _asking(
         self, ask: Callable[[EngineProcess, float], Awaitable[None]], period_s: float, deadline_s: float
@@ -216,12 +216,12 @@ class Agent:
         """Find engines that do not answer any more: `ask` kills them, and their loss is told as any other."""
         while True:
             await asyncio.sleep(period_s)
-            serving = [engine for seat in self._seats.values() for engine in seat.engines() if engine.endpoint]
+            serving = [engine for slot in self._slots.values() for engine in slot.engines() if engine.endpoint]
             processes = [engine.process for engine in serving if engine.process is not None]
             await asyncio.gather(*(_asked(ask(process, deadline_s)) for process in processes))
 
-    async def _fork(self, seat: Seat, engine: SeatedEngine, located: Located) -> EngineProcess:
-        facts, order = seat.facts, engine.order
+    async def _fork(self, slot: AgentSlot, engine: EngineInstance, located: Located) -> EngineProcess:
+        facts, order = slot.facts, engine.order
         config = HostConfig(
             slot=facts.slot_id,
             listen=self._addresses.next(facts.device, engine.incarnation),
@@ -237,8 +237,8 @@ class Agent:
         output, output_fd = await EngineOutput.open(facts.slot_id)
         process = EngineProcess(
             output,
-            on_lost=lambda report: self._lost(seat, engine, report),
-            on_work=lambda busy: self._work(seat, engine, busy),
+            on_lost=lambda report: self._lost(slot, engine, report),
+            on_work=lambda busy: self._work(slot, engine, busy),
         )
         engine.process = process
         ours, theirs = socket.socketpair()
@@ -252,20 +252,20 @@ class Agent:
                 raise
         return process
 
-    def _lost(self, seat: Seat, engine: SeatedEngine, report: ExitReport) -> None:
+    def _lost(self, slot: AgentSlot, engine: EngineInstance, report: ExitReport) -> None:
         engine.endpoint, engine.busy = "", False
-        if seat.engine is engine:
-            seat.grants = {}
-        elif seat.asleep.pop(engine.incarnation, None) is not None:
+        if slot.engine is engine:
+            slot.grants = {}
+        elif slot.asleep.pop(engine.incarnation, None) is not None:
             engine.let_go()
-        self._tell(EngineLost(seat.facts.slot_id, engine.incarnation, report))
+        self._tell(EngineLost(slot.facts.slot_id, engine.incarnation, report))
 
-    def _work(self, seat: Seat, engine: SeatedEngine, busy: bool) -> None:
+    def _work(self, slot: AgentSlot, engine: EngineInstance, busy: bool) -> None:
         """The engine's work is that of every lease on it: it is idle when all of them are."""
         engine.busy = busy
         kind = WorkBegan if busy else WorkEnded
-        for lease_id in seat.grants if seat.engine is engine else ():
-            self._tell(kind(seat.facts.slot_id, lease_id))
+        for lease_id in slot.grants if slot.engine is engine else ():
+            self._tell(kind(slot.facts.slot_id, lease_id))
 
     def _tell(self, event: EngineEvent) -> None:
         if self._listener is not None:

@@ -15,7 +15,7 @@ from pilotlight_store import Hold
 
 
 @dataclass
-class SeatedEngine:
+class EngineInstance:
     """One engine process. `process` is None until it is forked, `endpoint` "" until it serves and once it is lost;
     `busy` is the engine's own word, `generation` counts its swaps."""
 
@@ -55,24 +55,24 @@ class SeatedEngine:
 
 
 @dataclass
-class Seat:
+class AgentSlot:
     """One slot; `engine` None while it is empty. `booted` numbers its processes, `asleep` has them by that number.
     `grants`: by lease, each with when it was made."""
 
     facts: SlotFacts
-    engine: SeatedEngine | None = None
-    asleep: dict[int, SeatedEngine] = field(default_factory=dict)
+    engine: EngineInstance | None = None
+    asleep: dict[int, EngineInstance] = field(default_factory=dict)
     booted: int = 0
     grants: dict[str, tuple[Grant, float]] = field(default_factory=dict)
 
     @property
-    def awake(self) -> SeatedEngine:
+    def awake(self) -> EngineInstance:
         """Raises EngineGone while the slot is empty."""
         if self.engine is None:
             raise EngineGone("there is no engine in this slot")
         return self.engine
 
-    def engines(self) -> tuple[SeatedEngine, ...]:
+    def engines(self) -> tuple[EngineInstance, ...]:
         awake = () if self.engine is None else (self.engine,)
         return (*awake, *self.asleep.values())
 

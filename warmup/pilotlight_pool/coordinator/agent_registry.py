@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 from pilotlight_pool.agent_port import AgentPort, EngineEvent, EngineLost, SlotReport, WorkBegan
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
-from pilotlight_pool.coordinator.metrics import Exposition
+from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.reported_state import reported_slot, served_leases
 from pilotlight_pool.coordinator.slot_driver import SlotDriver
@@ -30,18 +30,18 @@ log = logging.getLogger(__name__)
 AWAY = "its agent does not answer"
 
 
-class Roster:
+class AgentRegistry:
     """`drivers`: of every slot that is known, also while its agent is away. `epoch`: this coordinator's."""
 
     def __init__(
-        self, pool: Pool, exposition: Exposition, driver: DriverSettings, spec: PresenceSpec, epoch: int
+        self, pool: Pool, metrics: PoolMetrics, driver: DriverSettings, spec: PresenceSpec, epoch: int
     ) -> None:
         self.epoch = epoch
         self.spec = spec
         self.drivers: dict[str, SlotDriver] = {}
         self.arrived = asyncio.Event()
         self._pool = pool
-        self._exposition = exposition
+        self._metrics = metrics
         self._driver = driver
         self._members: Mapping[str, Member] = {}
         self._agents: dict[str, AgentPort] = {}
@@ -77,7 +77,7 @@ class Roster:
         facts = {slot.slot_id: slot for slot in agent.slots}
         for report in told:
             self._stop_driving(report.slot_id)
-            driver = SlotDriver(facts[report.slot_id], agent, self._pool, self._exposition, self._driver)
+            driver = SlotDriver(facts[report.slot_id], agent, self._pool, self._metrics, self._driver)
             self.drivers[report.slot_id] = driver
         expires_at_s = now_s + self._pool.policy.expires_s
         stray = self._pool.take_over(

@@ -1,4 +1,4 @@
-"""Puts the coordinator together and owns its tasks: one dispatcher, one ticker; the roster's drivers run beside them.
+"""Puts the coordinator together and owns its tasks: one dispatcher, one ticker; the registry's drivers run beside them.
 
 Everything happens in one event loop and every step on the pool is synchronous, so there are no locks. A task that
 fails ends `run`, and with it the process: engines end with their agent, and whoever supervises starts afresh.
@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pilotlight_pool.agent_port import AgentPort, EngineOrder, ModelOrder
-from pilotlight_pool.coordinator.agent_registry import Roster
+from pilotlight_pool.coordinator.agent_registry import AgentRegistry
 from pilotlight_pool.coordinator.dispatch import Dispatch
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
-from pilotlight_pool.coordinator.keep_alive_controller import LoadAhead, Warmth
-from pilotlight_pool.coordinator.lease_service import Desk
-from pilotlight_pool.coordinator.metrics import Exposition
+from pilotlight_pool.coordinator.keep_alive_controller import KeepAliveController, LoadAhead
+from pilotlight_pool.coordinator.lease_service import LeaseService
+from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.model_search import Found, find
 from pilotlight_pool.coordinator.pool import Pool, PoolPolicy
 from pilotlight_pool.coordinator.warm_orders import WarmKey, WarmOrder
@@ -59,7 +59,7 @@ class CoordinatorSettings:
 
 
 class Coordinator:
-    """`attach` agents, then `run` until cancelled. `desk` is the holders' side."""
+    """`attach` agents, then `run` until cancelled. `lease_service` is the holders' side."""
 
     def __init__(
         self,
@@ -69,19 +69,23 @@ class Coordinator:
     ) -> None:
         self._settings = settings
         self.pool = Pool(settings.policy, clock)
-        self.exposition = Exposition(self.pool)
-        self.roster = Roster(self.pool, self.exposition, settings.driver, settings.presence, int(unix_clock() * 1000))
+        self.metrics = PoolMetrics(self.pool)
+        self.registry = AgentRegistry(
+            self.pool, self.metrics, settings.driver, settings.presence, int(unix_clock() * 1000)
+        )
         settled_at_s = clock() + settings.settle_s
-        self.desk = Desk(self.pool, self.describe, self.exposition, settings.isolation, settled_at_s)
+        self.lease_service = LeaseService(self.pool, self.describe, self.metrics, settings.isolation, settled_at_s)
         self._known: dict[tuple[str, str], EngineOrder] = {}
-        self._dispatch = Dispatch(self.pool, self.roster.drivers, settled_at_s)
-        self._warmth = Warmth(self.pool, self._dispatch, settings.keep_alive, settings.forecast, unix_clock)
+        self._dispatch = Dispatch(self.pool, self.registry.drivers, settled_at_s)
+        self._keep_alive = KeepAliveController(
+            self.pool, self._dispatch, settings.keep_alive, settings.forecast, unix_clock
+        )
         self._wake = asyncio.Event()
         self.pool.on_change.append(self._on_change)
 
     async def run(self, agents: list[AgentPort]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            self.roster.start(tasks)
+            self.registry.start(tasks)
             for agent in agents:
                 await self.attach(agent)
             tasks.create_task(self._dispatching(), name="dispatch")
@@ -89,14 +93,14 @@ class Coordinator:
 
     async def attach(self, agent: AgentPort) -> None:
         """Take over the slots of an agent of this process as they are."""
-        verdict = self.roster.register(Applicant(agent.name, "", frozenset(slot.slot_id for slot in agent.slots)))
+        verdict = self.registry.register(Applicant(agent.name, "", frozenset(slot.slot_id for slot in agent.slots)))
         assert isinstance(verdict, Taken), verdict  # nobody else has its name
-        agent.listen(self.roster.hear)
-        self.roster.take_over(agent, await agent.report())
+        agent.listen(self.registry.hear)
+        self.registry.take_over(agent, await agent.report())
 
     async def drain(self, deadline_s: float) -> None:
         """Take no more leases; return when none holds a slot any more, or after the deadline."""
-        self.desk.close()
+        self.lease_service.close()
         changed = asyncio.Event()
         self.pool.on_change.append(changed.set)
         with contextlib.suppress(TimeoutError):
@@ -109,10 +113,10 @@ class Coordinator:
         """Waits a while for a first agent. Raises PilotlightError."""
         try:
             async with asyncio.timeout(self._settings.agent_grace_s):
-                await self.roster.arrived.wait()
+                await self.registry.arrived.wait()
         except TimeoutError:
             raise Unavailable("no agent has registered with this coordinator", retry_after_s=5.0) from None
-        found = await find(self.roster.agents(), order)
+        found = await find(self.registry.agents(), order)
         self._known[found.facts.kind] = EngineOrder(order, found.facts, "")
         if len(self._known) > _KNOWN_MODELS:
             del self._known[next(iter(self._known))]
@@ -120,7 +124,7 @@ class Coordinator:
 
     async def prewarm(self, asked: PrewarmRequest, caller: Caller) -> ModelLine:
         """A tenant hears of its own orders alone, and not of slots. Raises what `WarmOrders` and `describe` raise, and
-        Forbidden as `Desk.request` does."""
+        Forbidden as `LeaseService.request` does."""
         tenant = access.tenant_of(caller, asked.tenant)
         access.check_order(caller, [asked.model, *(path for _, path in asked.loras)], asked.engine_args)
         model = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
@@ -154,7 +158,7 @@ class Coordinator:
         now_s = self.pool.now_s()
         lines: list[SlotLine] = []
         for slot_id, slot in self.pool.ledger.slots.items():
-            facts, engine, driver = self.pool.slots[slot_id], slot.engine, self.roster.drivers[slot_id]
+            facts, engine, driver = self.pool.slots[slot_id], slot.engine, self.registry.drivers[slot_id]
             lines.append(
                 SlotLine(
                     slot_id, driver.agent_name, facts.device, facts.memory_bytes, facts.cpus, slot.state,
@@ -183,7 +187,7 @@ class Coordinator:
 
     def _on_change(self) -> None:
         self._wake.set()
-        for driver in self.roster.drivers.values():
+        for driver in self.registry.drivers.values():
             driver.kick()
 
     async def _dispatching(self) -> None:
@@ -191,16 +195,16 @@ class Coordinator:
             await self._wake.wait()
             self._wake.clear()
             self._dispatch.run()
-            self._warmth.observe()
+            self._keep_alive.observe()
 
     async def _ticking(self) -> None:
         ticks = 0
         while True:
             await asyncio.sleep(self._settings.tick_s)
             for lease_id in self.pool.expire():
-                self.exposition.ended("expired")
+                self.metrics.ended("expired")
                 log.info("lease %s expired: its holder was silent for %g s", lease_id, self.pool.policy.expires_s)
-            self.roster.tick()
+            self.registry.tick()
             self._refuse_late()
             self.find_unused()
             self.keep_warm()
@@ -219,7 +223,7 @@ class Coordinator:
             if now_s >= lease.wish.deadline_at_s:
                 reasons = "; ".join(self.pool.records[lease_id].reasons)
                 log.info("lease %s is refused: its deadline passed while it was %s", lease_id, lease.state)
-                self.exposition.ended("late")
+                self.metrics.ended("late")
                 why = f"the deadline passed while the lease was {lease.state}: {reasons}"
                 retry_after_s = max(1.0, self.pool.records[lease_id].eta_s or 1.0)
                 self.pool.end(lease_id, LeaseEvent.REFUSE, Unavailable(why, retry_after_s=retry_after_s))
@@ -234,12 +238,12 @@ class Coordinator:
 
     def keep_warm(self) -> None:
         """Stop what is not worth keeping and load what is worth having; the ticker calls it."""
-        for wish in self._warmth.decide():
-            driver = self.roster.drivers[wish.slot_id]
+        for wish in self._keep_alive.decide():
+            driver = self.registry.drivers[wish.slot_id]
             if isinstance(wish, LoadAhead):
                 log.info("slot %s: %s is loaded ahead (%s: %s)", wish.slot_id,
                          wish.warm.order.facts.key[:12], wish.why, wish.reason)  # fmt: skip
-                self.exposition.prewarmed(wish.why)
+                self.metrics.prewarmed(wish.why)
                 driver.warm(wish.warm)
             else:
                 driver.stop_idle(wish.reason)

@@ -19,7 +19,7 @@ from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Slot
 from pilotlight_pool.policy.placement import fairness, placement, preemption
-from pilotlight_pool.policy.placement.eviction_rules import Contest, choose_ahead
+from pilotlight_pool.policy.placement.eviction_rules import Contention, choose_ahead
 from pilotlight_pool.policy.placement.queue_round import QueueRound
 from pilotlight_protocol.errors import PayloadTooLarge, PilotlightError, Unavailable
 from pilotlight_protocol.leases import LeaseState
@@ -54,7 +54,7 @@ class Dispatch:
     def run(self) -> None:
         """Place what can be placed, refuse what never can, and predict when the others will be ready."""
         pool, now_s = self._pool, self._pool.now_s()
-        this_round = QueueRound(pool.policy.contest, pool.predictions, now_s)
+        this_round = QueueRound(pool.policy.eviction, pool.predictions, now_s)
         for lease_id in fairness.order(pool.policy.fairness, pool.fair, now_s):
             record = pool.records[lease_id]
             if (refusal := pool.refusal_of(record.order.facts.kind)) is not None:
@@ -80,15 +80,15 @@ class Dispatch:
             return decision
         facts, there = record.order.facts, record.on_agents
         views = [self._view(slot, facts, there, now_s) for slot in pool.ledger.slots.values()]
-        contest = self._contest(lease_id, now_s)
-        return this_round.decide(kind, record.wish, views, contest, hold_s, can_share=can_share)
+        contention = self._contention(lease_id, now_s)
+        return this_round.decide(kind, record.wish, views, contention, hold_s, can_share=can_share)
 
     def would_place(self, wish: LeaseWish, order: EngineOrder) -> placement.Placement:
         """Where an engine could be held ahead of any lease; nothing is changed (prewarm asks)."""
         pool, now_s = self._pool, self._pool.now_s()
         views = [self._view(slot, order.facts, {}, now_s) for slot in pool.ledger.slots.values()]
-        contest = self._contest(wish.lease_id, now_s)
-        return choose_ahead(pool.policy.contest, wish, views, contest, pool.predictions, now_s)
+        contention = self._contention(wish.lease_id, now_s)
+        return choose_ahead(pool.policy.eviction, wish, views, contention, pool.predictions, now_s)
 
     def share_slots(self, tenants: Iterable[str], now_s: float) -> dict[str, float]:
         """What is theirs by right, beside the tenants that lease now or did lately."""
@@ -146,7 +146,7 @@ class Dispatch:
         self._pool.share(lease_id, slot.slot_id)
         self._outlooks[slot.slot_id].kick()
 
-    def _contest(self, lease_id: str, now_s: float) -> Contest:
+    def _contention(self, lease_id: str, now_s: float) -> Contention:
         pool = self._pool
         held = [
             preemption.held_by([pool.ledger.leases[lease_id] for lease_id in slot.lease_ids])
@@ -154,7 +154,7 @@ class Dispatch:
         ]  # fmt: skip
         others = [pool.records[other].wish for other in pool.fair.waiting if other != lease_id]
         wanted = frozenset(name for wish in others for name in (wish.fingerprint, wish.model))
-        return Contest(held, self._uses(held, (), now_s), wanted)
+        return Contention(held, self._uses(held, (), now_s), wanted)
 
     def _uses(
         self, held: Sequence[preemption.HeldLease], tenants: Iterable[str], now_s: float

@@ -41,7 +41,7 @@ def build_app(coordinator: Coordinator, is_ready: Callable[[], bool], caller_of:
     """`is_ready`: what /readyz answers, for supervisors; leases are taken from the first moment. `caller_of`: whose an
     `Authorization` header is; raises Unauthorized."""
     app = FastAPI(title="Pilotlight leases", docs_url=None, redoc_url=None)
-    desk = coordinator.desk
+    lease_service = coordinator.lease_service
 
     def who(request: Request) -> Caller:
         return caller_of(request.headers.get("authorization", ""))
@@ -49,20 +49,20 @@ def build_app(coordinator: Coordinator, is_ready: Callable[[], bool], caller_of:
     @app.post("/v1/leases", status_code=201)
     async def ask(request: Request) -> Response:
         caller, asked = who(request), await _read(request, _LEASE, "a lease request")
-        return _json(await _while_connected(request, desk.request(asked, caller)), 201)
+        return _json(await _while_connected(request, lease_service.request(asked, caller)), 201)
 
     @app.get("/v1/leases/{lease_id}")
     async def poll(request: Request, lease_id: str) -> Response:
         wait_s = _wait_s(request.query_params.get("wait_s", "0"))
-        return _json(await _while_connected(request, desk.poll(lease_id, wait_s, who(request))))
+        return _json(await _while_connected(request, lease_service.poll(lease_id, wait_s, who(request))))
 
     @app.post("/v1/leases/{lease_id}/heartbeat")
     async def heartbeat(request: Request, lease_id: str) -> Response:
-        return _json(desk.heartbeat(lease_id, who(request)))
+        return _json(lease_service.heartbeat(lease_id, who(request)))
 
     @app.delete("/v1/leases/{lease_id}", status_code=204)
     async def release(request: Request, lease_id: str) -> Response:
-        desk.release(lease_id, who(request))
+        lease_service.release(lease_id, who(request))
         return Response(status_code=204)
 
     @app.get("/v1/leases")
@@ -87,7 +87,7 @@ def build_app(coordinator: Coordinator, is_ready: Callable[[], bool], caller_of:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(coordinator.exposition.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(coordinator.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/healthz")
     async def alive() -> Response:

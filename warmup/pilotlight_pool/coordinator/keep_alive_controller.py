@@ -57,7 +57,7 @@ class PlacementOutlook(Protocol):
     def share_slots(self, tenants: Iterable[str], now_s: float) -> Mapping[str, float]: ...
 
 
-class Warmth:
+class KeepAliveController:
     """`unix_s`: Unix time."""
 
     def __init__(

@@ -13,7 +13,7 @@ import msgspec
 from pilotlight_pool.agent_port import EngineOrder, ModelOrder
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
-from pilotlight_pool.coordinator.metrics import Exposition
+from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.model_search import Found
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.warm_orders import WarmOrder
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 Describe = Callable[[ModelOrder], Awaitable[Found]]
 
 
-class Desk:
+class LeaseService:
     """`describe` finds out about a model, fetching it where it is not there. `isolation`: where a request has none.
     `settled_at_s`: until then an unknown lease may be one whose agent has yet to register."""
 
@@ -37,13 +37,13 @@ class Desk:
         self,
         pool: Pool,
         describe: Describe,
-        exposition: Exposition,
+        metrics: PoolMetrics,
         isolation: Isolation,
         settled_at_s: float = 0.0,
     ) -> None:
         self._pool = pool
         self._describe = describe
-        self._exposition = exposition
+        self._metrics = metrics
         self._isolation = isolation
         self._settled_at_s = settled_at_s
         self._closing = False
@@ -155,7 +155,7 @@ class Desk:
         if lease is None:
             raise _unknown(lease_id)
         if lease.state not in ENDED:
-            self._exposition.ended("released")
+            self._metrics.ended("released")
             self._pool.end(lease_id, LeaseEvent.RELEASE)
 
     def close(self) -> None:

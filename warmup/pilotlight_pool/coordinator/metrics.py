@@ -19,7 +19,7 @@ _YES_NO = {True: "yes", False: "no"}
 _PATHS: tuple[Path, ...] = ("loaded", "wake", "swap", "fork", "boot")
 
 
-class Exposition:
+class PoolMetrics:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._registry = CollectorRegistry()

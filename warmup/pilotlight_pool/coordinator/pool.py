@@ -21,7 +21,7 @@ from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Lease
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotEvent
 from pilotlight_pool.policy.placement import boot_backoff, fairness, model_worth, placement, prediction
-from pilotlight_pool.policy.placement.eviction_rules import ContestSpec
+from pilotlight_pool.policy.placement.eviction_rules import EvictionSpec
 from pilotlight_pool.policy.placement.fairness import FairnessSpec
 from pilotlight_pool.policy.placement.placement import PlacementSpec
 from pilotlight_pool.policy.placement.prediction import PredictionSpec
@@ -40,14 +40,14 @@ class PoolPolicy:
     """`expires_s`: a lease whose holder has been silent for so long ends. `keep_ended_s`: for answering 410."""
 
     fairness: FairnessSpec = field(default_factory=FairnessSpec)
-    contest: ContestSpec = field(default_factory=lambda: ContestSpec(PlacementSpec(PredictionSpec())))
+    eviction: EvictionSpec = field(default_factory=lambda: EvictionSpec(PlacementSpec(PredictionSpec())))
     back_off: BackOff = boot_backoff.ENGINES
     expires_s: float = 15.0
     keep_ended_s: float = 60.0
 
     @property
     def prediction(self) -> PredictionSpec:
-        return self.contest.placement.prediction
+        return self.eviction.placement.prediction
 
 
 class Pool:
@@ -92,7 +92,7 @@ class Pool:
         self.slots.update(facts)
         for slot, _ in reported:
             self.absent.pop(slot.slot_id, None)
-        self._unseat(after, Unavailable("its agent serves it no longer"))
+        self._resynced(after, Unavailable("its agent serves it no longer"))
         return after.stray
 
     def note_sizes(self, slots: Iterable[SlotFacts]) -> None:
@@ -103,11 +103,11 @@ class Pool:
         """These slots cannot be used now. What was being placed on them waits again; what they serve goes on."""
         ids = [slot_id for slot_id in slot_ids if slot_id in self.ledger.slots]
         self.absent.update(dict.fromkeys(ids, reason))
-        self._unseat(resync.unplace(self.ledger, ids, self.now_s()), Unavailable(reason))
+        self._resynced(resync.unplace(self.ledger, ids, self.now_s()), Unavailable(reason))
 
     def unplace(self, slot_id: str, error: PilotlightError, *, again: bool = True) -> None:
         """The slot cannot serve the lease that was being placed on it, which waits again, or is told so."""
-        self._unseat(resync.unplace(self.ledger, [slot_id], self.now_s()), error, again=again)
+        self._resynced(resync.unplace(self.ledger, [slot_id], self.now_s()), error, again=again)
 
     def drop_slots(self, slot_ids: Iterable[str], error: PilotlightError) -> None:
         """These slots are gone, and their engines with them."""
@@ -116,7 +116,7 @@ class Pool:
         for slot_id in ids:
             self.slots.pop(slot_id, None)
             self.absent.pop(slot_id, None)
-        self._unseat(after, error)
+        self._resynced(after, error)
 
     def note_given_back(self, lease_id: str, caller: Caller) -> None:
         """Its holder is done with a lease that no agent has reported yet."""
@@ -128,10 +128,10 @@ class Pool:
         caller = self._given_back.get(lease.wish.lease_id)
         return caller is not None and caller.owns(lease.wish.tenant)
 
-    def _unseat(self, after: resync.Resync, error: PilotlightError, *, again: bool = True) -> None:
+    def _resynced(self, after: resync.Resync, error: PilotlightError, *, again: bool = True) -> None:
         self.ledger = after.ledger
         for lease_id, before in after.lost:
-            self._seat_lost(lease_id, before, error, again=again)
+            self._slot_lost(lease_id, before, error, again=again)
         for slot_id in self.ledger.slots:
             self._charge_holder(slot_id)
         self._changed()
@@ -183,7 +183,7 @@ class Pool:
         now_s = self.now_s()
         lease = self.ledger.leases[lease_id]
         self.ledger = ledger.lease_event(self.ledger, lease_id, LeaseEvent.DISPLACE, now_s)
-        self.fair = fairness.unseated(self.policy.fairness, self.fair, lease_id, now_s)
+        self.fair = fairness.slot_lost(self.policy.fairness, self.fair, lease_id, now_s)
         self._charge_holder(lease.slot_id)
         refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, now_s, lease.queued_at_s)
         if refusal is not None:
@@ -212,7 +212,7 @@ class Pool:
         self._changed()
 
     def slot_event(self, slot_id: str, event: SlotEvent) -> None:
-        """Any event that takes no seat away."""
+        """Any event that takes the slot from no lease."""
         self._slot(slot_id, event)
 
     def refuse_kind(self, kind: tuple[str, str], error: PilotlightError) -> None:
@@ -237,11 +237,11 @@ class Pool:
         before = {lease_id: self.ledger.leases[lease_id].state for lease_id in self.ledger.slots[slot_id].lease_ids}
         self._slot(slot_id, event)
         for lease_id, state in before.items():
-            self._seat_lost(lease_id, state, error, again=again)
+            self._slot_lost(lease_id, state, error, again=again)
 
-    def _seat_lost(self, lease_id: str, before: LeaseState, error: PilotlightError, *, again: bool) -> None:
+    def _slot_lost(self, lease_id: str, before: LeaseState, error: PilotlightError, *, again: bool) -> None:
         now_s = self.now_s()
-        self.fair = fairness.unseated(self.policy.fairness, self.fair, lease_id, now_s)
+        self.fair = fairness.slot_lost(self.policy.fairness, self.fair, lease_id, now_s)
         lease = self.ledger.leases[lease_id]
         if before is LeaseState.PLACING and again and lease.tries < MOST_TRIES:
             refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, now_s, lease.queued_at_s)
@@ -287,14 +287,14 @@ class Pool:
         return record
 
     def end(self, lease_id: str, event: LeaseEvent, error: PilotlightError | None = None) -> None:
-        """RELEASE, EXPIRE, REFUSE or PREEMPT; its seat, place in the queue and charge are given back."""
+        """RELEASE, EXPIRE, REFUSE or PREEMPT; its slot, place in the queue and charge are given back."""
         record = self.records[lease_id]
         now_s, spec = self.now_s(), self.policy.fairness
         before = self.ledger.leases[lease_id]
         cut_short = event is LeaseEvent.PREEMPT and before.state is LeaseState.ACTIVE
         self.ledger = ledger.lease_event(self.ledger, lease_id, event, now_s)
         self.fair = fairness.withdraw(spec, self.fair, lease_id, now_s)
-        self.fair = (fairness.unseated if cut_short else fairness.ended)(spec, self.fair, lease_id, now_s)
+        self.fair = (fairness.slot_lost if cut_short else fairness.ended)(spec, self.fair, lease_id, now_s)
         self._charge_holder(before.slot_id)
         record.error = error or record.error
         self._tell(lease_id)

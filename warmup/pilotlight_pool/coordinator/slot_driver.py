@@ -41,7 +41,7 @@ from pilotlight_pool.agent_port import (
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
-from pilotlight_pool.coordinator.metrics import Exposition
+from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.model_search import why_not_any_more
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.slot_grants import SlotGrants
@@ -63,18 +63,18 @@ class SlotDriver:
     """`run` until cancelled; `kick` after anything that may concern this slot."""
 
     def __init__(
-        self, facts: SlotFacts, agent: AgentPort, pool: Pool, exposition: Exposition, settings: DriverSettings
+        self, facts: SlotFacts, agent: AgentPort, pool: Pool, metrics: PoolMetrics, settings: DriverSettings
     ) -> None:
         self.agent_name = agent.name
         self._slot_id = facts.slot_id
         self._agent = agent
         self._pool = pool
-        self._exposition = exposition
+        self._metrics = metrics
         self._settings = settings
         self._wake = asyncio.Event()
         self._failures = SlotFailures(settings.back_off)
-        self._times = StepTimes(facts.slot_id, pool, exposition)
-        self._grants = SlotGrants(facts.slot_id, agent, pool, exposition, settings.drain_deadline_s)
+        self._times = StepTimes(facts.slot_id, pool, metrics)
+        self._grants = SlotGrants(facts.slot_id, agent, pool, metrics, settings.drain_deadline_s)
         self._incarnation = 0
         self.swap_path = ""
         self._lost_early = (0, ExitReport(""))
@@ -249,7 +249,7 @@ class SlotDriver:
         try:
             ready = await self._agent.swap(self._slot_id, order, self._settings.swap_deadline_s)
         except SwapFailed as error:
-            self._exposition.swap_failed()
+            self._metrics.swap_failed()
             self._fail(SlotEvent.SWAP_FAILED, "the swap failed", error.report)
             return
         except SwapRefused as error:
@@ -279,10 +279,10 @@ class SlotDriver:
         self._times.granted(record, order.facts, now_s - began_s)
         self._failures.worked()
         self._pool.grant(self._slot_id, endpoint, order.facts.fingerprint)
-        self._exposition.granted(record, now_s)
+        self._metrics.granted(record, now_s)
 
     async def _drain(self) -> None:
-        self._times.begin(self._pool.policy.contest.placement.drain_s)
+        self._times.begin(self._pool.policy.eviction.placement.drain_s)
         await self._grants.revoke_all()
         if self._slot.state is SlotState.DRAINING:
             self._pool.slot_event(self._slot_id, SlotEvent.DRAINED)
@@ -322,7 +322,7 @@ class SlotDriver:
         why = f"{slot.lease_id} needs another" if slot.lease_id is not None else self._unwanted or "a prewarm"
         becomes = "put to sleep" if sleeps else "stopped"
         log.info("slot %s: its engine with %s is %s: %s", self._slot_id, model, becomes, why)
-        self._exposition.evicted("lease" if slot.lease_id is not None else "keep-alive")
+        self._metrics.evicted("lease" if slot.lease_id is not None else "keep-alive")
         self._pool.slot_event(self._slot_id, SlotEvent.SLEEP if sleeps else SlotEvent.STOP)
 
     def _room_to_sleep(self) -> tuple[int, ...] | None:
@@ -335,7 +335,7 @@ class SlotDriver:
         return Dormant(self._incarnation, engine, order) if engine is not None and order is not None else None
 
     async def _sleep(self) -> None:
-        self._times.begin(self._pool.policy.contest.placement.stop_s)
+        self._times.begin(self._pool.policy.eviction.placement.stop_s)
         dormant = self._this()
         assert dormant is not None  # _make_way has looked
         for incarnation in self._room_to_sleep() or ():
@@ -356,7 +356,7 @@ class SlotDriver:
         self._times.took(step, ready, self._reserved())
 
     async def _stop(self) -> None:
-        self._times.begin(self._pool.policy.contest.placement.stop_s)
+        self._times.begin(self._pool.policy.eviction.placement.stop_s)
         began_s = self._pool.now_s()
         await self._agent.stop(self._slot_id)
         self._pool.slot_event(self._slot_id, SlotEvent.STOPPED)
@@ -376,7 +376,7 @@ class SlotDriver:
         if engine is not None:
             self._pool.model_failed(engine.model)
         self._warm = None
-        self._exposition.engine_failed()
+        self._metrics.engine_failed()
         log.warning(
             "slot %s: %s (failure %d in a row): %s", self._slot_id, what, self._failures.count, report.for_log()
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from pilotlight_pool.agent_port import AgentPort, Grant, SlotReport
-from pilotlight_pool.coordinator.metrics import Exposition
+from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.policy.leases.isolation import after_serving
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
@@ -24,12 +24,12 @@ from pilotlight_protocol.leases import LeaseState
 
 class SlotGrants:
     def __init__(
-        self, slot_id: str, agent: AgentPort, pool: Pool, exposition: Exposition, revoke_deadline_s: float
+        self, slot_id: str, agent: AgentPort, pool: Pool, metrics: PoolMetrics, revoke_deadline_s: float
     ) -> None:
         self._slot_id = slot_id
         self._agent = agent
         self._pool = pool
-        self._exposition = exposition
+        self._metrics = metrics
         self._revoke_deadline_s = revoke_deadline_s
         self._granted: tuple[str, ...] = ()
 
@@ -65,7 +65,7 @@ class SlotGrants:
             now_s = self._pool.now_s()
             record.phases_s["grant"] = now_s - began_s
             self._pool.grant_sharer(lease_id, endpoint)
-            self._exposition.granted(record, now_s)
+            self._metrics.granted(record, now_s)
 
     async def revoke_all(self) -> None:
         for lease_id in self._granted:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pilotlight_pool.agent_port import EngineOrder, EngineReady, ModelFacts
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
-from pilotlight_pool.coordinator.metrics import Exposition
+from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.policy.placement.prediction import Outcome, Path, predict
 
@@ -27,11 +27,11 @@ class ExpectedStep:
 class StepTimes:
     """`ends_s`: when the step under way should be over, on the pool's clock; 0 between steps."""
 
-    def __init__(self, slot_id: str, pool: Pool, exposition: Exposition) -> None:
+    def __init__(self, slot_id: str, pool: Pool, metrics: PoolMetrics) -> None:
         self.ends_s = 0.0
         self._slot_id = slot_id
         self._pool = pool
-        self._exposition = exposition
+        self._metrics = metrics
 
     def begin(self, takes_s: float) -> None:
         self.ends_s = self._pool.now_s() + takes_s
@@ -71,7 +71,7 @@ class StepTimes:
                 step.predicted_s,
             )
         )  # fmt: skip
-        self._exposition.made_ready(step.path, ready, step.predicted_s, took_s)
+        self._metrics.made_ready(step.path, ready, step.predicted_s, took_s)
         if record is not None and record.order.facts.key == facts.key:
             record.phases_s[step.path] = took_s
             record.phases_s |= {f"{step.path}.{name}": seconds for name, seconds in ready.phases_s.items()}

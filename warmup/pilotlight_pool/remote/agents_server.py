@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from pilotlight_pool.coordinator.agent_registry import Roster
+from pilotlight_pool.coordinator.agent_registry import AgentRegistry
 from pilotlight_pool.listener import address_of
 from pilotlight_pool.policy.leases.presence import Applicant, Superseded, TurnedAway
 from pilotlight_pool.remote import frames
@@ -31,9 +31,9 @@ _END_GRACE_S = 2.0
 class AgentsServer:
     """`run` until cancelled. Raises Unavailable when a later coordinator has taken over: this one must end."""
 
-    def __init__(self, roster: Roster, token: TokenFile, listener: socket.socket) -> None:
+    def __init__(self, registry: AgentRegistry, token: TokenFile, listener: socket.socket) -> None:
         self.address = address_of(listener)
-        self._roster = roster
+        self._registry = registry
         self._token = token
         self._listener = listener
         self._wires: dict[str, Wire[FromAgent]] = {}
@@ -63,7 +63,7 @@ class AgentsServer:
             return web.json_response({"error": "the token is not this coordinator's"}, status=401)
         ws = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES, compress=False)
         await ws.prepare(request)
-        wire = Wire(ws, msgspec.msgpack.Decoder(FromAgent), self._roster.spec.silent_s)
+        wire = Wire(ws, msgspec.msgpack.Decoder(FromAgent), self._registry.spec.silent_s)
         register = await wire.first(_REGISTER_DEADLINE_S)
         if isinstance(register, Register):
             await self._serve(wire, register)
@@ -72,7 +72,7 @@ class AgentsServer:
         return ws
 
     async def _serve(self, wire: Wire[FromAgent], register: Register) -> None:
-        verdict = self._roster.register(
+        verdict = self._registry.register(
             Applicant(
                 register.name, register.instance, frozenset(slot.slot_id for slot in register.slots),
                 register.seen_epoch, register.protocol,
@@ -87,19 +87,19 @@ class AgentsServer:
         if (older := self._wires.get(register.name)) is not None:
             older.end("it has connected again")
         self._wires[register.name] = wire
-        spec, roster = self._roster.spec, self._roster
+        spec, registry = self._registry.spec, self._registry
         agent = RemoteAgent(
-            register, wire, lambda report: roster.take_over(agent, [report]),
-            lambda: roster.close_slots(agent, "its agent is ending"),
+            register, wire, lambda report: registry.take_over(agent, [report]),
+            lambda: registry.close_slots(agent, "its agent is ending"),
         )  # fmt: skip
-        agent.listen(roster.hear)
+        agent.listen(registry.hear)
         why = "the connection was closed"
         try:
-            wire.send(frames.Registered(roster.epoch, spec.beat_s, spec.silent_s))
-            roster.take_over(agent, register.reports)
+            wire.send(frames.Registered(registry.epoch, spec.beat_s, spec.silent_s))
+            registry.take_over(agent, register.reports)
             why = await wire.run(agent.hear, frames.Beat, spec.beat_s)
         finally:
             if self._wires.get(register.name) is wire:
                 del self._wires[register.name]
             agent.end(why)
-            roster.leave(agent, why)
+            registry.leave(agent, why)

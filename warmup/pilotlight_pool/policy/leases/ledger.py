@@ -134,7 +134,7 @@ def admit_sharer(ledger: Ledger, lease_id: str, now_s: float) -> Ledger:
 def slot_event(ledger: Ledger, slot_id: str, event: SlotEvent, now_s: float, engine: Engine | None = None) -> Ledger:
     """Move a slot. `engine` is the one that BOOT, WAKE or SWAP is about to bring, or that SWAP_REFUSED has kept.
 
-    A slot that dies or fails a swap takes its leases' seats away: they queue again (or are preempted if they were
+    A slot that dies or fails a swap takes its leases' slot away: they queue again (or are preempted if they were
     idle). STOP and SLEEP keep a reservation, since the slot makes room for it. LEASE is `grant`'s
     alone, and DRAIN `lease_event`'s: a slot drains because its lease leaves it, never under a lease that stays.
     """
@@ -144,7 +144,7 @@ def slot_event(ledger: Ledger, slot_id: str, event: SlotEvent, now_s: float, eng
     state = next_slot_state(slot.state, event, slot_id)
     if event in {SlotEvent.DIED, SlotEvent.SWAP_FAILED}:
         for lease_id in slot.lease_ids:
-            ledger = _unseat(ledger, lease_id, LeaseEvent.ENGINE_LOST, now_s)
+            ledger = _take_slot(ledger, lease_id, LeaseEvent.ENGINE_LOST, now_s)
         slot = ledger.slots[slot_id]
     return _with_slot(ledger, _slot_after(slot, event, state, engine, now_s))
 
@@ -189,7 +189,7 @@ def lease_event(ledger: Ledger, lease_id: str, event: LeaseEvent, now_s: float) 
         raise LifeCycleViolation(f"lease {lease_id}", lease.state, event, "reserve(), grant() or slot_event()")
     if next_lease_state(lease.state, event, lease_id) in HOLDS_SLOT or lease.slot_id is None:
         return _with_lease(ledger, _lease_after(lease, event, now_s))
-    ledger = _unseat(ledger, lease_id, event, now_s)
+    ledger = _take_slot(ledger, lease_id, event, now_s)
     slot = ledger.slots[lease.slot_id]
     if slot.state is not SlotState.LEASED or is_served(ledger, slot):
         return ledger
@@ -280,7 +280,7 @@ def _lease_after(lease: Lease, event: LeaseEvent, now_s: float) -> Lease:
     return replace(lease, state=state, since_s=now_s, slot_id=slot_id, tries=tries, queued_at_s=queued_at_s)
 
 
-def _unseat(ledger: Ledger, lease_id: str | None, event: LeaseEvent, now_s: float) -> Ledger:
+def _take_slot(ledger: Ledger, lease_id: str | None, event: LeaseEvent, now_s: float) -> Ledger:
     if lease_id is None:
         return ledger
     lease = ledger.leases[lease_id]

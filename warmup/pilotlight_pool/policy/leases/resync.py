@@ -49,7 +49,7 @@ def resync(ledger: Ledger, reported: Iterable[tuple[Slot, Sequence[Lease]]], giv
         for lease_id in known.lease_ids if known is not None else ():
             if lease_id not in told:
                 lost.append((lease_id, leases[lease_id].state))
-                leases[lease_id] = _unseated(leases[lease_id], slot.since_s)
+                leases[lease_id] = _slot_lost(leases[lease_id], slot.since_s)
         kept: list[str] = []
         for lease in served:
             lease_id = lease.wish.lease_id
@@ -91,7 +91,7 @@ def _without(ledger: Ledger, slot_ids: Iterable[str], now_s: float, states: froz
             if leases[lease_id].state not in states:
                 continue
             lost.append((lease_id, leases[lease_id].state))
-            leases[lease_id] = _unseated(leases[lease_id], now_s)
+            leases[lease_id] = _slot_lost(leases[lease_id], now_s)
             slots[slot_id] = without_lease(leases, slots[slot_id], lease_id)
     return Resync(Ledger(leases, slots), lost=tuple(lost))
 
@@ -103,7 +103,7 @@ def _keeps(mine: Lease | None, served: Lease) -> bool:
     return mine.state in SERVING and served.since_s > mine.since_s
 
 
-def _unseated(lease: Lease, now_s: float) -> Lease:
+def _slot_lost(lease: Lease, now_s: float) -> Lease:
     state = next_state(lease.state, LeaseEvent.ENGINE_LOST, lease.wish.lease_id)
     return replace(lease, state=state, since_s=now_s, slot_id=None, tries=lease.tries + 1)
 

@@ -30,7 +30,7 @@ _PARKED = frozenset({SlotState.IDLE, SlotState.DRAINING})
 
 
 @dataclass(frozen=True, slots=True)
-class ContestSpec:
+class EvictionSpec:
     """`worth_boots`: how many boots' time an engine is kept for; 2 keeps boots to a third of a slot's time."""
 
     placement: PlacementSpec
@@ -38,7 +38,7 @@ class ContestSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class Contention:
     """Who holds and who waits. `wanted`: models and fingerprints of the other leases that wait."""
 
     held: Sequence[HeldLease]
@@ -47,20 +47,20 @@ class Contest:
 
 
 def choose(
-    spec: ContestSpec,
+    spec: EvictionSpec,
     wish: LeaseWish,
     slots: Sequence[SlotView],
-    contest: Contest,
+    contention: Contention,
     predictions: PredictionState,
     now_s: float,
 ) -> Placement:
     """Where the wish goes now. `slots` know nothing yet of who may be preempted or what is kept for whom."""
-    given_up = victims(wish, contest.held, contest.tenants, now_s)
-    parked = _kept(spec, slots, contest, predictions, now_s)
+    given_up = victims(wish, contention.held, contention.tenants, now_s)
+    parked = _kept(spec, slots, contention, predictions, now_s)
     seen: list[SlotView] = []
     for slot in slots:
         changes: dict[str, Any] = {}
-        young_s = _young_s(spec, slot, contest, predictions, now_s)
+        young_s = _young_s(spec, slot, contention, predictions, now_s)
         if young_s > 0.0:
             changes["stoppable_in_s"] = young_s
         victim = given_up.get(slot.slot_id)
@@ -76,10 +76,10 @@ def choose(
 
 
 def choose_ahead(
-    spec: ContestSpec,
+    spec: EvictionSpec,
     wish: LeaseWish,
     slots: Sequence[SlotView],
-    contest: Contest,
+    contention: Contention,
     predictions: PredictionState,
     now_s: float,
 ) -> Placement:
@@ -93,7 +93,7 @@ def choose_ahead(
         return now_s - slot.since_s >= _worth_s(spec, slot, engine, predictions)
 
     free = [slot for slot in slots if is_left(slot)]
-    return choose(spec, wish, free, replace(contest, held=()), predictions, now_s)
+    return choose(spec, wish, free, replace(contention, held=()), predictions, now_s)
 
 
 def _can_be_displaced(slot: SlotView, wish: LeaseWish) -> bool:
@@ -105,7 +105,7 @@ def _can_be_displaced(slot: SlotView, wish: LeaseWish) -> bool:
 
 
 def _kept(
-    spec: ContestSpec, slots: Sequence[SlotView], contest: Contest, predictions: PredictionState, now_s: float
+    spec: EvictionSpec, slots: Sequence[SlotView], contention: Contention, predictions: PredictionState, now_s: float
 ) -> dict[str, float]:
     """Parked slots within their tenants' shares, those used last first, and for how much longer each is kept.
 
@@ -113,7 +113,7 @@ def _kept(
     """
     room = {
         tenant: min(use.share_slots, max(1, math.ceil(use.mean_slots))) - use.held_slots
-        for tenant, use in contest.tenants.items()
+        for tenant, use in contention.tenants.items()
         if use.relative <= 1.0
     }
     kept: dict[str, float] = {}
@@ -128,15 +128,17 @@ def _kept(
     return kept
 
 
-def _young_s(spec: ContestSpec, slot: SlotView, contest: Contest, predictions: PredictionState, now_s: float) -> float:
+def _young_s(
+    spec: EvictionSpec, slot: SlotView, contention: Contention, predictions: PredictionState, now_s: float
+) -> float:
     engine = slot.engine
     if engine is None:
         return 0.0
-    if slot.free and (engine.fingerprint if slot.swappable else engine.model) not in contest.wanted:
+    if slot.free and (engine.fingerprint if slot.swappable else engine.model) not in contention.wanted:
         return 0.0
     return max(0.0, engine.booted_s + _worth_s(spec, slot, engine, predictions) - now_s)
 
 
-def _worth_s(spec: ContestSpec, slot: SlotView, engine: Engine, predictions: PredictionState) -> float:
+def _worth_s(spec: EvictionSpec, slot: SlotView, engine: Engine, predictions: PredictionState) -> float:
     way_back_s = predict(spec.placement.prediction, predictions, slot.way_back, slot.tier, engine.fingerprint, 0)
     return spec.worth_boots * way_back_s

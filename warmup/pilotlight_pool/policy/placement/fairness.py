@@ -114,7 +114,7 @@ def withdraw(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: flo
 
 def shares(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
     """The lease is let in beside the one that holds the slot: that one alone is charged."""
-    state = unseated(spec, withdraw(spec, state, lease_id, now_s), lease_id, now_s)
+    state = slot_lost(spec, withdraw(spec, state, lease_id, now_s), lease_id, now_s)
     return replace(state, sharing=state.sharing | {lease_id})
 
 
@@ -161,11 +161,11 @@ def ended(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float)
         return state
     usual_s = _usual_cost(spec, state, run.tenant)
     learned_s = usual_s + spec.smoothing * (now_s - run.started_s - usual_s)
-    state = unseated(spec, state, lease_id, now_s)
+    state = slot_lost(spec, state, lease_id, now_s)
     return replace(state, usual_cost_s={**state.usual_cost_s, run.tenant: learned_s})
 
 
-def unseated(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
+def slot_lost(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
     """The lease lost its slot before it was done: the charge is put right, and nothing is learned from it."""
     run = state.running.get(lease_id)
     if run is None and lease_id not in state.sharing:

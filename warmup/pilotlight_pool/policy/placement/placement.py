@@ -44,13 +44,13 @@ class PlacementSpec:
 
 @dataclass(frozen=True, slots=True)
 class SlotView:
-    """One slot as placement sees it. `contest` fills in what depends on who else holds and waits.
+    """One slot as placement sees it. `contention` fills in what depends on who else holds and waits.
 
     `free`: no lease holds or has reserved it. `since_s`: when its state began. `free_in_s`: predicted rest of a lease
     at work; None: unknown. `busy_left_s`: predicted rest of a boot, wake, swap or drain under way. `swappable`: swaps
     of this quantization are proven on this device. `tier`: where the wish's weights are, seen from this node.
     `memory_bytes`: free for an engine if the present one is stopped. `keep_value`: what its content is worth
-    (greedy-dual priority). From `contest`: `preempts`, the lease that would have to give way, and `preempt_loss_s`,
+    (greedy-dual priority). From `contention`: `preempts`, the lease that would have to give way, and `preempt_loss_s`,
     what that costs; `stoppable_in_s`, before which its engine may not be stopped; `kept_for`, the tenant within whose
     share its parked engine is. `absent`: why it cannot be used at all now, "" where it can. `fingerprint`: what this
     node calls the wish's (it contains vLLM's version), "" where that is the wish's own. `way_back`: what bringing its

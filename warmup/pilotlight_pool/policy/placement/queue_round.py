@@ -17,7 +17,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
-from pilotlight_pool.policy.placement.eviction_rules import Contest, ContestSpec, choose
+from pilotlight_pool.policy.placement.eviction_rules import Contention, EvictionSpec, choose
 from pilotlight_pool.policy.placement.placement import Placement, SlotView, too_late
 from pilotlight_pool.policy.placement.prediction import PredictionState
 
@@ -32,7 +32,7 @@ class _Blocked:
 
 
 class QueueRound:
-    def __init__(self, spec: ContestSpec, predictions: PredictionState, now_s: float) -> None:
+    def __init__(self, spec: EvictionSpec, predictions: PredictionState, now_s: float) -> None:
         self._spec = spec
         self._predictions = predictions
         self._now_s = now_s
@@ -63,7 +63,7 @@ class QueueRound:
         kind: Hashable,
         wish: LeaseWish,
         slots: Sequence[SlotView],
-        contest: Contest,
+        contention: Contention,
         hold_s: float | None,
         *,
         can_share: bool = False,
@@ -72,7 +72,7 @@ class QueueRound:
         hold one, None where that is unknown. `can_share`: others of its endpoint hold a slot, which it shares
         unless it gets one of its own at once; so it books nothing else."""
         slots = [self._as_booked(slot) for slot in slots]
-        decision = choose(self._spec, wish, slots, contest, self._predictions, self._now_s)
+        decision = choose(self._spec, wish, slots, contention, self._predictions, self._now_s)
         best = decision.chosen or next(iter(decision.ranked), None)
         if decision.verdict == "refuse" or (can_share and not decision.is_own_now):
             return decision
