@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "fakes"))
 
 from memory_agent import MemoryAgent
 
-from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder, SlotReport
+from pilotlight_pool.agent_port import SlotReport
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
+from pilotlight_pool.engine_orders import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_pool.policy.leases.ledger import Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.prediction import Tier

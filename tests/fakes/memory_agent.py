@@ -9,19 +9,15 @@ import msgspec
 
 from pilotlight_pool.agent_port import (
     AgentError,
+    CommandHandlers,
     EngineEvent,
     EngineGone,
     EngineLost,
-    EngineOrder,
-    EngineReady,
     ExitReport,
-    Grant,
     Listener,
-    ModelFacts,
-    ModelOrder,
-    SlotFacts,
     SlotReport,
 )
+from pilotlight_pool.engine_orders import EngineOrder, EngineReady, Grant, ModelFacts, ModelOrder, SlotFacts
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError
@@ -30,7 +26,7 @@ from pilotlight_protocol.leases import Isolation
 GIB = 2**30
 
 
-class MemoryAgent:
+class MemoryAgent(CommandHandlers):
     """`fails(command, slot_id, model)` may return an error to raise; `gate` None lets every command through at once.
     `release` is part of its fingerprints, as vLLM's version is."""
 

@@ -11,10 +11,11 @@ import pytest
 from memory_agent import MemoryAgent
 from waiting import until_async
 
-from pilotlight_pool.agent_port import EngineOrder, EngineRefused, ModelFacts, ModelOrder, SlotReport
+from pilotlight_pool.agent_port import EngineRefused, SlotReport
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
+from pilotlight_pool.engine_orders import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_pool.listener import open_listener
 from pilotlight_pool.policy.leases.access import TRUSTED
 from pilotlight_pool.policy.leases.presence import PresenceSpec

@@ -14,14 +14,16 @@ and it holds the truth about what it has granted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
+from pilotlight_pool.engine_orders import EngineOrder, EngineReady, Grant, ModelFacts, ModelOrder, SlotFacts
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
-from pilotlight_pool.policy.placement.prediction import Tier
-from pilotlight_protocol.leases import Isolation, Priority
+from pilotlight_protocol.leases import Isolation
+
+Answer = TypeVar("Answer")
 
 
 class ExitReport(msgspec.Struct, frozen=True):
@@ -68,81 +70,6 @@ class SwapFailed(AgentError):
 
 class EngineRefused(AgentError):
     pass
-
-
-class SlotFacts(msgspec.Struct, frozen=True):
-    """A device share. `device`: `cpu`, `cuda:0`, a MIG UUID. `memory_bytes` is for the engine that is awake. `cpus`:
-    threads it may use, 0 on a GPU. `sleepers` engines may sleep beside it, with `sleep_bytes` of weights in host
-    memory; 0 where none can."""
-
-    slot_id: str
-    device: str
-    memory_bytes: int
-    cpus: int
-    sleepers: int = 0
-    sleep_bytes: int = 0
-
-
-class ModelOrder(msgspec.Struct, frozen=True):
-    """A model as a holder asks for it. `loras`: (name, directory)."""
-
-    uri: str
-    engine_args: dict[str, str] = {}
-    quantization: str = "auto"
-    loras: tuple[tuple[str, str], ...] = ()
-
-
-class ModelFacts(msgspec.Struct, frozen=True):
-    """What the agent found out about a model. `key` names the bytes that an engine would serve (files and adapters);
-    `swappable`: exchanging weights of this quantization is proven on this device; `memory_bytes`: what an engine for
-    it needs of a slot."""
-
-    key: str
-    fingerprint: str
-    quantization: str
-    weights_bytes: int
-    memory_bytes: int
-    tier: Tier
-    swappable: bool
-
-    @property
-    def kind(self) -> tuple[str, str]:
-        """Engines of one kind answer alike: the same bytes, booted with the same arguments."""
-        return self.key, self.fingerprint
-
-
-class EngineOrder(msgspec.Struct, frozen=True):
-    """Which engine a slot is to run: the model's facts, what they were read from, and the name it is served under."""
-
-    model: ModelOrder
-    facts: ModelFacts
-    model_name: str
-
-
-class Grant(msgspec.Struct, frozen=True):
-    """One lease on one engine, alone or `beside` those that are there. The agent keeps it, so that a new coordinator
-    can learn of it. `held_s`: since when, as an age, because the clocks of two machines differ."""
-
-    lease_id: str
-    secret_sha256: str
-    tenant: str
-    model_name: str
-    priority: Priority
-    isolation: Isolation
-    held_s: float = 0.0
-    beside: bool = False
-
-
-class EngineReady(msgspec.Struct, frozen=True):
-    """A boot or swap is done. `incarnation` numbers the slot's processes; `weights_s` is what moving weights took,
-    `zygote_s` what was waited for the zygote's imports, `phases_s` everything by name, in order; `swap_path` as in
-    EngineInfo."""
-
-    incarnation: int
-    weights_s: float
-    zygote_s: float
-    phases_s: dict[str, float]
-    swap_path: str = ""
 
 
 class SleeperReport(msgspec.Struct, frozen=True):
@@ -192,8 +119,108 @@ EngineEvent = EngineLost | WorkBegan | WorkEnded
 Listener = Callable[[EngineEvent], None]
 
 
+class Command(msgspec.Struct, Generic[Answer], frozen=True, tag=str.lower):
+    """What the coordinator asks of an agent, and the type of the answer. This class and an agent's method of its `name`
+    with the same arguments are all there is to a command: calls, frames and dispatch follow from them."""
+
+    patience_s: ClassVar[float] = 15.0
+
+    @property
+    def name(self) -> str:
+        return str(self.__struct_config__.tag)
+
+    @property
+    def deadline_in_s(self) -> float:
+        """How long carrying it out may take: what it says itself, or the patience of its kind."""
+        return float(getattr(self, "deadline_s", self.patience_s))
+
+
+class Peek(Command[ModelFacts | None], frozen=True):
+    """What is known of the model without fetching anything; None where it would have to be fetched first. Raises
+    PilotlightError: it cannot be had here."""
+
+    patience_s = 10.0
+    order: ModelOrder
+
+
+class Describe(Command[ModelFacts], frozen=True):
+    """Fetch the model where it is not here yet and say what it is. Raises PilotlightError (400, 404, 5xx)."""
+
+    patience_s = 3600.0
+    order: ModelOrder
+
+
+class SlotCommand(Command[Answer], Generic[Answer], frozen=True):
+    """Commands for one slot never overlap; the coordinator sees to that."""
+
+    slot_id: str
+
+
+class Boot(SlotCommand[EngineReady], frozen=True):
+    """Fork (or start) an engine in an empty slot. Raises EngineGone, EngineRefused, or PilotlightError where the model
+    is not (any more) what was asked for; then it is empty again."""
+
+    order: EngineOrder
+    deadline_s: float
+
+
+class Swap(SlotCommand[EngineReady], frozen=True):
+    """Exchange the weights of an idle engine. Raises EngineGone, SwapFailed; and where it is as it was before,
+    SwapRefused, or PilotlightError as Boot does."""
+
+    order: EngineOrder
+    deadline_s: float
+
+
+class GrantLease(SlotCommand[str], frozen=True, tag="grant"):
+    """Serve the lease; the answer is the endpoint (`unix:///…`, `tcp://host:port`). `tenant` and `isolation`: what the
+    process remembers from now on. Raises EngineGone."""
+
+    grant: Grant
+    tenant: str
+    isolation: Isolation
+
+
+class Revoke(SlotCommand[None], frozen=True):
+    """End the lease's streams and connection and drop its KV cache. A lease that is not there (any more) is fine.
+    Raises EngineGone, also where the engine did not answer in time."""
+
+    lease_id: str
+    reason: str
+    deadline_s: float
+
+
+class Stop(SlotCommand[None], frozen=True):
+    """End the engine process, gently if it hears it; done when its memory is free. An empty slot is fine."""
+
+    patience_s = 20.0
+
+
+class Sleep(SlotCommand[None], frozen=True):
+    """Put the idle engine to sleep: the slot is then empty and the device's memory free. Raises EngineGone."""
+
+    deadline_s: float
+
+
+class Wake(SlotCommand[EngineReady], frozen=True):
+    """Wake a sleeping engine into the empty slot, with the weights it fell asleep with. Raises EngineGone."""
+
+    incarnation: int
+    deadline_s: float
+
+
+class Discard(SlotCommand[None], frozen=True):
+    """End a sleeping engine; done when its memory is free. One that is gone is fine."""
+
+    patience_s = 20.0
+    incarnation: int
+
+
+AnyCommand = Peek | Describe | Boot | Swap | GrantLease | Revoke | Stop | Sleep | Wake | Discard
+
+
 class AgentPort(Protocol):
-    """One agent. Commands for one slot never overlap; the coordinator sees to that."""
+    """One agent."""
 
     name: str
     slots: tuple[SlotFacts, ...]
@@ -206,51 +233,18 @@ class AgentPort(Protocol):
         """Hear events from now on; `listener` must not block."""
         ...
 
-    async def peek(self, order: ModelOrder) -> ModelFacts | None:
-        """What is known of the model without fetching anything; None where it would have to be fetched first. Raises
-        PilotlightError: it cannot be had here."""
-        ...
-
-    async def describe(self, order: ModelOrder) -> ModelFacts:
-        """Fetch the model where it is not here yet and say what it is. Raises PilotlightError (400, 404, 5xx)."""
-        ...
-
-    async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
-        """Fork (or start) an engine in an empty slot. Raises EngineGone, EngineRefused, or PilotlightError
-        where the model is not (any more) what was asked for; then it is empty again."""
-        ...
-
-    async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
-        """Exchange the weights of an idle engine. Raises EngineGone, SwapFailed; and where it is as it was before,
-        SwapRefused, or PilotlightError as `boot` does."""
-        ...
-
-    async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
-        """Serve the lease; returns the endpoint (`unix:///…`, `tcp://host:port`). `tenant` and `isolation`: what the
-        process remembers from now on. Raises EngineGone."""
-        ...
-
-    async def revoke(self, slot_id: str, lease_id: str, reason: str, deadline_s: float) -> None:
-        """End the lease's streams and connection and drop its KV cache. A lease that is not there (any more) is fine.
-        Raises EngineGone, also where the engine did not answer in time."""
-        ...
-
-    async def stop(self, slot_id: str) -> None:
-        """End the engine process, gently if it hears it; returns when its memory is free. An empty slot is fine."""
-        ...
-
-    async def sleep(self, slot_id: str, deadline_s: float) -> None:
-        """Put the idle engine to sleep: the slot is then empty and the device's memory free. Raises EngineGone."""
-        ...
-
-    async def wake(self, slot_id: str, incarnation: int, deadline_s: float) -> EngineReady:
-        """Wake a sleeping engine into the empty slot, with the weights it fell asleep with. Raises EngineGone."""
-        ...
-
-    async def discard(self, slot_id: str, incarnation: int) -> None:
-        """End a sleeping engine; returns when its memory is free. One that is gone is fine."""
+    async def do(self, command: Command[Answer]) -> Answer:
+        """Raises what the command says, and AgentAway."""
         ...
 
     async def report(self) -> tuple[SlotReport, ...]:
         """Every slot."""
         ...
+
+
+class CommandHandlers:
+    """`do` of an agent that has a method for each command, called as the command is and with its fields."""
+
+    async def do(self, command: Command[Answer]) -> Answer:
+        handler: Callable[..., Awaitable[Answer]] = getattr(self, command.name)
+        return await handler(*msgspec.structs.astuple(command))

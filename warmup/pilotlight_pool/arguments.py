@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pilotlight_pool.agent.engine_addresses import parse_ports
 from pilotlight_pool.agent.slot_settings import parse_slots
-from pilotlight_pool.agent_port import SlotFacts
+from pilotlight_pool.engine_orders import SlotFacts
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.leases import Isolation
 

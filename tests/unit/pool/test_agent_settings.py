@@ -11,8 +11,8 @@ import pytest
 
 from pilotlight_pool.agent.engine_addresses import EngineAddresses
 from pilotlight_pool.agent.slot_settings import parse_slots
-from pilotlight_pool.agent_port import SlotFacts
 from pilotlight_pool.arguments import parse
+from pilotlight_pool.engine_orders import SlotFacts
 from pilotlight_pool.listener import address_of, open_listener
 from pilotlight_pool.run_dir import open_run_dir
 from pilotlight_protocol.errors import InvalidInput

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
 import msgspec
 import pytest
+from memory_agent import MemoryAgent
 
+from pilotlight_pool.agent.agent import Agent
 from pilotlight_pool.agent_port import (
     AgentAway,
     AgentError,
+    AnyCommand,
+    Command,
     EngineGone,
     EngineLost,
-    EngineOrder,
     EngineRefused,
     ExitReport,
-    Grant,
-    ModelFacts,
-    ModelOrder,
-    SlotFacts,
+    SlotCommand,
     SlotReport,
     SwapFailed,
     WorkBegan,
     WorkEnded,
 )
+from pilotlight_pool.engine_orders import EngineOrder, EngineReady, Grant, ModelFacts, ModelOrder, SlotFacts
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.remote import frames
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
+from pilotlight_protocol.leases import Isolation
 from pilotlight_store.errors import SourceUnavailable, StoreFull, VerificationFailed
 
 FACTS = ModelFacts("k", "f", "awq", 1, 2, "remote", True)
@@ -50,21 +55,46 @@ def test_what_an_agent_says(frame: frames.FromAgent) -> None:
     assert msgspec.msgpack.decode(frames.encode(frame), type=frames.FromAgent) == frame
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        frames.Peek(ORDER.model),
-        frames.Describe(ORDER.model),
-        frames.Boot("s", ORDER, 1.0),
-        frames.Swap("s", ORDER, 1.0),
-        frames.GrantLease("s", GRANT, "t", "dedicated"),
-        frames.Revoke("s", "l", "r", 1.0),
-        frames.Stop("s"),
-    ],
-)
-def test_what_a_coordinator_says(command: frames.Command) -> None:
-    call = frames.Call(7, command)
+COMMANDS: tuple[type[Command[Any]], ...] = get_args(AnyCommand)
+EXAMPLES: dict[Any, Any] = {
+    str: "s", float: 1.0, int: 3, ModelOrder: ORDER.model, EngineOrder: ORDER, Grant: GRANT, Isolation: "dedicated",
+    ModelFacts: FACTS, ModelFacts | None: None, EngineReady: EngineReady(3, 0.5, 0.0, {"load": 0.5}), NoneType: None,
+}  # fmt: skip
+
+
+def an_example(kind: type[Command[Any]]) -> Command[Any]:
+    return kind(*(EXAMPLES[hint] for hint in fields_of(kind).values()))
+
+
+def fields_of(kind: type[Command[Any]]) -> dict[str, Any]:
+    return {field.name: field.type for field in msgspec.structs.fields(kind)}
+
+
+def answer_of(kind: type[Command[Any]]) -> Any:
+    return get_args(kind.__orig_bases__[0])[0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_a_command_and_its_answer_come_out_as_they_went_in(kind: type[Command[Any]]) -> None:
+    command = an_example(kind)
+    call = frames.Call(7, command)  # type: ignore[arg-type]
     assert msgspec.msgpack.decode(frames.encode(call), type=frames.FromCoordinator) == call
+    value = EXAMPLES[answer_of(kind)]
+    done = msgspec.msgpack.decode(frames.encode(frames.Done(7, frames.value(value))), type=frames.FromAgent)
+    assert isinstance(done, frames.Done)
+    assert frames.answer(command, done.value) == value
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+@pytest.mark.parametrize("agent", [Agent, MemoryAgent])
+def test_an_agent_has_a_handler_for_every_command(agent: type, kind: type[Command[Any]]) -> None:
+    hints = get_type_hints(getattr(agent, an_example(kind).name))
+    assert (hints.pop("return"), hints) == (answer_of(kind), fields_of(kind))
+
+
+def test_every_command_is_in_the_table() -> None:
+    found = {kind for base in (Command, SlotCommand) for kind in base.__subclasses__()} - {SlotCommand}
+    assert {kind for kind in found if "[" not in kind.__name__} == set(COMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,8 @@ from memory_agent import MemoryAgent
 from pilotlight_pool.agent_port import (
     EngineGone,
     EngineLost,
-    EngineOrder,
     EngineRefused,
     ExitReport,
-    Grant,
-    ModelFacts,
-    ModelOrder,
     SleeperReport,
     SlotReport,
     SwapFailed,
@@ -34,6 +30,7 @@ from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.pool import PoolPolicy
 from pilotlight_pool.coordinator.warm_orders import MOST_OF_A_TENANT
+from pilotlight_pool.engine_orders import EngineOrder, Grant, ModelFacts, ModelOrder
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
 from pilotlight_pool.policy.leases.access import TRUSTED, Caller
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pilotlight_pool.agent.model_files import ModelFiles, NodeFacts, kv_cache_bytes
-from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
+from pilotlight_pool.engine_orders import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_store import SourceSettings, Store, StoreSettings
 from pilotlight_store.published.published_models import PublishedModels

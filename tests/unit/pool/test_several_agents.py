@@ -10,11 +10,12 @@ import pytest
 from coordinator_world import World, Worlds
 from memory_agent import GIB, MemoryAgent
 
-from pilotlight_pool.agent_port import EngineOrder, Grant, ModelFacts, ModelOrder, SlotReport
+from pilotlight_pool.agent_port import SlotReport
 from pilotlight_pool.coordinator.coordinator import CoordinatorSettings
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.pool import PoolPolicy
+from pilotlight_pool.engine_orders import EngineOrder, Grant, ModelFacts, ModelOrder
 from pilotlight_pool.policy.leases.access import TRUSTED
 from pilotlight_pool.policy.leases.presence import PresenceSpec
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState

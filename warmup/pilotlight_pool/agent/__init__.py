@@ -6,5 +6,6 @@ model_files      from a model's URI to a folder, a fingerprint and a tier
 engine_output    an engine's standard output: forwarded, its end kept for reasons
 engine_process   one engine host: its control socket and its process
 zygote           the pre-imported process that forks engine hosts
+swap_checks      whether a swap is to be believed, and whether to try another
 agent            puts these together as `agent_port.AgentPort`
 """

@@ -12,35 +12,30 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 
-import msgspec
-
 from pilotlight_pool.agent.engine_addresses import EngineAddresses
 from pilotlight_pool.agent.engine_instance import AgentSlot, EngineInstance
 from pilotlight_pool.agent.engine_output import EngineOutput
 from pilotlight_pool.agent.engine_process import EngineProcess
 from pilotlight_pool.agent.model_files import Located, ModelFiles
 from pilotlight_pool.agent.node_models import NodeModels
+from pilotlight_pool.agent.swap_checks import SwapChecks
 from pilotlight_pool.agent.zygote import Zygote
 from pilotlight_pool.agent_port import (
+    CommandHandlers,
     EngineEvent,
     EngineGone,
     EngineLost,
-    EngineOrder,
-    EngineReady,
     ExitReport,
-    Grant,
     Listener,
-    ModelFacts,
-    ModelOrder,
-    SlotFacts,
     SlotReport,
     SwapFailed,
     SwapRefused,
     WorkBegan,
     WorkEnded,
 )
+from pilotlight_pool.engine_orders import EngineOrder, EngineReady, Grant, ModelFacts, ModelOrder, SlotFacts
 from pilotlight_protocol import engine_frames
-from pilotlight_protocol.engine_frames import HostConfig, SwapCheck, Swapped
+from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.leases import Isolation
 
 log = logging.getLogger(__name__)
@@ -53,13 +48,9 @@ _PING_DEADLINE_S = 15.0
 _CHECK_PERIOD_S = 10.0
 # Longer than any step and any swap: frames are answered in order.
 _CHECK_DEADLINE_S = 90.0
-_MOST_SWAP_CHECKS = 1024
-_UNSWAPPABLE_S = 600.0
-# Logprobs of one prompt differ in the last bits between a boot and a swap at most; another model's differ by far more.
-_SWAP_CHECK_TOLERANCE = 0.02
 
 
-class Agent:
+class Agent(CommandHandlers):
     """`run` until cancelled; then every engine is ended. `addresses`: where engines listen."""
 
     def __init__(
@@ -72,9 +63,7 @@ class Agent:
         self._addresses = addresses
         self._slots = {facts.slot_id: AgentSlot(facts) for facts in slots}
         self._listener: Listener | None = None
-        # Both by kind of engine: the arguments decide as well as the weights.
-        self._swap_checks: dict[tuple[str, str], SwapCheck] = {}
-        self._unswappable: dict[tuple[str, str], float] = {}
+        self._swap_checks = SwapChecks(time.monotonic)
 
     def zygote_ready_in_s(self) -> float:
         return self._zygote.ready_in_s()
@@ -98,16 +87,10 @@ class Agent:
 
     async def peek(self, order: ModelOrder) -> ModelFacts | None:
         facts = await self._models.peek(order)
-        return self._as_proven(facts) if facts is not None else None
+        return self._swap_checks.as_proven(facts) if facts is not None else None
 
     async def describe(self, order: ModelOrder) -> ModelFacts:
-        return self._as_proven(await self._models.describe(order))
-
-    def _as_proven(self, facts: ModelFacts) -> ModelFacts:
-        until_s = self._unswappable.get(facts.kind)
-        if until_s is not None and time.monotonic() < until_s:
-            return msgspec.structs.replace(facts, swappable=False)
-        return facts
+        return self._swap_checks.as_proven(await self._models.describe(order))
 
     async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         slot, began_s = self._slots[slot_id], time.monotonic()
@@ -125,7 +108,7 @@ class Agent:
             await self.stop(slot_id)
             raise
         engine.endpoint, engine.swap_path = booted.endpoint, booted.info.swap_path
-        self._remember_swap_check(order.facts.kind, booted.swap_check)
+        self._swap_checks.booted(order.facts.kind, booted.swap_check)
         phases_s = {
             "fetch": fetched_s - began_s,
             "zygote": forking_s - fetched_s,
@@ -143,21 +126,18 @@ class Agent:
         frame = engine_frames.Swap(
             engine.generation, str(located.folder), order.model_name, list(order.model.loras), drain_s=0.0
         )
-        try:
-            answer = await engine.living.swap(frame, deadline_s)
-            if isinstance(answer, engine_frames.SwapRefused):
-                raise SwapRefused(answer.reason)
-            self._compare_swap_check(order.facts.kind, answer)
-        except (SwapFailed, SwapRefused):
-            # Boot it the next time: what failed once would fail again, and every try costs an engine.
-            self._unswappable[order.facts.kind] = time.monotonic() + _UNSWAPPABLE_S
+        with contextlib.ExitStack() as unless_swapped:
             if hold is not None:
-                hold.release()
-            raise
-        except (EngineGone, asyncio.CancelledError):
-            if hold is not None:
-                hold.release()
-            raise
+                unless_swapped.callback(hold.release)
+            try:
+                answer = await engine.living.swap(frame, deadline_s)
+                if isinstance(answer, engine_frames.SwapRefused):
+                    raise SwapRefused(answer.reason)
+                self._swap_checks.compare(order.facts.kind, answer.swap_check)
+            except (SwapFailed, SwapRefused):
+                self._swap_checks.failed(order.facts.kind)
+                raise
+            unless_swapped.pop_all()
         engine.exchange(order, hold)
         return EngineReady(
             engine.incarnation, answer.phases_s.get("weights", 0.0), 0.0, answer.phases_s, engine.swap_path
@@ -270,19 +250,6 @@ class Agent:
     def _tell(self, event: EngineEvent) -> None:
         if self._listener is not None:
             self._listener(event)
-
-    def _remember_swap_check(self, kind: tuple[str, str], swap_check: SwapCheck) -> None:
-        if len(self._swap_checks) >= _MOST_SWAP_CHECKS:
-            del self._swap_checks[next(iter(self._swap_checks))]
-        self._swap_checks[kind] = swap_check
-
-    def _compare_swap_check(self, kind: tuple[str, str], swapped: Swapped) -> None:
-        """A swapped engine must say what a booted one said, where that is known. Raises SwapFailed."""
-        expected, found = self._swap_checks.get(kind), swapped.swap_check
-        if expected is None:
-            return
-        if expected.token_id != found.token_id or abs(expected.logprob - found.logprob) > _SWAP_CHECK_TOLERANCE:
-            raise SwapFailed(f"its first token is {found}, a freshly booted engine's was {expected}")
 
 
 async def _asked(question: Awaitable[None]) -> None:

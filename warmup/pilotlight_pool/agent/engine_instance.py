@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pilotlight_pool.agent.engine_process import EngineProcess
-from pilotlight_pool.agent_port import EngineGone, EngineOrder, Grant, SleeperReport, SlotFacts, SlotReport
+from pilotlight_pool.agent_port import EngineGone, SleeperReport, SlotReport
+from pilotlight_pool.engine_orders import EngineOrder, Grant, SlotFacts
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_protocol.leases import Isolation
 from pilotlight_store import Hold

@@ -10,7 +10,7 @@ import asyncio
 from pilotlight_pool.agent.model_fetches import ModelFetches
 from pilotlight_pool.agent.model_files import Located, ModelFiles
 from pilotlight_pool.agent.model_look_ups import ModelLookUps
-from pilotlight_pool.agent_port import EngineOrder, ModelFacts, ModelOrder
+from pilotlight_pool.engine_orders import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_protocol.errors import ModelNotFound, Unavailable
 from pilotlight_store import Hold
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pilotlight_pool.agent_port import SlotFacts
+from pilotlight_pool.engine_orders import SlotFacts
 from pilotlight_protocol.byte_sizes import parse_size
 from pilotlight_protocol.errors import InvalidInput
 

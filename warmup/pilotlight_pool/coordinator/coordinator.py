@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pilotlight_pool.agent_port import AgentPort, EngineOrder, ModelOrder
+from pilotlight_pool.agent_port import AgentPort
 from pilotlight_pool.coordinator.agent_registry import AgentRegistry
 from pilotlight_pool.coordinator.dispatch import Dispatch
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
@@ -25,6 +25,7 @@ from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.model_search import Found, find
 from pilotlight_pool.coordinator.pool import Pool, PoolPolicy
 from pilotlight_pool.coordinator.warm_orders import WarmKey, WarmOrder
+from pilotlight_pool.engine_orders import EngineOrder, ModelOrder
 from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
 from pilotlight_pool.policy.leases import access

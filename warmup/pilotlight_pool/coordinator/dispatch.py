@@ -12,9 +12,9 @@ from typing import Protocol
 
 import msgspec
 
-from pilotlight_pool.agent_port import EngineOrder, ModelFacts
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.pool import Pool
+from pilotlight_pool.engine_orders import EngineOrder, ModelFacts
 from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Slot

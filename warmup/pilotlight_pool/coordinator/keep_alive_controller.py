@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from pilotlight_pool.agent_port import EngineOrder
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.warm_orders import WarmOrder
+from pilotlight_pool.engine_orders import EngineOrder
 from pilotlight_pool.policy.keep_warm import forecast, idle_histogram, keep_alive
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Slot

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pilotlight_pool.agent_port import EngineOrder, ModelFacts
+from pilotlight_pool.engine_orders import EngineOrder, ModelFacts
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_protocol.errors import PilotlightError
 

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from pilotlight_pool.agent_port import EngineOrder, ModelOrder
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.model_search import Found
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.warm_orders import WarmOrder
+from pilotlight_pool.engine_orders import EngineOrder, ModelOrder
 from pilotlight_pool.policy.leases import access
 from pilotlight_pool.policy.leases.access import Caller
 from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pilotlight_pool.agent_port import AgentError, AgentPort, EngineOrder, ModelFacts, ModelOrder
+from pilotlight_pool.agent_port import AgentError, AgentPort, Describe, Peek
+from pilotlight_pool.engine_orders import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 from pilotlight_protocol.model_reference import parse_model_reference
@@ -57,7 +58,7 @@ async def _certain(
 ) -> Found:
     for agent in able:
         try:
-            facts = await agent.describe(order)
+            facts = await agent.do(Describe(order))
         except AgentError:
             continue
         on_agents: dict[str, ModelFacts | None] = {agent.name: facts}
@@ -73,7 +74,7 @@ async def _certain(
 async def _peek(agent: AgentPort, order: ModelOrder) -> ModelFacts | PilotlightError | None:
     try:
         async with asyncio.timeout(_PEEK_DEADLINE_S):
-            return await agent.peek(order)
+            return await agent.do(Peek(order))
     except PilotlightError as error:
         return error
     except (AgentError, TimeoutError):

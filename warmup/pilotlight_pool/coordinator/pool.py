@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pilotlight_pool.agent_port import EngineOrder, SlotFacts
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.warm_orders import WarmOrders
+from pilotlight_pool.engine_orders import EngineOrder, SlotFacts
 from pilotlight_pool.policy.leases import ledger, resync
 from pilotlight_pool.policy.leases.access import Caller
 from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent

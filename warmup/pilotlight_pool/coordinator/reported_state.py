@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pilotlight_pool.agent_port import EngineOrder, Grant, SleeperReport, SlotReport
+from pilotlight_pool.agent_port import SleeperReport, SlotReport
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
+from pilotlight_pool.engine_orders import EngineOrder, Grant
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine, Lease, Slot
 from pilotlight_protocol.leases import LeaseState

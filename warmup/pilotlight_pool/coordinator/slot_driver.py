@@ -29,14 +29,19 @@ import msgspec
 from pilotlight_pool.agent_port import (
     AgentError,
     AgentPort,
+    Boot,
+    Describe,
+    Discard,
     EngineGone,
-    EngineOrder,
     EngineRefused,
     ExitReport,
-    SlotFacts,
+    Sleep,
     SlotReport,
+    Stop,
+    Swap,
     SwapFailed,
     SwapRefused,
+    Wake,
 )
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.errors import LeaseGone
@@ -48,6 +53,7 @@ from pilotlight_pool.coordinator.slot_grants import SlotGrants
 from pilotlight_pool.coordinator.slot_sleepers import Dormant, SlotSleepers
 from pilotlight_pool.coordinator.step_times import StepTimes
 from pilotlight_pool.coordinator.warm_orders import WarmOrder
+from pilotlight_pool.engine_orders import EngineOrder, SlotFacts
 from pilotlight_pool.policy.leases.isolation import may_reuse
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine, Slot
@@ -214,7 +220,7 @@ class SlotDriver:
         why = "the model there is another one"
         try:
             async with asyncio.timeout(self._settings.boot_deadline_s):
-                found = await self._agent.describe(record.order.model)
+                found = await self._agent.do(Describe(record.order.model))
             record.on_agents[self.agent_name] = found if found.key == facts.key else None
         except (PilotlightError, TimeoutError) as error:
             why = error.message if isinstance(error, PilotlightError) else "it was not fetched in time"
@@ -228,7 +234,7 @@ class SlotDriver:
         step = self._times.expect("fork", order, self._agent.zygote_ready_in_s())
         self._pool.begin(self._slot_id, SlotEvent.BOOT, order, self._wish(self._slot))
         try:
-            ready = await self._agent.boot(self._slot_id, order, self._settings.boot_deadline_s)
+            ready = await self._agent.do(Boot(self._slot_id, order, self._settings.boot_deadline_s))
         except EngineRefused as error:
             self._refuse(order, str(error))
             return
@@ -247,7 +253,7 @@ class SlotDriver:
         step = self._times.expect("swap", order)
         self._pool.begin(self._slot_id, SlotEvent.SWAP, order, self._wish(self._slot))
         try:
-            ready = await self._agent.swap(self._slot_id, order, self._settings.swap_deadline_s)
+            ready = await self._agent.do(Swap(self._slot_id, order, self._settings.swap_deadline_s))
         except SwapFailed as error:
             self._metrics.swap_failed()
             self._fail(SlotEvent.SWAP_FAILED, "the swap failed", error.report)
@@ -340,8 +346,8 @@ class SlotDriver:
         assert dormant is not None  # _make_way has looked
         for incarnation in self._room_to_sleep() or ():
             self._sleepers.discard(incarnation)
-            await self._agent.discard(self._slot_id, incarnation)
-        await self._agent.sleep(self._slot_id, self._settings.sleep_deadline_s)
+            await self._agent.do(Discard(self._slot_id, incarnation))
+        await self._agent.do(Sleep(self._slot_id, self._settings.sleep_deadline_s))
         if self._slot.state is SlotState.FALLING_ASLEEP:
             self._sleepers.fell_asleep(dormant)
             self._pool.slot_event(self._slot_id, SlotEvent.SLEPT)
@@ -351,14 +357,14 @@ class SlotDriver:
         self._sleepers.woke(dormant)
         self._pool.begin_wake(self._slot_id, dormant.engine)
         self._incarnation, self._order = dormant.incarnation, dormant.order
-        ready = await self._agent.wake(self._slot_id, dormant.incarnation, self._settings.sleep_deadline_s)
+        ready = await self._agent.do(Wake(self._slot_id, dormant.incarnation, self._settings.sleep_deadline_s))
         self._pool.slot_event(self._slot_id, SlotEvent.WOKEN)
         self._times.took(step, ready, self._reserved())
 
     async def _stop(self) -> None:
         self._times.begin(self._pool.policy.eviction.placement.stop_s)
         began_s = self._pool.now_s()
-        await self._agent.stop(self._slot_id)
+        await self._agent.do(Stop(self._slot_id))
         self._pool.slot_event(self._slot_id, SlotEvent.STOPPED)
         record = self._reserved()
         if record is not None:

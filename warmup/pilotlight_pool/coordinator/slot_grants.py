@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from pilotlight_pool.agent_port import AgentPort, Grant, SlotReport
+from pilotlight_pool.agent_port import AgentPort, GrantLease, Revoke, SlotReport
 from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.pool import Pool
+from pilotlight_pool.engine_orders import Grant
 from pilotlight_pool.policy.leases.isolation import after_serving
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine, Slot
@@ -51,7 +52,7 @@ class SlotGrants:
         grant = Grant(
             wish.lease_id, secret_sha256, wish.tenant, wish.model_name, wish.priority, wish.isolation, beside=beside
         )
-        endpoint = await self._agent.grant(self._slot_id, grant, tenant, isolation)
+        endpoint = await self._agent.do(GrantLease(self._slot_id, grant, tenant, isolation))
         others = tuple(lease_id for lease_id in self._granted if beside and lease_id != wish.lease_id)
         self._granted = (*others, wish.lease_id)
         return endpoint
@@ -74,7 +75,7 @@ class SlotGrants:
     async def revoke(self, lease_id: str) -> None:
         record = self._pool.records.get(lease_id)
         why = record.error.message if record is not None and record.error is not None else "the lease has ended"
-        await self._agent.revoke(self._slot_id, lease_id, why, self._revoke_deadline_s)
+        await self._agent.do(Revoke(self._slot_id, lease_id, why, self._revoke_deadline_s))
         self._granted = tuple(other for other in self._granted if other != lease_id)
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pilotlight_pool.agent_port import EngineOrder, SleeperReport, SlotFacts
+from pilotlight_pool.agent_port import SleeperReport
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.reported_state import sleeper_engine
+from pilotlight_pool.engine_orders import EngineOrder, SlotFacts
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine
 from pilotlight_pool.policy.placement import sleepers

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from pilotlight_pool.agent_port import EngineOrder, EngineReady, ModelFacts
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.pool import Pool
+from pilotlight_pool.engine_orders import EngineOrder, EngineReady, ModelFacts
 from pilotlight_pool.policy.placement.prediction import Outcome, Path, predict
 
 log = logging.getLogger(__name__)

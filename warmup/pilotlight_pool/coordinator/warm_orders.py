@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from pilotlight_pool.agent_port import EngineOrder
+from pilotlight_pool.engine_orders import EngineOrder
 from pilotlight_pool.policy.keep_warm import prewarm_schedule
 from pilotlight_pool.policy.leases.isolation import may_reuse
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish

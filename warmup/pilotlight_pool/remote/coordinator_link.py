@@ -13,18 +13,18 @@ import asyncio
 import logging
 import random
 import secrets
-from typing import Never
+from typing import Any, Never
 
 import aiohttp
 import msgspec
 
-from pilotlight_pool.agent_port import AgentError, AgentPort
+from pilotlight_pool.agent_port import AgentError, AgentPort, Command, SlotCommand
 from pilotlight_pool.policy.leases import presence
 from pilotlight_pool.policy.leases.presence import PresenceSpec
 from pilotlight_pool.remote import frames
 from pilotlight_pool.remote.agents_server import PATH
 from pilotlight_pool.remote.connection import Wire
-from pilotlight_pool.remote.frames import MAX_FRAME_BYTES, Call, Command, FromCoordinator, SlotCommand
+from pilotlight_pool.remote.frames import MAX_FRAME_BYTES, Call, FromCoordinator
 from pilotlight_pool.remote.token_file import TokenFile
 from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.errors import PilotlightError
@@ -169,11 +169,12 @@ class CoordinatorLink:
     async def _carry_out(self, wire: Wire[FromCoordinator], call: Call, slot_id: str | None) -> None:
         answer: frames.Done | frames.CommandFailed
         try:
-            answer = frames.Done(call.number, frames.value(await self._do(call.command)))
+            command: Command[Any] = call.command
+            answer = frames.Done(call.number, frames.value(await self._agent.do(command)))
         except (AgentError, PilotlightError) as error:
             answer = frames.failure(call.number, error)
         except Exception as error:
-            log.exception("command %s", type(call.command).__name__)
+            log.exception("command %s", call.command.name)
             answer = frames.failure(call.number, AgentError(f"the agent failed: {type(error).__name__}: {error}"))
         if slot_id is not None:
             self._commanded.discard(slot_id)
@@ -182,28 +183,3 @@ class CoordinatorLink:
         elif slot_id is not None and self._wire is not None:
             reports = await self._agent.report()
             self._wire.send(frames.Settled(next(report for report in reports if report.slot_id == slot_id)))
-
-    async def _do(self, command: Command) -> object:
-        agent = self._agent
-        match command:
-            case frames.Peek(order):
-                return await agent.peek(order)
-            case frames.Describe(order):
-                return await agent.describe(order)
-            case frames.Boot(slot_id, order, deadline_s):
-                return await agent.boot(slot_id, order, deadline_s)
-            case frames.Swap(slot_id, order, deadline_s):
-                return await agent.swap(slot_id, order, deadline_s)
-            case frames.GrantLease(slot_id, grant, tenant, isolation):
-                return await agent.grant(slot_id, grant, tenant, isolation)
-            case frames.Revoke(slot_id, lease_id, reason, deadline_s):
-                await agent.revoke(slot_id, lease_id, reason, deadline_s)
-            case frames.Stop(slot_id):
-                await agent.stop(slot_id)
-            case frames.Sleep(slot_id, deadline_s):
-                await agent.sleep(slot_id, deadline_s)
-            case frames.Wake(slot_id, incarnation, deadline_s):
-                return await agent.wake(slot_id, incarnation, deadline_s)
-            case frames.Discard(slot_id, incarnation):
-                await agent.discard(slot_id, incarnation)
-        return None

@@ -9,86 +9,20 @@ an earlier connection are missing from `reports`; each is told by a Settled when
 
 from __future__ import annotations
 
+import functools
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
 from pilotlight_pool import agent_port
-from pilotlight_pool.agent_port import (
-    AgentError,
-    EngineEvent,
-    EngineOrder,
-    ExitReport,
-    Grant,
-    ModelOrder,
-    SlotFacts,
-    SlotReport,
-)
+from pilotlight_pool.agent_port import AgentError, Answer, AnyCommand, Command, EngineEvent, ExitReport, SlotReport
+from pilotlight_pool.engine_orders import SlotFacts
 from pilotlight_protocol import errors
 from pilotlight_protocol.errors import InternalError, PilotlightError, Unavailable
-from pilotlight_protocol.leases import Isolation
 from pilotlight_store import errors as store_errors
 
 MAX_FRAME_BYTES = 8 * 2**20
-
-
-class Peek(msgspec.Struct, frozen=True, tag="peek"):
-    order: ModelOrder
-
-
-class Describe(msgspec.Struct, frozen=True, tag="describe"):
-    order: ModelOrder
-
-
-class Boot(msgspec.Struct, frozen=True, tag="boot"):
-    slot_id: str
-    order: EngineOrder
-    deadline_s: float
-
-
-class Swap(msgspec.Struct, frozen=True, tag="swap"):
-    slot_id: str
-    order: EngineOrder
-    deadline_s: float
-
-
-class GrantLease(msgspec.Struct, frozen=True, tag="grant"):
-    slot_id: str
-    grant: Grant
-    tenant: str
-    isolation: Isolation
-
-
-class Revoke(msgspec.Struct, frozen=True, tag="revoke"):
-    slot_id: str
-    lease_id: str
-    reason: str
-    deadline_s: float
-
-
-class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    slot_id: str
-
-
-class Sleep(msgspec.Struct, frozen=True, tag="sleep"):
-    slot_id: str
-    deadline_s: float
-
-
-class Wake(msgspec.Struct, frozen=True, tag="wake"):
-    slot_id: str
-    incarnation: int
-    deadline_s: float
-
-
-class Discard(msgspec.Struct, frozen=True, tag="discard"):
-    slot_id: str
-    incarnation: int
-
-
-SlotCommand = Boot | Swap | GrantLease | Revoke | Stop | Sleep | Wake | Discard
-Command = Peek | Describe | SlotCommand
 
 
 class Register(msgspec.Struct, frozen=True, tag="register"):
@@ -121,7 +55,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
 
 class Call(msgspec.Struct, frozen=True, tag="call"):
     number: int
-    command: Command
+    command: AnyCommand
 
 
 class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
@@ -131,7 +65,7 @@ class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """`value`: what the command of `AgentPort` returns, encoded."""
+    """`value`: what the command answers, encoded."""
 
     number: int
     value: msgspec.Raw
@@ -184,6 +118,18 @@ def encode(frame: Frame) -> bytes:
 
 def value(result: object) -> msgspec.Raw:
     return msgspec.Raw(_encoder.encode(result))
+
+
+def answer(command: Command[Answer], value: msgspec.Raw) -> Answer:
+    """What a `Done` says that the command has come to."""
+    decoder: msgspec.msgpack.Decoder[Answer] = _answer_decoder(type(command))
+    return decoder.decode(value)
+
+
+@functools.cache
+def _answer_decoder(kind: type[Command[Any]]) -> msgspec.msgpack.Decoder[Any]:
+    (base,) = kind.__orig_bases__  # type: ignore[attr-defined]
+    return msgspec.msgpack.Decoder(get_args(base)[0])
 
 
 def failure(number: int, error: AgentError | PilotlightError) -> CommandFailed:
