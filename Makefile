@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help trace-request setup demo demo-pool up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-fairness bench-prefetch reference models lock clean
+.PHONY: help trace-request setup demo demo-pool up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch reference models lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ soak: $(READY) ## ten minutes of mixed traffic over five endpoints with scale to
 
 bench-policy: $(READY) ## keep-alive policies over a week of synthetic requests: cold starts against slot-hours
 	@$(BIN)/python benchmarks/policy.py
+
+bench-edges: $(READY) ## what the coordinator does when a lease's work begins or ends, at 10 to 1,000 slots
+	@$(BIN)/python benchmarks/busy_edges.py
 
 bench-fairness: $(READY) ## lease waits of one tenant alone and beside a flood, real engines on two slots (4 minutes)
 	@$(BIN)/python benchmarks/fairness.py

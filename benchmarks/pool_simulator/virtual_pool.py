@@ -161,7 +161,7 @@ def run(
         await coordinator.registry.arrived.wait()
         clock = SlotClock(coordinator)
         clock.look()
-        coordinator.pool.on_change.append(clock.look)
+        coordinator.pool.on_change.append(lambda slot_ids: clock.look())
         playing = asyncio.ensure_future(scenario(coordinator, clock))
         await asyncio.wait({running, playing}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():

@@ -6,6 +6,7 @@ After every step the ledger keeps its promises.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from memory_agent import MemoryAgent
@@ -24,7 +25,7 @@ class World:
         self.coordinator = Coordinator(settings, lambda: self.now_s, lambda: self.now_s)
         self.coordinator.pool.on_change.append(self._check)
 
-    def _check(self) -> None:
+    def _check(self, slot_ids: Sequence[str]) -> None:
         assert ledger.check(self.coordinator.pool.ledger) == ()
 
     @property

@@ -776,7 +776,7 @@ async def test_whoever_shares_does_so_before_another_tenants_turn_and_does_not_c
     lease = await world.lease(A, tenant="a", priority="interactive")
     world.now_s += 5.0
     waiting = await world.ask(B, tenant="b", priority="interactive")
-    late = await world.ask(A, tenant="a", priority="interactive")
+    late = await world.lease(A, tenant="a", priority="interactive")
     assert (waiting.state, late.state, late.path) == ("queued", "active", "share")
     assert world.agent.granted == {"s0": (lease.lease_id, late.lease_id)}
     world.now_s += 5.0

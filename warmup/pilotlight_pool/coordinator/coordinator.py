@@ -82,6 +82,7 @@ class Coordinator:
             self.pool, self._dispatch, settings.keep_alive, settings.forecast, unix_clock
         )
         self._wake = asyncio.Event()
+        self._changed_slots: dict[str, None] = {}
         self.pool.on_change.append(self._on_change)
 
     async def run(self, agents: list[AgentPort]) -> None:
@@ -103,7 +104,7 @@ class Coordinator:
         """Take no more leases; return when none holds a slot any more, or after the deadline."""
         self.lease_service.close()
         changed = asyncio.Event()
-        self.pool.on_change.append(changed.set)
+        self.pool.on_change.append(lambda slot_ids: changed.set())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
                 while any(slot.lease_id is not None for slot in self.pool.ledger.slots.values()):
@@ -186,17 +187,22 @@ class Coordinator:
             "; ".join(dict.fromkeys(text for key in warm if (text := orders.schedule_of(key)))),
         )  # fmt: skip
 
-    def _on_change(self) -> None:
-        self._wake.set()
-        for driver in self.registry.drivers.values():
-            driver.kick()
+    def _on_change(self, slot_ids: Sequence[str]) -> None:
+        """Must cost the same however many slots there are: it is called whenever a lease's work begins or ends."""
+        for slot_id in slot_ids:
+            self._changed_slots[slot_id] = None
+            if (driver := self.registry.drivers.get(slot_id)) is not None:
+                driver.kick()
+        if slot_ids or self.pool.fair.waiting:
+            self._wake.set()
 
     async def _dispatching(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             self._dispatch.run()
-            self._keep_alive.observe()
+            changed, self._changed_slots = self._changed_slots, {}
+            self._keep_alive.observe(changed)
 
     async def _ticking(self) -> None:
         ticks = 0

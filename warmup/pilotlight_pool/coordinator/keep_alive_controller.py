@@ -75,41 +75,54 @@ class KeepAliveController:
         self._unix_s = unix_s
         self._levels: OrderedDict[tuple[str, int], _Level] = OrderedDict()
         self._busy: Counter[str] = Counter()
+        self._held: dict[str, str] = {}
 
-    def observe(self) -> None:
-        """Look at who holds engines now; call it after every change of the pool."""
-        now_s = self._pool.now_s()
-        busy: Counter[str] = Counter()
-        for slot in self._pool.ledger.slots.values():
-            if slot.lease_id is None:
-                continue
-            order = self._pool.records[slot.lease_id].order
-            busy[order.facts.fingerprint] += 1
-            key = (order.facts.fingerprint, busy[order.facts.fingerprint])
-            level = self._levels.get(key)
-            if level is None:
-                level = self._levels[key] = _Level(order)
-                if len(self._levels) > _MOST_LEVELS:
-                    self._levels.popitem(last=False)
-            level.order = order
+    def observe(self, slot_ids: Iterable[str]) -> None:
+        """Look at who holds these slots now; call it with those that have changed."""
+        before: dict[str, int] = {}
+        latest: dict[str, EngineOrder] = {}
+        for slot_id in slot_ids:
+            slot = self._pool.ledger.slots.get(slot_id)
+            if (left := self._held.pop(slot_id, None)) is not None:
+                before.setdefault(left, self._busy[left])
+                self._busy[left] -= 1
+            if slot is not None and slot.lease_id is not None:
+                order = self._pool.records[slot.lease_id].order
+                fingerprint = self._held[slot_id] = order.facts.fingerprint
+                before.setdefault(fingerprint, self._busy[fingerprint])
+                self._busy[fingerprint] += 1
+                latest[fingerprint] = order
+        for fingerprint, was in before.items():
+            self._demand_moved(fingerprint, was, latest.get(fingerprint))
+
+    def _demand_moved(self, fingerprint: str, was: int, latest: EngineOrder | None) -> None:
+        """`latest`: what was last asked for of it, None where all that happened is that leases ended."""
+        now_s, busy = self._pool.now_s(), self._busy[fingerprint]
+        for k in range(was + 1, busy + 1):
+            assert latest is not None  # somebody holds the slot that is one more
+            level = self._levels.setdefault((fingerprint, k), _Level(latest))
             if level.gap_began_s is not None:
                 gap_s = now_s - level.gap_began_s
                 level.histogram = idle_histogram.record(level.histogram, gap_s)
                 level.profile = forecast.record(self._forecast, level.profile, gap_s, self._unix_s())
                 level.gap_began_s = level.plan = None
-        if busy == self._busy:
-            return
-        self._busy = busy
-        for (fingerprint, k), level in self._levels.items():
-            if level.gap_began_s is None and k > busy[fingerprint]:
-                level.gap_began_s = now_s
-                level.plan = keep_alive.decide(self._spec(level.order), level.histogram)
+        for k in range(busy + 1, was + 1):
+            if (over := self._levels.get((fingerprint, k))) is not None:
+                over.gap_began_s = now_s
+                over.plan = keep_alive.decide(self._spec(over.order), over.histogram)
+        if latest is not None and (fingerprint, busy) in self._levels:
+            self._levels[fingerprint, busy].order = latest
+        if not busy:
+            del self._busy[fingerprint]
+        while len(self._levels) > _MOST_LEVELS:
+            self._levels.popitem(last=False)
 
     def decide(self) -> list[StopIdle | LoadAhead]:
         """What to do now; call it every now and then."""
         now_s, orders = self._pool.now_s(), self._pool.warm_orders
         orders.follow(self._fork_s, now_s, self._unix_s())
-        orders.enforce(self._outlook.share_slots(orders.tenants, now_s), now_s)
+        if orders.tenants:
+            orders.enforce(self._outlook.share_slots(orders.tenants, now_s), now_s)
         wishes: list[StopIdle | LoadAhead] = [*self._stops(now_s)]
         taken: set[str] = set()
         engines = [slot.engine for slot in self._pool.ledger.slots.values() if slot.engine is not None]

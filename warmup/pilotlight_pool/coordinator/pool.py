@@ -1,7 +1,7 @@
 """The pool's one state and every step that changes it, so that ledger, queue, charges and holders never disagree.
 
-Belongs to one event loop. It does not choose (dispatch does) and does not act (slot drivers do); whoever changes
-something here is told apart by nothing: `changed` calls everyone who may have something to do now.
+Belongs to one event loop. It does not choose (dispatch does) and does not act (slot drivers do); every step
+ends with `_changed`, which says which slots are concerned: their drivers, and nobody else's, look again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class PoolPolicy:
 
 
 class Pool:
-    """`on_change` callbacks are called after every step, in the loop, and must not block or change the pool.
+    """`on_change` callbacks are called after every step with the ids of the slots that have changed, or have another
+    lease; in the loop, and they must not block or change the pool.
 
     `absent`: slots that cannot be used now, with the reason. `largest_slot_bytes`: of all that an agent ever had; what
     would fit there is not too large only because that agent is away.
@@ -70,7 +71,7 @@ class Pool:
         self.slots: dict[str, SlotFacts] = {}
         self.absent: dict[str, str] = {}
         self.largest_slot_bytes = 0
-        self.on_change: list[Callable[[], None]] = []
+        self.on_change: list[Callable[[Sequence[str]], None]] = []
         self._given_back: dict[str, Caller] = {}
         self._refused: dict[tuple[str, str], PilotlightError] = {}
 
@@ -129,12 +130,13 @@ class Pool:
         return caller is not None and caller.owns(lease.wish.tenant)
 
     def _resynced(self, after: resync.Resync, error: PilotlightError, *, again: bool = True) -> None:
+        slots = {**self.ledger.slots, **after.ledger.slots}
         self.ledger = after.ledger
         for lease_id, before in after.lost:
             self._slot_lost(lease_id, before, error, again=again)
         for slot_id in self.ledger.slots:
             self._charge_holder(slot_id)
-        self._changed()
+        self._changed(*slots)
 
     def _charge_holder(self, slot_id: str | None) -> None:
         """A slot is charged once, however many share it: to its holder, and after that to the one that follows it."""
@@ -188,8 +190,7 @@ class Pool:
         refusal, self.fair = fairness.enqueue(self.policy.fairness, self.fair, lease.wish, now_s, lease.queued_at_s)
         if refusal is not None:
             self.end(lease_id, LeaseEvent.REFUSE, Unavailable(refusal, retry_after_s=1.0))
-            return
-        self._tell(lease_id)
+        self._tell(lease_id, lease.slot_id)
 
     def begin(self, slot_id: str, event: SlotEvent, order: EngineOrder, wish: LeaseWish) -> None:
         """BOOT or SWAP: from now on the slot is on its way to this engine, for whoever wishes it."""
@@ -209,7 +210,7 @@ class Pool:
     def discard_sleeper(self, slot_id: str, engine: ledger.Engine) -> None:
         """A sleeping engine is gone, or about to be ended."""
         self.ledger = ledger.discard_sleeper(self.ledger, slot_id, engine)
-        self._changed()
+        self._changed(slot_id)
 
     def slot_event(self, slot_id: str, event: SlotEvent) -> None:
         """Any event that takes the slot from no lease."""
@@ -297,7 +298,7 @@ class Pool:
         self.fair = (fairness.slot_lost if cut_short else fairness.ended)(spec, self.fair, lease_id, now_s)
         self._charge_holder(before.slot_id)
         record.error = error or record.error
-        self._tell(lease_id)
+        self._tell(lease_id, before.slot_id)
 
     def work(self, lease_id: str, event: LeaseEvent) -> None:
         """WORK_BEGAN or WORK_ENDED, where it changes anything."""
@@ -311,14 +312,14 @@ class Pool:
 
     def expire(self) -> tuple[str, ...]:
         """End every lease whose holder is silent; returns their ids."""
-        now_s = self.now_s()
+        now_s, before = self.now_s(), self.ledger.leases
         self.ledger, late = ledger.expire(self.ledger, now_s)
         for lease_id in late:
             self.fair = fairness.withdraw(self.policy.fairness, self.fair, lease_id, now_s)
             self.fair = fairness.ended(self.policy.fairness, self.fair, lease_id, now_s)
-            self._tell(lease_id)
-        for slot_id in self.ledger.slots if late else ():
-            self._charge_holder(slot_id)
+            self._tell(lease_id, before[lease_id].slot_id)
+        for lease_id in late:
+            self._charge_holder(before[lease_id].slot_id)
         return late
 
     def sweep(self) -> None:
@@ -351,15 +352,17 @@ class Pool:
         before = self.ledger.slots[slot_id].state
         self.ledger = ledger.slot_event(self.ledger, slot_id, event, self.now_s(), engine)
         log.debug("slot %s: %s -> %s (%s)", slot_id, before, self.ledger.slots[slot_id].state, event)
-        self._changed()
+        self._changed(slot_id)
 
-    def _tell(self, lease_id: str) -> None:
+    def _tell(self, lease_id: str, had_slot_id: str | None = None) -> None:
+        """Its holder hears of it, and the slot that it has, or had, looks again."""
         record = self.records.get(lease_id)
         if record is not None:
             record.changed.set()
             record.changed = asyncio.Event()
-        self._changed()
+        slot_ids = (self.ledger.leases[lease_id].slot_id, had_slot_id)
+        self._changed(*(slot_id for slot_id in slot_ids if slot_id is not None))
 
-    def _changed(self) -> None:
+    def _changed(self, *slot_ids: str) -> None:
         for callback in self.on_change:
-            callback()
+            callback(slot_ids)
