@@ -75,9 +75,6 @@ def test_preemption_drains_the_slot_and_the_next_lease_may_be_reserved_meanwhile
     pool = book.slot_event(pool, "cpu:0", SlotEvent.SWAP, 7.1, book.Engine("n", "f"))
     pool = book.grant(book.slot_event(pool, "cpu:0", SlotEvent.SWAPPED, 7.3), "cpu:0", 7.3)
     assert pool.leases["l2"].state is LeaseState.ACTIVE
-    # The preempted holder has work again: back into the queue, with a fresh place.
-    pool = book.lease_event(pool, "l1", LeaseEvent.ACQUIRE, 8.0)
-    assert pool.leases["l1"].queued_at_s == 8.0
     assert book.check(pool) == ()
 
 
@@ -90,7 +87,7 @@ def shared(*sharers: str) -> book.Ledger:
     return pool
 
 
-@pytest.mark.parametrize("event", [LeaseEvent.RELEASE, LeaseEvent.EXPIRE, LeaseEvent.REFUSE])
+@pytest.mark.parametrize("event", [LeaseEvent.RELEASE, LeaseEvent.EXPIRE, LeaseEvent.PREEMPT])
 def test_whoever_shares_follows_the_holder_and_the_last_to_leave_drains(event: LeaseEvent) -> None:
     pool = book.lease_event(shared("l2", "l3"), "l1", event, 6.0)
     assert (pool.slots["cpu:0"].state, pool.slots["cpu:0"].lease_ids) == (SlotState.LEASED, ("l2", "l3"))

@@ -10,11 +10,9 @@
     active     work_ended   idle        nothing in flight; heartbeats go on
                preempt      preempted   its slot is wanted more urgently (batch or lent leases only)
                engine_lost  queued      the engine died under work: the holder resumes from the tokens already sent
-               refuse       failed      out of tries
     idle       work_began   active
                preempt      preempted   the usual case: an idle lease gives way
                engine_lost  preempted   nothing was in flight, so nothing is to be resumed
-    preempted  acquire      queued      the holder has work again
     any above  release      released    the holder is done
                expire       expired     its heartbeats stopped
     released, expired, failed            the end: nothing can happen any more
@@ -40,7 +38,6 @@ class LeaseEvent(StrEnum):
     WORK_ENDED = "work_ended"
     DISPLACE = "displace"
     PREEMPT = "preempt"
-    ACQUIRE = "acquire"
     ENGINE_LOST = "engine_lost"
     REFUSE = "refuse"
     RELEASE = "release"
@@ -64,11 +61,10 @@ TRANSITIONS: Mapping[LeaseState, Mapping[LeaseEvent, LeaseState]] = MappingProxy
             _E.WORK_ENDED: _S.IDLE,
             _E.PREEMPT: _S.PREEMPTED,
             _E.ENGINE_LOST: _S.QUEUED,
-            _E.REFUSE: _S.FAILED,
             **_ENDS,
         },
         _S.IDLE: {_E.WORK_BEGAN: _S.ACTIVE, _E.PREEMPT: _S.PREEMPTED, _E.ENGINE_LOST: _S.PREEMPTED, **_ENDS},
-        _S.PREEMPTED: {_E.ACQUIRE: _S.QUEUED, **_ENDS},
+        _S.PREEMPTED: _ENDS,
         _S.RELEASED: {},
         _S.EXPIRED: {},
         _S.FAILED: {},

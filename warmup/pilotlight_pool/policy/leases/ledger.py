@@ -275,9 +275,8 @@ def _wrong_sharers(ledger: Ledger, slot: Slot) -> list[str]:
 def _lease_after(lease: Lease, event: LeaseEvent, now_s: float) -> Lease:
     state = next_lease_state(lease.state, event, lease.wish.lease_id)
     tries = lease.tries + (event is LeaseEvent.ENGINE_LOST)
-    queued_at_s = now_s if event is LeaseEvent.ACQUIRE else lease.queued_at_s
     slot_id = lease.slot_id if state in HOLDS_SLOT else None
-    return replace(lease, state=state, since_s=now_s, slot_id=slot_id, tries=tries, queued_at_s=queued_at_s)
+    return replace(lease, state=state, since_s=now_s, slot_id=slot_id, tries=tries)
 
 
 def _take_slot(ledger: Ledger, lease_id: str | None, event: LeaseEvent, now_s: float) -> Ledger:

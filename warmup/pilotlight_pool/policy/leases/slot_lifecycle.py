@@ -4,7 +4,6 @@
     empty           boot         booting          coordinator: zygote fork or cold boot
                     wake         waking           coordinator: a sleeping engine of this slot (CUDA)
     booting         booted       idle             agent: the engine has generated a token
-                    stop         stopping         coordinator: nobody wants it any more
     waking          woken        idle             agent
     idle            lease        leased           coordinator: the holder gets endpoint and secret
                     swap         swapping         coordinator: other weights of the same fingerprint
@@ -12,14 +11,14 @@
                     stop         stopping         coordinator: make room
     leased          drain        draining         release, preemption or expiry: refuse new work, let the rest end
     draining        drained      idle             agent: nothing in flight, prefix cache reset
-                    stop         stopping         coordinator: the drain took too long
     swapping        swapped      idle             agent: new weights checked
                     swap_refused idle             agent: nothing was touched, the old weights are served
                     swap_failed  failed           agent: a half-swapped engine never answers
     falling_asleep  slept        empty            agent
     stopping        stopped      empty            agent: the process is gone and its memory is free
     failed          stop         stopping         coordinator: kill what is left, then the slot can boot afresh
-    any but empty   died         failed           agent: the process or its socket is gone
+    any with an     died         failed           agent: the process or its socket is gone; one that fails or is
+      engine                                      stopped is gone already
 
 Leased is entered from idle alone, so no engine that is booting, swapping or waking can ever answer a holder.
 Pure: this module knows names, not processes.
@@ -69,7 +68,7 @@ _S, _E = SlotState, SlotEvent
 TRANSITIONS: Mapping[SlotState, Mapping[SlotEvent, SlotState]] = MappingProxyType(
     {
         _S.EMPTY: {_E.BOOT: _S.BOOTING, _E.WAKE: _S.WAKING},
-        _S.BOOTING: {_E.BOOTED: _S.IDLE, _E.STOP: _S.STOPPING, _E.DIED: _S.FAILED},
+        _S.BOOTING: {_E.BOOTED: _S.IDLE, _E.DIED: _S.FAILED},
         _S.WAKING: {_E.WOKEN: _S.IDLE, _E.DIED: _S.FAILED},
         _S.IDLE: {
             _E.LEASE: _S.LEASED,
@@ -79,7 +78,7 @@ TRANSITIONS: Mapping[SlotState, Mapping[SlotEvent, SlotState]] = MappingProxyTyp
             _E.DIED: _S.FAILED,
         },
         _S.LEASED: {_E.DRAIN: _S.DRAINING, _E.DIED: _S.FAILED},
-        _S.DRAINING: {_E.DRAINED: _S.IDLE, _E.STOP: _S.STOPPING, _E.DIED: _S.FAILED},
+        _S.DRAINING: {_E.DRAINED: _S.IDLE, _E.DIED: _S.FAILED},
         _S.SWAPPING: {
             _E.SWAPPED: _S.IDLE,
             _E.SWAP_REFUSED: _S.IDLE,
@@ -87,8 +86,8 @@ TRANSITIONS: Mapping[SlotState, Mapping[SlotEvent, SlotState]] = MappingProxyTyp
             _E.DIED: _S.FAILED,
         },
         _S.FALLING_ASLEEP: {_E.SLEPT: _S.EMPTY, _E.DIED: _S.FAILED},
-        _S.STOPPING: {_E.STOPPED: _S.EMPTY, _E.DIED: _S.FAILED},
-        _S.FAILED: {_E.STOP: _S.STOPPING, _E.DIED: _S.FAILED},
+        _S.STOPPING: {_E.STOPPED: _S.EMPTY},
+        _S.FAILED: {_E.STOP: _S.STOPPING},
     }
 )
 
