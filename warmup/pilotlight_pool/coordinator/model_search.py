@@ -53,6 +53,16 @@ async def why_not_any_more(agent: AgentPort, order: EngineOrder) -> str:
     return f"{order.model.uri} has changed since it was asked for"
 
 
+async def fetched(agent: AgentPort, order: EngineOrder, deadline_s: float) -> tuple[ModelFacts | None, str]:
+    """What the agent says of the model once it is on its node; None, and why, where it cannot be served there."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            found = await agent.do(Describe(order.model))
+    except (PilotlightError, TimeoutError) as error:
+        return None, error.message if isinstance(error, PilotlightError) else "it was not fetched in time"
+    return (found, "") if found.key == order.facts.key else (None, "the model there is another one")
+
+
 async def _certain(
     able: Sequence[AgentPort], peeked: dict[str, ModelFacts | PilotlightError | None], order: ModelOrder
 ) -> Found:

@@ -24,13 +24,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-import msgspec
-
 from pilotlight_pool.agent_port import (
     AgentError,
     AgentPort,
     Boot,
-    Describe,
     Discard,
     EngineGone,
     EngineRefused,
@@ -44,11 +41,13 @@ from pilotlight_pool.agent_port import (
     Wake,
 )
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
+from pilotlight_pool.coordinator.engine_failures import EngineFailures
 from pilotlight_pool.coordinator.errors import LeaseGone
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.metrics import PoolMetrics
-from pilotlight_pool.coordinator.model_search import why_not_any_more
+from pilotlight_pool.coordinator.model_search import fetched, why_not_any_more
 from pilotlight_pool.coordinator.pool import Pool
+from pilotlight_pool.coordinator.slot_goal import SlotGoal
 from pilotlight_pool.coordinator.slot_grants import SlotGrants
 from pilotlight_pool.coordinator.slot_sleepers import Dormant, SlotSleepers
 from pilotlight_pool.coordinator.step_times import StepTimes
@@ -58,9 +57,8 @@ from pilotlight_pool.policy.leases.isolation import may_reuse
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine, Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
-from pilotlight_pool.policy.placement.boot_backoff import SlotFailures
 from pilotlight_pool.policy.placement.prediction import seconds_per_byte
-from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
+from pilotlight_protocol.errors import PilotlightError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +76,6 @@ class SlotDriver:
         self._metrics = metrics
         self._settings = settings
         self._wake = asyncio.Event()
-        self._failures = SlotFailures(settings.back_off)
         self._times = StepTimes(facts.slot_id, pool, metrics)
         self._grants = SlotGrants(facts.slot_id, agent, pool, metrics, settings.drain_deadline_s)
         self._incarnation = 0
@@ -86,12 +83,12 @@ class SlotDriver:
         self._lost_early = (0, ExitReport(""))
         self._order: EngineOrder | None = None
         self._sleepers = SlotSleepers(facts, pool)
-        self._unwanted = ""
-        self._warm: WarmOrder | None = None
+        self._goal = SlotGoal(facts.slot_id, agent.name, pool)
+        self._failures = EngineFailures(facts.slot_id, pool, self._goal, metrics, settings.back_off)
 
     def busy_left_s(self, now_s: float) -> float:
         """Predicted rest of what the slot is doing now, with back-off and zygote where an engine must be forked."""
-        left_s = max(0.0, self._times.ends_s - now_s, self._failures.not_before_s - now_s)
+        left_s = max(self._times.ends_s - now_s, self._failures.left_s)
         if self._slot.state in {SlotState.EMPTY, SlotState.STOPPING, SlotState.FAILED}:
             return max(left_s, self._agent.zygote_ready_in_s())
         return left_s
@@ -101,12 +98,12 @@ class SlotDriver:
 
     def stop_idle(self, reason: str) -> None:
         """Nobody wants this engine: stop it unless a lease comes first."""
-        self._unwanted = reason
+        self._goal.unwanted = reason
         self.kick()
 
     def warm(self, warm: WarmOrder) -> None:
         """Hold this model, unless a lease comes first."""
-        self._warm = warm
+        self._goal.hold(warm)
         self.kick()
 
     def took_over(self, report: SlotReport) -> None:
@@ -121,15 +118,9 @@ class SlotDriver:
         if self._sleepers.discard(incarnation):
             log.warning("slot %s: a sleeping engine was lost: %s", self._slot_id, report.for_log())
         elif incarnation == self._incarnation:
-            self._died(report)
+            self._failures.died(report)
         elif incarnation > self._incarnation:
             self._lost_early = (incarnation, report)
-
-    def _died(self, report: ExitReport) -> None:
-        if self._slot.state in {SlotState.EMPTY, SlotState.FAILED, SlotState.STOPPING}:
-            return
-        self._fail(SlotEvent.DIED, "the engine was lost", report)
-        self.kick()
 
     async def run(self) -> None:
         while True:
@@ -141,7 +132,7 @@ class SlotDriver:
             try:
                 await step()
             except AgentError as error:
-                self._died(error.report)
+                self._failures.died(error.report)
             except LifeCycleViolation as violation:
                 log.info("slot %s: came too late: %s", self._slot_id, violation)
             finally:
@@ -153,7 +144,7 @@ class SlotDriver:
 
     def _next_step(self) -> Callable[[], Awaitable[None]] | None:
         slot = self._slot
-        record, free = self._reserved(), slot.state in {SlotState.EMPTY, SlotState.IDLE}
+        record, free = self._goal.reserved, slot.state in {SlotState.EMPTY, SlotState.IDLE}
         if free and record is not None and not record.order_on(self.agent_name):
             return lambda: self._fetch(record)
         match slot.state:
@@ -170,8 +161,8 @@ class SlotDriver:
             case SlotState.IDLE:
                 return self._from_idle(slot)
             case SlotState.EMPTY:
-                self._unwanted = ""
-                order = self._wanted_order(slot)
+                self._goal.unwanted = ""
+                order = self._goal.order
                 return None if order is None else self._from_empty(slot, order)
         return None
 
@@ -180,16 +171,16 @@ class SlotDriver:
         return (lambda: self._boot(order)) if dormant is None else (lambda: self._wake_up(dormant))
 
     def _to_wake(self, slot: Slot, order: EngineOrder) -> Dormant | None:
-        wish = replace(self._wish(slot), fingerprint=order.facts.fingerprint)
+        wish = replace(self._goal.wish, fingerprint=order.facts.fingerprint)
         return self._sleepers.to_wake(wish, swappable=order.facts.swappable)
 
     def _from_idle(self, slot: Slot) -> Callable[[], Awaitable[None]] | None:
-        order, engine = self._wanted_order(slot), slot.engine
+        order, engine = self._goal.order, slot.engine
         assert engine is not None  # the ledger's promise for every state but empty
         if order is None:
-            return self._make_way if self._unwanted else None
-        self._unwanted = ""
-        wish = self._wish(slot)
+            return self._make_way if self._goal.unwanted else None
+        self._goal.unwanted = ""
+        wish = self._goal.wish
         if engine.fingerprint == order.facts.fingerprint and may_reuse(engine.tenant, engine.isolation, wish):
             if engine.model == order.facts.key:
                 return lambda: self._grant(wish, order)
@@ -197,78 +188,57 @@ class SlotDriver:
                 return lambda: self._swap(order, engine)
         return self._make_way
 
-    def _wanted_order(self, slot: Slot) -> EngineOrder | None:
-        if slot.lease_id is not None:
-            self._warm = None
-            return self._pool.records[slot.lease_id].order_on(self.agent_name)
-        if self._warm is not None and slot.engine is not None and self._warm.is_met_by(slot.engine):
-            self._warm = None
-        return self._warm.order if self._warm is not None else None
-
-    def _wish(self, slot: Slot) -> LeaseWish:
-        """Whom the slot is made ready for."""
-        if slot.lease_id is not None:
-            return self._pool.ledger.leases[slot.lease_id].wish
-        assert self._warm is not None  # _wanted_order had one
-        return self._warm.wish
-
     async def _fetch(self, record: LeaseRecord) -> None:
-        facts = record.order.facts
+        facts, uri = record.order.facts, record.order.model.uri
         self._times.begin(
             facts.weights_bytes * seconds_per_byte(self._pool.policy.prediction, self._pool.predictions, "remote")
         )
-        why = "the model there is another one"
-        try:
-            async with asyncio.timeout(self._settings.boot_deadline_s):
-                found = await self._agent.do(Describe(record.order.model))
-            record.on_agents[self.agent_name] = found if found.key == facts.key else None
-        except (PilotlightError, TimeoutError) as error:
-            why = error.message if isinstance(error, PilotlightError) else "it was not fetched in time"
-            record.on_agents[self.agent_name] = None
-        if record.on_agents[self.agent_name] is None:
-            log.warning("slot %s: %s cannot be served here: %s", self._slot_id, record.order.model.uri, why)
-        if record is self._reserved() and not record.order_on(self.agent_name):
-            self._pool.unplace(self._slot_id, Unavailable(f"{self.agent_name}: {record.order.model.uri}: {why}"))
+        found, why = await fetched(self._agent, record.order, self._settings.boot_deadline_s)
+        record.on_agents[self.agent_name] = found
+        if found is None:
+            log.warning("slot %s: %s cannot be served here: %s", self._slot_id, uri, why)
+        if record is self._goal.reserved and found is None:
+            self._pool.unplace(self._slot_id, Unavailable(f"{self.agent_name}: {uri}: {why}"))
 
     async def _boot(self, order: EngineOrder) -> None:
         step = self._times.expect("fork", order, self._agent.zygote_ready_in_s())
-        self._pool.begin(self._slot_id, SlotEvent.BOOT, order, self._wish(self._slot))
+        self._pool.begin(self._slot_id, SlotEvent.BOOT, order, self._goal.wish)
         try:
             ready = await self._agent.do(Boot(self._slot_id, order, self._settings.boot_deadline_s))
         except EngineRefused as error:
-            self._refuse(order, str(error))
+            self._failures.refused(order, str(error))
             return
         except PilotlightError as error:
             log.warning("slot %s: %s", self._slot_id, error.message)
-            self._warm_order_ends(order)
+            self._goal.refused(order)
             self._pool.engine_lost(self._slot_id, SlotEvent.DIED, LeaseGone(error.message), again=False)
             return
         self._incarnation, self._order, self.swap_path = ready.incarnation, order, ready.swap_path
         if self._lost_early[0] == ready.incarnation:
             raise EngineGone(self._lost_early[1])
         self._pool.slot_event(self._slot_id, SlotEvent.BOOTED)
-        self._times.took(step, ready, self._reserved())
+        self._times.took(step, ready, self._goal.reserved)
 
     async def _swap(self, order: EngineOrder, before: Engine) -> None:
         step = self._times.expect("swap", order)
-        self._pool.begin(self._slot_id, SlotEvent.SWAP, order, self._wish(self._slot))
+        self._pool.begin(self._slot_id, SlotEvent.SWAP, order, self._goal.wish)
         try:
             ready = await self._agent.do(Swap(self._slot_id, order, self._settings.swap_deadline_s))
         except SwapFailed as error:
             self._metrics.swap_failed()
-            self._fail(SlotEvent.SWAP_FAILED, "the swap failed", error.report)
+            self._failures.failed(SlotEvent.SWAP_FAILED, "the swap failed", error.report)
             return
         except SwapRefused as error:
             self._pool.swap_refused(self._slot_id, before)
-            self._boot_instead(order, str(error))
+            self._goal.boot_instead(order, str(error))
             return
         except PilotlightError as error:
             self._pool.swap_refused(self._slot_id, before)
-            self._model_changed(order, error.message)
+            self._goal.model_changed(order, error.message)
             return
         self._order = order
         self._pool.slot_event(self._slot_id, SlotEvent.SWAPPED)
-        self._times.took(step, ready, self._reserved())
+        self._times.took(step, ready, self._goal.reserved)
 
     async def _grant(self, wish: LeaseWish, order: EngineOrder) -> None:
         engine = self._slot.engine
@@ -293,46 +263,24 @@ class SlotDriver:
         if self._slot.state is SlotState.DRAINING:
             self._pool.slot_event(self._slot_id, SlotEvent.DRAINED)
 
-    def _boot_instead(self, order: EngineOrder, why: str) -> None:
-        log.warning("slot %s: the swap was refused, so an engine is booted: %s", self._slot_id, why)
-        boots = msgspec.structs.replace(order, facts=msgspec.structs.replace(order.facts, swappable=False))
-        record = self._reserved()
-        if record is not None and record.order_on(self.agent_name) == order:
-            record.on_agents[self.agent_name], record.path = boots.facts, "fork"
-        elif self._warm is not None and self._warm.order == order:
-            self._warm = replace(self._warm, order=boots)
-
-    def _model_changed(self, order: EngineOrder, why: str) -> None:
-        """What was asked for is not there any more: whoever wants it asks again, and is told what there is now."""
-        log.warning("slot %s: its engine stays as it is: %s", self._slot_id, why)
-        record = self._reserved()
-        if record is not None and record.order_on(self.agent_name) == order:
-            self._pool.unplace(self._slot_id, LeaseGone(why), again=False)
-        self._warm_order_ends(order)
-
-    def _warm_order_ends(self, order: EngineOrder) -> None:
-        if self._warm is not None and self._warm.order.facts.kind == order.facts.kind:
-            self._pool.warm_orders.refused(self._warm, self._pool.now_s())
-        self._warm = None
-
     async def _make_way(self) -> None:
-        wanted = self._wanted_order(self._slot)
+        wanted = self._goal.order
         if wanted is not None and (why := await why_not_any_more(self._agent, wanted)):
-            self._model_changed(wanted, why)
+            self._goal.model_changed(wanted, why)
             return
         slot = self._slot
-        if slot.state is not SlotState.IDLE or self._wanted_order(slot) != wanted:
+        if slot.state is not SlotState.IDLE or self._goal.order != wanted:
             return
         sleeps = self._room_to_sleep() is not None
         model = slot.engine.model[:12] if slot.engine is not None else ""
-        why = f"{slot.lease_id} needs another" if slot.lease_id is not None else self._unwanted or "a prewarm"
+        why = f"{slot.lease_id} needs another" if slot.lease_id is not None else self._goal.unwanted or "a prewarm"
         becomes = "put to sleep" if sleeps else "stopped"
         log.info("slot %s: its engine with %s is %s: %s", self._slot_id, model, becomes, why)
         self._metrics.evicted("lease" if slot.lease_id is not None else "keep-alive")
         self._pool.slot_event(self._slot_id, SlotEvent.SLEEP if sleeps else SlotEvent.STOP)
 
     def _room_to_sleep(self) -> tuple[int, ...] | None:
-        dormant, order = self._this(), self._wanted_order(self._slot)
+        dormant, order = self._this(), self._goal.order
         next_awake = self._to_wake(self._slot, order) if order is not None else None
         return self._sleepers.room_for(dormant, next_awake) if dormant is not None else None
 
@@ -359,43 +307,18 @@ class SlotDriver:
         self._incarnation, self._order = dormant.incarnation, dormant.order
         ready = await self._agent.do(Wake(self._slot_id, dormant.incarnation, self._settings.sleep_deadline_s))
         self._pool.slot_event(self._slot_id, SlotEvent.WOKEN)
-        self._times.took(step, ready, self._reserved())
+        self._times.took(step, ready, self._goal.reserved)
 
     async def _stop(self) -> None:
         self._times.begin(self._pool.policy.eviction.placement.stop_s)
         began_s = self._pool.now_s()
         await self._agent.do(Stop(self._slot_id))
         self._pool.slot_event(self._slot_id, SlotEvent.STOPPED)
-        record = self._reserved()
+        record = self._goal.reserved
         if record is not None:
             record.phases_s["stop"] = self._pool.now_s() - began_s
 
     async def _clear_failed(self) -> None:
-        delay_s = self._failures.not_before_s - self._pool.now_s()
-        if delay_s > 0:
-            await asyncio.sleep(delay_s)
+        if (left_s := self._failures.left_s) > 0:
+            await asyncio.sleep(left_s)
         self._pool.slot_event(self._slot_id, SlotEvent.STOP)
-
-    def _fail(self, event: SlotEvent, what: str, report: ExitReport) -> None:
-        engine = self._slot.engine
-        self._failures.failed(engine.model if engine is not None else "", self._pool.now_s())
-        if engine is not None:
-            self._pool.model_failed(engine.model)
-        self._warm = None
-        self._metrics.engine_failed()
-        log.warning(
-            "slot %s: %s (failure %d in a row): %s", self._slot_id, what, self._failures.count, report.for_log()
-        )
-        self._pool.engine_lost(self._slot_id, event, Unavailable(f"{what}: {report}"), again=True)
-
-    def _refuse(self, order: EngineOrder, reason: str) -> None:
-        """The engine's arguments or the model are wrong: another try would end the same way."""
-        log.warning("slot %s: the engine refuses its configuration: %s", self._slot_id, reason)
-        self._warm_order_ends(order)
-        error = InvalidInput(reason)
-        self._pool.refuse_kind(order.facts.kind, error)
-        self._pool.engine_lost(self._slot_id, SlotEvent.DIED, error, again=False)
-
-    def _reserved(self) -> LeaseRecord | None:
-        lease_id = self._slot.lease_id
-        return self._pool.records[lease_id] if lease_id is not None else None
