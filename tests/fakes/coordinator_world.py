@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import ledger_check
 from memory_agent import MemoryAgent
 
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
-from pilotlight_pool.policy.leases import ledger
 from pilotlight_pool.policy.leases.access import TRUSTED, Caller
 from pilotlight_pool.policy.leases.presence import Applicant, Taken
 from pilotlight_protocol.leases import LeaseAnswer, LeaseRequest
@@ -26,7 +26,7 @@ class World:
         self.coordinator.pool.on_change.append(self._check)
 
     def _check(self, slot_ids: Sequence[str]) -> None:
-        assert ledger.check(self.coordinator.pool.ledger) == ()
+        assert ledger_check.check(self.coordinator.pool.ledger) == ()
 
     @property
     def agent(self) -> MemoryAgent:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import ledger_check
 import pytest
 from memory_agent import MemoryAgent
 
@@ -83,7 +84,7 @@ async def told(sleepers: int = 0) -> AsyncIterator[Story]:
     try:
         yield story
         assert not running.done(), running
-        assert ledger.check(story.coordinator.pool.ledger) == ()
+        assert ledger_check.check(story.coordinator.pool.ledger) == ()
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

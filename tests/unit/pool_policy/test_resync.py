@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import ledger_check
 import pytest
 
 from pilotlight_pool.policy.leases import ledger as book
@@ -41,7 +42,7 @@ def known(*pairs: Reported, others: tuple[Lease, ...] = ()) -> Ledger:
 
 
 def sound(after: Resync) -> Resync:
-    assert book.check(after.ledger) == ()
+    assert ledger_check.check(after.ledger) == ()
     return after
 
 

@@ -65,7 +65,6 @@ class Waiting:
 class _Running:
     tenant: str
     started_s: float
-    start_tag: float
     charged_s: float
 
 
@@ -248,7 +247,7 @@ def _running(spec: FairnessSpec, state: FairnessState, lease_id: str, tenant: st
     tag, cost_s = _start_tag(state, tenant), _usual_cost(spec, state, tenant)
     return replace(
         state,
-        running={**state.running, lease_id: _Running(tenant, now_s, tag, cost_s)},
+        running={**state.running, lease_id: _Running(tenant, now_s, cost_s)},
         finish_tags={**state.finish_tags, tenant: tag + cost_s / spec.weight(tenant)},
         virtual_time=max(state.virtual_time, tag),
     )

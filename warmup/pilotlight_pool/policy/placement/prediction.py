@@ -69,7 +69,6 @@ class PredictionError:
 
     count: int
     bias_s: float
-    mean_absolute_s: float
     ratio_p90: float
 
 
@@ -77,7 +76,6 @@ class PredictionError:
 class _Track:
     count: int = 0
     bias_s: float = 0.0
-    absolute_s: float = 0.0
     ratios: tuple[float, ...] = ()
 
 
@@ -151,7 +149,7 @@ def _figures(track: _Track | None) -> PredictionError | None:
         return None
     ratios = sorted(track.ratios)
     p90 = ratios[min(len(ratios) - 1, int(0.9 * len(ratios)))]
-    return PredictionError(track.count, track.bias_s, track.absolute_s, p90)
+    return PredictionError(track.count, track.bias_s, p90)
 
 
 def _tracked(track: _Track, predicted_s: float, actual_s: float, smoothing: float) -> _Track:
@@ -161,7 +159,6 @@ def _tracked(track: _Track, predicted_s: float, actual_s: float, smoothing: floa
         track,
         count=track.count + 1,
         bias_s=_mixed(track.bias_s if seen else None, off_s, smoothing),
-        absolute_s=_mixed(track.absolute_s if seen else None, abs(off_s), smoothing),
         ratios=(*track.ratios[-_RECENT + 1 :], actual_s / max(predicted_s, 1e-6)),
     )
 
