@@ -142,12 +142,17 @@ class ZygoteProcess:
         self._log.close()
 
 
-def exec_host(config: HostConfig, work_dir: Path, log: Path) -> tuple[subprocess.Popen[bytes], Host]:
+def exec_host(
+    config: HostConfig,
+    work_dir: Path,
+    log: Path,
+    program: tuple[str, ...] = (sys.executable, "-m", "pilotlight_engine.host.engine_host"),
+) -> tuple[subprocess.Popen[bytes], Host]:
     """A host without a zygote."""
     ours, theirs = socket.socketpair()
     with theirs, log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pilotlight_engine.host.engine_host", str(theirs.fileno())],
+            [*program, str(theirs.fileno())],
             env=engine_environment(
                 os.environ, open_work_dir(str(work_dir), os.environ), cpus=machine.limits().cpus,
                 preload=machine.cpu_preload(), instruction_set=machine.instruction_set(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import cast
 
 from pilotlight_engine.contract import Engine, EngineInfo, EngineStats, GenerateRequest
 from pilotlight_protocol.errors import InvalidInput, Unavailable
@@ -19,21 +20,25 @@ REFUSED = 13
 LOST = 14
 
 
+def scripted_info(num_kv_blocks: int = 1000) -> EngineInfo:
+    return EngineInfo(
+        max_model_len=512,
+        vocab_size=VOCAB_SIZE,
+        eos_token_ids=[EOS],
+        block_size=16,
+        num_kv_blocks=num_kv_blocks,
+        dtype="bfloat16",
+        quantization="none",
+        device="fake",
+        vllm_version="0",
+        loras=["adapter"],
+        boot_phases_s={"load": 0.5},
+    )
+
+
 class ScriptedEngine:
     def __init__(self, step_s: float = 0.0, num_kv_blocks: int = 1000, prefill_s: float = -1.0) -> None:
-        self.info = EngineInfo(
-            max_model_len=512,
-            vocab_size=VOCAB_SIZE,
-            eos_token_ids=[EOS],
-            block_size=16,
-            num_kv_blocks=num_kv_blocks,
-            dtype="bfloat16",
-            quantization="none",
-            device="fake",
-            vllm_version="0",
-            loras=["adapter"],
-            boot_phases_s={"load": 0.5},
-        )
+        self.info = scripted_info(num_kv_blocks)
         self.stats = EngineStats()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.step_s = step_s
@@ -103,10 +108,12 @@ class ScriptedProvider:
         boot_s: float = 0.0,
         refusals: list[Exception] | None = None,
         prefill_s: float = -1.0,
+        deadline_s: float = 600.0,
     ) -> None:
         self.step_s = step_s
         self.prefill_s = prefill_s
         self.boot_s = boot_s
+        self.deadline_s = deadline_s
         self.refusals = refusals or []
         self.engines: list[ScriptedEngine] = []
         self.released: list[Engine] = []
@@ -114,8 +121,12 @@ class ScriptedProvider:
         self.phase = "idle"
 
     async def acquire(self) -> ScriptedEngine:
+        if len(self.released) < len(self.engines):
+            raise Unavailable("this predictor's engine is in use")
         self.phase = "load"
-        await asyncio.sleep(self.boot_s)
+        await asyncio.sleep(min(self.boot_s, self.deadline_s))
+        if self.boot_s > self.deadline_s:
+            raise Unavailable(f"the engine was not ready within {self.deadline_s:g} s")
         if self.refusals:
             raise self.refusals.pop(0)
         engine = self.engine_class(self.step_s, prefill_s=self.prefill_s)
@@ -124,4 +135,6 @@ class ScriptedProvider:
         return engine
 
     async def release(self, engine: Engine) -> None:
-        self.released.append(engine)
+        if engine not in self.released:
+            self.released.append(engine)
+            cast(ScriptedEngine, engine).lose("the engine was released")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -71,11 +72,14 @@ class ScriptedTransport:
             return _play(pool.heartbeats.pop(0) if pool.heartbeats else Answer(200), {})
         if path == "/v1/leases":
             pool.bodies.append(asked)
+        until_s = time.monotonic() + float(path.partition("wait_s=")[2] or timeout_s)
         while not pool.script:
-            # A long poll: until `answer` or `close`.
-            in_time = pool.news.wait(timeout_s)
-            if self._closed.is_set() or not in_time:
+            # A long poll: until `answer` or `close`, or as long as was asked for.
+            in_time = pool.news.wait(max(0.0, until_s - time.monotonic()))
+            if self._closed.is_set():
                 raise PoolUnreachable("closed")
+            if not in_time:
+                return lease("queued")
             pool.news.clear()
         return _play(pool.script.pop(0), asked)
 

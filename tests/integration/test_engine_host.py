@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -277,47 +276,11 @@ async def test_signals_of_the_terminal_are_the_predictors_business(
     await engine.check()
 
 
-async def test_a_killed_host_is_lost_with_a_reason_and_replaced() -> None:
-    provider = new_provider()
-    engine = await provider.acquire()
-    running = asyncio.create_task(collect(engine, request([1], max_tokens=2000, ignore_eos=True)))
-    await until_async(lambda: engine.stats.running == 1)
-    assert provider.pid is not None
-    os.kill(provider.pid, signal.SIGKILL)
-    with pytest.raises(Unavailable, match="killed by signal 9"):
-        await running
-    assert "out-of-memory" in await engine.lost
-    with pytest.raises(Unavailable):
-        await engine.check()
-    await provider.release(engine)
-    assert provider.pid is None
-    began_s = time.monotonic()
-    again = await provider.acquire()
-    assert time.monotonic() - began_s > 1.0
-    assert len(tokens(await collect(again, request([1], max_tokens=3, ignore_eos=True)))) == 3
-    pid = provider.pid
-    assert pid is not None
-    await provider.release(again)
-    assert not is_alive(pid)
-
-
 async def test_a_wrong_engine_argument_is_a_misconfiguration() -> None:
     provider = new_provider(engine_args={"max_model_length": "5"})
     with pytest.raises(EngineMisconfigured, match="did you mean max_model_len"):
         await provider.acquire()
     assert provider.pid is None
-
-
-async def test_giving_up_on_a_boot_leaves_no_process() -> None:
-    provider = new_provider()
-    boot = asyncio.create_task(provider.acquire())
-    await until_async(lambda: provider.phase == "import")
-    pid = provider.pid
-    assert pid is not None
-    boot.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await boot
-    assert not is_alive(pid)
 
 
 async def test_a_killed_parent_leaves_no_engine(tmp_path: Path) -> None:
