@@ -37,7 +37,7 @@ _FP8_WEIGHT_ONLY = (8, 0)
 
 
 @dataclass(frozen=True)
-class CheckpointFacts:
+class CheckpointFormat:
     """What config.json says. `method` is its `quant_method` ("" when unquantized), `bits` the width of a weight."""
 
     scheme: Scheme = "none"
@@ -49,7 +49,7 @@ class CheckpointFacts:
 
 
 @dataclass(frozen=True)
-class DeviceFacts:
+class Device:
     """`capability` is CUDA's compute capability as (major, minor), (0, 0) on a CPU. `amx`: AMX tiles (x86).
     `memory_bytes`: the GPU's, 0 on a CPU."""
 
@@ -78,7 +78,7 @@ class QuantizationRefused:
 
 
 def choose(
-    requested: Requested, checkpoint: CheckpointFacts, device: DeviceFacts
+    requested: Requested, checkpoint: CheckpointFormat, device: Device
 ) -> QuantizationChoice | QuantizationRefused:
     """`auto` takes the checkpoint as it is; any other request must agree with it."""
     if checkpoint.scheme == "none":
@@ -100,18 +100,18 @@ def choose(
     )
 
 
-def checkpoint_facts(config: Mapping[str, Any]) -> CheckpointFacts:
+def checkpoint_format(config: Mapping[str, Any]) -> CheckpointFormat:
     """Read a parsed config.json (transformers' layout); unknown methods become scheme "other"."""
     dtype = dtype_of(config, ()) or "bfloat16"
     found = quantization_settings(config)
     method = str(found.get("quant_method", "")).lower()
     if not method:
-        return CheckpointFacts(dtype=dtype)
+        return CheckpointFormat(dtype=dtype)
     if method == "compressed-tensors":
         return _compressed_tensors(found, dtype)
     bits = int(found.get("bits") or found.get("w_bit") or (8 if method == "fp8" else 4))
     scheme: Scheme = method if method in ("awq", "gptq", "fp8") else "other"  # type: ignore[assignment]
-    return CheckpointFacts(
+    return CheckpointFormat(
         scheme=scheme,
         method=method,
         bits=bits,
@@ -121,13 +121,13 @@ def checkpoint_facts(config: Mapping[str, Any]) -> CheckpointFacts:
     )
 
 
-def _compressed_tensors(found: Mapping[str, Any], dtype: str) -> CheckpointFacts:
+def _compressed_tensors(found: Mapping[str, Any], dtype: str) -> CheckpointFormat:
     groups = list((found.get("config_groups") or {}).values())
     weights = (groups[0].get("weights") or {}) if groups else {}
     bits = int(weights.get("num_bits") or 16)
     kind = str(weights.get("type") or "")
     schemes: dict[tuple[str, int], Scheme] = {("int", 4): "int4", ("int", 8): "int8", ("float", 8): "fp8"}
-    return CheckpointFacts(
+    return CheckpointFormat(
         scheme=schemes.get((kind, bits), "other"),
         method="compressed-tensors",
         bits=bits,
@@ -137,7 +137,7 @@ def _compressed_tensors(found: Mapping[str, Any], dtype: str) -> CheckpointFacts
     )
 
 
-def _disagreement(requested: Requested, checkpoint: CheckpointFacts) -> QuantizationRefused | None:
+def _disagreement(requested: Requested, checkpoint: CheckpointFormat) -> QuantizationRefused | None:
     if requested in ("auto", checkpoint.scheme):
         return None
     if requested == "none":
@@ -152,7 +152,7 @@ def _disagreement(requested: Requested, checkpoint: CheckpointFacts) -> Quantiza
 
 
 def _unquantized(
-    requested: Requested, checkpoint: CheckpointFacts, device: DeviceFacts
+    requested: Requested, checkpoint: CheckpointFormat, device: Device
 ) -> QuantizationChoice | QuantizationRefused:
     if requested in ("auto", "none"):
         dtype = _dtype(checkpoint, device)
@@ -183,7 +183,7 @@ def _unquantized(
     )
 
 
-def _awq(checkpoint: CheckpointFacts, device: DeviceFacts) -> QuantizationChoice | QuantizationRefused:
+def _awq(checkpoint: CheckpointFormat, device: Device) -> QuantizationChoice | QuantizationRefused:
     if checkpoint.bits != 4:
         return QuantizationRefused(
             f"the checkpoint holds {checkpoint.bits}-bit AWQ weights; vLLM runs AWQ with 4 bits",
@@ -192,7 +192,7 @@ def _awq(checkpoint: CheckpointFacts, device: DeviceFacts) -> QuantizationChoice
     return _weight_only("awq", checkpoint, device)
 
 
-def _gptq(checkpoint: CheckpointFacts, device: DeviceFacts) -> QuantizationChoice | QuantizationRefused:
+def _gptq(checkpoint: CheckpointFormat, device: Device) -> QuantizationChoice | QuantizationRefused:
     allowed = (4,) if device.kind == "cpu" else (4, 8)
     if checkpoint.bits not in allowed:
         return QuantizationRefused(
@@ -208,9 +208,7 @@ def _gptq(checkpoint: CheckpointFacts, device: DeviceFacts) -> QuantizationChoic
     return _weight_only("gptq", checkpoint, device)
 
 
-def _weight_only(
-    method: str, checkpoint: CheckpointFacts, device: DeviceFacts
-) -> QuantizationChoice | QuantizationRefused:
+def _weight_only(method: str, checkpoint: CheckpointFormat, device: Device) -> QuantizationChoice | QuantizationRefused:
     if device.kind == "cuda" and device.capability < _TURING:
         return _too_old(checkpoint, device, _TURING)
     kernels = "CPU" if device.kind == "cpu" else "Marlin" if device.capability >= _MARLIN else "Triton"
@@ -219,7 +217,7 @@ def _weight_only(
     )
 
 
-def _integer(checkpoint: CheckpointFacts, device: DeviceFacts) -> QuantizationChoice | QuantizationRefused:
+def _integer(checkpoint: CheckpointFormat, device: Device) -> QuantizationChoice | QuantizationRefused:
     if device.kind == "cpu" and checkpoint.scheme == "int8" and not checkpoint.quantized_activations:
         return QuantizationRefused(
             "the checkpoint holds int8 weights for 16-bit activations (W8A16), for which vLLM has no CPU kernel",
@@ -228,7 +226,7 @@ def _integer(checkpoint: CheckpointFacts, device: DeviceFacts) -> QuantizationCh
     return _weight_only("compressed-tensors", checkpoint, device)
 
 
-def _fp8(checkpoint: CheckpointFacts, device: DeviceFacts) -> QuantizationChoice | QuantizationRefused:
+def _fp8(checkpoint: CheckpointFormat, device: Device) -> QuantizationChoice | QuantizationRefused:
     refused = _fp8_unavailable(device, f"{_describe(checkpoint)} weights do not run on {_where(device)}")
     if refused is not None:
         return refused
@@ -237,7 +235,7 @@ def _fp8(checkpoint: CheckpointFacts, device: DeviceFacts) -> QuantizationChoice
     )
 
 
-def _fp8_unavailable(device: DeviceFacts, problem: str) -> QuantizationRefused | None:
+def _fp8_unavailable(device: Device, problem: str) -> QuantizationRefused | None:
     if device.kind == "cpu" and not device.amx:
         return QuantizationRefused(
             f"{problem}: fp8 on a CPU needs AMX (Intel Sapphire Rapids or newer)",
@@ -251,7 +249,7 @@ def _fp8_unavailable(device: DeviceFacts, problem: str) -> QuantizationRefused |
     return None
 
 
-def _fp8_how(device: DeviceFacts) -> str:
+def _fp8_how(device: Device) -> str:
     if device.kind == "cpu":
         return ", AMX kernels"
     if device.capability >= _FP8_NATIVE:
@@ -259,20 +257,20 @@ def _fp8_how(device: DeviceFacts) -> str:
     return f", weights only (Marlin) on {_where(device)}: native fp8 needs compute capability 8.9"
 
 
-def _too_old(checkpoint: CheckpointFacts, device: DeviceFacts, least: tuple[int, int]) -> QuantizationRefused:
+def _too_old(checkpoint: CheckpointFormat, device: Device, least: tuple[int, int]) -> QuantizationRefused:
     return QuantizationRefused(
         f"{_describe(checkpoint)} weights need compute capability {least[0]}.{least[1]}, {_where(device)} is older",
         "use the unquantized checkpoint (computed in float16) or a newer GPU",
     )
 
 
-def _dtype(checkpoint: CheckpointFacts, device: DeviceFacts) -> str:
+def _dtype(checkpoint: CheckpointFormat, device: Device) -> str:
     if device.kind == "cuda" and device.capability < _BF16 and checkpoint.dtype == "bfloat16":
         return "float16"
     return "auto"
 
 
-def _describe(checkpoint: CheckpointFacts) -> str:
+def _describe(checkpoint: CheckpointFormat) -> str:
     if checkpoint.method == "compressed-tensors" and checkpoint.scheme in ("int4", "int8"):
         return f"compressed-tensors W{checkpoint.bits}A{8 if checkpoint.quantized_activations else 16}"
     if checkpoint.scheme in ("awq", "gptq"):
@@ -280,7 +278,7 @@ def _describe(checkpoint: CheckpointFacts) -> str:
     return checkpoint.method if checkpoint.scheme != "fp8" else "fp8"
 
 
-def _where(device: DeviceFacts) -> str:
+def _where(device: Device) -> str:
     if device.kind == "cpu":
         return "a CPU" + ("" if device.amx else " without AMX")
     name = f"{device.name}, " if device.name else ""

@@ -34,7 +34,7 @@ class GenerateRequest(msgspec.Struct, array_like=True):
 
 
 class EngineInfo(msgspec.Struct, array_like=True):
-    """Facts of a running engine; `boot_phases_s` maps phase names to seconds in the order in which they ran.
+    """What a running engine is; `boot_phases_s` maps phase names to seconds in the order in which they ran.
 
     `default_max_tokens`: the limit for a request without `max_tokens`, of the model's generation_config.json.
     `swap_path`: how its weights are exchanged on this device: "copied", "reloaded: why" (vLLM's own way, slower) or

@@ -12,7 +12,7 @@ from pilotlight_engine.boot import checkpoint_check, kv_cache
 from pilotlight_engine.boot.lora import max_lora_rank
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.process import device_probe, machine
-from pilotlight_engine.quantization import QuantizationRefused, Requested, checkpoint_facts, choose
+from pilotlight_engine.quantization import QuantizationRefused, Requested, checkpoint_format, choose
 from pilotlight_models.checkpoint import read_checkpoint
 from pilotlight_models.folder_files import read_object
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound
@@ -37,7 +37,7 @@ def configure(
     """vLLM's arguments, as (field name of EngineArgs, text). Raises EngineMisconfigured, with what to use instead."""
     config = _checked_config(settings.model_dir, limits.memory_bytes)
     device = device_probe.read(environment)
-    choice = choose(settings.quantization, checkpoint_facts(config), device)
+    choice = choose(settings.quantization, checkpoint_format(config), device)
     if isinstance(choice, QuantizationRefused):
         raise EngineMisconfigured(f"{choice.reason}; {choice.use_instead}")
     chosen: dict[str, str | None] = {"quantization": choice.vllm_method, "dtype": choice.dtype}

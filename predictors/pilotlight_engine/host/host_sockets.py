@@ -63,7 +63,7 @@ class Outbox:
             if self._backlog:
                 self._backlog += frame
                 if wait:
-                    self._wait_for_front()
+                    self._wait_for_room()
                 return
             sent = self._try_send(frame)
             if sent < len(frame):
@@ -90,7 +90,7 @@ class Outbox:
         with self._drained:
             return self._drained.wait_for(lambda: not self._backlog, deadline_s)
 
-    def _wait_for_front(self) -> None:
+    def _wait_for_room(self) -> None:
         stalled_s = 0.0
         while len(self._backlog) > self._limit_bytes:
             if self._drained.wait(_WAIT_SLICE_S):

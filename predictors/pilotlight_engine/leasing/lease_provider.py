@@ -125,9 +125,10 @@ class LeaseProvider:
             self.phase = "idle" if self._held is None else "held"
 
     async def release(self, engine: Engine) -> None:
-        held, self._held = self._held, None
+        held = self._held
         if held is None or engine is not held.engine:
             return
+        self._held = None
         self.phase = "idle"
         held.heart.cancel()
         await asyncio.wait({held.heart})

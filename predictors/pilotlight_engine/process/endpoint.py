@@ -57,8 +57,8 @@ def listen(endpoint: UnixEndpoint | TcpEndpoint) -> tuple[socket.socket, str]:
         listener = socket.create_server((endpoint.host, endpoint.port), family=family, backlog=_BACKLOG)
         listener.setblocking(False)
         return listener, str(TcpEndpoint(endpoint.host, listener.getsockname()[1]))
-    facts = endpoint.path.parent.stat()
-    if facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o077:
+    status = endpoint.path.parent.stat()
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise InvalidInput(f"{endpoint.path.parent} must be a directory of this user with mode 0700")
     with contextlib.suppress(FileNotFoundError):
         endpoint.path.unlink()

@@ -46,8 +46,8 @@ def open_work_dir(work_dir: str | None, environment: Mapping[str, str]) -> Path:
 
 
 def _is_private(directory: Path) -> bool:
-    facts = directory.lstat()
-    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & 0o077
+    status = directory.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def _writable(place: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Outbox and inbox over a socket pair of our own: order, bounds and the stalled front."""
+"""Outbox and inbox over a socket pair of our own: order, bounds and the stalled holder."""
 
 import socket
 import threading

@@ -7,7 +7,7 @@ from pilotlight_engine.boot import assembly
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.process import device_probe
 from pilotlight_engine.process.machine import MachineLimits
-from pilotlight_engine.quantization import DeviceFacts
+from pilotlight_engine.quantization import Device
 from pilotlight_models import bundled_model_path
 
 GPU_BYTES = 80 * 2**30
@@ -60,11 +60,11 @@ def _cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_first_visible_gpu_counts(tmp_path: Path, visible: str | None, expected: tuple[int, int] | None) -> None:
     nvml = FakeNvml((8, 0), (9, 0))
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    facts = device_probe.read(environment, tmp_path / "absent", lambda: nvml)
+    found = device_probe.read(environment, tmp_path / "absent", lambda: nvml)
     if expected is None:
-        assert facts == DeviceFacts("cpu")
+        assert found == Device("cpu")
     else:
-        assert facts == DeviceFacts("cuda", expected, name="NVIDIA Test", memory_bytes=GPU_BYTES)
+        assert found == Device("cuda", expected, name="NVIDIA Test", memory_bytes=GPU_BYTES)
     assert nvml.opened == 0
 
 
@@ -76,7 +76,7 @@ def test_without_a_driver_it_is_a_cpu(tmp_path: Path, flags: str, amx: bool) -> 
     def no_driver() -> None:
         raise OSError("libnvidia-ml.so.1: cannot open shared object file")
 
-    assert device_probe.read({}, cpuinfo, no_driver) == DeviceFacts("cpu", amx=amx)
+    assert device_probe.read({}, cpuinfo, no_driver) == Device("cpu", amx=amx)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_without_a_driver_it_is_a_cpu(tmp_path: Path, flags: str, amx: bool) -> 
 def test_a_slots_share_of_a_gpu_bounds_its_engine(
     monkeypatch: pytest.MonkeyPatch, slot_bytes: int | None, share: str | None
 ) -> None:
-    gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
+    gpu = Device("cuda", (9, 0), memory_bytes=GPU_BYTES)
     monkeypatch.setattr(device_probe, "read", lambda environment: gpu)
     settings = assembly.EngineSettings(bundled_model_path("demo-bf16"), "m", device_memory_bytes=slot_bytes)
     configured = assembly.configure(settings, {}, MachineLimits(2, 2**34))
@@ -93,7 +93,7 @@ def test_a_slots_share_of_a_gpu_bounds_its_engine(
 
 
 def test_an_engine_argument_does_not_step_over_the_slots_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
+    gpu = Device("cuda", (9, 0), memory_bytes=GPU_BYTES)
     monkeypatch.setattr(device_probe, "read", lambda environment: gpu)
     greedy = {"gpu_memory_utilization": "0.99"}
     for slot_bytes, share in ((40 * 2**30, "0.5"), (None, "0.99")):
@@ -105,7 +105,7 @@ def test_an_engine_argument_does_not_step_over_the_slots_share(monkeypatch: pyte
 
 
 def test_a_slot_larger_than_its_gpu_is_refused_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = DeviceFacts("cuda", (9, 0), memory_bytes=GPU_BYTES)
+    gpu = Device("cuda", (9, 0), memory_bytes=GPU_BYTES)
     monkeypatch.setattr(device_probe, "read", lambda environment: gpu)
     settings = assembly.EngineSettings(bundled_model_path("demo-bf16"), "m", device_memory_bytes=GPU_BYTES + 1)
     with pytest.raises(EngineMisconfigured, match=r"80\.0 GiB, its GPU only 80\.0 GiB"):

@@ -1,36 +1,36 @@
 import pytest
 
 from pilotlight_engine.quantization import (
-    CheckpointFacts,
-    DeviceFacts,
+    CheckpointFormat,
+    Device,
     QuantizationChoice,
     QuantizationRefused,
     Requested,
-    checkpoint_facts,
+    checkpoint_format,
     choose,
 )
 
-CPU = DeviceFacts("cpu")
-CPU_AMX = DeviceFacts("cpu", amx=True)
-V100 = DeviceFacts("cuda", (7, 0), name="V100")
-T4 = DeviceFacts("cuda", (7, 5), name="T4")
-A100 = DeviceFacts("cuda", (8, 0), name="A100")
-L4 = DeviceFacts("cuda", (8, 9), name="L4")
-H100 = DeviceFacts("cuda", (9, 0), name="H100")
+CPU = Device("cpu")
+CPU_AMX = Device("cpu", amx=True)
+V100 = Device("cuda", (7, 0), name="V100")
+T4 = Device("cuda", (7, 5), name="T4")
+A100 = Device("cuda", (8, 0), name="A100")
+L4 = Device("cuda", (8, 9), name="L4")
+H100 = Device("cuda", (9, 0), name="H100")
 
-BF16 = CheckpointFacts()
-FP16 = CheckpointFacts(dtype="float16")
-AWQ = CheckpointFacts("awq", "awq", 4, symmetric=False, dtype="float16")
-AWQ8 = CheckpointFacts("awq", "awq", 8, symmetric=False, dtype="float16")
-GPTQ = CheckpointFacts("gptq", "gptq", 4, dtype="float16")
-GPTQ8 = CheckpointFacts("gptq", "gptq", 8, dtype="float16")
-GPTQ_ASYMMETRIC = CheckpointFacts("gptq", "gptq", 4, symmetric=False, dtype="float16")
-FP8 = CheckpointFacts("fp8", "fp8", 8, quantized_activations=True)
-CT_FP8 = CheckpointFacts("fp8", "compressed-tensors", 8, quantized_activations=True)
-W8A8 = CheckpointFacts("int8", "compressed-tensors", 8, quantized_activations=True)
-W8A16 = CheckpointFacts("int8", "compressed-tensors", 8)
-W4A16 = CheckpointFacts("int4", "compressed-tensors", 4)
-MXFP4 = CheckpointFacts("other", "mxfp4", 4)
+BF16 = CheckpointFormat()
+FP16 = CheckpointFormat(dtype="float16")
+AWQ = CheckpointFormat("awq", "awq", 4, symmetric=False, dtype="float16")
+AWQ8 = CheckpointFormat("awq", "awq", 8, symmetric=False, dtype="float16")
+GPTQ = CheckpointFormat("gptq", "gptq", 4, dtype="float16")
+GPTQ8 = CheckpointFormat("gptq", "gptq", 8, dtype="float16")
+GPTQ_ASYMMETRIC = CheckpointFormat("gptq", "gptq", 4, symmetric=False, dtype="float16")
+FP8 = CheckpointFormat("fp8", "fp8", 8, quantized_activations=True)
+CT_FP8 = CheckpointFormat("fp8", "compressed-tensors", 8, quantized_activations=True)
+W8A8 = CheckpointFormat("int8", "compressed-tensors", 8, quantized_activations=True)
+W8A16 = CheckpointFormat("int8", "compressed-tensors", 8)
+W4A16 = CheckpointFormat("int4", "compressed-tensors", 4)
+MXFP4 = CheckpointFormat("other", "mxfp4", 4)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ MXFP4 = CheckpointFacts("other", "mxfp4", 4)
     ],
 )
 def test_choices(
-    requested: Requested, checkpoint: CheckpointFacts, device: DeviceFacts, method: str | None, dtype: str, reason: str
+    requested: Requested, checkpoint: CheckpointFormat, device: Device, method: str | None, dtype: str, reason: str
 ) -> None:
     choice = choose(requested, checkpoint, device)
     assert isinstance(choice, QuantizationChoice), choice
@@ -94,7 +94,7 @@ def test_choices(
     ],
 )
 def test_refusals_say_why_and_what_to_use(
-    requested: Requested, checkpoint: CheckpointFacts, device: DeviceFacts, reason: str, use_instead: str
+    requested: Requested, checkpoint: CheckpointFormat, device: Device, reason: str, use_instead: str
 ) -> None:
     refused = choose(requested, checkpoint, device)
     assert isinstance(refused, QuantizationRefused), refused
@@ -107,7 +107,7 @@ def weights(kind: str, bits: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("config", "facts"),
+    ("config", "wanted"),
     [
         ({"torch_dtype": "bfloat16"}, BF16),
         ({"dtype": "float16"}, FP16),
@@ -152,5 +152,5 @@ def weights(kind: str, bits: int) -> dict[str, object]:
         ({"text_config": {"dtype": "float16"}}, FP16),
     ],
 )
-def test_checkpoint_facts(config: dict[str, object], facts: CheckpointFacts) -> None:
-    assert checkpoint_facts(config) == facts
+def test_checkpoint_facts(config: dict[str, object], wanted: CheckpointFormat) -> None:
+    assert checkpoint_format(config) == wanted

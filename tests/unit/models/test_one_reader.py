@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pilotlight_engine.boot.checkpoint_check import reasons
-from pilotlight_engine.quantization import checkpoint_facts
+from pilotlight_engine.quantization import checkpoint_format
 from pilotlight_models import BUNDLED_MODELS, bundled_model_path
 from pilotlight_models.checkpoint import MAX_HEADERS_BYTES, read_checkpoint
 from pilotlight_models.folder_files import INDEX_NAME, FileRefused
@@ -84,7 +84,7 @@ def test_manifest_and_host_say_the_same(tmp_path: Path, layout: str) -> None:
     checkpoint = read_checkpoint(folder)
     assert (manifest.architecture, manifest.quantization) == (checkpoint.architecture, checkpoint.quantization)
     assert checkpoint.quantization == quantization
-    method = checkpoint_facts(checkpoint.config).method
+    method = checkpoint_format(checkpoint.config).method
     assert method in ("", quantization), "what vLLM is told comes from the same settings"
 
 
