@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, overload
 
-POLL_S = 0.02
+POLL_S = 0.01
 # Of what takes milliseconds on an idle machine: long enough for a busy one, so that only what never comes fails.
 DEADLINE_S = 30.0
 Value = TypeVar("Value")

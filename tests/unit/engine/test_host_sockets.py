@@ -7,12 +7,12 @@ import os
 import queue
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import msgspec
 import pytest
+from waiting import until
 
 from pilotlight_engine.host.host_sockets import FromLease, HostItem, HostSockets, Joined, Left
 from pilotlight_protocol.engine_frames import (
@@ -87,11 +87,8 @@ class Running:
         return ours
 
     def take(self) -> HostItem:
-        until_s = time.monotonic() + DEADLINE_S
-        while not self._items:
-            assert time.monotonic() < until_s, "nothing came"
-            time.sleep(0.001)
-            self._items = self.link.inbox.take(wait=False)
+        if not self._items:
+            self._items = until(lambda: self.link.inbox.take(wait=False), DEADLINE_S)
         return self._items.pop(0)
 
     def lives(self) -> bool:

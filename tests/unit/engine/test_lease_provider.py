@@ -25,6 +25,8 @@ from pilotlight_protocol.leases import LeaseRequest
 from pilotlight_wire.handlers import Reply, RequestContext
 from pilotlight_wire.hop_headers import ELSEWHERE
 
+pytestmark = pytest.mark.real_time  # the calls of a lease run in threads, which virtual time does not wait for
+
 BODY: dict[str, Any] = {"input_ids": [1], "parameters": {"max_tokens": 4, "temperature": 0}}
 
 

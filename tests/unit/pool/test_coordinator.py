@@ -46,6 +46,8 @@ from pilotlight_protocol.errors import (
 )
 from pilotlight_protocol.leases import LeaseAnswer, PrewarmRequest
 
+pytestmark = pytest.mark.looptime
+
 A, B, C = "model://f/a", "model://f/b", "model://g/c"
 
 

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from functools import partial
 
 import pytest
+from waiting import until_async
 
 from pilotlight_pool.agent.model_look_ups import ModelLookUps
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 
 GOOD, BAD = "/models/good", "/models/bad"
-
-
-async def forgotten(look_ups: ModelLookUps) -> None:
-    end_s = time.monotonic() + 20
-    while look_ups._models:
-        assert time.monotonic() < end_s
-        await asyncio.sleep(0.001)
 
 
 async def test_one_model_that_hangs_is_given_up_and_the_others_are_read_meanwhile() -> None:
@@ -41,7 +34,7 @@ async def test_one_model_that_hangs_is_given_up_and_the_others_are_read_meanwhil
         assert len(begun) == 2, "a model has two threads at most, however often it is asked for"
     finally:
         answers.set()
-    await forgotten(look_ups)
+    await until_async(lambda: not look_ups._models)
     assert await look_ups.look(BAD, lambda: "answers again") == "answers again"
     look_ups.close()
 
@@ -60,7 +53,7 @@ async def test_what_a_look_up_raises_is_raised_and_no_model_is_remembered() -> N
             await look_ups.look(f"/models/{number}", refuse)
     with pytest.raises(TimeoutError, match="the work's own"):
         await look_ups.look(BAD, late)
-    await forgotten(look_ups)
+    await until_async(lambda: not look_ups._models)
     look_ups.close()
     with pytest.raises(Unavailable, match="shutting down"):
         await look_ups.look(GOOD, lambda: 1)
@@ -89,7 +82,7 @@ async def test_who_stops_waiting_frees_its_turn_when_the_thread_ends_and_what_it
     assert not done
     answers.set()
     assert await waiting == "its turn"
-    await forgotten(look_ups)
+    await until_async(lambda: not look_ups._models)
     for _ in first:  # a thread gives back after it has ended its turn
         assert await asyncio.to_thread(back.acquire, timeout=20)
     assert given_back == [True, True]

@@ -24,6 +24,8 @@ from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.errors import ModelNotFound, PayloadTooLarge, Unavailable
 from pilotlight_protocol.leases import LeaseRequest
 
+pytestmark = pytest.mark.looptime
+
 A, B, LARGE = "model://f/a", "model://f/b", "model://f/large?gib=8"
 
 

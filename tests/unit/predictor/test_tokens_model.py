@@ -204,6 +204,7 @@ async def test_a_load_that_is_unloaded_meanwhile_says_so_and_the_loop_goes_on() 
     await asyncio.wait({running, unloading})
 
 
+@pytest.mark.looptime
 async def test_a_load_for_which_no_engine_can_start_says_why() -> None:
     provider = ScriptedProvider(boot_s=0.01, refusals=[EngineMisconfigured("no such device")])
     holder = EngineHolder(provider)

@@ -12,6 +12,8 @@ from token_source_conformance import Running, TokenSourceConformance, asked
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_text.leased_engine_source import LeasedEngineSource
 
+pytestmark = pytest.mark.looptime
+
 
 @pytest.fixture
 def has_logprobs() -> bool:
