@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from pilotlight_protocol.errors import PARAM_HEADER, DeadlineExceeded, InvalidInput, ModelNotFound, PilotlightError
@@ -86,17 +87,36 @@ def _unary(method: Unary, request: Any, response: Any, message_timeout_s: float)
             _log.exception("a gRPC call failed")
             await _abort(call, bug())
 
-    return grpc.stream_unary_rpc_method_handler(answer, request.FromString, response.SerializeToString)
+    return grpc.stream_unary_rpc_method_handler(answer, _reader(request), response.SerializeToString)
+
+
+def _reader(request: Any) -> Callable[[bytes], Any]:
+    """None for what cannot be read: an exception here would be told to the client as the server's failure."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return request.FromString(data)
+        except DecodeError:
+            return None
+
+    return read
+
+
+def _unreadable() -> InvalidInput:
+    return InvalidInput("the message is not one that this method takes: it cannot be decoded")
 
 
 async def _only_message(messages: Any, timeout_s: float) -> Any:
     try:
         async with asyncio.timeout(timeout_s):
-            return await anext(messages)
+            message = await anext(messages)
     except TimeoutError:
         raise DeadlineExceeded(f"no message arrived for {timeout_s:g} s; send the call again") from None
     except StopAsyncIteration:
         raise InvalidInput("the call has no message") from None
+    if message is None:
+        raise _unreadable()
+    return message
 
 
 async def _abort(call: Any, error: PilotlightError) -> None:
@@ -144,7 +164,7 @@ class InferenceService:
                 self.repository_unload, pb.RepositoryModelUnloadRequest, pb.RepositoryModelUnloadResponse
             ),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
-                self.model_stream_infer, pb.ModelInferRequest.FromString, ModelStreamInferResponse.SerializeToString
+                self.model_stream_infer, _reader(pb.ModelInferRequest), ModelStreamInferResponse.SerializeToString
             ),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
@@ -213,6 +233,9 @@ class InferenceService:
 
                 await places.acquire()
                 async for message in requests:
+                    if message is None:
+                        await writer.write(_stream_error(_unreadable(), ""))
+                        continue
                     idle.reschedule(None)
                     task = group.create_task(self._run(message, call, writer))
                     running.add(task)
@@ -315,7 +338,7 @@ class HealthService:
         request, response = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
         methods = {
             "Check": _unary(self.check, request, response, self._settings.body_stall_timeout_s),
-            "Watch": grpc.unary_stream_rpc_method_handler(self.watch, request.FromString, response.SerializeToString),
+            "Watch": grpc.unary_stream_rpc_method_handler(self.watch, _reader(request), response.SerializeToString),
         }
         return grpc.method_handlers_generic_handler(HEALTH_SERVICE, methods)
 
@@ -333,6 +356,8 @@ class HealthService:
         return health_pb2.HealthCheckResponse(status=status)
 
     async def watch(self, message: Any, call: Any) -> None:
+        if message is None:
+            await _abort(call, _unreadable())
         last: Any = None
         while True:
             status = self._status(message.service)

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server_ports import free_port
 from waiting import until
 
+from pilotlight_serving.grpc_messages import ModelStreamInferResponse
 from pilotlight_serving.kserve_messages import predict_v2 as pb
 
 pytestmark = pytest.mark.integration
@@ -520,3 +521,24 @@ def test_rest_over_http2_is_told_to_speak_http1(echo: RunningComponent) -> None:
     )
     assert ran.stdout.startswith("HTTP/2 505")
     assert "send the request over HTTP/1.1" in ran.stdout
+
+
+def test_a_message_that_cannot_be_decoded_is_the_clients_fault(channel: grpc.Channel) -> None:
+    broken = b"\xff" * 20
+    service = "/inference.GRPCInferenceService"
+    for ask in (
+        lambda: channel.unary_unary(f"{service}/ModelInfer")(broken, timeout=20),
+        lambda: list(channel.unary_stream("/grpc.health.v1.Health/Watch")(broken, timeout=20)),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            ask()
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "cannot be decoded" in refused.value.details()
+    good = infer_message().SerializeToString()
+    stream = channel.stream_stream(
+        f"{service}/ModelStreamInfer", response_deserializer=ModelStreamInferResponse.FromString
+    )
+    answers = list(stream(iter([broken, good]), timeout=20))
+    assert "cannot be decoded" in answers[0].error_message
+    assert [answer.error_message for answer in answers[1:]] == [""] * (len(answers) - 1), "the stream went on"
+    assert len(answers) > 1
