@@ -46,11 +46,8 @@ class EngineInfo(msgspec.Struct, array_like=True):
     eos_token_ids: list[int]
     block_size: int
     num_kv_blocks: int
-    dtype: str
     quantization: str
     device: str
-    vllm_version: str
-    loras: list[str]
     boot_phases_s: dict[str, float]
     default_max_tokens: int | None = None
     swap_path: str = ""
@@ -134,7 +131,7 @@ class Boot(msgspec.Struct, array_like=True, tag=16):
 
 
 class Swap(msgspec.Struct, array_like=True, tag=17):
-    """Serve another model of the same fingerprint. The lease ends; its requests get `drain_s` to finish.
+    """Serve another model of the same fingerprint. Every lease ends, and its requests with it.
 
     `generation` is the agent's number for this swap and comes back in the answer.
     """
@@ -143,7 +140,6 @@ class Swap(msgspec.Struct, array_like=True, tag=17):
     model_dir: str
     model_name: str
     loras: list[tuple[str, str]] = msgspec.field(default_factory=list)
-    drain_s: float = 0.0
 
 
 class Grant(msgspec.Struct, array_like=True, tag=18):
@@ -160,14 +156,10 @@ class Grant(msgspec.Struct, array_like=True, tag=18):
 
 
 class Revoke(msgspec.Struct, array_like=True, tag=19):
-    """End a lease: abort its requests, close its connection. Answered by `Revoked`, also when it is gone already.
-
-    `reset`: forget the prefix cache now and not first when another tenant comes.
-    """
+    """End a lease: abort its requests, close its connection. Answered by `Revoked`, also when it is gone already."""
 
     lease_id: str
     reason: str
-    reset: bool = False
 
 
 class Sleep(msgspec.Struct, array_like=True, tag=20):
@@ -292,7 +284,7 @@ class Idle(msgspec.Struct, array_like=True, tag=55):
 
 
 class Slept(msgspec.Struct, array_like=True, tag=56):
-    level: int
+    pass
 
 
 class Woken(msgspec.Struct, array_like=True, tag=57):

@@ -35,7 +35,7 @@ from pilotlight_protocol.generation import TokenDelta
 
 def info(boot_s: float) -> f.EngineInfo:
     phases_s = {"config": boot_s / 2, "load": boot_s / 2}
-    return f.EngineInfo(2048, 32000, [2], 16, 64, "bfloat16", "none", "cpu", "fake", [], phases_s)
+    return f.EngineInfo(2048, 32000, [2], 16, 64, "none", "cpu", phases_s)
 
 
 class Host:
@@ -120,12 +120,12 @@ class Host:
                     time.sleep(600)
                 self.close_holders(reason, lease_id)
                 self.tell(f.Revoked(lease_id))
-            case f.Sleep(level):
+            case f.Sleep():
                 if self.config.engine_args.get("enable_sleep_mode") != "true":
                     self.tell(f.Rejected("Sleep", 501, "booted without sleep mode"))
                     return
                 self.close_holders("put to sleep")
-                self.tell(f.Slept(level))
+                self.tell(f.Slept())
             case f.Wake():
                 misbehave(self.model, "wake", self.fail)
                 self.tell(f.Woken())

@@ -27,11 +27,8 @@ def scripted_info(num_kv_blocks: int = 1000) -> EngineInfo:
         eos_token_ids=[EOS],
         block_size=16,
         num_kv_blocks=num_kv_blocks,
-        dtype="bfloat16",
         quantization="none",
         device="fake",
-        vllm_version="0",
-        loras=["adapter"],
         boot_phases_s={"load": 0.5},
     )
 

@@ -77,10 +77,8 @@ class AgentCommands:
         match frame:
             case Grant():
                 self._grant(frame)
-            case Revoke(lease_id, reason, reset):
+            case Revoke(lease_id, reason):
                 self._leases.end_lease(lease_id, reason)
-                if reset:
-                    self._start_anew()
                 self._leases.tell(Revoked(lease_id))
             case Swap():
                 self._swap(frame)
@@ -115,7 +113,6 @@ class AgentCommands:
         self._engine.renew_metrics()
 
     def _swap(self, swap: Swap) -> None:
-        self._drain(swap.drain_s)
         began_s = self._clock()
         self._leases.end_leases("the engine was given another model")
         drain_s = round(self._clock() - began_s, 6)
@@ -133,12 +130,6 @@ class AgentCommands:
         phases_s, info = {"drain": drain_s, **report.phases_s}, self._leases.describe()
         self._leases.tell(Swapped(swap.generation, phases_s, info, self._engine.swap_check))
 
-    def _drain(self, drain_s: float) -> None:
-        self._sockets.grants = {}
-        until_s = self._clock() + drain_s
-        while self._engine.has_work() and self._clock() < until_s:
-            self._leases.step()
-
     def _sleep(self, level: int) -> None:
         if not self._engine.can_sleep:
             message = "this engine cannot sleep: it needs CUDA and the engine argument enable_sleep_mode"
@@ -148,7 +139,7 @@ class AgentCommands:
             self._leases.end_leases("the engine was put to sleep")
             self._engine.sleep(level)
             self._leases.asleep = True
-        self._leases.tell(Slept(level))
+        self._leases.tell(Slept())
 
     def _wake(self) -> None:
         if not self._engine.can_sleep:

@@ -23,7 +23,6 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.executor import Executor
 from vllm.v1.metrics.loggers import StatLoggerManager
-from vllm.version import __version__ as vllm_version
 
 from pilotlight_engine.boot.boot_failures import told
 from pilotlight_engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
@@ -92,18 +91,15 @@ class VllmEngine:
         on_phase("ready")
 
     def describe(self, boot_phases_s: dict[str, float]) -> EngineInfo:
-        model, cache = self._config.model_config, self._config.cache_config
+        cache = self._config.cache_config
         return EngineInfo(
             max_model_len=self._max_model_len,
             vocab_size=self._vocab_size,
             eos_token_ids=self._defaults.eos_ids,
             block_size=int(cache.block_size),
             num_kv_blocks=int(cache.num_gpu_blocks or 0),
-            dtype=str(model.dtype).removeprefix("torch."),
             quantization=weight_exchange.quantization(self._config),
             device=str(self._config.device_config.device_type),
-            vllm_version=vllm_version,
-            loras=list(self._loras),
             boot_phases_s=boot_phases_s,
             default_max_tokens=self._defaults.sampling.get("max_tokens"),
             swap_path=self._weights.path,

@@ -27,7 +27,7 @@ from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.frame_codec import FrameSplitter, encode
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 
-INFO = EngineInfo(128, 512, [2], 16, 8, "bfloat16", "awq", "cpu", "0", [], {"load": 1.0})
+INFO = EngineInfo(128, 512, [2], 16, 8, "awq", "cpu", {"load": 1.0})
 
 
 class FakeTransport(asyncio.Transport):

@@ -50,7 +50,7 @@ from pilotlight_protocol.engine_frames import (
 from pilotlight_protocol.errors import InvalidInput, PilotlightError
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 
-INFO = EngineInfo(512, 1000, [2], 16, 10, "bfloat16", "none", "fake", "0", [], {})
+INFO = EngineInfo(512, 1000, [2], 16, 10, "none", "fake", {})
 
 
 @dataclass
@@ -348,7 +348,7 @@ def test_a_sleeping_engine_refuses_work_until_it_wakes() -> None:
         engine, Sleep(1), Sleep(1), first, Joined(lease), FromLease(lease, ask(1)), Wake(), FromLease(lease, ask(2))
     )
     assert engine.log == ["sleep 1", "wake"]
-    assert link.control.of(Slept) == [Slept(1), Slept(1)]
+    assert link.control.of(Slept) == [Slept(), Slept()]
     assert link.control.of(Woken) == [Woken()]
     assert lease.outbox.of(Refused) == [Refused(1, 503, "the engine is asleep")]
     assert lease.outbox.of(Step)

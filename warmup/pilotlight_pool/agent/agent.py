@@ -123,9 +123,7 @@ class Agent(CommandHandlers):
         engine = self._slots[slot_id].awake
         located, hold = await self._models.hold(order, deadline_s)
         engine.generation += 1
-        frame = engine_frames.Swap(
-            engine.generation, str(located.folder), order.model_name, list(order.model.loras), drain_s=0.0
-        )
+        frame = engine_frames.Swap(engine.generation, str(located.folder), order.model_name, list(order.model.loras))
         with contextlib.ExitStack() as unless_swapped:
             if hold is not None:
                 unless_swapped.callback(hold.release)
