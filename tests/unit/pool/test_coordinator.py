@@ -217,7 +217,7 @@ async def test_a_refused_swap_keeps_the_engine_until_another_boots_in_its_place(
     lease = await world.lease(B)
     assert (lease.state, lease.path) == ("active", "fork")
     assert world.commands()[-4:] == ["swap", "stop", "boot", "grant"]
-    assert world.coordinator.pool.model_wait_s(B) == 0, "nothing has failed"
+    assert world.coordinator.pool.models.wait_s(B) == 0, "nothing has failed"
 
 
 @pytest.mark.parametrize(("command", "model"), [("swap", B), ("peek", C)])

@@ -1,7 +1,8 @@
 """The coordinator: leases in, engines out. Decides with `policy`, acts through `agent_port`.
 
 module         is responsible for
-pool           the one state (ledger, queue, predictions, worth) and every step that changes it
+pool           the one state (ledger, queue, charges) and every step that changes it
+model_history  what was learned of models: times, worth, failures, refusals
 dispatch       who is next and where: fair order, preemption, placement
 agent_registry who the agents are, who is away, and the drivers of their slots
 model_search   what the agents know of a model, and where its weights are

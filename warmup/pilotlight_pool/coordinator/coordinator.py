@@ -131,7 +131,7 @@ class Coordinator:
         access.check_order(caller, [asked.model, *(path for _, path in asked.loras)], asked.engine_args)
         model = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
         order = EngineOrder(model, (await self.describe(model)).facts, asked.model_name)
-        if (refusal := self.pool.refusal_of(order.facts.kind)) is not None:
+        if (refusal := self.pool.models.refusal_of(order.facts.kind)) is not None:
             raise refusal
         warm = WarmOrder(order, tenant, asked.isolation or self._settings.isolation)
         if asked.schedule is not None:

@@ -54,15 +54,15 @@ class Dispatch:
     def run(self) -> None:
         """Place what can be placed, refuse what never can, and predict when the others will be ready."""
         pool, now_s = self._pool, self._pool.now_s()
-        this_round = QueueRound(pool.policy.eviction, pool.predictions, now_s)
+        this_round = QueueRound(pool.policy.eviction, pool.models.predictions, now_s)
         for lease_id in fairness.order(pool.policy.fairness, pool.fair, now_s):
             record = pool.records[lease_id]
-            if (refusal := pool.refusal_of(record.order.facts.kind)) is not None:
+            if (refusal := pool.models.refusal_of(record.order.facts.kind)) is not None:
                 pool.end(lease_id, LeaseEvent.REFUSE, refusal)
                 continue
             # Whosever turn is first: it takes no slot from anybody, and what is lent of this one is taken back.
             shared = self._shareable(record.wish)
-            failing_s = pool.model_wait_s(record.wish.model)
+            failing_s = pool.models.wait_s(record.wish.model)
             if failing_s > 0:
                 decision = _backing_off(record.wish, failing_s, now_s)
             else:
@@ -88,7 +88,7 @@ class Dispatch:
         pool, now_s = self._pool, self._pool.now_s()
         views = [self._view(slot, order.facts, {}, now_s) for slot in pool.ledger.slots.values()]
         contention = self._contention(wish.lease_id, now_s)
-        return choose_ahead(pool.policy.eviction, wish, views, contention, pool.predictions, now_s)
+        return choose_ahead(pool.policy.eviction, wish, views, contention, pool.models.predictions, now_s)
 
     def share_slots(self, tenants: Iterable[str], now_s: float) -> dict[str, float]:
         """What is theirs by right, beside the tenants that lease now or did lately."""
@@ -174,7 +174,7 @@ class Dispatch:
             there = on_agents.get(outlook.agent_name, msgspec.structs.replace(facts, tier="remote"))
             absent = absent or ("" if there is not None else "the model cannot be had on its node")
             facts = there or facts
-        worth = pool.worth.of(slot.engine.model) if slot.engine is not None else 0.0
+        worth = pool.models.worth.of(slot.engine.model) if slot.engine is not None else 0.0
         held_warm = slot.engine is not None and pool.warm_orders.is_held(slot.engine)
         return placement.SlotView(
             slot.slot_id,

@@ -47,7 +47,7 @@ class EngineFailures:
         engine = self._pool.ledger.slots[self._slot_id].engine
         self._failures.failed(engine.model if engine is not None else "", self._pool.now_s())
         if engine is not None:
-            self._pool.model_failed(engine.model)
+            self._pool.models.failed(engine.model)
         self._goal.engine_failed()
         self._metrics.engine_failed()
         log.warning(
@@ -60,5 +60,5 @@ class EngineFailures:
         log.warning("slot %s: the engine refuses its configuration: %s", self._slot_id, reason)
         self._goal.refused(order)
         error = InvalidInput(reason)
-        self._pool.refuse_kind(order.facts.kind, error)
+        self._pool.models.refuse(order.facts.kind, error)
         self._pool.engine_lost(self._slot_id, SlotEvent.DIED, error, again=False)

@@ -19,7 +19,6 @@ from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.placement import Candidate, Placement
-from pilotlight_pool.policy.placement.prediction import predict
 
 _MOST_LEVELS = 4096
 
@@ -190,7 +189,7 @@ class KeepAliveController:
 
     def _place(self, warm: WarmOrder, taken: set[str], *, displace: bool) -> Candidate | None:
         backs_off_s = self._pool.warm_orders.wait_s(warm, self._pool.now_s())
-        if max(backs_off_s, self._pool.model_wait_s(warm.order.facts.key)) > 0:
+        if max(backs_off_s, self._pool.models.wait_s(warm.order.facts.key)) > 0:
             return None
         for candidate in self._outlook.would_place(warm.wish, warm.order).ranked:
             slot = self._pool.ledger.slots[candidate.slot_id]
@@ -208,11 +207,10 @@ class KeepAliveController:
         return replace(self._keep_alive, boot_s=self._fork_s(order))
 
     def _fork_s(self, order: EngineOrder) -> float:
-        spec, facts = self._pool.policy.prediction, order.facts
-        return predict(spec, self._pool.predictions, "fork", facts.tier, facts.fingerprint, facts.weights_bytes)
+        return self._pool.models.predicted_s("fork", order.facts)
 
     def _worth(self, slot: Slot) -> float:
-        return self._pool.worth.of(slot.engine.model) if slot.engine is not None else 0.0
+        return self._pool.models.worth.of(slot.engine.model) if slot.engine is not None else 0.0
 
 
 def _is_in_plan(plan: keep_alive.KeepAlivePlan, gap_s: float) -> bool:

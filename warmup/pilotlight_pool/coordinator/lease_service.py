@@ -69,7 +69,7 @@ class LeaseService:
                 f"{asked.model} could not be fetched within its deadline of {asked.deadline_s:g} s", retry_after_s=5.0
             ) from None
         facts, secret = found.facts, secrets.token_hex(32)
-        if (refusal := pool.refusal_of(facts.kind)) is not None:
+        if (refusal := pool.models.refusal_of(facts.kind)) is not None:
             raise refusal
         wish = LeaseWish(
             lease_id=secrets.token_hex(12),

@@ -102,7 +102,7 @@ class PoolMetrics:
             "pilotlight_prediction_ratio_p90", "90th percentile of actual / predicted, last 64.", labels=["path"]
         )
         for path in _PATHS:
-            figures = error(pool.predictions, path)
+            figures = error(pool.models.predictions, path)
             if figures is not None:
                 bias.add_metric([path], figures.bias_s)
                 ratio.add_metric([path], figures.ratio_p90)
@@ -112,7 +112,7 @@ class PoolMetrics:
             labels=["queued"],
         )
         for queued, name in _YES_NO.items():
-            figures = promise_error(pool.predictions, queued)
+            figures = promise_error(pool.models.predictions, queued)
             if figures is not None:
                 promised.add_metric([name], figures.bias_s)
         return [leases, slots, absent, waiting, bias, ratio, promised]

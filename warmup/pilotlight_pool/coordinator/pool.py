@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
+from pilotlight_pool.coordinator.model_history import ModelHistory
 from pilotlight_pool.coordinator.warm_orders import WarmOrders
 from pilotlight_pool.engine_orders import EngineOrder, SlotFacts
 from pilotlight_pool.policy.leases import ledger, resync
@@ -20,7 +21,7 @@ from pilotlight_pool.policy.leases.lease_lifecycle import ENDED, LeaseEvent
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Lease
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotEvent
-from pilotlight_pool.policy.placement import boot_backoff, fairness, model_worth, placement, prediction
+from pilotlight_pool.policy.placement import boot_backoff, fairness, placement
 from pilotlight_pool.policy.placement.eviction_rules import EvictionSpec
 from pilotlight_pool.policy.placement.fairness import FairnessSpec
 from pilotlight_pool.policy.placement.placement import PlacementSpec
@@ -31,7 +32,6 @@ from pilotlight_protocol.leases import LeaseState
 
 log = logging.getLogger(__name__)
 MOST_TRIES = 3
-_REMEMBERED_REFUSALS = 1024
 _MOST_GIVEN_BACK = 4096
 
 
@@ -63,9 +63,7 @@ class Pool:
         self.now_s = clock
         self.ledger = ledger.empty_ledger((), clock())
         self.fair = fairness.FairnessState()
-        self.predictions = prediction.PredictionState()
-        self.worth = model_worth.WorthState()
-        self.back_off = boot_backoff.ModelFailures()
+        self.models = ModelHistory(policy.prediction, policy.back_off, clock)
         self.warm_orders = WarmOrders(policy.back_off)
         self.records: dict[str, LeaseRecord] = {}
         self.slots: dict[str, SlotFacts] = {}
@@ -73,7 +71,6 @@ class Pool:
         self.largest_slot_bytes = 0
         self.on_change: list[Callable[[Sequence[str]], None]] = []
         self._given_back: dict[str, Caller] = {}
-        self._refused: dict[tuple[str, str], PilotlightError] = {}
 
     def take_over(
         self,
@@ -82,8 +79,7 @@ class Pool:
     ) -> tuple[str, ...]:
         """Slots as their agent reports them, each with the leases it serves. Returns the slots that serve a lease
         which is not theirs (any more): it is revoked there."""
-        # It may bring what an engine lacked: a compiler, a library, a larger slot.
-        self._refused.clear()
+        self.models.forget_refusals()
         claims = [(slot, [lease for lease, _ in served]) for slot, served in reported]
         over = [lease.wish.lease_id for _, leases in claims for lease in leases if self._is_given_back(lease)]
         after = resync.resync(self.ledger, claims, over)
@@ -216,22 +212,6 @@ class Pool:
         """Any event that takes the slot from no lease."""
         self._slot(slot_id, event)
 
-    def refuse_kind(self, kind: tuple[str, str], error: PilotlightError) -> None:
-        """No engine of this kind ever starts: the bytes and the arguments are part of its name."""
-        self._refused[kind] = error
-        if len(self._refused) > _REMEMBERED_REFUSALS:
-            del self._refused[next(iter(self._refused))]
-
-    def refusal_of(self, kind: tuple[str, str]) -> PilotlightError | None:
-        return self._refused.get(kind)
-
-    def model_failed(self, model: str) -> None:
-        """An engine for it failed: the next one has to wait, wherever."""
-        self.back_off = boot_backoff.failed(self.policy.back_off, self.back_off, model, self.now_s())
-
-    def model_wait_s(self, model: str) -> float:
-        return boot_backoff.wait_s(self.back_off, model, self.now_s())
-
     def engine_lost(self, slot_id: str, event: SlotEvent, error: PilotlightError, *, again: bool) -> None:
         """DIED or SWAP_FAILED. A lease that was being placed queues again unless not `again` or out of tries; one that
         had its engine has lost it, and its holder decides what to do."""
@@ -262,7 +242,7 @@ class Pool:
         lease_id = self.ledger.slots[slot_id].lease_id
         self.ledger = ledger.grant(self.ledger, slot_id, now_s, fingerprint)
         assert lease_id is not None  # ledger.grant raised otherwise
-        self.back_off = boot_backoff.worked(self.back_off, self.records[lease_id].wish.model)
+        self.models.worked(self.records[lease_id].wish.model)
         return self._serves(lease_id, endpoint)
 
     def grant_sharer(self, lease_id: str, endpoint: str) -> None:
@@ -279,11 +259,9 @@ class Pool:
         record.endpoint, record.eta_s, record.granted_s = endpoint, 0.0, now_s
         if record.promise is not None:
             at_s, eta_s = record.promise.at_s, record.promise.eta_s
-            self.predictions = prediction.observe_promise(
-                self.policy.prediction, self.predictions, record.queued, eta_s, now_s - at_s
-            )
+            self.models.learn_promise(record.queued, eta_s, now_s - at_s)
         self.renew(lease_id)
-        self._touch(record)
+        self.models.used(record.order.facts)
         self._tell(lease_id)
         return record
 
@@ -329,9 +307,6 @@ class Pool:
         self.records = {key: record for key, record in self.records.items() if key in self.ledger.leases}
         self.fair = fairness.forget_idle_tenants(self.policy.fairness, self.fair, now_s)
 
-    def learn(self, outcome: prediction.Outcome) -> None:
-        self.predictions = prediction.observe(self.policy.prediction, self.predictions, outcome)
-
     def is_over(self, lease_id: str) -> bool:
         lease = self.ledger.leases.get(lease_id)
         return lease is None or lease.state in ENDED or lease.state is LeaseState.PREEMPTED
@@ -341,12 +316,6 @@ class Pool:
         waiting = [key for key, entry in self.fair.waiting.items() if entry.tenant == tenant] or self.fair.waiting
         expected = [eta_s for lease_id in waiting if (eta_s := self.records[lease_id].eta_s) is not None]
         return max(1.0, min(expected, default=5.0))
-
-    def _touch(self, record: LeaseRecord) -> None:
-        facts = record.order.facts
-        spec = self.policy.prediction
-        back_s = prediction.predict(spec, self.predictions, "swap", facts.tier, facts.fingerprint, facts.weights_bytes)
-        self.worth = model_worth.used(self.worth, facts.key, back_s)
 
     def _slot(self, slot_id: str, event: SlotEvent, engine: ledger.Engine | None = None) -> None:
         before = self.ledger.slots[slot_id].state

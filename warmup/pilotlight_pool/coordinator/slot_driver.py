@@ -57,7 +57,6 @@ from pilotlight_pool.policy.leases.isolation import may_reuse
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine, Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import LifeCycleViolation, SlotEvent, SlotState
-from pilotlight_pool.policy.placement.prediction import seconds_per_byte
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -189,10 +188,8 @@ class SlotDriver:
         return self._make_way
 
     async def _fetch(self, record: LeaseRecord) -> None:
-        facts, uri = record.order.facts, record.order.model.uri
-        self._times.begin(
-            facts.weights_bytes * seconds_per_byte(self._pool.policy.prediction, self._pool.predictions, "remote")
-        )
+        uri = record.order.model.uri
+        self._times.begin(self._pool.models.predicted_fetch_s(record.order.facts))
         found, why = await fetched(self._agent, record.order, self._settings.boot_deadline_s)
         record.on_agents[self.agent_name] = found
         if found is None:

@@ -67,5 +67,5 @@ class SlotSleepers:
         return dormant is not None
 
     def _sleeper(self, dormant: Dormant) -> Sleeper:
-        weights_bytes, worth = dormant.order.facts.weights_bytes, self._pool.worth.of(dormant.engine.model)
+        weights_bytes, worth = dormant.order.facts.weights_bytes, self._pool.models.worth.of(dormant.engine.model)
         return Sleeper(dormant.incarnation, dormant.engine, weights_bytes, worth)

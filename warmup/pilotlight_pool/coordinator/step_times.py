@@ -9,7 +9,7 @@ from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.engine_orders import EngineOrder, EngineReady, ModelFacts
-from pilotlight_pool.policy.placement.prediction import Outcome, Path, predict
+from pilotlight_pool.policy.placement.prediction import Outcome, Path
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,9 @@ class StepTimes:
     def end(self) -> None:
         self.ends_s = 0.0
 
-    def predicted(self, path: Path, facts: ModelFacts) -> float:
-        spec = self._pool.policy.prediction
-        return predict(spec, self._pool.predictions, path, facts.tier, facts.fingerprint, facts.weights_bytes)
-
     def expect(self, path: Path, order: EngineOrder, before_s: float = 0.0) -> ExpectedStep:
         """An engine is made ready from now on, `before_s` after which its own part begins."""
-        step = ExpectedStep(path, order.facts, self.predicted(path, order.facts), self._pool.now_s())
+        step = ExpectedStep(path, order.facts, self._pool.models.predicted_s(path, order.facts), self._pool.now_s())
         self.begin(before_s + step.predicted_s)
         return step
 
@@ -53,8 +49,8 @@ class StepTimes:
         """The lease serves now; learn from that where there was nothing else to do."""
         record.phases_s["grant"] = took_s
         if record.path == "loaded":
-            predicted_s = self.predicted("loaded", facts)
-            self._pool.learn(Outcome("loaded", facts.tier, facts.fingerprint, 0, took_s, 0.0, predicted_s))
+            predicted_s = self._pool.models.predicted_s("loaded", facts)
+            self._pool.models.learn(Outcome("loaded", facts.tier, facts.fingerprint, 0, took_s, 0.0, predicted_s))
         log.info(
             "lease %s is active on %s after %.3f s (%s)", record.wish.lease_id, self._slot_id,
             self._pool.now_s() - record.asked_s,
@@ -65,7 +61,7 @@ class StepTimes:
         """It is ready: learn from how long that took, and tell it `record`, the lease that has reserved the slot."""
         facts, took_s = step.facts, self._pool.now_s() - step.began_s
         process_s = max(0.0, took_s - ready.weights_s - ready.zygote_s)
-        self._pool.learn(
+        self._pool.models.learn(
             Outcome(
                 step.path, facts.tier, facts.fingerprint, facts.weights_bytes, process_s, ready.weights_s,
                 step.predicted_s,

@@ -1,0 +1,67 @@
+"""What the pool has learned of models: how long engines take, what is worth keeping, what fails, what never starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pilotlight_pool.engine_orders import ModelFacts
+from pilotlight_pool.policy.placement import boot_backoff, model_worth, prediction
+from pilotlight_pool.policy.placement.prediction import Outcome, Path, PredictionSpec
+from pilotlight_protocol.back_off import BackOff
+from pilotlight_protocol.errors import PilotlightError
+
+_MOST_REFUSALS = 1024
+
+
+class ModelHistory:
+    def __init__(self, spec: PredictionSpec, back_off: BackOff, clock: Callable[[], float]) -> None:
+        self.predictions = prediction.PredictionState()
+        self.worth = model_worth.WorthState()
+        self._spec = spec
+        self._back_off = back_off
+        self._clock = clock
+        self._failing = boot_backoff.ModelFailures()
+        self._refused: dict[tuple[str, str], PilotlightError] = {}
+
+    def predicted_s(self, path: Path, facts: ModelFacts) -> float:
+        """Until an engine is ready by this path."""
+        return prediction.predict(
+            self._spec, self.predictions, path, facts.tier, facts.fingerprint, facts.weights_bytes
+        )
+
+    def predicted_fetch_s(self, facts: ModelFacts) -> float:
+        """Until its weights are on a node that has to fetch them."""
+        return facts.weights_bytes * prediction.seconds_per_byte(self._spec, self.predictions, "remote")
+
+    def learn(self, outcome: Outcome) -> None:
+        self.predictions = prediction.observe(self._spec, self.predictions, outcome)
+
+    def learn_promise(self, queued: bool, promised_s: float, took_s: float) -> None:
+        """A holder was told to wait so long, and this is how long it took."""
+        self.predictions = prediction.observe_promise(self._spec, self.predictions, queued, promised_s, took_s)
+
+    def used(self, facts: ModelFacts) -> None:
+        self.worth = model_worth.used(self.worth, facts.key, self.predicted_s("swap", facts))
+
+    def failed(self, model: str) -> None:
+        """An engine for it failed: the next one has to wait, wherever."""
+        self._failing = boot_backoff.failed(self._back_off, self._failing, model, self._clock())
+
+    def worked(self, model: str) -> None:
+        self._failing = boot_backoff.worked(self._failing, model)
+
+    def wait_s(self, model: str) -> float:
+        return boot_backoff.wait_s(self._failing, model, self._clock())
+
+    def refuse(self, kind: tuple[str, str], error: PilotlightError) -> None:
+        """No engine of this kind ever starts: the bytes and the arguments are part of its name."""
+        self._refused[kind] = error
+        if len(self._refused) > _MOST_REFUSALS:
+            del self._refused[next(iter(self._refused))]
+
+    def refusal_of(self, kind: tuple[str, str]) -> PilotlightError | None:
+        return self._refused.get(kind)
+
+    def forget_refusals(self) -> None:
+        """A node has come that may have what engines lacked: a compiler, a library, a larger slot."""
+        self._refused.clear()
