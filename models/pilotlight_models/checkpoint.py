@@ -22,7 +22,7 @@ from pilotlight_protocol.fingerprint import (
 )
 from pilotlight_protocol.model_config import quantization_of
 
-MAX_HEADERS_BYTES = 32 * 2**20
+MAX_HEADERS_BYTES = 64 * 2**20
 """Of all files of a model together; a header takes many times its length in memory while it is parsed."""
 
 

@@ -67,7 +67,7 @@ def repeated(entry: str, size_bytes: int) -> bytes:
     ],
 )
 def test_a_header_of_nothing_but_entries_is_refused_before_they_take_memory(entry: str) -> None:
-    prefix = repeated(entry, 24 * 2**20)
+    prefix = repeated(entry, 48 * 2**20)
     tracemalloc.start()
     try:
         with pytest.raises(HeaderInvalid):
