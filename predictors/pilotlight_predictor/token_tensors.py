@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from pilotlight_engine.contract import GenerateRequest
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
-from pilotlight_protocol.generation import TokenDelta, TokenLogprob
+from pilotlight_protocol.generation import FinishReason, TokenDelta, TokenLogprob
 from pilotlight_protocol.v2 import InferRequest, Tensor
 
 INPUT_IDS = "input_ids"
@@ -60,7 +59,7 @@ class Choice:
 
     index: int
     token_ids: list[int] = field(default_factory=list)
-    finish_reason: str | None = None
+    finish_reason: FinishReason | None = None
     stop_reason: int | None = None
     logprobs: list[TokenLogprob] | None = None
 
@@ -114,34 +113,49 @@ def delta_tensors(delta: TokenDelta) -> list[Tensor]:
     ]
 
 
-def generate_reply(model_name: str, model_version: str, request_id: str, completion: Completion) -> bytes:
+class TokenOutput(msgspec.Struct):
+    index: int
+    output_ids: list[int]
+    finish_reason: FinishReason | None
+    stop_reason: int | None
+    logprobs: list[TokenLogprob] | msgspec.UnsetType = msgspec.UNSET
+
+
+class TokenUsage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+class Generated(msgspec.Struct):
     """The JSON of generate; the first choice stands also at the top level, where Triton's clients look for it."""
-    outputs = [_choice(choice) for choice in completion.choices]
-    reply: dict[str, Any] = {
-        "model_name": model_name,
-        "model_version": model_version,
-        "id": request_id,
-        "outputs": outputs,
-        "usage": {
-            "prompt_tokens": completion.prompt_tokens,
-            "completion_tokens": completion.output_tokens,
-            "cached_tokens": completion.cached_tokens,
-        },
-        "output_ids": outputs[0]["output_ids"],
-        "finish_reason": outputs[0]["finish_reason"],
-    }
-    if completion.prompt_logprobs is not None:
-        reply["prompt_logprobs"] = completion.prompt_logprobs
-    return msgspec.json.encode(reply)
+
+    model_name: str
+    model_version: str
+    id: str
+    outputs: list[TokenOutput]
+    usage: TokenUsage
+    output_ids: list[int]
+    finish_reason: FinishReason | None
+    prompt_logprobs: list[TokenLogprob | None] | msgspec.UnsetType = msgspec.UNSET
 
 
-def _choice(choice: Choice) -> dict[str, Any]:
-    shape: dict[str, Any] = {
-        "index": choice.index,
-        "output_ids": choice.token_ids,
-        "finish_reason": choice.finish_reason,
-        "stop_reason": choice.stop_reason,
-    }
-    if choice.logprobs is not None:
-        shape["logprobs"] = choice.logprobs
-    return shape
+def generate_reply(model_name: str, model_version: str, request_id: str, completion: Completion) -> bytes:
+    outputs = [
+        TokenOutput(
+            choice.index,
+            choice.token_ids,
+            choice.finish_reason,
+            choice.stop_reason,
+            msgspec.UNSET if choice.logprobs is None else choice.logprobs,
+        )
+        for choice in completion.choices
+    ]
+    usage = TokenUsage(completion.prompt_tokens, completion.output_tokens, completion.cached_tokens)
+    shown = completion.prompt_logprobs
+    return msgspec.json.encode(
+        Generated(
+            *(model_name, model_version, request_id, outputs, usage, outputs[0].output_ids, outputs[0].finish_reason),
+            msgspec.UNSET if shown is None else shown,
+        )
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -10,6 +10,24 @@ from pilotlight_protocol.errors import PilotlightError
 
 ErrorStyle = Literal["v2", "openai"]
 _OPENAI_PREFIXES = ("/openai/", "/v1/")
+
+
+class Error(msgspec.Struct):
+    """V2's; a stream that broke has its `status` beside it."""
+
+    error: str
+    status: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class OpenAIErrorDetails(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class OpenAIError(msgspec.Struct):
+    error: OpenAIErrorDetails
 
 
 def style_of_path(path: str) -> ErrorStyle:
@@ -23,20 +41,11 @@ def error_body(error: PilotlightError, style: ErrorStyle) -> bytes:
 
 def error_event(error: PilotlightError, style: ErrorStyle) -> bytes:
     """The server-sent event that ends a stream which broke after its first byte."""
-    shape = _shape(error, style)
-    if style == "v2":
-        shape["status"] = error.http_status
+    shape = Error(error.message, error.http_status) if style == "v2" else _shape(error, style)
     return b"data: " + msgspec.json.encode(shape) + b"\n\n"
 
 
-def _shape(error: PilotlightError, style: ErrorStyle) -> dict[str, Any]:
+def _shape(error: PilotlightError, style: ErrorStyle) -> Error | OpenAIError:
     if style == "v2":
-        return {"error": error.message}
-    return {
-        "error": {
-            "message": error.message,
-            "type": error.openai_type,
-            "param": error.param,
-            "code": error.http_status,
-        }
-    }
+        return Error(error.message)
+    return OpenAIError(OpenAIErrorDetails(error.message, error.openai_type, error.param, error.http_status))

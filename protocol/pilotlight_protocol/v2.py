@@ -100,13 +100,13 @@ class OutputTensor(msgspec.Struct):
     data: list[Any] | msgspec.UnsetType = msgspec.UNSET
 
 
-class InferAnswer(msgspec.Struct):
+class InferAnswer(msgspec.Struct, kw_only=True):
     """The JSON of an infer response."""
 
     model_name: str
     model_version: str
-    id: str | msgspec.UnsetType
-    parameters: Parameters | msgspec.UnsetType
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    parameters: Parameters | msgspec.UnsetType = msgspec.UNSET
     outputs: list[OutputTensor]
 
 
@@ -269,13 +269,12 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
         else:
             shown.data = tensor.data
         outputs.append(shown)
-    unset = msgspec.UNSET
     answer = InferAnswer(
-        response.model_name,
-        response.model_version,
-        unset if response.id is None else response.id,
-        response.parameters or unset,
-        outputs,
+        model_name=response.model_name,
+        model_version=response.model_version,
+        id=msgspec.UNSET if response.id is None else response.id,
+        parameters=response.parameters or msgspec.UNSET,
+        outputs=outputs,
     )
     body = msgspec.json.encode(answer)
     return (body + b"".join(chunks), len(body)) if chunks else (body, None)

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import msgspec
 
 from pilotlight_protocol.errors import Forbidden, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.errors import no_such_model
 from pilotlight_serving.triton_options import take_options
-from pilotlight_wire.handlers import RequestContext, ServedModel
+from pilotlight_wire.handlers import ModelMetadata, RequestContext, ServedModel
 
 SERVER_NAME = "pilotlight"
 SERVER_VERSION = "0.1.0"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "generate", "statistics_prometheus")
+
+
+State = Literal["READY", "UNAVAILABLE"]
+
+
+class ServerMetadata(msgspec.Struct):
+    name: str
+    version: str
+    extensions: Sequence[str]
+
+
+class ModelIndex(msgspec.Struct):
+    name: str
+    version: str
+    state: State
+    reason: str
 
 
 class DataPlane:
@@ -43,31 +62,20 @@ class DataPlane:
         if model_name != self.model.name:
             raise ModelNotFound(f"there is no model '{model_name}' to load here, only '{self.model.name}'")
 
-    def server_metadata(self) -> dict[str, Any]:
-        return {"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": list(EXTENSIONS)}
+    def server_metadata(self) -> ServerMetadata:
+        return ServerMetadata(SERVER_NAME, SERVER_VERSION, EXTENSIONS)
 
-    def model_metadata(self, model_name: str) -> dict[str, Any]:
-        metadata = self.model.metadata()
-        return {
-            "name": model_name,
-            "versions": list(metadata.versions),
-            "platform": metadata.platform,
-            "inputs": [_tensor(tensor) for tensor in metadata.inputs],
-            "outputs": [_tensor(tensor) for tensor in metadata.outputs],
-        }
+    def model_metadata(self, model_name: str) -> ModelMetadata:
+        return replace(self.model.metadata(), name=model_name)
 
-    def index(self, only_ready: bool) -> list[dict[str, str]]:
+    def index(self, only_ready: bool) -> list[ModelIndex]:
         """The model repository extension's index: one entry per served name."""
-        if self.ready():
-            state, reason = "READY", ""
-        else:
-            state, reason = "UNAVAILABLE", self.why_not_ready().message
-        if only_ready and state != "READY":
+        ready = self.ready()
+        if only_ready and not ready:
             return []
-        return [
-            {"name": name, "version": self.model.version, "state": state, "reason": reason}
-            for name in self.model.names()
-        ]
+        state: State = "READY" if ready else "UNAVAILABLE"
+        reason = "" if ready else self.why_not_ready().message
+        return [ModelIndex(name, self.model.version, state, reason) for name in self.model.names()]
 
     async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
         """One response. Raises DeadlineExceeded when the request's own `timeout` is over."""
@@ -100,7 +108,3 @@ class DataPlane:
             return await self.model.metrics()
         except PilotlightError:
             return b""
-
-
-def _tensor(tensor: Any) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}

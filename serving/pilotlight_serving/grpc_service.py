@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import msgspec
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
@@ -180,14 +181,14 @@ class InferenceService:
         return pb.ModelReadyResponse(ready=self._plane.ready())
 
     async def server_metadata(self, message: Any, call: Any) -> Any:
-        return pb.ServerMetadataResponse(**self._plane.server_metadata())
+        return pb.ServerMetadataResponse(**msgspec.to_builtins(self._plane.server_metadata()))
 
     async def model_metadata(self, message: Any, call: Any) -> Any:
         self._plane.require(message.name, message.version)
-        return pb.ModelMetadataResponse(**self._plane.model_metadata(message.name))
+        return pb.ModelMetadataResponse(**msgspec.to_builtins(self._plane.model_metadata(message.name)))
 
     async def repository_index(self, message: Any, call: Any) -> Any:
-        return RepositoryIndexResponse(models=self._plane.index(message.ready))
+        return RepositoryIndexResponse(models=msgspec.to_builtins(self._plane.index(message.ready)))
 
     async def repository_load(self, message: Any, call: Any) -> Any:
         self._plane.require_control(message.model_name)

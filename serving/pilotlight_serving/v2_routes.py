@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,11 +19,42 @@ from pilotlight_wire.http_exchange import pack
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
-class _IndexRequest(msgspec.Struct):
+class IndexRequest(msgspec.Struct):
     ready: bool = False
 
 
-_index_requests = msgspec.json.Decoder(_IndexRequest)
+class Alive(msgspec.Struct):
+    status: Literal["alive"]
+
+
+class Live(msgspec.Struct):
+    live: bool
+
+
+class Ready(msgspec.Struct):
+    ready: bool
+
+
+class Names(msgspec.Struct):
+    models: Sequence[str]
+
+
+class ModelReady(msgspec.Struct):
+    name: str
+    ready: bool
+
+
+class Loaded(msgspec.Struct):
+    name: str
+    load: bool
+
+
+class Unloaded(msgspec.Struct):
+    name: str
+    unload: bool
+
+
+_index_requests = msgspec.json.Decoder(IndexRequest)
 
 
 class V2Routes:
@@ -54,21 +85,21 @@ class V2Routes:
         return listed
 
     async def live(self, context: RequestContext) -> Reply:
-        return _json({"status": "alive"})
+        return _json(Alive("alive"))
 
     async def server_live(self, context: RequestContext) -> Reply:
-        return _json({"live": True})
+        return _json(Live(True))
 
     async def server_ready(self, context: RequestContext) -> Reply:
         if not self._plane.ready():
             raise self._plane.why_not_ready()
-        return _json({"ready": True})
+        return _json(Ready(True))
 
     async def server_metadata(self, context: RequestContext) -> Reply:
         return _json(self._plane.server_metadata())
 
     async def models(self, context: RequestContext) -> Reply:
-        return _json({"models": list(self._plane.model.names())})
+        return _json(Names(self._plane.model.names()))
 
     async def model_metadata(self, context: RequestContext) -> Reply:
         return _json(self._plane.model_metadata(context.model_name))
@@ -76,7 +107,7 @@ class V2Routes:
     async def model_ready(self, context: RequestContext) -> Reply:
         if not self._plane.ready():
             raise self._plane.why_not_ready()
-        return _json({"name": context.model_name, "ready": True})
+        return _json(ModelReady(context.model_name, True))
 
     async def index(self, context: RequestContext) -> Reply:
         if not context.body:
@@ -87,12 +118,12 @@ class V2Routes:
     async def load(self, context: RequestContext) -> Reply:
         self._plane.require_control(context.model_name)
         await self._plane.model.load()
-        return _json({"name": context.model_name, "load": True})
+        return _json(Loaded(context.model_name, True))
 
     async def unload(self, context: RequestContext) -> Reply:
         self._plane.require_control(context.model_name)
         await self._plane.model.unload()
-        return _json({"name": context.model_name, "unload": True})
+        return _json(Unloaded(context.model_name, True))
 
     async def metrics(self, context: RequestContext) -> Reply:
         return Reply(exposition(await self._plane.metrics()), content_type="text/plain; version=0.0.4; charset=utf-8")

@@ -78,7 +78,7 @@ class ChatChunk(msgspec.Struct):
     created: Count
     model: str
     choices: list[ChatChunkChoice]
-    usage: TokenUsage | Unset | None
+    usage: TokenUsage | Unset | None = msgspec.UNSET
 
 
 class CompletionChoice(msgspec.Struct):
@@ -114,7 +114,7 @@ class CompletionChunk(msgspec.Struct):
     created: Count
     model: str
     choices: list[CompletionChunkChoice]
-    usage: TokenUsage | Unset | None
+    usage: TokenUsage | Unset | None = msgspec.UNSET
 
 
 class ModelCard(msgspec.Struct):
@@ -128,14 +128,3 @@ class ModelCard(msgspec.Struct):
 class ModelList(msgspec.Struct):
     object: Literal["list"]
     data: list[ModelCard]
-
-
-class ErrorDetails(msgspec.Struct):
-    message: str
-    type: str
-    param: str | None
-    code: int
-
-
-class OpenAIError(msgspec.Struct):
-    error: ErrorDetails

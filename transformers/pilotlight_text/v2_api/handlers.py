@@ -8,7 +8,7 @@ from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_text.detokenization.text_stream import Usage
 from pilotlight_text.text_model import VERSION, TextModel, TextRequest, add_facts, timed
-from pilotlight_text.v2_api.answers import Events, whole_answer
+from pilotlight_text.v2_api.answers import Events, Head, whole_answer
 from pilotlight_text.v2_api.requests import (
     TEXT_INPUT,
     TextCall,
@@ -118,9 +118,5 @@ class V2Text:
         ]
 
 
-def _head(call: TextCall, context: RequestContext) -> dict[str, str]:
-    return {
-        "model_name": context.model_name,
-        "model_version": VERSION,
-        "id": call.id if call.id is not None else context.request_id,
-    }
+def _head(call: TextCall, context: RequestContext) -> Head:
+    return context.model_name, VERSION, call.id if call.id is not None else context.request_id
