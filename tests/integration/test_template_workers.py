@@ -17,8 +17,8 @@ import pytest
 from process_table import cpu_s, is_alive
 from waiting import until
 
-from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, PilotlightError
-from pilotlight_text.templates import jinja_template
+from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, PilotlightError, Unavailable
+from pilotlight_text.templates import jinja_template, worker_connection, worker_lane
 from pilotlight_text.templates.chat_template import ChatTemplate
 from pilotlight_text.templates.limited_process import MIB, ProcessLimits, command
 from pilotlight_text.templates.template_sources import template_source
@@ -40,9 +40,15 @@ ALLOCATES = "{% set x = messages[0].content * 300000000 %}{{ x | length }}"
 GROWS = "{% set ns = namespace(x='x') %}{% for a in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"
 
 
+LIMITS = ProcessLimits(cpu_s=0.3, wall_s=60.0, memory_bytes=128 * MIB)
+
+
 @pytest.fixture
-async def workers() -> AsyncIterator[TemplateWorkers]:
-    made = TemplateWorkers(partial(start_worker, ProcessLimits(cpu_s=0.3, wall_s=10.0, memory_bytes=128 * MIB)))
+async def workers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TemplateWorkers]:
+    """Every template that misbehaves takes a worker with it, and on a busy machine the next one starts in seconds: only
+    CPU time and memory are bounds here."""
+    monkeypatch.setattr(worker_lane, "WAIT_S", 60.0)
+    made = TemplateWorkers(partial(start_worker, LIMITS))
     try:
         yield made
     finally:
@@ -101,6 +107,27 @@ async def test_a_client_that_goes_leaves_a_whole_worker(workers: TemplateWorkers
     assert await chat(workers, GOOD).render(HELLO) == "<user>hello"
 
 
+async def test_a_slow_start_is_not_the_first_templates_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*arguments: Any) -> list[str]:
+        *python, code = command(*arguments)
+        return [*python, f"import time; time.sleep(1.0); {code}"]
+
+    monkeypatch.setattr(worker_connection, "command", late)
+    made = TemplateWorkers(partial(start_worker, ProcessLimits(cpu_s=5.0, wall_s=0.9, memory_bytes=128 * MIB)))
+    try:
+        assert await chat(made, GOOD).render(HELLO) == "<user>hello"
+    finally:
+        await made.close()
+
+
+async def test_a_worker_that_cannot_start_is_no_fault_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_connection, "command", lambda *arguments: [sys.executable, "-c", "raise SystemExit(1)"])
+    made = TemplateWorkers(partial(start_worker, LIMITS))
+    with pytest.raises(Unavailable, match="ended as it started"):
+        await chat(made, GOOD).render(HELLO)
+    await made.close()
+
+
 async def test_refusals_and_limits_travel(workers: TemplateWorkers) -> None:
     for source, told in (
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
@@ -156,10 +183,11 @@ def test_a_worker_ends_with_its_parent() -> None:
     limits = ProcessLimits(cpu_s=60.0, wall_s=60.0, memory_bytes=128 * MIB)
     job = json.dumps({"template": "x", "source": LOOPS, "context": {}, "max_chars": 9})
     parent = (
-        "import subprocess, struct, time\n"
-        f"worker = subprocess.Popen({command('render', limits)!r}, stdin=subprocess.PIPE)\n"
+        "import socket, subprocess, struct, time\n"
+        "ours, theirs = socket.socketpair()\n"
+        f"worker = subprocess.Popen({command('render', limits)!r}, stdin=theirs)\n"
         f"job = {job!r}.encode()\n"
-        "worker.stdin.write(struct.pack('<I', len(job)) + job); worker.stdin.flush()\n"
+        "ours.sendall(struct.pack('<I', len(job)) + job)\n"
         "print(worker.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:

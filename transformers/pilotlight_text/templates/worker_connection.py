@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
 from asyncio.subprocess import DEVNULL, Process
 
 from pilotlight_text.templates.limited_process import ProcessEnded, ProcessLimits, command, why_ended
-from pilotlight_text.templates.worker_main import HEADER
+from pilotlight_text.templates.worker_main import BEGUN, HEADER
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 _REAP_DEADLINE_S = 5.0
+_START_DEADLINE_S = 30.0
 
 
 class WorkerConnection(asyncio.Protocol):
@@ -25,11 +27,20 @@ class WorkerConnection(asyncio.Protocol):
         self._process = process
         self._limits = limits
         self._buffer = bytearray()
+        self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answer: asyncio.Future[bytes] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._too_late = False
         self._transport: asyncio.WriteTransport | None = None
         self._ending: asyncio.Task[None] | None = None
+
+    async def begun(self) -> None:
+        """Returns when it can work. Raises OSError: it ended before, or takes too long."""
+        try:
+            async with asyncio.timeout(_START_DEADLINE_S):
+                await self._begun
+        except TimeoutError:
+            raise OSError(errno.ETIME, f"a process did not start within {_START_DEADLINE_S:g} s") from None
 
     def ask(self, job: bytes) -> asyncio.Future[bytes]:
         """The answer to come. It fails with ProcessEnded; whoever waits for it may go, the worker ends it alone."""
@@ -65,6 +76,13 @@ class WorkerConnection(asyncio.Protocol):
         self._buffer += data
         if len(self._buffer) < HEADER.size:
             return
+        if not self._begun.done():
+            if self._buffer == BEGUN:
+                self._buffer.clear()
+                self._begun.set_result(None)
+            else:
+                self.kill()
+            return
         end = HEADER.size + HEADER.unpack_from(self._buffer)[0]
         if end > ANSWER_LIMIT_BYTES or len(self._buffer) > end or self._answer is None:
             self.kill()  # it speaks out of turn
@@ -77,6 +95,8 @@ class WorkerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = True
+        if not self._begun.done():
+            self._begun.set_exception(OSError(errno.EPIPE, "a process ended as it started"))
         self._stop_clock()
         self._ending = asyncio.get_running_loop().create_task(self._end())
 
@@ -100,7 +120,7 @@ class WorkerConnection(asyncio.Protocol):
 
 
 async def start_worker(limits: ProcessLimits) -> WorkerConnection:
-    """Returns when the process is started; its imports go on while the first work waits in its socket."""
+    """Returns when the process can work: how long it took to start is no fault of what it renders first."""
     ours, theirs = socket.socketpair()
     try:
         with theirs:
@@ -112,5 +132,10 @@ async def start_worker(limits: ProcessLimits) -> WorkerConnection:
         await asyncio.get_running_loop().create_unix_connection(lambda: connection, sock=ours)
     except BaseException:
         ours.close()
+        raise
+    try:
+        await connection.begun()
+    except BaseException:
+        await connection.close()
         raise
     return connection

@@ -125,5 +125,5 @@ class Lane:
     async def close(self) -> None:
         self._closed = True
         self._fail_all("this server is shutting down; send the request again, another replica will answer")
-        await asyncio.gather(*self._starting, return_exceptions=True)  # milliseconds; half started they were nobody's
+        await asyncio.gather(*self._starting, return_exceptions=True)  # soon; half started they were nobody's
         await asyncio.gather(*(worker.close() for worker in self._all), return_exceptions=True)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import jinja2
 
 HEADER = struct.Struct("<I")
+BEGUN = HEADER.pack(0)
+"""Sent first, when its imports are done and its limits hold: no work pays for them."""
+
 TEXT, REFUSED, TOO_LONG, UNKNOWN = b"T", b"R", b"L", b"U"
 """First byte of an answer: the text, why not (text), over the limit, and `send the source too`."""
 
@@ -54,6 +57,7 @@ def _run(task: str, cpu_s: float, memory_bytes: int) -> None:
         _write_all(1, looked_at_templates(_read_to_end(0)))
         return
     renderer = Renderer()
+    _write_all(0, BEGUN)
     while (job := _read_frame(0)) is not None:
         _limit_cpu(cpu_s)
         answer = renderer.answer(job)
