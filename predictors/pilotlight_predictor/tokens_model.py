@@ -19,7 +19,6 @@ from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_engine.leasing.resume import ResumeLimits
 from pilotlight_engine.leasing.resumed_generation import Generator
 from pilotlight_predictor.admission import EngineQueue, QueueLimits, RequestLimits, fit, parameters_from
-from pilotlight_predictor.predictor_openapi import predictor_openapi
 from pilotlight_predictor.token_tensors import (
     INPUT_IDS,
     INPUT_LENGTHS,
@@ -88,6 +87,8 @@ class TokensModel:
         return routes
 
     def openapi(self) -> Mapping[str, Any]:
+        from pilotlight_predictor.predictor_openapi import predictor_openapi  # not before somebody asks for it
+
         return predictor_openapi(self)
 
     async def load(self) -> None:

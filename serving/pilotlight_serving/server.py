@@ -19,7 +19,6 @@ from pilotlight_serving.data_plane import DataPlane
 from pilotlight_serving.drain import DrainPhase, DrainSpec, decide
 from pilotlight_serving.grpc_server import GrpcServer
 from pilotlight_serving.http_app import HttpApp
-from pilotlight_serving.openapi_document import openapi_document
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.v2_routes import V2Routes
 from pilotlight_wire.grpc_splice import GrpcSplice, connect_to
@@ -45,7 +44,7 @@ class Server:
         self._listener = listener
         self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
         self._plane = DataPlane(model, self._limiter, model_control=settings.model_control)
-        routes = [*V2Routes(self._plane, lambda: openapi_document(model)).routes(), *model.routes()]
+        routes = [*V2Routes(self._plane, lambda: _document(model)).routes(), *model.routes()]
         self._app = HttpApp(routes, model, self._limiter, settings)
         self._edge = HttpEdge(settings)
         self._signals: asyncio.Queue[int] = asyncio.Queue(maxsize=8)
@@ -139,3 +138,9 @@ class Server:
                     _log.warning("a second signal: ending at once")
                     limiter.refusing = True
                     return number
+
+
+def _document(model: ServedModel) -> dict[str, Any]:
+    from pilotlight_serving.openapi_document import openapi_document  # not before somebody asks for it
+
+    return openapi_document(model)

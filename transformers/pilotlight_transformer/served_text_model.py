@@ -19,7 +19,6 @@ from pilotlight_text.tokenization.text_loading import load_text
 from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError
 from pilotlight_text.v2_api.handlers import V2Text
 from pilotlight_text.v2_api.requests import FINISH_REASON, TEXT_INPUT, TEXT_OUTPUT
-from pilotlight_transformer.openapi import openapi
 from pilotlight_transformer.settings import TransformerSettings
 from pilotlight_wire.handlers import ModelMetadata, RequestContext, Route, TensorMetadata
 
@@ -70,6 +69,8 @@ class ServedTextModel:
         return [*self._v2.routes(), *openai_routes(self._model)]
 
     def openapi(self) -> Mapping[str, Any]:
+        from pilotlight_transformer.openapi import openapi  # not before somebody asks for it
+
         return openapi(self)
 
     async def load(self) -> None:
