@@ -23,6 +23,8 @@ from process_table import parent_of
 from server_ports import free_port
 from waiting import until, until_async
 
+from pilotlight_local.cli.commands import END_GRACE_S
+
 pytestmark = pytest.mark.integration
 
 FAKE = Path(__file__).with_name("fake_component.py")
@@ -545,7 +547,7 @@ def test_a_pod_that_never_became_ready_is_not_waited_for(platform: Platform) -> 
     until(lambda: any("starts" in log.read_text() for log in logs.rglob("*.log")))
     begun_s = time.monotonic()
     platform.end()
-    assert time.monotonic() - begun_s < 8
+    assert time.monotonic() - begun_s < END_GRACE_S
 
 
 def test_a_second_platform_on_the_same_state_says_what_to_do(platform: Platform) -> None:
