@@ -82,11 +82,12 @@ def boot(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -
     engine_args = vllm_arguments.build(fixed, arguments)
     with boot_failures.explained(str(memory), fixed_memory=memory.fixed, on_cpu=on_cpu):
         engine = vllm_engine.VllmEngine(engine_args, config.loras, clock.enter, swap_threads=limits.cpus)
+        if data is None:
+            clock.enter("swap-plan")
+            engine.plan_swaps()
     sockets.on_metrics = vllm_metrics.exposition
     address = ""
     if data is None:
-        clock.enter("swap-plan")
-        engine.plan_swaps()
         clock.enter("ready")
         listener, address = endpoint.listen(endpoint.parse(config.listen))
         sockets.open_door(listener)

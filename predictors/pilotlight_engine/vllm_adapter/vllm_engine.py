@@ -82,7 +82,7 @@ class VllmEngine:
             raise EngineMisconfigured(f"{model.model} cannot be served: {type(error).__name__}: {error}") from error
         self._loras = {name: LoRARequest(name, number, path) for number, (name, path) in enumerate(loras, 1)}
         self._streams: dict[str, Stream] = {}
-        self._internal_ids: dict[int, str] = {}
+        self._ids: dict[int, tuple[str, str]] = {}
         self._rate = Rate()
         on_phase("warm-up")
         # Sampled and with logprobs: in a compiled engine the first such request compiles for seconds, everyone waits.
@@ -203,15 +203,15 @@ class VllmEngine:
             self._engine.abort_request([external_id])
             raise InvalidInput(str(error)) from error
         self._streams[external_id] = Stream(stream, parameters.logprobs)
-        self._internal_ids[stream] = internal_id
+        self._ids[stream] = (external_id, internal_id)
 
     def abort(self, stream: int) -> None:
         """Forget a request and free its KV blocks; unknown and finished ones are ignored."""
-        internal_id = self._internal_ids.pop(stream, None)
-        if internal_id is not None:
+        external_id, internal_id = self._ids.pop(stream, ("", ""))
+        if internal_id:
             # By internal id: only then does vLLM drop the parent of an n > 1 request as well.
             self._engine.abort_request([internal_id], internal=True)
-            self._streams = {key: value for key, value in self._streams.items() if value.number != stream}
+            self._streams.pop(external_id, None)
 
     def has_work(self) -> bool:
         core = self._core
@@ -234,7 +234,7 @@ class VllmEngine:
                 deltas.append((stream.number, stream.delta(output, completion)))
             if output.finished:
                 del self._streams[output.request_id]
-                self._internal_ids.pop(stream.number, None)
+                self._ids.pop(stream.number, None)
         self._rate.add(tokens, time.monotonic())
         return deltas, failures
 
