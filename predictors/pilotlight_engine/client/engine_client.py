@@ -7,6 +7,7 @@ and engine step, no task, no queue and no generator in between.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable
 from typing import cast
@@ -146,8 +147,10 @@ class EngineClient(asyncio.Protocol):
 
     def _leave(self, number: int) -> None:
         stream = self._streams.pop(number, None)
-        if stream is not None and not stream.finished and not self.lost.done():
-            self.send(Abort(number))
+        if stream is not None and not stream.finished:
+            # Where nothing can be sent any more, nothing of it runs either.
+            with contextlib.suppress(Unavailable):
+                self.send(Abort(number))
 
 
 class EngineStream:

@@ -107,6 +107,16 @@ async def test_a_cancelled_reader_aborts_its_request() -> None:
     assert isinstance(transport.sent[-1], Abort)
 
 
+async def test_who_is_cancelled_while_the_connection_closes_ends_as_cancelled() -> None:
+    client, transport = connect()
+    task = asyncio.ensure_future(anext(client.generate(request())))
+    await asyncio.sleep(0)
+    transport.aborted = True
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_a_refused_request_fails_alone() -> None:
     client, transport = connect()
     bad = asyncio.ensure_future(anext(client.generate(request())))
