@@ -9,6 +9,7 @@ is written (OpenAI, V2).
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ from pilotlight_text.detokenization.text_stream import ChoiceText, Completion, T
 from pilotlight_text.templates.chat_template import ChatTemplate
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenSource
 from pilotlight_wire.handlers import RequestContext
+
+_log = logging.getLogger("pilotlight.transformer")
 
 VERSION = "1"
 CONCURRENT_PROMPTS = 32
@@ -92,7 +95,13 @@ class TextCodec:
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         # The batch call skips the offsets that nobody reads here: 20 % faster for one text, too.
-        ids: list[int] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+        try:
+            ids: list[int] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+        except BaseException as error:  # what panics in the library is no Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            _log.warning("the tokenizers library on a text of %d characters: %s", len(text), str(error)[:500])
+            raise InvalidInput("the model's tokenizer fails on this text") from error
         return ids
 
 
