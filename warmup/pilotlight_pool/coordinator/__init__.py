@@ -5,6 +5,7 @@ pool           the one state (ledger, queue, charges) and every step that change
 model_history  what was learned of models: times, worth, failures, refusals
 dispatch       who is next and where: fair order, preemption, placement
 agent_registry who the agents are, who is away, and the drivers of their slots
+slot_membership slots that come and go with their agents
 model_search   what the agents know of a model, and where its weights are
 slot_driver    one task per slot: brings it from what it is to what its lease needs
 engine_failures what follows when an engine of a slot fails

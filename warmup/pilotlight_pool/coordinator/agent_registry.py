@@ -15,6 +15,7 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from pilotlight_pool.agent_port import AgentPort, EngineEvent, EngineLost, SlotReport, WorkBegan
+from pilotlight_pool.coordinator import slot_membership
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.pool import Pool
@@ -73,14 +74,16 @@ class AgentRegistry:
         """Slots of an agent that has registered, as they are. A slot that is not reported yet stays absent."""
         now_s, told = self._pool.now_s(), list(reports)
         self._agents[agent.name] = agent
-        self._pool.note_sizes(agent.slots)
+        sizes = (self._pool.largest_slot_bytes, *(slot.memory_bytes for slot in agent.slots))
+        self._pool.largest_slot_bytes = max(sizes)
         facts = {slot.slot_id: slot for slot in agent.slots}
         for report in told:
             self._stop_driving(report.slot_id)
             driver = SlotDriver(facts[report.slot_id], agent, self._pool, self._metrics, self._driver)
             self.drivers[report.slot_id] = driver
         expires_at_s = now_s + self._pool.policy.expires_s
-        stray = self._pool.take_over(
+        stray = slot_membership.take_over(
+            self._pool,
             {report.slot_id: facts[report.slot_id] for report in told},
             [(reported_slot(report, now_s), served_leases(report, now_s, expires_at_s)) for report in told],
         )
@@ -101,7 +104,7 @@ class AgentRegistry:
     def close_slots(self, agent: AgentPort, reason: str) -> None:
         """Nothing new goes to this agent; what it does goes on."""
         if self._agents.get(agent.name) is agent:
-            self._pool.set_absent((slot.slot_id for slot in agent.slots), reason)
+            slot_membership.set_absent(self._pool, (slot.slot_id for slot in agent.slots), reason)
 
     def leave(self, agent: AgentPort, reason: str) -> None:
         """The agent cannot be reached any more. A connection that was replaced has nothing to say."""
@@ -114,7 +117,7 @@ class AgentRegistry:
         self._members = presence.gone(self._members, agent.name, self._pool.now_s())
         for slot in agent.slots:
             self._stop_driving(slot.slot_id)
-        self._pool.set_absent((slot.slot_id for slot in agent.slots), AWAY)
+        slot_membership.set_absent(self._pool, (slot.slot_id for slot in agent.slots), AWAY)
 
     def tick(self) -> None:
         for name in presence.overdue(self.spec, self._members, self._pool.now_s()):
@@ -135,7 +138,7 @@ class AgentRegistry:
         self._pool.work(event.lease_id, LeaseEvent.WORK_BEGAN if began else LeaseEvent.WORK_ENDED)
 
     def _drop(self, slot_ids: Iterable[str], error: PilotlightError) -> None:
-        self._pool.drop_slots(slot_ids, error)
+        slot_membership.drop(self._pool, slot_ids, error)
         for slot_id in slot_ids:
             self.drivers.pop(slot_id, None)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
@@ -72,48 +72,9 @@ class Pool:
         self.on_change: list[Callable[[Sequence[str]], None]] = []
         self._given_back: dict[str, Caller] = {}
 
-    def take_over(
-        self,
-        facts: Mapping[str, SlotFacts],
-        reported: Sequence[tuple[ledger.Slot, Sequence[tuple[Lease, LeaseRecord]]]],
-    ) -> tuple[str, ...]:
-        """Slots as their agent reports them, each with the leases it serves. Returns the slots that serve a lease
-        which is not theirs (any more): it is revoked there."""
-        self.models.forget_refusals()
-        claims = [(slot, [lease for lease, _ in served]) for slot, served in reported]
-        over = [lease.wish.lease_id for _, leases in claims for lease in leases if self._is_given_back(lease)]
-        after = resync.resync(self.ledger, claims, over)
-        for lease, record in (one for _, served in reported for one in served):
-            if lease.wish.lease_id in after.adopted:
-                self.records[lease.wish.lease_id] = record
-        self.slots.update(facts)
-        for slot, _ in reported:
-            self.absent.pop(slot.slot_id, None)
-        self._resynced(after, Unavailable("its agent serves it no longer"))
-        return after.stray
-
-    def note_sizes(self, slots: Iterable[SlotFacts]) -> None:
-        """An agent has these slots, whether it can report them yet or not."""
-        self.largest_slot_bytes = max((self.largest_slot_bytes, *(slot.memory_bytes for slot in slots)))
-
-    def set_absent(self, slot_ids: Iterable[str], reason: str) -> None:
-        """These slots cannot be used now. What was being placed on them waits again; what they serve goes on."""
-        ids = [slot_id for slot_id in slot_ids if slot_id in self.ledger.slots]
-        self.absent.update(dict.fromkeys(ids, reason))
-        self._resynced(resync.unplace(self.ledger, ids, self.now_s()), Unavailable(reason))
-
     def unplace(self, slot_id: str, error: PilotlightError, *, again: bool = True) -> None:
         """The slot cannot serve the lease that was being placed on it, which waits again, or is told so."""
-        self._resynced(resync.unplace(self.ledger, [slot_id], self.now_s()), error, again=again)
-
-    def drop_slots(self, slot_ids: Iterable[str], error: PilotlightError) -> None:
-        """These slots are gone, and their engines with them."""
-        ids = [slot_id for slot_id in slot_ids if slot_id in self.ledger.slots]
-        after = resync.drop(self.ledger, ids, self.now_s())
-        for slot_id in ids:
-            self.slots.pop(slot_id, None)
-            self.absent.pop(slot_id, None)
-        self._resynced(after, error)
+        self.resynced(resync.unplace(self.ledger, [slot_id], self.now_s()), error, again=again)
 
     def note_given_back(self, lease_id: str, caller: Caller) -> None:
         """Its holder is done with a lease that no agent has reported yet."""
@@ -121,11 +82,12 @@ class Pool:
         if len(self._given_back) > _MOST_GIVEN_BACK:
             del self._given_back[next(iter(self._given_back))]
 
-    def _is_given_back(self, lease: Lease) -> bool:
+    def is_given_back(self, lease: Lease) -> bool:
         caller = self._given_back.get(lease.wish.lease_id)
         return caller is not None and caller.owns(lease.wish.tenant)
 
-    def _resynced(self, after: resync.Resync, error: PilotlightError, *, again: bool = True) -> None:
+    def resynced(self, after: resync.Resync, error: PilotlightError, *, again: bool = True) -> None:
+        """Ledger and slots are what `resync` made of them; `error`: for those that lost their slot by it."""
         slots = {**self.ledger.slots, **after.ledger.slots}
         self.ledger = after.ledger
         for lease_id, before in after.lost:
