@@ -92,8 +92,8 @@ def pool(request: pytest.FixtureRequest) -> Iterator[FakePool]:
     # Not pytest's folder: its path is too long for a socket.
     with tempfile.TemporaryDirectory(prefix="pl-") as folder:
         pool = FakePool(Path(folder), getattr(request, "param", 1))
-        pool.start()
         try:
+            pool.start()
             yield pool
         finally:
             pool.kill()
