@@ -30,6 +30,15 @@ async def test_a_preflight_wakes_nothing(path: str) -> None:
     assert table.statuses == []
 
 
+@pytest.mark.parametrize("host", ["test", "demo.default.localhost", "demo-predictor.default.localhost"])
+async def test_what_is_asked_of_the_whole_server_wakes_nothing(host: str) -> None:
+    table, app = ingress()
+    answered = await ask(app, "OPTIONS", "*", headers={"host": host})
+    assert answered.status == 204
+    assert "POST" in answered.headers["allow"]
+    assert table.statuses == []
+
+
 async def test_origins_that_may_not_call_are_the_pods_affair() -> None:
     table, app = ingress(EdgeBounds(cors=CorsPolicy(())))
     assert (await ask(app, "OPTIONS", BASE, headers=PREFLIGHT)).status == 503
