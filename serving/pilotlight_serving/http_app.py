@@ -153,6 +153,8 @@ def _check_content_type(context: RequestContext, route: Route) -> None:
         raise UnsupportedMediaType(
             f"Content-Type '{media_type.strip()}' is not spoken here; send {' or '.join(route.content_types)}"
         )
+    if not options:
+        return
     charset = options.lower().replace(" ", "").replace('"', "").partition("charset=")[2].partition(";")[0]
     if charset not in ("", "utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType(f"charset '{charset}' is not spoken here; send UTF-8")

@@ -87,9 +87,7 @@ class HttpAnswer:
         self.status = 0
         self.client_gone = False
         self.closing = False
-        self.has_body = any(
-            name in (b"transfer-encoding", b"content-length") and value != b"0" for name, value in scope["headers"]
-        )
+        self.has_body = "transfer-encoding" in self.headers or self.headers.get("content-length", "0") != "0"
         self.body_unread = self.has_body or scope["method"] == "POST"
 
     @property
