@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from pilotlight_protocol.errors import PARAM_HEADER, PayloadTooLarge, Unavailable, from_status
+from pilotlight_protocol.errors import PARAM_HEADER, PayloadTooLarge, PilotlightError, Unavailable, from_status
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent, TokenLogprob
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream, WholeAnswer
 from pilotlight_wire.hop_headers import ELSEWHERE, REQUEST_ID, parse_retry_after, parse_server_timing, passed_back
@@ -141,7 +141,8 @@ class RestPredictor:
 
 
 class RestTokenStream:
-    """Server-sent events to TokenEvents; those that came together are returned together."""
+    """Server-sent events to TokenEvents; those that came together are returned together, and before what broke behind
+    them is raised: how reads were cut decides nothing."""
 
     def __init__(self, pool: ConnectionPool, connection: HttpConnection, choices: int) -> None:
         self.facts = _facts(connection)
@@ -149,8 +150,11 @@ class RestTokenStream:
         self._connection = connection
         self._rest = b""
         self._open_choices = choices
+        self._failure: PilotlightError | None = None
 
     async def events(self) -> list[TokenEvent]:
+        if self._failure is not None:
+            raise self._failure
         connection = self._connection
         while True:
             try:
@@ -164,6 +168,8 @@ class RestTokenStream:
             events = self._parse(data)
             if events:
                 return events
+            if self._failure is not None:
+                raise self._failure
 
     async def close(self) -> None:
         if self._open_choices > 0:
@@ -181,12 +187,13 @@ class RestTokenStream:
                 if block.startswith(_EVENT):
                     event = _events.decode(memoryview(block)[5:])
                     if event.error is not None:
-                        raise from_status(event.status or 500, event.error)
+                        self._failure = from_status(event.status or 500, event.error)
+                        break
                     if event.finish_reason is not None:
                         self._open_choices -= 1
                     events.append(event)
         except msgspec.MsgspecError as error:
-            raise Unavailable(f"the predictor sent an event that is not what the contract says: {error}") from error
+            self._failure = Unavailable(f"the predictor sent an event that is not what the contract says: {error}")
         if len(self._rest) > ANSWER_LIMIT_BYTES:
             raise Unavailable("the predictor sent an event without an end")
         return events

@@ -109,6 +109,16 @@ async def test_a_stream_that_breaks(read: bytes, told: str) -> None:
         await stream.events()
 
 
+@pytest.mark.parametrize("broken", [event(error="gone", status=503), b"data: nonsense\n\n"])
+async def test_tokens_that_came_with_an_error_are_not_lost(broken: bytes) -> None:
+    source, _ = predictor(Connection([event(output_ids=[3], prompt_tokens=2) + broken]))
+    stream = await source.stream(asked())
+    assert [e.output_ids for e in await stream.events()] == [[3]]
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=r"gone|contract"):
+            await stream.events()
+
+
 async def test_a_whole_answer() -> None:
     answer = {
         "outputs": [
