@@ -493,13 +493,13 @@ def held_open(first: Any, release: threading.Event) -> Iterator[Any]:
 @pytest.mark.parametrize("first", [infer_message(count=1), None], ids=["answered", "nothing sent"])
 def test_a_grpc_stream_with_nothing_to_do_is_ended(tmp_path: Path, first: Any) -> None:
     release = threading.Event()
-    with component(tmp_path, "--keep_alive_s", "1") as echo:
+    with component(tmp_path, "--keep_alive_s", "5") as echo:
         with grpc.insecure_channel(f"127.0.0.1:{echo.port}") as channel, pytest.raises(grpc.RpcError) as ended:
-            for _ in stream_stream(channel)(held_open(first, release), timeout=20):
+            for _ in stream_stream(channel)(held_open(first, release), timeout=60):
                 pass
         release.set()
     assert ended.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "nothing came on this stream for 1 s" in ended.value.details()
+    assert "nothing came on this stream for 5 s" in ended.value.details()
 
 
 def test_a_unary_call_whose_message_never_comes_is_ended(channel: grpc.Channel) -> None:
