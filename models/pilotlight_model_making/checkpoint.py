@@ -74,7 +74,7 @@ def read_llama(folder: Path) -> Llama:
         vocab_size=config["vocab_size"],
         context_tokens=config["max_position_embeddings"],
         tied_embeddings=config["tie_word_embeddings"],
-        rope_theta=config["rope_theta"],
+        rope_theta=config.get("rope_theta") or config["rope_parameters"]["rope_theta"],
         norm_epsilon=config["rms_norm_eps"],
     )
     tensors = load_file(folder / WEIGHTS_FILE)
