@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pilotlight_pool.policy.keep_warm import keep_alive
-from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
 from pilotlight_pool.policy.placement import model_worth
 from pool_simulator import fixed_window, public_traces, servegen, synthetic, warm_pool
 from pool_simulator.outcome import COLD_S, Outcome
@@ -43,7 +42,7 @@ KNATIVE_KEEP_S, KNATIVE_WINDOW_S = 90.0, 60.0
 KEEPS_S = (10.0, 30.0, 60.0, 90.0, 180.0, 300.0, 600.0, 1200.0)
 PRICES = (10.0, 40.0, 160.0, 640.0, 2560.0)
 NEVER = 10**9
-STYLES = ("k+-", "o-", "s-", "^--", "x:", "d--", "v:")
+STYLES = ("k+-", "o-", "x:", "d--", "v:")
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,6 @@ def figures(outcome: Outcome) -> Figures:
 
 
 @contextlib.contextmanager
-def no_prewarm() -> Iterator[None]:
-    with mock.patch.object(keep_alive, "_best_prewarm", return_value=(math.inf, 0.0, 0.0)):
-        yield
-
-
-@contextlib.contextmanager
 def least_recently_used() -> Iterator[None]:
     """Whose engine is overwritten: the one used longest ago, instead of greedy-dual's choice."""
     uses = itertools.count(1)
@@ -104,17 +97,14 @@ class Variant:
 
 
 def variants(slots: int) -> list[Variant]:
-    keep = keep_alive.KeepAliveSpec(boot_s=BOOT_S)
+    keep = keep_alive.KeepAliveSpec()
     base = warm_pool.PoolSpec(slots=slots, boot_s=BOOT_S, keep=keep)
     blind = replace(keep, min_gaps=NEVER, max_standard_keep_alive_s=math.inf)
-    no_forecast = ForecastSpec(min_gap_s=math.inf)
     return [
         Variant("whole policy", base),
-        Variant("without the forecast", replace(base, forecast=no_forecast)),
-        Variant("without prewarm from the histogram", base, no_prewarm),
         Variant("without the histogram (a fixed time)", replace(base, keep=blind)),
         Variant("without greedy-dual (least recently used)", base, least_recently_used),
-        Variant("without any: fixed time, LRU", replace(base, keep=blind, forecast=no_forecast), least_recently_used),
+        Variant("without any: fixed time, LRU", replace(base, keep=blind), least_recently_used),
     ]
 
 

@@ -20,7 +20,6 @@ import time
 import zipfile
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
 
 from pilotlight_model_making.awq_calibration import awq_config, quantize_llama
@@ -118,5 +117,4 @@ def make_awq(bf16: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
     main()

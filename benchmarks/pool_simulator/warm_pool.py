@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pilotlight_pool.agent_port import WorkBegan, WorkEnded
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
 from pilotlight_pool.coordinator.pool import PoolPolicy
-from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
 from pilotlight_pool.policy.leases.access import TRUSTED
 from pilotlight_pool.policy.placement.eviction_rules import EvictionSpec
@@ -43,7 +42,6 @@ class PoolSpec:
     ram_models: int = 64
     lease_idle_s: float = 5.0
     keep: KeepAliveSpec = field(default_factory=KeepAliveSpec)
-    forecast: ForecastSpec = field(default_factory=ForecastSpec)
 
     def durations(self) -> Durations:
         return Durations(
@@ -62,7 +60,7 @@ class PoolSpec:
         }
         eviction = EvictionSpec(PlacementSpec(PredictionSpec(process_s=prior)))
         policy = PoolPolicy(eviction=eviction, expires_s=1e7, keep_ended_s=5.0)
-        return CoordinatorSettings(policy, keep_alive=self.keep, forecast=self.forecast, tick_s=2.0)
+        return CoordinatorSettings(policy, keep_alive=self.keep, tick_s=2.0)
 
 
 def simulate(trace: Trace, spec: PoolSpec, name: str) -> Outcome:

@@ -1,12 +1,11 @@
-"""What a model in an engine is worth, cron schedules and the day's profile."""
+"""What a model in an engine is worth, and cron schedules."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from pilotlight_pool.policy.keep_warm import forecast, prewarm_schedule
-from pilotlight_pool.policy.keep_warm.forecast import DAY_S, DayProfile, ForecastSpec
+from pilotlight_pool.policy.keep_warm import prewarm_schedule
 from pilotlight_pool.policy.keep_warm.prewarm_schedule import InvalidSchedule
 from pilotlight_pool.policy.placement.model_worth import WorthState, used
 
@@ -76,29 +75,3 @@ def test_a_schedule_that_is_not_understood_says_how_to_write_it(annotation: str,
     with pytest.raises(InvalidSchedule, match=message) as caught:
         prewarm_schedule.parse(annotation)
     assert "pilotlight.dev/prewarm" in str(caught.value)
-
-
-def test_mornings_are_foreseen_after_a_few_working_days_and_not_for_the_weekend() -> None:
-    spec, profile = ForecastSpec(), DayProfile()
-    monday = datetime(2026, 11, 2, tzinfo=UTC).timestamp()
-    nine = 9 * 3600.0
-    for day in (0, 1, 2, 3, 4):
-        profile = forecast.record(spec, profile, 14 * 3600.0, monday + day * DAY_S + nine + 120)
-        # The chatter of the day does not count: only what ends a long gap.
-        profile = forecast.record(spec, profile, 60.0, monday + day * DAY_S + nine + 4000)
-    next_monday = monday + 7 * DAY_S
-    assert forecast.probability(spec, profile, next_monday + nine) > 0.9
-    assert forecast.probability(spec, profile, next_monday + nine + 4000) == 0.0
-    assert forecast.probability(spec, profile, monday + 5 * DAY_S + nine) == 0.0
-    assert forecast.is_worth_holding(spec, profile, next_monday + nine, price_slot_s=1000.0)[0]
-    assert not forecast.is_worth_holding(spec, profile, next_monday + nine, price_slot_s=300.0)[0]
-
-
-def test_a_habit_that_ended_is_forgotten_in_two_weeks() -> None:
-    spec, profile = ForecastSpec(), DayProfile()
-    monday = datetime(2026, 11, 2, tzinfo=UTC).timestamp()
-    for day in range(5):
-        profile = forecast.record(spec, profile, DAY_S, monday + day * DAY_S)
-    likely = [forecast.probability(spec, profile, monday + week * 7 * DAY_S) for week in (1, 2, 3)]
-    assert likely == sorted(likely, reverse=True)
-    assert likely[-1] < 0.1

@@ -26,7 +26,6 @@ from pilotlight_pool.coordinator.model_search import Found, find
 from pilotlight_pool.coordinator.pool import Pool, PoolPolicy
 from pilotlight_pool.coordinator.warm_orders import WarmKey, WarmOrder
 from pilotlight_pool.engine_orders import EngineOrder, ModelOrder
-from pilotlight_pool.policy.keep_warm.forecast import ForecastSpec
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
 from pilotlight_pool.policy.leases import access
 from pilotlight_pool.policy.leases.access import Caller
@@ -51,7 +50,6 @@ class CoordinatorSettings:
     policy: PoolPolicy = field(default_factory=PoolPolicy)
     driver: DriverSettings = field(default_factory=DriverSettings)
     keep_alive: KeepAliveSpec = field(default_factory=KeepAliveSpec)
-    forecast: ForecastSpec = field(default_factory=ForecastSpec)
     isolation: Isolation = "shared"
     presence: PresenceSpec = field(default_factory=PresenceSpec)
     settle_s: float = 0.0
@@ -78,9 +76,7 @@ class Coordinator:
         self.lease_service = LeaseService(self.pool, self.describe, self.metrics, settings.isolation, settled_at_s)
         self._known: dict[tuple[str, str], EngineOrder] = {}
         self._dispatch = Dispatch(self.pool, self.registry.drivers, settled_at_s)
-        self._keep_alive = KeepAliveController(
-            self.pool, self._dispatch, settings.keep_alive, settings.forecast, unix_clock
-        )
+        self._keep_alive = KeepAliveController(self.pool, self._dispatch, settings.keep_alive, unix_clock)
         self._wake = asyncio.Event()
         self._changed_slots: dict[str, None] = {}
         self.pool.on_change.append(self._on_change)
@@ -248,9 +244,8 @@ class Coordinator:
         for wish in self._keep_alive.decide():
             driver = self.registry.drivers[wish.slot_id]
             if isinstance(wish, LoadAhead):
-                log.info("slot %s: %s is loaded ahead (%s: %s)", wish.slot_id,
-                         wish.warm.order.facts.key[:12], wish.why, wish.reason)  # fmt: skip
-                self.metrics.prewarmed(wish.why)
+                log.info("slot %s: %s is loaded ahead (%s)", wish.slot_id, wish.warm.order.facts.key[:12], wish.reason)
+                self.metrics.prewarmed()
                 driver.warm(wish.warm)
             else:
                 driver.stop_idle(wish.reason)

@@ -1,20 +1,20 @@
-"""What idle engines are kept for, stopped for, or booted ahead for: keep-alive, forecast, schedules and prewarm calls.
+"""What idle engines are kept for, stopped for, or booted ahead for: keep-alive, schedules and prewarm calls.
 
-Shows `policy.keep_alive` and `policy.forecast` the gaps in the demand for each (fingerprint, k) and turns what they
-decide into wishes for the slot drivers. Placement decides where. A lease always comes first.
+Shows `policy.keep_alive` the gaps in the demand for each (fingerprint, k) and turns what it decides into wishes for the
+slot drivers. Placement decides where. A lease always comes first.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.warm_orders import WarmOrder
 from pilotlight_pool.engine_orders import EngineOrder
-from pilotlight_pool.policy.keep_warm import forecast, idle_histogram, keep_alive
+from pilotlight_pool.policy.keep_warm import idle_histogram, keep_alive
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
@@ -29,7 +29,6 @@ class _Level:
 
     order: EngineOrder
     histogram: idle_histogram.IdleHistogram = field(default_factory=idle_histogram.IdleHistogram)
-    profile: forecast.DayProfile = field(default_factory=forecast.DayProfile)
     gap_began_s: float | None = None
     plan: keep_alive.KeepAlivePlan | None = None
 
@@ -44,7 +43,6 @@ class StopIdle:
 class LoadAhead:
     slot_id: str
     warm: WarmOrder
-    why: str
     reason: str
 
 
@@ -64,13 +62,11 @@ class KeepAliveController:
         pool: Pool,
         outlook: PlacementOutlook,
         keep_alive_spec: keep_alive.KeepAliveSpec,
-        forecast_spec: forecast.ForecastSpec,
         unix_s: Callable[[], float],
     ) -> None:
         self._pool = pool
         self._outlook = outlook
         self._keep_alive = keep_alive_spec
-        self._forecast = forecast_spec
         self._unix_s = unix_s
         self._levels: OrderedDict[tuple[str, int], _Level] = OrderedDict()
         self._busy: Counter[str] = Counter()
@@ -103,12 +99,11 @@ class KeepAliveController:
             if level.gap_began_s is not None:
                 gap_s = now_s - level.gap_began_s
                 level.histogram = idle_histogram.record(level.histogram, gap_s)
-                level.profile = forecast.record(self._forecast, level.profile, gap_s, self._unix_s())
                 level.gap_began_s = level.plan = None
         for k in range(busy + 1, was + 1):
             if (over := self._levels.get((fingerprint, k))) is not None:
                 over.gap_began_s = now_s
-                over.plan = keep_alive.decide(self._spec(over.order), over.histogram)
+                over.plan = keep_alive.decide(self._keep_alive, over.histogram)
         if latest is not None and (fingerprint, busy) in self._levels:
             self._levels[fingerprint, busy].order = latest
         if not busy:
@@ -128,9 +123,8 @@ class KeepAliveController:
         for warm in orders.in_force:
             if any(warm.is_met_by(engine) for engine in engines):
                 continue
-            found = self._place(warm, taken, displace=True)
-            wishes += [LoadAhead(found.slot_id, warm, "held", found.reason)] if found is not None else []
-        wishes += self._boots_ahead(now_s, taken)
+            found = self._place(warm, taken)
+            wishes += [LoadAhead(found.slot_id, warm, found.reason)] if found is not None else []
         return wishes
 
     def _stops(self, now_s: float) -> list[StopIdle]:
@@ -158,64 +152,24 @@ class KeepAliveController:
             # Booted for a lease that went elsewhere, or ahead: as long as one of which nothing is known.
             keep_s = min(self._keep_alive.price_slot_s, self._keep_alive.max_standard_keep_alive_s)
             return now_s - slot.since_s < keep_s, f"idle for {keep_s:.0f} s, never used"
-        if _is_in_plan(level.plan, now_s - level.gap_began_s):
-            return True, ""
-        if self._is_forecast(level):
+        if now_s - level.gap_began_s < level.plan.keep_s:
             return True, ""
         return False, f"engine {k} of its fingerprint is not wanted now: {level.plan.reason}"
 
-    def _boots_ahead(self, now_s: float, taken: set[str]) -> list[LoadAhead]:
-        """The histogram's and the forecast's prewarms: into empty slots only, they are guesses."""
-        if all(slot.state is not SlotState.EMPTY for slot in self._pool.ledger.slots.values()):
-            return []
-        engines = Counter(
-            slot.engine.fingerprint for slot in self._pool.ledger.slots.values() if slot.engine is not None
-        )
-        wishes: list[LoadAhead] = []
-        for (fingerprint, k), level in self._levels.items():
-            if level.plan is None or level.gap_began_s is None or engines[fingerprint] >= k:
-                continue
-            gap_s = now_s - level.gap_began_s
-            foreseen = self._is_forecast(level)
-            again = level.plan.prewarm_s is not None and gap_s >= level.plan.prewarm_s
-            if not foreseen and not (again and _is_in_plan(level.plan, gap_s)):
-                continue
-            warm = WarmOrder(level.order)
-            if (found := self._place(warm, taken, displace=False)) is not None:
-                engines[fingerprint] += 1
-                why = "forecast" if foreseen else "histogram"
-                wishes.append(LoadAhead(found.slot_id, warm, why, level.plan.reason))
-        return wishes
-
-    def _place(self, warm: WarmOrder, taken: set[str], *, displace: bool) -> Candidate | None:
+    def _place(self, warm: WarmOrder, taken: set[str]) -> Candidate | None:
         backs_off_s = self._pool.warm_orders.wait_s(warm, self._pool.now_s())
         if max(backs_off_s, self._pool.models.wait_s(warm.order.facts.key)) > 0:
             return None
         for candidate in self._outlook.would_place(warm.wish, warm.order).ranked:
             slot = self._pool.ledger.slots[candidate.slot_id]
-            kept = slot.engine is not None and (not displace or self._pool.warm_orders.is_held(slot.engine))
+            kept = slot.engine is not None and self._pool.warm_orders.is_held(slot.engine)
             if not candidate.waits and not kept and slot.slot_id not in taken and slot.state is not SlotState.FAILED:
                 taken.add(slot.slot_id)
                 return candidate
         return None
-
-    def _is_forecast(self, level: _Level) -> bool:
-        price_slot_s = self._keep_alive.price_slot_s
-        return forecast.is_worth_holding(self._forecast, level.profile, self._unix_s(), price_slot_s)[0]
-
-    def _spec(self, order: EngineOrder) -> keep_alive.KeepAliveSpec:
-        return replace(self._keep_alive, boot_s=self._fork_s(order))
 
     def _fork_s(self, order: EngineOrder) -> float:
         return self._pool.models.predicted_s("fork", order.facts)
 
     def _worth(self, slot: Slot) -> float:
         return self._pool.models.worth.of(slot.engine.model) if slot.engine is not None else 0.0
-
-
-def _is_in_plan(plan: keep_alive.KeepAlivePlan, gap_s: float) -> bool:
-    if gap_s < plan.keep_s:
-        return True
-    if plan.prewarm_s is None or plan.rewarmed_until_s is None:
-        return False
-    return plan.prewarm_s <= gap_s < plan.rewarmed_until_s

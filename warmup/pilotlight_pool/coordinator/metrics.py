@@ -49,7 +49,7 @@ class PoolMetrics:
         self._evictions = Counter("pilotlight_evictions", "Engines stopped, by why.", ["why"], registry=one)
         self._swap_failures = Counter("pilotlight_swap_failures", "Swaps that were not accepted.", registry=one)
         self._failures = Counter("pilotlight_engine_failures", "Engines lost or never ready.", registry=one)
-        self._prewarms = Counter("pilotlight_prewarms", "Models loaded ahead, by why.", ["why"], registry=one)
+        self._prewarms = Counter("pilotlight_prewarms", "Models loaded ahead, by schedule or call.", registry=one)
         one.register(self)
 
     def granted(self, record: LeaseRecord, now_s: float) -> None:
@@ -76,8 +76,8 @@ class PoolMetrics:
     def engine_failed(self) -> None:
         self._failures.inc()
 
-    def prewarmed(self, why: str) -> None:
-        self._prewarms.labels(why).inc()
+    def prewarmed(self) -> None:
+        self._prewarms.inc()
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

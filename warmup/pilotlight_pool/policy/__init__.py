@@ -15,9 +15,8 @@
     what keeps failing         boot_backoff          how long a model whose engines fail waits for the next
     how long to keep warm      keep_alive            layers, from the idle-time histogram
     what to drop when full     model_worth           the model that is cheapest to bring back
-    what to warm ahead         prewarm_schedule,     cron annotations, and the day's profile
-                               forecast
+    what to warm ahead         prewarm_schedule      cron annotations
 
-Times are seconds on whatever clock the caller uses, passed as `now_s`; only `prewarm_schedule` and `forecast` need
-that clock to be Unix time. Every decision carries its reasons as text with numbers; the caller logs and records them.
+Times are seconds on whatever clock the caller uses, passed as `now_s`; only `prewarm_schedule` needs that
+clock to be Unix time. Every decision carries its reasons as text with numbers; the caller logs and records them.
 """

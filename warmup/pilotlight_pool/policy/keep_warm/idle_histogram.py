@@ -44,17 +44,6 @@ def bin_of(gap_s: float) -> int:
     return min(BIN_COUNT - 1, math.ceil(math.log2(gap_s) * _PER_DOUBLING))
 
 
-def percentile_s(histogram: IdleHistogram, percent: float, *, upper: bool) -> float:
-    """The gap below which `percent` of them are: the bin's upper edge (to be late) or its lower (to be early)."""
-    wanted = histogram.total * percent / 100.0
-    seen = 0.0
-    for index, weight in enumerate(histogram.weights):
-        seen += weight
-        if seen >= wanted and weight > 0.0:
-            return UPPER_S[index] if upper else LOWER_S[index]
-    return UPPER_S[-1]
-
-
 def is_representative(histogram: IdleHistogram, min_gaps: int, max_out_of_bounds: float) -> bool:
     """False while there are too few gaps, or too many of them are beyond the last bin (ATC'20, section 4.2).
 
