@@ -57,12 +57,17 @@ def _bins(path: Path) -> Iterator[_Bin]:
 
 
 def _arrivals(bins: list[_Bin], chance: random.Random) -> Iterator[float]:
+    """As many as the rate says. The gaps are those within bursts: a bin filled with them has up to ten times more."""
     for one in bins:
-        end_s = one.begin_s + _BIN_S
-        at_s = one.begin_s + chance.random() * _gap_s(one, chance)
-        while at_s < end_s:
+        expected = one.per_s * _BIN_S
+        gaps_s = [_gap_s(one, chance) for _ in range(int(expected + chance.random()))]
+        # A burst begins anywhere where the bin still holds it; one longer than the bin is squeezed into it.
+        room_s = _BIN_S - sum(gaps_s)
+        squeezed = min(1.0, _BIN_S / max(_BIN_S, sum(gaps_s)))
+        at_s = one.begin_s + chance.random() * max(0.0, room_s)
+        for gap_s in gaps_s:
             yield at_s
-            at_s += _gap_s(one, chance)
+            at_s += gap_s * squeezed
 
 
 def _gap_s(one: _Bin, chance: random.Random) -> float:

@@ -1,11 +1,15 @@
 """Composition root of `pilotlight`: the only place that reads the environment."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
-from pilotlight_local.cli.commands import Surroundings, cli
+# Ctrl-C while the imports below run ends the process without a traceback; `main` makes it an exception again.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from pilotlight_local.cli.commands import Surroundings, cli  # noqa: E402
 
 STATE_DIR_NAME = "pilotlight"
 # What the child that downloads models may know of this environment.
@@ -52,6 +56,7 @@ def _surroundings() -> Surroundings:
 
 def main() -> None:
     """Entry point of the `pilotlight` command."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     cli(obj=_surroundings())
 
 

@@ -550,6 +550,12 @@ def test_a_pod_that_never_became_ready_is_not_waited_for(platform: Platform) -> 
     assert time.monotonic() - begun_s < END_GRACE_S
 
 
+def test_ctrl_c_while_the_command_is_still_being_imported_ends_it_without_a_traceback() -> None:
+    interrupted = "import os, signal, pilotlight_local.__main__; os.kill(os.getpid(), signal.SIGINT)"
+    done = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_a_second_platform_on_the_same_state_says_what_to_do(platform: Platform) -> None:
     platform.up(service("demo"))
     second = platform.command("up", str(platform.folder / "services.yaml"), "--port", str(free_port()))
