@@ -52,12 +52,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
     out: Path = parser.parse_args().out
     bf16, awq = out / "smollm2-135m", out / "smollm2-135m-awq"
-    for folder, make in ((bf16, lambda: make_bf16(out, bf16)), (awq, lambda: make_awq(bf16, awq))):
-        if not (folder / "config.json").exists():
-            started_s = time.monotonic()
-            make()
-            print(f"{folder}: {time.monotonic() - started_s:.0f} s", flush=True)
-    print(f"{bf16}\n{awq}")
+    started_s = time.monotonic()
+    if not bf16.exists():
+        make_bf16(out, bf16)
+    if not awq.exists():
+        make_awq(bf16, awq)
+    print(f"{bf16}\n{awq}\n{time.monotonic() - started_s:.0f} s")
 
 
 def make_bf16(out: Path, folder: Path) -> None:
