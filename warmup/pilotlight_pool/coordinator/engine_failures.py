@@ -50,9 +50,8 @@ class EngineFailures:
             self._pool.models.failed(engine.model)
         self._goal.engine_failed()
         self._metrics.engine_failed()
-        log.warning(
-            "slot %s: %s (failure %d in a row): %s", self._slot_id, what, self._failures.count, report.for_log()
-        )
+        again = f" ({self._failures.count} failures in a row)" if self._failures.count > 1 else ""
+        log.warning("slot %s: %s%s: %s", self._slot_id, what, again, report.for_log())
         self._pool.engine_lost(self._slot_id, event, Unavailable(f"{what}: {report}"), again=True)
 
     def refused(self, order: EngineOrder, reason: str) -> None:
