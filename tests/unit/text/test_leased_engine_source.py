@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 from scripted_engine import ScriptedProvider
-from token_source_conformance import Running, TokenSourceConformance, asked
+from token_source_conformance import Running, TokenSourceConformance, asked, ready_holder, running_on
 
-from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_text.leased_engine_source import LeasedEngineSource
 
 pytestmark = pytest.mark.looptime
@@ -32,22 +30,13 @@ def provider() -> ScriptedProvider:
 
 @pytest.fixture
 async def source(provider: ScriptedProvider) -> AsyncIterator[LeasedEngineSource]:
-    holder = EngineHolder(provider)
-    holding = asyncio.create_task(holder.run())
-    async with asyncio.timeout(5):
-        while not holder.ready:  # noqa: ASYNC110 the holder has no event to wait for
-            await asyncio.sleep(0)
-    yield LeasedEngineSource(holder, "demo")
-    holding.cancel()
-    await asyncio.wait({holding})
+    async with ready_holder(provider) as holder:
+        yield LeasedEngineSource(holder, "demo")
 
 
 @pytest.fixture
 def running(provider: ScriptedProvider) -> Running:
-    async def count() -> int:
-        return sum(engine.active for engine in provider.engines)
-
-    return count
+    return running_on(provider)
 
 
 class TestLeasedEngineSource(TokenSourceConformance):

@@ -14,9 +14,8 @@ import grpc.aio
 import pytest
 from memory_call import MemoryCall
 from scripted_engine import ScriptedProvider
-from token_source_conformance import Running, TokenSourceConformance, asked
+from token_source_conformance import Running, TokenSourceConformance, asked, ready_holder, running_on
 
-from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_predictor.admission import QueueLimits, RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import NotSupported, PilotlightError, Unavailable
@@ -113,25 +112,16 @@ def provider() -> ScriptedProvider:
 
 @pytest.fixture
 async def source(provider: ScriptedProvider) -> AsyncIterator[GrpcPredictor]:
-    holder = EngineHolder(provider)
-    model = TokensModel("demo", holder, RequestLimits(), QueueLimits(), ["adapter"])
-    holding = asyncio.create_task(holder.run())
-    async with asyncio.timeout(5):
-        while not holder.ready:  # noqa: ASYNC110 the holder has no event to wait for
-            await asyncio.sleep(0)
-    limiter = ConcurrencyLimiter(64)
-    plane = DataPlane(model, limiter, model_control=False)
-    yield over(InferenceService(plane, limiter, ServerSettings()).handler())
-    holding.cancel()
-    await asyncio.wait({holding})
+    async with ready_holder(provider) as holder:
+        model = TokensModel("demo", holder, RequestLimits(), QueueLimits(), ["adapter"])
+        limiter = ConcurrencyLimiter(64)
+        plane = DataPlane(model, limiter, model_control=False)
+        yield over(InferenceService(plane, limiter, ServerSettings()).handler())
 
 
 @pytest.fixture
 def running(provider: ScriptedProvider) -> Running:
-    async def count() -> int:
-        return sum(engine.active for engine in provider.engines)
-
-    return count
+    return running_on(provider)
 
 
 class TestGrpcPredictor(TokenSourceConformance):

@@ -27,7 +27,6 @@ _MOST_LEVELS = 4096
 class _Level:
     """Demand for a k-th engine of one fingerprint. `plan` is for the gap that runs since `gap_began_s`."""
 
-    order: EngineOrder
     histogram: idle_histogram.IdleHistogram = field(default_factory=idle_histogram.IdleHistogram)
     gap_began_s: float | None = None
     plan: keep_alive.KeepAlivePlan | None = None
@@ -75,27 +74,22 @@ class KeepAliveController:
     def observe(self, slot_ids: Iterable[str]) -> None:
         """Look at who holds these slots now; call it with those that have changed."""
         before: dict[str, int] = {}
-        latest: dict[str, EngineOrder] = {}
         for slot_id in slot_ids:
             slot = self._pool.ledger.slots.get(slot_id)
             if (left := self._held.pop(slot_id, None)) is not None:
                 before.setdefault(left, self._busy[left])
                 self._busy[left] -= 1
             if slot is not None and slot.lease_id is not None:
-                order = self._pool.records[slot.lease_id].order
-                fingerprint = self._held[slot_id] = order.facts.fingerprint
+                fingerprint = self._held[slot_id] = self._pool.records[slot.lease_id].order.facts.fingerprint
                 before.setdefault(fingerprint, self._busy[fingerprint])
                 self._busy[fingerprint] += 1
-                latest[fingerprint] = order
         for fingerprint, was in before.items():
-            self._demand_moved(fingerprint, was, latest.get(fingerprint))
+            self._demand_moved(fingerprint, was)
 
-    def _demand_moved(self, fingerprint: str, was: int, latest: EngineOrder | None) -> None:
-        """`latest`: what was last asked for of it, None where all that happened is that leases ended."""
+    def _demand_moved(self, fingerprint: str, was: int) -> None:
         now_s, busy = self._pool.now_s(), self._busy[fingerprint]
         for k in range(was + 1, busy + 1):
-            assert latest is not None  # somebody holds the slot that is one more
-            level = self._levels.setdefault((fingerprint, k), _Level(latest))
+            level = self._levels.setdefault((fingerprint, k), _Level())
             if level.gap_began_s is not None:
                 gap_s = now_s - level.gap_began_s
                 level.histogram = idle_histogram.record(level.histogram, gap_s)
@@ -104,8 +98,6 @@ class KeepAliveController:
             if (over := self._levels.get((fingerprint, k))) is not None:
                 over.gap_began_s = now_s
                 over.plan = keep_alive.decide(self._keep_alive, over.histogram)
-        if latest is not None and (fingerprint, busy) in self._levels:
-            self._levels[fingerprint, busy].order = latest
         if not busy:
             del self._busy[fingerprint]
         while len(self._levels) > _MOST_LEVELS:

@@ -30,11 +30,11 @@ WarmKey = tuple[str, Isolation, str, str]
 
 @dataclass(frozen=True, slots=True)
 class WarmOrder:
-    """An engine to be held warm, and for whom; `tenant` "" for whoever comes."""
+    """An engine to be held warm, and for whom."""
 
     order: EngineOrder
-    tenant: str = ""
-    isolation: Isolation = "shared"
+    tenant: str
+    isolation: Isolation
 
     @property
     def key(self) -> WarmKey:
