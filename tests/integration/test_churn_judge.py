@@ -52,7 +52,8 @@ def test_what_a_tenant_has_not_sent_must_not_be_cached_for_it() -> None:
     tally, neighbour = Tally(), dataclasses.replace(ONE, tenant="b")
     tally.asks(ONE)
     tally.asks(ONE)
-    tally.cached(ONE, 384, "loaded")
+    for path in ("loaded", "share", ""):
+        tally.cached(ONE, 384, path)
     assert not tally.wrong
     tally.asks(neighbour)
     tally.cached(neighbour, 384, "loaded")
