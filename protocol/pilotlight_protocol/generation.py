@@ -14,6 +14,7 @@ import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.json_bodies import UNREADABLE, invalid_json
+from pilotlight_protocol.structured_outputs import StructuredOutputs
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -57,6 +58,7 @@ class GenerationParameters(msgspec.Struct, frozen=True, omit_defaults=True, forb
     ignore_eos: bool = False
     priority: Annotated[int, msgspec.Meta(ge=-INT32_MAX, le=INT32_MAX)] = 0
     cache_salt: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    structured_outputs: StructuredOutputs | None = None
 
 
 _LIST_FIELDS = frozenset({"stop", "stop_token_ids"})
@@ -72,8 +74,8 @@ def parse_parameters(raw: Mapping[str, Any] | None) -> GenerationParameters:
     """Check V2's `parameters` and return them typed.
 
     A lone `stop` string or stop id becomes a list; a whole-numbered float is taken for an integer field (gRPC and
-    JavaScript clients send them); a JSON-encoded list is taken where gRPC has no list type. An unknown name, a wrong
-    type or a value out of range raises InvalidInput that names the parameter.
+    JavaScript clients send them); a JSON-encoded list or object is taken where gRPC has no such type. An unknown name,
+    a wrong type or a value out of range raises InvalidInput that names the parameter.
     """
     if not raw:
         return _DEFAULTS
@@ -84,6 +86,8 @@ def parse_parameters(raw: Mapping[str, Any] | None) -> GenerationParameters:
             continue
         if name in _LIST_FIELDS:
             value = _as_list(name, value)
+        elif name == "structured_outputs" and isinstance(value, str):
+            value = _decoded(name, value)
         elif isinstance(value, float):
             if not math.isfinite(value):
                 raise InvalidInput(f"parameter '{name}' must be a finite number", param=name)
@@ -122,6 +126,13 @@ def _as_list(name: str, value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def _decoded(name: str, text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise InvalidInput(f"parameter '{name}' must be an object, or its JSON text", param=name) from None
+
+
 def _explain(error: msgspec.ValidationError) -> InvalidInput:
     text = str(error)
     message, _, path = text.partition(" - at `$.")
@@ -130,7 +141,9 @@ def _explain(error: msgspec.ValidationError) -> InvalidInput:
         name = text.rsplit("`", 2)[-2]
         known = ", ".join(GenerationParameters.__struct_fields__)
         return InvalidInput(f"unknown parameter '{name}'; known parameters: {known}", param=name)
-    return InvalidInput(f"parameter '{name}': {message[:1].lower()}{message[1:]}" if name else message, param=name)
+    if name is None:
+        return InvalidInput(message)
+    return InvalidInput(f"parameter '{name}': {message[:1].lower()}{message[1:]}", param=name.split(".")[0])
 
 
 _DEFAULTS = GenerationParameters()

@@ -99,6 +99,8 @@ def _obstacle(parameters: GenerationParameters) -> str | None:
         return "a seed"
     if parameters.presence_penalty or parameters.frequency_penalty:
         return "a presence or frequency penalty"
+    if parameters.structured_outputs is not None:
+        return "structured outputs"
     return None
 
 

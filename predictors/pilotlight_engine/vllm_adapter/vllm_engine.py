@@ -189,6 +189,8 @@ class VllmEngine:
         if request.lora is not None and (lora := self._loras.get(request.lora)) is None:
             raise InvalidInput(f"no LoRA adapter '{request.lora}' is loaded", param="lora")
         parameters = request.parameters
+        if parameters.structured_outputs is not None:
+            raise InvalidInput("structured outputs are not available on this engine", param="structured_outputs")
         external_id = f"{request.request_id}-{stream}"
         try:
             internal_id = self._engine.add_request(

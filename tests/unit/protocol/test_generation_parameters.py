@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
+from pilotlight_protocol.structured_outputs import StructuredOutputs
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,9 @@ from pilotlight_protocol.generation import GenerationParameters, parse_parameter
         ({"top_k": 0}, {"top_k": -1}),
         ({"temperature": None}, {}),
         ({"temperature": 1}, {"temperature": 1.0}),
+        ({"structured_outputs": {"regex": "a+"}}, {"structured_outputs": StructuredOutputs(regex="a+")}),
+        ({"structured_outputs": '{"regex": "a+"}'}, {"structured_outputs": StructuredOutputs(regex="a+")}),
+        ({"structured_outputs": StructuredOutputs(regex="a+")}, {"structured_outputs": StructuredOutputs(regex="a+")}),
     ],
 )
 def test_taken(raw: dict[str, Any] | None, expected: dict[str, Any]) -> None:
@@ -59,6 +63,9 @@ def test_taken(raw: dict[str, Any] | None, expected: dict[str, Any]) -> None:
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
         ({"seed": 2**70}, "seed"),
         ({"temprature": 1}, "temprature"),
+        ({"structured_outputs": "{"}, "structured_outputs"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"choice": [1]}}, "structured_outputs"),
     ],
 )
 def test_refused_by_name(raw: dict[str, Any], param: str) -> None:
