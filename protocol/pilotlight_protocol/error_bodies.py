@@ -10,6 +10,8 @@ from pilotlight_protocol.errors import PilotlightError
 
 ErrorStyle = Literal["v2", "openai"]
 _OPENAI_PREFIXES = ("/openai/", "/v1/")
+_OPENAI_PATHS = frozenset(("/tokenize", "/detokenize"))
+"""vLLM's routes outside of OpenAI's tree."""
 
 
 class Error(msgspec.Struct):
@@ -32,7 +34,7 @@ class OpenAIError(msgspec.Struct):
 
 def style_of_path(path: str) -> ErrorStyle:
     """What a client of that part of the tree can read; `path` is the component's own, without an ingress's prefix."""
-    return "openai" if path.startswith(_OPENAI_PREFIXES) else "v2"
+    return "openai" if path.startswith(_OPENAI_PREFIXES) or path in _OPENAI_PATHS else "v2"
 
 
 def error_body(error: PilotlightError, style: ErrorStyle) -> bytes:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 from tokenizers import Tokenizer
@@ -29,6 +30,8 @@ from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenSource
 from pilotlight_wire.handlers import RequestContext
 
 _log = logging.getLogger("pilotlight.transformer")
+
+T = TypeVar("T")
 
 VERSION = "1"
 CONCURRENT_PROMPTS = 32
@@ -60,13 +63,28 @@ class TextCodec:
     async def encode(self, text: str, *, add_special_tokens: bool, param: str = "prompt") -> list[int]:
         """Token ids of `text`: int[seq]. Raises InvalidInput naming `param` when the text is empty or too long."""
         self.check_chars(len(text), param)
-        if len(text) <= INLINE_CHARS:
-            ids = self._encode(text, add_special_tokens)
-        else:
-            loop = asyncio.get_running_loop()
-            ids = await loop.run_in_executor(self._pool, self._encode, text, add_special_tokens)
+        ids = await self.tokens_of(text, add_special_tokens=add_special_tokens, param=param)
         self.check_ids(ids, param)
         return ids
+
+    async def tokens_of(self, text: str, *, add_special_tokens: bool, param: str) -> list[int]:
+        """Token ids of any text, also of one that is no prompt for this model. Raises InvalidInput over the limit."""
+        if len(text) > max(self.max_chars, DEFAULT_CHARS_LIMIT):
+            self.check_chars(len(text), param)
+        if len(text) <= INLINE_CHARS:
+            return self._encode(text, add_special_tokens)
+        return await self._in_thread(self._encode, text, add_special_tokens)
+
+    async def text_of(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+        if len(ids) <= INLINE_CHARS:
+            return self._decode(ids)
+        return await self._in_thread(self._decode, ids)
+
+    def token_text(self, token_id: int) -> str | None:
+        """The token as the vocabulary spells it; None where it has none of that id."""
+        text: str | None = self._tokenizer.id_to_token(token_id)
+        return text
 
     def check_chars(self, chars: int, param: str) -> None:
         if chars > self.max_chars:
@@ -92,6 +110,13 @@ class TextCodec:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         # The batch call skips the offsets that nobody reads here: 20 % faster for one text, too.

@@ -19,6 +19,10 @@ from pilotlight_serving.openapi_document import (
 from pilotlight_text.openai_api.answers import ChatCompletion, Completion, ModelCard, ModelList
 from pilotlight_text.openai_api.requests import UNSUPPORTED, ChatRequest, CompletionRequest
 from pilotlight_text.openai_api.routes import PREFIXES
+from pilotlight_text.tokenization_api.answers import Detokenized, Tokenized
+from pilotlight_text.tokenization_api.requests import UNSUPPORTED as NO_TOKENIZE_FIELDS
+from pilotlight_text.tokenization_api.requests import DetokenizeRequest, TokenizeRequest
+from pilotlight_text.tokenization_api.routes import PREFIXES as TOKENIZER_PREFIXES
 from pilotlight_text.v2_api.answers import TextAnswer, TextEvent
 from pilotlight_wire.handlers import ServedModel
 
@@ -32,6 +36,13 @@ _GENERATE = tuple(
         description="Parameters may stand in `parameters` or beside `text_input`. `stream` true streams.",
     )
     for verb, answer in (("generate", TextAnswer), ("generate_stream", None))
+)
+_TOKENIZER = tuple(
+    Operation("post", f"/{name}", name, says, answer, _ERRORS, body)
+    for name, says, answer, body in (
+        ("tokenize", "the tokens of a prompt or a conversation", Tokenized, TokenizeRequest),
+        ("detokenize", "the text of the tokens, special ones included", Detokenized, DetokenizeRequest),
+    )
 )
 _COMPLETED = "the completion; with `stream`, its chunks"
 _OPENAI = (
@@ -54,14 +65,20 @@ _OPENAI = (
 def openapi(model: ServedModel) -> Schema:
     generate = described(model, MODEL_PATHS, _GENERATE)
     openai = described(model, dict(zip(PREFIXES, ("", "_short"), strict=True)), _OPENAI, OpenAIError)
+    tokenizer = described(
+        model, dict(zip(TOKENIZER_PREFIXES, ("", "_v1", "_openai"), strict=True)), _TOKENIZER, OpenAIError
+    )
     schemas = {
         **generate["components"]["schemas"],
         **struct_schemas(TextEvent),
         **openai["components"]["schemas"],
+        **tokenizer["components"]["schemas"],
         "TextRequest": _text_request(),
     }
+    _narrow_tokenizer(schemas["TokenizeRequest"], model.names())
     _narrow(schemas["ChatRequest"]["properties"], schemas["CompletionRequest"]["properties"], model.names())
-    return {"paths": generate["paths"] | openai["paths"], "components": {"schemas": schemas}}
+    paths = generate["paths"] | openai["paths"] | tokenizer["paths"]
+    return {"paths": paths, "components": {"schemas": schemas}}
 
 
 def _text_request() -> Schema:
@@ -92,6 +109,14 @@ def _narrow(chat: Schema, completion: Schema, names: Sequence[str]) -> None:
     }
     ids = _list({"type": "integer", "minimum": 0})
     completion |= {"prompt": {"anyOf": [_TEXT, _list(_TEXT), ids, _list(ids)]}, "logprobs": known["logprobs"]}
+
+
+def _narrow_tokenizer(tokenize: Schema, names: Sequence[str]) -> None:
+    fields = tokenize["properties"]
+    for name in NO_TOKENIZE_FIELDS:
+        del fields[name]
+    fields["prompt"], fields["model"] = {"type": "string"}, {"enum": list(names)}
+    tokenize["oneOf"] = [{"required": ["prompt"]}, {"required": ["messages"]}]
 
 
 def _object(**properties: Any) -> Schema:

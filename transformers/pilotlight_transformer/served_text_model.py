@@ -17,6 +17,7 @@ from pilotlight_text.text_model import VERSION, LoadedText, TextModel
 from pilotlight_text.token_source import TokenSource
 from pilotlight_text.tokenization.text_loading import load_text
 from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError
+from pilotlight_text.tokenization_api.routes import tokenization_routes
 from pilotlight_text.v2_api.handlers import V2Text
 from pilotlight_text.v2_api.requests import FINISH_REASON, TEXT_INPUT, TEXT_OUTPUT
 from pilotlight_transformer.settings import TransformerSettings
@@ -66,7 +67,7 @@ class ServedTextModel:
         return self._v2.stream_infer(request, context)
 
     def routes(self) -> Sequence[Route]:
-        return [*self._v2.routes(), *openai_routes(self._model)]
+        return [*self._v2.routes(), *openai_routes(self._model), *tokenization_routes(self._model)]
 
     def openapi(self) -> Mapping[str, Any]:
         from pilotlight_transformer.openapi import openapi  # not before somebody asks for it

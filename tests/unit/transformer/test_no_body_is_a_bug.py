@@ -16,6 +16,7 @@ from text_app import TextApp
 from pilotlight_protocol.generation import GenerationParameters
 from pilotlight_text.openai_api.requests import ChatRequest, CompletionRequest
 from pilotlight_text.templates.chat_template import TEMPLATE_GLOBALS
+from pilotlight_text.tokenization_api.requests import DetokenizeRequest, TokenizeRequest
 
 ROUTES = {
     "chat": "/v1/chat/completions",
@@ -23,6 +24,8 @@ ROUTES = {
     "generate": "/v2/models/demo/generate",
     "generate_stream": "/v2/models/demo/generate_stream",
     "infer": "/v2/models/demo/infer",
+    "tokenize": "/tokenize",
+    "detokenize": "/detokenize",
 }
 GOOD: dict[str, dict[str, Any]] = {
     "chat": {"model": "demo", "messages": [{"role": "user", "content": "hi"}]},
@@ -30,6 +33,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "generate": {"text_input": "hi"},
     "generate_stream": {"text_input": "hi"},
     "infer": {"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["hi"]}]},
+    "tokenize": {"messages": [{"role": "user", "content": "hi"}]},
+    "detokenize": {"tokens": [1]},
 }
 PARAMETERS = GenerationParameters.__struct_fields__
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -38,6 +43,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "generate": ("text_input", "id", "parameters", *PARAMETERS),
     "generate_stream": ("text_input", "id", "parameters", *PARAMETERS),
     "infer": ("inputs", "id", "parameters", "outputs"),
+    "tokenize": TokenizeRequest.__struct_fields__,
+    "detokenize": DetokenizeRequest.__struct_fields__,
 }
 DEEP = "[" * 5000 + "]" * 5000
 scalars = (
