@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, Unavailable
 from pilotlight_protocol.generation import GenerationParameters
+from pilotlight_text.answer_parts.answer_format import AnswerFormat
 from pilotlight_text.detokenization.detokenizer import Vocabulary, vocabulary_of
 from pilotlight_text.detokenization.stop_strings import StopStrings
 from pilotlight_text.detokenization.text_stream import ChoiceText, Completion, TextStream
@@ -132,11 +133,13 @@ class TextCodec:
 
 @dataclass(frozen=True, slots=True)
 class LoadedText:
-    """The parts that come from the model's files. `loaded_at_s`: Unix seconds, `created` in OpenAI's model list."""
+    """The parts that come from the model's files. `loaded_at_s`: Unix seconds, `created` in OpenAI's model list.
+    `answer_format`: how it writes reasoning and calls, None where only words for the user are known of it."""
 
     codec: TextCodec
     template: ChatTemplate
     loaded_at_s: int
+    answer_format: AnswerFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotlight_text.detokenization.text_stream import Piece, Usage
-from pilotlight_text.openai_api.chat import ChatChunks
-from pilotlight_text.openai_api.completions import CompletionChunks
+from pilotlight_text.openai_api.chunks import ChatChunks, CompletionChunks
 
 
 def parsed(chunk: bytes) -> dict[str, Any]:

@@ -6,14 +6,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from pilotlight_text.conversation.choices import ChoiceEnd
 from pilotlight_text.detokenization.text_stream import EndReason, Usage
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Logprobs = dict[str, Any] | None
 StopReason = str | int | None
 Unset = msgspec.UnsetType
-
-DONE = b"data: [DONE]\n\n"
 
 
 class PromptDetails(msgspec.Struct):
@@ -32,17 +31,35 @@ def usage_object(usage: Usage) -> TokenUsage:
     return TokenUsage(usage.prompt_tokens, usage.completion_tokens, total, PromptDetails(usage.cached_tokens))
 
 
+class CalledFunction(msgspec.Struct):
+    """`arguments`: JSON text. In chunks the first of a call has the name, the others more of the arguments."""
+
+    arguments: str
+    name: str | Unset = msgspec.UNSET
+
+
+class MessageToolCall(msgspec.Struct):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AssistantMessage(msgspec.Struct):
+    """`reasoning_content` and `reasoning` are the same text, by the names that different clients read."""
+
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    reasoning_content: str | Unset = msgspec.UNSET
+    reasoning: str | Unset = msgspec.UNSET
+    tool_calls: list[MessageToolCall] | Unset = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct):
     index: Count
     message: AssistantMessage
     logprobs: Logprobs
-    finish_reason: EndReason
+    finish_reason: ChoiceEnd
     stop_reason: StopReason
 
 
@@ -55,9 +72,21 @@ class ChatCompletion(msgspec.Struct):
     usage: TokenUsage
 
 
+class ToolCallDelta(msgspec.Struct):
+    """The first of a call has its id, type and name."""
+
+    index: Count
+    function: CalledFunction
+    id: str | Unset = msgspec.UNSET
+    type: Literal["function"] | Unset = msgspec.UNSET
+
+
 class Delta(msgspec.Struct, kw_only=True):
     role: Literal["assistant"] | Unset = msgspec.UNSET
-    content: str
+    content: str | Unset | None = msgspec.UNSET
+    reasoning_content: str | Unset = msgspec.UNSET
+    reasoning: str | Unset = msgspec.UNSET
+    tool_calls: list[ToolCallDelta] | Unset = msgspec.UNSET
 
 
 class ChatChunkChoice(msgspec.Struct):
@@ -66,7 +95,7 @@ class ChatChunkChoice(msgspec.Struct):
     index: Count
     delta: Delta
     logprobs: Logprobs = None
-    finish_reason: EndReason | None = None
+    finish_reason: ChoiceEnd | None = None
     stop_reason: StopReason | Unset = msgspec.UNSET
 
 

@@ -12,13 +12,11 @@ from pilotlight_text.detokenization.detokenizer import Vocabulary
 from pilotlight_text.detokenization.logprob_text import CompletionLogprobs, joined
 from pilotlight_text.detokenization.text_stream import Piece, TextStream, Usage
 from pilotlight_text.openai_api.answers import (
-    DONE,
     Completion,
     CompletionChoice,
-    CompletionChunk,
-    CompletionChunkChoice,
     usage_object,
 )
+from pilotlight_text.openai_api.chunks import DONE, CompletionChunks
 from pilotlight_text.openai_api.requests import (
     CompletionRequest,
     completion_parameters,
@@ -138,31 +136,6 @@ def _written(
         elif piece.text:
             out += chunks.text(index, piece.text)
     return out
-
-
-class CompletionChunks:
-    """Writes the server-sent events of one streamed answer; what they share is encoded once."""
-
-    def __init__(self, answer_id: str, created: int, model: str, *, include_usage: bool) -> None:
-        usage = None if include_usage else msgspec.UNSET
-        self._frame = CompletionChunk(answer_id, "text_completion", created, model, [], usage)
-        before, after = _encode(self._frame).rsplit(b"[]", 1)
-        self._before, self._after = b"data: " + before + b"[", b"]" + after + b"\n\n"
-        self._after_text = b',"logprobs":null,"finish_reason":null}' + self._after
-
-    def text(self, index: int, text: str) -> bytes:
-        """A chunk with nothing but text: the one that is written for every token."""
-        return self._before + b'{"index":%d,"text":' % index + _encode(text) + self._after_text
-
-    def piece(self, index: int, piece: Piece, logprobs: dict[str, Any] | None) -> bytes:
-        """A chunk with log-probabilities, or the last one of a choice."""
-        stop_reason = msgspec.UNSET if piece.finish_reason is None else piece.stop_reason
-        choice = CompletionChunkChoice(index, piece.text, logprobs, piece.finish_reason, stop_reason)
-        return self._before + _encode(choice) + self._after
-
-    def usage(self, usage: Usage) -> bytes:
-        """The chunk without choices that `stream_options.include_usage` asks for."""
-        return b"data: " + _encode(msgspec.structs.replace(self._frame, usage=usage_object(usage))) + b"\n\n"
 
 
 class ShownChoices:

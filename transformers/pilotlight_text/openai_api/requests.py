@@ -80,6 +80,8 @@ class ChatRequest(_Sampling, kw_only=True):
     chat_template: Any = None
     tools: list[_Json] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool | None = None
     functions: Any = None
     function_call: Any = None
     modalities: list[str] | None = None
@@ -111,8 +113,8 @@ UNSUPPORTED = {
     "guided_grammar": "structured outputs are not available",
     "prompt_logprobs": "use /v1/completions with 'echo' and 'logprobs', or the V2 routes",
     "chat_template": "a template from a client is never run; the model's own is used",
-    "functions": "tool calls are not available",
-    "function_call": "tool calls are not available",
+    "functions": "send 'tools' instead, its successor",
+    "function_call": "send 'tool_choice' instead, its successor",
     "audio": "this server generates text only",
     "suffix": "inserting before a suffix is not available",
 }
@@ -139,8 +141,6 @@ def read_chat_request(body: bytes) -> ChatRequest:
     """Raises InvalidInput with `param`, also for what is understood but cannot be done."""
     request = decode_body(_chat_decoder, body)
     _refuse_unsupported(request)
-    if request.tools and request.tool_choice != "none":
-        raise _unsupported("tools", "tool calls are not available; send tool_choice 'none' to show tools to the model")
     if request.modalities is not None and request.modalities != ["text"]:
         raise _unsupported("modalities", "this server generates text only")
     if request.add_generation_prompt and request.continue_final_message:

@@ -1,0 +1,144 @@
+"""Chats whose answers have reasoning and calls, over a fake source of tokens and a fake answer format, through ASGI."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fake_token_source import Answer, FakeTokenSource
+from marked_answers import MarkedFormat
+from text_app import TextApp, demo_text, events_of
+
+CHAT = "/v1/chat/completions"
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+BODY = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "tools": [TOOL]}
+
+
+def app_saying(*texts: str, **options: Any) -> TextApp:
+    codec = demo_text().codec
+    batches = [codec._encode(text, add_special_tokens=False) for text in texts]
+    app = TextApp(FakeTokenSource(Answer(batches, **options)))
+    app.model._model.set_loaded(replace(demo_text(), answer_format=MarkedFormat()))
+    return app
+
+
+def stopping(*texts: str) -> TextApp:
+    """The choice ends by itself: the last token is the end of sequence, which is not shown."""
+    return app_saying(*texts, ".", reason="stop")
+
+
+async def choice_of(app: TextApp, **fields: Any) -> dict[str, Any]:
+    (choice,) = (await app.post(CHAT, {**BODY, **fields})).json()["choices"]
+    return dict(choice)
+
+
+async def deltas_of(app: TextApp, **fields: Any) -> list[dict[str, Any]]:
+    events = events_of(await app.post(CHAT, {**BODY, **fields, "stream": True}))
+    assert events.pop() == "[DONE]"
+    return [event["choices"][0] for event in events]
+
+
+async def test_a_message_with_reasoning_words_and_calls() -> None:
+    choice = await choice_of(stopping("[so", "]I look.", '@weather{"a":', " 1};@now{};"))
+    message = choice["message"]
+    assert message["reasoning_content"] == message["reasoning"] == "so"
+    assert (message["content"], message["refusal"]) == ("I look.", None)
+    first, second = message["tool_calls"]
+    assert first["type"] == "function"
+    assert re.fullmatch(r"call_[0-9a-f]{24}", first["id"])
+    assert first["id"] != second["id"]
+    assert first["function"] == {"name": "weather", "arguments": '{"a": 1}'}
+    assert second["function"] == {"name": "now", "arguments": "{}"}
+    assert choice["finish_reason"] == "tool_calls"
+
+
+async def test_a_call_alone_has_null_content_and_words_alone_have_no_calls() -> None:
+    assert (await choice_of(stopping("@now{};")))["message"]["content"] is None
+    words = await choice_of(stopping("hi"))
+    assert words["message"] == {"role": "assistant", "content": "hi", "refusal": None}
+    assert words["finish_reason"] == "stop"
+
+
+async def test_deltas_are_openais() -> None:
+    chunks = await deltas_of(stopping("@weather{", '"a": 1};', "@now{};"))
+    assert chunks[0]["delta"] == {"role": "assistant", "content": None}
+    begun = chunks[1]["delta"]["tool_calls"][0]
+    assert (begun["index"], begun["type"]) == (0, "function")
+    assert begun["function"] == {"name": "weather", "arguments": ""}
+    assert begun["id"].startswith("call_")
+    more = [chunk["delta"]["tool_calls"][0] for chunk in chunks[2:-1]]
+    of_first = [call for call in more if call["index"] == 0]
+    assert all(set(call) == {"index", "function"} and set(call["function"]) == {"arguments"} for call in of_first)
+    assert "".join(call["function"]["arguments"] for call in of_first) == '{"a": 1}'
+    assert [call["function"]["name"] for call in more if "id" in call] == ["now"]
+    assert chunks[-1]["delta"] == {}
+    assert chunks[-1]["finish_reason"] == "tool_calls"
+
+
+async def test_reasoning_and_words_streamed_and_kept_back() -> None:
+    said = [chunk["delta"] for chunk in await deltas_of(stopping("[so", " so]", "hi"))]
+    assert said[0] == {"role": "assistant", "content": None}
+    assert "".join(delta.get("reasoning_content", "") for delta in said) == "so so"
+    assert all(delta.get("reasoning") == delta.get("reasoning_content") for delta in said)
+    assert "".join(delta.get("content") or "" for delta in said) == "hi"
+    hidden = await deltas_of(stopping("[so", " so]", "hi"), include_reasoning=False)
+    assert [chunk["delta"] for chunk in hidden[:2]] == [{"role": "assistant", "content": ""}, {"content": "h"}]
+    assert "reasoning" not in (await choice_of(stopping("[so]hi"), include_reasoning=False))["message"]
+
+
+async def test_one_call_at_most() -> None:
+    choice = await choice_of(stopping("@weather{};@now{};"), parallel_tool_calls=False)
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["weather"]
+    chunks = await deltas_of(stopping("@weather{};@now{};"), parallel_tool_calls=False)
+    assert {call["index"] for chunk in chunks for call in chunk["delta"].get("tool_calls", ())} == {0}
+
+
+async def test_what_was_cut_keeps_its_reason() -> None:
+    choice = await choice_of(app_saying('@weather{"a":'))
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"a":'
+    assert (await choice_of(app_saying("@wea")))["message"]["content"] == "@wea"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_log_probabilities_of_everything_that_is_shown(stream: bool) -> None:
+    texts = ("[so]", "hi", "@now{};")
+    tokens = sum(len(demo_text().codec._encode(text, False)) for text in (*texts, "."))
+    hidden = len(demo_text().codec._encode(texts[0], False))
+    for fields, count in (({}, tokens), ({"include_reasoning": False}, tokens - hidden)):
+        if stream:
+            chunks = await deltas_of(stopping(*texts), logprobs=True, **fields)
+        else:
+            chunks = [await choice_of(stopping(*texts), logprobs=True, **fields)]
+            assert "tool_calls" in chunks[0]["message"]
+        shown = [entry for chunk in chunks if chunk["logprobs"] for entry in chunk["logprobs"]["content"]]
+        assert len(shown) == count
+
+
+async def test_every_choice_has_a_parser_of_its_own() -> None:
+    app = stopping("[so]", "@now{};")
+    choices = (await app.post(CHAT, BODY | {"n": 3})).json()["choices"]
+    assert [len(choice["message"]["tool_calls"]) for choice in choices] == [1, 1, 1]
+    assert len({call["id"] for choice in choices for call in choice["message"]["tool_calls"]}) == 3
+    events = events_of(await app.post(CHAT, BODY | {"n": 3, "stream": True, "stream_options": {"include_usage": True}}))
+    assert events[-2]["usage"]["completion_tokens"] > 0
+    assert {event["choices"][0]["index"] for event in events[:-2]} == {0, 1, 2}
+
+
+async def test_calls_are_looked_for_only_where_they_may_be() -> None:
+    app = stopping("hi")
+    await app.post(CHAT, BODY | {"tool_choice": "none"})
+    await app.post(CHAT, {"model": "demo", "messages": BODY["messages"]})
+    await app.post(CHAT, BODY)
+    asked = app.model._model.loaded().answer_format.asked  # type: ignore[union-attr]
+    assert [(len(tools), calls) for tools, calls, _ in asked] == [(1, False), (0, False), (1, True)]
+
+
+async def test_a_model_without_known_calls_refuses_tools_by_name() -> None:
+    app = TextApp(FakeTokenSource())
+    response = await app.post(CHAT, BODY)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "tools")
+    assert (await app.post(CHAT, BODY | {"tool_choice": "none"})).status_code == 200
+    assert len(app.source.asked) == 1

@@ -1,0 +1,81 @@
+"""From a choice's text to its parts, for one conversation: which of them are shown, and how the choice ends. Pure.
+
+It must not know how a model marks reasoning and calls: that is the parser's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_text.answer_parts.answer_format import AnswerFormat
+from pilotlight_text.answer_parts.parts import (
+    AnswerPart,
+    PartsParser,
+    ReasoningText,
+    ToolCallArguments,
+    ToolCallBegin,
+)
+from pilotlight_text.conversation.choices import ChoiceDelta, WholeChoice, joined
+from pilotlight_text.conversation.conversation import Conversation
+from pilotlight_text.detokenization.text_stream import Piece
+
+
+class ChoiceReader:
+    """One choice. Without `include_reasoning` neither reasoning nor log-probabilities of it are shown; without
+    `parallel_tool_calls` no call after the first."""
+
+    def __init__(self, parser: PartsParser, conversation: Conversation) -> None:
+        self._parser = parser
+        self._shows_reasoning = conversation.include_reasoning
+        self._one_call = not conversation.parallel_tool_calls
+        self._named = conversation.tool_choice.mode == "named"
+        self._called = False
+        self._answers = False
+
+    def read(self, piece: Piece) -> ChoiceDelta:
+        found = self._parser.push(piece.text) if piece.text else []
+        if piece.finish_reason is not None:
+            found = [*found, *self._parser.finish()]
+        parts = [part for part in found if self._shown(part)]
+        end = piece.finish_reason
+        return ChoiceDelta(
+            piece.index,
+            parts,
+            piece.logprobs if self._shows_reasoning or self._answers else None,
+            "tool_calls" if end == "stop" and self._called and not self._named else end,
+            piece.stop_reason,
+        )
+
+    def whole(self, piece: Piece) -> WholeChoice:
+        """`piece` is all of its choice."""
+        delta = self.read(piece)
+        assert delta.finish_reason is not None
+        return WholeChoice(delta.index, joined(delta.parts), delta.finish_reason, delta.logprobs, delta.stop_reason)
+
+    def _shown(self, part: AnswerPart) -> bool:
+        if isinstance(part, ReasoningText):
+            return self._shows_reasoning
+        self._answers = True
+        if isinstance(part, ToolCallBegin):
+            self._called = True
+        return not (self._one_call and isinstance(part, ToolCallBegin | ToolCallArguments) and part.call > 0)
+
+
+def choice_readers(
+    conversation: Conversation, answer_format: AnswerFormat | None, prompt_end: str
+) -> Sequence[ChoiceReader]:
+    """One per choice; none where all text is content. Raises InvalidInput: nothing here reads this model's calls."""
+    calls = conversation.calls_tools
+    if answer_format is None:
+        raise InvalidInput(
+            "this model has no tool calls that are known here; send tool_choice 'none' to show it the tools only",
+            param="tools",
+        )
+    readers = []
+    for _ in range(conversation.parameters.n):
+        parser = answer_format.parser(conversation.tools, calls=calls, prompt_end=prompt_end)
+        if parser is None:
+            return ()
+        readers.append(ChoiceReader(parser, conversation))
+    return readers

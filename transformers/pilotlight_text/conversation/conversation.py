@@ -1,0 +1,61 @@
+"""What a surface asks of the core: a conversation, its tools, and how it is to be answered. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pilotlight_protocol.generation import GenerationParameters
+
+ChoiceMode = Literal["auto", "none", "required", "named"]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTool:
+    """A function the model may call. `parameters`: the JSON schema of its arguments, None for "takes none"."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether functions are called: as the model sees fit, never, at least one, or the one called `name`."""
+
+    mode: ChoiceMode = "auto"
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """What the chat template is given besides messages and tools. `variables` are `chat_template_kwargs`."""
+
+    variables: Mapping[str, Any] | None = None
+    documents: Sequence[Mapping[str, Any]] | None = None
+    reasoning_effort: str | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """`messages` are OpenAI's chat messages. `parameters.stop` are the stop strings; `include_reasoning` False keeps
+    what the model says to itself from the client."""
+
+    model_name: str
+    messages: Sequence[Mapping[str, Any]]
+    parameters: GenerationParameters
+    tools: tuple[FunctionTool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    template: TemplateOptions = TemplateOptions()
+    include_stop_str_in_output: bool = False
+    include_reasoning: bool = True
+
+    @property
+    def calls_tools(self) -> bool:
+        return bool(self.tools) and self.tool_choice.mode != "none"

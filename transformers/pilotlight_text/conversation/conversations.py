@@ -1,0 +1,141 @@
+"""From a conversation to its prompt, and from the model's text to the parts of its answer.
+
+Responsible for which parser reads the choices and for what the engine is asked for. It must not know how a surface
+writes what it takes and gives. What only conversations with tools or reasoning need is imported when they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pilotlight_text.answer_parts.parts import ContentText
+from pilotlight_text.conversation.choices import ChoiceDelta, WholeAnswer, WholeChoice, extend
+from pilotlight_text.conversation.conversation import Conversation
+from pilotlight_text.detokenization.text_stream import Piece, TextStream, Usage
+from pilotlight_text.templates.chat_template import template_messages
+from pilotlight_text.text_model import TextModel, TextRequest, add_facts, timed
+from pilotlight_wire.handlers import RequestContext
+from pilotlight_wire.hop_headers import forwarded_headers
+
+if TYPE_CHECKING:
+    from pilotlight_text.conversation.choice_reader import ChoiceReader
+
+PROMPT_END_CHARS = 256
+
+
+class ConversationAnswer:
+    """An answer under way. Close it in `finally`. Where it `is_plain`, all `text` is content, and `text.pieces()` may
+    be read instead of `deltas()`."""
+
+    def __init__(self, text: TextStream, readers: Sequence[ChoiceReader]) -> None:
+        self.text = text
+        self._readers = readers
+
+    @property
+    def is_plain(self) -> bool:
+        return not self._readers
+
+    async def deltas(self) -> list[ChoiceDelta]:
+        """What has come since the last call, one per choice at most; an empty list at the end."""
+        pieces = await self.text.pieces()
+        if self._readers:
+            return [self._readers[piece.index].read(piece) for piece in pieces]
+        return [_plain_delta(piece) for piece in pieces]
+
+    def usage(self) -> Usage:
+        return self.text.usage()
+
+    async def close(self) -> None:
+        await self.text.close()
+
+
+class Conversations:
+    def __init__(self, model: TextModel) -> None:
+        self._model = model
+
+    async def start(self, conversation: Conversation, context: RequestContext) -> ConversationAnswer:
+        """Returns when the answer has started. Raises InvalidInput, and what the source does."""
+        request, readers = await self._prepared(conversation, context)
+        text = await self._model.stream(request)
+        add_facts(context, [text.facts])
+        return ConversationAnswer(text, readers)
+
+    async def collect(self, conversation: Conversation, context: RequestContext) -> WholeAnswer:
+        if conversation.parameters.logprobs is not None and not conversation.include_reasoning:
+            return await self._collect_deltas(conversation, context)  # which log-probabilities are shown is seen there
+        request, readers = await self._prepared(conversation, context)
+        completion = await self._model.complete(request)
+        add_facts(context, [completion.facts])
+        choices = [
+            readers[piece.index].whole(piece) if readers else _plain_choice(piece) for piece in completion.choices
+        ]
+        return WholeAnswer(choices, completion.usage)
+
+    async def _collect_deltas(self, conversation: Conversation, context: RequestContext) -> WholeAnswer:
+        answer = await self.start(conversation, context)
+        choices: dict[int, WholeChoice] = {}
+        try:
+            while deltas := await answer.deltas():
+                for delta in deltas:
+                    extend(choices, delta)
+        finally:
+            await answer.close()
+        return WholeAnswer([choices[index] for index in sorted(choices)], answer.usage())
+
+    async def prompt_ids(self, conversation: Conversation, context: RequestContext) -> list[int]:
+        """The prompt's tokens: int[seq]. Raises InvalidInput."""
+        return (await self._prompt(conversation, context))[1]
+
+    async def _prepared(
+        self, conversation: Conversation, context: RequestContext
+    ) -> tuple[TextRequest, Sequence[ChoiceReader]]:
+        prompt, prompt_ids = await self._prompt(conversation, context)
+        answer_format = self._model.loaded().answer_format
+        request = TextRequest(
+            conversation.model_name,
+            context.request_id,
+            prompt_ids,
+            conversation.parameters,
+            forwarded_headers(context.headers),
+            include_stop_str_in_output=conversation.include_stop_str_in_output,
+        )
+        if answer_format is None and not (conversation.tools and conversation.calls_tools):
+            return request, ()
+        from pilotlight_text.conversation.choice_reader import choice_readers  # only where an answer has parts
+
+        return request, choice_readers(conversation, answer_format, prompt[-PROMPT_END_CHARS:])
+
+    async def _prompt(self, conversation: Conversation, context: RequestContext) -> tuple[str, list[int]]:
+        loaded, options = self._model.loaded(), conversation.template
+        messages = template_messages(conversation.messages)
+        loaded.codec.check_chars(sum(len(message["content"]) for message in messages), "messages")
+        with timed(context, "tokenize"):
+            prompt = await loaded.template.render(
+                messages,
+                tools=_template_tools(conversation),
+                add_generation_prompt=options.add_generation_prompt and not options.continue_final_message,
+                continue_final_message=options.continue_final_message,
+                variables=options.variables,
+            )
+            return prompt, await loaded.codec.encode(
+                prompt, add_special_tokens=options.add_special_tokens, param="messages"
+            )
+
+
+def _template_tools(conversation: Conversation) -> list[dict[str, Any]] | None:
+    if not conversation.tools:
+        return None
+    from pilotlight_text.conversation.tools import template_tools
+
+    return template_tools(conversation.tools)
+
+
+def _plain_delta(piece: Piece) -> ChoiceDelta:
+    parts = [ContentText(piece.text)] if piece.text else []
+    return ChoiceDelta(piece.index, [*parts], piece.logprobs, piece.finish_reason, piece.stop_reason)
+
+
+def _plain_choice(piece: Piece) -> WholeChoice:
+    parts = [ContentText(piece.text)] if piece.text else []
+    return WholeChoice(piece.index, [*parts], piece.end_reason(), piece.logprobs, piece.stop_reason)
