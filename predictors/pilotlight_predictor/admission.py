@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ import msgspec
 
 from pilotlight_predictor.predictor_metrics import IN_FLIGHT_SEQUENCES, PROMISED_TOKENS, REFUSED
 from pilotlight_protocol.engine_frames import EngineInfo, EngineStats
-from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, Unavailable
+from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge, Unavailable
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
 
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 60.0
@@ -155,13 +155,24 @@ def _turn_away(
 
 
 def parameters_from(raw: dict[str, Any]) -> GenerationParameters:
-    """V2 parameters without the protocol's own; `stop` strings are refused, for tokens are all that is seen here."""
+    """V2 parameters without the protocol's own. Strings are refused, for tokens are all that is seen here; so are
+    choices that cannot differ, which the transformer makes of one."""
     parameters = parse_parameters({name: value for name, value in raw.items() if name != "binary_data_output"})
     if parameters.stop:
         raise InvalidInput(
             "stop strings are found in text, which the transformer does; send 'stop_token_ids' here, "
             "or the request with 'stop' to the transformer",
             param="stop",
+        )
+    if parameters.bad_words:
+        raise InvalidInput(
+            "words are found in text, which the transformer does; send 'bad_words_token_ids' here, "
+            "or the request with 'bad_words' to the transformer",
+            param="bad_words",
+        )
+    if parameters.n > 1 and parameters.is_greedy:
+        raise InvalidInput(
+            "parameter 'n' must be 1 when 'temperature' is 0 (greedy): all choices would be equal", param="n"
         )
     return parameters
 
@@ -185,25 +196,45 @@ def fit(
             f"at most {limits.max_sequences} are taken",
             param="n",
         )
+    _check_ids(parameters, vocab_size)
     asked, most = parameters.max_tokens, limits.max_output_tokens
     if asked is not None and most is not None and asked > most:
         raise InvalidInput(
             f"parameter 'max_tokens' is {asked}; this server generates at most {most}", param="max_tokens"
         )
     for row, prompt in enumerate(prompts):
-        _check_prompt(row, prompt, limits, vocab_size, max_model_len)
+        _check_prompt(row, prompt, limits, vocab_size, max_model_len, asked)
         if asked is not None and len(prompt) + asked > max_model_len:
-            raise InvalidInput(
-                f"{len(prompt)} prompt tokens + max_tokens {asked} = {len(prompt) + asked} tokens; "
-                f"the context holds {max_model_len}",
-                param="max_tokens",
-            )
+            raise ContextLengthExceeded.of(max_model_len, len(prompt), asked, "max_tokens")
     if asked is None and most is not None:
         return msgspec.structs.replace(parameters, max_tokens=max(most, parameters.min_tokens))
     return parameters
 
 
-def _check_prompt(row: int, prompt: Sequence[int], limits: RequestLimits, vocab_size: int, max_model_len: int) -> None:
+def _check_ids(parameters: GenerationParameters, vocab_size: int) -> None:
+    """What vLLM uses as an index into the logits."""
+    for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids", "logit_bias"):
+        _check_within(name, getattr(parameters, name) or (), vocab_size)
+    for word in parameters.bad_words_token_ids:
+        _check_within("bad_words_token_ids", word, vocab_size)
+
+
+def _check_within(name: str, token_ids: Iterable[int], vocab_size: int) -> None:
+    for token_id in token_ids:
+        if token_id >= vocab_size:
+            raise InvalidInput(
+                f"parameter '{name}': token id {token_id} is not in the vocabulary, 0 to {vocab_size - 1}", param=name
+            )
+
+
+def _check_prompt(
+    row: int,
+    prompt: Sequence[int],
+    limits: RequestLimits,
+    vocab_size: int,
+    max_model_len: int,
+    max_tokens: int | None,
+) -> None:
     if not prompt:
         raise InvalidInput("input_ids is empty; send at least one token", param="input_ids")
     if limits.max_prompt_tokens is not None and len(prompt) > limits.max_prompt_tokens:
@@ -211,10 +242,7 @@ def _check_prompt(row: int, prompt: Sequence[int], limits: RequestLimits, vocab_
             f"prompt {row} has {len(prompt)} tokens; at most {limits.max_prompt_tokens} are taken", param="input_ids"
         )
     if len(prompt) >= max_model_len:
-        raise InvalidInput(
-            f"prompt {row} has {len(prompt)} tokens; the context holds {max_model_len} and needs room for one more",
-            param="input_ids",
-        )
+        raise ContextLengthExceeded.of(max_model_len, len(prompt), max_tokens, "input_ids")
     if min(prompt) < 0 or max(prompt) >= vocab_size:
         wrong = next(token for token in prompt if not 0 <= token < vocab_size)
         raise InvalidInput(f"token id {wrong} is not in the vocabulary, 0 to {vocab_size - 1}", param="input_ids")

@@ -60,7 +60,7 @@ class Choice:
     index: int
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
-    stop_reason: int | None = None
+    stop_reason: int | str | None = None
     logprobs: list[TokenLogprob] | None = None
 
 
@@ -117,7 +117,7 @@ class TokenOutput(msgspec.Struct):
     index: int
     output_ids: list[int]
     finish_reason: FinishReason | None
-    stop_reason: int | None
+    stop_reason: int | str | None
     logprobs: list[TokenLogprob] | msgspec.UnsetType = msgspec.UNSET
 
 

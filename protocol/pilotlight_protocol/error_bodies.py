@@ -25,7 +25,7 @@ class OpenAIErrorDetails(msgspec.Struct):
     message: str
     type: str
     param: str | None
-    code: int
+    code: str | None
 
 
 class OpenAIError(msgspec.Struct):
@@ -50,4 +50,4 @@ def error_event(error: PilotlightError, style: ErrorStyle) -> bytes:
 def _shape(error: PilotlightError, style: ErrorStyle) -> Error | OpenAIError:
     if style == "v2":
         return Error(error.message)
-    return OpenAIError(OpenAIErrorDetails(error.message, error.openai_type, error.param, error.http_status))
+    return OpenAIError(OpenAIErrorDetails(error.message, error.openai_type, error.param, error.code))

@@ -2,6 +2,7 @@
 
     PilotlightError
     ├── InvalidInput           400   bad tensors, parameters or text
+    │   └── ContextLengthExceeded    more tokens than the model's context holds
     ├── Unauthorized           401   no key, or an unknown one
     ├── Forbidden              403   a key that may not do this
     ├── ModelNotFound          404   no such model, version or route
@@ -17,6 +18,9 @@
 
 A class knows its HTTP status, its gRPC code (the number of google.rpc.Code) and whether trying again can help. Adapters
 raise these `from` the third-party exception; the server shells translate them and never show a stack trace.
+
+`code` is the word OpenAI has for the fault, where it has one; clients decide by it. It travels between hops in
+`CODE_HEADER`, as the wrong parameter does in `PARAM_HEADER`: V2's error body has no place for either.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import re
 from typing import ClassVar
 
 PARAM_HEADER = "x-pilotlight-param"
+CODE_HEADER = "x-pilotlight-error-code"
 _FIT_FOR_HEADER = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
@@ -36,6 +41,7 @@ class PilotlightError(Exception):
     grpc_code: ClassVar[int] = 13
     retryable: ClassVar[bool] = False
     openai_type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -57,8 +63,27 @@ class InvalidInput(PilotlightError):
     http_status, grpc_code, openai_type = 400, 3, "invalid_request_error"
 
 
+class ContextLengthExceeded(InvalidInput):
+    """litellm, langchain and agents know it by its code and by the words "maximum context length"; they then compact
+    the conversation."""
+
+    code = "context_length_exceeded"
+
+    @classmethod
+    def of(cls, context: int, prompt_tokens: int, max_tokens: int | None, param: str) -> ContextLengthExceeded:
+        """`max_tokens` None: not given; one token must fit."""
+        asked = prompt_tokens + (1 if max_tokens is None else max_tokens)
+        completion = "at least 1" if max_tokens is None else str(max_tokens)
+        return cls(
+            f"This model's maximum context length is {context} tokens. However, you requested {asked} tokens "
+            f"({prompt_tokens} in the {'messages' if param == 'messages' else 'prompt'}, {completion} in the "
+            "completion). Please reduce the length of either one",
+            param=param,
+        )
+
+
 class Unauthorized(PilotlightError):
-    http_status, grpc_code, openai_type = 401, 16, "authentication_error"
+    http_status, grpc_code, openai_type, code = 401, 16, "authentication_error", "invalid_api_key"
 
 
 class Forbidden(PilotlightError):
@@ -66,7 +91,7 @@ class Forbidden(PilotlightError):
 
 
 class ModelNotFound(PilotlightError):
-    http_status, grpc_code, openai_type = 404, 5, "not_found_error"
+    http_status, grpc_code, openai_type, code = 404, 5, "invalid_request_error", "model_not_found"
 
 
 class Conflict(PilotlightError):
@@ -94,7 +119,7 @@ class _RetryLater(PilotlightError):
 
 
 class TooManyRequests(_RetryLater):
-    http_status, grpc_code, openai_type = 429, 8, "rate_limit_error"
+    http_status, grpc_code, openai_type, code = 429, 8, "rate_limit_error", "rate_limit_exceeded"
 
 
 class ClientGone(PilotlightError):
@@ -138,14 +163,20 @@ BY_STATUS: dict[int, type[PilotlightError]] = {
 
 
 def from_status(
-    status: int, message: str, retry_after_s: float | None = None, param: str | None = None
+    status: int,
+    message: str,
+    retry_after_s: float | None = None,
+    param: str | None = None,
+    code: str | None = None,
 ) -> PilotlightError:
-    """The error an upstream meant by `status`; what has no class of its own becomes 400 (4xx) or 500.
+    """The error an upstream meant by `status` and `code`; what has no class of its own becomes 400 (4xx) or 500.
 
     502 is a hop's word for a replica that died under the request: another one may answer, so it is Unavailable.
     """
     if status == 502:
         return Unavailable(message, retry_after_s=1.0 if retry_after_s is None else retry_after_s)
+    if status == InvalidInput.http_status and code == ContextLengthExceeded.code:
+        return ContextLengthExceeded(message, param=param)
     cls = BY_STATUS.get(status) or (InvalidInput if 400 <= status < 500 else InternalError)
     if issubclass(cls, _RetryLater):
         return cls(message, retry_after_s=1.0 if retry_after_s is None else retry_after_s, param=param)

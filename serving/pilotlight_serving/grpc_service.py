@@ -19,7 +19,14 @@ import msgspec
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from pilotlight_protocol.errors import PARAM_HEADER, DeadlineExceeded, InvalidInput, ModelNotFound, PilotlightError
+from pilotlight_protocol.errors import (
+    CODE_HEADER,
+    PARAM_HEADER,
+    DeadlineExceeded,
+    InvalidInput,
+    ModelNotFound,
+    PilotlightError,
+)
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRequest
 from pilotlight_serving.data_plane import DataPlane
@@ -126,6 +133,8 @@ async def _abort(call: Any, error: PilotlightError) -> None:
         trailing += (("retry-after", error.retry_after_header),)
     if error.param_header is not None:
         trailing += ((PARAM_HEADER, error.param_header),)
+    if error.code is not None:
+        trailing += ((CODE_HEADER, error.code),)
     await call.abort(_STATUS[error.grpc_code], error.message, trailing)
 
 
@@ -325,6 +334,8 @@ def _stream_error(error: PilotlightError, id_: str) -> Any:
         set_parameter(message.infer_response.parameters, "retry_after_s", int(error.retry_after_header))
     if error.param_header is not None:
         set_parameter(message.infer_response.parameters, "param", error.param_header)
+    if error.code is not None:
+        set_parameter(message.infer_response.parameters, "code", error.code)
     return message
 
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from pilotlight_protocol.errors import ModelNotFound, PilotlightError, UnsupportedMediaType
+from pilotlight_protocol.errors import PilotlightError, UnsupportedMediaType
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRequest
-from pilotlight_serving.errors import MethodNotAllowed, bug, no_such_model
+from pilotlight_serving.errors import MethodNotAllowed, RouteNotFound, bug, no_such_model
 from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
@@ -49,7 +49,7 @@ class HttpApp:
         """The route to run; raises the 404, 405 or 415 that stands in its way."""
         match = self._table.find(scope["method"], scope["raw_path"].decode("ascii"))
         if match is None:
-            raise ModelNotFound("there is nothing at this path; GET /openapi.json lists what there is")
+            raise RouteNotFound("there is nothing at this path; GET /openapi.json lists what there is")
         if match.route is None:
             context.response_headers["Allow"] = ", ".join(match.allowed)
             raise MethodNotAllowed(f"this path takes {' and '.join(match.allowed)}")

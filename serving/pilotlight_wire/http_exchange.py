@@ -15,6 +15,7 @@ from typing import Any
 
 from pilotlight_protocol.error_bodies import ErrorStyle, error_body, error_event, style_of_path
 from pilotlight_protocol.errors import (
+    CODE_HEADER,
     PARAM_HEADER,
     InvalidInput,
     PayloadTooLarge,
@@ -171,6 +172,8 @@ class HttpAnswer:
             said.append((b"retry-after", error.retry_after_header.encode("ascii")))
         if error.param_header is not None:
             said.append((PARAM_HEADER.encode("ascii"), error.param_header.encode("latin-1")))
+        if error.code is not None:
+            said.append((CODE_HEADER.encode("ascii"), error.code.encode("ascii")))
         if self.body_unread or isinstance(error, BodyStalled):
             self.closing = True
         await self.reply(error.http_status, "application/json", error_body(error, self.style), said)

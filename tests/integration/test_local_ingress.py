@@ -72,10 +72,10 @@ async def test_clients_of_openais_routes_get_openais_errors(path: str) -> None:
         async with session.get(base.replace("demo", "nobody") + path) as answer:
             assert answer.status == 404
             unknown = (await answer.json())["error"]
-    assert (full["type"], full["code"], full["param"]) == ("service_unavailable_error", 503, None)
+    assert (full["type"], full["code"], full["param"]) == ("service_unavailable_error", None, None)
     assert "holds 0 requests" in full["message"]
     assert event == full
-    assert (unknown["type"], unknown["code"]) == ("not_found_error", 404)
+    assert (unknown["type"], unknown["code"]) == ("invalid_request_error", "model_not_found")
 
 
 async def test_a_pod_that_refuses_connections_is_suspected_and_answered_for() -> None:

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server_ports import free_port
 from waiting import until
 
+from pilotlight_protocol.errors import BY_STATUS
 from pilotlight_serving.grpc_messages import ModelStreamInferResponse
 from pilotlight_serving.kserve_messages import predict_v2 as pb
 
@@ -141,7 +142,8 @@ def test_openai_routes_have_openais_errors(http: httpx.Client, status: int, head
     response = http.post("/openai/v1/fail", json={"status": status})
     assert response.status_code == status
     error = response.json()["error"]
-    assert (error["message"], error["param"], error["code"]) == ("told to fail", "status", status)
+    assert (error["message"], error["param"]) == ("told to fail", "status")
+    assert error["type"] == BY_STATUS[status].openai_type
     assert response.headers.get("retry-after") == header
 
 

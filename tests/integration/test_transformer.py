@@ -330,7 +330,7 @@ def test_an_error_inside_the_stream_is_an_event(http: httpx.Client, predictor: F
     body = {"model": "demo", "prompt": "Hi", "stream": True}
     answer = events(http.post("/v1/completions", json=body))
     assert answer[-1]["error"]["message"] == "the engine was lost"
-    assert answer[-1]["error"]["code"] == 503
+    assert answer[-1]["error"]["type"] == "service_unavailable_error"
 
 
 def test_a_stream_that_breaks_off_is_never_taken_for_complete(
@@ -412,7 +412,7 @@ def test_other_refusals(http: httpx.Client) -> None:
             "message": "the body is not valid JSON: it ends after 1 bytes, before its value does",
             "type": "invalid_request_error",
             "param": None,
-            "code": 400,
+            "code": None,
         }
     }
     assert http.post("/v2/models/demo/generate", json={"text_input": 3}).status_code == 400

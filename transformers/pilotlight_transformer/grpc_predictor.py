@@ -16,6 +16,7 @@ import msgspec
 
 from pilotlight_protocol.errors import (
     BY_STATUS,
+    CODE_HEADER,
     PARAM_HEADER,
     DeadlineExceeded,
     NotSupported,
@@ -146,7 +147,8 @@ class GrpcTokenStream:
         if message.error_message:
             status, retry_after_s = (answer.parameters[name].int64_param for name in ("status", "retry_after_s"))
             param = client_param(answer.parameters["param"].string_param)
-            raise from_status(status or 500, message.error_message, retry_after_s or None, param)
+            code = answer.parameters["code"].string_param
+            raise from_status(status or 500, message.error_message, retry_after_s or None, param, code)
         tensors = _tensors(answer)
         return TokenEvent(
             index=answer.parameters["index"].int64_param,
@@ -227,4 +229,7 @@ def _translated(error: grpc.aio.AioRpcError) -> PilotlightError:
     message = error.details() or error.code().name
     retry_after_s = parse_retry_after(retry_after) if isinstance(retry_after, str) else None
     named = client_param(param) if isinstance(param, str) else None
-    return from_status(_STATUS_OF_CODE.get(code, 500), message, retry_after_s, named)
+    word = trailing.get(CODE_HEADER)
+    return from_status(
+        _STATUS_OF_CODE.get(code, 500), message, retry_after_s, named, word if isinstance(word, str) else None
+    )

@@ -11,7 +11,14 @@ from urllib.parse import quote
 
 import msgspec
 
-from pilotlight_protocol.errors import PARAM_HEADER, PayloadTooLarge, PilotlightError, Unavailable, from_status
+from pilotlight_protocol.errors import (
+    CODE_HEADER,
+    PARAM_HEADER,
+    PayloadTooLarge,
+    PilotlightError,
+    Unavailable,
+    from_status,
+)
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent, TokenLogprob
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream, WholeAnswer
 from pilotlight_wire.hop_headers import ELSEWHERE, REQUEST_ID, parse_retry_after, parse_server_timing, passed_back
@@ -137,7 +144,8 @@ class RestPredictor:
             message = f"the predictor's endpoint answered with status {connection.status}"
         headers = connection.headers
         param = client_param(headers.get(PARAM_HEADER))
-        raise from_status(connection.status, message, parse_retry_after(headers.get("retry-after")), param)
+        retry_after_s = parse_retry_after(headers.get("retry-after"))
+        raise from_status(connection.status, message, retry_after_s, param, headers.get(CODE_HEADER))
 
 
 class RestTokenStream:

@@ -4,10 +4,12 @@
     greedy, or sampled without seed  each unfinished choice goes on from prompt + delivered ids: greedy gives the same
                                      tokens as if nothing had happened, a sample stays a sample of the same distribution
     sampled with a seed              cannot go on: the generator's state died with the engine
-    presence, frequency penalty      cannot go on: they count the output, and what was delivered is now in the prompt
+    presence, frequency penalty,     cannot go on: they look at the output, and what was delivered is now in the prompt
+    repetition detection, a bad
+    word of several tokens
 
 `repetition_penalty` looks at prompt and output alike (vLLM, `apply_repetition_penalties`), stop ids and minimum length
-at what is still to come, so none of them stands in the way.
+at what is still to come, biases, allowed ids and bad words of one token at nothing: none of them stands in the way.
 """
 
 from __future__ import annotations
@@ -19,9 +21,6 @@ import msgspec
 
 from pilotlight_protocol.engine_frames import GenerateRequest
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
-
-# vLLM's SamplingParams takes a temperature below this for greedy.
-GREEDY_BELOW = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +93,16 @@ def as_original(delta: TokenDelta, part: Part, request: GenerateRequest, opened:
 
 
 def _obstacle(parameters: GenerationParameters) -> str | None:
-    is_greedy = parameters.temperature is not None and parameters.temperature < GREEDY_BELOW
-    if parameters.seed is not None and not is_greedy:
+    if parameters.seed is not None and not parameters.is_greedy:
         return "a seed"
     if parameters.presence_penalty or parameters.frequency_penalty:
         return "a presence or frequency penalty"
     if parameters.structured_outputs is not None:
         return "structured outputs"
+    if parameters.repetition_detection is not None:
+        return "repetition detection"
+    if any(len(word) > 1 for word in parameters.bad_words_token_ids):
+        return "a bad word of several tokens"
     return None
 
 

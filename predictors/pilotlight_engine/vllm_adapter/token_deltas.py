@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from pilotlight_protocol.generation import FinishReason, TokenDelta, TokenLogprob
+from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenDelta, TokenLogprob
 
 _FINISH_REASONS: dict[str | None, FinishReason | None] = {
     None: None,
@@ -18,13 +19,13 @@ _RATE_SMOOTHING_S = 2.0
 
 
 class Stream:
-    """One request; `number` is its stream in the frames. `logprobs`: how many alternatives it asked for, or None."""
+    """One request; `number` is its stream in the frames. `asked` says which log-probabilities it wants."""
 
-    __slots__ = ("_first", "_logprobs", "_timed", "number")
+    __slots__ = ("_asked", "_first", "_timed", "number")
 
-    def __init__(self, number: int, logprobs: int | None) -> None:
+    def __init__(self, number: int, asked: GenerationParameters) -> None:
         self.number = number
-        self._logprobs = logprobs
+        self._asked = asked
         self._first = True
         self._timed = False
 
@@ -33,9 +34,9 @@ class Stream:
         if completion.finish_reason is not None:
             delta.finish_reason = _FINISH_REASONS[completion.finish_reason]
             delta.stop_reason = completion.stop_reason
-        if self._logprobs is not None and completion.logprobs:
+        if self._asked.logprobs is not None and completion.logprobs:
             delta.logprobs = [
-                _token_logprob(token_id, entry, self._logprobs)
+                _token_logprob(token_id, entry, self._asked.logprobs, self._asked.logprob_token_ids)
                 for token_id, entry in zip(completion.token_ids, completion.logprobs, strict=True)
             ]
         if not self._timed:
@@ -47,7 +48,7 @@ class Stream:
             delta.cached_tokens = output.num_cached_tokens or 0
             if output.prompt_logprobs:
                 delta.prompt_logprobs = [
-                    None if entry is None else _token_logprob(token_id, entry, len(entry))
+                    None if entry is None else _token_logprob(token_id, entry, self._asked.prompt_logprobs or 0)
                     for token_id, entry in zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
                 ]
         return delta
@@ -74,7 +75,13 @@ class Rate:
             self.per_s += weight * (tokens / elapsed_s - self.per_s)
 
 
-def _token_logprob(token_id: int, entry: Any, count: int) -> TokenLogprob:
-    ranked = sorted(((value.rank or 0, key, value.logprob) for key, value in entry.items()))
-    top = [(key, max(logprob, _LOWEST_LOGPROB)) for rank, key, logprob in ranked if rank <= count]
-    return TokenLogprob(token_id, max(entry[token_id].logprob, _LOWEST_LOGPROB), top[:count])
+def _token_logprob(token_id: int, entry: Any, count: int, asked_ids: Sequence[int] | None = None) -> TokenLogprob:
+    """The alternatives are the `count` most likely tokens, or those of `asked_ids`."""
+    if asked_ids is not None:
+        top = [(asked, entry[asked].logprob) for asked in asked_ids if asked in entry]
+    else:
+        ranked = sorted(((value.rank or 0, key, value.logprob) for key, value in entry.items()))
+        top = [(key, logprob) for rank, key, logprob in ranked if rank <= count][:count]
+    own = entry[token_id]
+    shown = [(key, max(logprob, _LOWEST_LOGPROB)) for key, logprob in top]
+    return TokenLogprob(token_id, max(own.logprob, _LOWEST_LOGPROB), shown, own.rank or 0)

@@ -18,7 +18,7 @@ from typing import Any
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.executor import Executor
@@ -28,11 +28,12 @@ from pilotlight_engine.boot.boot_failures import told
 from pilotlight_engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
 from pilotlight_engine.vllm_adapter import model_defaults, vllm_boot, weight_exchange
 from pilotlight_engine.vllm_adapter.model_defaults import ModelDefaults
+from pilotlight_engine.vllm_adapter.sampling import sampling_params
 from pilotlight_engine.vllm_adapter.token_deltas import Rate, Stream
 from pilotlight_engine.vllm_adapter.weight_exchange import WeightExchange
 from pilotlight_protocol.engine_frames import EngineInfo, EngineStats, GenerateRequest, SwapCheck
 from pilotlight_protocol.errors import InternalError, InvalidInput, PilotlightError
-from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_protocol.generation import TokenDelta
 
 _SWAP_CHECK_PROMPT = [0]
 
@@ -196,7 +197,7 @@ class VllmEngine:
             internal_id = self._engine.add_request(
                 external_id,
                 tokens_input(prompt, cache_salt=parameters.cache_salt),
-                self._sampling_params(parameters, len(prompt)),
+                sampling_params(parameters, self._defaults.sampling, max(1, self._max_model_len - len(prompt))),
                 lora_request=lora,
                 priority=parameters.priority,
                 trace_headers={"traceparent": request.traceparent} if request.traceparent else None,
@@ -204,7 +205,7 @@ class VllmEngine:
         except (VLLMClientError, ValueError, TypeError, NotImplementedError) as error:
             self._engine.abort_request([external_id])
             raise InvalidInput(str(error)) from error
-        self._streams[external_id] = Stream(stream, parameters.logprobs)
+        self._streams[external_id] = Stream(stream, parameters)
         self._ids[stream] = (external_id, internal_id)
 
     def abort(self, stream: int) -> None:
@@ -261,29 +262,6 @@ class VllmEngine:
         self._defaults = defaults
         self._engine.renderer.get_eos_token_id = lambda: defaults.tokenizer_eos_id
         self._engine.input_processor.generation_config_fields = dict(defaults.generation_fields)
-
-    def _sampling_params(self, asked: GenerationParameters, prompt_tokens: int) -> SamplingParams:
-        room = max(1, self._max_model_len - prompt_tokens)
-        values = dict(self._defaults.sampling)
-        for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"):
-            if (value := getattr(asked, name)) is not None:
-                values[name] = value
-        for name in ("presence_penalty", "frequency_penalty"):
-            if value := getattr(asked, name):
-                values[name] = value
-        values["max_tokens"] = min(values.get("max_tokens") or room, room)
-        return SamplingParams(
-            n=asked.n,
-            seed=asked.seed,
-            min_tokens=min(asked.min_tokens, values["max_tokens"]),
-            stop_token_ids=asked.stop_token_ids or None,
-            ignore_eos=asked.ignore_eos,
-            logprobs=asked.logprobs,
-            prompt_logprobs=asked.prompt_logprobs,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-            **values,
-        )
 
     def _check_swap(self) -> SwapCheck:
         output = self._generate_one_token(SamplingParams(temperature=0.0, max_tokens=1, logprobs=1, detokenize=False))

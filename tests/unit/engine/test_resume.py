@@ -8,7 +8,7 @@ import pytest
 
 from pilotlight_engine.contract import GenerateRequest
 from pilotlight_engine.leasing.resume import CannotResume, Delivered, Part, as_original, rest_of
-from pilotlight_protocol.generation import GenerationParameters, TokenDelta, TokenLogprob
+from pilotlight_protocol.generation import GenerationParameters, RepetitionDetection, TokenDelta, TokenLogprob
 
 
 def request(**parameters: Any) -> GenerateRequest:
@@ -33,6 +33,10 @@ def rest(asked: GenerateRequest, delivered: list[Delivered], default_max_tokens:
         ({"temperature": 0, "presence_penalty": 0.1}, False),
         ({"temperature": 0, "frequency_penalty": -0.1}, False),
         ({"temperature": 0, "repetition_penalty": 1.2}, True),
+        ({"temperature": 0, "repetition_detection": RepetitionDetection(4, 0, 3)}, False),
+        ({"temperature": 0, "bad_words_token_ids": [[7], [8, 9]]}, False),
+        ({"temperature": 0, "bad_words_token_ids": [[7], [8]], "logit_bias": {5: 1.0}}, True),
+        ({"temperature": 0, "allowed_token_ids": [5, 6], "logprobs": 1, "logprob_token_ids": [5]}, True),
         ({"temperature": 0, "stop_token_ids": [9], "ignore_eos": True, "logprobs": 2, "cache_salt": "s"}, True),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from pilotlight_predictor.admission import RequestLimits, fit, parameters_from
 from pilotlight_predictor.token_tensors import prompts_from
-from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, PilotlightError
+from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge, PilotlightError
 from pilotlight_protocol.generation import GenerationParameters, decode_generate
 from pilotlight_protocol.v2 import InferRequest, Tensor
 
@@ -65,9 +65,19 @@ def test_bad_tensors_are_named(inputs: list[Tensor], error: type[PilotlightError
         ([1, 100], {}, InvalidInput, "token id 100 is not in the vocabulary, 0 to 99"),
         ([-1], {}, InvalidInput, "token id -1"),
         ([1] * 9, {}, PayloadTooLarge, "9 tokens; at most 8"),
-        ([1] * 8, {"max_tokens": 9}, InvalidInput, "8 prompt tokens + max_tokens 9 = 17 tokens; the context holds 16"),
+        ([1] * 8, {"max_tokens": 9}, InvalidInput, "17 tokens (8 in the prompt, 9 in the completion)"),
         ([1], {"max_tokens": 13}, InvalidInput, "'max_tokens' is 13; this server generates at most 12"),
         ([1], {"n": 5}, PayloadTooLarge, "5 sequences; at most 4"),
+        *(
+            ([1], {name: value}, InvalidInput, f"parameter '{name}': token id 100 is not in the vocabulary, 0 to 99")
+            for name, value in (
+                ("logit_bias", {7: 1.0, 100: 1.0}),
+                ("allowed_token_ids", [99, 100]),
+                ("stop_token_ids", [100]),
+                ("logprob_token_ids", [100]),
+                ("bad_words_token_ids", [[1], [2, 100]]),
+            )
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_with_numbers(
@@ -80,7 +90,7 @@ def test_what_does_not_fit_is_told_with_numbers(
 
 
 def test_a_prompt_must_leave_room_for_one_token() -> None:
-    with pytest.raises(InvalidInput, match="needs room for one more"):
+    with pytest.raises(ContextLengthExceeded, match=r"context length is 16 tokens.* requested 17 tokens"):
         fit([[1] * 16], GenerationParameters(), RequestLimits(), vocab_size=100, max_model_len=16)
 
 
@@ -91,9 +101,16 @@ def test_the_servers_limit_stands_in_for_max_tokens() -> None:
     assert fit([[1]], GenerationParameters(), RequestLimits(), 100, 1000).max_tokens is None
 
 
-def test_stop_strings_are_the_transformers_work() -> None:
-    with pytest.raises(InvalidInput, match="transformer"):
-        parameters_from({"stop": ["\n"]})
+@pytest.mark.parametrize("name", ["stop", "bad_words"])
+def test_strings_are_the_transformers_work(name: str) -> None:
+    with pytest.raises(InvalidInput, match="transformer") as caught:
+        parameters_from({name: ["\n"]})
+    assert caught.value.param == name
+
+
+def test_choices_that_cannot_differ_are_the_transformers_to_make() -> None:
+    with pytest.raises(InvalidInput, match="greedy"):
+        parameters_from({"n": 2, "temperature": 0})
 
 
 def test_the_protocols_own_parameter_is_no_generation_parameter() -> None:

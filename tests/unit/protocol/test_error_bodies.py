@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pilotlight_protocol.error_bodies import ErrorStyle, error_body, error_event, style_of_path
-from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.errors import BY_STATUS, ContextLengthExceeded, InvalidInput, ModelNotFound, from_status
 
 ERROR = InvalidInput("'n' is wrong", param="n")
 
@@ -15,11 +15,41 @@ ERROR = InvalidInput("'n' is wrong", param="n")
 def test_shapes() -> None:
     assert json.loads(error_body(ERROR, "v2")) == {"error": "'n' is wrong"}
     assert json.loads(error_body(ERROR, "openai")) == {
-        "error": {"message": "'n' is wrong", "type": "invalid_request_error", "param": "n", "code": 400}
+        "error": {"message": "'n' is wrong", "type": "invalid_request_error", "param": "n", "code": None}
     }
     assert json.loads(error_event(ERROR, "v2").removeprefix(b"data: ")) == {"error": "'n' is wrong", "status": 400}
-    assert json.loads(error_event(ERROR, "openai").removeprefix(b"data: "))["error"]["code"] == 400
+    assert json.loads(error_event(ERROR, "openai").removeprefix(b"data: "))["error"]["code"] is None
     assert error_event(ERROR, "v2").endswith(b"\n\n")
+
+
+def test_a_code_is_a_word_of_openai_or_null_and_never_a_number() -> None:
+    codes = {
+        status: json.loads(error_body(from_status(status, "why"), "openai"))["error"]["code"] for status in BY_STATUS
+    }
+    assert {status: code for status, code in codes.items() if code is not None} == {
+        401: "invalid_api_key",
+        404: "model_not_found",
+        429: "rate_limit_exceeded",
+    }
+    assert json.loads(error_body(ModelNotFound("no", param="model"), "openai"))["error"] == {
+        "message": "no",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+    }
+
+
+@pytest.mark.parametrize(("max_tokens", "asked"), [(None, 101), (28, 128)])
+def test_too_long_a_context_is_told_as_clients_recognise_it(max_tokens: int | None, asked: int) -> None:
+    error = ContextLengthExceeded.of(64, 100, max_tokens, "messages")
+    said = json.loads(error_body(error, "openai"))["error"]
+    assert said["code"] == "context_length_exceeded"
+    # litellm looks for the first words (lower case), agents for the number of tokens.
+    assert said["message"].startswith("This model's maximum context length is 64 tokens. However, you requested ")
+    assert f"requested {asked} tokens (100 in the messages" in said["message"]
+    passed_on = from_status(error.http_status, error.message, None, "messages", error.code)
+    assert type(passed_on) is ContextLengthExceeded
+    assert type(from_status(503, "full", code=error.code)).__name__ == "Unavailable"
 
 
 @pytest.mark.parametrize(

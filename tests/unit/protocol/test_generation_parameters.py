@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.generation import GenerationParameters, parse_parameters
+from pilotlight_protocol.generation import GenerationParameters, RepetitionDetection, parse_parameters
 from pilotlight_protocol.structured_outputs import StructuredOutputs
 
 
@@ -30,6 +30,19 @@ from pilotlight_protocol.structured_outputs import StructuredOutputs
         ({"top_k": 0}, {"top_k": -1}),
         ({"temperature": None}, {}),
         ({"temperature": 1}, {"temperature": 1.0}),
+        ({"n": 2, "temperature": 0}, {"n": 2, "temperature": 0.0}),
+        ({"seed": -1}, {}),
+        ({"logit_bias": {"5": -100, "7": 0.5}}, {"logit_bias": {5: -100.0, 7: 0.5}}),
+        ({"logit_bias": '{"5": 1}'}, {"logit_bias": {5: 1.0}}),
+        ({"allowed_token_ids": "[1, 2]"}, {"allowed_token_ids": [1, 2]}),
+        ({"bad_words": "ugly"}, {"bad_words": ["ugly"]}),
+        ({"bad_words_token_ids": "[[1], [2, 3]]"}, {"bad_words_token_ids": [[1], [2, 3]]}),
+        ({"repetition_detection": {"max_pattern_size": 0}}, {}),
+        (
+            {"repetition_detection": '{"max_pattern_size": 4, "min_count": 3}'},
+            {"repetition_detection": RepetitionDetection(4, 0, 3)},
+        ),
+        ({"logprobs": 1, "logprob_token_ids": 4}, {"logprobs": 1, "logprob_token_ids": [4]}),
         ({"structured_outputs": {"regex": "a+"}}, {"structured_outputs": StructuredOutputs(regex="a+")}),
         ({"structured_outputs": '{"regex": "a+"}'}, {"structured_outputs": StructuredOutputs(regex="a+")}),
         ({"structured_outputs": StructuredOutputs(regex="a+")}, {"structured_outputs": StructuredOutputs(regex="a+")}),
@@ -55,7 +68,6 @@ def test_taken(raw: dict[str, Any] | None, expected: dict[str, Any]) -> None:
         ({"top_p": 0}, "top_p"),
         ({"top_p": 1.01}, "top_p"),
         ({"n": 0}, "n"),
-        ({"n": 2, "temperature": 0}, "n"),
         ({"stop": ""}, "stop"),
         ({"stop": [1]}, "stop"),
         ({"stop": ["x"] * 17}, "stop"),
@@ -63,6 +75,23 @@ def test_taken(raw: dict[str, Any] | None, expected: dict[str, Any]) -> None:
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
         ({"seed": 2**70}, "seed"),
         ({"temprature": 1}, "temprature"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 100.5}}, "logit_bias"),
+        ({"logit_bias": {"5": "high"}}, "logit_bias"),
+        ({"logit_bias": [5]}, "logit_bias"),
+        ({"logit_bias": "{"}, "logit_bias"),
+        ({"allowed_token_ids": []}, "allowed_token_ids"),
+        ({"allowed_token_ids": [-1]}, "allowed_token_ids"),
+        ({"bad_words": [""]}, "bad_words"),
+        ({"bad_words_token_ids": [[]]}, "bad_words_token_ids"),
+        ({"logprob_token_ids": [1]}, "logprob_token_ids"),
+        ({"logprobs": 0, "logprob_token_ids": [1] * 129}, "logprob_token_ids"),
+        ({"repetition_detection": {"max_pattern_size": 2}}, "repetition_detection"),
+        ({"repetition_detection": {"max_pattern_size": -2}}, "repetition_detection"),
+        ({"repetition_detection": {"size": 2}}, "repetition_detection"),
+        ({"stream_interval": 0}, "stream_interval"),
         ({"structured_outputs": "{"}, "structured_outputs"),
         ({"structured_outputs": {}}, "structured_outputs"),
         ({"structured_outputs": {"choice": [1]}}, "structured_outputs"),

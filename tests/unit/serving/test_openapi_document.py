@@ -22,7 +22,7 @@ def test_bounds_are_those_of_the_decoder(name: str) -> None:
     for kind in PROPERTIES[name]["anyOf"]:
         for bound, beyond in (("minimum", -1), ("maximum", 1)):
             if bound in kind:
-                parse_parameters({"max_tokens": 2**31 - 1} | {name: kind[bound]})
+                parse_parameters({"max_tokens": 2**31 - 1, "logprobs": 1} | {name: kind[bound]})
                 with pytest.raises(InvalidInput, match=name):
                     parse_parameters({name: kind[bound] + beyond})
 

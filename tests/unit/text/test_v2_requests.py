@@ -23,7 +23,7 @@ def tensor(values: list[bytes], shape: list[int], name: str = "text_input") -> T
     [
         {"text_input": "hi", "parameters": {"temperature": 0.5, "stop": "x"}},
         {"text_input": "hi", "temperature": 0.5, "stop": ["x"], "stream": False},
-        {"text_input": ["hi"], "temperature": 9, "parameters": {"temperature": 0.5, "stop": "x", "stream": False}},
+        {"text_input": ["hi"], "temperature": 1.9, "parameters": {"temperature": 0.5, "stop": "x", "stream": False}},
         {"text_input": "hi", "parameters": {"temperature": 0.5, "exclude_input_in_output": True, "stop": "x"}},
     ],
 )

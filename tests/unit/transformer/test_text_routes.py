@@ -11,7 +11,7 @@ import pytest
 from fake_token_source import Answer, FakeTokenSource
 from text_app import TextApp, demo_text, events_of
 
-from pilotlight_protocol.errors import InvalidInput, Unavailable
+from pilotlight_protocol.errors import BY_STATUS, InvalidInput, Unavailable
 from pilotlight_text.text_model import LoadedText
 from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError
 
@@ -138,10 +138,10 @@ async def test_what_a_source_fails_with_is_told(prompt: Any, stream: bool, answe
     app = TextApp(FakeTokenSource(answer))
     response = await app.post(COMPLETIONS, {"model": "demo", "prompt": prompt, "stream": stream})
     if stream and response.status_code == 200:
-        assert events_of(response)[-1]["error"]["code"] == status
+        assert events_of(response)[-1]["error"]["type"] == BY_STATUS[status].openai_type
     else:
         assert response.status_code == status
-        assert response.json()["error"]["code"] == status
+        assert response.json()["error"]["type"] == BY_STATUS[status].openai_type
         assert answer.batches or "retry-after" in response.headers or status == 400
 
 
