@@ -61,7 +61,7 @@ def main() -> int:
 def _load(settings: TransformerSettings, templates: TemplateWorkers) -> LoadedText:
     from pilotlight_text.tokenization.text_loading import load_text  # jinja2 and tokenizers: imported in the thread
 
-    return load_text(settings.model_uri, settings.max_model_len, templates, settings.environment)
+    return load_text(settings.model_uri, settings.max_model_len, templates, settings.environment, settings.parsers)
 
 
 def _predictor(settings: TransformerSettings, address: UpstreamAddress) -> TokenSource:
@@ -83,7 +83,7 @@ def _tell(settings: TransformerSettings, address: UpstreamAddress) -> None:
     if settings.workers != 1:
         _log.info("--workers=%d is not needed: one process serves all requests", settings.workers)
     if settings.ignored:
-        _log.info("arguments of KServe's that change nothing here: %s", " ".join(settings.ignored))
+        _log.info("arguments of KServe's and vLLM's that change nothing here: %s", " ".join(settings.ignored))
 
 
 if __name__ == "__main__":

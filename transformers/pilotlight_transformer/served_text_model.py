@@ -80,7 +80,12 @@ class ServedTextModel:
         try:
             self._set_loaded(
                 await asyncio.to_thread(
-                    load_text, settings.model_uri, settings.max_model_len, self._templates, settings.environment
+                    load_text,
+                    settings.model_uri,
+                    settings.max_model_len,
+                    self._templates,
+                    settings.environment,
+                    settings.parsers,
                 )
             )
         except Exception as error:

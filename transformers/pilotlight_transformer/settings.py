@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import os.path
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 from pilotlight_serving.command_line import IsDirectory, answer_checks, parse_known
+from pilotlight_text.answer_parts.format_choice import AS_THE_TEMPLATE_SAYS, NamedParsers
+from pilotlight_text.answer_parts.format_names import known_reasoning_parser, known_tool_parser
 from pilotlight_wire.cors import EVERY_ORIGIN, CorsPolicy, allowed_origins
 
 MOUNTED_MODEL_DIR = "/mnt/models"
@@ -23,8 +25,8 @@ PredictorProtocol = Literal["v2", "grpc-v2"]
 
 @dataclass(frozen=True, slots=True)
 class TransformerSettings:
-    """`model_uri` is a URI or a directory; only tokenizer files of it are read. `ignored`: KServe's, without effect.
-    `environment`: the store's settings, and secrets with them."""
+    """`model_uri` is a URI or a directory; only tokenizer files of it are read. `ignored`: KServe's and
+    vLLM's, without effect. `environment`: the store's settings, and secrets with them."""
 
     model_name: str
     model_uri: str
@@ -42,6 +44,7 @@ class TransformerSettings:
     max_body_bytes: int = 16 * 1024 * 1024
     cors: CorsPolicy = EVERY_ORIGIN
     workers: int = 1
+    parsers: NamedParsers = AS_THE_TEMPLATE_SAYS
     ignored: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -72,7 +75,8 @@ def parse_settings(
         max_body_bytes=given.max_body_bytes,
         cors=given.allowed_origins,
         workers=given.workers,
-        ignored=ignored,
+        parsers=NamedParsers(given.tool_parser, given.reasoning_parser),
+        ignored=(*ignored, *(["--enable-auto-tool-choice"] if given.auto_tool_choice else [])),
         environment=environment,
     )
 
@@ -120,7 +124,37 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="web origins that may call, or '' for none",
     )
     add("--workers", type=int, default=1, help="KServe sets it to containerConcurrency; one process serves them all")
+    add(
+        "--tool_parser",
+        "--tool-call-parser",
+        type=_name_of(known_tool_parser),
+        metavar="NAME",
+        help="how the model writes calls, by vLLM's name of the parser (default: as its chat template says)",
+    )
+    add(
+        "--reasoning_parser",
+        "--reasoning-parser",
+        type=_name_of(known_reasoning_parser),
+        metavar="NAME",
+        help="how the model writes reasoning, by vLLM's name of the parser (default: as its chat template says)",
+    )
+    add(
+        "--enable-auto-tool-choice",
+        action="store_true",
+        dest="auto_tool_choice",
+        help="vLLM's; changes nothing: calls are read wherever the model writes them",
+    )
     return parser
+
+
+def _name_of(known: Callable[[str], str]) -> Callable[[str], str]:
+    def name(text: str) -> str:
+        try:
+            return known(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return name
 
 
 def _positive(text: str) -> float:

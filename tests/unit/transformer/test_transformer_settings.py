@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
+from pilotlight_text.answer_parts.format_choice import AS_THE_TEMPLATE_SAYS
 from pilotlight_transformer.settings import parse_settings
 
 REQUIRED = ["--model_name", "m", "--predictor_host", "m-predictor.ns", "--model_uri", "bundled://demo-awq"]
@@ -29,6 +30,17 @@ def test_ours_and_kserves_other_flags() -> None:
     assert (settings.lora_names, settings.predictor_request_timeout_s) == (("a", "b"), 5.0)
 
 
+def test_parsers_are_named_as_vllm_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser=qwen3"]
+    settings = parse_settings([*REQUIRED, *flags], {})
+    assert (settings.parsers.calls, settings.parsers.reasoning) == ("hermes", "qwen3")
+    assert settings.ignored == ("--enable-auto-tool-choice",)
+    assert parse_settings(REQUIRED, {}).parsers == AS_THE_TEMPLATE_SAYS
+    with pytest.raises(SystemExit):
+        parse_settings([*REQUIRED, "--tool-call-parser=hermesse"], {})
+    assert "no tool parser 'hermesse'; did you mean hermes?; known are deepseek_v3, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -38,6 +50,7 @@ def test_ours_and_kserves_other_flags() -> None:
         [*REQUIRED, "more"],
         [*REQUIRED, "--predictor_request_timeout_seconds=0"],
         [*REQUIRED, "--http_port=x"],
+        [*REQUIRED, "--reasoning_parser=hermes"],
     ],
 )
 def test_what_cannot_work_is_a_usage_error(arguments: list[str]) -> None:

@@ -1,44 +1,44 @@
-"""How one model writes its answers: a format of calls, one of reasoning, or both, read one behind the other. Pure."""
+"""How one model writes its answers, as the seam has it. Pure; imports what reads them with the first answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from pilotlight_text.answer_parts.formats import DescribedFunction
-from pilotlight_text.answer_parts.known_formats import call_format, reasoning_format
-from pilotlight_text.answer_parts.parts import PartsParser
-from pilotlight_text.answer_parts.scripted_parser import ReasoningThenCalls, ScriptedParser
+if TYPE_CHECKING:
+    from pilotlight_text.answer_parts.formats import DescribedFunction
+    from pilotlight_text.answer_parts.parts import PartsParser
 
 
 class ChosenFormat:
-    """`calls` and `reasoning` are names of known_formats, `special_tokens` the texts of the tokenizer's."""
+    """`calls` and `reasoning` are of format_names; `special_tokens` gives the texts of the tokenizer's."""
 
-    def __init__(self, calls: str | None, reasoning: str | None, special_tokens: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, calls: str | None, reasoning: str | None, special_tokens: Callable[[], frozenset[str]] = frozenset
+    ) -> None:
         self.calls = calls
         self.reasoning = reasoning
         self._special_tokens = special_tokens
+        self._shows: bool | None = None
 
     @property
     def shows_special_tokens(self) -> bool:
         """Some of the marks are special tokens, which a text does not show otherwise."""
-        marks = call_format(self.calls).marks if self.calls else ()
-        marks += reasoning_format(self.reasoning).marks if self.reasoning else ()
-        return not self._special_tokens.isdisjoint(marks)
+        if self._shows is None:
+            from pilotlight_text.answer_parts.format_reading import marks_of
+
+            self._shows = not self._special_tokens().isdisjoint(marks_of(self.calls, self.reasoning))
+        return self._shows
 
     @property
     def reasoning_end(self) -> str | None:
-        return reasoning_format(self.reasoning).closing if self.reasoning else None
+        if self.reasoning is None:
+            return None
+        from pilotlight_text.answer_parts.known_formats import reasoning_format
+
+        return reasoning_format(self.reasoning).closing
 
     def parser(self, tools: Sequence[DescribedFunction], *, calls: bool, prompt_end: str) -> PartsParser | None:
-        """The reader of one choice, or None: all of its text is content. `prompt_end`: the last characters of the
-        prompt, which may have opened or closed the reasoning."""
-        called = call_format(self.calls) if self.calls and calls else None
-        if called is not None and called.reads_reasoning:
-            return ScriptedParser(called.script(tools))
-        script = None
-        if self.reasoning is not None:
-            script = reasoning_format(self.reasoning).script(prompt_end, called.opening if called else ())
-        if called is None:
-            return None if script is None else ScriptedParser(script)
-        caller = ScriptedParser(called.script(tools))
-        return caller if script is None else ReasoningThenCalls(ScriptedParser(script), caller)
+        from pilotlight_text.answer_parts.format_reading import parser_of
+
+        return parser_of(self.calls if calls else None, self.reasoning, tools, prompt_end)

@@ -87,7 +87,8 @@ def _stages(tokenizer: Tokenizer) -> list[_Stage]:
     return list(stage.decoders) if stage.type == "Sequence" else [stage]
 
 
-def _special_tokens(tokenizer: Tokenizer) -> frozenset[str]:
+def special_tokens(tokenizer: Tokenizer) -> frozenset[str]:
+    """The texts of those that a detokenizer leaves out."""
     return frozenset(token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)
 
 
@@ -112,7 +113,7 @@ class _BytesTable(dict[int, bytes]):
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         self._tokenizer = tokenizer
-        self._special = _special_tokens(tokenizer)
+        self._special = special_tokens(tokenizer)
 
     def __missing__(self, token_id: int) -> bytes:
         token = self._tokenizer.id_to_token(token_id)
@@ -165,7 +166,7 @@ class _PieceTable(dict[int, "str | bytes | None"]):
         super().__init__()
         self._tokenizer = tokenizer
         self._replacements = replacements
-        self._special = _special_tokens(tokenizer)
+        self._special = special_tokens(tokenizer)
 
     def piece(self, token: str) -> str | bytes:
         for old, new in self._replacements:

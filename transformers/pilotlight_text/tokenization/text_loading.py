@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 from tokenizers import Tokenizer
 
+from pilotlight_text.answer_parts.chosen_format import ChosenFormat
+from pilotlight_text.answer_parts.format_choice import AS_THE_TEMPLATE_SAYS, NamedParsers, chosen_formats
+from pilotlight_text.detokenization.detokenizer import special_tokens
 from pilotlight_text.templates.chat_template import ChatTemplate, TemplateRunner
 from pilotlight_text.templates.known_templates import KNOWN_DIGESTS
 from pilotlight_text.templates.limited_process import MIB, ProcessEnded, ProcessLimits, answer_of
@@ -24,21 +28,36 @@ _log = logging.getLogger("pilotlight.text")
 
 
 def load_text(
-    model_uri: str, max_model_len: int | None, templates: TemplateRunner, environment: Mapping[str, str]
+    model_uri: str,
+    max_model_len: int | None,
+    templates: TemplateRunner,
+    environment: Mapping[str, str],
+    parsers: NamedParsers = AS_THE_TEMPLATE_SAYS,
 ) -> LoadedText:
     """`environment`: the store's. Raises TokenizerFilesError: missing or broken files, or a chat template that does not
     compile."""
     with model_folder(model_uri, environment) as folder:
         files = read(folder)
-    codec = TextCodec(_tokenizer(files.tokenizer_json), max_model_len=max_model_len or files.context_length)
+    tokenizer = _tokenizer(files.tokenizer_json)
+    codec = TextCodec(tokenizer, max_model_len=max_model_len or files.context_length)
     try:
         sources = template_sources(files.tokenizer_config, files.template, files.named_templates)
         _check_templates(sources)
     except ValueError as error:
         raise TokenizerFilesError(str(error)) from error
-    special_tokens = special_tokens_of(files.special_tokens_map, files.tokenizer_config)
-    template = ChatTemplate(sources, special_tokens, templates, max_output_chars=codec.max_chars)
-    return LoadedText(codec, template, int(time.time()))
+    template_tokens = special_tokens_of(files.special_tokens_map, files.tokenizer_config)
+    template = ChatTemplate(sources, template_tokens, templates, max_output_chars=codec.max_chars)
+    return LoadedText(codec, template, int(time.time()), _answer_format(sources, parsers, tokenizer))
+
+
+def _answer_format(
+    sources: Mapping[str, TemplateSource], parsers: NamedParsers, tokenizer: Tokenizer
+) -> ChosenFormat | None:
+    choice = chosen_formats([source.source for source in sources.values()], parsers)
+    _log.info("in answers, %s", choice.why)
+    if choice.calls is None and choice.reasoning is None:
+        return None
+    return ChosenFormat(choice.calls, choice.reasoning, partial(special_tokens, tokenizer))
 
 
 def _tokenizer(tokenizer_json: bytes) -> Tokenizer:

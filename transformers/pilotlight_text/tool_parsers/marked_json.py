@@ -49,3 +49,6 @@ def _format(opening: tuple[str, ...], closing: tuple[str, ...] = ()) -> CallForm
 
 
 HERMES = _format(("<tool_call>",), ("</tool_call>",))
+GRANITE = _format(("<|tool_call|>", "<tool_call>"), ("</tool_call>",))
+GRANITE_20B = _format(("<function_call>",), ("</function_call>",))
+PHI4_MINI = _format(("functools", "<|tool_call|>"), ("<|/tool_call|>",))

@@ -1,0 +1,67 @@
+"""Which parsers a chat template asks for, and what they need of the tokenizer."""
+
+from __future__ import annotations
+
+import pytest
+
+from pilotlight_text.answer_parts.chosen_format import ChosenFormat
+from pilotlight_text.answer_parts.format_choice import NamedParsers, chosen_formats
+from pilotlight_text.answer_parts.format_names import CALLS, REASONING
+from pilotlight_text.answer_parts.formats import CallFormat, ReasoningFormat
+from pilotlight_text.answer_parts.known_formats import call_format, reasoning_format
+
+# What tells them apart in the templates that come with the models.
+TEMPLATES = [
+    ("{{ messages[0].content }}", None, None),
+    ("<|im_start|> {{ '<tool_call>' }} … </tool_call>", "hermes", None),
+    ("<|im_start|>assistant <think>\n\n</think>\n\n <tool_call></tool_call> enable_thinking", "hermes", "qwen3"),
+    ("<tool_call>\n<function=example>\n<parameter=p>\nv\n</parameter></function></tool_call>", "qwen3_coder", None),
+    (
+        '<|start_header_id|> tools_in_user_message {"name": function name, "parameters": …} <|python_tag|>',
+        "llama3_json",
+        None,
+    ),
+    ("<|header_start|> tools [func_name1(params_name1=params_value1)] <|python_start|>", "llama4_pythonic", None),
+    ("<|start_header_id|> tools [func_name1(params_name1=params_value1)]", "pythonic", None),
+    ("[INST] [AVAILABLE_TOOLS] [TOOL_CALLS]", "mistral", None),
+    ("[INST] [TOOL_CALLS] [ARGS] [THINK] [/THINK]", "mistral", "mistral"),
+    ("<｜Assistant｜><think>\n </think> <｜tool▁calls▁begin｜> ```json", "deepseek_v3", "deepseek_r1"),
+    ("<｜Assistant｜> thinking <think> </think> <｜tool▁calls▁begin｜> <｜tool▁sep｜>", "deepseek_v31", "deepseek_v3"),
+    ("<|start_of_role|> <|tool_call|> Here is my thought process:", "granite", "granite"),
+    ("<|start_of_role|> <tool_call> </tool_call>", "granite4", None),
+    ("<|system|> <|tool|> <|/tool|> <|end|>", "phi4_mini_json", None),
+    ("<|start|>assistant<|channel|>analysis to=functions.f <|message|>", "openai", "openai_gptoss"),
+]
+
+
+@pytest.mark.parametrize(("template", "calls", "reasoning"), TEMPLATES)
+def test_the_template_says_it(template, calls, reasoning) -> None:
+    choice = chosen_formats([template])
+    assert (choice.calls, choice.reasoning) == (calls, reasoning)
+
+
+def test_the_operator_says_it() -> None:
+    choice = chosen_formats(["<tool_call>", "</think>"], NamedParsers("mistral"))
+    assert (choice.calls, choice.reasoning) == ("mistral", "qwen3")
+    assert choice.why == (
+        "calls: mistral, as the command line says; reasoning: qwen3, since the chat template has '</think>'"
+    )
+
+
+def test_every_name_has_its_module() -> None:
+    assert all(isinstance(call_format(name), CallFormat) for name in CALLS)
+    assert all(isinstance(reasoning_format(name), ReasoningFormat) for name in REASONING)
+
+
+def test_marks_that_are_special_tokens_are_asked_for() -> None:
+    special = frozenset({"<|im_end|>", "[TOOL_CALLS]", "</think>"})
+    assert ChosenFormat("mistral", None, lambda: special).shows_special_tokens
+    assert ChosenFormat("hermes", "qwen3", lambda: special).shows_special_tokens
+    assert not ChosenFormat("hermes", None, lambda: special).shows_special_tokens
+
+
+def test_without_calls_there_may_be_nothing_to_read() -> None:
+    assert ChosenFormat("hermes", None).parser((), calls=False, prompt_end="") is None
+    assert ChosenFormat(None, "qwen3").parser((), calls=True, prompt_end="<think>\n\n</think>\n\n") is None
+    assert ChosenFormat("hermes", "qwen3").reasoning_end == "</think>"
+    assert ChosenFormat("hermes", None).reasoning_end is None
