@@ -7,6 +7,7 @@ it is enforced: a struct that is well formed here may still be refused by the en
 from __future__ import annotations
 
 import json as json_text
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -55,11 +56,11 @@ class StructuredOutputs(msgspec.Struct, frozen=True, omit_defaults=True, forbid_
         if self.regex is not None and "\0" in self.regex:
             raise ValueError("regex must not contain a NUL character")
         if isinstance(self.json, dict):
-            _check_nesting(self.json)
+            check_nesting(self.json)
             if len(json_text.dumps(self.json)) > MAX_CONSTRAINT_CHARS:
                 raise ValueError(f"the JSON schema has more than {MAX_CONSTRAINT_CHARS} characters")
         elif self.json is not None:
-            _check_nesting(read_schema(self.json))
+            check_nesting(read_schema(self.json))
 
     @property
     def constraint(self) -> tuple[str, str]:
@@ -80,7 +81,8 @@ def read_schema(text: str) -> dict[str, Any]:
     return schema
 
 
-def _check_nesting(schema: dict[str, Any]) -> None:
+def check_nesting(schema: Mapping[str, Any]) -> None:
+    """Raises ValueError."""
     level: list[Any] = [schema]
     for _ in range(MAX_NESTING):
         level = [

@@ -365,7 +365,11 @@ BAD_OPENAI: list[tuple[str, dict[str, Any], str | None]] = [
         "messages[0].content[0]",
     ),
     ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "temperature": -1}, "temperature"),
-    ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]}, "tools"),
+    (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]},
+        "tools[0].function.name",
+    ),
     ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, "top_logprobs"),
     ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "chat_template": "{{ 1 }}"}, "chat_template"),
     ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "logit_bias": {"1": 2}}, "logit_bias"),

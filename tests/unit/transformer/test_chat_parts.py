@@ -136,6 +136,35 @@ async def test_calls_are_looked_for_only_where_they_may_be() -> None:
     assert [(len(tools), calls) for tools, calls, _ in asked] == [(1, False), (0, False), (1, True)]
 
 
+@pytest.mark.parametrize(
+    ("choice", "text", "end"),
+    [
+        ("required", '[{"name": "weather", "parameters": {"a": 1}}]', "tool_calls"),
+        (TOOL, '{"a": 1}', "stop"),
+    ],
+)
+async def test_forced_calls_need_no_format_of_the_models(choice: Any, text: str, end: str) -> None:
+    app = stopping(text)
+    app.model._model.set_loaded(demo_text())
+    told = await choice_of(app, tool_choice=choice)
+    (call,) = told["message"]["tool_calls"]
+    assert call["function"] == {"name": "weather", "arguments": '{"a": 1}'}
+    assert (told["message"]["content"], told["finish_reason"]) == (None, end)
+    (asked,) = app.source.asked
+    assert asked.parameters.structured_outputs is not None
+    chunks = await deltas_of(app, tool_choice=choice)
+    assert chunks[1]["delta"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": ""}
+    assert chunks[-1]["finish_reason"] == end
+
+
+async def test_a_schema_nested_without_end_is_refused() -> None:
+    nested = "{" + '"properties":{"a":{' * 400 + "}}" * 400 + "}"
+    tool = '{"type":"function","function":{"name":"f","parameters":' + nested + "}}"
+    body = '{"model":"demo","messages":[{"role":"user","content":"x"}],"tools":[' + tool + "]}"
+    response = await stopping("x").post(CHAT, body.encode())
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "tools[0].function.parameters")
+
+
 async def test_a_model_without_known_calls_refuses_tools_by_name() -> None:
     app = TextApp(FakeTokenSource())
     response = await app.post(CHAT, BODY)

@@ -7,6 +7,7 @@ writes what it takes and gives. What only conversations with tools or reasoning 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pilotlight_text.answer_parts.parts import ContentText
@@ -104,7 +105,8 @@ class Conversations:
             return request, ()
         from pilotlight_text.conversation.choice_reader import choice_readers  # only where an answer has parts
 
-        return request, choice_readers(conversation, answer_format, prompt[-PROMPT_END_CHARS:])
+        parameters, readers = choice_readers(conversation, answer_format, prompt[-PROMPT_END_CHARS:])
+        return replace(request, parameters=parameters), readers
 
     async def _prompt(self, conversation: Conversation, context: RequestContext) -> tuple[str, list[int]]:
         loaded, options = self._model.loaded(), conversation.template

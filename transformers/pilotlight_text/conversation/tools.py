@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.structured_outputs import check_nesting
 from pilotlight_text.conversation.conversation import Conversation, FunctionTool, ToolChoice
 
 MAX_TOOLS = 128
@@ -92,6 +93,10 @@ def _tool(raw: Any, where: str) -> FunctionTool:
     parameters = function.get("parameters")
     if parameters is not None and (not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object"):
         _refuse(f"{where}.function.parameters", "must be a JSON schema of type 'object'")
+    try:
+        check_nesting(parameters or {})
+    except ValueError as error:
+        _refuse(f"{where}.function.parameters", f"cannot be read: {error}")
     return FunctionTool(name, description, parameters, bool(strict))
 
 
