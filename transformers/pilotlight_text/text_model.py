@@ -15,19 +15,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
-import msgspec
 from tokenizers import Tokenizer
 
-from pilotlight_protocol.errors import InvalidInput, ModelNotFound, Unavailable
+from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput, ModelNotFound, Unavailable
 from pilotlight_protocol.generation import GenerationParameters
 from pilotlight_text.answer_parts.answer_format import AnswerFormat
 from pilotlight_text.detokenization.detokenizer import Vocabulary, vocabulary_of
-from pilotlight_text.detokenization.stop_strings import StopStrings
 from pilotlight_text.detokenization.text_stream import ChoiceText, Completion, TextStream
 from pilotlight_text.templates.chat_template import ChatTemplate
+from pilotlight_text.token_level import token_level
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenSource
+from pilotlight_text.tokenization.truncation import Truncation
 from pilotlight_wire.handlers import RequestContext
 
 _log = logging.getLogger("pilotlight.transformer")
@@ -61,12 +62,30 @@ class TextCodec:
         self.max_model_len = max_model_len
         self.max_chars = CHARS_PER_TOKEN_LIMIT * max_model_len if max_model_len else DEFAULT_CHARS_LIMIT
 
-    async def encode(self, text: str, *, add_special_tokens: bool, param: str = "prompt") -> list[int]:
+    async def encode(
+        self, text: str, *, add_special_tokens: bool, param: str = "prompt", truncation: Truncation | None = None
+    ) -> list[int]:
         """Token ids of `text`: int[seq]. Raises InvalidInput naming `param` when the text is empty or too long."""
-        self.check_chars(len(text), param)
+        if truncation is None:
+            self.check_chars(len(text), param)
         ids = await self.tokens_of(text, add_special_tokens=add_special_tokens, param=param)
-        self.check_ids(ids, param)
-        return ids
+        return self.prompt_of(ids, param, truncation)
+
+    def prompt_of(self, ids: Sequence[int], param: str, truncation: Truncation | None = None) -> list[int]:
+        """`ids`, cut where the request says so. Raises InvalidInput naming `param` when they are none or too many."""
+        kept = list(ids) if truncation is None else truncation.of(ids, self.max_model_len)
+        self.check_ids(kept, param)
+        return kept
+
+    def encode_word(self, word: str) -> list[int]:
+        """Token ids of a few characters, nothing around them."""
+        return self._encode(word, add_special_tokens=False)
+
+    @cached_property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The text of each token that detokenization skips, and its id."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token.content: token_id for token_id, token in added.items() if token.special}
 
     async def tokens_of(self, text: str, *, add_special_tokens: bool, param: str) -> list[int]:
         """Token ids of any text, also of one that is no prompt for this model. Raises InvalidInput over the limit."""
@@ -89,9 +108,11 @@ class TextCodec:
 
     def check_chars(self, chars: int, param: str) -> None:
         if chars > self.max_chars:
-            fits = f" (context length {self.max_model_len} tokens)" if self.max_model_len else ""
-            raise InvalidInput(
-                f"'{param}' has {chars} characters; at most {self.max_chars} are taken{fits}. Send a shorter prompt",
+            fits = ""
+            if self.max_model_len is not None:
+                fits = f"This model's maximum context length is {self.max_model_len} tokens. However, "
+            raise ContextLengthExceeded(
+                f"{fits}'{param}' has {chars} characters, and at most {self.max_chars} are taken. Send a shorter one",
                 param=param,
             )
 
@@ -99,11 +120,13 @@ class TextCodec:
         if not ids:
             raise InvalidInput(f"'{param}' is empty: send at least one token", param=param)
         if self.max_model_len is not None and len(ids) >= self.max_model_len:
-            raise InvalidInput(
-                f"'{param}' has {len(ids)} tokens; this model's context length is {self.max_model_len} tokens, "
-                "of which at least one must be left to generate. Send a shorter prompt",
-                param=param,
-            )
+            raise ContextLengthExceeded.of(self.max_model_len, len(ids), None, param)
+
+    def check_room(self, ids: Sequence[int], max_tokens: int | None) -> None:
+        """What the predictor would say, too, but not before it is awake. Raises ContextLengthExceeded."""
+        context = self.max_model_len
+        if context is not None and max_tokens is not None and len(ids) + max_tokens > context:
+            raise ContextLengthExceeded.of(context, len(ids), max_tokens, "max_tokens")
 
     def decode(self, ids: Sequence[int]) -> str:
         detokenizer = self.vocabulary.detokenizer()
@@ -144,7 +167,10 @@ class LoadedText:
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """One prompt, `prompt_ids`: int[seq]; `parameters.stop` are the stop strings, honoured here."""
+    """One prompt, `prompt_ids`: int[seq]; stop strings and bad words in `parameters` are honoured here.
+
+    `return_token_ids`: the pieces carry the ids they were made of.
+    """
 
     model_name: str
     request_id: str
@@ -152,6 +178,8 @@ class TextRequest:
     parameters: GenerationParameters
     metadata: Mapping[str, str] = field(default_factory=dict)
     include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    return_token_ids: bool = False
 
 
 class TextModel:
@@ -195,7 +223,7 @@ class TextModel:
 
     async def complete(self, request: TextRequest) -> Completion:
         """The whole text. With stop strings it is streamed inside, so that a match ends the generation."""
-        text = await self._start(request, whole=not request.parameters.stop)
+        text = await self._start(request, whole=True)
         return await text.collect()
 
     async def complete_all(self, requests: Sequence[TextRequest]) -> list[Completion]:
@@ -216,27 +244,37 @@ class TextModel:
         return [task.result() for task in tasks]
 
     async def _start(self, request: TextRequest, *, whole: bool) -> TextStream:
-        vocabulary = self.loaded().codec.vocabulary
-        parameters, stops = request.parameters, None
-        if parameters.stop:
-            stops = StopStrings(parameters.stop, include_in_output=request.include_stop_str_in_output)
-            parameters = msgspec.structs.replace(parameters, stop=[])
+        codec, include_stop = self.loaded().codec, request.include_stop_str_in_output
+        codec.check_room(request.prompt_ids, request.parameters.max_tokens)
+        level = token_level(
+            request.parameters,
+            include_stop=include_stop,
+            hidden_tokens=lambda: codec.special_tokens if request.skip_special_tokens else {},
+            encode=codec.encode_word,
+        )
         tokens = await self._source.stream(
             TokenRequest(
-                request.model_name, request.request_id, request.prompt_ids, parameters, request.metadata, whole
+                request.model_name,
+                request.request_id,
+                request.prompt_ids,
+                level.parameters,
+                request.metadata,
+                whole and level.stops is None,
             )
         )
         choices = [
             ChoiceText(
                 index,
-                vocabulary.detokenizer(request.prompt_ids),
-                stops.scanner() if stops else None,
-                min_tokens=parameters.min_tokens,
-                show_stop_token=request.include_stop_str_in_output,
+                codec.vocabulary.detokenizer(request.prompt_ids, skip_special_tokens=request.skip_special_tokens),
+                level.stops.scanner() if level.stops else None,
+                min_tokens=level.parameters.min_tokens,
+                show_stop_token=include_stop,
+                stop_tokens=level.stop_tokens,
+                keep_ids=request.return_token_ids,
             )
-            for index in range(parameters.n)
+            for index in range(request.parameters.n)
         ]
-        return TextStream(tokens, choices, len(request.prompt_ids))
+        return TextStream(tokens, choices, len(request.prompt_ids), copies=level.copies)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotlight_protocol.errors import Unavailable
-from pilotlight_protocol.generation import FinishReason, TokenEvent, TokenLogprob
+from pilotlight_protocol.generation import REPEATED, FinishReason, TokenEvent, TokenLogprob
 from pilotlight_text.detokenization.stop_strings import StopStrings
 from pilotlight_text.detokenization.text_stream import ChoiceText, Piece
 
@@ -29,14 +29,24 @@ class Letters:
         return self._late
 
 
-def choice(stops: Sequence[str] = (), *, min_tokens: int = 0, include: bool = False) -> ChoiceText:
+def choice(
+    stops: Sequence[str] = (), *, min_tokens: int = 0, include: bool = False, keep_ids: bool = False
+) -> ChoiceText:
     spec = StopStrings(stops, include_in_output=include)
     scanner = spec.scanner() if spec else None
-    return ChoiceText(0, Letters(), scanner, min_tokens=min_tokens, show_stop_token=include)
+    return ChoiceText(
+        0,
+        Letters(),
+        scanner,
+        min_tokens=min_tokens,
+        show_stop_token=include,
+        stop_tokens={1: "<|end|>"},
+        keep_ids=keep_ids,
+    )
 
 
 def event(
-    text: str, reason: FinishReason | None = None, *, logprobs: bool = False, stop_reason: int | None = None
+    text: str, reason: FinishReason | None = None, *, logprobs: bool = False, stop_reason: int | str | None = None
 ) -> TokenEvent:
     ids = [ord(letter) for letter in text]
     shown = [TokenLogprob(token_id, -1.0) for token_id in ids] if logprobs else None
@@ -120,3 +130,37 @@ def test_the_cut_into_events_changes_neither_text_nor_count(
     whole_text, whole_last = run(whole, [event(text, "length")])
     assert (cut_text, cut.completion_tokens) == (whole_text, whole.completion_tokens)
     assert (cut_last.finish_reason, cut_last.stop_reason) == (whole_last.finish_reason, whole_last.stop_reason)
+
+
+@pytest.mark.parametrize("stop_reason", [1, None], ids=["a stop token", "the end of sequence"])
+@pytest.mark.parametrize(("include", "shown"), [(False, "ab"), (True, "ab\x01<|end|>")])
+def test_a_special_token_that_was_asked_for_as_text_stops_and_is_named(
+    stop_reason: int | None, include: bool, shown: str
+) -> None:
+    text, last = run(choice(include=include), [event("ab\x01", "stop", stop_reason=stop_reason)])
+    # The real detokenizer hides the token itself; the letter's stands for it here.
+    assert (text, last.finish_reason, last.stop_reason) == (shown, "stop", "<|end|>")
+
+
+def test_another_stop_token_keeps_its_id_and_repetition_hides_nothing() -> None:
+    text, last = run(choice(), [event("abc", "stop", stop_reason=99)])
+    assert (text, last.stop_reason) == ("ab", 99)
+    text, last = run(choice(), [event("abab", "stop", stop_reason=REPEATED)])
+    assert (text, last.stop_reason) == ("abab", REPEATED)
+
+
+@given(cuts=st.lists(st.integers(1, 4), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_kept_ids_are_those_that_are_billed(cuts: list[int]) -> None:
+    made, letters, kept = choice(["de"], keep_ids=True), "abcdefgh", []
+    turn = 0
+    while letters and not made.finished:
+        size = cuts[turn % len(cuts)]
+        turn += 1
+        piece = made.push(event(letters[:size]))
+        letters = letters[size:]
+        assert piece.token_ids is not None
+        kept += piece.token_ids
+    # The detokenizer of this test is one token late: the match is seen with the token behind it.
+    assert kept == [ord(letter) for letter in "abcdef"]
+    assert len(kept) == made.completion_tokens

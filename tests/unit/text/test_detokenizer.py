@@ -85,9 +85,9 @@ EXACT: dict[str, Callable[[], Tokenizer]] = {
 ALL = EXACT | {"metaspace unigram": unigram}
 
 
-def pieces(vocabulary: Vocabulary, ids: Sequence[int], cuts: Sequence[int]) -> list[str]:
+def pieces(vocabulary: Vocabulary, ids: Sequence[int], cuts: Sequence[int], *, skip: bool = True) -> list[str]:
     """Push `ids` cut into deltas of the lengths `cuts` (repeated)."""
-    detokenizer = vocabulary.detokenizer()
+    detokenizer = vocabulary.detokenizer(skip_special_tokens=skip)
     out, at, turn = [], 0, 0
     while at < len(ids):
         size = cuts[turn % len(cuts)]
@@ -114,12 +114,13 @@ CUTS = st.lists(st.integers(1, 5), min_size=1, max_size=6)
 
 @pytest.mark.parametrize("name", EXACT)
 @settings(deadline=None)  # a busy machine is no failure
-@given(data=st.data(), cuts=CUTS)
-def test_any_ids_in_any_cut_equal_the_full_decode(name: str, data: st.DataObject, cuts: list[int]) -> None:
+@given(data=st.data(), cuts=CUTS, skip=st.booleans())
+def test_any_ids_in_any_cut_equal_the_full_decode(name: str, data: st.DataObject, cuts: list[int], skip: bool) -> None:
     tokenizer = EXACT[name]()
     beyond_the_vocabulary = tokenizer.get_vocab_size() + 3
     ids = data.draw(st.lists(st.integers(0, beyond_the_vocabulary), max_size=40))
-    assert "".join(pieces(vocabulary_of(tokenizer), ids, cuts)) == tokenizer.decode(ids, skip_special_tokens=True)
+    shown = "".join(pieces(vocabulary_of(tokenizer), ids, cuts, skip=skip))
+    assert shown == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -160,6 +161,18 @@ def test_the_leading_space_is_dropped_at_the_start_of_a_text_only() -> None:
     assert vocabulary.detokenizer([bos]).push([the]) == "the", "a prompt without text is no context"
     assert vocabulary.detokenizer(prompt).push([the]) == " the"
     assert vocabulary.detokenizer(prompt).push([the]) == tokenizer.decode([*prompt, the])[1:]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_special_tokens_are_seen_where_a_request_wants_to(name: str) -> None:
+    tokenizer = ALL[name]()
+    special = next(iter(tokenizer.get_added_tokens_decoder()))
+    ids = [*tokenizer.encode("the", add_special_tokens=False).ids, special]
+    hidden, seen = (vocabulary_of(tokenizer).detokenizer(skip_special_tokens=skip) for skip in (True, False))
+    text = tokenizer.id_to_token(special)
+    assert text is not None
+    assert text not in hidden.push(ids) + hidden.finish()
+    assert text in seen.push(ids) + seen.finish()
 
 
 def test_metaspace_keeps_the_space_after_a_prompt() -> None:

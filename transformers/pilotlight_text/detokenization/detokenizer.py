@@ -1,8 +1,8 @@
 """Incremental detokenization: token ids to text, as they come.
 
 Responsible for text that never holds half a UTF-8 character and whose pieces concatenate to exactly what `tokenizers`
-decodes for all ids at once, special tokens skipped. No I/O is done here. This is the hottest path of the component: a
-token costs one table look-up and its share of a join.
+decodes for all ids at once, special tokens skipped (or not, where a request wants to see them). No I/O is done here.
+This is the hottest path of the component: a token costs one table look-up and its share of a join.
 
     decoder in tokenizer.json                     vocabulary              a token in the table is
     ByteLevel                                     ByteLevelVocabulary     its bytes
@@ -41,7 +41,7 @@ class Detokenizer(Protocol):
 class Vocabulary(Protocol):
     """What all detokenizers of one tokenizer share. Ids beyond the vocabulary (padded embeddings) decode to nothing."""
 
-    def detokenizer(self, context_ids: Sequence[int] = ()) -> Detokenizer:
+    def detokenizer(self, context_ids: Sequence[int] = (), *, skip_special_tokens: bool = True) -> Detokenizer:
         """A fresh detokenizer; `context_ids` is the prompt, which decides whether the first space is a leading one."""
         ...
 
@@ -110,14 +110,16 @@ def _byte_level(token: str) -> bytes:
 
 
 class _BytesTable(dict[int, bytes]):
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    """Token id to bytes; those of `hidden` tokens are none."""
+
+    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[str]) -> None:
         super().__init__()
         self._tokenizer = tokenizer
-        self._special = special_tokens(tokenizer)
+        self._hidden = hidden
 
     def __missing__(self, token_id: int) -> bytes:
         token = self._tokenizer.id_to_token(token_id)
-        data = b"" if token is None or token in self._special else _byte_level(token)
+        data = b"" if token is None or token in self._hidden else _byte_level(token)
         self[token_id] = data
         return data
 
@@ -126,14 +128,14 @@ class ByteLevelVocabulary:
     """Byte-level BPE (GPT-2, Llama 3, Qwen): every token is a string of bytes."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._table = _BytesTable(tokenizer)
+        self._shown = _BytesTable(tokenizer, frozenset())
+        self._skipping = _BytesTable(tokenizer, special_tokens(tokenizer))
 
-    def detokenizer(self, context_ids: Sequence[int] = ()) -> ByteLevelDetokenizer:
-        return ByteLevelDetokenizer(self._table)
+    def detokenizer(self, context_ids: Sequence[int] = (), *, skip_special_tokens: bool = True) -> ByteLevelDetokenizer:
+        return ByteLevelDetokenizer(self._skipping if skip_special_tokens else self._shown)
 
     def token_bytes(self, token_id: int) -> bytes:
-        return self._table[token_id] or _byte_level(self._tokenizer.id_to_token(token_id) or "")
+        return self._shown[token_id]
 
 
 class ByteLevelDetokenizer:
@@ -160,22 +162,22 @@ class ByteLevelDetokenizer:
 
 
 class _PieceTable(dict[int, "str | bytes | None"]):
-    """Token id to text, to the one byte it stands for, or to None where it is skipped."""
+    """Token id to text, to the one byte it stands for, or to None where it is skipped (a `hidden` token)."""
 
-    def __init__(self, tokenizer: Tokenizer, replacements: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, tokenizer: Tokenizer, replacements: Sequence[tuple[str, str]], hidden: frozenset[str]) -> None:
         super().__init__()
         self._tokenizer = tokenizer
         self._replacements = replacements
-        self._special = special_tokens(tokenizer)
+        self._hidden = hidden
 
-    def piece(self, token: str) -> str | bytes:
+    def _piece(self, token: str) -> str | bytes:
         for old, new in self._replacements:
             token = token.replace(old, new)
         return bytes([int(token[3:5], 16)]) if _BYTE_TOKEN.fullmatch(token) else token
 
     def __missing__(self, token_id: int) -> str | bytes | None:
         token = self._tokenizer.id_to_token(token_id)
-        piece = None if token is None or token in self._special else self.piece(token)
+        piece = None if token is None or token in self._hidden else self._piece(token)
         self[token_id] = piece
         return piece
 
@@ -184,18 +186,19 @@ class ByteFallbackVocabulary:
     """SentencePiece BPE with byte fallback (Llama 2, Mistral, Gemma): tokens are text, rare characters are bytes."""
 
     def __init__(self, tokenizer: Tokenizer, replacements: Sequence[tuple[str, str]], *, strip: str) -> None:
-        self._tokenizer = tokenizer
-        self._table = _PieceTable(tokenizer, replacements)
+        self._shown = _PieceTable(tokenizer, replacements, frozenset())
+        self._skipping = _PieceTable(tokenizer, replacements, special_tokens(tokenizer))
         self._strip = strip
 
-    def detokenizer(self, context_ids: Sequence[int] = ()) -> ByteFallbackDetokenizer:
-        at_start = not any(self._table[token_id] for token_id in context_ids)
-        return ByteFallbackDetokenizer(self._table, self._strip if at_start else "")
+    def detokenizer(
+        self, context_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
+    ) -> ByteFallbackDetokenizer:
+        table = self._skipping if skip_special_tokens else self._shown
+        at_start = not any(table[token_id] for token_id in context_ids)
+        return ByteFallbackDetokenizer(table, self._strip if at_start else "")
 
     def token_bytes(self, token_id: int) -> bytes:
-        piece = self._table[token_id]
-        if piece is None:
-            piece = self._table.piece(self._tokenizer.id_to_token(token_id) or "")
+        piece = self._shown[token_id] or b""
         return piece.encode() if isinstance(piece, str) else piece
 
 
@@ -245,8 +248,9 @@ class StreamVocabulary:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def detokenizer(self, context_ids: Sequence[int] = ()) -> StreamDetokenizer:
-        return StreamDetokenizer(self._tokenizer, list(context_ids[-_STREAM_CONTEXT_TOKENS:]))
+    def detokenizer(self, context_ids: Sequence[int] = (), *, skip_special_tokens: bool = True) -> StreamDetokenizer:
+        context = list(context_ids[-_STREAM_CONTEXT_TOKENS:])
+        return StreamDetokenizer(self._tokenizer, context, skip_special_tokens=skip_special_tokens)
 
     def token_bytes(self, token_id: int) -> bytes:
         text: str = self._tokenizer.decode([token_id], skip_special_tokens=False)
@@ -256,9 +260,10 @@ class StreamVocabulary:
 class StreamDetokenizer:
     """DecodeStream plus what it lacks: the rest at the end, and a way on where it loses its prefix."""
 
-    def __init__(self, tokenizer: Tokenizer, context_ids: list[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, context_ids: list[int], *, skip_special_tokens: bool) -> None:
         self._tokenizer = tokenizer
-        self._stream: DecodeStream | None = DecodeStream(ids=context_ids, skip_special_tokens=True)
+        self._skips = skip_special_tokens
+        self._stream: DecodeStream | None = DecodeStream(ids=context_ids, skip_special_tokens=skip_special_tokens)
         self._ids = context_ids
         self._pieces = [self._decode()]
 
@@ -286,5 +291,5 @@ class StreamDetokenizer:
         return full[len(shown) :] if full.startswith(shown) else ""
 
     def _decode(self) -> str:
-        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=self._skips)
         return text

@@ -7,28 +7,34 @@ out of a choice's text (tool calls, reasoning) comes between its pieces and thei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
 
 from pilotlight_protocol.errors import Unavailable
-from pilotlight_protocol.generation import TokenEvent, TokenLogprob
+from pilotlight_protocol.generation import REPEATED, TokenEvent, TokenLogprob
 from pilotlight_text.detokenization.detokenizer import Detokenizer
 from pilotlight_text.detokenization.stop_strings import StopScanner
 from pilotlight_text.token_source import AnswerFacts, TokenStream
+
+_NO_TOKENS: Mapping[int, str] = MappingProxyType({})
 
 EndReason = Literal["stop", "length"]
 """Why a choice has ended, as clients are told; a generation that was given up ends in an error."""
 
 
 class Piece(msgspec.Struct):
-    """New text of a choice. `stop_reason`: the stop string or token id that ended it, None for end-of-sequence."""
+    """New text of a choice. `stop_reason`: the stop string or token id that ended it, None for end-of-sequence.
+    `token_ids`: what it was made of, the token that ended it included; kept where the request asked for them."""
 
     index: int
     text: str
     logprobs: list[TokenLogprob] | None = None
     finish_reason: EndReason | None = None
     stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
 
     def end_reason(self) -> EndReason:
         """Of a piece that is all of its choice."""
@@ -63,14 +69,17 @@ class ChoiceText:
 
     With stop strings tokens are looked at one by one, so that the count ends with the token that completed the match,
     however the events were coalesced; before `min_tokens` none is looked for (vLLM does the same). The token that ended
-    a generation (end of sequence, a stop token) is counted and not shown.
+    a generation (end of sequence, a stop token) is counted and not shown. `stop_tokens`: those that stand for a stop
+    string which text does not show.
     """
 
     __slots__ = (
         "_detokenizer",
+        "_keep_ids",
         "_min_tokens",
         "_scanner",
         "_show_stop_token",
+        "_stop_tokens",
         "completion_tokens",
         "finished",
         "index",
@@ -84,6 +93,8 @@ class ChoiceText:
         *,
         min_tokens: int = 0,
         show_stop_token: bool = False,
+        stop_tokens: Mapping[int, str] = _NO_TOKENS,
+        keep_ids: bool = False,
     ) -> None:
         self.index = index
         self.finished = False
@@ -92,9 +103,19 @@ class ChoiceText:
         self._scanner = scanner
         self._min_tokens = min_tokens
         self._show_stop_token = show_stop_token
+        self._stop_tokens = stop_tokens
+        self._keep_ids = keep_ids
 
     def push(self, event: TokenEvent) -> Piece:
         """The piece of one event. Raises Unavailable when the predictor gave the generation up."""
+        if not self._keep_ids:
+            return self._push(event)
+        before = self.completion_tokens
+        piece = self._push(event)
+        piece.token_ids = event.output_ids[: self.completion_tokens - before]
+        return piece
+
+    def _push(self, event: TokenEvent) -> Piece:
         ids = event.output_ids
         reason = event.finish_reason
         if reason is None and self._scanner is None:
@@ -102,7 +123,9 @@ class ChoiceText:
             return Piece(self.index, self._detokenizer.push(ids), event.logprobs)
         if reason == "abort":
             raise Unavailable("the predictor gave this generation up before it was complete; try again")
-        shown = ids[:-1] if reason == "stop" and not self._show_stop_token else ids
+        shown = ids
+        if reason == "stop" and not self._show_stop_token and event.stop_reason != REPEATED:
+            shown = ids[:-1]
         if self._scanner is None:
             self.completion_tokens += len(ids)
             text = self._detokenizer.push(shown) if shown else ""
@@ -134,7 +157,11 @@ class ChoiceText:
         return "".join(parts), len(ids)
 
     def _last(self, text: str, event: TokenEvent, reason: EndReason) -> Piece:
-        stop_reason: str | int | None = event.stop_reason
+        stop_reason = event.stop_reason
+        if reason == "stop" and event.output_ids and event.output_ids[-1] in self._stop_tokens:
+            stop_reason = self._stop_tokens[event.output_ids[-1]]
+            if self._show_stop_token:
+                text += stop_reason
         if self._scanner is not None:
             text += self._scanner.push(self._detokenizer.finish())
             text += self._scanner.finish()
@@ -144,12 +171,16 @@ class ChoiceText:
 
 
 class TextStream:
-    """The text of one prompt as it comes. Close it in `finally`."""
+    """The text of one prompt as it comes. Close it in `finally`. `copies`: every choice is made of the first one's
+    tokens."""
 
-    def __init__(self, tokens: TokenStream, choices: list[ChoiceText], prompt_tokens: int) -> None:
+    def __init__(
+        self, tokens: TokenStream, choices: list[ChoiceText], prompt_tokens: int, *, copies: bool = False
+    ) -> None:
         self.facts = tokens.facts
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         self._tokens = tokens
+        self._copies = copies
         self._choices = choices
         self._open = len(choices)
         self._prompt_tokens = prompt_tokens
@@ -163,6 +194,8 @@ class TextStream:
         if not events:
             raise Unavailable("the generation ended before it was complete; try again")
         choices = self._choices
+        if self._copies:
+            events = [msgspec.structs.replace(event, index=index) for event in events for index in range(len(choices))]
         pieces = []
         for event in events:
             if not 0 <= event.index < len(choices):
@@ -215,6 +248,8 @@ def merged(pieces: list[Piece]) -> list[Piece]:
         if earlier is not piece:
             earlier.text += piece.text
             earlier.finish_reason, earlier.stop_reason = piece.finish_reason, piece.stop_reason
+            if piece.token_ids is not None:
+                earlier.token_ids = [*(earlier.token_ids or ()), *piece.token_ids]
             if piece.logprobs is not None:
                 earlier.logprobs = [*(earlier.logprobs or ()), *piece.logprobs]
     return list(of_choice.values())
