@@ -51,6 +51,7 @@ HEADERS = {
     "retry-after": "answer 429 and 503: seconds; gRPC: trailing metadata",
     "x-pilotlight-elsewhere": "request: it may be sent to another pod; answer 503: another pod has an engine",
     "x-pilotlight-error-code": "answer 4xx: OpenAI's word for the fault, as `context_length_exceeded`",
+    "x-pilotlight-loose": "answer: what asked to be strict and cannot be enforced for this model, as `tools`",
     "x-pilotlight-lease": "answer: how the engine was got and what it took",
     "x-pilotlight-param": "answer 400: the parameter that is wrong",
     "x-pilotlight-progress": "request, 1: a stream that waits says why in SSE comments",

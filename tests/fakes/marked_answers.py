@@ -51,10 +51,15 @@ class MarkedFormat:
     """Implements AnswerFormat. `asked`: tools, whether calls are looked for, and the prompt's end, per parser."""
 
     shows_special_tokens = False
-    reasoning_end: str | None = None
+    reads_calls = True
+    reasons = True
+    reasoning_marks: tuple[str, str] | None = ("[", "]")
 
     def __init__(self) -> None:
         self.asked: list[tuple[Sequence[FunctionTool], bool, str]] = []
+
+    def call_envelope(self, name: str) -> tuple[str, str] | None:
+        return f"@{name}", ";"
 
     def parser(self, tools: Sequence[FunctionTool], *, calls: bool, prompt_end: str) -> PartsParser | None:
         self.asked.append((tools, calls, prompt_end))

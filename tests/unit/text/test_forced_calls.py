@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -12,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters
-from pilotlight_protocol.structured_outputs import StructuredOutputs
 from pilotlight_text.answer_parts.chosen_format import ChosenFormat
 from pilotlight_text.answer_parts.parts import ContentText, ReasoningText, ToolCallArguments, ToolCallBegin
+from pilotlight_text.conversation.answer_plan import answer_plan
 from pilotlight_text.conversation.choices import joined
 from pilotlight_text.conversation.conversation import Conversation, FunctionTool, ToolChoice
-from pilotlight_text.conversation.forced_calls import constraint, forced_parser
+from pilotlight_text.conversation.forced_calls import calls_schema
 
 TREE = {
     "type": "object",
@@ -35,7 +33,7 @@ WEATHER = {
     "$defs": {"Leaf": {"enum": ["today", "tomorrow"]}},
 }
 TOOLS = (FunctionTool("tree", None, TREE), FunctionTool("weather", "d", WEATHER), FunctionTool("now"))
-REASONING = ChosenFormat("hermes", "qwen3")
+REASONING = ChosenFormat(None, "qwen3")
 
 
 REQUIRED = ToolChoice("required")
@@ -46,8 +44,7 @@ def conversation(choice: ToolChoice = REQUIRED, **fields: Any) -> Conversation:
 
 
 def schema_of(made: Conversation) -> dict[str, Any]:
-    schema = constraint(made, None, "").json
-    assert isinstance(schema, dict)
+    schema = calls_schema(made)
     jsonschema.Draft202012Validator.check_schema(schema)
     return schema
 
@@ -96,24 +93,10 @@ def test_a_named_call_is_its_arguments() -> None:
     assert schema_of(conversation(ToolChoice("named", "now")))["type"] == "object"
 
 
-def test_a_model_that_reasons_may_do_so_first() -> None:
-    made = constraint(conversation(), REASONING, "assistant\n<think>\n").structural_tag
-    assert made is not None
-    first, _, last = json.loads(made)["format"]["elements"]
-    assert (first["begin"], first["end"]) == ("", "</think>")
-    assert last["json_schema"] == schema_of(conversation())
-    assert constraint(conversation(), REASONING, "assistant\n").json is not None
-
-
-def test_two_constraints_exclude_each_other() -> None:
-    both = GenerationParameters(structured_outputs=StructuredOutputs(regex="a"))
-    with pytest.raises(InvalidInput) as caught:
-        constraint(replace(conversation(), parameters=both), None, "")
-    assert caught.value.param == "tool_choice"
-
-
 def read(text: str, cuts: list[int], made: Conversation, answer_format: ChosenFormat | None, end: str) -> list[Any]:
-    parser = forced_parser(made, answer_format, end)
+    plan = answer_plan(made, answer_format, end)
+    assert plan.new_parser is not None
+    parser = plan.new_parser()
     parts = []
     at = 0
     for size in cuts:

@@ -63,5 +63,5 @@ def test_marks_that_are_special_tokens_are_asked_for() -> None:
 def test_without_calls_there_may_be_nothing_to_read() -> None:
     assert ChosenFormat("hermes", None).parser((), calls=False, prompt_end="") is None
     assert ChosenFormat(None, "qwen3").parser((), calls=True, prompt_end="<think>\n\n</think>\n\n") is None
-    assert ChosenFormat("hermes", "qwen3").reasoning_end == "</think>"
-    assert ChosenFormat("hermes", None).reasoning_end is None
+    assert ChosenFormat("hermes", "qwen3").reasoning_marks == ("<think>", "</think>")
+    assert ChosenFormat("hermes", None).reasoning_marks is None

@@ -11,6 +11,8 @@ from fake_token_source import Answer, FakeTokenSource
 from marked_answers import MarkedFormat
 from text_app import TextApp, demo_text, events_of
 
+from pilotlight_text.answer_parts.chosen_format import ChosenFormat
+
 CHAT = "/v1/chat/completions"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 BODY = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "tools": [TOOL]}
@@ -133,7 +135,7 @@ async def test_calls_are_looked_for_only_where_they_may_be() -> None:
     await app.post(CHAT, {"model": "demo", "messages": BODY["messages"]})
     await app.post(CHAT, BODY)
     asked = app.model._model.loaded().answer_format.asked  # type: ignore[union-attr]
-    assert [(len(tools), calls) for tools, calls, _ in asked] == [(1, False), (0, False), (1, True)]
+    assert [(len(tools), calls) for tools, calls, _ in asked[::2]] == [(1, False), (0, False), (1, True)]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +157,25 @@ async def test_forced_calls_need_no_format_of_the_models(choice: Any, text: str,
     chunks = await deltas_of(app, tool_choice=choice)
     assert chunks[1]["delta"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": ""}
     assert chunks[-1]["finish_reason"] == end
+
+
+async def test_strict_tools_that_cannot_be_enforced_are_told() -> None:
+    strict = {"type": "function", "function": {"name": "now", "strict": True}}
+    app = stopping("hi")
+    assert "x-pilotlight-loose" not in (await app.post(CHAT, BODY | {"tools": [strict]})).headers
+    app.model._model.set_loaded(replace(demo_text(), answer_format=ChosenFormat("llama3_json", None)))
+    for stream in (False, True):
+        answer = await app.post(CHAT, BODY | {"tools": [strict], "stream": stream})
+        assert (answer.status_code, answer.headers["x-pilotlight-loose"]) == (200, "tools")
+        assert "x-pilotlight-loose" not in (await app.post(CHAT, BODY | {"stream": stream})).headers
+
+
+async def test_marks_that_are_special_tokens_are_read_and_not_shown() -> None:
+    """`<|im_start|>` is one of the demo model's: nobody sees it, but where it marks a call."""
+    app = stopping("<|im_start|>hi")
+    assert (await choice_of(app))["message"]["content"] == "hi"
+    app.model._model.loaded().answer_format.shows_special_tokens = True  # type: ignore[union-attr, misc]
+    assert (await choice_of(app))["message"]["content"] == "<|im_start|>hi"
 
 
 async def test_a_schema_nested_without_end_is_refused() -> None:

@@ -17,8 +17,23 @@ class AnswerFormat(Protocol):
         ...
 
     @property
-    def reasoning_end(self) -> str | None:
-        """What stands between the model's reasoning and the answer (`</think>`), None for a model without."""
+    def reads_calls(self) -> bool:
+        """It is known how the model writes calls."""
+        ...
+
+    @property
+    def reasons(self) -> bool:
+        """An answer may begin with reasoning."""
+        ...
+
+    @property
+    def reasoning_marks(self) -> tuple[str, str] | None:
+        """What opens and what closes the reasoning (`<think>`, `</think>`), None where that is no fixed text."""
+        ...
+
+    def call_envelope(self, name: str) -> tuple[str, str] | None:
+        """What the model writes before and behind the JSON of a call's arguments, None where it writes no JSON, or
+        writes special tokens, which no grammar over text can ask for."""
         ...
 
     def parser(self, tools: Sequence[FunctionTool], *, calls: bool, prompt_end: str) -> PartsParser | None:

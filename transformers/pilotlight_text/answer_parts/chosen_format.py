@@ -31,12 +31,29 @@ class ChosenFormat:
         return self._shows
 
     @property
-    def reasoning_end(self) -> str | None:
+    def reads_calls(self) -> bool:
+        return self.calls is not None
+
+    @property
+    def reasons(self) -> bool:
+        return self.reasoning is not None
+
+    @property
+    def reasoning_marks(self) -> tuple[str, str] | None:
         if self.reasoning is None:
             return None
         from pilotlight_text.answer_parts.known_formats import reasoning_format
 
-        return reasoning_format(self.reasoning).closing
+        found = reasoning_format(self.reasoning)
+        return None if found.closing is None or found.opening is None else (found.opening, found.closing)
+
+    def call_envelope(self, name: str) -> tuple[str, str] | None:
+        if self.calls is None or self.shows_special_tokens:
+            return None
+        from pilotlight_text.answer_parts.known_formats import call_format
+
+        found = call_format(self.calls).envelope
+        return None if found is None else (found[0].replace("NAME", name), found[1])
 
     def parser(self, tools: Sequence[DescribedFunction], *, calls: bool, prompt_end: str) -> PartsParser | None:
         from pilotlight_text.answer_parts.format_reading import parser_of

@@ -5,13 +5,6 @@ It must not know how a model marks reasoning and calls: that is the parser's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from msgspec import structs
-
-from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.generation import GenerationParameters
-from pilotlight_text.answer_parts.answer_format import AnswerFormat
 from pilotlight_text.answer_parts.parts import (
     AnswerPart,
     PartsParser,
@@ -21,7 +14,6 @@ from pilotlight_text.answer_parts.parts import (
 )
 from pilotlight_text.conversation.choices import ChoiceDelta, WholeChoice, joined
 from pilotlight_text.conversation.conversation import Conversation
-from pilotlight_text.conversation.forced_calls import constraint, forced_parser, forces_calls
 from pilotlight_text.detokenization.text_stream import Piece
 
 
@@ -64,30 +56,3 @@ class ChoiceReader:
         if isinstance(part, ToolCallBegin):
             self._called = True
         return not (self._one_call and isinstance(part, ToolCallBegin | ToolCallArguments) and part.call > 0)
-
-
-def choice_readers(
-    conversation: Conversation, answer_format: AnswerFormat | None, prompt_end: str
-) -> tuple[GenerationParameters, Sequence[ChoiceReader]]:
-    """What is asked of the engine, and a reader per choice; no readers where all text is content. Raises InvalidInput:
-    nothing here reads this model's calls, or they cannot be forced as asked."""
-    parameters = conversation.parameters
-    if forces_calls(conversation):
-        constrained = structs.replace(
-            parameters, structured_outputs=constraint(conversation, answer_format, prompt_end)
-        )
-        parsers = [forced_parser(conversation, answer_format, prompt_end) for _ in range(parameters.n)]
-        return constrained, [ChoiceReader(parser, conversation) for parser in parsers]
-    if answer_format is None:
-        raise InvalidInput(
-            "it is not known how this model writes calls; send tool_choice 'required' or a function's name to force "
-            "one, or 'none' to show it the tools only",
-            param="tools",
-        )
-    readers = []
-    for _ in range(parameters.n):
-        parser = answer_format.parser(conversation.tools, calls=conversation.calls_tools, prompt_end=prompt_end)
-        if parser is None:
-            return parameters, ()
-        readers.append(ChoiceReader(parser, conversation))
-    return parameters, readers

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from pilotlight_text.answer_parts.parts import ContentText
 from pilotlight_text.conversation.choices import ChoiceDelta, WholeAnswer, WholeChoice, extend
 from pilotlight_text.conversation.conversation import Conversation
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from pilotlight_text.conversation.choice_reader import ChoiceReader
 
 PROMPT_END_CHARS = 256
+LOOSE_HEADER = "x-pilotlight-loose"
+"""Names what asked to be strict and is not held to it, as nothing can be for this model's way of writing calls."""
 
 
 class ConversationAnswer:
@@ -101,12 +105,23 @@ class Conversations:
             forwarded_headers(context.headers),
             include_stop_str_in_output=conversation.include_stop_str_in_output,
         )
-        if answer_format is None and not (conversation.tools and conversation.calls_tools):
+        if not (conversation.tools and conversation.calls_tools) and (
+            answer_format is None or not answer_format.reasons
+        ):
             return request, ()
-        from pilotlight_text.conversation.choice_reader import choice_readers  # only where an answer has parts
+        from pilotlight_text.conversation.answer_plan import answer_plan  # only where an answer has parts
+        from pilotlight_text.conversation.choice_reader import ChoiceReader
 
-        parameters, readers = choice_readers(conversation, answer_format, prompt[-PROMPT_END_CHARS:])
-        return replace(request, parameters=parameters), readers
+        plan = answer_plan(conversation, answer_format, prompt[-PROMPT_END_CHARS:])
+        if plan.loose_strict:
+            context.response_headers[LOOSE_HEADER] = "tools"
+        parameters = structs.replace(conversation.parameters, structured_outputs=plan.outputs)
+        request = replace(request, parameters=parameters)
+        if plan.new_parser is None:
+            return request, ()
+        if answer_format is not None and answer_format.shows_special_tokens:
+            request = replace(request, skip_special_tokens=False)
+        return request, [ChoiceReader(plan.new_parser(), conversation) for _ in range(parameters.n)]
 
     async def _prompt(self, conversation: Conversation, context: RequestContext) -> tuple[str, list[int]]:
         loaded, options = self._model.loaded(), conversation.template

@@ -1,7 +1,7 @@
-"""Calls that the request forces: what the engine is told to hold the model to, and who reads what comes of it. Pure.
+"""Calls that are held to their tools' schemas: what the engine is told, and who reads what comes of it. Pure.
 
-A forced call is JSON of the tool's own schema, so it is valid unless it is cut for its length. A model that reasons may
-do so first. How a constraint is enforced is the engine's.
+Where the model's own way of writing calls is JSON between fixed texts, it writes them so; any other writes a list of
+calls, or the arguments alone. Either is valid unless it is cut for its length.
 """
 
 from __future__ import annotations
@@ -9,71 +9,64 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
-from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.structured_outputs import StructuredOutputs
 from pilotlight_text.answer_parts.answer_format import AnswerFormat
-from pilotlight_text.answer_parts.parts import AnswerPart, ContentText, PartsParser, ReasoningText
+from pilotlight_text.answer_parts.parts import AnswerPart, ContentText, PartsParser
 from pilotlight_text.answer_parts.parts_writer import PartsWriter
 from pilotlight_text.answer_parts.scripted_parser import Script, ScriptedParser
 from pilotlight_text.answer_parts.text_reader import Step, TextReader
+from pilotlight_text.conversation.constraints import Element, json_element, tag
 from pilotlight_text.conversation.conversation import Conversation, FunctionTool
 from pilotlight_text.conversation.tools import arguments_schema
 from pilotlight_text.tool_parsers.json_calls import read_calls
 
-_SPACE = {"type": "regex", "pattern": r"[ \n]{0,4}"}
 
-
-def forces_calls(conversation: Conversation) -> bool:
-    return bool(conversation.tools) and conversation.tool_choice.mode in ("required", "named")
-
-
-def constraint(conversation: Conversation, answer_format: AnswerFormat | None, prompt_end: str) -> StructuredOutputs:
-    """Raises InvalidInput: the tools' schemas are too large, or the request constrains its answer besides."""
-    if conversation.parameters.structured_outputs is not None:
-        raise InvalidInput(
-            "a forced call and another format of the answer exclude each other; send one of 'tool_choice' and "
-            "'response_format' or 'structured_outputs'",
-            param="tool_choice",
-        )
-    schema = _schema(conversation)
-    closing = None if answer_format is None else answer_format.reasoning_end
-    try:
-        if answer_format is None or closing is None or not _reasons(answer_format, prompt_end):
-            return StructuredOutputs(json=schema, disable_any_whitespace=True)
-        elements = [{"type": "tag", "begin": "", "content": {"type": "any_text"}, "end": closing}, _SPACE]
-        elements.append({"type": "json_schema", "json_schema": schema})
-        tag = {"type": "structural_tag", "format": {"type": "sequence", "elements": elements}}
-        return StructuredOutputs(structural_tag=msgspec.json.encode(tag).decode())
-    except ValueError as error:
-        raise InvalidInput(f"the tools' schemas cannot be enforced: {error}", param="tools") from None
-
-
-def forced_parser(conversation: Conversation, answer_format: AnswerFormat | None, prompt_end: str) -> PartsParser:
+def callable_tools(conversation: Conversation) -> tuple[FunctionTool, ...]:
     name = conversation.tool_choice.name
-    calls = ScriptedParser(_read_list if name is None else _arguments_of(name))
-    if answer_format is None or not _reasons(answer_format, prompt_end):
-        return calls
-    reasoning = answer_format.parser((), calls=False, prompt_end=prompt_end)
-    return calls if reasoning is None else _ReasoningThen(reasoning, calls)
+    return tuple(tool for tool in conversation.tools if name in (None, tool.name))
 
 
-def _reasons(answer_format: AnswerFormat, prompt_end: str) -> bool:
-    """Whether the prompt has opened the reasoning. Where it has not, the call comes at once."""
-    parser = answer_format.parser((), calls=False, prompt_end=prompt_end)
-    if parser is None:
-        return False
-    parts = [*parser.push("x"), *parser.finish()]
-    return any(isinstance(part, ReasoningText) for part in parts)
+def call_tags(conversation: Conversation, answer_format: AnswerFormat | None) -> list[Element]:
+    """A tag per callable tool, as the model writes its calls; empty where that is not known."""
+    tags = []
+    for tool in callable_tools(conversation):
+        envelope = None if answer_format is None else answer_format.call_envelope(tool.name)
+        if envelope is None:
+            return []
+        before, behind = envelope
+        tags.append(tag(before, json_element(arguments_schema(tool)), behind))
+    return tags
 
 
-def _schema(conversation: Conversation) -> dict[str, Any]:
-    tools = conversation.tools
-    name = conversation.tool_choice.name
-    if name is not None:
-        (tool,) = (tool for tool in tools if tool.name == name)
-        return dict(arguments_schema(tool))
+def calls_element(conversation: Conversation, tags: Sequence[Element]) -> Element:
+    """At least one call, and no more than one where it is named or calls are not parallel."""
+    one = conversation.tool_choice.mode == "named" or not conversation.parallel_tool_calls
+    return {
+        "type": "tags_with_separator",
+        "tags": list(tags),
+        "separator": "\n",
+        "at_least_one": True,
+        "stop_after_first": one,
+    }
+
+
+def strict_calls_element(conversation: Conversation, tags: Sequence[Element]) -> Element | None:
+    """Any text, in which a call of a strict tool has its schema; None where no tool is strict."""
+    tools = callable_tools(conversation)
+    if not any(tool.strict for tool in tools):
+        return None
+    loose = [
+        made if tool.strict else {**made, "content": json_element({"type": "object"})}
+        for tool, made in zip(tools, tags, strict=True)
+    ]
+    trigger = loose[0]["begin"].partition("\n")[0]  # the mark that begins a call of whatever function
+    return {"type": "triggered_tags", "triggers": [trigger], "tags": loose}
+
+
+def calls_schema(conversation: Conversation) -> dict[str, Any]:
+    """Of a named call the schema of its arguments, else that of a list of calls."""
+    tools = callable_tools(conversation)
+    if conversation.tool_choice.mode == "named":
+        return dict(arguments_schema(tools[0]))
     calls: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"anyOf": [_call(tool) for tool in tools]}}
     if not conversation.parallel_tool_calls:
         calls["maxItems"] = 1
@@ -101,6 +94,13 @@ def _moved(schema: Any, to: str) -> Any:
 
 def _moved_reference(key: str, value: Any, to: str) -> Any:
     return to + value[1:] if key == "$ref" and isinstance(value, str) and value[:1] == "#" else _moved(value, to)
+
+
+def schema_parser(conversation: Conversation, reasoning: PartsParser | None) -> PartsParser:
+    """Reads what `calls_schema` describes, behind what `reasoning` takes for such."""
+    name = conversation.tool_choice.name
+    calls = ScriptedParser(_read_list if name is None else _arguments_of(name))
+    return calls if reasoning is None else _ReasoningThen(reasoning, calls)
 
 
 def _read_list(reader: TextReader, writer: PartsWriter) -> Step[None]:

@@ -60,7 +60,7 @@ def _format(
         is_open = left == "open" or starts_inside
         return marked_reasoning(opening, closing, is_open=is_open, ends_too=calls if calls_end_it else ())
 
-    return ReasoningFormat(script, opening + closing, closing[0])
+    return ReasoningFormat(script, opening + closing, closing[0], opening[0])
 
 
 DEEPSEEK_R1 = _format(("<think>",), ("</think>",), starts_inside=True)

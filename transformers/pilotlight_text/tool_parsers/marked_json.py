@@ -43,12 +43,16 @@ def marked_json(opening: tuple[str, ...], closing: tuple[str, ...] = ()) -> Scri
     return script
 
 
-def _format(opening: tuple[str, ...], closing: tuple[str, ...] = ()) -> CallFormat:
+def _format(
+    opening: tuple[str, ...], closing: tuple[str, ...] = (), envelope: tuple[str, str] | None = None
+) -> CallFormat:
     script = marked_json(opening, closing)
-    return CallFormat(lambda tools: script, opening + closing, opening)
+    return CallFormat(lambda tools: script, opening + closing, opening, envelope=envelope)
 
 
-HERMES = _format(("<tool_call>",), ("</tool_call>",))
+HERMES = _format(
+    ("<tool_call>",), ("</tool_call>",), ('<tool_call>\n{"name": "NAME", "arguments": ', "}\n</tool_call>")
+)
 GRANITE = _format(("<|tool_call|>", "<tool_call>"), ("</tool_call>",))
 GRANITE_20B = _format(("<function_call>",), ("</function_call>",))
 PHI4_MINI = _format(("functools", "<|tool_call|>"), ("<|/tool_call|>",))
