@@ -13,11 +13,13 @@ MODEL_URI = "bundled://demo-awq"
 
 
 @contextlib.contextmanager
-def transformer(predictor_host: str, log: Path, *arguments: str) -> Iterator[RunningComponent]:
+def transformer(
+    predictor_host: str, log: Path, *arguments: str, model_uri: str = MODEL_URI
+) -> Iterator[RunningComponent]:
     """A ready transformer of model `demo`; it must end with status 0 when it is told to."""
     port = free_port()
     argv = ["-m", "pilotlight_transformer", "--model_name=demo", f"--predictor_host={predictor_host}"]
-    argv += [f"--model_uri={MODEL_URI}", f"--http_port={port}", "--workers=100", *arguments]
+    argv += [f"--model_uri={model_uri}", f"--http_port={port}", "--workers=100", *arguments]
     with running(argv, port, log, model_name="demo") as component:
         yield component
     assert component.process.returncode == 0, log.read_text()
