@@ -24,3 +24,10 @@ class InlineTemplates:
             raise refused(str(refusal)) from refusal
         except jinja_template.TextTooLong:
             raise too_long(max_chars) from None
+
+    async def probe(self, template: TemplateSource, special_tokens: bytes) -> bytes:
+        try:
+            compiled = jinja_template.compiled(template.source, lambda: self._now)
+        except jinja_template.TemplateRefused as refusal:
+            raise refused(str(refusal)) from refusal
+        return json.dumps(jinja_template.probed_template(compiled, json.loads(special_tokens))).encode()

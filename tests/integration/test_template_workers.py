@@ -65,6 +65,15 @@ async def test_what_a_template_makes_comes_back(workers: TemplateWorkers) -> Non
         assert text.startswith("<user>\N{GRINNING FACE}é")
 
 
+async def test_probes_are_rendered_where_the_template_is(workers: TemplateWorkers) -> None:
+    parts = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+    template = chat(workers, parts)
+    assert (await template.traits()).form_of("user") == "parts"
+    assert await template.render(HELLO) == "hello"
+    with pytest.raises(InvalidInput, match="CPU time"):
+        await chat(workers, LOOPS).traits()
+
+
 @pytest.mark.parametrize(
     ("source", "told"),
     [(LOOPS, "CPU time"), (LOOPS_IN_C, "CPU time"), (ALLOCATES, "MiB of memory"), (GROWS, "MiB of memory")],

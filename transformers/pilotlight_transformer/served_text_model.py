@@ -131,6 +131,7 @@ class ServedTextModel:
             if loaded.template.needs_worker:
                 self._templates.warm_up()
             _log.info("the tokenizer and the chat template of %s are ready", self.name)
+            await loaded.template.learn()
             return
         self.load_failed = True
         stop()

@@ -15,7 +15,6 @@ from pilotlight_text.openai_api.requests import (
     read_chat_request,
     read_completion_request,
 )
-from pilotlight_text.templates.chat_template import template_messages
 
 
 def chat(**fields: Any) -> bytes:
@@ -104,37 +103,4 @@ def test_bad_prompts(prompt: Any) -> None:
 def test_a_negative_token_id_is_refused_where_it_is_read(prompt: Any, param: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read_completion_request(completion(prompt=prompt))
-    assert caught.value.param == param
-
-
-def test_messages_for_the_template() -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
-    messages: list[dict[str, Any]] = [
-        {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}], "name": "n"},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-    ]
-    first, second = template_messages(messages)
-    assert first == {"role": "user", "content": "one\ntwo", "name": "n"}
-    assert second["content"] == ""
-    assert second["tool_calls"][0]["function"]["arguments"] == {"a": 1}
-
-
-@pytest.mark.parametrize(
-    ("message", "param"),
-    [
-        ({"content": "x"}, "messages[0].role"),
-        ({"role": "user"}, "messages[0].content"),
-        ({"role": "user", "content": 1}, "messages[0].content"),
-        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
-        ({"role": "user", "content": [{"type": "input_audio"}]}, "messages[0].content[0]"),
-        ({"role": "assistant", "tool_calls": [1]}, "messages[0].tool_calls[0].function"),
-        (
-            {"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]},
-            "messages[0].tool_calls[0].function.arguments",
-        ),
-    ],
-)
-def test_bad_messages(message: dict[str, Any], param: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        template_messages([message])
     assert caught.value.param == param

@@ -66,7 +66,7 @@ async def test_a_source_is_sent_once_to_each_worker() -> None:
     for _ in range(4):
         assert await bench.template(GOOD).render(HELLO) == "<hello>"
     doubtful, usual = bench.started
-    assert ["source" in job for job in doubtful.jobs] == [True]
+    assert [("source" in job, "probe" in job) for job in doubtful.jobs] == [(True, True), (False, False)]
     assert ["source" in job for job in usual.jobs] == [True, False, False]
 
 

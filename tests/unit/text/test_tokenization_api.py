@@ -8,7 +8,6 @@ import pytest
 from fake_token_source import FakeTokenSource
 from text_app import TextApp, demo_text
 
-from pilotlight_text.templates.chat_template import template_messages
 from pilotlight_text.text_model import DEFAULT_CHARS_LIMIT
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -48,7 +47,7 @@ async def test_the_tokens_as_the_vocabulary_spells_them() -> None:
 @pytest.mark.parametrize("begins", [True, False])
 async def test_a_conversation_is_rendered_as_chat_renders_it(begins: bool) -> None:
     _, answer = await asked("/tokenize", {"messages": MESSAGES, "add_generation_prompt": begins})
-    text = await demo_text().template.render(template_messages(MESSAGES), add_generation_prompt=begins)
+    text = await demo_text().template.render(MESSAGES, add_generation_prompt=begins)
     assert answer["tokens"] == ids(text)
 
 
@@ -75,7 +74,7 @@ async def test_tokens_become_the_text_again(text: str) -> None:
 
 async def test_special_tokens_are_shown() -> None:
     _, rendered = await asked("/tokenize", {"messages": MESSAGES})
-    text = await demo_text().template.render(template_messages(MESSAGES))
+    text = await demo_text().template.render(MESSAGES)
     assert await asked("/detokenize", {"tokens": rendered["tokens"]}) == (200, {"prompt": text})
 
 

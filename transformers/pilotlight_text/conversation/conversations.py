@@ -16,7 +16,7 @@ from pilotlight_text.answer_parts.parts import ContentText
 from pilotlight_text.conversation.choices import ChoiceDelta, WholeAnswer, WholeChoice, extend
 from pilotlight_text.conversation.conversation import Conversation
 from pilotlight_text.detokenization.text_stream import Piece, TextStream, Usage
-from pilotlight_text.templates.chat_template import template_messages
+from pilotlight_text.templates.conversation_check import check_conversation
 from pilotlight_text.text_model import TextModel, TextRequest, add_facts, timed
 from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.hop_headers import forwarded_headers
@@ -125,12 +125,13 @@ class Conversations:
 
     async def _prompt(self, conversation: Conversation, context: RequestContext) -> tuple[str, list[int]]:
         loaded, options = self._model.loaded(), conversation.template
-        messages = template_messages(conversation.messages)
-        loaded.codec.check_chars(sum(len(message["content"]) for message in messages), "messages")
+        loaded.codec.check_chars(check_conversation(conversation.messages), "messages")
         with timed(context, "tokenize"):
             prompt = await loaded.template.render(
-                messages,
+                conversation.messages,
                 tools=_template_tools(conversation),
+                documents=options.documents,
+                reasoning_effort=options.reasoning_effort,
                 add_generation_prompt=options.add_generation_prompt and not options.continue_final_message,
                 continue_final_message=options.continue_final_message,
                 variables=options.variables,

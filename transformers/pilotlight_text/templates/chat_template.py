@@ -1,43 +1,51 @@
 """Chat messages to a prompt, by the template that came with the model.
 
-Responsible for what a template is given, and for what is refused before it runs. A template never comes from a client.
-It must not tokenize. A known template runs here while the conversation is short; every other one runs in a worker,
-behind `TemplateRunner`.
+Responsible for what a template is given, which of a model's templates, and where it runs. A template never comes from a
+client. What it wants `template_probes` finds out, and `conversation_shape` does. It must not tokenize. A known template
+runs here while the conversation is short; every other one runs in a worker, behind `TemplateRunner`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
+from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, PilotlightError
+from pilotlight_text.templates.conversation_check import Message, check_conversation
+from pilotlight_text.templates.conversation_shape import shaped
+from pilotlight_text.templates.final_message import cut_at_mark, marked
 from pilotlight_text.templates.known_templates import KNOWN_DIGESTS
+from pilotlight_text.templates.shown_tools import shown_tools, told_by_system
 from pilotlight_text.templates.template_sources import DEFAULT, TemplateSource
+from pilotlight_text.templates.template_traits import TemplateTraits
 
 if TYPE_CHECKING:
     import jinja2
 
-Message = Mapping[str, Any]
-
 INLINE_BYTES = 32 * 1024
 """A known template renders so much JSON in less than a millisecond; what is longer goes to a worker."""
 
-_WITH_TOOLS = "tool_use"
-_CUT_MARK = "\N{OBJECT REPLACEMENT CHARACTER}continue here\N{OBJECT REPLACEMENT CHARACTER}"
+_WITH_TOOLS, _WITH_DOCUMENTS = "tool_use", "rag"
 _GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 TEMPLATE_GLOBALS = frozenset(
     ("range", "dict", "lipsum", "cycler", "joiner", "namespace", "raise_exception", "strftime_now")
 )
 _JINJAS_OWN = frozenset({"self", "loop", "caller", "varargs", "kwargs", "super"})
 _encode = msgspec.json.Encoder().encode
+_decode_traits = msgspec.json.Decoder(TemplateTraits).decode
 _RESERVED = _GIVEN | TEMPLATE_GLOBALS | _JINJAS_OWN
 
 
 class TemplateRunner(Protocol):
     async def render(self, template: TemplateSource, context: bytes, max_chars: int) -> str:
         """The text; `context` is JSON. Raises InvalidInput, PayloadTooLarge, Unavailable (no room to render it now)."""
+        ...
+
+    async def probe(self, template: TemplateSource, special_tokens: bytes) -> bytes:
+        """The template's TemplateTraits; both as JSON. Raises what `render` does."""
         ...
 
 
@@ -56,44 +64,90 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         self._runner = runner
         self._max_output_chars = max_output_chars
+        self._traits: dict[str, TemplateTraits] = {}
         self._known = {name: _compiled(source) for name, source in sources.items() if source.digest in KNOWN_DIGESTS}
 
     @property
     def needs_worker(self) -> bool:
         return len(self._known) < len(self._sources)
 
+    async def traits(self, *, tools: bool = False, documents: bool = False) -> TemplateTraits:
+        """What the template wants that a conversation with these gets; found out once, by rendering probes.
+
+        Raises what `render` does.
+        """
+        return await self._traits_of(self._name(tools=tools, documents=documents))
+
+    async def learn(self) -> None:
+        """Ask for the traits ahead of the first conversation, which would wait for them otherwise."""
+        with suppress(PilotlightError):  # whoever renders is told
+            await self.traits()
+
     async def render(
         self,
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        reasoning_effort: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt text. `variables` (`chat_template_kwargs`) are what the template may read besides.
+        """The prompt text. `messages` and `tools` are as OpenAI's chat API has them; `variables`
+        (`chat_template_kwargs`) are what the template may read besides.
 
         Raises InvalidInput (no template, the template refuses the messages or does not end), PayloadTooLarge (text over
         the limit), Unavailable (no room to render it now).
         """
-        which = _WITH_TOOLS if tools and _WITH_TOOLS in self._sources else DEFAULT
-        if which not in self._sources:
+        check_conversation(messages)
+        name = self._name(tools=bool(tools), documents=bool(documents))
+        for variable in variables or ():
+            if variable in _RESERVED or variable in self._special_tokens:
+                raise InvalidInput(f"chat_template_kwargs must not set '{variable[:64]}'", param="chat_template_kwargs")
+        traits = await self._traits_of(name)
+        turns, continued = shaped(messages, traits), ""
+        if tools and traits.tools == "system text":
+            turns = told_by_system(turns, tools, traits)
+        if continue_final_message:
+            turns, continued = marked(turns, messages[-1] if messages else {})
+        context = {
+            **_switched(variables or {}, reasoning_effort, traits),
+            **self._special_tokens,
+            "messages": turns,
+            "tools": shown_tools(tools, traits) if tools else None,
+            "documents": documents,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        text = await self._text_of(name, context)
+        return cut_at_mark(text, continued) if continue_final_message else text
+
+    def _name(self, *, tools: bool, documents: bool) -> str:
+        """Which of the model's templates: `tool_use` and `rag` are the names that Cohere's and others' models have."""
+        if tools and _WITH_TOOLS in self._sources:
+            return _WITH_TOOLS
+        if documents and not tools and _WITH_DOCUMENTS in self._sources:
+            return _WITH_DOCUMENTS
+        if DEFAULT not in self._sources:
             raise InvalidInput(
                 "this model has no chat template; send the finished prompt to /openai/v1/completions", param="messages"
             )
-        for name in variables or ():
-            if name in _RESERVED or name in self._special_tokens:
-                raise InvalidInput(f"chat_template_kwargs must not set '{name[:64]}'", param="chat_template_kwargs")
-        context = {
-            **(variables or {}),
-            **self._special_tokens,
-            "messages": _marked(messages) if continue_final_message else messages,
-            "tools": tools,
-            "documents": None,
-            "add_generation_prompt": add_generation_prompt,
-        }
-        text = await self._text_of(which, context)
-        return _cut(text) if continue_final_message else text
+        return DEFAULT
+
+    async def _traits_of(self, name: str) -> TemplateTraits:
+        traits = self._traits.get(name)
+        if traits is None:
+            known = self._known.get(name)
+            if known is not None:
+                from pilotlight_text.templates.jinja_template import probed_template  # Jinja, as in `_compiled`
+
+                found = probed_template(known, self._special_tokens)
+                traits = msgspec.convert(found, TemplateTraits)
+            else:
+                answer = await self._runner.probe(self._sources[name], _encode(self._special_tokens))
+                traits = _decode_traits(answer)
+            self._traits[name] = traits
+        return traits
 
     async def _text_of(self, which: str, context: Mapping[str, Any]) -> str:
         try:
@@ -130,76 +184,10 @@ def _compiled(template: TemplateSource) -> jinja2.Template:
     return compiled(template.source)
 
 
-def _marked(messages: Sequence[Message]) -> list[Message]:
-    """A copy whose last message ends in a mark, behind which the rendered text is cut off."""
-    content = messages[-1].get("content") if messages else None
-    if not isinstance(content, str):
-        raise InvalidInput(
-            "continue_final_message needs a last message with text content to continue", param="continue_final_message"
-        )
-    return [*messages[:-1], {**messages[-1], "content": content + _CUT_MARK}]
-
-
-def _cut(text: str) -> str:
-    before, mark, _ = text.rpartition(_CUT_MARK)
-    if not mark:
-        raise InvalidInput(
-            "the model's chat template does not show the last message, so it cannot be continued",
-            param="continue_final_message",
-        )
-    return before
-
-
-def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as templates expect them: text parts joined, a tool call's arguments decoded. Raises InvalidInput."""
-    return [_template_message(f"messages[{place}]", message) for place, message in enumerate(messages)]
-
-
-def _template_message(where: str, message: Mapping[str, Any]) -> dict[str, Any]:
-    role = message.get("role")
-    if not isinstance(role, str) or not role:
-        raise InvalidInput(f"'{where}.role' must be a string such as 'user'", param=f"{where}.role")
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "\n".join(_text_part(f"{where}.content[{place}]", part) for place, part in enumerate(content))
-    elif content is None:
-        if role != "assistant":
-            raise InvalidInput(f"'{where}.content' is missing", param=f"{where}.content")
-        content = ""
-    elif not isinstance(content, str):
-        raise InvalidInput(f"'{where}.content' must be a string or a list of parts", param=f"{where}.content")
-    result = {**message, "role": role, "content": content}
-    if message.get("tool_calls"):
-        result["tool_calls"] = _tool_calls(f"{where}.tool_calls", message["tool_calls"])
-    return result
-
-
-def _text_part(where: str, part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text":
-        raise InvalidInput(f"'{where}': this model reads text only; send parts of type 'text'", param=where)
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise InvalidInput(f"'{where}.text' must be a string", param=f"{where}.text")
-    return text
-
-
-def _tool_calls(where: str, calls: Any) -> list[dict[str, Any]]:
-    """Templates read a call's arguments as an object; the API carries them as JSON text."""
-    decoded = []
-    for place, call in enumerate(calls if isinstance(calls, list) else [None]):
-        function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict):
-            raise InvalidInput(f"'{where}[{place}].function' must be an object", param=f"{where}[{place}].function")
-        arguments = function.get("arguments")
-        if isinstance(arguments, str):
-            try:
-                arguments = msgspec.json.decode(arguments or "{}")
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                param = f"{where}[{place}].function.arguments"
-                deep = ": it is nested too deeply" if isinstance(error, RecursionError) else ""
-                raise InvalidInput(f"'{param}' is not valid JSON{deep}", param=param) from None
-        decoded.append({**call, "function": {**function, "arguments": arguments}})
-    return decoded
+def _switched(variables: Mapping[str, Any], reasoning_effort: str | None, traits: TemplateTraits) -> Mapping[str, Any]:
+    """`reasoning_effort` as templates read it: itself, and as a switch of thinking unless the client has set that."""
+    if reasoning_effort is None:
+        return variables
+    thinks = reasoning_effort != "none"
+    switches = {"enable_thinking", *traits.switches} & {"enable_thinking", "thinking"}
+    return {**dict.fromkeys(switches, thinks), **variables, "reasoning_effort": reasoning_effort}

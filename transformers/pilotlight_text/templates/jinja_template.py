@@ -1,6 +1,7 @@
 """Compiling and running one Jinja template, in a sandbox and with Hugging Face's conventions.
 
-Runs in this process for templates that are known, and in a worker for all others: it must import nothing but Jinja.
+Runs in this process for templates that are known, and in a worker for all others: it must import nothing but Jinja and
+`template_probes`.
 Source of the conventions: transformers' `apply_chat_template`. It must not read files or know what a message is.
 """
 
@@ -18,7 +19,10 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from pilotlight_text.templates.template_probes import probed
+
 _TOLD_CHARS = 500
+_PROBE_CHARS = 256 * 1024
 
 
 class TemplateRefused(Exception):
@@ -51,6 +55,18 @@ def rendered(template: jinja2.Template, context: Mapping[str, Any], max_chars: i
     except Exception as error:  # it is somebody else's code
         raise TemplateRefused(f"cannot render these messages: {_told(error)}") from error
     return text
+
+
+def probed_template(template: jinja2.Template, special_tokens: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of TemplateTraits."""
+
+    def render(context: dict[str, Any]) -> str | None:
+        try:
+            return rendered(template, {**special_tokens, **context}, _PROBE_CHARS)
+        except (TemplateRefused, TextTooLong):
+            return None
+
+    return probed(render)
 
 
 def _joined(parts: Iterable[str], max_chars: int) -> str:

@@ -49,6 +49,7 @@ class TemplateWorkers:
         self._usual = Lane(start, size)
         self._doubtful = Lane(start, 1)
         self._proven: dict[str, None] = {}
+        self._probed: dict[str, bytes] = {}
         self._suspect_until: dict[str, float] = {}
         self._now_s = now_s
 
@@ -58,7 +59,7 @@ class TemplateWorkers:
 
     async def render(self, template: TemplateSource, context: bytes, max_chars: int) -> str:
         head = b'{"template":"%s","max_chars":%d,"context":%s' % (template.digest.encode(), max_chars, context)
-        answer = await self._answer(template, head)
+        answer = await self._answer(template, head, proves=True)
         kind, rest = answer[:1], answer[1:]
         if kind == TEXT:
             return rest.decode()
@@ -66,7 +67,18 @@ class TemplateWorkers:
             raise too_long(max_chars)
         raise refused(rest.decode("utf-8", "replace") if kind == REFUSED else "ended without an answer")
 
-    async def _answer(self, template: TemplateSource, head: bytes) -> bytes:
+    async def probe(self, template: TemplateSource, special_tokens: bytes) -> bytes:
+        digest = template.digest
+        if digest not in self._probed:
+            head = b'{"template":"%s","probe":%s' % (digest.encode(), special_tokens)
+            answer = await self._answer(template, head, proves=False)
+            if answer[:1] != TEXT:
+                raise refused(answer[1:].decode("utf-8", "replace"))
+            _remember(self._probed, digest, answer[1:])
+        return self._probed[digest]
+
+    async def _answer(self, template: TemplateSource, head: bytes, *, proves: bool) -> bytes:
+        """`proves`: an answer says that the template can be trusted with conversations."""
         digest = template.digest
         while True:
             lane = self._usual if self._is_trusted(digest) else self._doubtful
@@ -77,7 +89,7 @@ class TemplateWorkers:
                 worker.known.add(digest)
                 job = head + b',"source":' + _encode(template.source) + b"}"
             answering = worker.ask(job)
-            answering.add_done_callback(partial(self._answered, lane, worker, digest))
+            answering.add_done_callback(partial(self._answered, lane, worker, digest, proves))
             try:
                 # A client that goes leaves its render to end by itself, and the worker whole.
                 answer = await asyncio.shield(answering)
@@ -87,10 +99,12 @@ class TemplateWorkers:
                 return answer
             worker.known.discard(digest)
 
-    def _answered(self, lane: Lane, worker: WorkerConnection, digest: str, answer: asyncio.Future[bytes]) -> None:
+    def _answered(
+        self, lane: Lane, worker: WorkerConnection, digest: str, proves: bool, answer: asyncio.Future[bytes]
+    ) -> None:
         if answer.exception() is not None:
             _remember(self._suspect_until, digest, self._now_s() + SUSPECT_S)
-        elif lane is self._doubtful:
+        elif lane is self._doubtful and proves:
             _remember(self._proven, digest, None)
             self._usual.start_one()  # where this template goes next
         lane.give_back(worker, digest)

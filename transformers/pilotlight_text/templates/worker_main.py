@@ -83,19 +83,22 @@ def _rehearse() -> None:
 
 
 class Renderer:
-    """Answers jobs `{"template", "source"?, "context", "max_chars"}`; compiled templates are kept by their digest."""
+    """Answers jobs `{"template", "source"?, "context", "max_chars"}`, and with `probe` instead of the last two what the
+    template wants, as JSON; compiled templates are kept by their digest."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, jinja2.Template] = OrderedDict()
 
     def answer(self, job: bytes) -> bytes:
-        from pilotlight_text.templates.jinja_template import TemplateRefused, TextTooLong, rendered
+        from pilotlight_text.templates.jinja_template import TemplateRefused, TextTooLong, probed_template, rendered
 
         asked = json.loads(job)
         try:
             template = self._template(asked)
             if template is None:
                 return UNKNOWN
+            if "probe" in asked:
+                return TEXT + json.dumps(probed_template(template, asked["probe"])).encode()
             return TEXT + rendered(template, asked["context"], asked["max_chars"]).encode()
         except TemplateRefused as refusal:
             return REFUSED + str(refusal).encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_text.templates.chat_template import template_messages
+from pilotlight_text.templates.conversation_check import check_conversation
 from pilotlight_text.text_model import LoadedText, TextModel, timed
 from pilotlight_text.tokenization_api.answers import Detokenized, Tokenized
 from pilotlight_text.tokenization_api.requests import TokenizeRequest, read_detokenize, read_tokenize
@@ -43,8 +43,8 @@ async def _tokens(request: TokenizeRequest, loaded: LoadedText) -> list[int]:
         return await loaded.codec.tokens_of(
             request.prompt, add_special_tokens=request.add_special_tokens is not False, param="prompt"
         )
-    messages = template_messages(request.messages or ())
-    loaded.codec.check_chars(sum(len(message["content"]) for message in messages), "messages")
+    messages = request.messages or ()
+    loaded.codec.check_chars(check_conversation(messages), "messages")
     continues = bool(request.continue_final_message)
     text = await loaded.template.render(
         messages,
