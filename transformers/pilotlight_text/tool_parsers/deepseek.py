@@ -26,23 +26,20 @@ _LONGEST_NAME = 256
 
 
 def _script(reader: TextReader, writer: PartsWriter) -> Step[None]:
-    outer = ""
     while (mark := (yield from reader.until(_MARKS, writer.content))) is not None:
+        before = mark
         if mark == _CALLS_BEGIN:
-            outer = mark + (yield from reader.space())
-            if (yield from reader.literal(_BEGIN)):
-                mark = _BEGIN
-            else:
-                writer.content(outer)
+            before += yield from reader.space()
+            if not (yield from reader.literal(_BEGIN)):
+                writer.content(before)
                 continue
+            before += _BEGIN
         elif mark != _BEGIN:
-            if writer.calls == 0:
-                writer.content(mark)
+            writer.content("" if writer.calls else mark)
             continue
         no_call = yield from _read_call(reader, writer)
         if no_call is not None:
-            writer.content(outer + mark + no_call)
-        outer = ""
+            writer.content(before + no_call)
 
 
 def _read_call(reader: TextReader, writer: PartsWriter) -> Step[str | None]:
