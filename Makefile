@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help trace-request setup demo demo-pool up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api adapters reference models real-model lock clean
+.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api adapters reference models real-model lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -14,13 +14,19 @@ $(READY): pyproject.toml requirements/cpu.lock
 	@scripts/setup_venv "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-setup: $(READY) ## make the virtual environment (about 4 GB, a few minutes; every other target does it too)
+setdemo-agent: real-model ## a real model and two fine-tunes at zero: chat, tool calls and records by unchanged OpenAI and Anthropic clients
+	@$(BIN)/python scripts/demo_agent.py
+
+up: $(READY) ## make the virtual environment (about 4 GB, a few minutes; every other target does it too)
 
 demo: $(READY) ## an endpoint at zero is woken by its first request, streams text to four clients, and goes back to zero
 	@$(BIN)/python scripts/demo.py
 
 demo-pool: $(READY) ## ten fine-tunes of one architecture share one engine slot; each answers with its own name
 	@$(BIN)/python scripts/demo_fine_tunes.py
+
+demo-agent: real-model ## a real model and two fine-tunes at zero: chat, tool calls and records by unchanged OpenAI and Anthropic clients
+	@$(BIN)/python scripts/demo_agent.py
 
 up: $(READY) ## run the quickstart on this machine until Ctrl-C
 	@$(BIN)/pilotlight up inferenceservices/quickstart.yaml

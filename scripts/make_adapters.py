@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 BASE = ROOT / ".real-model" / "smollm2-135m"
 ADAPTERS = ROOT / "models" / "adapters"
 LESSONS: dict[str, Callable[[random.Random], Lesson]] = {"tools": tool_lesson, "records": record_lesson}
-RANK, ALPHA, ROWS, LEARNING_RATE = 8, 16.0, 6, 2e-3
+RANK, ALPHA, ROWS, LEARNING_RATE = 8, 16.0, 3, 2e-3
 ASSISTANT, TURN_END = "<|im_start|>assistant\n", "<|im_end|>\n"
 
 
