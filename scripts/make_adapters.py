@@ -1,6 +1,6 @@
 """Train the adapters of the real model anew: models/adapters/smollm2-tools and smollm2-records.
 
-    python scripts/make_adapters.py [--only tools] [--steps 60]
+    python scripts/make_adapters.py [--only tools] [--steps 70]
 
 Needs `.real-model/smollm2-135m` (make real-model). Each is 1.8 MB and takes some minutes on two cores; they are kept in
 the repository, so that tests have models that call functions without training one.
@@ -36,7 +36,7 @@ ASSISTANT, TURN_END = "<|im_start|>assistant\n", "<|im_end|>\n"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=LESSONS)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=70)
     args = parser.parse_args()
     for name in [args.only] if args.only else LESSONS:
         make(name, args.steps)
