@@ -202,6 +202,27 @@ def test_reasoning(name, opening, closing, thought, answer) -> None:
     assert (ours["reasoning"].strip(), ours["content"].strip()) == ((reasoning or "").strip(), (content or "").strip())
 
 
+REASONED_DIFFERENTLY = [
+    # vLLM: all of it reasoning, though neither prompt nor text has opened any.
+    ("qwen3", "Plain words.", [("content", "Plain words.")]),
+    # vLLM: what comes before the mark is lost.
+    ("deepseek_r1", "a<think>b</think>c", [("reasoning", "a<think>b"), ("content", "c")]),
+    # vLLM: all of it content, mark included; its stream tells it as reasoning, as ours does.
+    ("granite", "Here is my thought process: a", [("reasoning", " a")]),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "meant"), REASONED_DIFFERENTLY)
+def test_where_ours_reads_the_reasoning_that_was_meant(name, text, meant) -> None:
+    from vllm.reasoning import ReasoningParserManager
+
+    assert short(read(maker(None, name), [text])) == meant
+    parser = ReasoningParserManager.get_reasoning_parser(name)(vllm_tokenizer())
+    reasoning, content = parser.extract_reasoning(text, vllm_request())
+    theirs = [("reasoning", reasoning), ("content", content)]
+    assert [part for part in theirs if part[1]] != meant
+
+
 CHANNELS = st.sampled_from(("analysis", "final", "commentary", "commentary to=functions.f <|constrain|>json"))
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
+import jinja2
 import pytest
+from family_templates import FAMILIES
+from parts_reading import maker, read_any_way
 
 from pilotlight_text.answer_parts.chosen_format import ChosenFormat
 from pilotlight_text.answer_parts.format_choice import NamedParsers, chosen_formats
 from pilotlight_text.answer_parts.format_names import CALLS, REASONING
 from pilotlight_text.answer_parts.formats import CallFormat, ReasoningFormat
 from pilotlight_text.answer_parts.known_formats import call_format, reasoning_format
+from pilotlight_text.templates.jinja_template import compiled
+from pilotlight_text.templates.template_probes import probed
 
 # What tells them apart in the templates that come with the models.
 TEMPLATES = [
@@ -65,3 +72,27 @@ def test_without_calls_there_may_be_nothing_to_read() -> None:
     assert ChosenFormat(None, "qwen3").parser((), calls=True, prompt_end="<think>\n\n</think>\n\n") is None
     assert ChosenFormat("hermes", "qwen3").reasoning_marks == ("<think>", "</think>")
     assert ChosenFormat("hermes", None).reasoning_marks is None
+
+
+@pytest.mark.parametrize("calls", FAMILIES)
+def test_what_a_template_writes_is_read_by_the_parser_it_asks_for(calls) -> None:
+    template = compiled(FAMILIES[calls])
+
+    def render(context: dict[str, object]) -> str | None:
+        try:
+            return template.render(context)
+        except jinja2.TemplateError:
+            return None
+
+    traits = probed(render)
+    assert chosen_formats([FAMILIES[calls]]).calls == calls
+    written = traits["call_text"].removeprefix(traits["generation_prompt"])
+    name, arguments = next(
+        part for part in read_any_way(maker(calls), written) if part[0] not in ("content", "reasoning")
+    )
+    assert (name, json.loads(arguments)) == ("probe_function", {"probe_key": "probe value"})
+
+
+@pytest.mark.parametrize("mark", ["<arg_key>", "<tool_sep>"])
+def test_a_format_that_only_looks_like_one_of_these_is_none(mark) -> None:
+    assert chosen_formats([f"<tool_call>{{name}}{mark}</tool_call>"]).calls is None

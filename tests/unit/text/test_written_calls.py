@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from parts_reading import Function, maker, read, short
 
 from pilotlight_text.answer_parts.format_names import CALLS, REASONING
+from pilotlight_text.answer_parts.scripted_parser import ScriptedParser
 
 WRITERS = {
     "hermes": written.hermes,
@@ -90,6 +91,22 @@ def test_any_text_is_read_the_same_in_any_pieces_and_none_of_it_is_lost(name, te
     parts = short(whole)
     if name != "openai" and all(kind == "content" for kind, _ in parts):
         assert "".join(text for _, text in parts) == text
+
+
+LONGEST_HELD = 600
+"""A short string of JSON, its quotes and a token."""
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS)))
+@given(text=SHREDDED, unit=st.sampled_from(MARKS + SHREDS))
+@settings(quick, max_examples=25)
+def test_no_more_is_held_back_than_a_mark_or_a_name(name, text, unit) -> None:
+    parser = maker(name, "openai_gptoss" if name == "openai" else None)()
+    assert isinstance(parser, ScriptedParser)
+    for piece in [*text, *([unit] * (2000 // len(unit)))]:
+        parser.push(piece)
+        reader = parser._reader
+        assert len(reader.text) - reader.at <= LONGEST_HELD
 
 
 @pytest.mark.parametrize("name", sorted(set(REASONING)))

@@ -29,14 +29,16 @@ AS_THE_TEMPLATE_SAYS = NamedParsers()
 
 
 class _Sign(msgspec.Struct, frozen=True):
-    """A format is the template's when all of these texts stand in it."""
+    """A format is the template's when all of these texts stand in it; None: one that is not known here."""
 
-    format: str
+    format: str | None
     texts: tuple[str, ...]
 
 
 # The first that fits: what is told apart by more comes first.
 _CALLS = (
+    _Sign(None, ("<tool_call>", "<arg_key>")),  # GLM 4.5
+    _Sign(None, ("<tool_call>", "<tool_sep>")),  # Hunyuan
     _Sign("openai", ("<|channel|>", "functions.")),
     _Sign("deepseek_v3", ("<｜tool▁calls▁begin｜>", "```json")),
     _Sign("deepseek_v31", ("<｜tool▁calls▁begin｜>",)),
@@ -75,5 +77,5 @@ def _choice(signs: Iterable[_Sign], source: str, named: str | None) -> tuple[str
     for sign in signs:
         if all(text in source for text in sign.texts):
             marks = " and ".join(repr(text) for text in sign.texts)
-            return sign.format, f"{sign.format}, since the chat template has {marks}"
+            return sign.format, f"{sign.format or 'none that is known'}, since the chat template has {marks}"
     return None, "none, since the chat template has the marks of none"

@@ -7,12 +7,11 @@ follow a schema's own references, which pydantic makes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pilotlight_text.answer_parts.formats import DescribedFunction
 
-_JSON_TYPES = ("null", "integer", "number", "boolean", "object", "array", "string")
 _MOST_SCHEMAS = 64
 """Of one parameter, alternatives and references counted: a schema may refer to itself."""
 
@@ -36,30 +35,50 @@ def parameter_types(tools: Sequence[DescribedFunction], function: str, parameter
 
 def written_as_json(text: str, types: frozenset[str]) -> str:
     """The first type of `types` that `text` can be; where it can be none, JSON if it is some, else a string."""
-    for kind in (*_JSON_TYPES[:-1], "any"):
-        if kind == "any" and "string" in types:
-            break
-        if kind in types or kind == "any":
-            try:
-                return _as(kind, text)
-            except (ValueError, OverflowError, RecursionError):
-                continue
+    tried = [written for kind, written in _WRITTEN.items() if kind in types]
+    for written in tried if "string" in types else [*tried, _json]:
+        try:
+            return written(text)
+        except (ValueError, OverflowError, RecursionError):
+            continue
     return json.dumps(text, ensure_ascii=False)
 
 
-def _as(kind: str, text: str) -> str:
-    """Raises ValueError when `text` is no `kind`."""
-    if kind in ("null", "boolean"):
-        said = text.lower() if kind == "null" else {"1": "true", "0": "false"}.get(text.strip(), text.strip().lower())
-        if said not in (("null",) if kind == "null" else ("true", "false")):
-            raise ValueError
-        return said
-    if kind == "integer":
-        return json.dumps(int(text))
-    if kind == "number":
-        number = float(text)
-        return json.dumps(int(number) if number == int(number) else number, allow_nan=False)
+def _null(text: str) -> str:
+    if text.lower() != "null":
+        raise ValueError
+    return "null"
+
+
+def _boolean(text: str) -> str:
+    said = {"1": "true", "0": "false"}.get(text.strip(), text.strip().lower())
+    if said not in ("true", "false"):
+        raise ValueError
+    return said
+
+
+def _integer(text: str) -> str:
+    return json.dumps(int(text))
+
+
+def _number(text: str) -> str:
+    number = float(text)
+    return json.dumps(int(number) if number == int(number) else number)
+
+
+def _json(text: str) -> str:
     return json.dumps(json.loads(text), ensure_ascii=False, allow_nan=False)
+
+
+# In the order in which they are tried; each raises ValueError or OverflowError for a text that is none.
+_WRITTEN: Mapping[str, Callable[[str], str]] = {
+    "null": _null,
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+    "object": _json,
+    "array": _json,
+}
 
 
 def _types(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:
