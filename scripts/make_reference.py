@@ -54,6 +54,7 @@ HEADERS = {
     "x-pilotlight-loose": "answer: what asked to be strict and cannot be enforced for this model, as `tools`",
     "x-pilotlight-lease": "answer: how the engine was got and what it took",
     "x-pilotlight-param": "answer 400: the parameter that is wrong",
+    "x-pilotlight-tenant": "request: whose stored responses these are, as a gateway in front says",
     "x-pilotlight-progress": "request, 1: a stream that waits says why in SSE comments",
 }
 # Between our own processes only.

@@ -57,6 +57,7 @@ class HttpApp:
         if (name and not self._model.serves(name)) or version not in ("", self._model.version):
             raise no_such_model(self._model, name, version)
         context.model_name, context.model_version = name, version
+        context.path_parameters, context.query_string = match.parameters, scope.get("query_string", b"")
         return match.route
 
 

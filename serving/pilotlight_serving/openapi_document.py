@@ -6,6 +6,7 @@ operation is a line of a table; the schema of a body is made from the struct tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from pilotlight_serving.v2_routes import Alive, IndexRequest, Live, Loaded, Mode
 from pilotlight_wire.handlers import ModelMetadata, ServedModel
 
 Schema = dict[str, Any]
+_PARAMETER = re.compile(r"\{(\w+)\}")
 MODEL_PATHS = {"/v2/models/{model_name}": "", "/v2/models/{model_name}/versions/{version}": "_version"}
 
 _REASONS = {
@@ -43,10 +45,10 @@ BODY_ERRORS = (400, 404, 405, 408, 413, 415, 500, 503)
 class Operation:
     """A method of a path. `answer` and `body`: the struct that is written or read as JSON, or a schema, or None.
 
-    `media`: what else a 200 may carry, by content type.
+    `media`: what else a 200 may carry, by content type. `query`: its parameters' schemas.
     """
 
-    method: Literal["get", "post"]
+    method: Literal["get", "post", "delete"]
     path: str
     name: str
     says: str
@@ -56,6 +58,7 @@ class Operation:
     body_required: bool = True
     media: Mapping[str, Schema] = field(default_factory=dict)
     description: str = ""
+    query: Mapping[str, Schema] = field(default_factory=dict)
 
 
 def described(
@@ -94,6 +97,8 @@ def _method(operation: Operation, name: str, error: type) -> Schema:
     method: Schema = {"operationId": name, "responses": responses | _errors(operation.errors, error)}
     if operation.description:
         method["description"] = operation.description
+    if operation.query:
+        method["parameters"] = [{"name": key, "in": "query", "schema": kind} for key, kind in operation.query.items()]
     if operation.body is not None:
         body = {"application/json": {"schema": _schema(operation.body)}}
         method["requestBody"] = {"required": operation.body_required, "content": body}
@@ -122,10 +127,10 @@ def _schema(shape: Any) -> Schema:
 
 def _path_parameters(model: ServedModel, path: str) -> list[Schema]:
     names = [model.name] if path.startswith("/v2/repository/") else list(model.names())
+    known = {"model_name": {"enum": names}, "version": {"enum": [model.version]}}
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": values}}
-        for name, values in {"model_name": names, "version": [model.version]}.items()
-        if "{" + name + "}" in path
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", **known.get(name, {})}}
+        for name in _PARAMETER.findall(path)
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+from urllib.parse import parse_qsl
 
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
@@ -23,6 +24,7 @@ class RequestContext:
     `headers`: lower-case names (gRPC: the call's metadata). `body`: whole and within the size limit (gRPC: empty).
     `model_name`: from the path or the gRPC message, "" for routes without one. `server_timing`: phase -> milliseconds,
     sent as `Server-Timing` and observed as a histogram. `response_headers`: sent when the response starts.
+    `path_parameters`: what stands where the route's path has a name in braces.
     """
 
     request_id: str
@@ -32,6 +34,13 @@ class RequestContext:
     model_version: str = ""
     server_timing: dict[str, float] = field(default_factory=dict)
     response_headers: dict[str, str] = field(default_factory=dict)
+    path_parameters: Mapping[str, str] = field(default_factory=dict)
+    query_string: bytes = b""
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The query's parameters, the last of each name; what is no query has none."""
+        return dict(parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True))
 
 
 @dataclass(slots=True)
@@ -58,8 +67,8 @@ Handler = Callable[[RequestContext], Awaitable[Reply | Stream]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`path` has `{model_name}` and `{version}` as whole segments. A route with `{model_name}` is answered 404 by the
-    shell when the model does not serve that name or version.
+    """`path` has `{model_name}`, `{version}` and names of its own as whole segments. A route with `{model_name}` is
+    answered 404 by the shell when the model does not serve that name or version.
 
     `counted`: the request holds a place of the concurrency bound, delays the end of a drain and is timed in
     `request_predict_seconds`; False for probes and metadata. `content_types`: what a body may be.

@@ -24,6 +24,7 @@ from pilotlight_text.tokenization_api.requests import UNSUPPORTED as NO_TOKENIZE
 from pilotlight_text.tokenization_api.requests import DetokenizeRequest, TokenizeRequest
 from pilotlight_text.tokenization_api.routes import PREFIXES as TOKENIZER_PREFIXES
 from pilotlight_text.v2_api.answers import TextAnswer, TextEvent
+from pilotlight_transformer.surface_openapi import surface_openapi
 from pilotlight_wire.handlers import ServedModel
 
 _ERRORS = (*BODY_ERRORS, 429, 504)
@@ -68,7 +69,9 @@ def openapi(model: ServedModel) -> Schema:
     tokenizer = described(
         model, dict(zip(TOKENIZER_PREFIXES, ("", "_v1", "_openai"), strict=True)), _TOKENIZER, OpenAIError
     )
+    surfaces = surface_openapi(model)
     schemas = {
+        **surfaces["components"]["schemas"],
         **generate["components"]["schemas"],
         **struct_schemas(TextEvent),
         **openai["components"]["schemas"],
@@ -77,7 +80,7 @@ def openapi(model: ServedModel) -> Schema:
     }
     _narrow_tokenizer(schemas["TokenizeRequest"], model.names())
     _narrow(schemas["ChatRequest"]["properties"], schemas["CompletionRequest"]["properties"], model.names())
-    paths = generate["paths"] | openai["paths"] | tokenizer["paths"]
+    paths = generate["paths"] | openai["paths"] | tokenizer["paths"] | surfaces["paths"]
     return {"paths": paths, "components": {"schemas": schemas}}
 
 

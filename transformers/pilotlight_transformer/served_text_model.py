@@ -11,7 +11,9 @@ from typing import Any
 
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
+from pilotlight_text.anthropic_api.routes import messages_routes
 from pilotlight_text.openai_api.routes import openai_routes
+from pilotlight_text.responses_api.routes import responses_routes
 from pilotlight_text.templates.template_workers import TemplateWorkers
 from pilotlight_text.text_model import VERSION, LoadedText, TextModel
 from pilotlight_text.token_source import TokenSource
@@ -67,7 +69,9 @@ class ServedTextModel:
         return self._v2.stream_infer(request, context)
 
     def routes(self) -> Sequence[Route]:
-        return [*self._v2.routes(), *openai_routes(self._model), *tokenization_routes(self._model)]
+        model = self._model
+        openai = [*openai_routes(model), *responses_routes(model), *messages_routes(model)]
+        return [*self._v2.routes(), *openai, *tokenization_routes(model)]
 
     def openapi(self) -> Mapping[str, Any]:
         from pilotlight_transformer.openapi import openapi  # not before somebody asks for it

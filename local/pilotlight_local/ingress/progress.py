@@ -65,9 +65,15 @@ def _as_event(status: int, body: bytes, style: ErrorStyle) -> bytes:
             message = json.loads(text)["error"]
         except (ValueError, KeyError, TypeError):
             message = text
-        if style == "openai" and isinstance(message, str):
+        if style != "v2" and isinstance(message, str):
             return error_event(from_status(status, message), style)
+        if style == "anthropic":
+            return b"event: error\n" + _data(text)
         text = json.dumps({"error": message, "status": status})
+    return _data(text)
+
+
+def _data(text: str) -> bytes:
     return b"".join(f"data: {line}\n".encode() for line in text.splitlines()) + b"\n"
 
 

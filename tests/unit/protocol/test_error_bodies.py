@@ -20,6 +20,10 @@ def test_shapes() -> None:
     assert json.loads(error_event(ERROR, "v2").removeprefix(b"data: ")) == {"error": "'n' is wrong", "status": 400}
     assert json.loads(error_event(ERROR, "openai").removeprefix(b"data: "))["error"]["code"] is None
     assert error_event(ERROR, "v2").endswith(b"\n\n")
+    anthropic = {"type": "error", "error": {"type": "invalid_request_error", "message": "'n' is wrong"}}
+    assert json.loads(error_body(ERROR, "anthropic")) == anthropic
+    name, _, data = error_event(ERROR, "anthropic").partition(b"\n")
+    assert (name, json.loads(data.removeprefix(b"data: "))) == (b"event: error", anthropic)
 
 
 def test_a_code_is_a_word_of_openai_or_null_and_never_a_number() -> None:
@@ -57,6 +61,9 @@ def test_too_long_a_context_is_told_as_clients_recognise_it(max_tokens: int | No
     [
         ("/openai/v1/models", "openai"),
         ("/v1/chat/completions", "openai"),
+        ("/v1/responses", "openai"),
+        ("/v1/messages", "anthropic"),
+        ("/openai/v1/messages/count_tokens", "anthropic"),
         ("/v2/models/m/infer", "v2"),
         ("/v1", "v2"),
         ("/", "v2"),

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from text_app import TextApp
 
 from pilotlight_protocol.generation import GenerationParameters
+from pilotlight_text.anthropic_api.requests import CountTokensRequest, MessagesRequest
 from pilotlight_text.openai_api.requests import ChatRequest, CompletionRequest
+from pilotlight_text.responses_api.requests import ResponsesRequest
 from pilotlight_text.templates.chat_template import TEMPLATE_GLOBALS
 from pilotlight_text.tokenization_api.requests import DetokenizeRequest, TokenizeRequest
 
@@ -26,6 +28,9 @@ ROUTES = {
     "infer": "/v2/models/demo/infer",
     "tokenize": "/tokenize",
     "detokenize": "/detokenize",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "count_tokens": "/v1/messages/count_tokens",
 }
 GOOD: dict[str, dict[str, Any]] = {
     "chat": {"model": "demo", "messages": [{"role": "user", "content": "hi"}]},
@@ -35,6 +40,9 @@ GOOD: dict[str, dict[str, Any]] = {
     "infer": {"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["hi"]}]},
     "tokenize": {"messages": [{"role": "user", "content": "hi"}]},
     "detokenize": {"tokens": [1]},
+    "responses": {"model": "demo", "input": "hi"},
+    "messages": {"model": "demo", "max_tokens": 8, "messages": [{"role": "user", "content": "hi"}]},
+    "count_tokens": {"model": "demo", "messages": [{"role": "user", "content": "hi"}]},
 }
 PARAMETERS = GenerationParameters.__struct_fields__
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -45,6 +53,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "infer": ("inputs", "id", "parameters", "outputs"),
     "tokenize": TokenizeRequest.__struct_fields__,
     "detokenize": DetokenizeRequest.__struct_fields__,
+    "responses": ResponsesRequest.__struct_fields__,
+    "messages": MessagesRequest.__struct_fields__,
+    "count_tokens": CountTokensRequest.__struct_fields__,
 }
 DEEP = "[" * 5000 + "]" * 5000
 scalars = (
@@ -121,6 +132,64 @@ message = st.fixed_dictionaries(
 def test_conversations_of_any_kind(messages: list[Any], variables: dict[str, Any], flags: dict[str, bool]) -> None:
     body = {"model": "demo", "messages": messages, "chat_template_kwargs": variables, **flags}
     check("chat", json.dumps(body).encode("utf-8", "surrogatepass"))
+
+
+items = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["message", "function_call", "function_call_output", "reasoning", None]) | values},
+        optional={
+            "role": st.sampled_from(["user", "assistant", "system", "developer"]) | values,
+            "content": values | st.lists(st.fixed_dictionaries({"type": st.just("input_text"), "text": values})),
+            **dict.fromkeys(["call_id", "name", "arguments", "output", "summary", "status", "id"], values),
+        },
+    ),
+    max_size=4,
+)
+tools = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["function", "custom", None]) | values, "name": st.just("f") | values},
+        optional=dict.fromkeys(["parameters", "input_schema", "description", "strict", "allowed_callers"], values),
+    ),
+    max_size=2,
+)
+choices = st.fixed_dictionaries(
+    {"type": st.sampled_from(["function", "allowed_tools", "tool", "any", "auto"]) | values},
+    optional={"name": st.just("f") | values, "mode": st.just("auto") | values, "tools": tools | values},
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(given_items=items, tools=tools, choice=choices | values, rest=st.dictionaries(names, values, max_size=2))
+def test_items_and_tools_of_any_kind(given_items: list[Any], tools: list[Any], choice: Any, rest: Any) -> None:
+    body = {"model": "demo", "input": given_items, "tools": tools, "tool_choice": choice, **rest}
+    check("responses", json.dumps(body).encode("utf-8", "surrogatepass"))
+
+
+blocks = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["text", "tool_use", "tool_result", "thinking", "image"]) | values},
+        optional=dict.fromkeys(["text", "id", "name", "input", "tool_use_id", "content", "thinking"], values),
+    ),
+    max_size=3,
+)
+turns = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system"]), "content": blocks | values}),
+    max_size=3,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(turns=turns, system=blocks | values, tools=tools, choice=choices | values)
+def test_turns_and_blocks_of_any_kind(turns: list[Any], system: Any, tools: list[Any], choice: Any) -> None:
+    body = {
+        "model": "demo",
+        "max_tokens": 4,
+        "messages": turns,
+        "system": system,
+        "tools": tools,
+        "tool_choice": choice,
+    }
+    check("messages", json.dumps(body).encode("utf-8", "surrogatepass"))
 
 
 NESTED: list[tuple[str, dict[str, Any]]] = [

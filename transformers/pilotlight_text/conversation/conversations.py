@@ -89,8 +89,12 @@ class Conversations:
         return WholeAnswer([choices[index] for index in sorted(choices)], answer.usage())
 
     async def prompt_ids(self, conversation: Conversation, context: RequestContext) -> list[int]:
-        """The prompt's tokens: int[seq]. Raises InvalidInput."""
-        return (await self._prompt(conversation, context))[1]
+        """The prompt's tokens: int[seq], also of one that is too long to be answered. Raises InvalidInput."""
+        with timed(context, "tokenize"):
+            prompt = await self._prompt_text(conversation)
+            return await self._model.loaded().codec.tokens_of(
+                prompt, add_special_tokens=conversation.template.add_special_tokens, param="messages"
+            )
 
     async def _prepared(
         self, conversation: Conversation, context: RequestContext
@@ -124,21 +128,24 @@ class Conversations:
         return request, [ChoiceReader(plan.new_parser(), conversation) for _ in range(parameters.n)]
 
     async def _prompt(self, conversation: Conversation, context: RequestContext) -> tuple[str, list[int]]:
+        with timed(context, "tokenize"):
+            prompt = await self._prompt_text(conversation)
+            return prompt, await self._model.loaded().codec.encode(
+                prompt, add_special_tokens=conversation.template.add_special_tokens, param="messages"
+            )
+
+    async def _prompt_text(self, conversation: Conversation) -> str:
         loaded, options = self._model.loaded(), conversation.template
         loaded.codec.check_chars(check_conversation(conversation.messages), "messages")
-        with timed(context, "tokenize"):
-            prompt = await loaded.template.render(
-                conversation.messages,
-                tools=_template_tools(conversation),
-                documents=options.documents,
-                reasoning_effort=options.reasoning_effort,
-                add_generation_prompt=options.add_generation_prompt and not options.continue_final_message,
-                continue_final_message=options.continue_final_message,
-                variables=options.variables,
-            )
-            return prompt, await loaded.codec.encode(
-                prompt, add_special_tokens=options.add_special_tokens, param="messages"
-            )
+        return await loaded.template.render(
+            conversation.messages,
+            tools=_template_tools(conversation),
+            documents=options.documents,
+            reasoning_effort=options.reasoning_effort,
+            add_generation_prompt=options.add_generation_prompt and not options.continue_final_message,
+            continue_final_message=options.continue_final_message,
+            variables=options.variables,
+        )
 
 
 def _template_tools(conversation: Conversation) -> list[dict[str, Any]] | None:

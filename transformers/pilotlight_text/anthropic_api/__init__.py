@@ -1,0 +1,1 @@
+"""Anthropic's Messages over the conversation core; imported when the first of its requests comes."""

@@ -1,0 +1,176 @@
+"""What the /responses routes do: a response made whole or in events, kept, read again, continued and forgotten.
+
+Responsible for when a response is kept: when it is whole, before its last event is sent. It must not know how a model
+marks what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+
+from pilotlight_protocol.errors import InvalidInput, PilotlightError
+from pilotlight_protocol.generation import TokenLogprob
+from pilotlight_text.conversation.conversation import Conversation
+from pilotlight_text.conversation.conversations import Conversations
+from pilotlight_text.detokenization.logprob_text import chat_logprobs
+from pilotlight_text.responses_api.answers import DeletedResponse, InputItemList, Response, usage_object
+from pilotlight_text.responses_api.input_items import as_items
+from pilotlight_text.responses_api.item_pages import page_of
+from pilotlight_text.responses_api.requested_response import conversation_of, listed_items, response_of
+from pilotlight_text.responses_api.requests import (
+    ResponsesRequest,
+    in_own_words,
+    read_responses_request,
+    wants_logprobs,
+)
+from pilotlight_text.responses_api.response_output import ResponseOutput
+from pilotlight_text.responses_api.stored_responses import StoredResponse, StoredResponses
+from pilotlight_text.responses_api.stream_events import written
+from pilotlight_text.text_model import TextModel
+from pilotlight_wire.handlers import Reply, RequestContext, Stream
+
+TENANT = "x-pilotlight-tenant"
+_encode = msgspec.json.Encoder().encode
+
+
+class Responses:
+    """`now_s`: Unix seconds. `new_token`: letters and digits that nobody guesses, for ids."""
+
+    def __init__(
+        self, model: TextModel, stored: StoredResponses, now_s: Callable[[], float], new_token: Callable[[], str]
+    ) -> None:
+        self._model = model
+        self._conversations = Conversations(model)
+        self._stored = stored
+        self._now_s = now_s
+        self._new_token = new_token
+
+    async def create(self, context: RequestContext) -> Reply | Stream:
+        request = read_responses_request(context.body)
+        self._model.require(request.model)
+        try:
+            return await self._created(request, context)
+        except PilotlightError as error:
+            raise in_own_words(error) from error.__cause__
+
+    async def _created(self, request: ResponsesRequest, context: RequestContext) -> Reply | Stream:
+        history: list[dict[str, Any]] = []
+        if request.previous_response_id is not None:
+            history = self._stored.history(request.previous_response_id, _tenant(context), request.model, self._now_s())
+        conversation = conversation_of(request, history)
+        response = response_of(request, self._new_id("resp"), int(self._now_s()))
+        output = ResponseOutput(response, self._new_id)
+        if request.stream:
+            return Stream(self._stream(request, conversation, output, context))
+        return Reply(_encode(await self._whole(request, conversation, output, context)))
+
+    async def retrieve(self, context: RequestContext) -> Reply:
+        if context.query.get("stream") == "true":
+            raise InvalidInput("'stream' is not supported: a stored response is whole; read it without", param="stream")
+        return Reply(self._found(context).response)
+
+    async def delete(self, context: RequestContext) -> Reply:
+        response_id = context.path_parameters["response_id"]
+        self._stored.delete(response_id, _tenant(context), self._now_s())
+        return Reply(_encode(DeletedResponse(response_id)))
+
+    async def cancel(self, context: RequestContext) -> Reply:
+        self._found(context)
+        raise InvalidInput("only a background response can be cancelled, and there are none here; close the connection")
+
+    async def input_items(self, context: RequestContext) -> Reply:
+        items = msgspec.json.decode(self._found(context).input_items)
+        page, has_more = page_of(items, context.query)
+        first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+        return Reply(_encode(InputItemList(page, first, last, has_more)))
+
+    def _found(self, context: RequestContext) -> StoredResponse:
+        return self._stored.get(context.path_parameters["response_id"], _tenant(context), self._now_s())
+
+    async def _whole(
+        self, request: ResponsesRequest, conversation: Conversation, output: ResponseOutput, context: RequestContext
+    ) -> Response:
+        if wants_logprobs(request):  # which of them belong to the content is seen in the order in which they come
+            async for _ in self._events(request, conversation, output, context):
+                pass
+            return output.response
+        answer = await self._conversations.collect(conversation, context)
+        (choice,) = answer.choices
+        output.push(choice.parts)
+        output.finish(
+            usage_object(answer.usage, await self._reasoning_tokens(output)),
+            int(self._now_s()),
+            cut=choice.finish_reason == "length",
+        )
+        self._keep(request, output.response, context)
+        return output.response
+
+    async def _stream(
+        self, request: ResponsesRequest, conversation: Conversation, output: ResponseOutput, context: RequestContext
+    ) -> AsyncIterator[bytes]:
+        begun = False
+        try:
+            async for events in self._events(request, conversation, output, context):
+                begun = True
+                yield events
+        except PilotlightError as error:
+            if begun:
+                yield written(output.fail(error.message))
+            raise in_own_words(error) from error.__cause__
+
+    async def _events(
+        self, request: ResponsesRequest, conversation: Conversation, output: ResponseOutput, context: RequestContext
+    ) -> AsyncIterator[bytes]:
+        answer = await self._conversations.start(conversation, context)
+        cut = False
+        try:
+            events = output.begin()
+            while deltas := await answer.deltas():
+                for delta in deltas:
+                    events += output.push(delta.parts, self._logprobs(delta.logprobs))
+                    cut = cut or delta.finish_reason == "length"
+                if events:
+                    yield written(events)
+                events = []
+            usage = usage_object(answer.usage(), await self._reasoning_tokens(output))
+            events = output.finish(usage, int(self._now_s()), cut=cut)
+            self._keep(request, output.response, context)
+            yield written(events)
+        finally:
+            await answer.close()
+
+    async def _reasoning_tokens(self, output: ResponseOutput) -> int:
+        thought = output.reasoning
+        if not thought:
+            return 0
+        return len(await self._model.loaded().codec.tokens_of(thought, add_special_tokens=False, param="input"))
+
+    def _keep(self, request: ResponsesRequest, response: Response, context: RequestContext) -> None:
+        if not response.store:
+            return
+        stored = StoredResponse(
+            _tenant(context),
+            request.model,
+            response.id,
+            request.previous_response_id,
+            _encode(listed_items(as_items(request.input), self._new_id)),
+            _encode(response.output),
+            _encode(response),
+        )
+        self._stored.put(stored, self._now_s())
+
+    def _logprobs(self, logprobs: list[TokenLogprob] | None) -> list[dict[str, Any]] | None:
+        if logprobs is None:
+            return None
+        content: list[dict[str, Any]] = chat_logprobs(logprobs, self._model.loaded().codec.vocabulary)["content"]
+        return content
+
+    def _new_id(self, prefix: str) -> str:
+        return f"{prefix}_{self._new_token()}"
+
+
+def _tenant(context: RequestContext) -> str:
+    return context.headers.get(TENANT, "")

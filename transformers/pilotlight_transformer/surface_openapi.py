@@ -1,0 +1,91 @@
+"""The OpenAPI fragment of the surfaces beside chat: OpenAI's Responses and Anthropic's Messages. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pilotlight_protocol.error_bodies import AnthropicError, OpenAIError
+from pilotlight_serving.openapi_document import (
+    BODY_ERRORS,
+    Operation,
+    Schema,
+    described,
+    event_stream,
+    generation_parameters,
+    struct_schemas,
+)
+from pilotlight_text.anthropic_api import requests as messages
+from pilotlight_text.anthropic_api import stream_events as message_events
+from pilotlight_text.anthropic_api.answers import MessageAnswer, TokenCount
+from pilotlight_text.anthropic_api.routes import PREFIXES
+from pilotlight_text.responses_api import requests as responses
+from pilotlight_text.responses_api import stream_events as response_events
+from pilotlight_text.responses_api.answers import DeletedResponse, InputItemList, Response
+from pilotlight_text.responses_api.item_pages import MAX_LIMIT
+from pilotlight_wire.handlers import ServedModel
+
+_ERRORS = (*BODY_ERRORS, 429, 504)
+_BASES = dict(zip(PREFIXES, ("", "_short"), strict=True))
+_TEXT = {"type": "string", "minLength": 1}
+_STORED = "/responses/{response_id}"
+_PAGE = (
+    ("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
+    ("order", {"enum": ["asc", "desc"]}),
+    ("after", {"type": "string"}),
+)
+_RESPONSES = (
+    Operation(
+        *("post", "/responses", "create_response", "the response; with `stream`, its events", Response, _ERRORS),
+        body=responses.ResponsesRequest,
+        media=event_stream(),
+    ),
+    Operation("get", _STORED, "retrieve_response", "a stored response", Response, (400, 404)),
+    Operation("delete", _STORED, "delete_response", "it is forgotten", DeletedResponse, (404,)),
+    Operation(
+        *("get", f"{_STORED}/input_items", "list_input_items", "the items it answered", InputItemList, (400, 404)),
+        query=dict(_PAGE),
+    ),
+    Operation("post", f"{_STORED}/cancel", "cancel_response", "", None, (400, 404, 408, 413, 415)),
+)
+_MESSAGES = (
+    Operation(
+        *("post", "/messages", "create_message", "the message; with `stream`, its events", MessageAnswer, _ERRORS),
+        body=messages.MessagesRequest,
+        media=event_stream(),
+    ),
+    Operation(
+        *("post", "/messages/count_tokens", "count_tokens", "how many tokens the prompt has", TokenCount, _ERRORS),
+        body=messages.CountTokensRequest,
+    ),
+)
+
+
+def surface_openapi(model: ServedModel) -> Schema:
+    openai = described(model, _BASES, _RESPONSES, OpenAIError)
+    anthropic = described(model, _BASES, _MESSAGES, AnthropicError)
+    events = struct_schemas(*response_events.StreamEvent.__subclasses__(), message_events.MessageStart)
+    schemas = {**events, **openai["components"]["schemas"], **anthropic["components"]["schemas"]}
+    _narrow(schemas["ResponsesRequest"]["properties"], responses.UNSUPPORTED, model.names())
+    for name in ("MessagesRequest", "CountTokensRequest"):
+        _narrow(schemas[name]["properties"], messages.UNSUPPORTED, model.names())
+    schemas["ResponsesRequest"]["properties"]["input"] = {"anyOf": [_TEXT, _list(_item())]}
+    return {"paths": openai["paths"] | anthropic["paths"], "components": {"schemas": schemas}}
+
+
+def _narrow(fields: Schema, unsupported: dict[str, str], names: Sequence[str]) -> None:
+    """What is checked after the structs have decoded a request."""
+    known = generation_parameters()["properties"]
+    for name in unsupported.keys() & fields:
+        del fields[name]
+    fields |= {name: known[name] for name in known.keys() & fields}
+    fields["model"] = {"enum": list(names)}
+
+
+def _item() -> Schema:
+    content = {"type": "string"}
+    role = {"enum": ["user", "assistant", "system", "developer"]}
+    return {"type": "object", "required": ["role", "content"], "properties": {"role": role, "content": content}}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items, "minItems": 1}
