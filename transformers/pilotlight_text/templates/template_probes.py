@@ -115,25 +115,27 @@ class _Probes:
         ways = []
         for way in ("object", "text"):
             text = self._shown_call(_call({"arguments": way, "call_content": [content]}))
-            if text is None or "probe_key" not in text or "probe value" not in text:
+            if text is None or "probe value" not in text:
                 continue
             if "{'probe_key'" not in text if way == "object" else _ARGUMENTS_TEXT in text:
                 ways.append(way)
         return tuple(ways)
 
     def _shown_call(self, call: Message) -> str | None:
-        """The text where the call's name is in it, and nothing that is not there is written out as `None`."""
+        """The text where the call is in it, and nothing that is not there is written out as `None`."""
         text = self._text([self._words("user"), call])
-        if text is None or _FUNCTION not in text or "None" in text.replace(self._text([self._words("user")]) or "", ""):
+        if text is None or "probe_key" not in text:
+            return None
+        if "None" in text.removeprefix(self._text([self._words("user")]) or ""):
             return None
         return text
 
     def _splits_calls(self, calls: dict[str, Any]) -> bool:
         words = self._words("assistant", _FIRST)
         together = self._text([self._words("user"), {**_call(calls), "content": words["content"]}])
-        if together is None or _FUNCTION in together:
+        if together is None or "probe_key" in together:
             return False
-        return _shows(self._text([self._words("user"), words, _call(calls)]), (_FIRST, _FUNCTION))
+        return _shows(self._text([self._words("user"), words, _call(calls)]), (_FIRST, "probe_key"))
 
     def _call_as(self, calls: dict[str, Any]) -> Message:
         return _call(calls) if calls else self._words("assistant")
@@ -156,7 +158,7 @@ class _Probes:
         )
         if not _shows(known, (_FIRST,)):
             return False
-        return known != (made_up or "").replace(_MADE_UP_ROLE, role)
+        return (known or "").lower() != (made_up or "").lower().replace(_MADE_UP_ROLE, role)
 
     def _tools(self) -> str:
         user, system = self._words("user"), self._words("system")
@@ -190,7 +192,10 @@ class _Probes:
 
     def _generation_prompt(self) -> str:
         without, text = (self._text([self._words("user")], add_generation_prompt=adds) or "" for adds in (False, True))
-        return text.removeprefix(without)[:_TOLD_CHARS] if text.startswith(without) else ""
+        same = next(
+            (at for at, (one, other) in enumerate(zip(without, text, strict=False)) if one != other), len(without)
+        )
+        return text[same:][:_TOLD_CHARS]
 
 
 def _turn(role: str, content: Any, **keys: Any) -> Message:
