@@ -72,6 +72,11 @@ def lost(text: str | None, kind: str) -> list[str]:
     return [word for word in (*words, *names, *cut_short) if word not in (text or "")]
 
 
+def _without_breaks(text: str | None) -> str | None:
+    """vLLM joins parts by line breaks where it does not see that a template loops over them."""
+    return text and text.replace("\n", "")
+
+
 @pytest.mark.parametrize("name", sorted(STYLES))
 async def test_the_prompt_is_vllms_unless_vllms_has_lost_words(name: str) -> None:
     same = 0
@@ -79,7 +84,7 @@ async def test_the_prompt_is_vllms_unless_vllms_has_lost_words(name: str) -> Non
         messages = said_by_client(turns)
         text, theirs = await ours(name, messages), vllms(name, messages)
         same += text == theirs
-        if text != theirs:
-            assert text is not None, kind
+        assert text is not None or theirs is None, kind
+        if text != theirs and _without_breaks(text) != _without_breaks(theirs):
             assert set(lost(text, kind)) < set(lost(theirs, kind)), kind
     assert same >= len(KINDS) // 2 or content_format(name) == "string" != STYLES[name].form("user")
