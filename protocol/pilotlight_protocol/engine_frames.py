@@ -24,6 +24,7 @@ class GenerateRequest(msgspec.Struct, array_like=True):
     """`prompt_token_ids`: int[seq], each in [0, vocab_size). `lora`: the name of a configured adapter, or None.
 
     `parameters.max_tokens` is None when the rest of the context may be used. `stop` strings were refused before.
+    `output_tokens`: how many at the prompt's end another engine generated, which a constraint has seen.
     """
 
     request_id: str
@@ -31,6 +32,7 @@ class GenerateRequest(msgspec.Struct, array_like=True):
     parameters: GenerationParameters
     lora: str | None = None
     traceparent: str | None = None
+    output_tokens: int = 0
 
 
 class EngineInfo(msgspec.Struct, array_like=True):
@@ -197,11 +199,13 @@ class Step(msgspec.Struct, array_like=True, tag=34):
 
 
 class Refused(msgspec.Struct, array_like=True, tag=35):
-    """The engine will not go on with this one request; `status` is the HTTP status to answer with."""
+    """The engine will not go on with this one request; `status` is the HTTP status to answer with, `param` what of the
+    request is wrong."""
 
     stream: int
     status: int
     message: str
+    param: str | None = None
 
 
 class MetricsText(msgspec.Struct, array_like=True, tag=36):

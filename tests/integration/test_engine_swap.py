@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 from pool_agent import Host, ZygoteProcess, private_dir
+from tokenizers import Tokenizer
 
 from pilotlight_engine.client import pool_client
 from pilotlight_models import bundled_model_path
@@ -33,6 +35,7 @@ from pilotlight_protocol.engine_frames import (
     SwapRefused,
 )
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_protocol.structured_outputs import StructuredOutputs
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -103,6 +106,9 @@ class Slot:
 
     def swap(self, model: Path) -> None:
         self.swap_check = self.host.swap(model, name=model.name, generation=self._leases + 1).swap_check
+
+    def ask_ids(self, **parameters: Any) -> list[int]:
+        return [token for delta in self.ask(**parameters) for token in delta.token_ids]
 
     def answer(self, tenant: str = "tenant", **parameters: Any) -> Answer:
         deltas = self.ask(tenant, temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=1, **parameters)
@@ -251,3 +257,36 @@ def test_weights_that_give_no_numbers_end_the_host(
         exited = zygote.frames.until(HostExited)
         assert (exited.pid, exited.code) == (slot.host.pid, 1)
         slot.host.sock.close()
+
+
+def test_a_constraint_is_the_served_models(
+    zygote: ZygoteProcess, models: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    """Written in the tokens of the model that is served; fine-tunes with one tokenizer share what is held for it."""
+    first, second, third = models["awq"]
+    other = tmp_path / "other-tokens"
+    shutil.copytree(third, other)
+    described = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = described["model"]["vocab"]
+    vocabulary["b"], vocabulary["c"] = vocabulary["c"], vocabulary["b"]
+    (other / "tokenizer.json").write_text(json.dumps(described))
+    with Slot(zygote, first, tmp_path / "constrained", eager=True) as slot:
+
+        def texts(model: Path) -> list[str]:
+            tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+            outputs = (StructuredOutputs(regex="[bc]{5}"), StructuredOutputs(choice=["bcb", "cbc"]))
+            return [tokenizer.decode(slot.ask_ids(structured_outputs=asked, max_tokens=16)) for asked in outputs]
+
+        def helpers() -> str:
+            return "".join(path.read_text() for path in Path(f"/proc/{slot.host.pid}/task").glob("*/children"))
+
+        assert not helpers(), "an engine nobody asks for a constraint has no process of its own"
+        held: list[str] = []
+        for model in (first, second, other, first):
+            if held:
+                slot.swap(model)
+            regex, choice = texts(model)
+            assert re.fullmatch("[bc]{5}", regex)
+            assert choice in ("bcb", "cbc")
+            held.append(helpers())
+        assert held[0] == held[1] != held[2]

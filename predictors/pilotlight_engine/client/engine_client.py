@@ -126,9 +126,9 @@ class EngineClient(asyncio.Protocol):
                     stream.put(delta)
             return
         match frame:
-            case Refused(number, status, message):
+            case Refused(number, status, message, param):
                 if (refused := self._streams.get(number)) is not None:
-                    refused.fail(from_status(status, message))
+                    refused.fail(from_status(status, message, param=param))
             case MetricsText(call, text):
                 self._answer(call, text)
             case Checked(call):

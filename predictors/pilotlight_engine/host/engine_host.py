@@ -86,6 +86,7 @@ def boot(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -
             clock.enter("swap-plan")
             engine.plan_swaps()
     sockets.on_metrics = vllm_metrics.exposition
+    engine.constrained.on_ready = sockets.inbox.wake
     address = ""
     if data is None:
         clock.enter("ready")

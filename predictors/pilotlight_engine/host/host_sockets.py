@@ -168,6 +168,7 @@ class Inbox:
         self._frames: list[HostItem] = []
         self._arrived = threading.Condition()
         self._was_full = False
+        self._woken = False
 
     def put(self, frame: HostItem) -> bool:
         """Add a frame; False when the inbox is full with it, so that no more is read from the socket."""
@@ -177,13 +178,20 @@ class Inbox:
             self._was_full = len(self._frames) >= self._limit
             return not self._was_full
 
+    def wake(self) -> None:
+        """Let `take` return, though nothing was read: the engine has work. Any thread."""
+        with self._arrived:
+            self._woken = True
+            self._arrived.notify()
+
     def take(self, *, wait: bool) -> list[HostItem]:
-        """All frames that are here; with `wait`, sleeps until there is one."""
+        """All frames that are here; with `wait`, sleeps until there is one, or somebody wakes it."""
         if not wait and not self._frames:
             return []
         with self._arrived:
-            while wait and not self._frames:
+            while wait and not self._frames and not self._woken:
                 self._arrived.wait()
+            self._woken = False
             frames, self._frames = self._frames, []
             was_full, self._was_full = self._was_full, False
         if was_full:

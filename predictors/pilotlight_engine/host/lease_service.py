@@ -131,7 +131,7 @@ class LeaseService:
         for number, failure in failures:
             self._engine.abort(number)
             if (asked := self._batch.forget(number)) is not None:
-                refused = Refused(asked.stream, failure.http_status, failure.message)
+                refused = Refused(asked.stream, failure.http_status, failure.message, failure.param)
                 self._answer(self._holders[asked.lease_id], refused)
 
     def _join(self, link: LeaseLink) -> None:
@@ -164,7 +164,8 @@ class LeaseService:
                 self._engine.add(turn.number, turn.request)
             except PilotlightError as error:
                 self._batch.forget(turn.number)
-                self._answer(self._holders[turn.lease_id], Refused(turn.stream, error.http_status, error.message))
+                refused = Refused(turn.stream, error.http_status, error.message, error.param)
+                self._answer(self._holders[turn.lease_id], refused)
 
     def _drop_connection(self, lease_id: str, reason: str | None = None) -> None:
         link = self._holders.pop(lease_id, None)

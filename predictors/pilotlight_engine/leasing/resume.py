@@ -9,7 +9,8 @@
     word of several tokens
 
 `repetition_penalty` looks at prompt and output alike (vLLM, `apply_repetition_penalties`), stop ids and minimum length
-at what is still to come, biases, allowed ids and bad words of one token at nothing: none of them stands in the way.
+at what is still to come, biases, allowed ids and bad words of one token at nothing: none of them stands in the way. A
+constraint is told how much of the prompt is output (`output_tokens`) and goes on from there.
 """
 
 from __future__ import annotations
@@ -97,8 +98,6 @@ def _obstacle(parameters: GenerationParameters) -> str | None:
         return "a seed"
     if parameters.presence_penalty or parameters.frequency_penalty:
         return "a presence or frequency penalty"
-    if parameters.structured_outputs is not None:
-        return "structured outputs"
     if parameters.repetition_detection is not None:
         return "repetition detection"
     if any(len(word) > 1 for word in parameters.bad_words_token_ids):
@@ -123,4 +122,5 @@ def _continued(
         request_id=f"{request.request_id}~{resumes}.{index}",
         prompt_token_ids=request.prompt_token_ids + choice.token_ids,
         parameters=parameters,
+        output_tokens=request.output_tokens + done,
     )

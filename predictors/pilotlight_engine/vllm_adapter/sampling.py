@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, SamplingParams
+from vllm.sampling_params import (
+    RepetitionDetectionParams,
+    RequestOutputKind,
+    SamplingParams,
+    StructuredOutputsParams,
+)
 
 from pilotlight_protocol.generation import GenerationParameters
+
+CONSTRAINED = StructuredOutputsParams(json_object=True)
+"""Tells vLLM that a request has a grammar; which one, `OutputGrammars` knows."""
 
 _MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
 """What is the model's to say where the request does not."""
@@ -40,6 +48,7 @@ def sampling_params(asked: GenerationParameters, defaults: Mapping[str, Any], ro
         allowed_token_ids=asked.allowed_token_ids,
         repetition_detection=_repetition_detection(asked),
         stream_interval=asked.stream_interval,
+        structured_outputs=None if asked.structured_outputs is None else CONSTRAINED,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
         **values,

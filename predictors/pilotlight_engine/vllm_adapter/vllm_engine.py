@@ -27,6 +27,8 @@ from vllm.v1.metrics.loggers import StatLoggerManager
 from pilotlight_engine.boot.boot_failures import told
 from pilotlight_engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
 from pilotlight_engine.vllm_adapter import model_defaults, vllm_boot, weight_exchange
+from pilotlight_engine.vllm_adapter.constrained_requests import ConstrainedRequests
+from pilotlight_engine.vllm_adapter.constraint_preparation import Compiled
 from pilotlight_engine.vllm_adapter.model_defaults import ModelDefaults
 from pilotlight_engine.vllm_adapter.sampling import sampling_params
 from pilotlight_engine.vllm_adapter.token_deltas import Rate, Stream
@@ -74,6 +76,9 @@ class VllmEngine:
         self._core = self._engine.engine_core.engine_core
         if config.parallel_config.world_size == 1:
             vllm_boot.remove_rendezvous(self._core.model_executor.driver_worker.worker.distributed_init_method)
+        # A constraint is checked where it is compiled, off this thread.
+        self._engine.input_processor.structured_outputs_config = None
+        self.constrained = ConstrainedRequests(self._core)
         model = config.model_config
         self._vocab_size = int(model.get_vocab_size())
         self._max_model_len = int(model.max_model_len)
@@ -180,36 +185,47 @@ class VllmEngine:
         return self.device_type == "cuda" and bool(self._config.model_config.enable_sleep_mode)
 
     def add(self, stream: int, request: GenerateRequest) -> None:
-        """Queue a request. Raises InvalidInput where vLLM refuses it; the engine is then as it was."""
+        """Queue a request; one whose constraint is not compiled yet waits beside the queue.
+
+        Raises InvalidInput where vLLM refuses it, TooManyRequests; the engine is then as it was.
+        """
         prompt = request.prompt_token_ids
         if not prompt:
             raise InvalidInput("the prompt is empty; send at least one token id", param="input_ids")
         if min(prompt) < 0 or max(prompt) >= self._vocab_size:
             raise InvalidInput(f"token ids must be in [0, {self._vocab_size})", param="input_ids")
-        lora = None
-        if request.lora is not None and (lora := self._loras.get(request.lora)) is None:
+        if request.lora is not None and request.lora not in self._loras:
             raise InvalidInput(f"no LoRA adapter '{request.lora}' is loaded", param="lora")
-        parameters = request.parameters
-        if parameters.structured_outputs is not None:
-            raise InvalidInput("structured outputs are not available on this engine", param="structured_outputs")
+        if request.parameters.structured_outputs is None:
+            self._enter(stream, request)
+        elif (compiled := self.constrained.compiled(stream, request)) is not None:
+            self._enter_constrained(stream, request, compiled)
+
+    def _enter_constrained(self, stream: int, request: GenerateRequest, compiled: Compiled) -> None:
+        with self.constrained.entering(stream, request, compiled):
+            self._enter(stream, request)
+
+    def _enter(self, stream: int, request: GenerateRequest) -> None:
+        parameters, prompt = request.parameters, request.prompt_token_ids
         external_id = f"{request.request_id}-{stream}"
         try:
             internal_id = self._engine.add_request(
                 external_id,
                 tokens_input(prompt, cache_salt=parameters.cache_salt),
                 sampling_params(parameters, self._defaults.sampling, max(1, self._max_model_len - len(prompt))),
-                lora_request=lora,
+                lora_request=self._loras.get(request.lora or ""),
                 priority=parameters.priority,
                 trace_headers={"traceparent": request.traceparent} if request.traceparent else None,
             )
-        except (VLLMClientError, ValueError, TypeError, NotImplementedError) as error:
+        except (PilotlightError, VLLMClientError, ValueError, TypeError, NotImplementedError) as error:
             self._engine.abort_request([external_id])
-            raise InvalidInput(str(error)) from error
+            raise error if isinstance(error, PilotlightError) else InvalidInput(str(error)) from error
         self._streams[external_id] = Stream(stream, parameters)
         self._ids[stream] = (external_id, internal_id)
 
     def abort(self, stream: int) -> None:
         """Forget a request and free its KV blocks; unknown and finished ones are ignored."""
+        self.constrained.forget(stream)
         external_id, internal_id = self._ids.pop(stream, ("", ""))
         if internal_id:
             # By internal id: only then does vLLM drop the parent of an n > 1 request as well.
@@ -218,33 +234,53 @@ class VllmEngine:
 
     def has_work(self) -> bool:
         core = self._core
-        return bool(self._engine.has_unfinished_requests() or core.scheduler.has_requests() or core.batch_queue)
+        return bool(
+            self._engine.has_unfinished_requests()
+            or core.scheduler.has_requests()
+            or core.batch_queue
+            or self.constrained.has_news
+        )
 
     def step(self) -> tuple[list[tuple[int, TokenDelta]], list[tuple[int, PilotlightError]]]:
         """One engine step: new tokens by stream, and the streams the engine gave up on."""
         deltas: list[tuple[int, TokenDelta]] = []
-        failures: list[tuple[int, PilotlightError]] = []
+        failures = self._let_in()
         tokens = 0
         for output in self._engine.step():
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue
             for completion in output.outputs:
-                if completion.finish_reason == "error":
-                    failures.append((stream.number, InternalError("the engine failed on this request; try it again")))
+                if completion.finish_reason == "error" and (why := self.constrained.settle(stream.number, completion)):
+                    failures.append((stream.number, why))
                     break
                 tokens += len(completion.token_ids)
                 deltas.append((stream.number, stream.delta(output, completion)))
             if output.finished:
                 del self._streams[output.request_id]
                 self._ids.pop(stream.number, None)
+                self.constrained.forget(stream.number)
         self._rate.add(tokens, time.monotonic())
         return deltas, failures
+
+    def _let_in(self) -> list[tuple[int, PilotlightError]]:
+        """Requests that waited for their constraint; the failures among them."""
+        failures: list[tuple[int, PilotlightError]] = []
+        for stream, request, result in self.constrained.arrived() if self.constrained.has_news else ():
+            try:
+                if isinstance(result, PilotlightError):
+                    raise result
+                self._enter_constrained(stream, request, result)
+            except PilotlightError as error:
+                failures.append((stream, error))
+        return failures
 
     def stats(self) -> EngineStats:
         scheduler = self._core.scheduler
         running, waiting = scheduler.get_request_counts()
-        return EngineStats(running, waiting, scheduler.get_kv_cache_usage(), self._rate.per_s)
+        return EngineStats(
+            running, waiting + self.constrained.waiting, scheduler.get_kv_cache_usage(), self._rate.per_s
+        )
 
     def close(self) -> None:
         """End vLLM's worker processes, where it has any; the rest ends with this process.
@@ -260,6 +296,7 @@ class VllmEngine:
 
     def _adopt(self, defaults: ModelDefaults) -> None:
         self._defaults = defaults
+        self.constrained.serve(defaults)
         self._engine.renderer.get_eos_token_id = lambda: defaults.tokenizer_eos_id
         self._engine.input_processor.generation_config_fields = dict(defaults.generation_fields)
 

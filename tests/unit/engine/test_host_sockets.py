@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from waiting import until
 
-from pilotlight_engine.host.host_sockets import FromLease, HostItem, HostSockets, Joined, Left
+from pilotlight_engine.host.host_sockets import FromLease, HostItem, HostSockets, Inbox, Joined, Left
 from pilotlight_protocol.engine_frames import (
     Check,
     ControlFrame,
@@ -25,6 +25,7 @@ from pilotlight_protocol.engine_frames import (
     Metrics,
     Ping,
     Pong,
+    Shutdown,
 )
 from pilotlight_protocol.frame_codec import FrameSplitter, encode
 from pilotlight_protocol.generation import GenerationParameters
@@ -182,3 +183,18 @@ def test_the_only_holder_is_let_in_without_a_secret_and_has_what_it_sent_before(
         holder.close()
         assert running.take() == Left(joined.link)
         assert not running.agent_gone.is_set()
+
+
+@pytest.mark.real_time(reason="a thread waits in the inbox")
+def test_the_engine_is_woken_though_nothing_was_read() -> None:
+    inbox = Inbox(4, lambda: None)
+    taken: list[list[HostItem]] = []
+    waiting = threading.Thread(target=lambda: taken.append(inbox.take(wait=True)))
+    waiting.start()
+    inbox.wake()
+    waiting.join(5.0)
+    assert taken == [[]]
+    inbox.wake()
+    assert inbox.take(wait=True) == []
+    inbox.put(Shutdown())
+    assert inbox.take(wait=True) == [Shutdown()]

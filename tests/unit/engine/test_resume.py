@@ -9,6 +9,7 @@ import pytest
 from pilotlight_engine.contract import GenerateRequest
 from pilotlight_engine.leasing.resume import CannotResume, Delivered, Part, as_original, rest_of
 from pilotlight_protocol.generation import GenerationParameters, RepetitionDetection, TokenDelta, TokenLogprob
+from pilotlight_protocol.structured_outputs import StructuredOutputs
 
 
 def request(**parameters: Any) -> GenerateRequest:
@@ -37,6 +38,7 @@ def rest(asked: GenerateRequest, delivered: list[Delivered], default_max_tokens:
         ({"temperature": 0, "bad_words_token_ids": [[7], [8, 9]]}, False),
         ({"temperature": 0, "bad_words_token_ids": [[7], [8]], "logit_bias": {5: 1.0}}, True),
         ({"temperature": 0, "allowed_token_ids": [5, 6], "logprobs": 1, "logprob_token_ids": [5]}, True),
+        ({"structured_outputs": StructuredOutputs(regex="a+")}, True),
         ({"temperature": 0, "stop_token_ids": [9], "ignore_eos": True, "logprobs": 2, "cache_salt": "s"}, True),
     ],
 )
@@ -70,6 +72,9 @@ def test_lengths_are_what_is_left(
     assert (part.request.parameters.max_tokens, part.request.parameters.min_tokens) == (left, at_least)
     assert part.request.parameters.stop_token_ids == [9]
     assert (part.request.lora, part.request.traceparent) == ("adapter", "trace")
+    assert part.request.output_tokens == 3
+    (again,) = rest(part.request, [Delivered([8])], default)
+    assert again.request.output_tokens == 4
     assert asked.prompt_token_ids == [1, 2]
 
 

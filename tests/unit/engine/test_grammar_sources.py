@@ -1,0 +1,226 @@
+"""Which backend is asked for a constraint, and in which words: what xgrammar would pass over goes to llguidance."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from pilotlight_engine.structured_outputs.grammar_sources import is_lark, sources_of
+from pilotlight_engine.structured_outputs.schema_support import (
+    enforced_by_xgrammar,
+    is_plain_pattern,
+    without_additional_properties,
+    written_for_xgrammar,
+)
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.structured_outputs import StructuredOutputs
+
+POINT = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": False}
+CAT = {"type": "object", "properties": {"kind": {"const": "cat"}}, "required": ["kind"]}
+DOG = {"type": "object", "properties": {"kind": {"enum": ["dog", "wolf"]}}, "required": ["kind"]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        True,
+        POINT,
+        {"$ref": "#/$defs/p", "$defs": {"p": POINT}},
+        {"anyOf": [POINT, {"type": "null"}], "default": None},
+        {"oneOf": [{"type": "string"}, {"type": "null"}]},
+        {"oneOf": [CAT, DOG], "discriminator": {"propertyName": "kind"}},
+        {"allOf": [{"$ref": "#"}], "description": "one"},
+        {"enum": ["a", 1, None]},
+        {"type": "string", "enum": ["a", "b"], "title": "T"},
+        {"const": {"a": 1}},
+        {"type": "string", "maxLength": 3},
+        {"type": "string", "pattern": "^[a-z]+$"},
+        {"type": "string", "format": "date"},
+        {"type": ["string", "null"]},
+        {"type": "array", "items": POINT, "minItems": 1, "maxItems": 3},
+        {"type": "array", "prefixItems": [{"type": "null"}], "items": False},
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 1.5},
+        {"items": {"type": "string"}},
+    ],
+)
+def test_xgrammar_enforces_it(schema: Any) -> None:
+    assert enforced_by_xgrammar(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        False,
+        {"minimum": 3},
+        {"maxLength": 3},
+        {"type": "integer", "multipleOf": 2},
+        {"type": "array", "uniqueItems": True},
+        {"type": "array", "contains": {"const": 1}},
+        {"type": "array", "items": [{"type": "null"}]},
+        {"type": "string", "pattern": "a"},
+        {"type": "string", "pattern": "^.*$"},
+        {"type": "string", "pattern": "^a$", "maxLength": 3},
+        {"type": "string", "format": "hostname"},
+        {"type": "string", "enum": ["a", 1]},
+        {"enum": ["a"], "minLength": 2},
+        {"enum": []},
+        {"type": ["string", "null"], "maxLength": 3},
+        {"type": "object", "patternProperties": {"^a": {}}},
+        {"type": "object", "properties": {"a": {}}, "required": ["b"]},
+        {"type": "object", "properties": {"a": {}}, "additionalProperties": {"type": "string"}},
+        {"type": "object", "properties": {"a": {"not": {}}}},
+        {"type": "object", "minProperties": 1},
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+        {"oneOf": [CAT, CAT]},
+        {"oneOf": [CAT, {"type": "object"}]},
+        {"allOf": [{"type": "string"}, {"enum": ["a"]}]},
+        {"anyOf": [{"type": "string"}], "maxLength": 2},
+        {"anyOf": []},
+        {"$ref": "#/$defs/p", "maxLength": 1},
+        {"$ref": "https://example.org/schema"},
+        {"$defs": {"p": {"not": {}}}},
+        {"if": {}, "then": {}},
+        {"unheard": 1},
+    ],
+)
+def test_xgrammar_would_pass_over_something(schema: Any) -> None:
+    assert not enforced_by_xgrammar(schema)
+    if isinstance(schema, dict):
+        assert [source.backend for source in sources_of(StructuredOutputs(json=schema))] == ["guidance"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "plain"),
+    [
+        ("^[0-9]{3}$", True),
+        ("^(yes|no)$", True),
+        ("^(?:a|b)+$", True),
+        ("^$", True),
+        (r"^\d{4}-[A-Z_]*\.txt$", True),
+        ("a", False),
+        ("^a|b$", False),
+        ("^.$", False),
+        ("^[^x]$", False),
+        (r"^a\$", False),
+        (r"^\s$", False),
+        ('^"$', False),
+        ("^(?=a)a$", False),
+        (r"^\bword$", False),
+        ("^(a$", False),
+    ],
+)
+def test_patterns_that_mean_the_same_in_a_strings_json(pattern: str, plain: bool) -> None:
+    assert is_plain_pattern(pattern) == plain
+
+
+def test_bounded_lengths_become_patterns_of_a_strings_json() -> None:
+    schema = {
+        "properties": {"maxLength": {"type": "string", "minLength": 1, "maxLength": 3}},
+        "default": {"maxLength": 1},
+    }
+    written = written_for_xgrammar(schema)
+    assert written["default"] == {"maxLength": 1}
+    assert written["properties"]["maxLength"].keys() == {"type", "pattern"}
+    pattern = re.compile(written["properties"]["maxLength"]["pattern"])
+    for text in ("a", "ß€😀", 'a"b', "a\\b", "\n\t"):
+        assert pattern.fullmatch(json.dumps(text, ensure_ascii=False)[1:-1])
+    for raw in ("", "aaaa", "a\n", '"', "\\", "\x01"):
+        assert not pattern.fullmatch(raw)
+
+
+@pytest.mark.parametrize(
+    ("format_", "good", "bad"),
+    [
+        ("date", ["2024-01-31", "1999-04-30"], ["2024-02-30", "2024-04-31", "2024-13-01", "24-01-01"]),
+        ("time", ["23:59:59Z", "00:00:00.5+02:00"], ["24:00:00Z", "12:60:00Z", "12:00:00"]),
+        ("date-time", ["2024-01-31T10:00:00Z"], ["2024-01-31 10:00:00Z", "2024-01-31"]),
+        ("ipv4", ["0.0.0.0", "255.10.1.99"], ["256.0.0.1", "01.2.3.4", "1.2.3"]),
+    ],
+)
+def test_formats_that_are_written_as_patterns(format_: str, good: list[str], bad: list[str]) -> None:
+    pattern = written_for_xgrammar({"type": "string", "format": format_})["pattern"]
+    assert all(re.fullmatch(pattern, text) for text in good)
+    assert not any(re.fullmatch(pattern, text) for text in bad)
+    assert is_plain_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    ("asked", "configured", "expected"),
+    [
+        (StructuredOutputs(json=POINT), "auto", [("xgrammar", "json"), ("guidance", "json")]),
+        (StructuredOutputs(json=POINT), "guidance", [("guidance", "json")]),
+        (StructuredOutputs(json=POINT, disable_any_whitespace=True), "auto", [("guidance", "json_compact")]),
+        (StructuredOutputs(json_object=True), "auto", [("xgrammar", "json"), ("guidance", "json")]),
+        (StructuredOutputs(regex="a"), "auto", [("xgrammar", "regex"), ("guidance", "regex")]),
+        (StructuredOutputs(choice=["a"]), "xgrammar", [("xgrammar", "ebnf")]),
+        (StructuredOutputs(grammar='root ::= "a"'), "auto", [("xgrammar", "ebnf"), ("guidance", "ebnf")]),
+        (StructuredOutputs(grammar='start: "a"'), "auto", [("xgrammar", "lark"), ("guidance", "lark")]),
+    ],
+)
+def test_the_backends_that_are_asked(
+    asked: StructuredOutputs, configured: str, expected: list[tuple[str, str]]
+) -> None:
+    assert [(source.backend, source.form) for source in sources_of(asked, configured)] == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "configured", "says"),
+    [
+        (StructuredOutputs(regex="a"), "outlines", "outlines"),
+        (StructuredOutputs(choice=["a"]), "guidance", "guidance"),
+        (StructuredOutputs(json={"not": {}}), "xgrammar", "xgrammar"),
+        (StructuredOutputs(structural_tag='{"structures": [{"begin": "a"}], "triggers": []}'), "auto", "incomplete"),
+        (
+            StructuredOutputs(structural_tag='{"format": {"type": "json_schema", "json_schema": {"not": {}}}}'),
+            "auto",
+            "keywords that cannot be enforced",
+        ),
+    ],
+)
+def test_what_no_backend_enforces_is_refused(asked: StructuredOutputs, configured: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says) as caught:
+        sources_of(asked, configured)
+    assert caught.value.param == "structured_outputs"
+
+
+def test_choices_are_literals_whatever_they_hold() -> None:
+    (source,) = sources_of(StructuredOutputs(choice=['say "x"\n', "back\\slash", "\x01ß"]))
+    assert source.text == r'root ::= "say \"x\"\n" | "back\\slash" | "\u0001ß"'
+
+
+def test_the_older_structural_tags_are_written_as_todays() -> None:
+    older = {
+        "triggers": ["<f"],
+        "structures": [{"begin": "<f>", "schema": {"type": "string", "maxLength": 1}, "end": ""}],
+    }
+    (source,) = sources_of(StructuredOutputs(structural_tag=json.dumps(older)))
+    written = json.loads(source.text)["format"]
+    assert (written["type"], written["triggers"]) == ("triggered_tags", ["<f"])
+    assert "pattern" in written["tags"][0]["content"]["json_schema"]
+
+
+def test_closing_objects_leaves_what_they_say_alone() -> None:
+    schema = {
+        "properties": {"properties": {"properties": {"a": {}}}, "b": {"properties": {}, "additionalProperties": True}},
+        "enum": [{"properties": {}}],
+    }
+    without_additional_properties(schema)
+    assert schema == {
+        "properties": {
+            "properties": {"properties": {"a": {}}, "additionalProperties": False},
+            "b": {"properties": {}, "additionalProperties": True},
+        },
+        "enum": [{"properties": {}}],
+        "additionalProperties": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "lark"), [('root ::= "a"', False), ('start: "a" // ::=', True), ("# x\nroot ::= b", False)]
+)
+def test_lark_is_told_from_ebnf(text: str, lark: bool) -> None:
+    assert is_lark(text) == lark
