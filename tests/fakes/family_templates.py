@@ -9,12 +9,15 @@ _NAMED = '{"name": "{{ c.function.name }}", "%s": ' + _ARGUMENTS + "}"
 
 def _turns(begins: str, ends: str, calls: str, *, says: str = "") -> str:
     """`says`: what the family's template has in it besides."""
-    begins = begins.replace("ROLE", "{{ m.role }}")
-    return (
-        f"{{# {says} #}}{{% for m in messages %}}{begins}{{% if m.tool_calls %}}{calls}{{% else %}}{{{{ m.content }}}}"
-        f"{{% endif %}}{ends}{{% endfor %}}{{% if add_generation_prompt %}}"
-        f"{begins.replace('{{ m.role }}', 'assistant')}{{% endif %}}"
+    said = "{% if tools %}{{ tools | tojson }}{% endif %}{# " + says + " #}"
+    turn = (
+        begins.replace("ROLE", "{{ m.role }}")
+        + "{% if m.tool_calls %}"
+        + calls
+        + "{% else %}{{ m.content }}{% endif %}"
     )
+    asked = "{% if add_generation_prompt %}" + begins.replace("ROLE", "assistant") + "{% endif %}"
+    return said + "{% for m in messages %}" + turn + ends + "{% endfor %}" + asked
 
 
 _CHATML = ("<|im_start|>ROLE\n", "<|im_end|>\n")

@@ -31,6 +31,17 @@ HERMES = [
         [("f", "{}"), ("g", "{}")],
     ),
     ('<tool_call>{"name": "\\u0066", "arguments": {}}</tool_call>', [("f", "{}")]),
+    ('<tool_call>{"function": "f", "arguments": {"a": 1}}</tool_call>', [("f", '{"a": 1}')]),
+    (
+        '<tool_call>{"type": "function", "function": {"name": "f", "arguments": {"a": {}}}}</tool_call> x',
+        [("f", '{"a": {}}'), ("content", " x")],
+    ),
+    ('<tool_call>{"function": {"name": "f"}}</tool_call>', [("f", "{}")]),
+    (
+        '<tool_call>{"function": {"function": {"name": "f"}}}',
+        [("content", '<tool_call>{"function": {"function": {"name": "f"}}}')],
+    ),
+    ('<tool_call>{"function": {"a": 1}}', [("content", '<tool_call>{"function": {"a": 1}}')]),
     # Cut anywhere: what has not begun is content, what has begun stays as it is.
     ("a <tool", [("content", "a <tool")]),
     ('<tool_call>{"name": "f", "argum', [("content", '<tool_call>{"name": "f", "argum')]),

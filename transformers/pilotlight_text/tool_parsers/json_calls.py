@@ -1,5 +1,7 @@
 """Calls written in JSON, as most formats have them: `{"name": …, "arguments": {…}}`, alone or in a list.
 
+Some models name it by `"function"`, or write OpenAI's `{"type": "function", "function": {"name": …, "arguments": …}}`.
+
 Pure. A call has begun when its name and the key of its arguments have come; its arguments are handed on as they are
 written. What turns out to be no call is returned, for the caller to tell as content.
 """
@@ -12,6 +14,7 @@ from pilotlight_text.answer_parts.json_reading import decoded_string, read_short
 from pilotlight_text.answer_parts.parts_writer import PartsWriter
 from pilotlight_text.answer_parts.text_reader import Step, TextReader
 
+_NAME = ("name", "function")
 _ARGUMENTS = ("arguments", "parameters")
 _BESIDE = ("id", "type")
 NO_ARGUMENTS = "{}"
@@ -61,6 +64,7 @@ class _CallObject:
         self._name: str | None = None
         self._early: list[str] | None = None
         self._begun = False
+        self._is_nested = False
 
     def read(self) -> Step[bool]:
         """True when the call has begun, however it ended."""
@@ -91,15 +95,19 @@ class _CallObject:
         if (yield from reader.peek()) != ":":
             return False
         reader.take(reader.at + 1)
-        if key == "name" and self._name is None:
-            return (yield from self._read_name())
+        if key in _NAME and self._name is None:
+            return (yield from self._read_name(may_nest=key == "function"))
         if key in _ARGUMENTS and self._early is None and not self._begun:
             return (yield from self._read_arguments())
         if key not in _BESIDE and not self._begun:
             return False
         return (yield from read_value(reader, _ignore))
 
-    def _read_name(self) -> Step[bool]:
+    def _read_name(self, *, may_nest: bool) -> Step[bool]:
+        yield from self._reader.space()
+        if may_nest and not self._is_nested and (yield from self._reader.peek()) == "{":
+            self._is_nested = True
+            return (yield from self.read())
         name = yield from read_short_string(self._reader)
         if not name:
             return False
