@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+from inline_templates import InlineTemplates
+from text_app import demo_text
+
 from pilotlight_models import bundled_model_path
+from pilotlight_text.answer_parts.answer_format import AnswerFormat
+from pilotlight_text.templates.chat_template import ChatTemplate
+from pilotlight_text.templates.template_sources import template_source
+from pilotlight_text.text_model import LoadedText
 
 TEMPLATE = """\
 {%- if tools %}<|im_start|>system
@@ -29,3 +37,10 @@ def tool_model(folder: Path) -> str:
         shutil.copy(bundled_model_path("demo-awq") / name, folder / name)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return f"file://{folder}"
+
+
+def tool_text(answer_format: AnswerFormat | None) -> LoadedText:
+    """The same, loaded in the test's own process, with a format of answers of the test's choice."""
+    sources = {"default": template_source(TEMPLATE)}
+    template = ChatTemplate(sources, {}, InlineTemplates(), max_output_chars=100_000)
+    return replace(demo_text(), template=template, answer_format=answer_format)

@@ -150,10 +150,7 @@ def test_instructor(client: openai.OpenAI, predictor: FakeTokenPredictor) -> Non
     import instructor
 
     call = CALL.replace('"weather"', '"Weather"')
-    for mode, text in (
-        (instructor.Mode.TOOLS, call),
-        (instructor.Mode.TOOLS_STRICT, call),
-    ):
+    for mode, text in ((instructor.Mode.TOOLS, call),):
         predictor.plan(*saying(text))
         patched = instructor.from_openai(client, mode=mode)
         found = patched.chat.completions.create(

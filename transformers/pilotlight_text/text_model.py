@@ -16,13 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenizers import Tokenizer
 
 from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput, ModelNotFound, Unavailable
 from pilotlight_protocol.generation import GenerationParameters
-from pilotlight_text.answer_parts.answer_format import AnswerFormat
 from pilotlight_text.detokenization.detokenizer import Vocabulary, vocabulary_of
 from pilotlight_text.detokenization.text_stream import ChoiceText, Completion, TextStream
 from pilotlight_text.templates.chat_template import ChatTemplate
@@ -30,6 +29,9 @@ from pilotlight_text.token_level import token_level
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenSource
 from pilotlight_text.tokenization.truncation import Truncation
 from pilotlight_wire.handlers import RequestContext
+
+if TYPE_CHECKING:
+    from pilotlight_text.answer_parts.answer_format import AnswerFormat
 
 _log = logging.getLogger("pilotlight.transformer")
 

@@ -10,6 +10,7 @@ import pytest
 from fake_token_source import Answer, FakeTokenSource
 from marked_answers import MarkedFormat
 from text_app import TextApp, demo_text, events_of
+from tool_model import tool_text
 
 from pilotlight_text.answer_parts.chosen_format import ChosenFormat
 
@@ -22,7 +23,7 @@ def app_saying(*texts: str, **options: Any) -> TextApp:
     codec = demo_text().codec
     batches = [codec._encode(text, add_special_tokens=False) for text in texts]
     app = TextApp(FakeTokenSource(Answer(batches, **options)))
-    app.model._model.set_loaded(replace(demo_text(), answer_format=MarkedFormat()))
+    app.model._model.set_loaded(tool_text(MarkedFormat()))
     return app
 
 
@@ -163,7 +164,7 @@ async def test_strict_tools_that_cannot_be_enforced_are_told() -> None:
     strict = {"type": "function", "function": {"name": "now", "strict": True}}
     app = stopping("hi")
     assert "x-pilotlight-loose" not in (await app.post(CHAT, BODY | {"tools": [strict]})).headers
-    app.model._model.set_loaded(replace(demo_text(), answer_format=ChosenFormat("llama3_json", None)))
+    app.model._model.set_loaded(tool_text(ChosenFormat("llama3_json", None)))
     for stream in (False, True):
         answer = await app.post(CHAT, BODY | {"tools": [strict], "stream": stream})
         assert (answer.status_code, answer.headers["x-pilotlight-loose"]) == (200, "tools")
@@ -184,6 +185,15 @@ async def test_a_schema_nested_without_end_is_refused() -> None:
     body = '{"model":"demo","messages":[{"role":"user","content":"x"}],"tools":[' + tool + "]}"
     response = await stopping("x").post(CHAT, body.encode())
     assert (response.status_code, response.json()["error"]["param"]) == (400, "tools[0].function.parameters")
+
+
+async def test_tools_that_the_template_does_not_show_are_refused_where_the_model_is_to_choose() -> None:
+    app = stopping('[{"name": "weather", "parameters": {}}]')
+    app.model._model.set_loaded(replace(demo_text(), answer_format=ChosenFormat("llama3_json", None)))
+    response = await app.post(CHAT, BODY)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "tools")
+    assert "shows it no tools" in response.json()["error"]["message"]
+    assert (await choice_of(app, tool_choice="required"))["message"]["tool_calls"]
 
 
 async def test_a_model_without_known_calls_refuses_tools_by_name() -> None:

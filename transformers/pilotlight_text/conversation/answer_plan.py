@@ -48,6 +48,16 @@ def answer_plan(conversation: Conversation, answer_format: AnswerFormat | None, 
         raise InvalidInput(f"the tools' schemas cannot be enforced: {error}", param="tools") from None
 
 
+def require_shown(shown: bool, conversation: Conversation) -> None:
+    """Raises InvalidInput where the prompt says nothing of tools and nothing else makes the model call one."""
+    if not shown and conversation.tool_choice.mode == "auto":
+        raise InvalidInput(
+            "the model's chat template shows it no tools, so it cannot choose one; send tool_choice 'required' or a "
+            "function's name to force a call, or describe the tools in a message",
+            param="tools",
+        )
+
+
 class _Planner:
     def __init__(self, conversation: Conversation, answer_format: AnswerFormat | None, prompt_end: str) -> None:
         self._conversation = conversation

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from pilotlight_protocol.generation import GenerationParameters
 
 ChoiceMode = Literal["auto", "none", "required", "named"]
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionTool:
+class FunctionTool(msgspec.Struct, frozen=True):
     """A function the model may call. `parameters`: the JSON schema of its arguments, None for "takes none"."""
 
     name: str
@@ -21,16 +21,14 @@ class FunctionTool:
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
+class ToolChoice(msgspec.Struct, frozen=True):
     """Whether functions are called: as the model sees fit, never, at least one, or the one called `name`."""
 
     mode: ChoiceMode = "auto"
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TemplateOptions:
+class TemplateOptions(msgspec.Struct, frozen=True):
     """What the chat template is given besides messages and tools. `variables` are `chat_template_kwargs`."""
 
     variables: Mapping[str, Any] | None = None
@@ -41,8 +39,7 @@ class TemplateOptions:
     add_special_tokens: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(msgspec.Struct, frozen=True):
     """`messages` are OpenAI's chat messages. `parameters.stop` are the stop strings; `include_reasoning` False keeps
     what the model says to itself from the client."""
 

@@ -113,9 +113,14 @@ class Conversations:
             answer_format is None or not answer_format.reasons
         ):
             return request, ()
-        from pilotlight_text.conversation.answer_plan import answer_plan  # only where an answer has parts
+        from pilotlight_text.conversation.answer_plan import (  # only where an answer has parts
+            answer_plan,
+            require_shown,
+        )
         from pilotlight_text.conversation.choice_reader import ChoiceReader
 
+        if conversation.calls_tools:
+            require_shown((await self._model.loaded().template.traits(tools=True)).shows_tools, conversation)
         plan = answer_plan(conversation, answer_format, prompt[-PROMPT_END_CHARS:])
         if plan.loose_strict:
             context.response_headers[LOOSE_HEADER] = "tools"

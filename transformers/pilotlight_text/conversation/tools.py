@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NoReturn
+
+from msgspec import structs
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.structured_outputs import check_nesting
@@ -21,7 +22,7 @@ _MODES = ("auto", "none", "required")
 def with_tools(conversation: Conversation, tools: Sequence[Any], tool_choice: Any) -> Conversation:
     """Raises InvalidInput that names the field."""
     allowed, choice = read_tool_choice(tool_choice, read_tools(tools))
-    return replace(conversation, tools=allowed, tool_choice=choice)
+    return structs.replace(conversation, tools=allowed, tool_choice=choice)
 
 
 def read_tools(raw: Sequence[Any], where: str = "tools") -> tuple[FunctionTool, ...]:
