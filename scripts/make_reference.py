@@ -12,7 +12,7 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pilotlight_pool import arguments as pool_arguments
 from pilotlight_predictor import arguments as predictor_arguments
 from pilotlight_protocol import leases
 from pilotlight_store import commands as store_commands
+from pilotlight_text.openai_api import field_tables
 from pilotlight_transformer import settings as transformer_settings
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,7 @@ HEADERS = {
     "x-pilotlight-elsewhere": "request: it may be sent to another pod; answer 503: another pod has an engine",
     "x-pilotlight-error-code": "answer 4xx: OpenAI's word for the fault, as `context_length_exceeded`",
     "x-pilotlight-loose": "answer: what asked to be strict and cannot be enforced for this model, as `tools`",
+    "x-pilotlight-ignored-fields": "answer: names in an OpenAI request that nobody knows and that are ignored",
     "x-pilotlight-lease": "answer: how the engine was got and what it took",
     "x-pilotlight-param": "answer 400: the parameter that is wrong",
     "x-pilotlight-tenant": "request: whose stored responses these are, as a gateway in front says",
@@ -74,6 +76,11 @@ def page() -> str:
         _table(("variable", "meaning"), sorted(ENVIRONMENT.items())),
         "## Headers",
         _table(("header", "meaning"), sorted(HEADERS.items())),
+        "## OpenAI requests",
+        "Every field of OpenAI's and vLLM's requests for chat and completions is done, but for these. A field with any "
+        "other name is ignored, logged once, and named in `x-pilotlight-ignored-fields`.",
+        _table(("field", "refused: 400"), _fields(field_tables.REFUSED)),
+        _table(("field", "without effect"), _fields(field_tables.WITHOUT_EFFECT)),
         "## Metrics",
         _table(("family", "type", "labels", "meaning"), sorted(metrics())),
         "## Lease API",
@@ -81,6 +88,10 @@ def page() -> str:
         *_lease_types(),
     ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def _fields(table: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(f"`{name}`", why) for name, why in sorted(table.items())]
 
 
 def names_in_code(pattern: str) -> set[str]:

@@ -372,7 +372,7 @@ BAD_OPENAI: list[tuple[str, dict[str, Any], str | None]] = [
     ),
     ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, "top_logprobs"),
     ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "chat_template": "{{ 1 }}"}, "chat_template"),
-    ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "logit_bias": {"1": 2}}, "logit_bias"),
+    ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "logit_bias": {"1": 200}}, "logit_bias"),
     ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "n": 0}, "n"),
     (
         "chat/completions",
@@ -391,6 +391,9 @@ BAD_OPENAI: list[tuple[str, dict[str, Any], str | None]] = [
     ("completions", {"prompt": "word " * 3000}, "prompt"),
     ("completions", {"prompt": "x" * 200_000}, "prompt"),
     ("completions", {"prompt": "x", "stop": ["y"] * 17}, "stop"),
+    ("completions", {"prompt": "x", "logit_bias": {"one": 2}}, "logit_bias"),
+    ("completions", {"prompt": "x", "truncation_side": "top"}, "truncation_side"),
+    ("completions", {"prompt": "x", "kv_transfer_params": {"a": 1}}, "kv_transfer_params"),
 ]
 
 

@@ -83,6 +83,10 @@ class TextCodec:
         """Token ids of a few characters, nothing around them."""
         return self._encode(word, add_special_tokens=False)
 
+    def offsets_of(self, text: str, add_special_tokens: bool) -> list[int]:
+        """Where in `text` each of its tokens begins, in characters: int[seq]. For a text that `encode` has taken."""
+        return [begins for begins, _ in self._tokenizer.encode(text, add_special_tokens=add_special_tokens).offsets]
+
     @cached_property
     def special_tokens(self) -> Mapping[str, int]:
         """The text of each token that detokenization skips, and its id."""
@@ -130,8 +134,8 @@ class TextCodec:
         if context is not None and max_tokens is not None and len(ids) + max_tokens > context:
             raise ContextLengthExceeded.of(context, len(ids), max_tokens, "max_tokens")
 
-    def decode(self, ids: Sequence[int]) -> str:
-        detokenizer = self.vocabulary.detokenizer()
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        detokenizer = self.vocabulary.detokenizer(skip_special_tokens=skip_special_tokens)
         return detokenizer.push(ids) + detokenizer.finish() if ids else ""
 
     def close(self) -> None:

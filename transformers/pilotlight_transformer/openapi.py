@@ -17,7 +17,8 @@ from pilotlight_serving.openapi_document import (
     struct_schemas,
 )
 from pilotlight_text.openai_api.answers import ChatCompletion, Completion, ModelCard, ModelList
-from pilotlight_text.openai_api.requests import UNSUPPORTED, ChatRequest, CompletionRequest
+from pilotlight_text.openai_api.field_tables import REFUSED
+from pilotlight_text.openai_api.requests import ChatRequest, CompletionRequest
 from pilotlight_text.openai_api.routes import PREFIXES
 from pilotlight_text.tokenization_api.answers import Detokenized, Tokenized
 from pilotlight_text.tokenization_api.requests import UNSUPPORTED as NO_TOKENIZE_FIELDS
@@ -87,7 +88,10 @@ def openapi(model: ServedModel) -> Schema:
 def _text_request() -> Schema:
     """Read field by field: parameters may stand in two places."""
     parameters = generation_parameters()
-    flags = {name: {"type": ["boolean", "null"]} for name in ("stream", "include_stop_str_in_output")}
+    names = ("stream", "include_stop_str_in_output", "skip_special_tokens")
+    flags: Schema = {name: {"type": ["boolean", "null"]} for name in names}
+    flags["truncate_prompt_tokens"] = {"type": ["integer", "null"], "minimum": -1}
+    flags["truncation_side"] = {"enum": ["left", "right", None]}
     known: Schema = {**parameters["properties"], **flags}
     own = {"text_input": _TEXT, "id": {"type": ["string", "null"]}}
     own["parameters"] = {"anyOf": [parameters | {"properties": known}, {"type": "null"}]}
@@ -98,7 +102,7 @@ def _narrow(chat: Schema, completion: Schema, names: Sequence[str]) -> None:
     """What is checked after the structs have decoded a request."""
     known = generation_parameters()["properties"]
     for fields in (chat, completion):
-        for name in UNSUPPORTED.keys() & fields:
+        for name in REFUSED.keys() & fields:
             del fields[name]
         fields |= {name: known[name] for name in known.keys() & fields if name != "logprobs"}
         fields["model"] = {"enum": list(names)}

@@ -25,6 +25,9 @@ class Letters:
         self._late = text[-1:]
         return text[:-1]
 
+    def held_chars(self) -> int:
+        return len(self._late)
+
     def finish(self) -> str:
         return self._late
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.generation import RepetitionDetection
+from pilotlight_text.openai_api import sampling
 from pilotlight_text.openai_api.requests import (
-    chat_parameters,
-    completion_parameters,
+    ChatRequest,
+    CompletionRequest,
     prompts_of,
     read_chat_request,
     read_completion_request,
@@ -23,6 +25,14 @@ def chat(**fields: Any) -> bytes:
 
 def completion(**fields: Any) -> bytes:
     return json.dumps({"model": "m", "prompt": "hi", **fields}).encode()
+
+
+def asked_chat(body: bytes) -> ChatRequest:
+    return read_chat_request(body)[0]
+
+
+def asked_completion(body: bytes) -> CompletionRequest:
+    return read_completion_request(body)[0]
 
 
 def test_every_parameter_of_openai_and_vllm_is_passed_on() -> None:
@@ -42,16 +52,30 @@ def test_every_parameter_of_openai_and_vllm_is_passed_on() -> None:
         "stop_token_ids": [3],
         "priority": -1,
         "cache_salt": "s",
+        "logit_bias": {"5": -1.5},
+        "bad_words": ["ugly"],
+        "allowed_token_ids": [4, 5],
+        "logprobs": True,
+        "logprob_token_ids": [5],
+        "prompt_logprobs": 2,
+        "repetition_detection": {"max_pattern_size": 3, "min_count": 2},
+        "stream_interval": 4,
     }
-    made = chat_parameters(read_chat_request(chat(**fields, max_completion_tokens=9, max_tokens=5)))
-    assert {name: getattr(made, name) for name in fields} == fields | {"stop": ["x"]}
+    typed = {
+        "stop": ["x"],
+        "logit_bias": {5: -1.5},
+        "logprobs": 0,
+        "repetition_detection": RepetitionDetection(3, 0, 2),
+    }
+    made = sampling.chat_parameters(asked_chat(chat(**fields, max_completion_tokens=9, max_tokens=5)))
+    assert {name: getattr(made, name) for name in fields} == fields | typed
     assert made.max_tokens == 9
 
 
 def test_null_is_the_same_as_nothing_and_unknown_fields_are_ignored() -> None:
     names = "temperature stop n max_tokens tools logit_bias response_format stream stream_options logprobs top_logprobs"
-    request = read_chat_request(chat(**dict.fromkeys(names.split()), user="u", metadata={"a": 1}, store=True, what=[]))
-    assert chat_parameters(request) == chat_parameters(read_chat_request(chat()))
+    request = asked_chat(chat(**dict.fromkeys(names.split()), user="u", metadata={"a": 1}, store=True, what=[]))
+    assert sampling.chat_parameters(request) == sampling.chat_parameters(asked_chat(chat()))
 
 
 @pytest.mark.parametrize(
@@ -59,17 +83,17 @@ def test_null_is_the_same_as_nothing_and_unknown_fields_are_ignored() -> None:
     [({}, None), ({"logprobs": False}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 5}, 5)],
 )
 def test_chat_logprobs(fields: dict[str, Any], logprobs: int | None) -> None:
-    assert chat_parameters(read_chat_request(chat(**fields))).logprobs == logprobs
+    assert sampling.chat_parameters(asked_chat(chat(**fields))).logprobs == logprobs
 
 
 def test_completion_defaults_and_echo() -> None:
-    made = completion_parameters(read_completion_request(completion()))
+    made = sampling.completion_parameters(asked_completion(completion()))
     assert (made.max_tokens, made.logprobs, made.prompt_logprobs) == (16, None, None)
-    made = completion_parameters(read_completion_request(completion(echo=True, logprobs=3, max_tokens=0)))
+    made = sampling.completion_parameters(asked_completion(completion(echo=True, logprobs=3, max_tokens=0)))
     assert (made.max_tokens, made.logprobs, made.prompt_logprobs) == (1, 3, 3)
     with pytest.raises(InvalidInput):
-        completion_parameters(read_completion_request(completion(max_tokens=0)))
-    assert read_completion_request(completion(best_of=2, n=2)).best_of == 2
+        sampling.completion_parameters(asked_completion(completion(max_tokens=0)))
+    assert asked_completion(completion(best_of=2, n=2)).best_of == 2
 
 
 def test_what_it_cannot_do_is_harmless_when_it_asks_for_nothing() -> None:

@@ -11,6 +11,7 @@ from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.v2 import InferRequest, Tensor
 from pilotlight_text.detokenization.text_stream import Completion, Piece, Usage
 from pilotlight_text.token_source import AnswerFacts
+from pilotlight_text.tokenization.truncation import Truncation
 from pilotlight_text.v2_api.requests import output_tensors, read_generate, read_infer
 
 
@@ -33,9 +34,24 @@ def test_parameters_nested_and_flat(body: dict[str, Any]) -> None:
     assert not call.stream
 
 
+def test_what_is_done_to_text_is_taken_beside_the_parameters() -> None:
+    given = {"skip_special_tokens": False, "truncate_prompt_tokens": -1, "truncation_side": "right", "max_tokens": 9}
+    call = read_generate(json.dumps({"text_input": "hi", "parameters": {**given, "bad_words": ["x"]}}).encode())
+    assert not call.skip_special_tokens
+    assert call.truncation == Truncation(-1, "right", room=9)
+    assert call.parameters.bad_words == ["x"]
+    plain = read_generate(b'{"text_input": "hi"}')
+    assert (plain.skip_special_tokens, plain.truncation) == (True, None)
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
+        ({"text_input": "a", "truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
+        ({"text_input": "a", "truncate_prompt_tokens": "7"}, "truncate_prompt_tokens"),
+        ({"text_input": "a", "truncation_side": "top"}, "truncation_side"),
+        ({"text_input": "a", "skip_special_tokens": 0}, "skip_special_tokens"),
+        ({"text_input": "a", "top_p": 0}, "top_p"),
         ({}, "text_input"),
         ({"text_input": 1}, "text_input"),
         ({"text_input": ["a", "b"]}, "text_input"),

@@ -41,13 +41,15 @@ class ChoiceReader:
             piece.logprobs if self._shows_reasoning or self._answers else None,
             "tool_calls" if end == "stop" and self._called and not self._named else end,
             piece.stop_reason,
+            piece.token_ids,
         )
 
     def whole(self, piece: Piece) -> WholeChoice:
         """`piece` is all of its choice."""
         delta = self.read(piece)
         assert delta.finish_reason is not None
-        return WholeChoice(delta.index, joined(delta.parts), delta.finish_reason, delta.logprobs, delta.stop_reason)
+        parts = joined(delta.parts)
+        return WholeChoice(delta.index, parts, delta.finish_reason, delta.logprobs, delta.stop_reason, delta.token_ids)
 
     def _shown(self, part: AnswerPart) -> bool:
         if isinstance(part, ReasoningText):

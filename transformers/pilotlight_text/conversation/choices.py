@@ -29,6 +29,7 @@ class ChoiceDelta(msgspec.Struct):
     logprobs: list[TokenLogprob] | None = None
     finish_reason: ChoiceEnd | None = None
     stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
 
 
 class ToolCall(msgspec.Struct):
@@ -46,6 +47,7 @@ class WholeChoice(msgspec.Struct):
     finish_reason: ChoiceEnd
     logprobs: list[TokenLogprob] | None = None
     stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
 
     @property
     def content(self) -> str:
@@ -67,8 +69,13 @@ class WholeChoice(msgspec.Struct):
 
 
 class WholeAnswer(msgspec.Struct):
+    """`prompt_ids` and `prompt_text` are the prompt that the conversation became."""
+
     choices: list[WholeChoice]
     usage: Usage
+    prompt_ids: list[int] = []
+    prompt_text: str = ""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
 
 
 def extend(choices: dict[int, WholeChoice], delta: ChoiceDelta) -> None:
@@ -76,8 +83,16 @@ def extend(choices: dict[int, WholeChoice], delta: ChoiceDelta) -> None:
     known = choices.get(delta.index)
     before = [] if known is None else known.parts
     logprobs = [*(known.logprobs or ()), *(delta.logprobs or ())] if known is not None else delta.logprobs
+    token_ids = None
+    if delta.token_ids is not None:
+        token_ids = [*((known and known.token_ids) or ()), *delta.token_ids]
     choices[delta.index] = WholeChoice(
-        delta.index, joined([*before, *delta.parts]), delta.finish_reason or "stop", logprobs or None, delta.stop_reason
+        delta.index,
+        joined([*before, *delta.parts]),
+        delta.finish_reason or "stop",
+        logprobs or None,
+        delta.stop_reason,
+        token_ids,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from pilotlight_protocol.generation import GenerationParameters
+from pilotlight_text.tokenization.truncation import Truncation
 
 ChoiceMode = Literal["auto", "none", "required", "named"]
 
@@ -52,6 +53,9 @@ class Conversation(msgspec.Struct, frozen=True):
     template: TemplateOptions = TemplateOptions()
     include_stop_str_in_output: bool = False
     include_reasoning: bool = True
+    skip_special_tokens: bool = True
+    return_token_ids: bool = False
+    truncation: Truncation | None = None
 
     @property
     def calls_tools(self) -> bool:

@@ -31,10 +31,14 @@ LOOSE_HEADER = "x-pilotlight-loose"
 
 class ConversationAnswer:
     """An answer under way. Close it in `finally`. Where it `is_plain`, all `text` is content, and `text.pieces()` may
-    be read instead of `deltas()`."""
+    be read instead of `deltas()`. `prompt_text` and `prompt_ids`: what the conversation became."""
 
-    def __init__(self, text: TextStream, readers: Sequence[ChoiceReader]) -> None:
+    def __init__(
+        self, text: TextStream, readers: Sequence[ChoiceReader], prompt_text: str, prompt_ids: list[int]
+    ) -> None:
         self.text = text
+        self.prompt_text = prompt_text
+        self.prompt_ids = prompt_ids
         self._readers = readers
 
     @property
@@ -61,21 +65,21 @@ class Conversations:
 
     async def start(self, conversation: Conversation, context: RequestContext) -> ConversationAnswer:
         """Returns when the answer has started. Raises InvalidInput, and what the source does."""
-        request, readers = await self._prepared(conversation, context)
+        prompt_text, request, readers = await self._prepared(conversation, context)
         text = await self._model.stream(request)
         add_facts(context, [text.facts])
-        return ConversationAnswer(text, readers)
+        return ConversationAnswer(text, readers, prompt_text, request.prompt_ids)
 
     async def collect(self, conversation: Conversation, context: RequestContext) -> WholeAnswer:
         if conversation.parameters.logprobs is not None and not conversation.include_reasoning:
             return await self._collect_deltas(conversation, context)  # which log-probabilities are shown is seen there
-        request, readers = await self._prepared(conversation, context)
+        prompt_text, request, readers = await self._prepared(conversation, context)
         completion = await self._model.complete(request)
         add_facts(context, [completion.facts])
         choices = [
             readers[piece.index].whole(piece) if readers else _plain_choice(piece) for piece in completion.choices
         ]
-        return WholeAnswer(choices, completion.usage)
+        return WholeAnswer(choices, completion.usage, request.prompt_ids, prompt_text, completion.prompt_logprobs)
 
     async def _collect_deltas(self, conversation: Conversation, context: RequestContext) -> WholeAnswer:
         answer = await self.start(conversation, context)
@@ -86,7 +90,8 @@ class Conversations:
                     extend(choices, delta)
         finally:
             await answer.close()
-        return WholeAnswer([choices[index] for index in sorted(choices)], answer.usage())
+        whole = [choices[index] for index in sorted(choices)]
+        return WholeAnswer(whole, answer.usage(), answer.prompt_ids, answer.prompt_text, answer.text.prompt_logprobs)
 
     async def prompt_ids(self, conversation: Conversation, context: RequestContext) -> list[int]:
         """The prompt's tokens: int[seq], also of one that is too long to be answered. Raises InvalidInput."""
@@ -98,7 +103,7 @@ class Conversations:
 
     async def _prepared(
         self, conversation: Conversation, context: RequestContext
-    ) -> tuple[TextRequest, Sequence[ChoiceReader]]:
+    ) -> tuple[str, TextRequest, Sequence[ChoiceReader]]:
         prompt, prompt_ids = await self._prompt(conversation, context)
         answer_format = self._model.loaded().answer_format
         request = TextRequest(
@@ -108,11 +113,13 @@ class Conversations:
             conversation.parameters,
             forwarded_headers(context.headers),
             include_stop_str_in_output=conversation.include_stop_str_in_output,
+            skip_special_tokens=conversation.skip_special_tokens,
+            return_token_ids=conversation.return_token_ids,
         )
         if not (conversation.tools and conversation.calls_tools) and (
             answer_format is None or not answer_format.reasons
         ):
-            return request, ()
+            return prompt, request, ()
         from pilotlight_text.conversation.answer_plan import (  # only where an answer has parts
             answer_plan,
             require_shown,
@@ -127,21 +134,26 @@ class Conversations:
         parameters = structs.replace(conversation.parameters, structured_outputs=plan.outputs)
         request = replace(request, parameters=parameters)
         if plan.new_parser is None:
-            return request, ()
+            return prompt, request, ()
         if answer_format is not None and answer_format.shows_special_tokens:
             request = replace(request, skip_special_tokens=False)
-        return request, [ChoiceReader(plan.new_parser(), conversation) for _ in range(parameters.n)]
+        return prompt, request, [ChoiceReader(plan.new_parser(), conversation) for _ in range(parameters.n)]
 
     async def _prompt(self, conversation: Conversation, context: RequestContext) -> tuple[str, list[int]]:
         with timed(context, "tokenize"):
             prompt = await self._prompt_text(conversation)
             return prompt, await self._model.loaded().codec.encode(
-                prompt, add_special_tokens=conversation.template.add_special_tokens, param="messages"
+                prompt,
+                add_special_tokens=conversation.template.add_special_tokens,
+                param="messages",
+                truncation=conversation.truncation,
             )
 
     async def _prompt_text(self, conversation: Conversation) -> str:
         loaded, options = self._model.loaded(), conversation.template
-        loaded.codec.check_chars(check_conversation(conversation.messages), "messages")
+        chars = check_conversation(conversation.messages)
+        if conversation.truncation is None:
+            loaded.codec.check_chars(chars, "messages")
         return await loaded.template.render(
             conversation.messages,
             tools=_template_tools(conversation),
@@ -163,9 +175,9 @@ def _template_tools(conversation: Conversation) -> list[dict[str, Any]] | None:
 
 def _plain_delta(piece: Piece) -> ChoiceDelta:
     parts = [ContentText(piece.text)] if piece.text else []
-    return ChoiceDelta(piece.index, [*parts], piece.logprobs, piece.finish_reason, piece.stop_reason)
+    return ChoiceDelta(piece.index, [*parts], piece.logprobs, piece.finish_reason, piece.stop_reason, piece.token_ids)
 
 
 def _plain_choice(piece: Piece) -> WholeChoice:
     parts = [ContentText(piece.text)] if piece.text else []
-    return WholeChoice(piece.index, [*parts], piece.end_reason(), piece.logprobs, piece.stop_reason)
+    return WholeChoice(piece.index, [*parts], piece.end_reason(), piece.logprobs, piece.stop_reason, piece.token_ids)

@@ -31,9 +31,12 @@ _utf_8_decode = codecs.utf_8_decode
 
 
 class Detokenizer(Protocol):
-    """Text of one choice. `push` returns the text that is final now; `finish`, called once, what was held back."""
+    """Text of one choice. `push` returns the text that is final now; `finish`, called once, what was held back;
+    `held_chars` is how many whole characters are held back."""
 
     def push(self, token_ids: Sequence[int]) -> str: ...
+
+    def held_chars(self) -> int: ...
 
     def finish(self) -> str: ...
 
@@ -156,6 +159,9 @@ class ByteLevelDetokenizer:
         self._pending = b"" if used == len(data) else data[used:]
         return text
 
+    def held_chars(self) -> int:
+        return 0  # less than one: its first bytes
+
     def finish(self) -> str:
         pending, self._pending = self._pending, b""
         return pending.decode("utf-8", "replace")
@@ -224,6 +230,9 @@ class ByteFallbackDetokenizer:
                 self._run += piece  # type: ignore[arg-type]  # bytes: it is neither str nor None
         return self._stripped("".join(parts))
 
+    def held_chars(self) -> int:
+        return len(self._run.decode("utf-8", "ignore")) if self._run else 0
+
     def finish(self) -> str:
         return self._stripped(self._end_run())
 
@@ -277,6 +286,9 @@ class StreamDetokenizer:
             else:
                 return self._emit("".join(steps))
         return self._emit(self._rest(self._decode().rstrip(_REPLACEMENT)))
+
+    def held_chars(self) -> int:
+        return 0  # nobody can tell
 
     def finish(self) -> str:
         return self._rest(self._decode())

@@ -220,6 +220,10 @@ class TextStream:
         completed = sum(choice.completion_tokens for choice in self._choices)
         return Usage(self._prompt_tokens, completed, self._cached_tokens)
 
+    def usage_of(self, index: int) -> Usage:
+        """Of one choice, so far."""
+        return Usage(self._prompt_tokens, self._choices[index].completion_tokens, self._cached_tokens)
+
     async def collect(self) -> Completion:
         """All of it; closes the stream."""
         texts: dict[int, Piece] = {}

@@ -13,6 +13,8 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Logprobs = dict[str, Any] | None
 StopReason = str | int | None
 Unset = msgspec.UnsetType
+TokenIds = list[Count] | Unset
+PromptLogprobs = list[dict[str, dict[str, Any]] | None] | Unset
 
 
 class PromptDetails(msgspec.Struct):
@@ -61,15 +63,21 @@ class ChatChoice(msgspec.Struct):
     logprobs: Logprobs
     finish_reason: ChoiceEnd
     stop_reason: StopReason
+    token_ids: TokenIds = msgspec.UNSET
 
 
 class ChatCompletion(msgspec.Struct):
+    """The last three are vLLM's, for who asks for them."""
+
     id: str
     object: Literal["chat.completion"]
     created: Count
     model: str
     choices: Annotated[list[ChatChoice], msgspec.Meta(min_length=1)]
     usage: TokenUsage
+    prompt_logprobs: PromptLogprobs = msgspec.UNSET
+    prompt_token_ids: TokenIds = msgspec.UNSET
+    prompt_text: str | Unset = msgspec.UNSET
 
 
 class ToolCallDelta(msgspec.Struct):
@@ -97,10 +105,12 @@ class ChatChunkChoice(msgspec.Struct):
     logprobs: Logprobs = None
     finish_reason: ChoiceEnd | None = None
     stop_reason: StopReason | Unset = msgspec.UNSET
+    token_ids: TokenIds = msgspec.UNSET
 
 
 class ChatChunk(msgspec.Struct):
-    """`usage`: left out, or null until the last chunk, which has no choices (`stream_options.include_usage`)."""
+    """`usage`: left out, or null until the last chunk, which has no choices (`stream_options.include_usage`), or in
+    every one (`continuous_usage_stats`). What is of the prompt stands in the first."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -108,14 +118,21 @@ class ChatChunk(msgspec.Struct):
     model: str
     choices: list[ChatChunkChoice]
     usage: TokenUsage | Unset | None = msgspec.UNSET
+    prompt_token_ids: TokenIds = msgspec.UNSET
+    prompt_text: str | Unset = msgspec.UNSET
 
 
 class CompletionChoice(msgspec.Struct):
+    """The last three are vLLM's, for who asks for them."""
+
     index: Count
     text: str
     logprobs: Logprobs
     finish_reason: EndReason
     stop_reason: StopReason
+    token_ids: TokenIds = msgspec.UNSET
+    prompt_token_ids: TokenIds = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs = msgspec.UNSET
 
 
 class Completion(msgspec.Struct):
@@ -133,6 +150,8 @@ class CompletionChunkChoice(msgspec.Struct):
     logprobs: Logprobs = None
     finish_reason: EndReason | None = None
     stop_reason: StopReason | Unset = msgspec.UNSET
+    token_ids: TokenIds = msgspec.UNSET
+    prompt_token_ids: TokenIds = msgspec.UNSET
 
 
 class CompletionChunk(msgspec.Struct):

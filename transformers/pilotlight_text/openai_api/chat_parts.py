@@ -51,7 +51,7 @@ class PartChunks:
     def write(self, delta: ChoiceDelta, logprobs: dict[str, Any] | None) -> bytes:
         deltas = [self._delta(part) for part in delta.parts]
         ends = delta.finish_reason is not None
-        if ends or (logprobs is not None and not deltas):
+        if ends or ((logprobs is not None or delta.token_ids is not None) and not deltas):
             deltas.append(Delta())
         if not deltas:
             return b""
@@ -59,7 +59,8 @@ class PartChunks:
         for shown in deltas[:-1]:
             out += self._chunks.choice(ChatChunkChoice(delta.index, shown))
         stop_reason = delta.stop_reason if ends else msgspec.UNSET
-        last = ChatChunkChoice(delta.index, deltas[-1], logprobs, delta.finish_reason, stop_reason)
+        token_ids = msgspec.UNSET if delta.token_ids is None else delta.token_ids
+        last = ChatChunkChoice(delta.index, deltas[-1], logprobs, delta.finish_reason, stop_reason, token_ids)
         return out + self._chunks.choice(last)
 
     def _role(self, delta: ChoiceDelta) -> bytes:

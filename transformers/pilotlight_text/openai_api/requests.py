@@ -1,23 +1,24 @@
-"""OpenAI's request bodies: their fields, what of them this server cannot do, and the parameters they stand for.
+"""OpenAI's request bodies with vLLM's extra fields: which there are, and which of them this server cannot do.
 
-Pure. Fields that change nothing here (`user`, `metadata`, `store`, …) are ignored, as OpenAI's clients send them
-freely; fields that ask for something else than they would get are refused by name. vLLM's extra parameters are taken.
+Pure. Every field of both is here: done, or in one of `field_tables`. `sampling` says what they stand for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.generation import INT32_MAX, MAX_LOGPROBS, GenerationParameters, parse_parameters
+from pilotlight_protocol.generation import INT32_MAX, MAX_LOGPROBS
 from pilotlight_protocol.json_bodies import invalid_json
+from pilotlight_text.ignored_fields import UnknownFields
+from pilotlight_text.openai_api.field_tables import REFUSED, asks_for_something
+from pilotlight_wire.handlers import RequestContext
+from pilotlight_wire.hop_headers import REQUEST_ID
 
 MAX_PROMPTS = 256
-COMPLETION_MAX_TOKENS = 16
-"""OpenAI's default for /completions; /chat/completions has none."""
 
 Number = int | float | None
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)]
@@ -27,10 +28,12 @@ T = TypeVar("T")
 
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: Any = None
 
 
 class _Sampling(msgspec.Struct, kw_only=True):
-    """What both kinds of request share. The second half is vLLM's."""
+    """What both kinds of request share: OpenAI's fields, then vLLM's, then those of `field_tables`."""
 
     model: str
     stream: bool | None = None
@@ -43,7 +46,7 @@ class _Sampling(msgspec.Struct, kw_only=True):
     stop: str | list[str] | None = None
     presence_penalty: Number = None
     frequency_penalty: Number = None
-    logit_bias: _Json | None = None
+    logit_bias: dict[str, Number] | None = None
     response_format: _Json | None = None
 
     top_k: Number = None
@@ -53,20 +56,55 @@ class _Sampling(msgspec.Struct, kw_only=True):
     ignore_eos: bool | None = None
     stop_token_ids: int | list[int] | None = None
     include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int, msgspec.Meta(ge=-1, le=INT32_MAX)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[int] | None = None
+    prompt_logprobs: Number = None
+    logprob_token_ids: list[int] | None = None
+    repetition_detection: _Json | None = None
+    stream_interval: Number = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    request_id: str | None = None
     priority: Number = None
     cache_salt: str | None = None
     add_special_tokens: bool | None = None
-    use_beam_search: bool | None = None
     structured_outputs: Any = None
     guided_json: Any = None
     guided_regex: Any = None
     guided_choice: Any = None
     guided_grammar: Any = None
-    prompt_logprobs: Any = None
+
+    ec_transfer_params: Any = None
+    kv_transfer_params: Any = None
+    length_penalty: Any = None
+    logits_processors: Any = None
+    mm_payload: Any = None
+    return_mm_kwargs: Any = None
+    return_token_offsets: Any = None
+    routed_experts_prompt_start: Any = None
+    session_id: Any = None
+    spaces_between_special_tokens: Any = None
+    thinking_token_budget: Any = None
+    use_beam_search: Any = None
+    user: Any = None
+    vllm_xargs: Any = None
+    watermarking: Any = None
 
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def usage_in_every_chunk(self) -> bool:
+        """vLLM's `continuous_usage_stats`, which counts with `include_usage` only."""
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    @property
+    def hides_special_tokens(self) -> bool:
+        return self.skip_special_tokens is not False
 
 
 class ChatRequest(_Sampling, kw_only=True):
@@ -76,48 +114,64 @@ class ChatRequest(_Sampling, kw_only=True):
     top_logprobs: Number = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    echo: bool | None = None
     chat_template_kwargs: _Json | None = None
-    chat_template: Any = None
+    documents: list[_Json] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     tools: list[_Json] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     include_reasoning: bool | None = None
-    functions: Any = None
-    function_call: Any = None
     modalities: list[str] | None = None
+    return_prompt_text: bool | None = None
+
     audio: Any = None
+    chat_template: Any = None
+    function_call: Any = None
+    functions: Any = None
+    media_io_kwargs: Any = None
+    metadata: Any = None
+    mm_processor_kwargs: Any = None
+    moderation: Any = None
+    prediction: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    safety_identifier: Any = None
+    service_tier: Any = None
+    store: Any = None
+    verbosity: Any = None
+    web_search_options: Any = None
 
 
 class CompletionRequest(_Sampling, kw_only=True):
     prompt: str | list[str | TokenId | list[TokenId]]
     logprobs: Number = None
     echo: bool | None = None
-    suffix: str | None = None
     best_of: Number = None
 
+    prompt_embeds: Any = None
+    suffix: Any = None
+
+
+class _StrictStreamOptions(StreamOptions, forbid_unknown_fields=True):
+    pass
+
+
+class _StrictChat(ChatRequest, kw_only=True, forbid_unknown_fields=True):
+    stream_options: _StrictStreamOptions | None = None
+
+
+class _StrictCompletion(CompletionRequest, kw_only=True, forbid_unknown_fields=True):
+    stream_options: _StrictStreamOptions | None = None
+
+
+_NESTED = {"stream_options": StreamOptions}
+CHAT_FIELDS: UnknownFields[ChatRequest] = UnknownFields(ChatRequest, _StrictChat, _NESTED)
+COMPLETION_FIELDS: UnknownFields[CompletionRequest] = UnknownFields(CompletionRequest, _StrictCompletion, _NESTED)
 
 _chat_decoder = msgspec.json.Decoder(ChatRequest)
 _completion_decoder = msgspec.json.Decoder(CompletionRequest)
-
-_SHARED = (
-    *("n", "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "top_k", "min_p"),
-    *("min_tokens", "repetition_penalty", "ignore_eos", "stop_token_ids", "priority", "cache_salt"),
-)
-UNSUPPORTED = {
-    "logit_bias": "token biases are not applied here",
-    "use_beam_search": "beam search is not available",
-    "structured_outputs": "structured outputs are not available",
-    "guided_json": "structured outputs are not available",
-    "guided_regex": "structured outputs are not available",
-    "guided_choice": "structured outputs are not available",
-    "guided_grammar": "structured outputs are not available",
-    "prompt_logprobs": "use /v1/completions with 'echo' and 'logprobs', or the V2 routes",
-    "chat_template": "a template from a client is never run; the model's own is used",
-    "functions": "send 'tools' instead, its successor",
-    "function_call": "send 'tool_choice' instead, its successor",
-    "audio": "this server generates text only",
-    "suffix": "inserting before a suffix is not available",
-}
 
 
 def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -137,10 +191,14 @@ def _missing_field(message: str) -> str:
     return message.rsplit("`", 2)[-2] if "missing required field" in message else ""
 
 
-def read_chat_request(body: bytes) -> ChatRequest:
-    """Raises InvalidInput with `param`, also for what is understood but cannot be done."""
-    request = decode_body(_chat_decoder, body)
-    _refuse_unsupported(request)
+def read_chat_request(body: bytes) -> tuple[ChatRequest, tuple[str, ...]]:
+    """The request and the names in it that nobody knows.
+
+    Raises InvalidInput with `param`, also for what is understood but cannot be done.
+    """
+    known = CHAT_FIELDS.known(body)
+    request = known or decode_body(_chat_decoder, body)
+    _refuse(request)
     if request.modalities is not None and request.modalities != ["text"]:
         raise _unsupported("modalities", "this server generates text only")
     if request.add_generation_prompt and request.continue_final_message:
@@ -153,55 +211,40 @@ def read_chat_request(body: bytes) -> ChatRequest:
         raise InvalidInput(f"'top_logprobs' must be 0 to {MAX_LOGPROBS}", param="top_logprobs")
     if not request.messages:
         raise InvalidInput("'messages' is empty: send at least one message", param="messages")
-    return request
+    return request, () if known else CHAT_FIELDS.names(body)
 
 
-def read_completion_request(body: bytes) -> CompletionRequest:
-    """Raises InvalidInput with `param`, also for what is understood but cannot be done."""
-    request = decode_body(_completion_decoder, body)
-    _refuse_unsupported(request)
+def read_completion_request(body: bytes) -> tuple[CompletionRequest, tuple[str, ...]]:
+    """As `read_chat_request`."""
+    known = COMPLETION_FIELDS.known(body)
+    request = known or decode_body(_completion_decoder, body)
+    _refuse(request)
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise _unsupported("best_of", "candidates beyond 'n' are not generated")
-    return request
+    return request, () if known else COMPLETION_FIELDS.names(body)
 
 
-def _refuse_unsupported(request: _Sampling) -> None:
-    for name, reason in UNSUPPORTED.items():
-        if getattr(request, name, None):
+def _refuse(request: _Sampling) -> None:
+    for name, reason in REFUSED.items():
+        value = getattr(request, name, None)
+        if value is not None and asks_for_something(name, value):
             raise _unsupported(name, reason)
     if request.response_format and request.response_format.get("type") != "text":
         raise _unsupported("response_format", "only {'type': 'text'} is available")
     if request.stream_options is not None and not request.stream:
         raise InvalidInput("'stream_options' needs 'stream' to be true", param="stream_options")
+    if request.stream and request.prompt_logprobs is not None:
+        raise _unsupported("prompt_logprobs", "they come with whole answers only; leave 'stream' out")
 
 
 def _unsupported(param: str, reason: str) -> InvalidInput:
     return InvalidInput(f"'{param}' is not supported: {reason}", param=param)
 
 
-def chat_parameters(request: ChatRequest) -> GenerationParameters:
-    max_tokens = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    values = _shared(request) | {"max_tokens": max_tokens}
-    if request.logprobs:
-        values["logprobs"] = request.top_logprobs or 0
-    return parse_parameters(values)
-
-
-def completion_parameters(request: CompletionRequest) -> GenerationParameters:
-    """`max_tokens` 0 (score the prompt, with `echo`) becomes 1 here; `only_echo` tells the caller to drop the token."""
-    max_tokens = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-    values = _shared(request) | {"max_tokens": 1 if only_echo(request) else max_tokens, "logprobs": request.logprobs}
-    if request.echo and request.logprobs is not None:
-        values["prompt_logprobs"] = request.logprobs
-    return parse_parameters(values)
-
-
-def only_echo(request: CompletionRequest) -> bool:
-    return bool(request.echo) and request.max_tokens == 0
-
-
-def _shared(request: _Sampling) -> dict[str, Any]:
-    return {name: getattr(request, name) for name in _SHARED}
+def answer_id(prefix: str, request: _Sampling, context: RequestContext) -> str:
+    """Named after the request: by its `x-request-id`, else by the body's `request_id` (vLLM's order)."""
+    given = None if REQUEST_ID in context.headers else request.request_id
+    return f"{prefix}-{given or context.request_id}"
 
 
 def prompts_of(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | list[int]]:

@@ -104,7 +104,10 @@ class V2Text:
         codec = self._model.loaded().codec
         headers = forwarded_headers(context.headers)
         with timed(context, "tokenize"):
-            prompts = [await codec.encode(text, add_special_tokens=True, param=TEXT_INPUT) for text in call.texts]
+            prompts = [
+                await codec.encode(text, add_special_tokens=True, param=TEXT_INPUT, truncation=call.truncation)
+                for text in call.texts
+            ]
         return [
             TextRequest(
                 context.model_name,
@@ -113,6 +116,7 @@ class V2Text:
                 call.parameters,
                 headers,
                 include_stop_str_in_output=call.include_stop_str_in_output,
+                skip_special_tokens=call.skip_special_tokens,
             )
             for place, ids in enumerate(prompts)
         ]

@@ -13,6 +13,8 @@ from pilotlight_protocol.generation import GenerationParameters, parse_parameter
 from pilotlight_protocol.json_bodies import read_json
 from pilotlight_protocol.v2 import InferRequest, Tensor
 from pilotlight_text.detokenization.text_stream import Completion, Piece
+from pilotlight_text.tokenization.truncation import PARAM as TRUNCATE
+from pilotlight_text.tokenization.truncation import Truncation
 
 TEXT_INPUT = "text_input"
 TEXT_OUTPUT = "text_output"
@@ -20,6 +22,8 @@ FINISH_REASON = "finish_reason"
 MAX_BATCH = 256
 
 _INCLUDE_STOP = "include_stop_str_in_output"
+_SKIP_SPECIAL = "skip_special_tokens"
+_SIDE = "truncation_side"
 _STREAM = "stream"
 _EXCLUDE_INPUT = "exclude_input_in_output"
 
@@ -34,6 +38,8 @@ class TextCall:
     parameters: GenerationParameters
     id: str | None = None
     include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    truncation: Truncation | None = None
     stream: bool = False
 
 
@@ -86,14 +92,36 @@ def _texts(tensor: Tensor) -> list[str]:
 
 def _call(texts: Sequence[str], given: Mapping[str, Any], request_id: str | None) -> TextCall:
     values = dict(given)
-    flags = {name: _flag(name, values.pop(name, None)) for name in (_INCLUDE_STOP, _STREAM, _EXCLUDE_INPUT)}
+    flags = {
+        name: _flag(name, values.pop(name, None)) for name in (_INCLUDE_STOP, _SKIP_SPECIAL, _STREAM, _EXCLUDE_INPUT)
+    }
     if flags[_EXCLUDE_INPUT] is False:
         raise InvalidInput(
             "'exclude_input_in_output' false is not supported; use /openai/v1/completions with 'echo'",
             param=_EXCLUDE_INPUT,
         )
     values.pop("binary_data_output", None)
-    return TextCall(texts, parse_parameters(values), request_id, bool(flags[_INCLUDE_STOP]), bool(flags[_STREAM]))
+    kept, side = values.pop(TRUNCATE, None), values.pop(_SIDE, None)
+    parameters = parse_parameters(values)
+    return TextCall(
+        texts,
+        parameters,
+        request_id,
+        bool(flags[_INCLUDE_STOP]),
+        flags[_SKIP_SPECIAL] is not False,
+        _truncation(kept, side, parameters.max_tokens or 1),
+        bool(flags[_STREAM]),
+    )
+
+
+def _truncation(kept: Any, side: Any, room: int) -> Truncation | None:
+    if side not in (None, "left", "right"):
+        raise InvalidInput(f"parameter '{_SIDE}' must be left or right", param=_SIDE)
+    if kept is None:
+        return None
+    if type(kept) is not int or kept < -1:
+        raise InvalidInput(f"parameter '{TRUNCATE}' must be a number of tokens, or -1", param=TRUNCATE)
+    return Truncation(kept, side or "left", room)
 
 
 def _flag(name: str, value: Any) -> bool | None:
