@@ -65,9 +65,13 @@ class InvalidInput(PilotlightError):
 
 class ContextLengthExceeded(InvalidInput):
     """litellm, langchain and agents know it by its code and by the words "maximum context length"; they then compact
-    the conversation."""
+    the conversation. langchain sees nothing but the message, so the code stands there, too."""
 
     code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        named = message if self.code in message else f"{message} ({self.code})"
+        super().__init__(named, param=param)
 
     @classmethod
     def of(cls, context: int, prompt_tokens: int, max_tokens: int | None, param: str) -> ContextLengthExceeded:

@@ -4,16 +4,17 @@ Whatever happens, the client gets the error shape of the route and never a stack
 handler's task is cancelled.
 
 A request path is matched in its raw form and each segment is unquoted by itself, so that a model name may hold a slash
-written as `%2F`. One trailing slash is tolerated. HEAD is answered by the GET route.
+written as `%2F`; the name of a model that is served here may hold it plain, as most clients write it. One trailing
+slash is tolerated. HEAD is answered by the GET route.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from pilotlight_protocol.errors import PilotlightError, UnsupportedMediaType
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRequest
@@ -47,7 +48,10 @@ class HttpApp:
 
     def route(self, scope: Scope, context: RequestContext) -> Route:
         """The route to run; raises the 404, 405 or 415 that stands in its way."""
-        match = self._table.find(scope["method"], scope["raw_path"].decode("ascii"))
+        path = scope["raw_path"].decode("ascii")
+        match = self._table.find(scope["method"], path)
+        if match is None or not self._model.serves(match.parameters.get("model_name", self._model.name)):
+            match = self._table.find(scope["method"], quoted_name(path, self._model.names())) or match
         if match is None:
             raise RouteNotFound("there is nothing at this path; GET /openapi.json lists what there is")
         if match.route is None:
@@ -161,11 +165,26 @@ def _check_content_type(context: RequestContext, route: Route) -> None:
         raise UnsupportedMediaType(f"charset '{charset}' is not spoken here; send UTF-8")
 
 
+def quoted_name(raw_path: str, names: Iterable[str]) -> str:
+    """The path with the slashes of a served model's name written as `%2F`."""
+    for name in names:
+        if "/" not in name:
+            continue
+        for written in (name, quote(name)):
+            before, found, after = raw_path.partition(f"/models/{written}")
+            if found and after[:1] in ("", "/"):
+                return f"{before}/models/{quote(name, safe='')}{after}"
+    return raw_path
+
+
 @dataclass(slots=True)
 class _Node:
+    """`takes_rest`: what `wild` stands for may be several segments, where nothing else fits them."""
+
     children: dict[str, _Node] = field(default_factory=dict)
     wild: _Node | None = None
     wild_name: str = ""
+    takes_rest: bool = False
     routes: dict[str, Route] = field(default_factory=dict)
 
 
@@ -190,7 +209,8 @@ class RouteTable:
             if segment.startswith("{"):
                 if node.wild is None:
                     node.wild = _Node()
-                    node.wild_name = segment[1:-1]
+                    node.wild_name = segment[1:-1].removesuffix("...")
+                node.takes_rest = node.takes_rest or segment.endswith("...}")
                 node = node.wild
             else:
                 node = node.children.setdefault(segment, _Node())
@@ -202,13 +222,17 @@ class RouteTable:
         """The match for `method` on `raw_path` (percent-encoded, without the query), None for an unknown path."""
         node = self._root
         parameters: dict[str, str] = {}
-        for segment in _segments(raw_path):
+        segments = _segments(raw_path)
+        for place, segment in enumerate(segments):
             child = node.children.get(segment)
             if child is not None:
                 node = child
             elif node.wild is not None and segment:
-                parameters[node.wild_name] = unquote(segment) if "%" in segment else segment
-                node = node.wild
+                value = "/".join(segments[place:]) if node.takes_rest else segment
+                parameters[node.wild_name] = unquote(value) if "%" in value else value
+                takes_rest, node = node.takes_rest, node.wild
+                if takes_rest:
+                    break
             else:
                 return None
         if not node.routes:

@@ -67,8 +67,9 @@ Handler = Callable[[RequestContext], Awaitable[Reply | Stream]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`path` has `{model_name}`, `{version}` and names of its own as whole segments. A route with `{model_name}` is
-    answered 404 by the shell when the model does not serve that name or version.
+    """`path` has `{model_name}`, `{version}` and names of its own as whole segments; `{model_name...}` at its end is
+    all that are left. A route with `{model_name}` is answered 404 by the shell when the model does not serve that
+    name or version.
 
     `counted`: the request holds a place of the concurrency bound, delays the end of a drain and is timed in
     `request_predict_seconds`; False for probes and metadata. `content_types`: what a body may be.

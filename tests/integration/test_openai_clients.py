@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -211,3 +214,32 @@ def test_an_agent_that_loops_over_its_tools(base_url: str, predictor: FakeTokenP
     assert asyncio.run(run()) == ANSWER
     assert asked == [("Oslo", "C")] * 2
     assert_told_of_the_call(prompts(predictor)[1])
+
+
+LITELLM = """
+import sys, litellm
+try:
+    litellm.completion(
+        model="openai/demo", api_base=sys.argv[1], api_key="none", num_retries=0,
+        messages=[{"role": "user", "content": sys.argv[2]}], max_tokens=int(sys.argv[3]),
+    )
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(("content", "max_tokens"), [("Hi", 32_000), ("hello " * 3000, 8)], ids=["answer", "messages"])
+def test_frameworks_know_a_context_that_is_too_long_from_other_faults(
+    base_url: str, content: str, max_tokens: int
+) -> None:
+    from langchain_openai import ChatOpenAI
+    from langchain_openai.chat_models.base import OpenAIContextOverflowError
+
+    model = ChatOpenAI(model="demo", base_url=base_url, api_key="none", max_retries=0, max_completion_tokens=max_tokens)
+    with pytest.raises(OpenAIContextOverflowError):
+        model.invoke(content)
+    # A process of its own: it leaves its connections open, and asks the network for prices unless it is told not to.
+    command = [sys.executable, "-c", LITELLM, base_url, content, str(max_tokens)]
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    assert "ContextWindowExceededError" in ran.stdout.split(), ran.stdout + ran.stderr

@@ -17,7 +17,7 @@ import pytest
 from process_table import cpu_s, is_alive
 from waiting import until
 
-from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, PilotlightError, Unavailable
+from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput, PilotlightError, Unavailable
 from pilotlight_text.templates import jinja_template, worker_connection, worker_lane
 from pilotlight_text.templates.chat_template import ChatTemplate
 from pilotlight_text.templates.limited_process import MIB, ProcessLimits, command
@@ -146,7 +146,7 @@ async def test_refusals_and_limits_travel(workers: TemplateWorkers) -> None:
     ):
         with pytest.raises(InvalidInput, match=told):
             await chat(workers, source).render(HELLO)
-    with pytest.raises(PayloadTooLarge):
+    with pytest.raises(ContextLengthExceeded):
         await chat(workers, "{{ 'x' * 51 }}", limit=50).render(HELLO)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
 import tritonclient.http as triton_http
 from component_process import RunningComponent, running
@@ -151,3 +152,37 @@ def test_logprobs_travel_over_rest_and_are_refused_over_grpc(
         assert "grpc-v2" in request.node.name
     else:
         assert "".join(answer.json()["choices"][0]["logprobs"]["tokens"]) == expected_text("Once upon", 2)
+
+
+SLASHED = "org/name:v1"
+
+
+def test_a_name_with_slashes_is_served_on_every_route(tmp_path: Path) -> None:
+    port = free_port()
+    argv = [SCRIPTED, f"--model_name={SLASHED}", f"--http_port={port}"]
+    quoted = "org%2Fname:v1"
+    with (
+        running(argv, port, tmp_path / "predictor.log", model_name=quoted) as scripted,
+        transformer(f"127.0.0.1:{port}", tmp_path / "log", f"--model_name={SLASHED}") as served,
+        httpx.Client(base_url=served.base, timeout=30) as http,
+        openai.OpenAI(base_url=served.base + "/openai/v1", api_key="none", max_retries=0) as client,
+        triton_http.InferenceServerClient(f"127.0.0.1:{served.port}") as triton,
+    ):
+        assert client.models.retrieve(SLASHED).id == SLASHED
+        for written in (SLASHED, quoted):
+            assert http.get(f"/v1/models/{written}").json()["id"] == SLASHED
+            assert http.get(f"/v2/models/{written}/ready").json()["ready"] is True
+            body = {"text_input": "Once upon", "parameters": {"max_tokens": 2}}
+            answer = http.post(f"/v2/models/{written}/versions/1/generate", json=body).json()
+            assert answer["text_output"] == expected_text("Once upon", 2)
+            assert httpx.get(f"{scripted.base}/v2/models/{written}/ready").status_code == 200
+        answered = client.completions.create(model=SLASHED, prompt="Once upon", max_tokens=2)
+        assert answered.choices[0].text == expected_text("Once upon", 2)
+        assert triton.is_model_ready(SLASHED)
+        text = triton_http.InferInput("text_input", [1], "BYTES")
+        text.set_data_from_numpy(np.array([b"Once upon"], dtype=object))
+        inferred = triton.infer(SLASHED, [text], parameters={"max_tokens": 2}).as_numpy("text_output")
+        assert inferred[0].decode() == expected_text("Once upon", 2)
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.models.retrieve("org/other")
+        assert caught.value.code == "model_not_found"

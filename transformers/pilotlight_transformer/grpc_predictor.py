@@ -166,6 +166,11 @@ def _message(request: TokenRequest) -> Any:
             "log-probabilities do not travel over --predictor_protocol grpc-v2; run the transformer with v2",
             param="logprobs",
         )
+    if request.parameters.repetition_detection is not None:
+        raise NotSupported(
+            "what ended an output does not travel over --predictor_protocol grpc-v2; run the transformer with v2",
+            param="repetition_detection",
+        )
     message = predict_v2.ModelInferRequest(model_name=request.model_name, id=request.request_id)
     message.inputs.add(name="input_ids", datatype="INT32", shape=[1, len(request.input_ids)])
     message.raw_input_contents.append(struct.pack(f"<{len(request.input_ids)}i", *request.input_ids))

@@ -51,7 +51,9 @@ def test_too_long_a_context_is_told_as_clients_recognise_it(max_tokens: int | No
     # litellm looks for the first words (lower case), agents for the number of tokens.
     assert said["message"].startswith("This model's maximum context length is 64 tokens. However, you requested ")
     assert f"requested {asked} tokens (100 in the messages" in said["message"]
+    assert said["message"].endswith(" (context_length_exceeded)")
     passed_on = from_status(error.http_status, error.message, None, "messages", error.code)
+    assert passed_on.message == error.message
     assert type(passed_on) is ContextLengthExceeded
     assert type(from_status(503, "full", code=error.code)).__name__ == "Unavailable"
 

@@ -59,6 +59,8 @@ def predictions() -> float:
         (MODEL + "/versions/1", "INT32"),
         (MODEL + "/ready", "true"),
         ("/v2/models/org%2Fadapter", "org/adapter"),
+        ("/v2/models/org/adapter", "org/adapter"),
+        ("/v2/models/org/adapter/versions/1/ready", "org/adapter"),
         ("/metrics", "counter_things 3"),
         ("/openapi.json", "3.1.0"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pilotlight_serving.http_app import RouteTable
+from pilotlight_serving.http_app import RouteTable, quoted_name
 from pilotlight_wire.handlers import Reply, RequestContext, Route
 
 
@@ -66,6 +66,38 @@ def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allowed: 
     match = TABLE.find(method, path)
     assert match is not None
     assert (match.route, match.allowed) == (None, allowed)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v1/models/m", "m"),
+        ("/v1/models/org/name:v1/", "org/name:v1"),
+        ("/v1/models/org%2Fname", "org/name"),
+        ("/v1/models/a/b/c", "a/b/c"),
+    ],
+)
+def test_a_name_at_the_end_may_be_of_several_segments(path: str, name: str) -> None:
+    table = RouteTable([Route("GET", f"/v1/models{rest}", handler) for rest in ("", "/{model_name...}")])
+    match = table.find("GET", path)
+    assert match is not None
+    assert match.parameters == {"model_name": name}
+    assert table.find("GET", "/v1/models/") == table.find("GET", "/v1/models")
+
+
+@pytest.mark.parametrize(
+    ("path", "quoted"),
+    [
+        ("/v2/models/org/name/infer", "/v2/models/org%2Fname/infer"),
+        ("/v2/models/org/name", "/v2/models/org%2Fname"),
+        ("/v2/models/org/na%3Ame/ready", "/v2/models/org%2Fna%3Ame/ready"),
+        ("/v2/repository/models/org/name/load", "/v2/repository/models/org%2Fname/load"),
+        ("/v2/models/org/names/infer", "/v2/models/org/names/infer"),
+        ("/v2/models/plain/infer", "/v2/models/plain/infer"),
+    ],
+)
+def test_a_served_name_is_quoted_whole(path: str, quoted: str) -> None:
+    assert quoted_name(path, ["plain", "org/name", "org/na:me"]) == quoted
 
 
 def test_two_routes_at_one_place_are_a_mistake() -> None:

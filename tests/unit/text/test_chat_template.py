@@ -11,7 +11,7 @@ import pytest
 from inline_templates import InlineTemplates
 
 from pilotlight_models import bundled_model_path
-from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
+from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput
 from pilotlight_text.templates import jinja_template
 from pilotlight_text.templates.chat_template import INLINE_BYTES, TEMPLATE_GLOBALS, ChatTemplate
 from pilotlight_text.templates.known_templates import KNOWN_TEMPLATES
@@ -101,7 +101,7 @@ async def test_continuing_needs_text() -> None:
 
 
 async def test_output_is_bounded_while_it_is_made() -> None:
-    with pytest.raises(PayloadTooLarge, match="longer than 50 characters"):
+    with pytest.raises(ContextLengthExceeded, match="longer than 50 characters"):
         await chat("{% for i in range(99999) %}{{ i }}{% endfor %}", limit=50).render(HELLO)
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
+from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput
 from pilotlight_text.templates import worker_main
 from pilotlight_text.templates.chat_template import ChatTemplate
 from pilotlight_text.templates.limited_process import MIB, ProcessEnded, ProcessLimits, command, why_ended
@@ -95,7 +95,7 @@ async def test_what_a_template_does_is_told() -> None:
     for source, told in (("{% if %}", "does not compile"), ("{{ raise_exception('no') }}", "refused the messages: no")):
         with pytest.raises(InvalidInput, match=told):
             await bench.template(source).render(HELLO)
-    with pytest.raises(PayloadTooLarge):
+    with pytest.raises(ContextLengthExceeded):
         await bench.template(GOOD, limit=3).render(HELLO)
 
 

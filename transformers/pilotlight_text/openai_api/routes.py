@@ -24,7 +24,7 @@ def openai_routes(model: TextModel, now_s: Callable[[], float] = time.time) -> l
         for prefix in PREFIXES
         for route in (
             Route("GET", f"{prefix}/models", listing.all, counted=False),
-            Route("GET", f"{prefix}/models/{{model_name}}", listing.one, counted=False),
+            Route("GET", f"{prefix}/models/{{model_name...}}", listing.one, counted=False),
             Route("POST", f"{prefix}/completions", completions.handle),
             Route("POST", f"{prefix}/chat/completions", chat.handle),
             Route("POST", f"{prefix}/embeddings", embeddings, counted=False),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, PilotlightError
+from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput, PilotlightError
 from pilotlight_text.templates.conversation_check import Message, check_conversation
 from pilotlight_text.templates.conversation_shape import shaped
 from pilotlight_text.templates.final_message import cut_at_mark, marked
@@ -97,8 +97,8 @@ class ChatTemplate:
         """The prompt text. `messages` and `tools` are as OpenAI's chat API has them; `variables`
         (`chat_template_kwargs`) are what the template may read besides.
 
-        Raises InvalidInput (no template, the template refuses the messages or does not end), PayloadTooLarge (text over
-        the limit), Unavailable (no room to render it now).
+        Raises InvalidInput (no template, the template refuses the messages or does not end), ContextLengthExceeded
+        (text over the limit), Unavailable (no room to render it now).
         """
         check_conversation(messages)
         name = self._name(tools=bool(tools), documents=bool(documents))
@@ -171,9 +171,10 @@ def refused(why: str) -> InvalidInput:
     return InvalidInput(f"the model's chat template {why}", param="messages")
 
 
-def too_long(max_chars: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"the rendered conversation is longer than {max_chars} characters; send fewer or shorter messages",
+def too_long(max_chars: int) -> ContextLengthExceeded:
+    return ContextLengthExceeded(
+        f"This model's maximum context length is exceeded: the rendered conversation is longer than {max_chars} "
+        "characters. Send fewer or shorter messages",
         param="messages",
     )
 
