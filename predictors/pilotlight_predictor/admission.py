@@ -155,9 +155,13 @@ def _turn_away(
 
 
 def parameters_from(raw: dict[str, Any]) -> GenerationParameters:
-    """V2 parameters without the protocol's own. Strings are refused, for tokens are all that is seen here; so are
-    choices that cannot differ, which the transformer makes of one."""
-    parameters = parse_parameters({name: value for name, value in raw.items() if name != "binary_data_output"})
+    """V2 parameters without the protocol's own."""
+    return tokens_only(parse_parameters({name: value for name, value in raw.items() if name != "binary_data_output"}))
+
+
+def tokens_only(parameters: GenerationParameters) -> GenerationParameters:
+    """Strings are refused, for tokens are all that is seen here; so are choices that cannot differ, which the
+    transformer makes of one."""
     if parameters.stop:
         raise InvalidInput(
             "stop strings are found in text, which the transformer does; send 'stop_token_ids' here, "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pilotlight_predictor.token_tensors import Generated
+from pilotlight_predictor.tokens_endpoint import PATH
 from pilotlight_protocol.generation import GenerateBody, TokenEvent
+from pilotlight_protocol.tokens_api import GeneratedTokens, GenerateTokens
 from pilotlight_serving.openapi_document import (
     BODY_ERRORS,
     MODEL_PATHS,
@@ -23,12 +25,22 @@ _OPERATIONS = (
         media=event_stream(TokenEvent),
     ),
 )
+_TOKENS = (
+    Operation(
+        *("post", PATH, "generate_tokens", "tokens in, tokens out", GeneratedTokens, BODY_ERRORS, GenerateTokens),
+        media=event_stream(GeneratedTokens),
+        description="vLLM's. `sampling_params` are vLLM's too; what is not done here is refused by name.",
+    ),
+)
 
 
 def predictor_openapi(model: ServedModel) -> Schema:
     document = described(model, MODEL_PATHS, _OPERATIONS)
+    tokens = described(model, {"": ""}, _TOKENS)
+    document["paths"] |= tokens["paths"]
     schemas = document["components"]["schemas"]
-    schemas |= struct_schemas(TokenEvent)
+    schemas |= struct_schemas(TokenEvent) | tokens["components"]["schemas"]
+    schemas["GenerateTokens"]["properties"]["model"] = {"enum": [*model.names(), None]}
     schemas["GenerateBody"]["properties"]["input_ids"]["minItems"] = 1
     schemas["GenerateBody"]["properties"]["parameters"] = {"$ref": "#/components/schemas/GenerationParameters"}
     return document

@@ -12,13 +12,13 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pilotlight_engine.contract import GenerateRequest
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_engine.leasing.resume import ResumeLimits
 from pilotlight_engine.leasing.resumed_generation import Generator
-from pilotlight_predictor.admission import EngineQueue, QueueLimits, RequestLimits, fit, parameters_from
+from pilotlight_predictor.admission import EngineQueue, QueueLimits, RequestLimits, fit, parameters_from, tokens_only
 from pilotlight_predictor.token_tensors import (
     INPUT_IDS,
     INPUT_LENGTHS,
@@ -28,10 +28,13 @@ from pilotlight_predictor.token_tensors import (
     output_tensors,
     prompts_from,
 )
-from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.generation import EventFormatter, GenerationParameters, decode_generate
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_wire.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
+
+if TYPE_CHECKING:
+    from pilotlight_predictor.tokens_endpoint import TokensEvents
 
 _INPUTS = (TensorMetadata(INPUT_IDS, "INT32", (-1, -1)), TensorMetadata(INPUT_LENGTHS, "INT32", (-1,)))
 _OUTPUTS = (
@@ -84,7 +87,7 @@ class TokensModel:
         for model in ("/v2/models/{model_name}", "/v2/models/{model_name}/versions/{version}"):
             routes.append(Route("POST", model + "/generate", self.generate))
             routes.append(Route("POST", model + "/generate_stream", self.generate_stream))
-        return routes
+        return [*routes, Route("POST", "/inference/v1/generate", self.generate_tokens)]
 
     def openapi(self) -> Mapping[str, Any]:
         from pilotlight_predictor.predictor_openapi import predictor_openapi  # not before somebody asks for it
@@ -139,8 +142,27 @@ class TokensModel:
         formatter = EventFormatter(context.model_name, self.version, body.id or context.request_id, parameters.n)
         return Stream(self._events(request, formatter, context))
 
+    async def generate_tokens(self, context: RequestContext) -> Reply | Stream:
+        """vLLM's tokens in, tokens out; what it is made of is imported when somebody asks."""
+        from pilotlight_predictor import tokens_endpoint
+        from pilotlight_protocol.tokens_api import decode_generate_tokens, parameters_of
+
+        body = decode_generate_tokens(context.body)
+        name = body.model or self.name
+        if not self.serves(name):
+            raise ModelNotFound(f"there is no model '{name[:64]}' here; this server has {', '.join(self.names())}")
+        context.model_name = name
+        parameters = self._fit([body.token_ids], tokens_only(parameters_of(body)))
+        request_id = f"generate-tokens-{body.request_id or context.request_id}"
+        if body.stream:
+            request = self._request(body.token_ids, parameters, context)
+            return Stream(self._events(request, tokens_endpoint.TokensEvents(body, request_id, parameters.n), context))
+        with self._place([body.token_ids], parameters):
+            (completion,) = await self._complete_all([body.token_ids], parameters, context)
+        return Reply(tokens_endpoint.whole_answer(body, request_id, name, int(time.time()), completion))
+
     async def _events(
-        self, request: GenerateRequest, formatter: EventFormatter, context: RequestContext
+        self, request: GenerateRequest, formatter: EventFormatter | TokensEvents, context: RequestContext
     ) -> AsyncIterator[bytes]:
         tokens = 0
         with self._place([request.prompt_token_ids], request.parameters):
@@ -150,6 +172,8 @@ class TokensModel:
                         tokens += len(delta.token_ids)
                     yield formatter.events(deltas)
         self._queue.completed(tokens // request.parameters.n)
+        if end := formatter.end():
+            yield end
 
     def _fit(self, prompts: Sequence[Sequence[int]], parameters: GenerationParameters) -> GenerationParameters:
         info, _ = self._holder.measures()

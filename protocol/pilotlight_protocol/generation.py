@@ -299,6 +299,10 @@ class EventFormatter:
             return self._event(deltas[0])
         return b"".join([self._event(delta) for delta in deltas])
 
+    def end(self) -> bytes:
+        """What follows the last event: nothing."""
+        return b""
+
     def _event(self, delta: TokenDelta) -> bytes:
         ids = delta.token_ids
         tokens = b"[%d]" % ids[0] if len(ids) == 1 else b"[%s]" % ",".join(map(str, ids)).encode()

@@ -163,12 +163,15 @@ class TextCodec:
 @dataclass(frozen=True, slots=True)
 class LoadedText:
     """The parts that come from the model's files. `loaded_at_s`: Unix seconds, `created` in OpenAI's model list.
-    `answer_format`: how it writes reasoning and calls, None where only words for the user are known of it."""
+    `answer_format`: how it writes reasoning and calls, None where only words for the user are known of it.
+    `sampling_defaults`: of the model's generation_config.json, in the names of sampling parameters; a predictor knows
+    them itself."""
 
     codec: TextCodec
     template: ChatTemplate
     loaded_at_s: int
     answer_format: AnswerFormat | None = None
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

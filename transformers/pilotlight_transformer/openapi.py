@@ -25,6 +25,7 @@ from pilotlight_text.tokenization_api.requests import UNSUPPORTED as NO_TOKENIZE
 from pilotlight_text.tokenization_api.requests import DetokenizeRequest, TokenizeRequest
 from pilotlight_text.tokenization_api.routes import PREFIXES as TOKENIZER_PREFIXES
 from pilotlight_text.v2_api.answers import TextAnswer, TextEvent
+from pilotlight_transformer.split_openapi import split_openapi
 from pilotlight_transformer.surface_openapi import surface_openapi
 from pilotlight_wire.handlers import ServedModel
 
@@ -70,9 +71,10 @@ def openapi(model: ServedModel) -> Schema:
     tokenizer = described(
         model, dict(zip(TOKENIZER_PREFIXES, ("", "_v1", "_openai"), strict=True)), _TOKENIZER, OpenAIError
     )
-    surfaces = surface_openapi(model)
+    surfaces, split = surface_openapi(model), split_openapi(model)
     schemas = {
         **surfaces["components"]["schemas"],
+        **split["components"]["schemas"],
         **generate["components"]["schemas"],
         **struct_schemas(TextEvent),
         **openai["components"]["schemas"],
@@ -81,7 +83,7 @@ def openapi(model: ServedModel) -> Schema:
     }
     _narrow_tokenizer(schemas["TokenizeRequest"], model.names())
     _narrow(schemas["ChatRequest"]["properties"], schemas["CompletionRequest"]["properties"], model.names())
-    paths = generate["paths"] | openai["paths"] | tokenizer["paths"] | surfaces["paths"]
+    paths = generate["paths"] | openai["paths"] | tokenizer["paths"] | surfaces["paths"] | split["paths"]
     return {"paths": paths, "components": {"schemas": schemas}}
 
 

@@ -14,6 +14,7 @@ from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_text.anthropic_api.routes import messages_routes
 from pilotlight_text.openai_api.routes import openai_routes
 from pilotlight_text.responses_api.routes import responses_routes
+from pilotlight_text.split_api.routes import split_routes
 from pilotlight_text.templates.template_workers import TemplateWorkers
 from pilotlight_text.text_model import VERSION, LoadedText, TextModel
 from pilotlight_text.token_source import TokenSource
@@ -71,7 +72,7 @@ class ServedTextModel:
     def routes(self) -> Sequence[Route]:
         model = self._model
         openai = [*openai_routes(model), *responses_routes(model), *messages_routes(model)]
-        return [*self._v2.routes(), *openai, *tokenization_routes(model)]
+        return [*self._v2.routes(), *openai, *tokenization_routes(model), *split_routes(model)]
 
     def openapi(self) -> Mapping[str, Any]:
         from pilotlight_transformer.openapi import openapi  # not before somebody asks for it

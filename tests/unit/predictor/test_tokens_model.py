@@ -15,7 +15,7 @@ from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_predictor.admission import QueueLimits, RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
-from pilotlight_protocol.errors import InvalidInput, Unavailable
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound, Unavailable
 from pilotlight_protocol.v2 import InferRequest, Tensor
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
@@ -112,6 +112,64 @@ async def test_a_stream_has_the_prompts_size_first_and_the_reason_last() -> None
     assert told[0]["prompt_tokens"] == 2
     assert told[-1]["finish_reason"] == "length"
     assert told[1]["logprobs"][0]["token_id"] == 4
+
+
+def tokens_body(**fields: Any) -> dict[str, Any]:
+    sampling = {"max_tokens": 2, "stop": [], "detokenize": True, "top_k": 0, "output_kind": 2, "temperature": 0.5}
+    return {"token_ids": [1, 2], "sampling_params": sampling, "request_id": "x", **fields}
+
+
+async def test_tokens_in_and_tokens_out_as_vllm_writes_them() -> None:
+    provider = ScriptedProvider()
+    async with serving(provider) as (model, _):
+        sampling = {**tokens_body()["sampling_params"], "n": 2, "logprobs": 1}
+        reply = await model.generate_tokens(
+            context(tokens_body(sampling_params=sampling, model="adapter", return_token_ids=True), "")
+        )
+    assert isinstance(reply, Reply)
+    answer = msgspec.json.decode(reply.body)
+    assert [(choice["index"], choice["token_ids"], choice["finish_reason"]) for choice in answer["choices"]] == [
+        (0, [3, 4], "length"),
+        (1, [3, 4], "length"),
+    ]
+    assert answer["choices"][0]["logprobs"]["content"][1]["token_id"] == 4
+    assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6}
+    assert (answer["request_id"], answer["prompt_token_ids"]) == ("generate-tokens-x", [1, 2])
+    (seen,) = provider.engines[0].seen
+    assert (seen.lora, seen.parameters.top_k, seen.parameters.temperature) == ("adapter", -1, 0.5)
+
+
+async def test_streamed_tokens_end_with_their_usage() -> None:
+    async with serving(ScriptedProvider()) as (model, _):
+        body = tokens_body(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})
+        stream = await model.generate_tokens(context(body, ""))
+        assert isinstance(stream, Stream)
+        told = b"".join([chunk async for chunk in stream.events]).split(b"\n\n")
+    assert told[-2:] == [b"data: [DONE]", b""]
+    chunks = [msgspec.json.decode(event[6:]) for event in told[:-2]]
+    assert [chunk["choices"][0]["token_ids"] for chunk in chunks[:-1]] == [[3], [4]]
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [1, 2, 2]
+    assert (chunks[-2]["choices"][0]["finish_reason"], chunks[-1]["choices"]) == ("length", [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"token_ids": []}, "token_ids"),
+        ({"features": {"mm_hashes": {}}}, "features"),
+        ({"output_mode": "text"}, "output_mode"),
+        ({"kv_transfer_params": {"a": 1}}, "kv_transfer_params"),
+        ({"sampling_params": {"stop": ["x"]}}, "stop"),
+        ({"sampling_params": {"thinking_token_budget": 3}}, "sampling_params"),
+        ({"sampling_params": {"temperature": 9}}, "temperature"),
+        ({"model": "other"}, None),
+    ],
+)
+async def test_what_this_server_of_tokens_cannot_do_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    async with serving(ScriptedProvider()) as (model, _):
+        with pytest.raises((InvalidInput, ModelNotFound)) as caught:
+            await model.generate_tokens(context(tokens_body(**fields), ""))
+    assert caught.value.param == param
 
 
 async def test_closing_a_stream_aborts_its_request() -> None:

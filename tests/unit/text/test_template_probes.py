@@ -268,6 +268,8 @@ async def test_a_part_that_is_no_text_is_refused_by_name(kind: str) -> None:
         ({"role": "user", "content": [{"text": "x"}]}, "messages[0].content[0]"),
         ({"role": "user", "content": [3]}, "messages[0].content[0]"),
         ({"role": "assistant", "tool_calls": "x"}, "messages[0].tool_calls"),
+        ({"role": "assistant", "tool_calls": False}, "messages[0].tool_calls"),
+        ({"role": "assistant", "tool_calls": True}, "messages[0].tool_calls"),
         ({"role": "assistant", "tool_calls": [1]}, "messages[0].tool_calls[0].function"),
         ({"role": "assistant", "tool_calls": [{"function": {}}]}, "messages[0].tool_calls[0].function.name"),
     ],

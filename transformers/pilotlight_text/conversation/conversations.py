@@ -101,6 +101,10 @@ class Conversations:
                 prompt, add_special_tokens=conversation.template.add_special_tokens, param="messages"
             )
 
+    async def text_request(self, conversation: Conversation, context: RequestContext) -> TextRequest:
+        """What the model is asked: the prompt's tokens, and the parameters with what the answer is held to."""
+        return (await self._prepared(conversation, context))[1]
+
     async def _prepared(
         self, conversation: Conversation, context: RequestContext
     ) -> tuple[str, TextRequest, Sequence[ChoiceReader]]:

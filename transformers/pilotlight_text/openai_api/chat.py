@@ -33,10 +33,14 @@ class ChatCompletions:
     """`now_s` gives Unix seconds, for `created`."""
 
     def __init__(
-        self, model: TextModel, now_s: Callable[[], float], new_call_id: Callable[[], str] = random_call_id
+        self,
+        model: TextModel,
+        now_s: Callable[[], float],
+        new_call_id: Callable[[], str] = random_call_id,
+        conversations: Conversations | None = None,
     ) -> None:
         self._model = model
-        self._conversations = Conversations(model)
+        self._conversations = conversations or Conversations(model)
         self._now_s = now_s
         self._new_call_id = new_call_id
 
@@ -44,14 +48,14 @@ class ChatCompletions:
         request, ignored = read_chat_request(context.body)
         CHAT_FIELDS.note(ignored, context)
         self._model.require(request.model)
-        conversation = _conversation(request)
+        conversation = conversation_of(request)
         named, created = answer_id("chatcmpl", request, context), int(self._now_s())
         if request.stream:
             chunks = ChatChunks(named, created, request.model, include_usage=request.include_usage)
             return Stream(self._stream(request, conversation, chunks, context))
-        return await self._whole(request, conversation, named, created, context)
+        return await self.whole(request, conversation, named, created, context)
 
-    async def _whole(
+    async def whole(
         self, request: ChatRequest, conversation: Conversation, named: str, created: int, context: RequestContext
     ) -> Reply:
         answer = await self._conversations.collect(conversation, context)
@@ -154,7 +158,7 @@ class ChatCompletions:
         return chat_logprobs(logprobs, self._model.loaded().codec.vocabulary, as_ids=as_ids)
 
 
-def _conversation(request: ChatRequest) -> Conversation:
+def conversation_of(request: ChatRequest) -> Conversation:
     parameters = chat_parameters(request)
     conversation = Conversation(
         request.model,

@@ -39,7 +39,7 @@ class Completions:
         COMPLETION_FIELDS.note(ignored, context)
         self._model.require(request.model)
         parameters = completion_parameters(request)
-        prompts = await self._prompts(request, truncation_of(request, parameters), context)
+        prompts = await self.prompts(request, truncation_of(request, parameters), context)
         headers = forwarded_headers(context.headers)
         text_requests = [
             TextRequest(
@@ -59,9 +59,9 @@ class Completions:
         if request.stream:
             chunks = CompletionChunks(named, created, request.model, include_usage=request.include_usage)
             return Stream(self._stream(request, text_requests, shown, chunks, context))
-        return await self._whole(text_requests, shown, named, created, context)
+        return await self.whole(text_requests, shown, named, created, context)
 
-    async def _prompts(
+    async def prompts(
         self, request: CompletionRequest, truncation: Truncation | None, context: RequestContext
     ) -> list[Prompt]:
         codec = self._model.loaded().codec
@@ -82,7 +82,7 @@ class Completions:
                     prompts.append(Prompt(codec.decode(ids, skip_special_tokens=hides), ids))
         return prompts
 
-    async def _whole(
+    async def whole(
         self,
         text_requests: Sequence[TextRequest],
         shown: ShownChoices,

@@ -48,7 +48,7 @@ def _check_message(where: str, message: Message) -> int:
     else:
         chars = 0
     calls = message.get("tool_calls")
-    return chars + (_check_calls(f"{where}.tool_calls", calls) if calls else 0)
+    return chars + (0 if calls is None else _check_calls(f"{where}.tool_calls", calls))
 
 
 def part_text(where: str, part: Any) -> str:

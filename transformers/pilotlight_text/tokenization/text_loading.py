@@ -47,7 +47,8 @@ def load_text(
         raise TokenizerFilesError(str(error)) from error
     template_tokens = special_tokens_of(files.special_tokens_map, files.tokenizer_config)
     template = ChatTemplate(sources, template_tokens, templates, max_output_chars=codec.max_chars)
-    return LoadedText(codec, template, int(time.time()), _answer_format(sources, parsers, tokenizer))
+    answer_format = _answer_format(sources, parsers, tokenizer)
+    return LoadedText(codec, template, int(time.time()), answer_format, files.sampling_defaults)
 
 
 def _answer_format(

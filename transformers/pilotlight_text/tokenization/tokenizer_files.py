@@ -35,6 +35,13 @@ class TokenizerFiles:
     template: str | None = None
     named_templates: Mapping[str, str] = field(default_factory=dict)
     context_length: int | None = None
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+
+
+def _sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, float]:
+    """vLLM's list of what it takes from there, but for the length."""
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    return {name: generation_config[name] for name in names if isinstance(generation_config.get(name), int | float)}
 
 
 @contextlib.contextmanager
@@ -67,6 +74,7 @@ def read(directory: Path) -> TokenizerFiles:
             template=read_text(directory / "chat_template.jinja"),
             named_templates={file.stem: read_text(file) or "" for file in named[:_MOST_TEMPLATES]},
             context_length=scaled_context_length_of(read_object(directory / "config.json") or {}),
+            sampling_defaults=_sampling_defaults(read_object(directory / "generation_config.json") or {}),
         )
     except FileNotFoundError as error:
         raise TokenizerFilesError(
