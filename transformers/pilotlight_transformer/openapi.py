@@ -16,8 +16,9 @@ from pilotlight_serving.openapi_document import (
     generation_parameters,
     struct_schemas,
 )
-from pilotlight_text.openai_api.answers import ChatCompletion, Completion, ModelCard, ModelList
+from pilotlight_text.openai_api.answers import ChatCompletion, Completion
 from pilotlight_text.openai_api.field_tables import REFUSED
+from pilotlight_text.openai_api.model_cards import ModelCard, ModelList
 from pilotlight_text.openai_api.requests import ChatRequest, CompletionRequest
 from pilotlight_text.openai_api.routes import PREFIXES
 from pilotlight_text.tokenization_api.answers import Detokenized, Tokenized

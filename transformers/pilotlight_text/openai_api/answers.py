@@ -163,16 +163,3 @@ class CompletionChunk(msgspec.Struct):
     model: str
     choices: list[CompletionChunkChoice]
     usage: TokenUsage | Unset | None = msgspec.UNSET
-
-
-class ModelCard(msgspec.Struct):
-    id: str
-    object: Literal["model"]
-    created: Count
-    owned_by: str
-    max_model_len: Count | Unset = msgspec.UNSET
-
-
-class ModelList(msgspec.Struct):
-    object: Literal["list"]
-    data: list[ModelCard]

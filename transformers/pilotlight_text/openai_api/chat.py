@@ -104,8 +104,13 @@ class ChatCompletions:
                 yield chunks.echo(before, conversation.parameters.n)
             if answer.is_plain:
                 spoken: set[int] = set()
+                only_text = not (request.usage_in_every_chunk or request.return_token_ids or request.logprobs)
                 while pieces := await answer.text.pieces():
-                    if out := self._written(request, answer.text, pieces, chunks, spoken):
+                    piece = pieces[0]
+                    if only_text and len(pieces) == 1 and piece.finish_reason is None and piece.index in spoken:
+                        if piece.text:  # what is written for every token
+                            yield chunks.text(piece.index, piece.text)
+                    elif out := self._written(request, answer.text, pieces, chunks, spoken):
                         yield out
             else:
                 async for out in self._parts(request, answer, chunks):

@@ -8,28 +8,48 @@ from collections.abc import Callable
 import msgspec
 
 from pilotlight_protocol.errors import NotSupported
-from pilotlight_text.openai_api.answers import ModelCard, ModelList
-from pilotlight_text.openai_api.chat import ChatCompletions
-from pilotlight_text.openai_api.completions import Completions
+from pilotlight_text.openai_api.model_cards import ModelCard, ModelList
 from pilotlight_text.text_model import TextModel
-from pilotlight_wire.handlers import Reply, RequestContext, Route
+from pilotlight_wire.handlers import Handler, Reply, RequestContext, Route, Stream
 
 PREFIXES = ("/openai/v1", "/v1")
 
 
 def openai_routes(model: TextModel, now_s: Callable[[], float] = time.time) -> list[Route]:
-    chat, completions, listing = ChatCompletions(model, now_s), Completions(model, now_s), ModelListing(model)
+    def chat() -> Handler:
+        from pilotlight_text.openai_api.chat import ChatCompletions
+
+        return ChatCompletions(model, now_s).handle
+
+    def completions() -> Handler:
+        from pilotlight_text.openai_api.completions import Completions
+
+        return Completions(model, now_s).handle
+
+    answer_chat, complete, listing = made_when_asked(chat), made_when_asked(completions), ModelListing(model)
     return [
         route
         for prefix in PREFIXES
         for route in (
             Route("GET", f"{prefix}/models", listing.all, counted=False),
             Route("GET", f"{prefix}/models/{{model_name...}}", listing.one, counted=False),
-            Route("POST", f"{prefix}/completions", completions.handle),
-            Route("POST", f"{prefix}/chat/completions", chat.handle),
+            Route("POST", f"{prefix}/completions", complete),
+            Route("POST", f"{prefix}/chat/completions", answer_chat),
             Route("POST", f"{prefix}/embeddings", embeddings, counted=False),
         )
     ]
+
+
+def made_when_asked(make: Callable[[], Handler]) -> Handler:
+    """A handler that is imported and made with its first request: no start pays for it."""
+    made: list[Handler] = []
+
+    async def handle(context: RequestContext) -> Reply | Stream:
+        if not made:
+            made.append(make())
+        return await made[0](context)
+
+    return handle
 
 
 async def embeddings(context: RequestContext) -> Reply:
