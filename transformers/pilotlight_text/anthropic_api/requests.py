@@ -12,6 +12,7 @@ import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
+from pilotlight_text.conversation.output_format import format_outputs
 from pilotlight_text.openai_api.requests import decode_body
 
 Number = int | float | None
@@ -146,21 +147,15 @@ def _check_thinking(thinking: Thinking | None) -> None:
 
 
 def messages_parameters(request: MessagesRequest) -> GenerationParameters:
-    return parse_parameters(
-        {
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "top_k": request.top_k,
-            "stop": request.stop_sequences,
-            "cache_salt": request.cache_salt,
-        }
-    )
-
-
-def response_format(request: CountTokensRequest) -> Json | None:
-    """`output_config.format` as chat's `response_format` has it."""
-    given = request.output_config.format if request.output_config is not None else None
-    if not given:
-        return None
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": given.get("schema"), "strict": True}}
+    """Raises InvalidInput with `param`."""
+    values = {
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k,
+        "stop": request.stop_sequences,
+        "cache_salt": request.cache_salt,
+    }
+    shape = request.output_config.format if request.output_config is not None else None
+    outputs = format_outputs(shape, "output_config.format")
+    return msgspec.structs.replace(parse_parameters(values), structured_outputs=outputs)

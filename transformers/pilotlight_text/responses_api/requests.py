@@ -12,6 +12,8 @@ import msgspec
 
 from pilotlight_protocol.errors import InvalidInput, PilotlightError
 from pilotlight_protocol.generation import MAX_LOGPROBS, GenerationParameters, parse_parameters
+from pilotlight_protocol.structured_outputs import StructuredOutputs
+from pilotlight_text.conversation.output_format import constraint, format_outputs
 from pilotlight_text.openai_api.requests import decode_body
 
 Number = int | float | None
@@ -138,6 +140,8 @@ UNSUPPORTED = {
     "watermarking": "no watermark is configured",
 }
 WITHOUT_EFFECT = {
+    "text.verbosity": "models that are served here know no such wish; say it in the instructions",
+    "stream_options": "asks for padding or not; nothing is padded",
     "max_tool_calls": "bounds the calls of hosted tools, of which there are none",
     "user": "answered back",
     "safety_identifier": "answered back",
@@ -153,7 +157,7 @@ WITHOUT_EFFECT = {
 }
 _PARAMETERS = (
     *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
-    *("seed", "stop", "stop_token_ids", "ignore_eos", "priority", "cache_salt", "logit_bias", "skip_special_tokens"),
+    *("seed", "stop", "stop_token_ids", "ignore_eos", "priority", "cache_salt", "logit_bias"),
 )
 _NAMES_BELOW = {"messages": "input", "max_tokens": "max_output_tokens"}
 MAX_METADATA = 16
@@ -168,12 +172,10 @@ def read_responses_request(body: bytes) -> ResponsesRequest:
         if getattr(request, name):
             raise unsupported(name, reason)
     _check_reasoning(request.reasoning)
-    if request.text is not None and request.text.verbosity not in (None, "medium"):
-        raise unsupported("text.verbosity", "say in the instructions how long the answer should be")
     if request.truncation not in (None, "auto", "disabled"):
         raise InvalidInput("'truncation' must be 'auto' or 'disabled'", param="truncation")
-    if request.stream_options is not None and request.stream_options.include_obfuscation:
-        raise unsupported("stream_options.include_obfuscation", "events are not padded")
+    if request.skip_special_tokens is False:
+        raise unsupported("skip_special_tokens", "special tokens are shown by /v1/chat/completions only")
     for place, name in enumerate(request.include or ()):
         if name not in INCLUDABLE:
             param = f"include[{place}]"
@@ -225,14 +227,16 @@ def responses_parameters(request: ResponsesRequest) -> GenerationParameters:
     values["max_tokens"] = request.max_output_tokens
     if wants_logprobs(request):
         values["logprobs"] = request.top_logprobs or 0
-    return parse_parameters(values)
+    return msgspec.structs.replace(parse_parameters(values), structured_outputs=output_constraint(request))
 
 
-def response_format(request: ResponsesRequest) -> Json | None:
-    """`text.format` as chat's `response_format` has it: the schema's name and strictness one level deeper."""
-    given = request.text.format if request.text is not None else None
-    if not given or given.get("type") in (None, "text"):
-        return None
-    if given["type"] != "json_schema":
-        return given
-    return {"type": "json_schema", "json_schema": {key: value for key, value in given.items() if key != "type"}}
+def output_constraint(request: ResponsesRequest) -> StructuredOutputs | None:
+    """Raises InvalidInput with `param`."""
+    formatted = format_outputs(request.text.format if request.text is not None else None, "text.format")
+    if not request.structured_outputs:
+        return formatted
+    if formatted is not None or not isinstance(request.structured_outputs, dict):
+        raise InvalidInput(
+            "'structured_outputs' must be an object, and cannot go with 'text.format'", param="structured_outputs"
+        )
+    return constraint(request.structured_outputs, "structured_outputs")
