@@ -91,6 +91,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": None}, "max_tokens"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"messages": []}, "messages"),
+    ({"messages": [{"role": "system", "content": []}], "system": []}, "messages"),
+    (
+        {"messages": [{"role": "system", "content": [{"type": "text", "text": "x-anthropic-billing-header"}]}]},
+        "messages",
+    ),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0]"),
     ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "x"}]}]}, "tool_use_id"),

@@ -43,6 +43,8 @@ def chat_messages(system: str | Sequence[Json] | None, messages: Sequence[Messag
             out += [{"role": "system", "content": told}] if told else []
         else:
             raise InvalidInput(f"'{where}.role' must be 'user', 'assistant' or 'system'", param=f"{where}.role")
+    if not out:
+        raise InvalidInput("'messages' say nothing: send at least one message with content", param="messages")
     return [_simple(message) for message in out]
 
 
