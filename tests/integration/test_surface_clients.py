@@ -78,7 +78,7 @@ def assert_told_of_the_call(prompt: str) -> None:
 # The openai client
 
 
-def test_a_response_and_what_follows_it(client: openai.OpenAI, predictor: FakeTokenPredictor) -> None:
+def test_a_response_and_what_follows_it(client: Any, predictor: FakeTokenPredictor) -> None:
     predictor.plan(*saying("Hello.", "Again."))
     first = client.responses.create(model="demo", input="Hi", instructions="Be brief.", max_output_tokens=9)
     assert (first.output_text, first.status) == ("Hello.", "completed")
@@ -96,7 +96,7 @@ def test_a_response_and_what_follows_it(client: openai.OpenAI, predictor: FakeTo
             gone()
 
 
-def test_a_streamed_response_as_the_client_folds_it(client: openai.OpenAI, predictor: FakeTokenPredictor) -> None:
+def test_a_streamed_response_as_the_client_folds_it(client: Any, predictor: FakeTokenPredictor) -> None:
     predictor.plan(*saying(f"I look.{CALL}\n{CALL}"))
     with client.responses.stream(model="demo", input=QUESTION, tools=[TOOL]) as stream:
         events = list(stream)
@@ -115,7 +115,7 @@ def test_a_streamed_response_as_the_client_folds_it(client: openai.OpenAI, predi
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_a_loop_over_tools(client: openai.OpenAI, predictor: FakeTokenPredictor, stored: bool) -> None:
+def test_a_loop_over_tools(client: Any, predictor: FakeTokenPredictor, stored: bool) -> None:
     predictor.plan(*saying(f"I look.{CALL}", ANSWER))
     ask: dict[str, Any] = {"model": "demo", "tools": [TOOL]}
     first = client.responses.create(**ask, input=QUESTION, store=stored)
@@ -130,7 +130,7 @@ def test_a_loop_over_tools(client: openai.OpenAI, predictor: FakeTokenPredictor,
     assert_told_of_the_call(prompts(predictor)[1])
 
 
-def test_a_response_parsed_with_pydantic(client: openai.OpenAI, predictor: FakeTokenPredictor) -> None:
+def test_a_response_parsed_with_pydantic(client: Any, predictor: FakeTokenPredictor) -> None:
     predictor.plan(*saying('{"city": "Oslo"}', '{"city": "Oslo"}'))
     parsed = client.responses.parse(model="demo", input=QUESTION, text_format=City)
     assert parsed.output_parsed == City(city="Oslo")
@@ -139,7 +139,7 @@ def test_a_response_parsed_with_pydantic(client: openai.OpenAI, predictor: FakeT
         assert stream.get_final_response().output_parsed == City(city="Oslo")
 
 
-def test_errors_of_responses(client: openai.OpenAI, predictor: FakeTokenPredictor) -> None:
+def test_errors_of_responses(client: Any, predictor: FakeTokenPredictor) -> None:
     predictor.plan()
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(model="demo", input="x", tools=[{"type": "web_search"}])
@@ -158,7 +158,7 @@ def test_errors_of_responses(client: openai.OpenAI, predictor: FakeTokenPredicto
 # The anthropic client
 
 
-def test_a_message(claude: anthropic.Anthropic, predictor: FakeTokenPredictor) -> None:
+def test_a_message(claude: Any, predictor: FakeTokenPredictor) -> None:
     predictor.plan(*saying("Hello."))
     ask: dict[str, Any] = {"model": "demo", "system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}]}
     counted = claude.messages.count_tokens(**ask)
@@ -169,7 +169,7 @@ def test_a_message(claude: anthropic.Anthropic, predictor: FakeTokenPredictor) -
     assert counted.input_tokens == asked == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
 
 
-def test_a_message_cut_and_stopped(claude: anthropic.Anthropic, predictor: FakeTokenPredictor) -> None:
+def test_a_message_cut_and_stopped(claude: Any, predictor: FakeTokenPredictor) -> None:
     ask: dict[str, Any] = {"model": "demo", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
     predictor.plan(*saying("one two", reason="length"), *saying("one STOP two"))
     assert claude.messages.create(**ask).stop_reason == "max_tokens"
@@ -177,7 +177,7 @@ def test_a_message_cut_and_stopped(claude: anthropic.Anthropic, predictor: FakeT
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "STOP")
 
 
-def test_a_streamed_message_as_the_client_folds_it(claude: anthropic.Anthropic, predictor: FakeTokenPredictor) -> None:
+def test_a_streamed_message_as_the_client_folds_it(claude: Any, predictor: FakeTokenPredictor) -> None:
     predictor.plan(*saying(*[f"I look.{CALL}\n{CALL}"] * 2))
     messages: Any = [{"role": "user", "content": QUESTION}]
     ask: dict[str, Any] = {"model": "demo", "max_tokens": 99, "messages": messages, "tools": [CLAUDES_TOOL]}
@@ -192,7 +192,7 @@ def test_a_streamed_message_as_the_client_folds_it(claude: anthropic.Anthropic, 
     assert final.stop_reason == "tool_use"
 
 
-def test_a_loop_over_claudes_tools(claude: anthropic.Anthropic, predictor: FakeTokenPredictor) -> None:
+def test_a_loop_over_claudes_tools(claude: Any, predictor: FakeTokenPredictor) -> None:
     predictor.plan(*saying(f"I look.{CALL}", ANSWER))
     ask: dict[str, Any] = {"model": "demo", "max_tokens": 99, "tools": [CLAUDES_TOOL]}
     messages: list[Any] = [{"role": "user", "content": QUESTION}]
@@ -205,7 +205,7 @@ def test_a_loop_over_claudes_tools(claude: anthropic.Anthropic, predictor: FakeT
     assert_told_of_the_call(prompts(predictor)[1])
 
 
-def test_errors_of_messages(claude: anthropic.Anthropic, predictor: FakeTokenPredictor) -> None:
+def test_errors_of_messages(claude: Any, predictor: FakeTokenPredictor) -> None:
     messages: Any = [{"role": "user", "content": "Hi"}]
     searching: Any = [{"type": "web_search_20250305", "name": "web_search"}]
     predictor.plan()

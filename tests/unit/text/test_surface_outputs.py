@@ -133,7 +133,7 @@ def messaged(
 
 
 def folded_message(events: list[dict[str, Any]]) -> dict[str, Any]:
-    message = events[0]["message"]
+    message: dict[str, Any] = events[0]["message"]
     inputs: dict[int, str] = {}
     open_block: int | None = None
     for event in events[1:]:
