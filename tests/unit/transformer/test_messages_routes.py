@@ -10,6 +10,7 @@ from surface_app import ids, named_events, prompt_of, saying
 from text_app import TextApp
 
 from pilotlight_protocol.errors import Unavailable
+from pilotlight_text.ignored_fields import IGNORED_HEADER
 
 MESSAGES = "/v1/messages"
 ASK: dict[str, Any] = {"model": "demo", "max_tokens": 16, "messages": [{"role": "user", "content": "hello"}]}
@@ -85,6 +86,13 @@ async def test_errors_have_anthropics_shape() -> None:
     broken = TextApp(FakeTokenSource(Answer([ids("Once")], error=Unavailable("lost"))))
     events = named_events(await broken.post(MESSAGES, {**ASK, "stream": True}))
     assert events[-1] == {"type": "error", "error": {"type": "overloaded_error", "message": "lost"}}
+
+
+async def test_what_nobody_knows_is_named() -> None:
+    response = await saying("a").post(MESSAGES, {**ASK, "thinking": {"type": "adaptive", "depth": 3}, "mood": "good"})
+    assert response.status_code == 200
+    assert response.headers[IGNORED_HEADER] == "mood, thinking.depth"
+    assert IGNORED_HEADER not in (await saying("a").post(MESSAGES, ASK)).headers
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

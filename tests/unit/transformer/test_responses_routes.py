@@ -11,6 +11,7 @@ from surface_app import ids, named_events, prompt_of, saying
 from text_app import TextApp
 
 from pilotlight_protocol.errors import Unavailable
+from pilotlight_text.ignored_fields import IGNORED_HEADER
 
 RESPONSES = "/v1/responses"
 ASK = {"model": "demo", "input": "hello"}
@@ -139,6 +140,13 @@ async def test_reading_listing_and_forgetting() -> None:
         for gone in (await client.get(path), await client.get(f"{path}/input_items"), await client.delete(path)):
             assert gone.status_code == 404
             assert gone.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_what_nobody_knows_is_named() -> None:
+    response = await saying("a").post(RESPONSES, {**ASK, "mood": "good", "text": {"tone": "warm"}})
+    assert response.status_code == 200
+    assert response.headers[IGNORED_HEADER] == "mood, text.tone"
+    assert IGNORED_HEADER not in (await saying("a").post(RESPONSES, ASK)).headers
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -11,6 +11,7 @@ from pilotlight_text.anthropic_api.answers import MessageAnswer, MessageUsage, T
 from pilotlight_text.anthropic_api.asked_conversation import conversation_of
 from pilotlight_text.anthropic_api.message_output import MessageOutput
 from pilotlight_text.anthropic_api.requests import (
+    MESSAGE_FIELDS,
     MessagesRequest,
     messages_parameters,
     read_count_request,
@@ -36,7 +37,8 @@ class Messages:
         self._new_token = new_token
 
     async def create(self, context: RequestContext) -> Reply | Stream:
-        request = read_messages_request(context.body)
+        request, ignored = read_messages_request(context.body)
+        MESSAGE_FIELDS.note(ignored, context)
         self._model.require(request.model)
         context.response_headers["request-id"] = context.request_id
         conversation = conversation_of(request, messages_parameters(request))

@@ -13,6 +13,7 @@ import msgspec
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
 from pilotlight_text.conversation.output_format import format_outputs
+from pilotlight_text.ignored_fields import UnknownFields
 from pilotlight_text.openai_api.requests import decode_body
 
 Number = int | float | None
@@ -89,6 +90,7 @@ UNSUPPORTED = {
     "watermarking": "no watermark is configured",
 }
 WITHOUT_EFFECT = {
+    "thinking.budget_tokens": "a target and no bound, as Anthropic says; 'max_tokens' bounds reasoning and answer",
     "metadata": "names a user of the client's",
     "service_tier": "there is one tier",
     "cache_control": "prefixes are cached without being asked",
@@ -102,8 +104,14 @@ _messages = msgspec.json.Decoder(MessagesRequest)
 _counted = msgspec.json.Decoder(CountTokensRequest)
 
 
-def read_messages_request(body: bytes) -> MessagesRequest:
-    """Raises InvalidInput with `param`, also for what is understood but cannot be done."""
+MESSAGE_FIELDS: UnknownFields[MessagesRequest] = UnknownFields(
+    MessagesRequest, MessagesRequest, {"thinking": Thinking, "output_config": OutputOptions}
+)
+
+
+def read_messages_request(body: bytes) -> tuple[MessagesRequest, tuple[str, ...]]:
+    """The request, and the names in it that nobody knows. Raises InvalidInput with `param`, also for what is understood
+    but cannot be done."""
     request = decode_body(_messages, body)
     _check(request)
     if request.max_tokens < 1:
@@ -111,7 +119,7 @@ def read_messages_request(body: bytes) -> MessagesRequest:
     thinking = request.thinking
     if thinking is not None and thinking.type == "enabled" and (thinking.budget_tokens or 0) >= request.max_tokens:
         raise InvalidInput("'thinking.budget_tokens' must be less than 'max_tokens'", param="thinking.budget_tokens")
-    return request
+    return request, MESSAGE_FIELDS.names(body)
 
 
 def read_count_request(body: bytes) -> CountTokensRequest:

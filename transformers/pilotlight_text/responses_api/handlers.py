@@ -21,6 +21,7 @@ from pilotlight_text.responses_api.input_items import as_items
 from pilotlight_text.responses_api.item_pages import page_of
 from pilotlight_text.responses_api.requested_response import conversation_of, listed_items, response_of
 from pilotlight_text.responses_api.requests import (
+    RESPONSE_FIELDS,
     ResponsesRequest,
     in_own_words,
     read_responses_request,
@@ -49,7 +50,8 @@ class Responses:
         self._new_token = new_token
 
     async def create(self, context: RequestContext) -> Reply | Stream:
-        request = read_responses_request(context.body)
+        request, ignored = read_responses_request(context.body)
+        RESPONSE_FIELDS.note(ignored, context)
         self._model.require(request.model)
         try:
             return await self._created(request, context)

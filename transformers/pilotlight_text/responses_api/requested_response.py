@@ -35,6 +35,7 @@ def conversation_of(request: ResponsesRequest, history: Sequence[Json]) -> Conve
         ),
         include_stop_str_in_output=bool(request.include_stop_str_in_output),
         include_reasoning=request.include_reasoning is not False,
+        skip_special_tokens=request.skip_special_tokens is not False,
     )
 
 

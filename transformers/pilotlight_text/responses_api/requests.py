@@ -14,6 +14,7 @@ from pilotlight_protocol.errors import InvalidInput, PilotlightError
 from pilotlight_protocol.generation import MAX_LOGPROBS, GenerationParameters, parse_parameters
 from pilotlight_protocol.structured_outputs import StructuredOutputs
 from pilotlight_text.conversation.output_format import constraint, format_outputs
+from pilotlight_text.ignored_fields import UnknownFields
 from pilotlight_text.openai_api.requests import decode_body
 
 Number = int | float | None
@@ -163,10 +164,16 @@ _NAMES_BELOW = {"messages": "input", "max_tokens": "max_output_tokens"}
 MAX_METADATA = 16
 
 _decoder = msgspec.json.Decoder(ResponsesRequest)
+RESPONSE_FIELDS: UnknownFields[ResponsesRequest] = UnknownFields(
+    ResponsesRequest,
+    ResponsesRequest,
+    {"text": TextOptions, "reasoning": ReasoningOptions, "stream_options": ResponsesStreamOptions},
+)
 
 
-def read_responses_request(body: bytes) -> ResponsesRequest:
-    """Raises InvalidInput with `param`, also for what is understood but cannot be done."""
+def read_responses_request(body: bytes) -> tuple[ResponsesRequest, tuple[str, ...]]:
+    """The request, and the names in it that nobody knows. Raises InvalidInput with `param`, also for what is understood
+    but cannot be done."""
     request = decode_body(_decoder, body)
     for name, reason in UNSUPPORTED.items():
         if getattr(request, name):
@@ -174,8 +181,6 @@ def read_responses_request(body: bytes) -> ResponsesRequest:
     _check_reasoning(request.reasoning)
     if request.truncation not in (None, "auto", "disabled"):
         raise InvalidInput("'truncation' must be 'auto' or 'disabled'", param="truncation")
-    if request.skip_special_tokens is False:
-        raise unsupported("skip_special_tokens", "special tokens are shown by /v1/chat/completions only")
     for place, name in enumerate(request.include or ()):
         if name not in INCLUDABLE:
             param = f"include[{place}]"
@@ -183,7 +188,7 @@ def read_responses_request(body: bytes) -> ResponsesRequest:
     if not 0 <= (request.top_logprobs or 0) <= MAX_LOGPROBS:
         raise InvalidInput(f"'top_logprobs' must be 0 to {MAX_LOGPROBS}", param="top_logprobs")
     _check_metadata(request.metadata or {})
-    return request
+    return request, RESPONSE_FIELDS.names(body)
 
 
 def _check_reasoning(reasoning: ReasoningOptions | None) -> None:
