@@ -39,3 +39,5 @@ def test_serving_text_imports_nothing_heavy() -> None:
     assert not heavy & modules
     # What reads calls and reasoning is for the answers that have some.
     assert not {name for name in modules if name.startswith(PARSERS)}
+    assert "pilotlight_text.responses_api.routes" in modules
+    assert not {f"pilotlight_text.{name}_api.handlers" for name in ("responses", "anthropic")} & modules, "nobody asked"
