@@ -39,7 +39,7 @@ FAMILIES: dict[str, str] = {
     "llama3_json": _turns(*_LLAMA, _EACH + _NAMED % "parameters" + "{% endfor %}", says="tools_in_user_message"),
     "pythonic": _turns(*_LLAMA, _PYTHONIC_CALLS, says="[func_name1(params_name1=params_value1, ...), func_name2()]"),
     "llama4_pythonic": _turns(
-        "<|header_start|>ROLE<|header_end|>\n\n", "<|eot|>", _PYTHONIC_CALLS, says="tools <|python_start|>"
+        "<|header_start|>ROLE<|header_end|>\n\n", "<|eot|>", _PYTHONIC_CALLS, says="func_name1( <|python_start|>"
     ),
     "mistral": _turns("", "</s>", _EACH + "[TOOL_CALLS]{{ c.function.name }}[ARGS]" + _ARGUMENTS + "{% endfor %}"),
     "deepseek_v3": _turns(

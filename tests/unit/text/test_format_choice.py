@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-import jinja2
 import pytest
 from family_templates import FAMILIES
 from parts_reading import maker, read_any_way
+from template_styles import SPECIAL_TOKENS, STYLES, source_of
 
 from pilotlight_text.answer_parts.chosen_format import ChosenFormat
 from pilotlight_text.answer_parts.format_choice import NamedParsers, chosen_formats
@@ -74,23 +74,70 @@ def test_without_calls_there_may_be_nothing_to_read() -> None:
     assert ChosenFormat("hermes", None).reasoning_marks is None
 
 
-@pytest.mark.parametrize("calls", FAMILIES)
-def test_what_a_template_writes_is_read_by_the_parser_it_asks_for(calls) -> None:
-    template = compiled(FAMILIES[calls])
+def call_written_by(source: str) -> str:
+    """How a template writes a call, behind the prompt."""
+    template = compiled(source)
 
     def render(context: dict[str, object]) -> str | None:
         try:
-            return template.render(context)
-        except jinja2.TemplateError:
+            return template.render({**SPECIAL_TOKENS, **context})
+        except Exception:  # whatever the template does not expect
             return None
 
     traits = probed(render)
+    return str(traits["call_text"]).removeprefix(traits["generation_prompt"])
+
+
+def reads_the_call(calls: str, written: str) -> bool:
+    parts = read_any_way(maker(calls), written)
+    called = [(name, json.loads(said)) for name, said in parts if name not in ("content", "reasoning")]
+    return called == [("probe_function", {"probe_key": "probe value"})]
+
+
+@pytest.mark.parametrize("calls", FAMILIES)
+def test_what_a_template_writes_is_read_by_the_parser_it_asks_for(calls) -> None:
     assert chosen_formats([FAMILIES[calls]]).calls == calls
-    written = traits["call_text"].removeprefix(traits["generation_prompt"])
-    name, arguments = next(
-        part for part in read_any_way(maker(calls), written) if part[0] not in ("content", "reasoning")
-    )
-    assert (name, json.loads(arguments)) == ("probe_function", {"probe_key": "probe value"})
+    assert reads_the_call(calls, call_written_by(FAMILIES[calls]))
+
+
+# Of the templates in tests/fakes/chat_templates that write calls.
+STYLES_WITH_CALLS = {
+    "command-r7b": None,
+    "deepseek-r1": "deepseek_v3",
+    "deepseek-v3": "deepseek_v3",
+    "deepseek-v3.1": "deepseek_v31",
+    "functionary": None,
+    "glm-4": None,
+    "glm-4.5": None,
+    "gpt-oss": "openai",
+    "granite-3": "granite",
+    "hermes": "hermes",
+    "jamba": "jamba",
+    "kimi-k2": None,
+    "llama-3.1": "llama3_json",
+    "llama-4": "llama4_json",
+    "mistral-tekken": "mistral",
+    "mistral-v3": "mistral",
+    "nemotron": None,
+    "parts-with-text-tools": None,
+    "qwen-2.5": "hermes",
+    "qwen-3": "hermes",
+    "qwen-3-coder": "qwen3_coder",
+    "qwen-3.6": "qwen3_coder",
+    "qwq": "hermes",
+    "strict-roles": None,
+}
+
+
+def test_every_style_that_writes_calls_is_here() -> None:
+    assert {name for name, style in STYLES.items() if style.calls} == set(STYLES_WITH_CALLS)
+
+
+@pytest.mark.parametrize(("style", "calls"), STYLES_WITH_CALLS.items())
+def test_the_styles_of_public_families(style, calls) -> None:
+    source = source_of(style)
+    assert chosen_formats([source]).calls == calls
+    assert calls is None or reads_the_call(calls, call_written_by(source))
 
 
 @pytest.mark.parametrize("mark", ["<arg_key>", "<tool_sep>"])

@@ -32,7 +32,7 @@ LLAMA = [
 PYTHONIC = [
     ("[f()]", [("f", "{}")]),
     ('[f(a=1, b="x"), g(c=-1.5)]', [("f", '{"a": 1, "b": "x"}'), ("g", '{"c": -1.5}')]),
-    ("<|python_start|>[a.b(x=True, y=None, z=false)]<|python_end|>", [("a.b", '{"x": true, "y": null, "z": false}')]),
+    ("[a.b(x=True, y=None, z=false)]", [("a.b", '{"x": true, "y": null, "z": false}')]),
     (
         "[f(a=[1, 'two', (3, 4)], b={'k': {'n': []}, 1: 2})]",
         [("f", '{"a": [1, "two", [3, 4]], "b": {"k": {"n": []}, "1": 2}}')],
@@ -61,6 +61,21 @@ PYTHONIC = [
     ("[f(a='b\\", [("f", '{"a": "b')]),
     ("[f(a=[1, 2", [("f", '{"a": [1, 2')]),
     ("[f(", [("content", "[f(")]),
+]
+
+LLAMA4 = [
+    ("<|python_start|>[a.b(x=True), f()]<|python_end|>", [("a.b", '{"x": true}'), ("f", "{}")]),
+    ("[f(a=1)]", [("f", '{"a": 1}')]),
+    ('<|python_start|>{"name": "f", "parameters": {}}<|python_end|>', [("f", "{}")]),
+    (
+        'Hm.<|python_start|>{"name": "f", "parameters": {}}{"name": "g", "parameters": {}}<|python_end|>',
+        [("content", "Hm."), ("f", "{}"), ("g", "{}")],
+    ),
+    ('{"name": "f", "parameters": {"a": "x"}}; {"name": "g", "parameters": {}}', [("f", '{"a": "x"}'), ("g", "{}")]),
+    ("<|python_start|>words<|python_end|>", [("content", "<|python_start|>words<|python_end|>")]),
+    ("<|python_start|>[f(a='b", [("f", '{"a": "b')]),
+    (" [1]", [("content", " [1]")]),
+    ("<|python", [("content", "<|python")]),
 ]
 
 MISTRAL = [
@@ -114,6 +129,7 @@ GRANITE_20B = [
         [("f", "{}"), ("g", '{"a": 1}')],
     ),
 ]
+JAMBA = [('a<tool_calls>[{"name": "f", "arguments": {}}]</tool_calls>', [("content", "a"), ("f", "{}")])]
 PHI = [
     ('functools[{"name": "f", "arguments": {"a": [1]}}]', [("f", '{"a": [1]}')]),
     ('<|tool_call|>[{"name": "f", "parameters": {}}]<|/tool_call|>', [("f", "{}")]),
@@ -123,6 +139,8 @@ PHI = [
 FORMATS = {
     "llama3_json": LLAMA,
     "pythonic": PYTHONIC,
+    "llama4_json": LLAMA4,
+    "jamba": JAMBA,
     "mistral": MISTRAL,
     "deepseek_v3": DEEPSEEK,
     "granite": GRANITE,

@@ -44,13 +44,15 @@ _CALLS = (
     _Sign("deepseek_v31", ("<｜tool▁calls▁begin｜>",)),
     _Sign("qwen3_coder", ("<function=", "<parameter=")),
     _Sign("mistral", ("[TOOL_CALLS]",)),
-    _Sign("llama4_pythonic", ("<|header_start|>", "tools")),
+    _Sign("llama4_pythonic", ("<|header_start|>", "func_name1(")),
+    _Sign("llama4_json", ("<|header_start|>", "tools")),
     _Sign("pythonic", ("func_name1(",)),
     _Sign("llama3_json", ("<|start_header_id|>", "tools")),
     _Sign("phi4_mini_json", ("<|tool|>", "<|/tool|>")),
     _Sign("granite4", ("<|start_of_role|>", "</tool_call>")),
     _Sign("granite", ("<|start_of_role|>", "tool")),
     _Sign("granite-20b-fc", ("<function_call>",)),
+    _Sign("jamba", ("<|bom|>", "<tool_calls>")),
     _Sign("hermes", ("<tool_call>",)),
 )
 _REASONING = (

@@ -15,11 +15,11 @@ from pilotlight_text.tool_parsers.json_calls import read_call
 
 _TAG = "<|python_tag|>"
 _MARKS = Marks(_TAG, "\n")
-_NO_SPACE = re.compile(r"\S")
 _NO_SEPARATOR = re.compile(r"[^\s;,]")
+_NO_SPACE = re.compile(r"\S")
 
 
-def _script(reader: TextReader, writer: PartsWriter) -> Step[None]:
+def llama_json(reader: TextReader, writer: PartsWriter) -> Step[None]:
     before: str | None = ""
     while before is not None:
         before += yield from reader.run(_NO_SEPARATOR if writer.calls else _NO_SPACE)
@@ -37,4 +37,4 @@ def _script(reader: TextReader, writer: PartsWriter) -> Step[None]:
         before = yield from reader.until(_MARKS, writer.content)
 
 
-LLAMA_JSON = CallFormat(lambda tools: _script, (_TAG,), (_TAG,))
+LLAMA_JSON = CallFormat(lambda tools: llama_json, (_TAG,), (_TAG,))

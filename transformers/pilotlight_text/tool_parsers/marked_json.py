@@ -56,3 +56,4 @@ HERMES = _format(
 GRANITE = _format(("<|tool_call|>", "<tool_call>"), ("</tool_call>",))
 GRANITE_20B = _format(("<function_call>",), ("</function_call>",))
 PHI4_MINI = _format(("functools", "<|tool_call|>"), ("<|/tool_call|>",))
+JAMBA = _format(("<tool_calls>",), ("</tool_calls>",))

@@ -1,5 +1,4 @@
-"""Calls in Python's own words, `[f(a=1), g(b="x")]`: Llama 3.2, Llama 4 (between `<|python_start|>` and
-`<|python_end|>`), ToolACE.
+"""Calls in Python's own words, `[f(a=1), g(b="x")]`: Llama 3.2, ToolACE, Llama 4 as vLLM's template has it.
 
 Pure. Only where an answer begins is a list one of calls; it is when a name, a bracket and the first argument's name or
 the closing bracket have come.
@@ -15,18 +14,20 @@ from pilotlight_text.answer_parts.parts_writer import PartsWriter
 from pilotlight_text.answer_parts.text_reader import Step, TextReader
 from pilotlight_text.tool_parsers.python_literals import write_value
 
-_START, _END = "<|python_start|>", "<|python_end|>"
 _NO_NAME = re.compile(r"[^\w.]")
 _NAME = re.compile(r"[^\W\d][\w.]{0,255}")
 
 
 def _script(reader: TextReader, writer: PartsWriter) -> Step[None]:
     before = yield from reader.space()
-    if (yield from reader.literal(_START)):
-        before += _START + (yield from reader.space())
-    if (yield from reader.peek()) != "[":
+    if (yield from reader.peek()) == "[":
+        yield from read_list(reader, writer, before)
+    else:
         writer.content(before)
-        return
+
+
+def read_list(reader: TextReader, writer: PartsWriter, before: str) -> Step[None]:
+    """From the opening bracket on. `before`: what was read in front of it, for the case that no calls come."""
     before += reader.take(reader.at + 1)
     while True:
         reader.keep()
@@ -42,9 +43,6 @@ def _script(reader: TextReader, writer: PartsWriter) -> Step[None]:
             continue
         if following == "]":
             reader.take(reader.at + 1)
-            space = yield from reader.space()
-            if not (yield from reader.literal(_END)):
-                writer.content(space)
         return
 
 
@@ -92,4 +90,4 @@ def _begin(reader: TextReader, writer: PartsWriter, name: str) -> None:
     writer.begin(name)
 
 
-PYTHONIC = CallFormat(lambda tools: _script, (_START, _END), (_START,))
+PYTHONIC = CallFormat(lambda tools: _script)
