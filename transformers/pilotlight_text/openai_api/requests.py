@@ -47,7 +47,7 @@ class _Sampling(msgspec.Struct, kw_only=True):
     presence_penalty: Number = None
     frequency_penalty: Number = None
     logit_bias: dict[str, Number] | None = None
-    response_format: _Json | None = None
+    response_format: Any = None
 
     top_k: Number = None
     min_p: Number = None
@@ -76,6 +76,7 @@ class _Sampling(msgspec.Struct, kw_only=True):
     guided_regex: Any = None
     guided_choice: Any = None
     guided_grammar: Any = None
+    guided_json_object: Any = None
 
     ec_transfer_params: Any = None
     kv_transfer_params: Any = None
@@ -229,8 +230,6 @@ def _refuse(request: _Sampling) -> None:
         value = getattr(request, name, None)
         if value is not None and asks_for_something(name, value):
             raise _unsupported(name, reason)
-    if request.response_format and request.response_format.get("type") != "text":
-        raise _unsupported("response_format", "only {'type': 'text'} is available")
     if request.stream_options is not None and not request.stream:
         raise InvalidInput("'stream_options' needs 'stream' to be true", param="stream_options")
     if request.stream and request.prompt_logprobs is not None:

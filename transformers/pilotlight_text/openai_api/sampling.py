@@ -20,6 +20,11 @@ _SHARED = (
     *("bad_words", "allowed_token_ids", "logprob_token_ids", "prompt_logprobs", "repetition_detection"),
     "stream_interval",
 )
+_SHAPES = (
+    *("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+    "guided_json_object",
+)
+"""Each says what the output must look like."""
 
 
 def chat_parameters(request: ChatRequest) -> GenerationParameters:
@@ -60,7 +65,13 @@ def truncation_of(request: ChatRequest | CompletionRequest, parameters: Generati
 
 
 def _shared(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
-    return {name: getattr(request, name) for name in _SHARED}
+    values = {name: getattr(request, name) for name in _SHARED}
+    shapes = {name: value for name in _SHAPES if (value := getattr(request, name)) is not None}
+    if shapes:
+        from pilotlight_text.openai_api.structured_outputs import structured_outputs_of  # what few requests need
+
+        values["structured_outputs"] = structured_outputs_of(shapes)
+    return values
 
 
 def _parsed(values: dict[str, Any]) -> GenerationParameters:
