@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from component_process import RunningComponent, running
@@ -10,6 +14,7 @@ from server_ports import free_port
 
 # An engine boots in 5 to 15 s on idle cores; the machine may be shared.
 BOOT_DEADLINE_S = 180.0
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +25,15 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCompo
     log = tmp_path_factory.mktemp("predictor") / "predictor.log"
     with running(argv, port, log, deadline_s=BOOT_DEADLINE_S, model_name="demo") as component:
         yield component
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """SmolLM2-135M-Instruct in bf16, made once per checkout as `make real-model` makes it."""
+    made = ROOT / ".real-model"
+    made.mkdir(exist_ok=True)
+    with (made / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "smollm2-135m" / "config.json").exists():
+            subprocess.run([sys.executable, str(ROOT / "scripts" / "make_real_model.py")], check=True, timeout=900)
+    return made / "smollm2-135m"

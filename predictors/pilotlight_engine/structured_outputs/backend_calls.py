@@ -11,6 +11,8 @@ from pilotlight_engine.structured_outputs.grammar_sources import GrammarSource
 
 # Enough to indent what nests eight deep; without a bound a model may write blanks until its last token.
 MOST_WHITESPACE = 32
+CACHED_BYTES = 64 * 2**20
+"""What xgrammar keeps of rules that grammars share: a string's costs 0.2 s with 49,152 tokens, once."""
 
 
 def compile_xgrammar(compiler: Any, source: GrammarSource) -> Any:

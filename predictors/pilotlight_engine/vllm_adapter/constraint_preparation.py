@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight_engine.structured_outputs.backend_calls import (
+    CACHED_BYTES,
     compile_xgrammar,
     guidance_grammar,
     needs_special_tokens,
@@ -115,6 +116,10 @@ class ConstraintPreparation:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="constraints", daemon=True)
             self._thread.start()
+
+    def end(self) -> None:
+        """The limited process ends; an engine's own end takes it along."""
+        self._trial.end()
 
     @property
     def has_news(self) -> bool:
@@ -212,7 +217,7 @@ class HeldTokenizer:
 
             text = self._texts.special if special else self._texts.plain
             info = xgrammar.TokenizerInfo.deserialize_json(text)
-            self._compilers[special] = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+            self._compilers[special] = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHED_BYTES)
         return self._compilers[special]
 
     def _keep(self, key: Key, result: Compiled | InvalidInput) -> None:

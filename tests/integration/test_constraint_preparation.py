@@ -1,0 +1,161 @@
+"""Constraints made ready with real tokenizers, without an engine: a walk over what masks allow ends in valid JSON."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from generated_schemas import schema as generated_schema
+from tokenizers import Tokenizer
+
+from pilotlight_models import bundled_model_path
+from pilotlight_protocol.errors import InvalidInput, PilotlightError
+from pilotlight_protocol.structured_outputs import StructuredOutputs
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch's and vLLM's own
+    from pilotlight_engine.vllm_adapter.constraint_preparation import (
+        Compiled,
+        ConstraintPreparation,
+        ServedTokenizer,
+    )
+    from pilotlight_engine.vllm_adapter.output_grammar import OutputGrammar
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+EOS = 2
+WORD_BITS = 32
+FORMATS = jsonschema.FormatChecker(formats=("date", "ipv4", "ipv6", "uuid", "email"))
+
+
+class Prepared:
+    """A preparation asked one constraint at a time."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()
+        self.preparation = ConstraintPreparation("auto", self._ready.set)
+        self._tickets = 0
+
+    def serve(self, folder: Path, vocab_size: int) -> None:
+        self.preparation.serve(ServedTokenizer(folder, vocab_size, (EOS,)))
+
+    def compiled(self, asked: StructuredOutputs) -> Compiled:
+        self._tickets += 1
+        self._ready.clear()
+        self.preparation.begin(self._tickets, asked)
+        assert self._ready.wait(60.0)
+        ((ticket, result),) = self.preparation.take()
+        assert ticket == self._tickets
+        if isinstance(result, PilotlightError):
+            raise result
+        return result
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Iterator[Prepared]:
+    prepared = Prepared()
+    yield prepared
+    prepared.preparation.end()
+
+
+class Walk:
+    """Picks tokens that the grammar allows, the shorter ones more often, until an end is allowed and taken."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        names = [tokenizer.id_to_token(number) or "" for number in range(vocab_size)]
+        self._lengths = np.array([len(name) for name in names])
+        self._blank = np.array([not name.strip("ĠĊčĉ\t") for name in names])
+        self._mask = torch.zeros((1, (vocab_size + WORD_BITS - 1) // WORD_BITS), dtype=torch.int32)
+
+    def text(self, compiled: Compiled, dice: random.Random, most: int = 400) -> str | None:
+        words = self._mask.shape[1]
+        grammar = OutputGrammar(compiled.matcher([EOS]), [EOS], [], must_end=False, words=words)
+        tokens: list[int] = []
+        for _ in range(most):
+            grammar.fill_bitmask(self._mask, 0)
+            bits = np.unpackbits(self._mask.numpy().view(np.uint8)[0], bitorder="little")[: self._vocab_size] == 1
+            assert bits.any(), "no token may come next"
+            if bits[EOS] and (bits.sum() == 1 or dice.random() < 0.6):
+                assert grammar.accept_tokens("r", [EOS])
+                assert grammar.is_terminated()
+                return str(self._tokenizer.decode(tokens))
+            bits[EOS] = False
+            allowed = np.flatnonzero(bits & ~self._blank)
+            allowed = allowed if len(allowed) else np.flatnonzero(bits)
+            some = [int(allowed[dice.randrange(len(allowed))]) for _ in range(6)]
+            token = some[0] if dice.random() < 0.2 else min(some, key=lambda number: int(self._lengths[number]))
+            assert grammar.accept_tokens("r", [token])
+            tokens.append(token)
+        return None
+
+
+def check_schemas(prepared: Prepared, folder: Path, vocab_size: int, seeds: range) -> None:
+    prepared.serve(folder, vocab_size)
+    walk = Walk(Tokenizer.from_file(str(folder / "tokenizer.json")), vocab_size)
+    backends: set[str] = set()
+    validated = refused = 0
+    for seed in seeds:
+        schema = generated_schema(seed)
+        try:
+            compiled = prepared.compiled(StructuredOutputs(json=schema))
+        except InvalidInput:
+            refused += 1
+            continue
+        backends.add(compiled.source.backend)
+        validator = jsonschema.Draft202012Validator(schema, format_checker=FORMATS)
+        for number in range(2):
+            text = walk.text(compiled, random.Random(10 * seed + number))
+            if text is not None:
+                problems = [error.message for error in validator.iter_errors(json.loads(text))]
+                assert not problems, (seed, compiled.source.backend, text)
+                validated += 1
+    assert backends == {"xgrammar", "guidance"}
+    assert validated > len(seeds), (validated, refused)
+    assert refused < len(seeds) / 8
+
+
+def test_generated_schemas_with_the_demo_models_tokenizer(prepared: Prepared) -> None:
+    check_schemas(prepared, bundled_model_path("demo-awq"), 2048, range(1000, 1080))
+
+
+def test_generated_schemas_with_the_real_models_tokenizer(prepared: Prepared, real_model: Path) -> None:
+    check_schemas(prepared, real_model, 49152, range(2000, 2060))
+
+
+def test_a_text_has_no_special_tokens_and_a_structural_tag_may(prepared: Prepared) -> None:
+    folder = bundled_model_path("demo-awq")
+    prepared.serve(folder, 2048)
+    special = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()["<|im_start|>"]
+    mask = torch.zeros((1, 64), dtype=torch.int32)
+    tag = {"type": "structural_tag", "format": {"type": "token", "token": "<|im_start|>"}}
+    for outputs, allowed in (
+        (StructuredOutputs(json={"type": "string"}), False),
+        (StructuredOutputs(regex=".*"), False),
+        (StructuredOutputs(structural_tag=json.dumps(tag)), True),
+    ):
+        grammar = OutputGrammar(prepared.compiled(outputs).matcher([EOS]), [EOS], [], must_end=False, words=64)
+        grammar.fill_bitmask(mask, 0)
+        assert bool(int(mask[0, special // 32]) >> (special % 32) & 1) == allowed
+
+
+def test_a_tokenizer_that_is_none_is_refused_and_another_one_is_taken(prepared: Prepared, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    asked = StructuredOutputs(regex="[0-9]{3}")
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        prepared.serve(folder, 2048)
+        assert prepared.preparation.ready(asked) is None
+        with pytest.raises(InvalidInput, match="tokenizer"):
+            prepared.compiled(asked)
+    prepared.serve(bundled_model_path("demo-awq"), 2048)
+    prepared.compiled(asked)
+    assert prepared.preparation.ready(asked) is not None
