@@ -14,6 +14,7 @@ import msgspec
 
 from pilotlight_engine.structured_outputs.schema_support import (
     enforced_by_xgrammar,
+    has_long_strings,
     without_additional_properties,
     written_for_xgrammar,
 )
@@ -88,7 +89,8 @@ def _of_schema(schema: dict[str, Any], asked: StructuredOutputs) -> list[Grammar
     by_guidance = GrammarSource("guidance", "json", text)
     if not enforced_by_xgrammar(schema):
         return [by_guidance]
-    return [GrammarSource("xgrammar", "json", json.dumps(written_for_xgrammar(schema))), by_guidance]
+    by_xgrammar = GrammarSource("xgrammar", "json", json.dumps(written_for_xgrammar(schema)))
+    return [by_guidance, by_xgrammar] if has_long_strings(schema) else [by_xgrammar, by_guidance]
 
 
 def _tag(tag: Any) -> Any:
