@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight_models.folder_files import INDEX_NAME, FileRefused, check_folder, read_object, read_weights_header
+from pilotlight_models.pooling_files import PoolingFiles, read_pooling_files
 from pilotlight_protocol.fingerprint import (
     MAX_TENSORS,
     HeaderInvalid,
@@ -39,12 +40,13 @@ class TensorPlace:
 @dataclass(frozen=True)
 class Checkpoint:
     """`tensors`: of every file with weights; one that two files have is there twice, as vLLM loads it.
-    `quantization`: the method's name, `none` without one."""
+    `quantization`: the method's name, `none` without one. `pooling`: of a sentence-transformers model."""
 
     directory: Path
     config: dict[str, Any]
     quantization: str
     tensors: tuple[TensorPlace, ...]
+    pooling: PoolingFiles | None = None
 
     @cached_property
     def inventory(self) -> tuple[TensorEntry, ...]:
@@ -56,8 +58,9 @@ class Checkpoint:
 
     @cached_property
     def architecture(self) -> str:
-        """fingerprint.architecture_hash. Raises FileRefused as `inventory` does."""
-        return architecture_hash(self.config, self.inventory, self.quantization)
+        """fingerprint.architecture_hash, of how it pools as well. Raises FileRefused as `inventory` does."""
+        config = self.config if self.pooling is None else {**self.config, "pooling": self.pooling.settings}
+        return architecture_hash(config, self.inventory, self.quantization)
 
     @cached_property
     def places(self) -> dict[str, TensorPlace]:
@@ -72,7 +75,8 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     if config is None and (config := read_object(directory / "adapter_config.json")) is None:
         raise FileRefused("there is no config.json, so this is not a Hugging Face checkpoint")
     found = sorted(path for path in files.values() if path.suffix == ".safetensors")
-    return Checkpoint(directory, config, quantization_of(config, files), tuple(_tensors(_loaded(directory, found))))
+    tensors = tuple(_tensors(_loaded(directory, found)))
+    return Checkpoint(directory, config, quantization_of(config, files), tensors, read_pooling_files(directory))
 
 
 def adapter_rank(directory: Path) -> int:

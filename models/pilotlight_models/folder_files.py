@@ -34,7 +34,7 @@ OTHER_LIMIT = 32 * _MIB
 _OPENED_BY_VLLM = frozenset({
     INDEX_NAME, "tokenizer_config.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
     "spiece.model", "tekken.json", "params.json", "chat_template.json", "processor_config.json",
-    "preprocessor_config.json", *QUANTIZATION_FILES,
+    "preprocessor_config.json", "modules.json", "config_sentence_transformers.json", *QUANTIZATION_FILES,
 })  # fmt: skip
 # Any other may be as large as it likes: a trainer's log, say.
 MAX_NESTING = 64
@@ -93,6 +93,21 @@ def read_text(path: Path) -> str | None:
 
 def read_object(path: Path) -> dict[str, Any] | None:
     """A JSON object; None where there is no such file. Raises FileRefused."""
+    content = _read_json(path)
+    if content is not None and not isinstance(content, dict):
+        raise FileRefused(f"{path.name} is not a JSON object")
+    return content
+
+
+def read_list(path: Path) -> list[Any] | None:
+    """A JSON array; None where there is no such file. Raises FileRefused."""
+    content = _read_json(path)
+    if content is not None and not isinstance(content, list):
+        raise FileRefused(f"{path.name} is not a JSON array")
+    return content
+
+
+def _read_json(path: Path) -> Any:
     try:
         content = json.loads(read_file(path))
     except FileNotFoundError:
@@ -100,8 +115,8 @@ def read_object(path: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise FileRefused(f"{path.name} is not valid JSON: {reason}") from error
-    if not isinstance(content, dict):
-        raise FileRefused(f"{path.name} is not a JSON object")
+    if content is None:
+        raise FileRefused(f"{path.name} says nothing but null")
     _check_nesting(content, path.name)
     return content
 
@@ -167,7 +182,8 @@ def _check_nesting(content: object, name: str) -> None:
         level = [
             inner
             for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)  # type: ignore[attr-defined]
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
             if isinstance(inner, dict | list)
         ]
         if not level:

@@ -12,8 +12,18 @@ from typing import Protocol
 
 from pilotlight_protocol.engine_frames import EngineInfo, EngineStats, GenerateRequest
 from pilotlight_protocol.generation import TokenDelta
+from pilotlight_protocol.pooling import PooledVector, PoolRequest
 
-__all__ = ["DeltaStream", "Engine", "EngineInfo", "EngineProvider", "EngineStats", "GenerateRequest"]
+__all__ = [
+    "DeltaStream",
+    "Engine",
+    "EngineInfo",
+    "EngineProvider",
+    "EngineStats",
+    "GenerateRequest",
+    "PoolRequest",
+    "PooledVector",
+]
 
 
 class DeltaStream(Protocol):
@@ -39,6 +49,10 @@ class Engine(Protocol):
 
         It, or its first delta, raises InvalidInput (the engine refuses the request), Unavailable (it was lost).
         """
+        ...
+
+    async def pool(self, request: PoolRequest) -> PooledVector:
+        """The vector of a prompt; cancelling it aborts the request. Raises as `generate`."""
         ...
 
     async def metrics(self) -> bytes:

@@ -26,6 +26,8 @@ _OURS = {
 }
 
 DEFAULTS: Mapping[str, str] = {"scheduling_policy": "priority", "enable_prefix_caching": "true"}
+# vLLM knows of which pooling models' vectors a cached prefix is a part.
+POOLING_DEFAULTS: Mapping[str, str] = {"scheduling_policy": "priority"}
 
 
 def parse_engine_args(flags: Sequence[str], variable: str = "") -> dict[str, str]:
@@ -48,11 +50,13 @@ def parse_engine_args(flags: Sequence[str], variable: str = "") -> dict[str, str
     return arguments
 
 
-def with_defaults(arguments: Mapping[str, str], chosen: Mapping[str, str | None]) -> dict[str, str]:
+def with_defaults(
+    arguments: Mapping[str, str], chosen: Mapping[str, str | None], defaults: Mapping[str, str] = DEFAULTS
+) -> dict[str, str]:
     """The texts vLLM's parser gets. `chosen`: what we derived (quantization, dtype, ...; None is left out); like
-    `DEFAULTS` it gives way to `arguments`."""
+    `defaults` it gives way to `arguments`."""
     derived = {name: text for name, text in chosen.items() if text is not None}
-    return {**DEFAULTS, **derived, **arguments, "skip_tokenizer_init": "true"}
+    return {**defaults, **derived, **arguments, "skip_tokenizer_init": "true"}
 
 
 def _parse_variable(text: str) -> dict[str, str]:

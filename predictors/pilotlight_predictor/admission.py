@@ -131,6 +131,8 @@ def _excess(limits: AdmissionLimits, load: EngineLoad, estimate: Estimate) -> tu
     if excess_sequences > 0:
         message = f"{waiting} sequences wait for the engine, {limits.max_queue} may; try again"
         return "queue", message, excess_sequences * load.usual_output_tokens
+    if limits.num_kv_blocks == 0:
+        return None, "", 0.0  # an encoder keeps nothing
     held_blocks = max(
         load.kv_cache_usage * limits.num_kv_blocks, math.ceil(load.promised_tokens / limits.block_size) + load.in_flight
     )
@@ -156,7 +158,7 @@ def _turn_away(
 
 def parameters_from(raw: dict[str, Any]) -> GenerationParameters:
     """V2 parameters without the protocol's own."""
-    return tokens_only(parse_parameters({name: value for name, value in raw.items() if name != "binary_data_output"}))
+    return tokens_only(parse_parameters(v2_parameters(raw)))
 
 
 def tokens_only(parameters: GenerationParameters) -> GenerationParameters:
@@ -179,6 +181,10 @@ def tokens_only(parameters: GenerationParameters) -> GenerationParameters:
             "parameter 'n' must be 1 when 'temperature' is 0 (greedy): all choices would be equal", param="n"
         )
     return parameters
+
+
+def v2_parameters(raw: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in raw.items() if name != "binary_data_output"}
 
 
 def fit(
@@ -231,6 +237,18 @@ def _check_within(name: str, token_ids: Iterable[int], vocab_size: int) -> None:
             )
 
 
+def fit_pooling(prompts: Sequence[Sequence[int]], limits: RequestLimits, vocab_size: int, max_model_len: int) -> None:
+    """As `fit`, for prompts that are read and not continued: one may fill the context."""
+    if len(prompts) > limits.max_sequences:
+        raise PayloadTooLarge(f"{len(prompts)} prompts; at most {limits.max_sequences} are taken", param="input_ids")
+    for row, prompt in enumerate(prompts):
+        if len(prompt) > max_model_len:
+            raise InvalidInput(
+                f"prompt {row} has {len(prompt)} tokens; this model reads {max_model_len}", param="input_ids"
+            )
+        _check_prompt(row, prompt, limits, vocab_size, max_model_len + 1, None)
+
+
 def _check_prompt(
     row: int,
     prompt: Sequence[int],
@@ -272,7 +290,19 @@ class EngineQueue:
         parameters: GenerationParameters,
     ) -> Iterator[None]:
         """A place for these prompts until the block ends; raises Unavailable with the time to wait."""
-        estimate = self._estimate(prompts, parameters)
+        with self._held(info, stats, self._estimate(prompts, parameters), self._usual_output_tokens):
+            yield
+
+    @contextlib.contextmanager
+    def pooling_place(self, info: EngineInfo, stats: EngineStats, prompts: Sequence[Sequence[int]]) -> Iterator[None]:
+        """As `place`; the work that a pooling model does is reading its prompts, and so its rate is of them."""
+        tokens = sum(map(len, prompts))
+        each = max(1, tokens // len(prompts))
+        with self._held(info, stats, Estimate(len(prompts), tokens, each), each):
+            yield
+
+    @contextlib.contextmanager
+    def _held(self, info: EngineInfo, stats: EngineStats, estimate: Estimate, usual_tokens: float) -> Iterator[None]:
         decision, self._turned_away = admit(
             AdmissionLimits(self._limits.max_queue, self._limits.kv_watermark, info.block_size, info.num_kv_blocks),
             EngineLoad(
@@ -282,7 +312,7 @@ class EngineQueue:
                 stats.kv_cache_usage,
                 self._promised_tokens,
                 stats.generation_tokens_per_s,
-                self._usual_output_tokens,
+                usual_tokens,
             ),
             estimate,
             self._turned_away,

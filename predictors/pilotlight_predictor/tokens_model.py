@@ -11,14 +11,25 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pilotlight_engine.contract import GenerateRequest
+from pilotlight_engine.contract import EngineInfo, GenerateRequest, PoolRequest
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_engine.leasing.resume import ResumeLimits
 from pilotlight_engine.leasing.resumed_generation import Generator
-from pilotlight_predictor.admission import EngineQueue, QueueLimits, RequestLimits, fit, parameters_from, tokens_only
+from pilotlight_predictor.admission import (
+    EngineQueue,
+    QueueLimits,
+    RequestLimits,
+    fit,
+    fit_pooling,
+    parameters_from,
+    tokens_only,
+    v2_parameters,
+)
+from pilotlight_predictor.pooling_tensors import INPUTS as POOLING_INPUTS
+from pilotlight_predictor.pooling_tensors import outputs, pool_prompts, vector_tensors
 from pilotlight_predictor.token_tensors import (
     INPUT_IDS,
     INPUT_LENGTHS,
@@ -30,6 +41,13 @@ from pilotlight_predictor.token_tensors import (
 )
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.generation import EventFormatter, GenerationParameters, decode_generate
+from pilotlight_protocol.pooling import (
+    PoolingInfo,
+    check_pooling,
+    not_generating,
+    not_pooling,
+    parse_pooling_parameters,
+)
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_wire.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
 
@@ -43,6 +61,7 @@ _OUTPUTS = (
     TensorMetadata("finish_reason", "BYTES", (-1,)),
 )
 PLATFORM = "vllm_tokens"
+T = TypeVar("T")
 
 
 class TokensModel:
@@ -68,6 +87,10 @@ class TokensModel:
         self._numbers = itertools.count(1)
 
     def metadata(self) -> ModelMetadata:
+        """Before the first engine has said otherwise, a model is one that generates."""
+        pooling = self._pooling()
+        if pooling is not None:
+            return ModelMetadata(self.name, (self.version,), PLATFORM, POOLING_INPUTS, outputs(pooling))
         return ModelMetadata(self.name, (self.version,), PLATFORM, _INPUTS, _OUTPUTS)
 
     def ready(self) -> bool:
@@ -106,6 +129,12 @@ class TokensModel:
         return await engine.metrics()
 
     async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
+        """Tokens to tokens; of a pooling model, tokens to a vector per row."""
+        info, _ = self._holder.measures()
+        if info.pooling is not None:
+            return await self._pool(request, info, info.pooling, context)
+        if "task" in request.parameters:
+            raise not_pooling()
         prompts = prompts_from(request, self._limits.max_batch)
         parameters = self._fit(prompts, parameters_from(request.parameters))
         with self._place(prompts, parameters):
@@ -175,8 +204,34 @@ class TokensModel:
         if end := formatter.end():
             yield end
 
+    async def _pool(
+        self, request: InferRequest, info: EngineInfo, pooling: PoolingInfo, context: RequestContext
+    ) -> InferResponse:
+        rows = pool_prompts(request, self._limits.max_batch)
+        parameters = parse_pooling_parameters(v2_parameters(request.parameters))
+        check_pooling(parameters, pooling)
+        prompts = [prompt for prompt, _ in rows]
+        fit_pooling(prompts, self._limits, info.vocab_size, info.max_model_len)
+        traceparent = context.headers.get("traceparent")
+        requests = [
+            PoolRequest(f"{context.request_id}-{next(self._numbers)}", prompt, parameters, start, traceparent)
+            for prompt, start in rows
+        ]
+        with self._queue.pooling_place(*self._holder.measures(), prompts):
+            vectors = await self._all([self._generator.pool(each, context) for each in requests])
+        told = {"prompt_tokens": sum(map(len, prompts)), "cached_tokens": sum(each.cached_tokens for each in vectors)}
+        return InferResponse(context.model_name, self.version, vector_tensors(vectors, pooling), request.id, told)
+
+    def _pooling(self) -> PoolingInfo | None:
+        try:
+            return self._holder.measures()[0].pooling
+        except Unavailable:
+            return None
+
     def _fit(self, prompts: Sequence[Sequence[int]], parameters: GenerationParameters) -> GenerationParameters:
         info, _ = self._holder.measures()
+        if info.pooling is not None:
+            raise not_generating(info.pooling.task)
         return fit(prompts, parameters, self._limits, info.vocab_size, info.max_model_len)
 
     def _place(
@@ -195,11 +250,15 @@ class TokensModel:
         self, prompts: Sequence[list[int]], parameters: GenerationParameters, context: RequestContext
     ) -> list[Completion]:
         requests = [self._request(prompt, parameters, context) for prompt in prompts]
-        if len(requests) == 1:
-            return [await self._complete(requests[0], context)]
+        return await self._all([self._complete(request, context) for request in requests])
+
+    async def _all(self, rows: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        """Their results in order; the first failure ends all."""
+        if len(rows) == 1:
+            return [await rows[0]]
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._complete(request, context)) for request in requests]
+                tasks = [group.create_task(row) for row in rows]
         except* PilotlightError as failures:
             raise _first(failures) from None
         return [task.result() for task in tasks]

@@ -1,7 +1,7 @@
 """The frames an engine host speaks; `frame_codec` makes bytes of them. Three kinds of connection carry them:
 
-    data     holder -> host  Hello  Generate  Abort  Metrics  Check
-             host -> holder  Welcome  Step  Refused  MetricsText  Checked  Failed
+    data     holder -> host  Hello  Generate  Pool  Abort  Metrics  Check
+             host -> holder  Welcome  Step  Pooled  Refused  MetricsText  Checked  Failed
     control  agent -> host   Boot  Swap  Grant  Revoke  Sleep  Wake  Check  Ping  Shutdown
              host  -> agent  Progress  Booted  Swapped  SwapRefused  SwapFailed  Granted  Revoked  Busy  Idle
                              Slept  Woken  Rejected  Checked  Pong  Failed
@@ -18,6 +18,7 @@ from __future__ import annotations
 import msgspec
 
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_protocol.pooling import PooledVector, PoolingInfo, PoolRequest
 
 
 class GenerateRequest(msgspec.Struct, array_like=True):
@@ -35,12 +36,15 @@ class GenerateRequest(msgspec.Struct, array_like=True):
     output_tokens: int = 0
 
 
+EngineRequest = GenerateRequest | PoolRequest
+
+
 class EngineInfo(msgspec.Struct, array_like=True):
     """What a running engine is; `boot_phases_s` maps phase names to seconds in the order in which they ran.
 
     `default_max_tokens`: the limit for a request without `max_tokens`, of the model's generation_config.json.
     `swap_path`: how its weights are exchanged on this device: "copied", "reloaded: why" (vLLM's own way, slower) or
-    "none: why"; empty where nobody found out.
+    "none: why"; empty where nobody found out. `pooling`: what a pooling model does; None of one that generates.
     """
 
     max_model_len: int
@@ -53,6 +57,7 @@ class EngineInfo(msgspec.Struct, array_like=True):
     boot_phases_s: dict[str, float]
     default_max_tokens: int | None = None
     swap_path: str = ""
+    pooling: PoolingInfo | None = None
 
 
 class EngineStats(msgspec.Struct, array_like=True):
@@ -114,6 +119,13 @@ class Check(msgspec.Struct, array_like=True, tag=4):
     """Answered by the thread that steps the engine, so an answer proves that it is not stuck."""
 
     call: int
+
+
+class Pool(msgspec.Struct, array_like=True, tag=7):
+    """Answered by `Pooled` or `Refused`; `stream` as of `Generate`."""
+
+    stream: int
+    request: PoolRequest
 
 
 class Hello(msgspec.Struct, array_like=True, tag=6):
@@ -196,6 +208,12 @@ class Step(msgspec.Struct, array_like=True, tag=34):
 
     deltas: list[tuple[int, TokenDelta]]
     stats: EngineStats
+
+
+class Pooled(msgspec.Struct, array_like=True, tag=40):
+    """The vectors that one engine step finished, as (stream, vector); their requests are over."""
+
+    vectors: list[tuple[int, PooledVector]]
 
 
 class Refused(msgspec.Struct, array_like=True, tag=35):
@@ -342,8 +360,8 @@ class HostExited(msgspec.Struct, array_like=True, tag=75):
     code: int
 
 
-LeaseFrame = Hello | Generate | Abort | Metrics | Check
-LeaseHostFrame = Welcome | Step | Refused | MetricsText | Checked | Failed
+LeaseFrame = Hello | Generate | Pool | Abort | Metrics | Check
+LeaseHostFrame = Welcome | Step | Pooled | Refused | MetricsText | Checked | Failed
 AgentFrame = Boot | Swap | Grant | Revoke | Sleep | Wake | Check | Ping | Shutdown
 ControlFrame = (
     Progress | Booted | Swapped | SwapRefused | SwapFailed | Granted | Revoked | Busy | Idle | Slept | Woken | Rejected

@@ -11,7 +11,7 @@ from pilotlight_protocol.errors import PilotlightError
 ErrorStyle = Literal["v2", "openai", "anthropic"]
 _OPENAI_PREFIXES = ("/openai/", "/v1/")
 _ANTHROPIC_PREFIXES = ("/openai/v1/messages", "/v1/messages")
-_OPENAI_PATHS = frozenset(("/tokenize", "/detokenize"))
+_OPENAI_PATHS = frozenset(("/tokenize", "/detokenize", "/rerank", "/v2/rerank", "/score"))
 """vLLM's routes outside of OpenAI's tree."""
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pilotlight_protocol.generation import FinishReason, TokenEvent, TokenLogprob
+from pilotlight_protocol.pooling import not_pooling
+from pilotlight_text.pooling_source import PooledAnswer, PoolingCall
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream
 
 FACTS = AnswerFacts({"prefill": 3.0}, {"x-pilotlight-lease": "path=warm"})
@@ -40,6 +42,9 @@ class FakeTokenSource:
         if answer.error is not None and not answer.batches:
             raise answer.error
         return _Stream(self, request, answer)
+
+    async def pool(self, call: PoolingCall) -> PooledAnswer:
+        raise not_pooling()
 
     async def close(self) -> None:
         self.ended = True

@@ -34,3 +34,15 @@ def cpu_s(pid: int) -> float:
 def _stat(pid: int) -> list[str]:
     """From its state on: its name before that may have spaces."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def processes(*words: str) -> list[int]:
+    """Pids whose command line has all of these words."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                if all(word in line for word in words):
+                    found.append(int(entry.name))
+    return found

@@ -7,20 +7,31 @@ A completion that reaches EOS stops there.
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator
 from typing import cast
 
-from pilotlight_engine.contract import Engine, EngineInfo, EngineStats, GenerateRequest
+from pilotlight_engine.contract import Engine, EngineInfo, EngineStats, GenerateRequest, PooledVector, PoolRequest
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.generation import TokenDelta, TokenLogprob
+from pilotlight_protocol.pooling import PoolingInfo, check_pooling, not_generating, not_pooling
 
 VOCAB_SIZE = 1000
 EOS = 999
 REFUSED = 13
 LOST = 14
+VECTOR_SIZE = 4
 
 
-def scripted_info(num_kv_blocks: int = 1000) -> EngineInfo:
+def scripted_vector(request: PoolRequest) -> PooledVector:
+    """[tokens, their sum, the last of them, where the second text of a pair begins or -1]."""
+    ids, pair = request.prompt_token_ids, request.pair_start
+    values = (len(ids), sum(ids), ids[-1], -1 if pair is None else pair)
+    wanted = request.parameters.dimensions or VECTOR_SIZE
+    return PooledVector(struct.pack("<4f", *values)[: 4 * wanted], len(ids))
+
+
+def scripted_info(num_kv_blocks: int = 1000, pooling: PoolingInfo | None = None) -> EngineInfo:
     return EngineInfo(
         max_model_len=512,
         vocab_size=VOCAB_SIZE,
@@ -30,12 +41,19 @@ def scripted_info(num_kv_blocks: int = 1000) -> EngineInfo:
         quantization="none",
         device="fake",
         boot_phases_s={"load": 0.5},
+        pooling=pooling,
     )
 
 
 class ScriptedEngine:
-    def __init__(self, step_s: float = 0.0, num_kv_blocks: int = 1000, prefill_s: float = -1.0) -> None:
-        self.info = scripted_info(num_kv_blocks)
+    def __init__(
+        self,
+        step_s: float = 0.0,
+        num_kv_blocks: int = 1000,
+        prefill_s: float = -1.0,
+        pooling: PoolingInfo | None = None,
+    ) -> None:
+        self.info = scripted_info(num_kv_blocks, pooling)
         self.stats = EngineStats()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.step_s = step_s
@@ -43,9 +61,30 @@ class ScriptedEngine:
         self.seen: list[GenerateRequest] = []
         self.aborted: list[str] = []
         self.active = 0
+        self.pooled: list[PoolRequest] = []
+
+    async def pool(self, request: PoolRequest) -> PooledVector:
+        if self.info.pooling is None:
+            raise not_pooling()
+        check_pooling(request.parameters, self.info.pooling)
+        self.pooled.append(request)
+        if REFUSED in request.prompt_token_ids:
+            raise InvalidInput("the engine refuses this request")
+        self.active += 1
+        try:
+            await asyncio.sleep(self.step_s)
+            if LOST in request.prompt_token_ids:
+                self.lose("the scripted engine died")
+            if self.lost.done():
+                raise Unavailable(self.lost.result())
+            return scripted_vector(request)
+        finally:
+            self.active -= 1
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[TokenDelta], None]:
         self.seen.append(request)
+        if self.info.pooling is not None:
+            raise not_generating(self.info.pooling.task)
         if REFUSED in request.prompt_token_ids:
             raise InvalidInput("the engine refuses this request")
         self.active += 1
@@ -106,7 +145,9 @@ class ScriptedProvider:
         refusals: list[Exception] | None = None,
         prefill_s: float = -1.0,
         deadline_s: float = 600.0,
+        pooling: PoolingInfo | None = None,
     ) -> None:
+        self.pooling = pooling
         self.step_s = step_s
         self.prefill_s = prefill_s
         self.boot_s = boot_s
@@ -126,7 +167,7 @@ class ScriptedProvider:
             raise Unavailable(f"the engine was not ready within {self.deadline_s:g} s")
         if self.refusals:
             raise self.refusals.pop(0)
-        engine = self.engine_class(self.step_s, prefill_s=self.prefill_s)
+        engine = self.engine_class(self.step_s, prefill_s=self.prefill_s, pooling=self.pooling)
         self.engines.append(engine)
         self.phase = "ready"
         return engine

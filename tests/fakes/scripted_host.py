@@ -29,6 +29,7 @@ from pilotlight_protocol.engine_frames import (
     Boot,
     Booted,
     EngineInfo,
+    EngineRequest,
     EngineStats,
     GenerateRequest,
     Progress,
@@ -37,6 +38,7 @@ from pilotlight_protocol.engine_frames import (
 from pilotlight_protocol.errors import InvalidInput, PilotlightError
 from pilotlight_protocol.frame_codec import encode
 from pilotlight_protocol.generation import FinishReason, TokenDelta
+from pilotlight_protocol.pooling import PooledVector, PoolRequest, not_pooling
 
 
 class ScriptedBatch:
@@ -50,9 +52,11 @@ class ScriptedBatch:
         self._step_s = step_s
         self._running: dict[int, tuple[GenerateRequest, int]] = {}
 
-    def add(self, stream: int, request: GenerateRequest) -> None:
+    def add(self, stream: int, request: EngineRequest) -> None:
         if REFUSED in request.prompt_token_ids:
             raise InvalidInput("the engine refuses this request")
+        if isinstance(request, PoolRequest):
+            raise not_pooling()
         self._running[stream] = (request, 0)
 
     def abort(self, stream: int) -> None:
@@ -81,6 +85,9 @@ class ScriptedBatch:
                     delta.prompt_tokens, delta.cached_tokens = len(request.prompt_token_ids), 0
                 deltas.append((stream, delta))
         return deltas, []
+
+    def take_pooled(self) -> list[tuple[int, PooledVector]]:
+        return []
 
     def stats(self) -> EngineStats:
         return EngineStats(sum(request.parameters.n for request, _ in self._running.values()))

@@ -17,6 +17,33 @@ BOOT_DEADLINE_S = 180.0
 ROOT = Path(__file__).parents[2]
 
 
+ROOT = Path(__file__).parents[2]
+
+
+def made(name: str) -> Path:
+    """A folder of `.real-model`, which is made where it is missing, by one process at a time."""
+    out = ROOT / ".real-model"
+    out.mkdir(exist_ok=True)
+    with (out / ".embedding.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / name).exists():
+            command = [sys.executable, str(ROOT / "scripts" / "make_embedding_model.py"), "--out", str(out)]
+            subprocess.run(command, check=True, timeout=BOOT_DEADLINE_S)
+    return out / name
+
+
+@pytest.fixture(scope="session")
+def embedding_model() -> Path:
+    """all-MiniLM-L6-v2."""
+    return made("minilm-l6-v2")
+
+
+@pytest.fixture(scope="session")
+def cross_encoder_model() -> Path:
+    """The same encoder under a classifier of one label, whose weights are random."""
+    return made("minilm-cross-encoder")
+
+
 @pytest.fixture(scope="session")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningComponent]:
     """`python -m pilotlight_predictor` serving the bundled AWQ model as `demo` on the CPU."""

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from process_table import children
+from process_table import children, processes
 from server_ports import free_port
 from waiting import until
 
@@ -107,18 +107,6 @@ class Platform:
     def engine_pids(self) -> set[int]:
         """Engine hosts: children of the zygote, which is the pool's child."""
         return {host for zygote in children(self.pool_pid()) for host in children(zygote)}
-
-
-def processes(*words: str) -> list[int]:
-    """Pids whose command line has all of these words."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                line = (entry / "cmdline").read_bytes().decode(errors="replace")
-                if all(word in line for word in words):
-                    found.append(int(entry.name))
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -413,7 +413,7 @@ def test_other_refusals(http: httpx.Client) -> None:
     body = {"model": "nope", "prompt": "x"}
     unknown = http.post("/openai/v1/completions", json=body)
     assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "model")
-    assert http.post("/openai/v1/embeddings", json={"model": "demo", "input": "x"}).status_code == 501
+    assert http.post("/openai/v1/embeddings", json={"model": "demo", "input": "x"}).status_code == 400
     assert http.post("/openai/v1/completions", content=b"{", headers={"content-type": "application/json"}).json() == {
         "error": {
             "message": "the body is not valid JSON: it ends after 1 bytes, before its value does",
@@ -488,8 +488,8 @@ def test_schemathesis_finds_nothing(served: RunningComponent, predictor: FakeTok
     predictor.plan()
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{served.base}/openapi.json"]
     command += ["--max-examples=8", "--generation-deterministic", "--no-color"]
-    # Unloading leaves nothing to test. Embeddings are answered 501, as documented.
-    command += ["--exclude-operation-id=unload", "--exclude-path-regex=/embeddings$"]
+    # Unloading leaves nothing to test.
+    command += ["--exclude-operation-id=unload"]
     # Has a test of its own: test_an_unknown_model_has_openais_error_shape.
     command += ["--exclude-operation-id=retrieve_model", "--exclude-operation-id=retrieve_model_short"]
     # Fields that depend on one another cannot be said in JSON Schema: what fits it may rightly get 400.

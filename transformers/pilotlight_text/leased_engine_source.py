@@ -6,17 +6,22 @@ before (the predictor's admission, the gateway's); how an engine is got and repl
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
 
-from pilotlight_engine.contract import GenerateRequest
+from pilotlight_engine.contract import GenerateRequest, PoolRequest
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_engine.leasing.resume import ResumeLimits
 from pilotlight_engine.leasing.resumed_generation import Generator
 from pilotlight_protocol.generation import TokenDelta, TokenEvent
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream
 from pilotlight_wire.handlers import RequestContext
+
+if TYPE_CHECKING:
+    from pilotlight_text.pooling_source import PooledAnswer, PoolingCall
 
 
 class LeasedEngineSource:
@@ -44,6 +49,28 @@ class LeasedEngineSource:
             await stream.close()
             raise
         return stream
+
+    async def pool(self, call: PoolingCall) -> PooledAnswer:
+        from pilotlight_text.pooling_source import PooledAnswer  # only where a model pools
+
+        facts = RequestContext(call.request_id, call.metadata, model_name=call.model_name)
+        requests = [
+            PoolRequest(
+                f"{call.request_id}-{next(self._numbers)}",
+                row.input_ids,
+                call.parameters,
+                row.pair_start,
+                call.metadata.get("traceparent"),
+            )
+            for row in call.rows
+        ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._generator.pool(request, facts)) for request in requests]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        vectors = [task.result().values for task in tasks]
+        return PooledAnswer(vectors, AnswerFacts(facts.server_timing, facts.response_headers))
 
     async def close(self) -> None:
         """The holder is its maker's."""

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput, ModelNotFound, Unavailable
 from pilotlight_protocol.generation import GenerationParameters
+from pilotlight_protocol.pooling import not_generating
 from pilotlight_text.detokenization.detokenizer import Vocabulary, vocabulary_of
 from pilotlight_text.detokenization.text_stream import ChoiceText, Completion, TextStream
 from pilotlight_text.templates.chat_template import ChatTemplate
@@ -32,6 +33,8 @@ from pilotlight_wire.handlers import RequestContext
 
 if TYPE_CHECKING:
     from pilotlight_text.answer_parts.answer_format import AnswerFormat
+    from pilotlight_text.pooling_source import PooledAnswer, PoolingCall
+    from pilotlight_text.tokenization.pooling_traits import PoolingTraits
 
 _log = logging.getLogger("pilotlight.transformer")
 
@@ -101,6 +104,12 @@ class TextCodec:
             return self._encode(text, add_special_tokens)
         return await self._in_thread(self._encode, text, add_special_tokens)
 
+    async def with_tokenizer(self, work: Callable[[Tokenizer], T], chars: int) -> T:
+        """What `work` makes of the tokenizer, in a thread where it reads many characters. Raises InvalidInput."""
+        if chars <= INLINE_CHARS:
+            return _guarded(work, self._tokenizer, chars)
+        return await self._in_thread(_guarded, work, self._tokenizer, chars)
+
     async def text_of(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
         if len(ids) <= INLINE_CHARS:
@@ -149,15 +158,22 @@ class TextCodec:
         return text
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        # The batch call skips the offsets that nobody reads here: 20 % faster for one text, too.
-        try:
-            ids: list[int] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
-        except BaseException as error:  # what panics in the library is no Exception
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            _log.warning("the tokenizers library on a text of %d characters: %s", len(text), str(error)[:500])
-            raise InvalidInput("the model's tokenizer fails on this text") from error
-        return ids
+        def encode(tokenizer: Tokenizer) -> list[int]:
+            # The batch call skips the offsets that nobody reads here: 20 % faster for one text, too.
+            ids: list[int] = tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+            return ids
+
+        return _guarded(encode, self._tokenizer, len(text))
+
+
+def _guarded(work: Callable[[Tokenizer], T], tokenizer: Tokenizer, chars: int) -> T:
+    try:
+        return work(tokenizer)
+    except BaseException as error:  # what panics in the library is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        _log.warning("the tokenizers library on a text of %d characters: %s", chars, str(error)[:500])
+        raise InvalidInput("the model's tokenizer fails on this text") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +181,14 @@ class LoadedText:
     """The parts that come from the model's files. `loaded_at_s`: Unix seconds, `created` in OpenAI's model list.
     `answer_format`: how it writes reasoning and calls, None where only words for the user are known of it.
     `sampling_defaults`: of the model's generation_config.json, in the names of sampling parameters; a predictor knows
-    them itself."""
+    them itself. `pooling`: what a pooling model does instead of generating."""
 
     codec: TextCodec
     template: ChatTemplate
     loaded_at_s: int
     answer_format: AnswerFormat | None = None
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    pooling: PoolingTraits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +237,16 @@ class TextModel:
         self._loaded = loaded
 
     def require(self, model_name: str) -> None:
+        """Raises ModelNotFound unless that name is served here, InvalidInput where it is no model that generates."""
+        self.require_name(model_name)
+        self._require_generation()
+
+    def _require_generation(self) -> None:
+        pooling = None if self._loaded is None else self._loaded.pooling
+        if pooling is not None:
+            raise not_generating(pooling.task)
+
+    def require_name(self, model_name: str) -> None:
         """Raises ModelNotFound unless that name is served here."""
         if model_name not in self.names:
             raise ModelNotFound(
@@ -234,6 +261,10 @@ class TextModel:
         """The whole text. With stop strings it is streamed inside, so that a match ends the generation."""
         text = await self._start(request, whole=True)
         return await text.collect()
+
+    async def pool(self, call: PoolingCall) -> PooledAnswer:
+        """A vector per row. Raises what the source does."""
+        return await self._source.pool(call)
 
     async def complete_all(self, requests: Sequence[TextRequest]) -> list[Completion]:
         """Completions in the order of `requests`, bounded in number at a time; the first failure ends all."""
@@ -253,6 +284,7 @@ class TextModel:
         return [task.result() for task in tasks]
 
     async def _start(self, request: TextRequest, *, whole: bool) -> TextStream:
+        self._require_generation()
         codec, include_stop = self.loaded().codec, request.include_stop_str_in_output
         codec.check_room(request.prompt_ids, request.parameters.max_tokens)
         level = token_level(

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pilotlight_protocol.generation import GenerationParameters, TokenEvent
+
+if TYPE_CHECKING:
+    from pilotlight_text.pooling_source import PooledAnswer, PoolingCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,10 @@ class TokenSource(Protocol):
 
         Raises PilotlightError: InvalidInput (whoever makes tokens refuses the request), Unavailable, DeadlineExceeded.
         """
+        ...
+
+    async def pool(self, call: PoolingCall) -> PooledAnswer:
+        """Of a pooling model: a vector for each row. Cancelling it aborts them all. Raises as `stream`."""
         ...
 
     async def close(self) -> None: ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -31,6 +31,9 @@ from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream,
 from pilotlight_transformer.rest_predictor import client_param
 from pilotlight_wire.hop_headers import REQUEST_ID, parse_retry_after, parse_server_timing, passed_back
 from pilotlight_wire.upstream_address import UpstreamAddress
+
+if TYPE_CHECKING:
+    from pilotlight_text.pooling_source import PooledAnswer, PoolingCall
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -68,18 +71,28 @@ class GrpcPredictor:
             raise
         return stream
 
-    async def _answered(self, request: TokenRequest) -> TokenStream:
+    async def pool(self, call: PoolingCall) -> PooledAnswer:
+        from pilotlight_text.pooling_source import PooledAnswer  # only where a model pools
+        from pilotlight_transformer import grpc_pooling
+
+        metadata = ((REQUEST_ID, call.request_id), *call.metadata.items())
+        answer, trailing = await self._inferred(grpc_pooling.request_message(call), metadata)
+        return PooledAnswer(grpc_pooling.vectors_of(answer, call), _facts(trailing))
+
+    async def _inferred(self, message: Any, metadata: tuple[tuple[str, str], ...]) -> tuple[Any, Any]:
         method = self._channel().unary_unary(
             _SERVICE + "ModelInfer",
             request_serializer=predict_v2.ModelInferRequest.SerializeToString,
             response_deserializer=predict_v2.ModelInferResponse.FromString,
         )
-        call = method(_message(request), metadata=_metadata(request), timeout=self._timeout_s)
+        call = method(message, metadata=metadata, timeout=self._timeout_s)
         try:
-            answer = await call
-            trailing = await call.trailing_metadata()
+            return await call, await call.trailing_metadata()
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from error
+
+    async def _answered(self, request: TokenRequest) -> TokenStream:
+        answer, trailing = await self._inferred(_message(request), _metadata(request))
         tensors = _tensors(answer)
         lengths = _int32(tensors["output_lengths"])
         width = max(lengths, default=0)

@@ -21,6 +21,10 @@ from pilotlight_text.openai_api.field_tables import REFUSED
 from pilotlight_text.openai_api.model_cards import ModelCard, ModelList
 from pilotlight_text.openai_api.requests import ChatRequest, CompletionRequest
 from pilotlight_text.openai_api.routes import PREFIXES
+from pilotlight_text.pooling_api.answers import EmbeddingList, Ranking, ScoreList
+from pilotlight_text.pooling_api.requests import REFUSED as NO_POOLING_FIELDS
+from pilotlight_text.pooling_api.requests import EmbeddingRequest, RerankRequest, ScoreRequest
+from pilotlight_text.pooling_api.routes import ROOT_PATHS
 from pilotlight_text.tokenization_api.answers import Detokenized, Tokenized
 from pilotlight_text.tokenization_api.requests import UNSUPPORTED as NO_TOKENIZE_FIELDS
 from pilotlight_text.tokenization_api.requests import DetokenizeRequest, TokenizeRequest
@@ -59,16 +63,29 @@ _OPENAI = (
             ("/chat/completions", "create_chat", ChatRequest, ChatCompletion),
         )
     ),
-    Operation(
-        *("post", "/embeddings", "create_embedding", "", None, (400, 408, 413, 415, 501, 503), {"type": "object"}),
-        body_required=False,
-    ),
+)
+_POOLING = {
+    name: (says, answer, body)
+    for name, says, answer, body in (
+        ("embeddings", "a vector per input", EmbeddingList, EmbeddingRequest),
+        ("rerank", "the documents, the most relevant first", Ranking, RerankRequest),
+        ("score", "how well each pair goes together", ScoreList, ScoreRequest),
+    )
+}
+_POOLED = tuple(
+    Operation("post", f"/{name}", f"create_{name}", says, answer, _ERRORS, body)
+    for name, (says, answer, body) in _POOLING.items()
+)
+_POOLED_AT_ROOT = tuple(
+    Operation("post", path, path[1:].replace("/", "_"), *_POOLING[name][:2], _ERRORS, _POOLING[name][2])
+    for path, name in ROOT_PATHS.items()
 )
 
 
 def openapi(model: ServedModel) -> Schema:
     generate = described(model, MODEL_PATHS, _GENERATE)
-    openai = described(model, dict(zip(PREFIXES, ("", "_short"), strict=True)), _OPENAI, OpenAIError)
+    openai = described(model, dict(zip(PREFIXES, ("", "_short"), strict=True)), (*_OPENAI, *_POOLED), OpenAIError)
+    at_root = described(model, {"": ""}, _POOLED_AT_ROOT, OpenAIError)
     tokenizer = described(
         model, dict(zip(TOKENIZER_PREFIXES, ("", "_v1", "_openai"), strict=True)), _TOKENIZER, OpenAIError
     )
@@ -82,9 +99,16 @@ def openapi(model: ServedModel) -> Schema:
         **tokenizer["components"]["schemas"],
         "TextRequest": _text_request(),
     }
+    for name in ("EmbeddingRequest", "RerankRequest", "ScoreRequest"):
+        fields = schemas[name]["properties"]
+        fields["model"] = {"enum": list(model.names())}
+        for field in NO_POOLING_FIELDS.keys() & fields.keys():
+            del fields[field]
     _narrow_tokenizer(schemas["TokenizeRequest"], model.names())
     _narrow(schemas["ChatRequest"]["properties"], schemas["CompletionRequest"]["properties"], model.names())
-    paths = generate["paths"] | openai["paths"] | tokenizer["paths"] | surfaces["paths"] | split["paths"]
+    paths = (
+        generate["paths"] | openai["paths"] | tokenizer["paths"] | surfaces["paths"] | split["paths"] | at_root["paths"]
+    )
     return {"paths": paths, "components": {"schemas": schemas}}
 
 

@@ -6,7 +6,8 @@ Responsible for requests and answers of the token contract. Connections are http
 from __future__ import annotations
 
 import asyncio
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from urllib.parse import quote
 
 import msgspec
@@ -24,6 +25,9 @@ from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream,
 from pilotlight_wire.hop_headers import ELSEWHERE, REQUEST_ID, parse_retry_after, parse_server_timing, passed_back
 from pilotlight_wire.http_connection import ConnectionLost, ConnectionPool, HttpConnection, Silence
 from pilotlight_wire.upstream_address import UpstreamAddress
+
+if TYPE_CHECKING:
+    from pilotlight_text.pooling_source import PooledAnswer, PoolingCall
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 # A pod that another one's engine makes superfluous takes no requests before long; until then the next try may find it.
@@ -68,6 +72,22 @@ _answers = msgspec.json.Decoder(_Answer)
 _refusals = msgspec.json.Decoder(_Refusal)
 
 
+class _Ask(NamedTuple):
+    """A request to the predictor, but for where it is."""
+
+    model_name: str
+    verb: str
+    accept: bytes
+    request_id: str
+    metadata: Mapping[str, str]
+    body: bytes
+
+
+def _ask(request: TokenRequest, verb: str, accept: bytes) -> _Ask:
+    body = _encoder.encode(_Body(request.request_id, request.input_ids, request.parameters))
+    return _Ask(request.model_name, verb, accept, request.request_id, request.metadata, body)
+
+
 class RestPredictor:
     """A TokenSource over pooled keep-alive connections."""
 
@@ -78,13 +98,13 @@ class RestPredictor:
     async def stream(self, request: TokenRequest) -> TokenStream:
         if request.whole:
             return await self._answered(request)
-        connection = await self._exchange(request, "generate_stream", b"text/event-stream")
+        connection = await self._exchange(_ask(request, "generate_stream", b"text/event-stream"))
         if connection.status != 200:
             await self._refused(connection)
         return RestTokenStream(self._pool, connection, request.parameters.n)
 
     async def _answered(self, request: TokenRequest) -> TokenStream:
-        connection = await self._exchange(request, "generate", b"application/json")
+        connection = await self._exchange(_ask(request, "generate", b"application/json"))
         if connection.status != 200:
             await self._refused(connection)
         body = await self._whole(connection)
@@ -94,31 +114,41 @@ class RestPredictor:
             raise Unavailable(f"the predictor's answer is not what the contract says: {error}") from error
         return WholeAnswer(_as_events(answer), _facts(connection))
 
+    async def pool(self, call: PoolingCall) -> PooledAnswer:
+        from pilotlight_transformer import rest_pooling  # only where a model pools
+
+        body = rest_pooling.request_body(call)
+        accept = b"application/octet-stream, application/json"
+        ask = _Ask(call.model_name, "infer", accept, call.request_id, call.metadata, body)
+        connection = await self._exchange(ask)
+        if connection.status != 200:
+            await self._refused(connection)
+        return rest_pooling.read_answer(await self._whole(connection), connection.headers, call, _facts(connection))
+
     async def close(self) -> None:
         self._pool.close()
 
-    async def _exchange(self, request: TokenRequest, verb: str, accept: bytes) -> HttpConnection:
+    async def _exchange(self, ask: _Ask) -> HttpConnection:
         """The answer of a pod that has an engine; the last try may be any pod's, which then waits for one."""
         for pause_s in ELSEWHERE_PAUSES_S:
-            connection = await self._pool.exchange(self._message(request, verb, accept, f"{ELSEWHERE}: 1\r\n"))
+            connection = await self._pool.exchange(self._message(ask, f"{ELSEWHERE}: 1\r\n"))
             if connection.status != 503 or ELSEWHERE not in connection.headers:
                 return connection
             await self._whole(connection)
             await asyncio.sleep(pause_s)
-        return await self._pool.exchange(self._message(request, verb, accept))
+        return await self._pool.exchange(self._message(ask))
 
-    def _message(self, request: TokenRequest, verb: str, accept: bytes, may_move: str = "") -> bytes:
-        body = _encoder.encode(_Body(request.request_id, request.input_ids, request.parameters))
-        passed = "".join(f"{name}: {value}\r\n" for name, value in request.metadata.items())
+    def _message(self, ask: _Ask, may_move: str = "") -> bytes:
+        passed = "".join(f"{name}: {value}\r\n" for name, value in ask.metadata.items())
         return b"".join(
             (
-                f"POST /v2/models/{quote(request.model_name, safe='')}/{verb} HTTP/1.1\r\nhost: ".encode(),
+                f"POST /v2/models/{quote(ask.model_name, safe='')}/{ask.verb} HTTP/1.1\r\nhost: ".encode(),
                 self._authority,
                 b"\r\naccept: ",
-                accept,
-                b"\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(body),
-                f"{REQUEST_ID}: {request.request_id}\r\n{may_move}{passed}\r\n".encode("latin-1", "replace"),
-                body,
+                ask.accept,
+                b"\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(ask.body),
+                f"{REQUEST_ID}: {ask.request_id}\r\n{may_move}{passed}\r\n".encode("latin-1", "replace"),
+                ask.body,
             )
         )
 
@@ -209,7 +239,10 @@ class RestTokenStream:
 
 def client_param(param: str | None) -> str | None:
     """The parameter that the predictor refused, where the client knows it too (it has sent no `input_ids`)."""
-    return param if param in GenerationParameters.__struct_fields__ else None
+    return param if param in GenerationParameters.__struct_fields__ or param in _OF_POOLING else None
+
+
+_OF_POOLING = frozenset({"model", "dimensions", "use_activation"})
 
 
 def _facts(connection: HttpConnection) -> AnswerFacts:

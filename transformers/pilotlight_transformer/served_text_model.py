@@ -13,6 +13,7 @@ from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_text.anthropic_api.routes import messages_routes
 from pilotlight_text.openai_api.routes import openai_routes
+from pilotlight_text.pooling_api.routes import pooling_routes
 from pilotlight_text.responses_api.routes import responses_routes
 from pilotlight_text.split_api.routes import split_routes
 from pilotlight_text.templates.template_workers import TemplateWorkers
@@ -48,8 +49,16 @@ class ServedTextModel:
             versions=(VERSION,),
             platform="pilotlight_transformer",
             inputs=(TensorMetadata(TEXT_INPUT, "BYTES", (-1,)),),
-            outputs=(TensorMetadata(TEXT_OUTPUT, "BYTES", (-1,)), TensorMetadata(FINISH_REASON, "BYTES", (-1,))),
+            outputs=self._outputs(),
         )
+
+    def _outputs(self) -> tuple[TensorMetadata, ...]:
+        pooling = self._model.loaded().pooling if self._model.is_loaded else None
+        if pooling is None:
+            return (TensorMetadata(TEXT_OUTPUT, "BYTES", (-1,)), TensorMetadata(FINISH_REASON, "BYTES", (-1,)))
+        from pilotlight_text.pooling_api.v2 import outputs  # only where a model pools
+
+        return outputs(pooling.task)
 
     def ready(self) -> bool:
         return self._model.is_loaded
@@ -64,6 +73,10 @@ class ServedTextModel:
         return model_name in self._model.names
 
     async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
+        if self._model.loaded().pooling is not None:
+            from pilotlight_text.pooling_api import v2  # only where a model pools
+
+            return await v2.infer(self._model, request, context)
         return await self._v2.infer(request, context)
 
     def stream_infer(self, request: InferRequest, context: RequestContext) -> AsyncIterator[InferResponse]:
@@ -72,7 +85,7 @@ class ServedTextModel:
     def routes(self) -> Sequence[Route]:
         model = self._model
         openai = [*openai_routes(model), *responses_routes(model), *messages_routes(model)]
-        return [*self._v2.routes(), *openai, *tokenization_routes(model), *split_routes(model)]
+        return [*self._v2.routes(), *openai, *tokenization_routes(model), *split_routes(model), *pooling_routes(model)]
 
     def openapi(self) -> Mapping[str, Any]:
         from pilotlight_transformer.openapi import openapi  # not before somebody asks for it

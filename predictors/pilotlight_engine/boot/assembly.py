@@ -13,9 +13,11 @@ from pilotlight_engine.boot.lora import max_lora_rank
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.process import device_probe, machine
 from pilotlight_engine.quantization import QuantizationRefused, Requested, checkpoint_format, choose
-from pilotlight_models.checkpoint import read_checkpoint
+from pilotlight_models.checkpoint import Checkpoint, read_checkpoint
 from pilotlight_models.folder_files import read_object
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound
+from pilotlight_protocol.model_config import dtype_of
+from pilotlight_protocol.pooling_config import is_encoder, pooling_task
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ def configure(
     settings: EngineSettings, environment: Mapping[str, str], limits: machine.MachineLimits
 ) -> list[tuple[str, str]]:
     """vLLM's arguments, as (field name of EngineArgs, text). Raises EngineMisconfigured, with what to use instead."""
-    config = _checked_config(settings.model_dir, limits.memory_bytes)
+    checkpoint = _checked(settings.model_dir, limits.memory_bytes)
+    config = checkpoint.config
+    pools = pooling_task(config, has_modules=checkpoint.pooling is not None and checkpoint.pooling.has_modules)
     device = device_probe.read(environment)
     choice = choose(settings.quantization, checkpoint_format(config), device)
     if isinstance(choice, QuantizationRefused):
@@ -48,6 +52,8 @@ def configure(
             config, int(length) if length.isdigit() else None, limits.memory_bytes, weights_bytes
         )
         chosen["kv_cache_memory_bytes"] = str(size)
+        if is_encoder(config):
+            chosen |= _encoder_on_cpu(checkpoint, choice.dtype)
     given = dict(settings.engine_args)
     if device.kind == "cuda" and settings.device_memory_bytes is not None:
         share = _share(settings.device_memory_bytes, device.memory_bytes)
@@ -55,11 +61,23 @@ def configure(
         given |= {"gpu_memory_utilization": share} if share is not None else {}
     if settings.loras:
         chosen |= {"enable_lora": "true", "max_lora_rank": str(max_lora_rank(settings.loras))}
-    return list(engine_arguments.with_defaults(given, chosen).items())
+    defaults = engine_arguments.DEFAULTS if pools is None else engine_arguments.POOLING_DEFAULTS
+    return list(engine_arguments.with_defaults(given, chosen, defaults).items())
 
 
-def _checked_config(model_dir: Path, memory_bytes: int) -> dict[str, object]:
-    """config.json, where the weights are what it says."""
+def _encoder_on_cpu(checkpoint: Checkpoint, dtype: str) -> dict[str, str | None]:
+    """A short prompt is read in one pass: compiling it took 51 s and gained nothing (decision 0041), nor did vLLM's
+    default of float16 for weights that are float32."""
+    is_float32 = dtype_of(checkpoint.config, checkpoint.inventory) == "float32"
+    return {
+        "enforce_eager": "true",
+        "dtype": "float32" if dtype == "auto" and is_float32 else dtype,
+        "kv_cache_memory_bytes": str(kv_cache.LEAST_BYTES),  # vLLM wants a number, and takes nothing
+    }
+
+
+def _checked(model_dir: Path, memory_bytes: int) -> Checkpoint:
+    """The checkpoint, where the weights are what its config.json says."""
     try:
         checkpoint = read_checkpoint(model_source.check_directory(model_dir))
         generation_config = read_object(model_dir / "generation_config.json")
@@ -68,7 +86,7 @@ def _checked_config(model_dir: Path, memory_bytes: int) -> dict[str, object]:
     tensors = [place.entry for place in checkpoint.tensors]
     if found := checkpoint_check.reasons(checkpoint.config, tensors, generation_config, memory_bytes):
         raise EngineMisconfigured(f"{model_dir} cannot be served: {'; '.join(found)}")
-    return checkpoint.config
+    return checkpoint
 
 
 def _share(slot_bytes: int, device_bytes: int) -> str | None:

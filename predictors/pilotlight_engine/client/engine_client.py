@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Callable
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
-from pilotlight_engine.contract import EngineInfo, EngineStats, GenerateRequest
+from pilotlight_engine.contract import EngineInfo, EngineStats, GenerateRequest, PooledVector, PoolRequest
 from pilotlight_protocol.engine_frames import (
     Abort,
     Check,
@@ -25,6 +25,8 @@ from pilotlight_protocol.engine_frames import (
     LeaseHostFrame,
     Metrics,
     MetricsText,
+    Pool,
+    Pooled,
     Refused,
     Step,
     Welcome,
@@ -32,6 +34,8 @@ from pilotlight_protocol.engine_frames import (
 from pilotlight_protocol.errors import PilotlightError, Unavailable, from_status
 from pilotlight_protocol.frame_codec import FrameSplitter, encode
 from pilotlight_protocol.generation import TokenDelta
+
+T = TypeVar("T")
 
 
 class EngineClient(asyncio.Protocol):
@@ -58,6 +62,7 @@ class EngineClient(asyncio.Protocol):
         self._numbers = itertools.count(1)
         self._streams: dict[int, EngineStream] = {}
         self._calls: dict[int, asyncio.Future[bytes]] = {}
+        self._pools: dict[int, asyncio.Future[PooledVector]] = {}
 
     def generate(self, request: GenerateRequest) -> EngineStream:
         """See `contract.Engine.generate`."""
@@ -65,6 +70,22 @@ class EngineClient(asyncio.Protocol):
         self.send(Generate(number, request))
         stream = self._streams[number] = EngineStream(request.parameters.n, lambda: self._leave(number))
         return stream
+
+    async def pool(self, request: PoolRequest) -> PooledVector:
+        """See `contract.Engine.pool`."""
+        number = next(self._numbers)
+        answer: asyncio.Future[PooledVector] = asyncio.get_running_loop().create_future()
+        self._pools[number] = answer
+        try:
+            self.send(Pool(number, request))
+            return await answer
+        except asyncio.CancelledError:
+            # Where nothing can be sent any more, nothing of it runs either.
+            with contextlib.suppress(Unavailable):
+                self.send(Abort(number))
+            raise
+        finally:
+            del self._pools[number]
 
     async def metrics(self) -> bytes:
         return await self._call(Metrics(next(self._numbers)))
@@ -88,7 +109,8 @@ class EngineClient(asyncio.Protocol):
         error = Unavailable(reason)
         for stream in self._streams.values():
             stream.fail(error)
-        for call in self._calls.values():
+        waiting: list[asyncio.Future[Any]] = [*self._calls.values(), *self._pools.values()]
+        for call in waiting:
             if not call.done():
                 call.set_exception(error)
         if self._transport is not None:
@@ -126,13 +148,19 @@ class EngineClient(asyncio.Protocol):
                     stream.put(delta)
             return
         match frame:
+            case Pooled(vectors):
+                for number, vector in vectors:
+                    _answer(self._pools.get(number), vector)
             case Refused(number, status, message, param):
+                error = from_status(status, message, param=param)
                 if (refused := self._streams.get(number)) is not None:
-                    refused.fail(from_status(status, message, param=param))
+                    refused.fail(error)
+                elif (pool := self._pools.get(number)) is not None and not pool.done():
+                    pool.set_exception(error)
             case MetricsText(call, text):
-                self._answer(call, text)
+                _answer(self._calls.get(call), text)
             case Checked(call):
-                self._answer(call, b"")
+                _answer(self._calls.get(call), b"")
             case Welcome(info, stats, model_name):
                 self.info, self.stats, self.model_name = info, stats, model_name
                 if not self.ready.done():
@@ -140,17 +168,17 @@ class EngineClient(asyncio.Protocol):
             case Failed():
                 self.exit_report = frame
 
-    def _answer(self, call: int, value: bytes) -> None:
-        answer = self._calls.get(call)
-        if answer is not None and not answer.done():
-            answer.set_result(value)
-
     def _leave(self, number: int) -> None:
         stream = self._streams.pop(number, None)
         if stream is not None and not stream.finished:
             # Where nothing can be sent any more, nothing of it runs either.
             with contextlib.suppress(Unavailable):
                 self.send(Abort(number))
+
+
+def _answer(answer: asyncio.Future[T] | None, value: T) -> None:
+    if answer is not None and not answer.done():
+        answer.set_result(value)
 
 
 class EngineStream:

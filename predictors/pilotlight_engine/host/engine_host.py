@@ -33,7 +33,7 @@ from pilotlight_engine.host.host_sockets import HostSockets
 from pilotlight_engine.host.lease_service import LeaseService
 from pilotlight_engine.process import device_probe, endpoint, glibc_malloc, memory_limit
 from pilotlight_engine.process.boot_clock import BootClock
-from pilotlight_engine.process.prepared_process import enter_slot
+from pilotlight_engine.process.prepared_process import do_without_compiler, enter_slot
 from pilotlight_engine.process.process_group import die_with_parent, kill_own_group
 from pilotlight_engine.quantization import REQUESTS, Requested
 from pilotlight_protocol.engine_frames import Boot, Booted, HostConfig, Progress
@@ -75,6 +75,8 @@ def boot(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -
         lambda reason: end_now(sockets.control, reason, misconfigured=memory.fixed and not ready.is_set()),
     )
     arguments = configure(_settings(config), os.environ, limits)
+    if ("enforce_eager", "true") in arguments:
+        do_without_compiler()
     from pilotlight_engine.boot import vllm_arguments
     from pilotlight_engine.vllm_adapter import vllm_engine, vllm_metrics
 

@@ -24,13 +24,15 @@ from pilotlight_protocol.engine_frames import (
     Checked,
     ControlFrame,
     EngineInfo,
+    EngineRequest,
     EngineStats,
     Failed,
     Generate,
-    GenerateRequest,
     Idle,
     LeaseFrame,
     LeaseHostFrame,
+    Pool,
+    Pooled,
     Refused,
     Shutdown,
     Step,
@@ -39,6 +41,7 @@ from pilotlight_protocol.engine_frames import (
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 from pilotlight_protocol.frame_codec import encode
 from pilotlight_protocol.generation import TokenDelta
+from pilotlight_protocol.pooling import PooledVector
 
 _REPORT_DEADLINE_S = 0.2
 
@@ -48,10 +51,11 @@ class BatchEngine(Protocol):
 
     @property
     def batch_size(self) -> int: ...
-    def add(self, stream: int, request: GenerateRequest) -> None: ...
+    def add(self, stream: int, request: EngineRequest) -> None: ...
     def abort(self, stream: int) -> None: ...
     def has_work(self) -> bool: ...
     def step(self) -> tuple[list[tuple[int, TokenDelta]], list[tuple[int, PilotlightError]]]: ...
+    def take_pooled(self) -> list[tuple[int, PooledVector]]: ...
     def stats(self) -> EngineStats: ...
     def describe(self, boot_phases_s: dict[str, float]) -> EngineInfo: ...
 
@@ -128,11 +132,20 @@ class LeaseService:
             if share or stats != self._sent_stats.get(lease_id):
                 self._answer(self._holders[lease_id], Step(share, stats))
                 self._sent_stats[lease_id] = stats
+        self._tell_pooled()
         for number, failure in failures:
             self._engine.abort(number)
             if (asked := self._batch.forget(number)) is not None:
                 refused = Refused(asked.stream, failure.http_status, failure.message, failure.param)
                 self._answer(self._holders[asked.lease_id], refused)
+
+    def _tell_pooled(self) -> None:
+        vectors: dict[str, list[tuple[int, PooledVector]]] = {}
+        for number, vector in self._engine.take_pooled():
+            if (asked := self._batch.forget(number)) is not None:
+                vectors.setdefault(asked.lease_id, []).append((asked.stream, vector))
+        for lease_id, share in vectors.items():
+            self._answer(self._holders[lease_id], Pooled(share))
 
     def _join(self, link: LeaseLink) -> None:
         lease_id = link.grant.lease_id
@@ -146,16 +159,20 @@ class LeaseService:
     def _serve_lease(self, link: LeaseLink, frame: LeaseFrame) -> None:
         match frame:
             case Generate(stream, request):
-                if self.asleep:
-                    self._answer(link, Refused(stream, Unavailable.http_status, "the engine is asleep"))
-                    return
-                wanted = request.parameters
-                self._batch.ask(link.grant.lease_id, stream, request, wanted.n or 1, wanted.priority)
-                self._let_in()
+                self._ask(link, stream, request, request.parameters.n or 1)
+            case Pool(stream, asked):
+                self._ask(link, stream, asked)
             case Abort(stream):
                 self._forget(link.grant.lease_id, stream)
             case Check(call):
                 self._answer(link, Checked(call))
+
+    def _ask(self, link: LeaseLink, stream: int, request: EngineRequest, choices: int = 1) -> None:
+        if self.asleep:
+            self._answer(link, Refused(stream, Unavailable.http_status, "the engine is asleep"))
+            return
+        self._batch.ask(link.grant.lease_id, stream, request, choices, request.parameters.priority)
+        self._let_in()
 
     def _let_in(self) -> None:
         """Requests that wait here, in turn, as many as the engine can have at work."""
@@ -227,7 +244,7 @@ class Asked:
     number: int
     lease_id: str
     stream: int
-    request: GenerateRequest
+    request: EngineRequest
     choices: int = 1
     priority: int = 0
 
@@ -252,7 +269,7 @@ class SharedBatch:
     def at_work(self) -> int:
         return len(self._at_work)
 
-    def ask(self, lease_id: str, stream: int, request: GenerateRequest, choices: int = 1, priority: int = 0) -> None:
+    def ask(self, lease_id: str, stream: int, request: EngineRequest, choices: int = 1, priority: int = 0) -> None:
         self._last_number += 1
         asked = Asked(self._last_number, lease_id, stream, request, choices, priority)
         self._waiting.setdefault(lease_id, OrderedDict())[stream] = asked

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 
-from pilotlight_engine.contract import DeltaStream, Engine, GenerateRequest
+from pilotlight_engine.contract import DeltaStream, Engine, GenerateRequest, PooledVector, PoolRequest
 from pilotlight_engine.leasing import resume
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_engine.leasing.lease_errors import ServedElsewhere
@@ -68,6 +68,28 @@ class Generator:
             if resumes:
                 RESUMES.labels("resumed").inc()
 
+    async def pool(self, request: PoolRequest, context: RequestContext) -> PooledVector:
+        """As `contract.Engine.pool`, over losses: what was lost is asked again, for nothing of it was delivered.
+
+        Tells `context` the phases `lease`, its parts, and `prefill`: of several rows the slowest one's.
+        """
+        with self._holder.work():
+            engine = await self._first_engine(context)
+            resumes, started_at = 0, time.perf_counter()
+            while True:
+                try:
+                    vector = await engine.pool(request)
+                except Unavailable as lost:
+                    resumes += 1
+                    self._check_resumes(resumes, lost)
+                    engine = await self._next_engine(engine, lost)
+                    continue
+                took_ms = (time.perf_counter() - started_at) * 1000
+                context.server_timing["prefill"] = max(took_ms, context.server_timing.get("prefill", 0.0))
+                if resumes:
+                    RESUMES.labels("resumed").inc()
+                return vector
+
     async def _first_engine(self, context: RequestContext) -> Engine:
         asked_at = time.perf_counter()
         must_wait = not self._holder.held
@@ -102,14 +124,17 @@ class Generator:
         engine: Engine,
         resumes: int,
     ) -> list[Part]:
-        if resumes > self._limits.max_resumes:
-            RESUMES.labels("given_up").inc()
-            raise Unavailable(f"{lost.message} (given up after {resumes - 1} resumes)", retry_after_s=5) from lost
+        self._check_resumes(resumes, lost)
         rest = resume.rest_of(request, delivered, engine.info.default_max_tokens, resumes)
         if isinstance(rest, CannotResume):
             RESUMES.labels("impossible").inc()
             raise Unavailable(f"the engine was lost {rest.reason} ({lost.message})") from lost
         return rest
+
+    def _check_resumes(self, resumes: int, lost: Unavailable) -> None:
+        if resumes > self._limits.max_resumes:
+            RESUMES.labels("given_up").inc()
+            raise Unavailable(f"{lost.message} (given up after {resumes - 1} resumes)", retry_after_s=5) from lost
 
     async def _next_engine(self, lost: Engine, why: Unavailable) -> Engine:
         await asyncio.wait({lost.lost}, timeout=_LOSS_NEWS_S)

@@ -69,5 +69,11 @@ def enter_slot(config: HostConfig) -> MachineLimits:
         os.environ["OMP_NUM_THREADS"] = str(limits.cpus)
     import_module("torch").set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     if "TORCH_COMPILE_DISABLE" in added:
-        vars(import_module("torch._dynamo.config"))["disable"] = True
+        do_without_compiler()
     return limits
+
+
+def do_without_compiler() -> None:
+    """For an engine that compiles nothing of its own: vLLM's small functions are not to be compiled at first use."""
+    os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    vars(import_module("torch._dynamo.config"))["disable"] = True

@@ -29,6 +29,7 @@ class EngineShape:
     multimodal: bool
     foreign_config: bool
     folded_weights: bool
+    pooling: bool = False
 
 
 def refusal(engine: EngineShape, current_architecture: str, wanted_architecture: str, wants_loras: bool) -> str | None:
@@ -56,6 +57,7 @@ def _unproven(engine: EngineShape, wants_loras: bool) -> str | None:
         "LoRA adapters": engine.lora or wants_loras,
         "multimodal inputs": engine.multimodal,
         "a config or generation config of its own (engine arguments)": engine.foreign_config,
+        "a pooling model": engine.pooling,
         "weights folded into its compiled graph (max_autotune)": engine.folded_weights,
     }
     for feature, present in unproven.items():

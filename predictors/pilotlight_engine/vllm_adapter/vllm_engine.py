@@ -18,6 +18,7 @@ from typing import Any
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
+from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -26,16 +27,18 @@ from vllm.v1.metrics.loggers import StatLoggerManager
 
 from pilotlight_engine.boot.boot_failures import told
 from pilotlight_engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
-from pilotlight_engine.vllm_adapter import model_defaults, vllm_boot, weight_exchange
+from pilotlight_engine.vllm_adapter import model_defaults, pooler, vllm_boot, weight_exchange
 from pilotlight_engine.vllm_adapter.constrained_requests import ConstrainedRequests
 from pilotlight_engine.vllm_adapter.constraint_preparation import Compiled
 from pilotlight_engine.vllm_adapter.model_defaults import ModelDefaults
+from pilotlight_engine.vllm_adapter.pooler import Pooler
 from pilotlight_engine.vllm_adapter.sampling import sampling_params
 from pilotlight_engine.vllm_adapter.token_deltas import Rate, Stream
 from pilotlight_engine.vllm_adapter.weight_exchange import WeightExchange
-from pilotlight_protocol.engine_frames import EngineInfo, EngineStats, GenerateRequest, SwapCheck
+from pilotlight_protocol.engine_frames import EngineInfo, EngineRequest, EngineStats, GenerateRequest, SwapCheck
 from pilotlight_protocol.errors import InternalError, InvalidInput, PilotlightError
-from pilotlight_protocol.generation import TokenDelta
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_protocol.pooling import PooledVector, PoolRequest, not_generating, not_pooling
 
 _SWAP_CHECK_PROMPT = [0]
 
@@ -90,11 +93,18 @@ class VllmEngine:
         self._streams: dict[str, Stream] = {}
         self._ids: dict[int, tuple[str, str]] = {}
         self._rate = Rate()
+        self._pooler = pooler.pooler_of(config, self._engine.get_supported_tasks())
+        self._pooled: list[tuple[int, PooledVector]] = []
         on_phase("warm-up")
-        # Sampled and with logprobs: in a compiled engine the first such request compiles for seconds, everyone waits.
-        self._generate_one_token(SamplingParams(max_tokens=1, logprobs=1, detokenize=False))
-        self.swap_check = self._check_swap()
+        self.swap_check = self._warm_up()
         on_phase("ready")
+
+    def _warm_up(self) -> SwapCheck:
+        if self._pooler is not None:
+            return self._pooler.check(self._answer_one(self._pooler.plain_params()))
+        # Sampled and with logprobs: in a compiled engine the first such request compiles for seconds, everyone waits.
+        self._answer_one(SamplingParams(max_tokens=1, logprobs=1, detokenize=False))
+        return self._check_swap()
 
     def describe(self, boot_phases_s: dict[str, float]) -> EngineInfo:
         cache = self._config.cache_config
@@ -103,12 +113,13 @@ class VllmEngine:
             vocab_size=self._vocab_size,
             eos_token_ids=self._defaults.eos_ids,
             block_size=int(cache.block_size),
-            num_kv_blocks=int(cache.num_gpu_blocks or 0),
+            num_kv_blocks=int(cache.num_gpu_blocks or 0) if pooler.has_kv_cache(self._config) else 0,
             quantization=weight_exchange.quantization(self._config),
             device=str(self._config.device_config.device_type),
             boot_phases_s=boot_phases_s,
             default_max_tokens=self._defaults.sampling.get("max_tokens"),
             swap_path=self._weights.path,
+            pooling=None if self._pooler is None else self._pooler.info,
         )
 
     def plan_swaps(self) -> None:
@@ -184,7 +195,7 @@ class VllmEngine:
     def can_sleep(self) -> bool:
         return self.device_type == "cuda" and bool(self._config.model_config.enable_sleep_mode)
 
-    def add(self, stream: int, request: GenerateRequest) -> None:
+    def add(self, stream: int, request: EngineRequest) -> None:
         """Queue a request; one whose constraint is not compiled yet waits beside the queue.
 
         Raises InvalidInput where vLLM refuses it, TooManyRequests; the engine is then as it was.
@@ -194,6 +205,11 @@ class VllmEngine:
             raise InvalidInput("the prompt is empty; send at least one token id", param="input_ids")
         if min(prompt) < 0 or max(prompt) >= self._vocab_size:
             raise InvalidInput(f"token ids must be in [0, {self._vocab_size})", param="input_ids")
+        if isinstance(request, PoolRequest):
+            self._add_pool(stream, request)
+            return
+        if self._pooler is not None:
+            raise not_generating(self._pooler.info.task)
         if request.lora is not None and request.lora not in self._loras:
             raise InvalidInput(f"no LoRA adapter '{request.lora}' is loaded", param="lora")
         if request.parameters.structured_outputs is None:
@@ -223,6 +239,24 @@ class VllmEngine:
         self._streams[external_id] = Stream(stream, parameters)
         self._ids[stream] = (external_id, internal_id)
 
+    def _add_pool(self, stream: int, request: PoolRequest) -> None:
+        if self._pooler is None:
+            raise not_pooling()
+        external_id = f"{request.request_id}-{stream}"
+        try:
+            internal_id = self._engine.add_request(
+                external_id,
+                tokens_input(request.prompt_token_ids, cache_salt=request.parameters.cache_salt),
+                self._pooler.params(request),
+                priority=request.parameters.priority,
+                trace_headers={"traceparent": request.traceparent} if request.traceparent else None,
+            )
+        except (VLLMClientError, ValueError, TypeError, NotImplementedError) as error:
+            self._engine.abort_request([external_id])
+            raise InvalidInput(str(error)) from error
+        self._streams[external_id] = Stream(stream, GenerationParameters())
+        self._ids[stream] = (external_id, internal_id)
+
     def abort(self, stream: int) -> None:
         """Forget a request and free its KV blocks; unknown and finished ones are ignored."""
         self.constrained.forget(stream)
@@ -250,7 +284,9 @@ class VllmEngine:
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue
-            for completion in output.outputs:
+            if self._pooler is not None:
+                tokens += self._end_pool(stream.number, output, self._pooler, failures)
+            for completion in output.outputs if self._pooler is None else ():
                 if completion.finish_reason == "error" and (why := self.constrained.settle(stream.number, completion)):
                     failures.append((stream.number, why))
                     break
@@ -274,6 +310,21 @@ class VllmEngine:
             except PilotlightError as error:
                 failures.append((stream, error))
         return failures
+
+    def _end_pool(self, number: int, output: Any, by: Pooler, failures: list[tuple[int, PilotlightError]]) -> int:
+        """Keeps the vector, or why there is none; returns the tokens that were read for it."""
+        try:
+            vector = by.vector(output)
+        except InternalError as error:
+            failures.append((number, error))
+            return 0
+        self._pooled.append((number, vector))
+        return vector.prompt_tokens
+
+    def take_pooled(self) -> list[tuple[int, PooledVector]]:
+        """What the steps since the last call have pooled, by stream."""
+        pooled, self._pooled = self._pooled, []
+        return pooled
 
     def stats(self) -> EngineStats:
         scheduler = self._core.scheduler
@@ -301,14 +352,14 @@ class VllmEngine:
         self._engine.input_processor.generation_config_fields = dict(defaults.generation_fields)
 
     def _check_swap(self) -> SwapCheck:
-        output = self._generate_one_token(SamplingParams(temperature=0.0, max_tokens=1, logprobs=1, detokenize=False))
+        output = self._answer_one(SamplingParams(temperature=0.0, max_tokens=1, logprobs=1, detokenize=False))
         (token_id,) = output.outputs[0].token_ids
         logprob = output.outputs[0].logprobs[0][token_id].logprob
         if not math.isfinite(logprob):
             raise InternalError(f"the engine's logits are not finite (logprob {logprob})")
         return SwapCheck(token_id, logprob)
 
-    def _generate_one_token(self, parameters: SamplingParams) -> Any:
+    def _answer_one(self, parameters: SamplingParams | PoolingParams) -> Any:
         # Not counted: the first request of a user must be the first in vLLM's metrics.
         loggers, self._engine.logger_manager = self._engine.logger_manager, None
         self._engine.add_request("boot", tokens_input(_SWAP_CHECK_PROMPT), parameters)

@@ -111,6 +111,7 @@ class WeightExchange:
             foreign_config=bool(model.hf_config_path or model.hf_overrides)
             or model.generation_config not in ("auto", "vllm"),
             folded_weights=compile_cache.folds_weights(config),
+            pooling=model.runner_type == "pooling",
         )
 
 

@@ -19,6 +19,8 @@ from pilotlight_protocol.engine_frames import (
     LeaseHostFrame,
     Metrics,
     MetricsText,
+    Pool,
+    Pooled,
     Refused,
     Step,
     Welcome,
@@ -26,6 +28,7 @@ from pilotlight_protocol.engine_frames import (
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.frame_codec import FrameSplitter, encode
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_protocol.pooling import PooledVector, PoolingParameters, PoolRequest
 
 INFO = EngineInfo(128, 512, [2], 16, 8, "awq", "cpu", {"load": 1.0})
 
@@ -60,6 +63,42 @@ def say(client: EngineClient, *frames: LeaseHostFrame) -> None:
 
 def request(n: int = 1) -> GenerateRequest:
     return GenerateRequest("r", [1], GenerationParameters(n=n))
+
+
+async def pooling(client: EngineClient, transport: FakeTransport) -> tuple[asyncio.Task[PooledVector], int]:
+    """A request to pool that has been sent, and its number."""
+    task = asyncio.create_task(client.pool(PoolRequest("r", [1], PoolingParameters())))
+    await asyncio.sleep(0)
+    sent = transport.sent[-1]
+    assert isinstance(sent, Pool)
+    return task, sent.stream
+
+
+async def test_a_vector_reaches_its_request() -> None:
+    client, transport = connect()
+    (one, first), (two, second) = await pooling(client, transport), await pooling(client, transport)
+    say(
+        client,
+        Pooled([(second, PooledVector(b"two", 1)), (first, PooledVector(b"one", 1)), (99, PooledVector(b"", 1))]),
+    )
+    assert [(await one).values, (await two).values] == [b"one", b"two"]
+    say(client, Pooled([(first, PooledVector(b"again", 1))]))
+
+
+async def test_a_vector_that_is_refused_lost_or_not_waited_for() -> None:
+    client, transport = connect()
+    refused, number = await pooling(client, transport)
+    say(client, Refused(number, 400, "no"))
+    with pytest.raises(InvalidInput, match="no"):
+        await refused
+    cancelled, number = await pooling(client, transport)
+    cancelled.cancel()
+    await asyncio.wait({cancelled})
+    assert transport.sent[-1] == Abort(number)
+    lost, _ = await pooling(client, transport)
+    client.lose("it died")
+    with pytest.raises(Unavailable, match="it died"):
+        await lost
 
 
 async def test_it_is_ready_when_it_is_welcome() -> None:

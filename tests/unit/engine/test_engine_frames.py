@@ -12,11 +12,14 @@ from pilotlight_protocol.engine_frames import (
     LeaseHostFrame,
     Metrics,
     MetricsText,
+    Pool,
+    Pooled,
     Refused,
     Step,
 )
 from pilotlight_protocol.frame_codec import MAX_FRAME_BYTES, FrameSplitter, encode
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta, TokenLogprob
+from pilotlight_protocol.pooling import PooledVector, PoolingParameters, PoolRequest
 
 REQUEST = GenerateRequest("r", [1, 2], GenerationParameters(max_tokens=3, temperature=0.5, seed=7), lora="a")
 
@@ -25,6 +28,7 @@ REQUEST = GenerateRequest("r", [1, 2], GenerationParameters(max_tokens=3, temper
     "frame",
     [
         Generate(1, REQUEST),
+        Pool(1, PoolRequest("r", [1, 2], PoolingParameters(task="embed", dimensions=3), 1)),
         Abort(1),
         Metrics(2),
         Check(3),
@@ -41,6 +45,7 @@ def test_holders_frames_survive_the_wire(frame: LeaseFrame) -> None:
         Step(
             [(4, TokenDelta(0, [1, 2], "stop", 2, [TokenLogprob(1, -0.5, [(1, -0.5)])], 5, 1))], EngineStats(1, 2, 0.5)
         ),
+        Pooled([(4, PooledVector(b"\x00\x00\x80\x3f", 2, 1))]),
         Refused(1, 400, "no"),
         MetricsText(2, b"vllm:x 1"),
         Checked(3),

@@ -22,6 +22,7 @@ from pilotlight_protocol.engine_frames import (
     Checked,
     ControlFrame,
     EngineInfo,
+    EngineRequest,
     EngineStats,
     Failed,
     Generate,
@@ -30,6 +31,8 @@ from pilotlight_protocol.engine_frames import (
     Granted,
     Idle,
     LeaseHostFrame,
+    Pool,
+    Pooled,
     Refused,
     Rejected,
     Revoke,
@@ -49,6 +52,7 @@ from pilotlight_protocol.engine_frames import (
 )
 from pilotlight_protocol.errors import InvalidInput, PilotlightError
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_protocol.pooling import PooledVector, PoolingParameters, PoolRequest
 
 INFO = EngineInfo(512, 1000, [2], 16, 10, "none", "fake", {})
 
@@ -60,7 +64,8 @@ class Report:
 
 @dataclass
 class FakeEngine:
-    """Every request gets one token per step until it is aborted; token 13 in a prompt is refused."""
+    """Every request gets one token per step until it is aborted; one to pool gets its vector with the next step. Token
+    13 in a prompt is refused."""
 
     swap_error: Exception | None = None
     can_sleep: bool = False
@@ -68,24 +73,36 @@ class FakeEngine:
     swap_check: SwapCheck = field(default_factory=lambda: SwapCheck(1, -0.5))
     log: list[str] = field(default_factory=list)
     running: dict[int, int] = field(default_factory=dict)
+    pooling: dict[int, PooledVector] = field(default_factory=dict)
+    pooled: list[tuple[int, PooledVector]] = field(default_factory=list)
     asked: dict[int, str] = field(default_factory=dict)
     most_running: list[int] = field(default_factory=list)
 
-    def add(self, stream: int, request: GenerateRequest) -> None:
+    def add(self, stream: int, request: EngineRequest) -> None:
         if 13 in request.prompt_token_ids:
             raise InvalidInput("no thirteen")
+        if isinstance(request, PoolRequest):
+            self.pooling[stream] = PooledVector(bytes(request.prompt_token_ids), len(request.prompt_token_ids))
+            return
         self.running[stream] = 0
         self.asked[stream] = request.request_id
         self.most_running.append(len(self.running))
 
     def abort(self, stream: int) -> None:
         self.running.pop(stream, None)
+        self.pooling.pop(stream, None)
 
     def has_work(self) -> bool:
-        return bool(self.running)
+        return bool(self.running or self.pooling)
 
     def step(self) -> tuple[list[tuple[int, TokenDelta]], list[tuple[int, PilotlightError]]]:
+        self.pooled += self.pooling.items()
+        self.pooling = {}
         return [(stream, TokenDelta(0, [7])) for stream in self.running], []
+
+    def take_pooled(self) -> list[tuple[int, PooledVector]]:
+        pooled, self.pooled = self.pooled, []
+        return pooled
 
     def stats(self) -> EngineStats:
         return EngineStats(running=len(self.running))
@@ -209,6 +226,33 @@ def test_a_lease_is_granted_welcomed_and_served() -> None:
     assert steps[0] == Step([(5, TokenDelta(0, [7]))], EngineStats(running=1))
     assert lease.outbox.of(Checked) == [Checked(9)]
     assert [type(frame) for frame in link.control.frames] == [Granted, Busy, Idle]
+
+
+def pool(stream: int, *prompt: int) -> Pool:
+    return Pool(stream, PoolRequest("r", list(prompt), PoolingParameters()))
+
+
+def test_vectors_go_to_who_asked_for_them_and_end_their_requests() -> None:
+    first, second = grant("L1"), Grant("L2", "digest", "a", beside=True)
+    one, two = FakeLease(first), FakeLease(second)
+    link = play(
+        FakeEngine(), first, second, Joined(one), Joined(two), FromLease(one, pool(5, 1, 2)),
+        FromLease(two, pool(5, 3)), FromLease(one, pool(6, 13)), None, FromLease(one, Check(9)),
+    )  # fmt: skip
+    vectors = [entry for frame in one.outbox.of(Pooled) for entry in frame.vectors]
+    assert vectors == [(5, PooledVector(bytes([1, 2]), 2))]
+    assert [frame.vectors for frame in two.outbox.of(Pooled)] == [[(5, PooledVector(bytes([3]), 1))]]
+    assert one.outbox.of(Refused) == [Refused(6, 400, "no thirteen")]
+    assert [type(frame) for frame in link.control.frames if not isinstance(frame, Granted)][-1] is Idle
+
+
+def test_a_vector_that_nobody_waits_for_any_more_goes_to_nobody() -> None:
+    first, heir = grant("L1"), grant("L2", "b")
+    one, two = FakeLease(first), FakeLease(heir)
+    play(
+        FakeEngine(), first, Joined(one), FromLease(one, pool(5, 1)), Revoke("L1", "preempted"), heir, Joined(two), None
+    )
+    assert not two.outbox.of(Pooled)
 
 
 def test_an_engine_takes_the_name_under_which_it_is_lent() -> None:

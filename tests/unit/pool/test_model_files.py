@@ -78,6 +78,45 @@ def test_fine_tunes_share_a_fingerprint_and_not_a_key(files: ModelFiles, tmp_pat
     assert one.memory_bytes > one.weights_bytes > 8
 
 
+def embedder(folder: Path, mode: str = "mean", *, weights: bytes = b"\0" * 8) -> Path:
+    model(folder, weights=weights, architectures=["BertModel"])
+    modules = [{"type": "Transformer", "path": ""}, {"type": "Pooling", "path": "1_Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}_tokens": True}))
+    return folder
+
+
+def test_what_pools_otherwise_is_another_engine_and_none_is_swapped(files: ModelFiles, tmp_path: Path) -> None:
+    plain = described(files, ModelOrder(str(model(tmp_path / "plain", architectures=["BertModel"]))))
+    one = described(files, ModelOrder(str(embedder(tmp_path / "one", weights=b"1" * 8))))
+    two = described(files, ModelOrder(str(embedder(tmp_path / "two", weights=b"2" * 8))))
+    other = described(files, ModelOrder(str(embedder(tmp_path / "other", "cls"))))
+    assert one.fingerprint == two.fingerprint
+    assert len({facts.fingerprint for facts in (plain, one, other)}) == 3
+    assert not any(facts.swappable for facts in (plain, one, two, other))
+    generating = described(files, ModelOrder(str(model(tmp_path / "llama", architectures=["LlamaForCausalLM"]))))
+    assert generating.memory_bytes - one.memory_bytes == 256 * 2**20, "an encoder has no KV cache"
+
+
+def test_how_a_model_pools_is_part_of_what_it_is(files: ModelFiles, tmp_path: Path) -> None:
+    folder = embedder(tmp_path / "m")
+    before = described(files, ModelOrder(str(folder)))
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    after = described(files, ModelOrder(str(folder)))
+    assert before.key != after.key
+    assert before.fingerprint != after.fingerprint
+
+
+def test_how_a_model_pools_is_read_from_the_roots_alone(tmp_path: Path) -> None:
+    ours, theirs = embedder(tmp_path / "ours" / "m"), embedder(tmp_path / "theirs" / "m")
+    shutil.rmtree(ours / "1_Pooling")
+    (ours / "1_Pooling").symlink_to(theirs / "1_Pooling")
+    files = ModelFiles(None, NodeFacts("cpu", "0.32.0"), [tmp_path / "ours"])
+    with pytest.raises(Forbidden, match="--model_root"):
+        described(files, ModelOrder(str(ours)))
+
+
 def test_engine_arguments_and_adapters_are_part_of_the_engine(files: ModelFiles, tmp_path: Path) -> None:
     folder = str(model(tmp_path / "m"))
     small, large = (str(adapter(tmp_path / f"r{rank}", rank)) for rank in (8, 64))

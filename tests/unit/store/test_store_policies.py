@@ -8,7 +8,7 @@ from pilotlight_protocol.back_off import BackOff
 from pilotlight_store.published.eviction import Candidate, Evict, Refuse, make_room
 from pilotlight_store.sources.addresses import AddressRules, permitted, refusal
 from pilotlight_store.transfer.bandwidth import BandwidthCap, full, take
-from pilotlight_store.transfer.names import NameRefused, check_name, select
+from pilotlight_store.transfer.names import NameRefused, check_name, in_part, select
 from pilotlight_store.transfer.retry import (
     BYTES_PER_RETRY,
     GiveUp,
@@ -188,3 +188,11 @@ def test_what_is_pinned_or_in_use_is_kept_and_counted() -> None:
     decision = make_room(GB, 2 * GB, 2 * GB, [candidate("a", kept=True), candidate("b", kept=True)], 0.0)
     assert isinstance(decision, Refuse)
     assert "2.000 GB of that is pinned, held or being downloaded" in decision.reason
+
+
+def test_what_handles_text_gets_how_a_model_pools_and_nothing_heavy() -> None:
+    names = ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "2_Dense/model.safetensors"]
+    others = ["config.json", "tokenizer.json", "model.safetensors", "a/b/config.json", "1_Pooling/notes.json"]
+    wanted = [name for name in select([*names, *others]).wanted if in_part(name, "tokenizer")]
+    assert wanted == sorted([*names[:3], "config.json", "tokenizer.json"])
+    assert "2_Dense/model.safetensors" in select([*names, *others]).wanted

@@ -11,11 +11,13 @@ import pytest
 from fake_token_source import FakeTokenSource
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pooling_app import PoolingApp
 from text_app import TextApp
 
 from pilotlight_protocol.generation import GenerationParameters
 from pilotlight_text.anthropic_api.requests import CountTokensRequest, MessagesRequest
 from pilotlight_text.openai_api.requests import ChatRequest, CompletionRequest
+from pilotlight_text.pooling_api.requests import EmbeddingRequest, RerankRequest, ScoreRequest
 from pilotlight_text.responses_api.requests import ResponsesRequest
 from pilotlight_text.templates.chat_template import TEMPLATE_GLOBALS
 from pilotlight_text.tokenization_api.requests import DetokenizeRequest, TokenizeRequest
@@ -31,6 +33,9 @@ ROUTES = {
     "responses": "/v1/responses",
     "messages": "/v1/messages",
     "count_tokens": "/v1/messages/count_tokens",
+    "embeddings": "/v1/embeddings",
+    "rerank": "/rerank",
+    "score": "/v1/score",
 }
 GOOD: dict[str, dict[str, Any]] = {
     "chat": {"model": "demo", "messages": [{"role": "user", "content": "hi"}]},
@@ -43,6 +48,9 @@ GOOD: dict[str, dict[str, Any]] = {
     "responses": {"model": "demo", "input": "hi"},
     "messages": {"model": "demo", "max_tokens": 8, "messages": [{"role": "user", "content": "hi"}]},
     "count_tokens": {"model": "demo", "messages": [{"role": "user", "content": "hi"}]},
+    "embeddings": {"input": "a cat"},
+    "rerank": {"query": "a cat", "documents": ["a dog", {"text": "a mat"}]},
+    "score": {"text_1": "a cat", "text_2": ["a dog"]},
 }
 PARAMETERS = GenerationParameters.__struct_fields__
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -56,6 +64,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "responses": ResponsesRequest.__struct_fields__,
     "messages": MessagesRequest.__struct_fields__,
     "count_tokens": CountTokensRequest.__struct_fields__,
+    "embeddings": EmbeddingRequest.__struct_fields__,
+    "rerank": RerankRequest.__struct_fields__,
+    "score": ScoreRequest.__struct_fields__,
 }
 DEEP = "[" * 5000 + "]" * 5000
 scalars = (
@@ -81,7 +92,15 @@ def app() -> TextApp:
     return TextApp(FakeTokenSource())
 
 
+@cache
+def pooling_app() -> PoolingApp:
+    return PoolingApp("embed")
+
+
 async def status_of(route: str, body: bytes) -> int:
+    if route in ("embeddings", "rerank", "score"):
+        pooling_app().pooling.calls.clear()
+        return (await pooling_app().post(ROUTES[route], body)).status_code
     app().source.asked.clear()
     response = await app().post(ROUTES[route], body)
     return response.status_code

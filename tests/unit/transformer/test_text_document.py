@@ -38,6 +38,8 @@ ASKED: list[tuple[str, Any]] = [
     ("/v1/messages", CHAT | {"max_tokens": 4}),
     ("/v1/messages", CHAT),
     ("/v1/messages/count_tokens", CHAT),
+    ("/v1/embeddings", {"input": "x"}),
+    ("/rerank", {"query": "x", "documents": ["y"]}),
     ("/tokenize", {"prompt": "x"}),
     ("/tokenize", {"messages": CHAT["messages"], "return_token_strs": True}),
     ("/tokenize", {}),

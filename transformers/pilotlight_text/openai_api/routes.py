@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from pilotlight_protocol.errors import NotSupported
 from pilotlight_text.openai_api.model_cards import ModelCard, ModelList
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Handler, Reply, RequestContext, Route, Stream
@@ -35,7 +34,6 @@ def openai_routes(model: TextModel, now_s: Callable[[], float] = time.time) -> l
             Route("GET", f"{prefix}/models/{{model_name...}}", listing.one, counted=False),
             Route("POST", f"{prefix}/completions", complete),
             Route("POST", f"{prefix}/chat/completions", answer_chat),
-            Route("POST", f"{prefix}/embeddings", embeddings, counted=False),
         )
     ]
 
@@ -50,10 +48,6 @@ def made_when_asked(make: Callable[[], Handler]) -> Handler:
         return await made[0](context)
 
     return handle
-
-
-async def embeddings(context: RequestContext) -> Reply:
-    raise NotSupported("this model generates text and has no embeddings; use /openai/v1/completions", param="model")
 
 
 class ModelListing:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import FinishReason, TokenEvent
+from pilotlight_protocol.pooling import not_pooling
 from pilotlight_protocol.tokens_api import TokensChoice, token_logprobs
+from pilotlight_text.pooling_source import PooledAnswer, PoolingCall
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream
 
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
@@ -37,6 +39,9 @@ class MadeTokens:
 
     async def stream(self, request: TokenRequest) -> TokenStream:
         return _MadeStream(self._made[request.request_id])
+
+    async def pool(self, call: PoolingCall) -> PooledAnswer:
+        raise not_pooling()
 
     async def close(self) -> None:
         return

@@ -48,7 +48,7 @@ def load_text(
     template_tokens = special_tokens_of(files.special_tokens_map, files.tokenizer_config)
     template = ChatTemplate(sources, template_tokens, templates, max_output_chars=codec.max_chars)
     answer_format = _answer_format(sources, parsers, tokenizer)
-    return LoadedText(codec, template, int(time.time()), answer_format, files.sampling_defaults)
+    return LoadedText(codec, template, int(time.time()), answer_format, files.sampling_defaults, files.pooling)
 
 
 def _answer_format(

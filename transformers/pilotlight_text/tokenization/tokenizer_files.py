@@ -14,9 +14,11 @@ from typing import Any
 
 from pilotlight_models.folder_files import FileRefused, read_file, read_object, read_text
 from pilotlight_models.in_place import folder_in_place
+from pilotlight_models.pooling_files import read_pooling_files
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_protocol.model_config import scaled_context_length_of
 from pilotlight_protocol.model_reference import parse_model_reference
+from pilotlight_text.tokenization.pooling_traits import PoolingTraits, pooling_traits
 
 _MOST_TEMPLATES = 64
 
@@ -27,7 +29,8 @@ class TokenizerFilesError(Exception):
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What was read. `context_length` is an upper bound in tokens from config.json, None where it says nothing."""
+    """What was read. `context_length` is an upper bound in tokens from config.json, None where it says nothing.
+    `pooling`: of a model that embeds or scores."""
 
     tokenizer_json: bytes
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
@@ -36,6 +39,7 @@ class TokenizerFiles:
     named_templates: Mapping[str, str] = field(default_factory=dict)
     context_length: int | None = None
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    pooling: PoolingTraits | None = None
 
 
 def _sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, float]:
@@ -67,13 +71,16 @@ def read(directory: Path) -> TokenizerFiles:
     """Read the files. Raises TokenizerFilesError when there is no tokenizer.json or a file is not valid."""
     named = sorted((directory / "additional_chat_templates").glob("*.jinja"))
     try:
+        config = read_object(directory / "config.json") or {}
+        pooling = pooling_traits(config, read_pooling_files(directory))
         return TokenizerFiles(
             tokenizer_json=read_file(directory / "tokenizer.json"),
             tokenizer_config=read_object(directory / "tokenizer_config.json") or {},
             special_tokens_map=read_object(directory / "special_tokens_map.json") or {},
             template=read_text(directory / "chat_template.jinja"),
             named_templates={file.stem: read_text(file) or "" for file in named[:_MOST_TEMPLATES]},
-            context_length=scaled_context_length_of(read_object(directory / "config.json") or {}),
+            context_length=_context_length(config, pooling),
+            pooling=pooling,
             sampling_defaults=_sampling_defaults(read_object(directory / "generation_config.json") or {}),
         )
     except FileNotFoundError as error:
@@ -83,3 +90,10 @@ def read(directory: Path) -> TokenizerFiles:
         ) from error
     except FileRefused as error:
         raise TokenizerFilesError(f"{directory}: {error.message}") from error
+
+
+def _context_length(config: Mapping[str, Any], pooling: PoolingTraits | None) -> int | None:
+    """What a sentence model was trained for counts, as in vLLM."""
+    stated = scaled_context_length_of(config)
+    trained = None if pooling is None else pooling.max_tokens
+    return min(filter(None, (stated, trained)), default=None)

@@ -17,7 +17,7 @@ _encode = msgspec.json.Encoder().encode
 async def tokenize(model: TextModel, context: RequestContext) -> Reply:
     request = read_tokenize(context.body)
     if request.model is not None:
-        model.require(request.model)
+        model.require_name(request.model)
     loaded = model.loaded()
     with timed(context, "tokenize"):
         tokens = await _tokens(request, loaded)
@@ -29,7 +29,7 @@ async def tokenize(model: TextModel, context: RequestContext) -> Reply:
 async def detokenize(model: TextModel, context: RequestContext) -> Reply:
     request = read_detokenize(context.body)
     if request.model is not None:
-        model.require(request.model)
+        model.require_name(request.model)
     codec = model.loaded().codec
     for place, token in enumerate(request.tokens):
         if codec.token_text(token) is None:

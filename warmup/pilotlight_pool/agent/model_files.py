@@ -24,11 +24,13 @@ from pilotlight_engine.swap import swap_rules
 from pilotlight_models.checkpoint import adapter_rank, read_checkpoint
 from pilotlight_models.folder_files import FileRefused, check_folder, read_object
 from pilotlight_models.in_place import folder_in_place
+from pilotlight_models.pooling_files import read_pooling_files
 from pilotlight_pool.engine_orders import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_protocol.fingerprint import engine_fingerprint
 from pilotlight_protocol.model_reference import parse_model_reference
+from pilotlight_protocol.pooling_config import is_encoder, pooling_task
 from pilotlight_store import Hold, Progress, Store
 from pilotlight_store.published import page_cache
 
@@ -53,19 +55,25 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class Located:
-    """A model on this node. `digest` where the store has it, "" for a folder; `files` are its weights."""
+    """A model on this node. `digest` where the store has it, "" for a folder; `files` are its weights, `beside` what
+    says how they pool."""
 
     identity: str
     folder: Path
     digest: str
     files: tuple[Path, ...]
     weights_bytes: int
+    beside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Architecture:
+    """`pools`: it embeds or classifies. `caches`: its engine has a KV cache."""
+
     hash: str
     quantization: str
+    pools: bool
+    caches: bool
 
 
 class ModelFiles:
@@ -84,7 +92,7 @@ class ModelFiles:
 
     def _within_roots(self, located: Located, uri: str) -> Located:
         if not _is_bundled(uri):
-            for path in (located.folder, *located.files, located.folder / "config.json"):
+            for path in (located.folder, *located.files, *located.beside, located.folder / "config.json"):
                 if not any(path.resolve().is_relative_to(root) for root in self._roots):
                     raise Forbidden(f"{uri} is not a folder this pool serves from (--model_root)")
         return located
@@ -178,9 +186,11 @@ class ModelFiles:
             fingerprint=fingerprint,
             quantization=by_argument or quantization,
             weights_bytes=located.weights_bytes,
-            memory_bytes=located.weights_bytes + _ENGINE_BYTES[self._node.device] + _kv_bytes(order, self._node),
+            memory_bytes=located.weights_bytes
+            + _ENGINE_BYTES[self._node.device]
+            + (_kv_bytes(order, self._node) if architecture.caches else 0),
             tier=self.tier(located),
-            swappable=(by_argument or quantization, self._node.device) in swap_rules.PROVEN,
+            swappable=(by_argument or quantization, self._node.device) in swap_rules.PROVEN and not architecture.pools,
         )
 
     def tier(self, located: Located) -> Tier:
@@ -237,6 +247,9 @@ def _is_bundled(uri: str) -> bool:
 def _located(folder: Path, digest: str) -> Located:
     try:
         found = sorted(check_folder(folder).items())
+        pooling = read_pooling_files(folder)
+        # What makes vectors of the same weights, in folders of its own.
+        beside = [(path, path.stat()) for path in pooling.files] if pooling is not None else []
     except OSError as error:
         raise ModelNotFound(f"{folder}: {error.strerror or error}") from error
     except FileRefused as error:
@@ -244,11 +257,17 @@ def _located(folder: Path, digest: str) -> Located:
     weights = [(path, facts) for path, facts in found if path.suffix == ".safetensors"]
     if not weights:
         raise InvalidInput(f"{folder} holds no safetensors weights; pickled ones are refused, convert the model first")
-    identity = digest or _hash(
-        [str(folder.resolve()), [[path.name, facts.st_size, facts.st_mtime_ns, facts.st_ino] for path, facts in found]]
-    )
+    files = [
+        [str(path.relative_to(folder)), facts.st_size, facts.st_mtime_ns, facts.st_ino]
+        for path, facts in (*found, *beside)
+    ]
     return Located(
-        identity, folder, digest, tuple(path for path, _ in weights), sum(facts.st_size for _, facts in weights)
+        digest or _hash([str(folder.resolve()), files]),
+        folder,
+        digest,
+        tuple(path for path, _ in weights),
+        sum(facts.st_size for _, facts in weights),
+        tuple(path for path, _ in beside),
     )
 
 
@@ -256,7 +275,13 @@ def _read_architecture(located: Located) -> _Architecture:
     try:
         checkpoint = read_checkpoint(located.folder)
         generation_config = read_object(located.folder / "generation_config.json")
-        read = _Architecture(checkpoint.architecture, checkpoint.quantization)
+        has_modules = checkpoint.pooling is not None and checkpoint.pooling.has_modules
+        read = _Architecture(
+            checkpoint.architecture,
+            checkpoint.quantization,
+            pooling_task(checkpoint.config, has_modules=has_modules) is not None,
+            not is_encoder(checkpoint.config),
+        )
     except FileRefused as error:
         raise InvalidInput(f"{located.folder} cannot be served: {error.message}") from error
     if found := checkpoint_check.reasons(checkpoint.config, checkpoint.inventory, generation_config):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
+from pilotlight_models.pooling_files import MODULES_NAME, SENTENCE_CONFIGS
 from pilotlight_protocol.manifest import MANIFEST_NAME, colliding_name, unsafe_name
 
 # Formats that unpickle, or that hold code. `.bin` and `.pt` are PyTorch's, `.npz` and `.npy` may hold pickled objects.
@@ -26,6 +27,7 @@ Part = Literal["all", "tokenizer"]
 """Of a model: all of it, or what a process needs that handles text only."""
 _TOKENIZER_FILES = frozenset({
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    MODULES_NAME, *SENTENCE_CONFIGS,
 })  # fmt: skip
 _TEMPLATE_FOLDER = "additional_chat_templates"
 
@@ -56,7 +58,14 @@ def holds_code(name: str) -> bool:
 
 def in_part(name: str, part: Part) -> bool:
     folder, _, template = name.rpartition("/")
-    return part == "all" or name in _TOKENIZER_FILES or (folder == _TEMPLATE_FOLDER and template.endswith(".jinja"))
+    # Which modules there are is known when modules.json is here: each has one small file.
+    of_module = template == "config.json" and "/" not in folder
+    return (
+        part == "all"
+        or name in _TOKENIZER_FILES
+        or of_module
+        or (folder == _TEMPLATE_FOLDER and template.endswith(".jinja"))
+    )
 
 
 def select(names: Iterable[str], part: Part = "all") -> Selection:
