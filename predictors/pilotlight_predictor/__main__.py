@@ -67,6 +67,7 @@ def _asks(args: Namespace) -> Callable[[float], LeaseAsk]:
         loras=args.loras,
         isolation=args.isolation,
         prewarm=args.prewarm,
+        adapter=args.adapter,
     )
     return lambda deadline_s: LeaseAsk(wish, lambda: PoolHttp(args.pool_url, args.pool_key), deadline_s)
 

@@ -14,9 +14,11 @@ from typing import get_args
 from pilotlight_engine.engine_arguments import parse_engine_args
 from pilotlight_engine.leasing.pool_http import check_pool_url
 from pilotlight_engine.quantization import Requested
+from pilotlight_protocol.adapters import ADAPTER_VARIABLE
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.leases import POOL_URL_VARIABLE, PREWARM_VARIABLE, TENANT_VARIABLE
+from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_serving.command_line import IsDirectory, answer_checks, parse_known
 from pilotlight_wire.cors import allowed_origins
 
@@ -56,6 +58,13 @@ def parse(
         # A lease key is a tenant's own: the pool knows whose.
         args.tenant = None if args.pool_key else environment.get("POD_NAMESPACE") or "default"
     args.model = args.model_uri or args.model_dir or DEFAULT_MODEL_DIR
+    if args.adapter and args.lora_module:
+        parser.error("give --adapter, with which everything is answered, or --lora_module, which requests choose from")
+    try:
+        if args.adapter:
+            parse_model_reference(args.adapter)
+    except InvalidInput as error:
+        parser.error(f"--adapter: {error.message}")
     args.loras = tuple(_lora(parser, given, is_directory) for given in args.lora_module)
     try:
         args.engine_args = parse_engine_args(args.engine_arg, environment.get(ENGINE_ARGS_VARIABLE, ""))
@@ -93,6 +102,12 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--quantization", default="auto", choices=get_args(Requested), help="refused when the device cannot do it")
     add("--engine_arg", action="append", default=[], metavar="K=V", help="a vLLM engine argument; may be repeated")
     add("--lora_module", action="append", default=[], metavar="NAME=DIR", help="an adapter; may be repeated")
+    add(
+        "--adapter",
+        default=environment.get(ADAPTER_VARIABLE, ""),
+        metavar="URI",
+        help="a LoRA adapter with which everything is answered, written as --model_uri is",
+    )
     add("--max_body_bytes", type=int, default=16 * 1024 * 1024, help="largest request body, unpacked")
     add(
         "--allowed_origins",

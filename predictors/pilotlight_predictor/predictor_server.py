@@ -55,14 +55,17 @@ def own(engine_provider: Callable[[Namespace], PhasedProvider]) -> Source:
 
 
 def child_engines(args: Namespace, environment: Mapping[str, str]) -> ModelEngineProvider:
-    def fetch() -> Path:
-        reference = parse_model_reference(args.model)
+    def folder_of(uri: str) -> Path:
+        reference = parse_model_reference(uri)
         folder = folder_in_place(reference)
         if folder is None:
             from pilotlight_store.stored_folder import stored_folder  # only where there is something to fetch
 
             folder = stored_folder(reference, environment).path  # held until this process ends
-        return model_source.check_directory(folder)
+        return folder
+
+    def fetch() -> Path:
+        return model_source.check_directory(folder_of(args.model))
 
     def provide(model_dir: Path) -> ChildEngineProvider:
         config = HostConfig(
@@ -71,6 +74,7 @@ def child_engines(args: Namespace, environment: Mapping[str, str]) -> ModelEngin
             engine_args=args.engine_args,
             quantization=args.quantization,
             loras=list(args.loras),
+            adapter=str(folder_of(args.adapter)) if args.adapter else "",
         )
         return child_provider(config, environment, args.work_dir, args.startup_deadline_s)
 

@@ -3,8 +3,8 @@
     data     holder -> host  Hello  Generate  Pool  Abort  Metrics  Check
              host -> holder  Welcome  Step  Pooled  Refused  MetricsText  Checked  Failed
     control  agent -> host   Boot  Swap  Grant  Revoke  Sleep  Wake  Check  Ping  Shutdown
-             host  -> agent  Progress  Booted  Swapped  SwapRefused  SwapFailed  Granted  Revoked  Busy  Idle
-                             Slept  Woken  Rejected  Checked  Pong  Failed
+             host  -> agent  Progress  Booted  Swapped  SwapRefused  SwapFailed  Granted  GrantRefused  Revoked
+                             Busy  Idle  Slept  Woken  Rejected  Checked  Pong  Failed
     zygote   agent -> zygote Fork                        (with two file descriptors, see `Fork`)
              zygote -> agent ZygoteReady  Forked  ForkFailed  HostExited
 
@@ -77,6 +77,8 @@ class HostConfig(msgspec.Struct, kw_only=True):
     `unix:///path.sock` in a private directory, or `tcp://host:port` (port 0 lets the kernel choose; `Booted.endpoint`
     says which). `device`: `cpu:0`, `cuda:0` or `cuda:<GPU or MIG UUID>`; empty for the one there is. `cpus`: CPU
     threads of this slot, None for the machine's share. `memory_bytes`: what it may take, None for the machine's.
+    `adapter_rank`: grants may bring adapters of this rank class (`adapters.py`); 0: none. `adapter`: the directory of
+    the one with which everything is answered, where the engine has one holder.
     """
 
     slot: str = ""
@@ -89,6 +91,8 @@ class HostConfig(msgspec.Struct, kw_only=True):
     device: str = ""
     cpus: int | None = None
     memory_bytes: int | None = None
+    adapter_rank: int = 0
+    adapter: str = ""
 
 
 class SwapCheck(msgspec.Struct, array_like=True):
@@ -156,17 +160,27 @@ class Swap(msgspec.Struct, array_like=True, tag=17):
     loras: list[tuple[str, str]] = msgspec.field(default_factory=list)
 
 
+class Adapter(msgspec.Struct, array_like=True):
+    """A LoRA adapter that a lease brings. `name`: what the engine knows it by, one for each tenant and content: cached
+    keys and values are found under it alone."""
+
+    name: str
+    directory: str
+
+
 class Grant(msgspec.Struct, array_like=True, tag=18):
     """Let the holder of a secret in; leases that are still there end, unless it is to share the engine `beside` them,
-    which its own tenant's alone may. `secret_sha256`: hex digest of the secret's UTF-8 bytes. When `tenant` is not the
-    previous one, KV cache and metrics start anew. `model_name`: what the loaded model is called from now on, since
-    endpoints may share one; empty: as before. Answered by `Granted`."""
+    which its own tenant's alone may, or several tenants' with an adapter each. `secret_sha256`: hex digest of the
+    secret's UTF-8 bytes. When `tenant` is not the previous one, KV cache and metrics start anew. `model_name`: what the
+    loaded model is called from now on, since endpoints may share one; empty: as before. `adapter`: with it every
+    request of this lease is answered, and no other lease's is. Answered by `Granted` or `GrantRefused`."""
 
     lease_id: str
     secret_sha256: str
     tenant: str
     model_name: str = ""
     beside: bool = False
+    adapter: Adapter | None = None
 
 
 class Revoke(msgspec.Struct, array_like=True, tag=19):
@@ -291,6 +305,13 @@ class Granted(msgspec.Struct, array_like=True, tag=52):
     lease_id: str
 
 
+class GrantRefused(msgspec.Struct, array_like=True, tag=59):
+    """Its adapter cannot be loaded, now or ever; nobody else has noticed. `reason` is for its holder."""
+
+    lease_id: str
+    reason: str
+
+
 class Revoked(msgspec.Struct, array_like=True, tag=53):
     """Nothing of the lease runs any more and its connection is closed."""
 
@@ -364,7 +385,7 @@ LeaseFrame = Hello | Generate | Pool | Abort | Metrics | Check
 LeaseHostFrame = Welcome | Step | Pooled | Refused | MetricsText | Checked | Failed
 AgentFrame = Boot | Swap | Grant | Revoke | Sleep | Wake | Check | Ping | Shutdown
 ControlFrame = (
-    Progress | Booted | Swapped | SwapRefused | SwapFailed | Granted | Revoked | Busy | Idle | Slept | Woken | Rejected
-    | Checked | Pong | Failed
+    Progress | Booted | Swapped | SwapRefused | SwapFailed | Granted | GrantRefused | Revoked | Busy | Idle | Slept
+    | Woken | Rejected | Checked | Pong | Failed
 )  # fmt: skip
 ZygoteFrame = ZygoteReady | Forked | ForkFailed | HostExited

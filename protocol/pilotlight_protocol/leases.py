@@ -52,7 +52,9 @@ class LeaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `tenant` null: the key's, or `default`. `isolation` null: the service's own setting. `quantization`: what the engine
     host is asked for (`auto`, `awq`, …). `prewarm`: the annotation `pilotlight.dev/prewarm` of the endpoint, as in
-    `PrewarmRequest.schedule`; null leaves the model's schedule as it is.
+    `PrewarmRequest.schedule`; null leaves the model's schedule as it is. `adapter`: the URI of a LoRA adapter,
+    with which every request of the lease is answered; its engine is shared with other leases that have one. `loras`
+    are an engine's own, chosen by each request.
     """
 
     model: Uri
@@ -66,6 +68,7 @@ class LeaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine_args: Annotated[dict[Name, str], msgspec.Meta(max_length=64)] = {}
     loras: Annotated[tuple[tuple[Name, Uri], ...], msgspec.Meta(max_length=64)] = ()
     prewarm: Schedule | None = None
+    adapter: Annotated[str, msgspec.Meta(max_length=4096)] = ""
 
 
 class PrewarmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +85,7 @@ class PrewarmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantization: Name = "auto"
     engine_args: Annotated[dict[Name, str], msgspec.Meta(max_length=64)] = {}
     loras: Annotated[tuple[tuple[Name, Uri], ...], msgspec.Meta(max_length=64)] = ()
+    adapter: Annotated[str, msgspec.Meta(max_length=4096)] = ""
 
 
 class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

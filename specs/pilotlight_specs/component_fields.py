@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pilotlight_protocol.adapters import ADAPTER_ANNOTATION
+from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.leases import PREWARM_ANNOTATION
+from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_protocol.nearest_name import did_you_mean
 from pilotlight_specs.fields import Fields, join_path
 from pilotlight_specs.kpa import KNOWN_KEYS, InvalidScaling, KPAConfig, ScalingSpec, parse_duration_s, resolve_scaling
@@ -32,7 +35,7 @@ _NOT_PROPAGATED = {
     f"{AUTOSCALING}/maxScale": "maxReplicas",
     "kubectl.kubernetes.io/last-applied-configuration": "",
 }
-_KNOWN_ANNOTATIONS = {AUTOSCALING: KNOWN_KEYS, PILOTLIGHT: frozenset({PREWARM_ANNOTATION})}
+_KNOWN_ANNOTATIONS = {AUTOSCALING: KNOWN_KEYS, PILOTLIGHT: frozenset({ADAPTER_ANNOTATION, PREWARM_ANNOTATION})}
 UNSUPPORTED_COMPONENT_FIELDS = {
     "autoScaling": "it configures KEDA and HPA, which Knative mode does not use",
     "scaleMetricType": "it configures KEDA and HPA, which Knative mode does not use",
@@ -109,8 +112,17 @@ def _propagated(annotations: Mapping[str, str], fields: Fields) -> dict[str, str
         known = _KNOWN_ANNOTATIONS.get(group)
         if known is not None and key not in known:
             fields.report.unknown(fields.at(key), did_you_mean(key, known) or f"; {group}/ has no such annotation")
+        if key == ADAPTER_ANNOTATION:
+            _check_adapter(value, fields)
         kept[key] = value
     return kept
+
+
+def _check_adapter(uri: str, fields: Fields) -> None:
+    try:
+        parse_model_reference(uri)
+    except InvalidInput as error:
+        fields.report.error(fields.at(ADAPTER_ANNOTATION), f"must be the URI of a LoRA adapter: {error.message}")
 
 
 def _scale_annotations(fields: Fields) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from pilotlight_pool.policy.leases.isolation import SEVERAL
 from pilotlight_pool.policy.leases.lease_lifecycle import HOLDS_SLOT
 from pilotlight_pool.policy.leases.ledger import Ledger, Slot
@@ -44,6 +46,7 @@ def _wrong_sharers(ledger: Ledger, slot: Slot) -> list[str]:
             wrong.append(f"slot {slot.slot_id} is {slot.state}, and lease {lease_id} on it {lease.state}")
     if slot.sharers and slot.lease_id is None:
         wrong.append(f"slot {slot.slot_id} has sharers and no holder")
-    if len({lease.wish.sharing_terms for lease in leases.values() if lease is not None}) > 1:
+    wishes = [lease.wish for lease in leases.values() if lease is not None]
+    if not all(one.may_share_with(other) for one, other in itertools.combinations(wishes, 2)):
         wrong.append(f"slot {slot.slot_id} is shared by leases of several terms")
     return wrong

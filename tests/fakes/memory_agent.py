@@ -33,11 +33,13 @@ class MemoryAgent(CommandHandlers):
     def __init__(self, *slot_ids: str, memory_bytes: int = 4 * GIB, sleepers: int = 0, name: str = "memory") -> None:
         self.name = name
         self.release = ""
+        self.adapter_rank = 16
         self.tiers: dict[str, Tier] = {}
         self.slots = tuple(SlotFacts(slot_id, "cpu", memory_bytes, 1, sleepers, GIB) for slot_id in slot_ids)
         self.calls: list[tuple[str, ...]] = []
         self.asked: list[tuple[str, str]] = []
         self.granted: dict[str, tuple[str, ...]] = {}
+        self.adapters: dict[str, str] = {}
         self.told: dict[str, list[str]] = {}
         self.loaded: dict[str, str] = {}
         self.asleep: dict[str, dict[int, str]] = {slot_id: {} for slot_id in slot_ids}
@@ -87,7 +89,12 @@ class MemoryAgent(CommandHandlers):
         arguments = "".join(f"+{name}={value}" for name, value in order.engine_args.items())
         fingerprint = path.partition("/")[0] + arguments + self.release
         gib = int(query.removeprefix("gib=")) if query.startswith("gib=") else 1
-        return ModelFacts(order.uri, fingerprint, "awq", 1000, gib * GIB, "ram", query != "boot")
+        if not order.adapter:
+            return ModelFacts(order.uri, fingerprint, "awq", 1000, gib * GIB, "ram", query != "boot")
+        fingerprint += f"+adapters of rank {self.adapter_rank}"
+        return ModelFacts(
+            order.uri, fingerprint, "awq", 1000, gib * GIB, "ram", False, order.adapter, self.adapter_rank
+        )
 
     async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         assert slot_id not in self.loaded
@@ -108,7 +115,8 @@ class MemoryAgent(CommandHandlers):
     async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
         self._living(slot_id)
         assert grant.beside == (slot_id in self.granted)
-        await self._command("grant", slot_id, grant.lease_id)
+        self.adapters[grant.lease_id] = grant.adapter.uri if grant.adapter is not None else ""
+        await self._command("grant", slot_id, grant.adapter.uri if grant.adapter is not None else grant.lease_id)
         self._living(slot_id)
         others = self.granted.get(slot_id, ()) if grant.beside else ()
         self.granted[slot_id] = (*(lease_id for lease_id in others if lease_id != grant.lease_id), grant.lease_id)

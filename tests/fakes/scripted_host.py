@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from scripted_engine import EOS, LOST, REFUSED, VOCAB_SIZE, scripted_info
@@ -52,7 +52,7 @@ class ScriptedBatch:
         self._step_s = step_s
         self._running: dict[int, tuple[GenerateRequest, int]] = {}
 
-    def add(self, stream: int, request: EngineRequest) -> None:
+    def add(self, stream: int, request: EngineRequest, adapter: str = "") -> None:
         if REFUSED in request.prompt_token_ids:
             raise InvalidInput("the engine refuses this request")
         if isinstance(request, PoolRequest):
@@ -98,6 +98,7 @@ class ScriptedBatch:
     def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]]) -> SwapReport:
         raise NotImplementedError
 
+    def load_adapter(self, name: str, directory: str, in_use: Container[str]) -> None: ...
     def forget(self) -> None: ...
     def renew_metrics(self) -> None: ...
     def rename(self, model_name: str) -> None: ...

@@ -174,7 +174,8 @@ class Swap(SlotCommand[EngineReady], frozen=True):
 
 class GrantLease(SlotCommand[str], frozen=True, tag="grant"):
     """Serve the lease; the answer is the endpoint (`unix:///…`, `tcp://host:port`). `tenant` and `isolation`: what the
-    process remembers from now on. Raises EngineGone."""
+    process remembers from now on. Raises EngineGone, or PilotlightError where the lease's adapter cannot be served; who
+    else is there has not noticed."""
 
     grant: Grant
     tenant: str

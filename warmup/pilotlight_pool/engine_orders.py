@@ -25,18 +25,26 @@ class SlotFacts(msgspec.Struct, frozen=True):
 
 
 class ModelOrder(msgspec.Struct, frozen=True):
-    """A model as a holder asks for it. `loras`: (name, directory)."""
+    """A model as a holder asks for it. `loras`: (name, directory), of the engine. `adapter`: the URI of the one that
+    the lease brings to its engine, "" without."""
 
     uri: str
     engine_args: dict[str, str] = {}
     quantization: str = "auto"
     loras: tuple[tuple[str, str], ...] = ()
+    adapter: str = ""
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """What has to be on the node."""
+        return (self.uri, self.adapter) if self.adapter else (self.uri,)
 
 
 class ModelFacts(msgspec.Struct, frozen=True):
-    """What the agent found out about a model. `key` names the bytes that an engine would serve (files and adapters);
-    `swappable`: exchanging weights of this quantization is proven on this device; `memory_bytes`: what an engine for
-    it needs of a slot."""
+    """What the agent found out about a model. `key` names the bytes that an engine would serve (files and its own
+    adapters); `swappable`: exchanging weights of this quantization is proven on this device; `memory_bytes`: what an
+    engine for it needs of a slot. `adapter_key` names the bytes of the adapter that the lease brings, `adapter_rank`
+    its rank class, for which the engine is booted; "" and 0 without one."""
 
     key: str
     fingerprint: str
@@ -45,11 +53,22 @@ class ModelFacts(msgspec.Struct, frozen=True):
     memory_bytes: int
     tier: Tier
     swappable: bool
+    adapter_key: str = ""
+    adapter_rank: int = 0
 
     @property
     def kind(self) -> tuple[str, str]:
         """Engines of one kind answer alike: the same bytes, booted with the same arguments."""
         return self.key, self.fingerprint
+
+    @property
+    def kinds(self) -> tuple[tuple[str, str], ...]:
+        """The engine's, and its adapter's on such engines."""
+        return (self.kind, (self.adapter_key, self.fingerprint)) if self.adapter_key else (self.kind,)
+
+    def is_of(self, other: ModelFacts) -> bool:
+        """The same bytes."""
+        return (self.key, self.adapter_key) == (other.key, other.adapter_key)
 
 
 class EngineOrder(msgspec.Struct, frozen=True):
@@ -58,6 +77,13 @@ class EngineOrder(msgspec.Struct, frozen=True):
     model: ModelOrder
     facts: ModelFacts
     model_name: str
+
+
+class GrantedAdapter(msgspec.Struct, frozen=True):
+    """As a model's `uri` and `adapter_key`."""
+
+    uri: str
+    key: str
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -72,6 +98,7 @@ class Grant(msgspec.Struct, frozen=True):
     isolation: Isolation
     held_s: float = 0.0
     beside: bool = False
+    adapter: GrantedAdapter | None = None
 
 
 class EngineReady(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from typing import Self
 
 from pilotlight_local.pods.model_mounts import missing_here
 from pilotlight_local.pods.pod_command import NoEntrypoint, Placement, PodCommand, pod_command
+from pilotlight_protocol.adapters import ADAPTER_ANNOTATION
 from pilotlight_specs import Component, Obstacle
 
 ANSWER_TIMEOUT_S = 20.0
@@ -47,6 +48,9 @@ class Obstacles:
         for mount in component.pod.mounts:
             if reason := missing_here(mount.uri):
                 yield Obstacle("models", reason)
+        adapter = dict(component.annotations).get(ADAPTER_ANNOTATION)
+        if adapter and component.role == "predictor" and (reason := missing_here(adapter)):
+            yield Obstacle("models", f"{ADAPTER_ANNOTATION}: {reason}")
         try:
             command = pod_command(component, component.service_name, Placement(component.pod.container.port, "python"))
         except NoEntrypoint as error:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pilotlight_protocol.adapters import ADAPTER_ANNOTATION, ADAPTER_VARIABLE
 from pilotlight_protocol.leases import POOL_URL_VARIABLE, PREWARM_ANNOTATION, PREWARM_VARIABLE, TENANT_VARIABLE
 from pilotlight_specs.desired import Component, Container
 
@@ -55,6 +56,9 @@ def pod_command(component: Component, revision_name: str, placement: Placement) 
     for variable in container.env:
         # Kubernetes expands with the variables before this one; a later variable is not seen.
         declared[variable.name] = local.text(expand_variables(variable.value, declared))
+    adapter = dict(component.annotations).get(ADAPTER_ANNOTATION)
+    if adapter is not None and component.role == "predictor":
+        declared.setdefault(ADAPTER_VARIABLE, adapter)
     # Knative appends its own after the user's.
     declared["PORT"] = str(placement.port)
     declared["K_REVISION"] = revision_name

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pilotlight_engine import engine_arguments, model_source
-from pilotlight_engine.boot import checkpoint_check, kv_cache
-from pilotlight_engine.boot.lora import max_lora_rank
+from pilotlight_engine.boot import adapter_check, checkpoint_check, kv_cache
+from pilotlight_engine.boot.lora import adapter_arguments, checked_adapter, max_lora_rank
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.process import device_probe, machine
 from pilotlight_engine.quantization import QuantizationRefused, Requested, checkpoint_format, choose
 from pilotlight_models.checkpoint import Checkpoint, read_checkpoint
 from pilotlight_models.folder_files import read_object
+from pilotlight_protocol.adapters import rank_class
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound
 from pilotlight_protocol.model_config import dtype_of
 from pilotlight_protocol.pooling_config import is_encoder, pooling_task
@@ -23,7 +24,7 @@ from pilotlight_protocol.pooling_config import is_encoder, pooling_task
 @dataclass(frozen=True)
 class EngineSettings:
     """`engine_args`: of engine_arguments.parse_engine_args. `loras`: (name, directory). `device_memory_bytes`: a
-    slot's share of a GPU; None leaves it to vLLM."""
+    slot's share of a GPU; None leaves it to vLLM. `adapter_rank`, `adapter`: as in HostConfig."""
 
     model_dir: Path
     model_name: str
@@ -31,6 +32,8 @@ class EngineSettings:
     engine_args: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[tuple[str, str], ...] = ()
     device_memory_bytes: int | None = None
+    adapter_rank: int = 0
+    adapter: Path | None = None
 
 
 def configure(
@@ -59,7 +62,11 @@ def configure(
         share = _share(settings.device_memory_bytes, device.memory_bytes)
         # Whoever asked for the engine does not know what else runs on the device.
         given |= {"gpu_memory_utilization": share} if share is not None else {}
-    if settings.loras:
+    if rank := _adapter_rank(settings, checkpoint):
+        if pools is not None:
+            raise EngineMisconfigured("adapters are for models that generate, and this base makes vectors")
+        given |= adapter_arguments(rank)
+    elif settings.loras:
         chosen |= {"enable_lora": "true", "max_lora_rank": str(max_lora_rank(settings.loras))}
     defaults = engine_arguments.DEFAULTS if pools is None else engine_arguments.POOLING_DEFAULTS
     return list(engine_arguments.with_defaults(given, chosen, defaults).items())
@@ -74,6 +81,15 @@ def _encoder_on_cpu(checkpoint: Checkpoint, dtype: str) -> dict[str, str | None]
         "dtype": "float32" if dtype == "auto" and is_float32 else dtype,
         "kv_cache_memory_bytes": str(kv_cache.LEAST_BYTES),  # vLLM wants a number, and takes nothing
     }
+
+
+def _adapter_rank(settings: EngineSettings, checkpoint: Checkpoint) -> int:
+    if settings.adapter is None:
+        return settings.adapter_rank
+    try:
+        return rank_class(adapter_check.rank(checked_adapter(settings.adapter, checkpoint).config))
+    except InvalidInput as error:
+        raise EngineMisconfigured(error.message) from error
 
 
 def _checked(model_dir: Path, memory_bytes: int) -> Checkpoint:

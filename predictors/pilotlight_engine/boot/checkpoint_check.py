@@ -94,6 +94,35 @@ def reasons(
     return ()
 
 
+def linear_layers(config: Mapping[str, object], tensors: Sequence[TensorEntry]) -> dict[str, tuple[int, int]]:
+    """The linear layers that a LoRA adapter may change: outputs and inputs by name. Of a checkpoint that `reasons`
+    finds nothing against; of a quantized one whose layout is not known here, none."""
+    matrices = {
+        tensor.name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
+        for tensor in tensors
+        if tensor.name.endswith("_proj.weight") and len(tensor.shape) == 2 and tensor.dtype in _WEIGHT_DTYPES
+    }
+    kind = _kind(config)
+    sizes = _sizes(config, kind) if kind is not None else None
+    if sizes is None:
+        return {} if quantization_settings(config) else matrices
+    return {
+        name: (_product(sizes, dimensions[0]), _product(sizes, dimensions[1]))
+        for name, dimensions in _layers_of_decoder(sizes, sizes["num_hidden_layers"], tied=True)
+        if name.endswith("_proj")
+    }
+
+
+def _kind(config: Mapping[str, object]) -> _Dense | None:
+    architectures = config.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else None
+    return _DENSE.get(named) if isinstance(named, str) else None
+
+
+def _product(sizes: Mapping[str, int], names: tuple[str, ...]) -> int:
+    return math.prod(sizes[name] for name in names)
+
+
 def _wrong_numbers(config: Mapping[str, object], generation_config: Mapping[str, object]) -> Iterator[str]:
     for name in ("text_config", "quantization_config"):
         if not isinstance(config.get(name) or {}, Mapping):
@@ -149,9 +178,7 @@ def _more_than_there(config: Mapping[str, object], tensors: Sequence[TensorEntry
 def _differences(
     config: Mapping[str, object], tensors: Sequence[TensorEntry], memory_bytes: int | None
 ) -> Iterator[str]:
-    architectures = config.get("architectures")
-    named = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else None
-    kind = _DENSE.get(named) if isinstance(named, str) else None
+    kind = _kind(config)
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     # Without the prefix it is another layout (Mistral's own), or the decoder of something larger.
     if kind is None or not any(name.startswith("model.layers.") for name in shapes):
@@ -175,7 +202,7 @@ def _differences(
     comparison = _Comparison(config, shapes, expected)
     for name, dimensions in expected.items():
         yield from comparison.difference(name, dimensions, sizes)
-    if named == "LlamaForCausalLM":
+    if config["architectures"] == ["LlamaForCausalLM"]:
         yield from (
             f"config.json says {setting}, but tensor {layer}.bias is missing"
             for setting, names in _BIASED.items()
@@ -259,7 +286,7 @@ class _Comparison:
             near = get_close_matches(layer, self._strangers, n=1, cutoff=0.9)
             yield f"tensor {layer}.weight is missing{f'; the nearest there is of {near[0]}' if near else ''}"
             return
-        shape = tuple(math.prod(sizes[name] for name in names) for names in dimensions)
+        shape = tuple(_product(sizes, names) for names in dimensions)
         for parameter, expected in self._expected(there, shape).items():
             if parameter in there and there[parameter] != expected:
                 because = ", ".join(f"{name} {sizes[name]}" for names in dimensions for name in names)

@@ -2,14 +2,16 @@
 
     booted ── Grant ──▶ granted ── Joined ──▶ held ── Revoke, Swap, Grant ──▶ granted to the next, or to nobody
 
-A tenant's keys, values and metrics are gone before the next tenant is let in. Whatever it raises ends the process;
+A tenant's keys, values and metrics are gone before the next tenant is let in, but for tenants whose leases bring an
+adapter: those share the engine, keys and values are found under each one's adapter alone, and nobody is told metrics
+that are not all its own. Whatever it raises ends the process;
 nothing that it holds may answer again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +24,7 @@ from pilotlight_protocol.engine_frames import (
     Checked,
     Grant,
     Granted,
+    GrantRefused,
     Rejected,
     Revoke,
     Revoked,
@@ -35,7 +38,7 @@ from pilotlight_protocol.engine_frames import (
     Wake,
     Woken,
 )
-from pilotlight_protocol.errors import NotSupported
+from pilotlight_protocol.errors import NotSupported, PilotlightError
 
 
 class SwapReport(Protocol):
@@ -52,6 +55,7 @@ class HostedEngine(BatchEngine, Protocol):
     def can_sleep(self) -> bool: ...
     def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]]) -> SwapReport: ...
     def forget(self) -> None: ...
+    def load_adapter(self, name: str, directory: str, in_use: Container[str]) -> None: ...
     def renew_metrics(self) -> None: ...
     def rename(self, model_name: str) -> None: ...
     def sleep(self, level: int) -> None: ...
@@ -71,7 +75,7 @@ class AgentCommands:
         self._engine = engine
         self._leases = leases
         self._clock = clock
-        self._tenant: str | None = None
+        self._tenants: set[str] = set()
 
     def obey(self, frame: AgentFrame) -> None:
         match frame:
@@ -94,23 +98,38 @@ class AgentCommands:
     def _grant(self, grant: Grant) -> None:
         if not grant.beside:
             self._leases.end_leases("the engine was given to another lease")
-        elif self._sockets.grants and self._tenant != grant.tenant:
+        elif not self._may_be_beside(grant):
             self._leases.tell(Rejected("Grant", 409, "no lease is granted beside another tenant's"))
             return
-        if self._tenant not in (None, grant.tenant):
+        others = self._sockets.grants.values()
+        if grant.adapter is not None:
+            in_use = {other.adapter.name for other in others if other.adapter is not None}
+            try:
+                self._engine.load_adapter(grant.adapter.name, grant.adapter.directory, in_use)
+            except PilotlightError as error:
+                self._leases.tell(GrantRefused(grant.lease_id, error.message))
+                return
+        if not others and self._tenants - {grant.tenant}:
             self._start_anew()
-        if grant.model_name not in ("", self._leases.model_name):
+        if grant.adapter is None and grant.model_name not in ("", self._leases.model_name):
             self._leases.model_name = grant.model_name
             self._engine.rename(grant.model_name)
-        self._tenant = grant.tenant
+        self._tenants.add(grant.tenant)
+        self._sockets.tells_metrics = len(self._tenants) < 2
         self._sockets.grants = {**self._sockets.grants, grant.lease_id: grant}
         self._leases.tell(Granted(grant.lease_id))
+
+    def _may_be_beside(self, grant: Grant) -> bool:
+        others = self._sockets.grants.values()
+        apart = grant.adapter is not None and all(other.adapter is not None for other in others)
+        return apart or all(other.tenant == grant.tenant for other in others)
 
     def _start_anew(self) -> None:
         while self._engine.has_work():
             self._leases.step()
         self._engine.forget()
         self._engine.renew_metrics()
+        self._tenants.clear()
 
     def _swap(self, swap: Swap) -> None:
         began_s = self._clock()
@@ -126,7 +145,8 @@ class AgentCommands:
         except SwapBroken as error:
             self._leases.tell(SwapFailed(swap.generation, error.message))
             raise
-        self._leases.model_name, self._tenant = swap.model_name, None
+        self._leases.model_name = swap.model_name
+        self._tenants.clear()
         phases_s, info = {"drain": drain_s, **report.phases_s}, self._leases.describe()
         self._leases.tell(Swapped(swap.generation, phases_s, info, self._engine.swap_check))
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import msgspec
 
 from pilotlight_engine.host.door import Door
-from pilotlight_protocol.engine_frames import AgentFrame, Grant, LeaseFrame, Metrics, MetricsText, Ping, Pong
+from pilotlight_protocol.engine_frames import Adapter, AgentFrame, Grant, LeaseFrame, Metrics, MetricsText, Ping, Pong
 from pilotlight_protocol.frame_codec import FrameSplitter, encode
 
 _READ_BYTES = 256 * 1024
@@ -200,7 +200,8 @@ class Inbox:
 
 
 class HostSockets:
-    """`run` is the socket thread's body. `grants` is replaced by the engine thread: whose secrets open the door."""
+    """`run` is the socket thread's body. The engine thread sets `grants`: whose secrets open the door, and
+    `tells_metrics`: whether what the engine has counted is of one tenant alone."""
 
     def __init__(self, control: socket.socket, on_agent_gone: Callable[[], None]) -> None:
         control.setblocking(False)
@@ -215,6 +216,7 @@ class HostSockets:
         self._poll = select.epoll()
         self._door = Door(self._poll, lambda: self.grants, self._admit)
         self.grants: Mapping[str, Grant] = {}
+        self.tells_metrics = True
         self.on_metrics: Callable[[], bytes] | None = None
         self.inbox = Inbox(_INBOX_ITEMS, self._wake)
         self.control = Outbox(control, self._wake, _BACKLOG_BYTES, _STALL_DEADLINE_S)
@@ -223,11 +225,11 @@ class HostSockets:
         """Let in who shows a lease's secret, from now on. Engine thread, once."""
         self._door.open(listener)
 
-    def let_in(self, sock: socket.socket) -> None:
+    def let_in(self, sock: socket.socket, model_name: str = "", adapter: Adapter | None = None) -> None:
         """The connection of the only holder there will be: nobody else can have it, so that it shows no secret. Engine
         thread, once."""
         sock.setblocking(False)
-        grant = Grant("own", "", "")
+        grant = Grant("own", "", "", model_name, adapter=adapter)
         self.grants = {grant.lease_id: grant}
         link = LeaseLink(sock, grant, FrameSplitter(), self._wake, _STALL_DEADLINE_S)
         # Joined first, and known to the socket thread last: nothing is read from it before.
@@ -321,7 +323,7 @@ class HostSockets:
         self._take(link, bodies)
 
     def _metrics(self) -> bytes:
-        return self.on_metrics() if self.on_metrics is not None else b""
+        return self.on_metrics() if self.on_metrics is not None and self.tells_metrics else b""
 
     def _wake(self) -> None:
         os.eventfd_write(self._wake_fd, 1)

@@ -2,9 +2,10 @@
 
     Joined ──▶ holder, Welcome ── Generate ──▶ waiting ──▶ at work ──▶ Steps ── Left, or the lease ends ──▶ aborted
 
-Several leases of one tenant may be granted beside each other; `SharedBatch` lets their requests into the engine in
-turn. Requests run under numbers of our own, so that what an old connection asked for can never be answered on a new
-one. It must not know sockets' fds, nor what the agent wants (agent_commands.py).
+Several leases of one tenant may be granted beside each other, or of several tenants with an adapter each, with which
+alone their requests run; `SharedBatch` lets them into the engine in turn. Requests run under numbers of our own, so
+that what an old connection asked for can never be answered on a new one. It must not know sockets' fds, nor what the
+agent wants (agent_commands.py).
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class BatchEngine(Protocol):
 
     @property
     def batch_size(self) -> int: ...
-    def add(self, stream: int, request: EngineRequest) -> None: ...
+    def add(self, stream: int, request: EngineRequest, adapter: str = "") -> None: ...
     def abort(self, stream: int) -> None: ...
     def has_work(self) -> bool: ...
     def step(self) -> tuple[list[tuple[int, TokenDelta]], list[tuple[int, PilotlightError]]]: ...
@@ -154,7 +155,8 @@ class LeaseService:
             return
         self._drop_connection(lease_id, "another connection of the same lease took over")
         self._holders[lease_id] = link
-        self._answer(link, Welcome(self.describe(), self._stats(lease_id), self.model_name))
+        named = link.grant.model_name if link.grant.adapter is not None else self.model_name
+        self._answer(link, Welcome(self.describe(), self._stats(lease_id), named))
 
     def _serve_lease(self, link: LeaseLink, frame: LeaseFrame) -> None:
         match frame:
@@ -177,8 +179,9 @@ class LeaseService:
     def _let_in(self) -> None:
         """Requests that wait here, in turn, as many as the engine can have at work."""
         while (turn := self._batch.next(alone=len(self._holders) < 2)) is not None:
+            adapter = self._holders[turn.lease_id].grant.adapter
             try:
-                self._engine.add(turn.number, turn.request)
+                self._engine.add(turn.number, turn.request, adapter.name if adapter is not None else "")
             except PilotlightError as error:
                 self._batch.forget(turn.number)
                 refused = Refused(turn.stream, error.http_status, error.message, error.param)

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from vllm.model_executor.models.registry import ModelRegistry
+from vllm.v1.kv_cache_interface import KVCacheConfig
 
+from pilotlight_engine.vllm_adapter import lora_kernels
 from pilotlight_models.folder_files import read_object
 
 
@@ -16,6 +18,20 @@ def allow_amx() -> None:
     """Linux ends a process that uses AMX tiles unasked. oneDNN asks; vLLM's own kernels for small layers do not, so an
     engine that has only such layers was ended by SIGILL. Does nothing on a CPU without AMX."""
     torch.cpu._init_amx()
+
+
+def prepare_for_adapters(config: Any) -> None:
+    """Where the engine takes adapters, have vLLM clear a block of the KV cache before another request gets it, as it
+    does for some models, and multiply as `lora_kernels` does. `config`: vLLM's VllmConfig.
+
+    The rest of a block is multiplied by zero, which is no zero where it holds no number: what an adapter whose weights
+    overflow had left there was the end of the next tenant's answer.
+    """
+    if config.lora_config is None:
+        return
+    if config.device_config.device_type == "cpu":
+        lora_kernels.install()
+    KVCacheConfig.needs_kv_cache_zeroing = property(lambda _: True)
 
 
 def remove_rendezvous(init_method: str) -> None:

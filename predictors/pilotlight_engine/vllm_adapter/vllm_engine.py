@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
-from vllm.lora.request import LoRARequest
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import SamplingParams
 from vllm.usage.usage_lib import UsageContext
@@ -27,9 +26,16 @@ from vllm.v1.metrics.loggers import StatLoggerManager
 
 from pilotlight_engine.boot.boot_failures import told
 from pilotlight_engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
-from pilotlight_engine.vllm_adapter import model_defaults, pooler, vllm_boot, weight_exchange
+from pilotlight_engine.vllm_adapter import (
+    model_defaults,
+    pooler,
+    vllm_boot,
+    vllm_metrics,
+    weight_exchange,
+)
 from pilotlight_engine.vllm_adapter.constrained_requests import ConstrainedRequests
 from pilotlight_engine.vllm_adapter.constraint_preparation import Compiled
+from pilotlight_engine.vllm_adapter.loaded_adapters import LoadedAdapters
 from pilotlight_engine.vllm_adapter.model_defaults import ModelDefaults
 from pilotlight_engine.vllm_adapter.pooler import Pooler
 from pilotlight_engine.vllm_adapter.sampling import sampling_params
@@ -73,6 +79,7 @@ class VllmEngine:
             raise EngineMisconfigured(f"vLLM refuses this model or its engine arguments: {told(error)}") from error
         on_phase("load")
         self._config = config
+        vllm_boot.prepare_for_adapters(config)
         self._weights = WeightExchange(config, swap_threads)
         self._weights.share_compiled_graph()
         self._engine = LLMEngine(config, vllm_boot.with_phases(Executor.get_class(config), on_phase), log_stats=True)
@@ -89,12 +96,13 @@ class VllmEngine:
             self._adopt(model_defaults.read(model, Path(model.model)))
         except Exception as error:
             raise EngineMisconfigured(f"{model.model} cannot be served: {type(error).__name__}: {error}") from error
-        self._loras = {name: LoRARequest(name, number, path) for number, (name, path) in enumerate(loras, 1)}
+        self._adapters = LoadedAdapters(self._engine, config, loras)
         self._streams: dict[str, Stream] = {}
         self._ids: dict[int, tuple[str, str]] = {}
         self._rate = Rate()
         self._pooler = pooler.pooler_of(config, self._engine.get_supported_tasks())
         self._pooled: list[tuple[int, PooledVector]] = []
+        vllm_metrics.name_no_adapters(self._engine.logger_manager)
         on_phase("warm-up")
         self.swap_check = self._warm_up()
         on_phase("ready")
@@ -169,6 +177,7 @@ class VllmEngine:
         """Start vLLM's metrics at zero, under the name of the model that is served now."""
         self._engine.logger_manager = StatLoggerManager(vllm_config=self._config)
         self._engine.logger_manager.log_engine_initialized()
+        vllm_metrics.name_no_adapters(self._engine.logger_manager)
 
     def rename(self, model_name: str) -> None:
         """Serve the same weights under another name; its metrics start at zero."""
@@ -195,8 +204,12 @@ class VllmEngine:
     def can_sleep(self) -> bool:
         return self.device_type == "cuda" and bool(self._config.model_config.enable_sleep_mode)
 
-    def add(self, stream: int, request: EngineRequest) -> None:
-        """Queue a request; one whose constraint is not compiled yet waits beside the queue.
+    def load_adapter(self, name: str, directory: str, in_use: Container[str]) -> None:
+        """See `LoadedAdapters.load`."""
+        self._adapters.load(name, directory, in_use)
+
+    def add(self, stream: int, request: EngineRequest, adapter: str = "") -> None:
+        """Queue a request, with its lease's `adapter`; one whose constraint is not compiled yet waits beside the queue.
 
         Raises InvalidInput where vLLM refuses it, TooManyRequests; the engine is then as it was.
         """
@@ -210,8 +223,7 @@ class VllmEngine:
             return
         if self._pooler is not None:
             raise not_generating(self._pooler.info.task)
-        if request.lora is not None and request.lora not in self._loras:
-            raise InvalidInput(f"no LoRA adapter '{request.lora}' is loaded", param="lora")
+        request = self._adapters.bound(request, adapter)
         if request.parameters.structured_outputs is None:
             self._enter(stream, request)
         elif (compiled := self.constrained.compiled(stream, request)) is not None:
@@ -229,7 +241,7 @@ class VllmEngine:
                 external_id,
                 tokens_input(prompt, cache_salt=parameters.cache_salt),
                 sampling_params(parameters, self._defaults.sampling, max(1, self._max_model_len - len(prompt))),
-                lora_request=self._loras.get(request.lora or ""),
+                lora_request=self._adapters.request_for(request.lora),
                 priority=parameters.priority,
                 trace_headers={"traceparent": request.traceparent} if request.traceparent else None,
             )

@@ -15,6 +15,14 @@ class _VllmCollectors:
         return [metric for metric in REGISTRY.collect() if metric.name.startswith("vllm:")]
 
 
+def name_no_adapters(logger_manager: Any) -> None:
+    """vLLM counts under a label with the names of all adapters at work: another series for every mixture there was,
+    with other tenants' names. `logger_manager`: an engine's StatLoggerManager."""
+    for logger in logger_manager.stat_loggers:
+        if hasattr(logger, "gauge_lora_info"):
+            logger.gauge_lora_info = None
+
+
 def exposition() -> bytes:
     """vLLM's Prometheus metrics in text format. May be called by any thread."""
     return bytes(generate_latest(_VllmCollectors()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from pilotlight_engine.host.host_sockets import FromLease, Joined, LeaseLink, Le
 from pilotlight_engine.host.lease_service import LeaseService, SharedBatch
 from pilotlight_protocol.engine_frames import (
     Abort,
+    Adapter,
     Busy,
     Check,
     Checked,
@@ -29,6 +30,7 @@ from pilotlight_protocol.engine_frames import (
     GenerateRequest,
     Grant,
     Granted,
+    GrantRefused,
     Idle,
     LeaseHostFrame,
     Pool,
@@ -77,8 +79,16 @@ class FakeEngine:
     pooled: list[tuple[int, PooledVector]] = field(default_factory=list)
     asked: dict[int, str] = field(default_factory=dict)
     most_running: list[int] = field(default_factory=list)
+    adapters: dict[int, str] = field(default_factory=dict)
 
-    def add(self, stream: int, request: EngineRequest) -> None:
+    def load_adapter(self, name: str, directory: str, in_use: Container[str]) -> None:
+        if "bad" in directory:
+            raise InvalidInput("no such adapter")
+        used = [other for other in ("adapter of a", "adapter of b") if other in in_use]
+        self.log.append(f"load {name}, in use: {', '.join(used)}")
+
+    def add(self, stream: int, request: EngineRequest, adapter: str = "") -> None:
+        self.adapters[stream] = adapter
         if 13 in request.prompt_token_ids:
             raise InvalidInput("no thirteen")
         if isinstance(request, PoolRequest):
@@ -179,6 +189,7 @@ class FakeLink:
         self.script = deque(script)
         self.control = Heard(ControlFrame)
         self.grants: Mapping[str, Grant] = {}
+        self.tells_metrics = True
         self.inbox = self
 
     def take(self, *, wait: bool) -> list[object]:
@@ -457,6 +468,53 @@ def test_nobody_is_let_in_beside_another_tenant() -> None:
     assert [frame.frame for frame in link.control.of(Rejected)] == ["Grant"]
     assert set(link.grants) == set()
     assert not engine.log
+
+
+def adapted(lease: str, tenant: str = "a", folder: str = "", *, beside: bool = True) -> Grant:
+    adapter = Adapter(f"adapter of {tenant}", folder or f"/adapters/{tenant}")
+    return Grant(lease, "digest", tenant, f"model of {tenant}", beside, adapter)
+
+
+def test_tenants_with_an_adapter_each_share_an_engine_and_every_request_runs_with_its_leases() -> None:
+    engine, one, two = FakeEngine(), adapted("L1", "a", beside=False), adapted("L2", "b")
+    first, second = FakeLease(one), FakeLease(two)
+    link = play(engine, one, Joined(first), two, Joined(second), FromLease(second, ask(1)), FromLease(first, ask(1)))
+    assert link.control.of(Granted) == [Granted("L1"), Granted("L2")]
+    assert [welcome.model_name for lease in (first, second) for welcome in lease.outbox.of(Welcome)] == [
+        "model of a", "model of b",
+    ]  # fmt: skip
+    assert list(engine.adapters.values()) == ["adapter of b", "adapter of a"]
+    assert engine.log == ["load adapter of a, in use: ", "load adapter of b, in use: adapter of a"]
+    assert not link.tells_metrics, "the engine's counters are not all of one tenant"
+
+
+def test_a_tenant_that_has_the_engine_to_itself_again_finds_nothing_of_the_others() -> None:
+    engine, again = FakeEngine(), adapted("L3", "b", beside=False)
+    link = play(engine, adapted("L1", "a", beside=False), adapted("L2", "b"), Revoke("L1", ""), Revoke("L2", ""), again)
+    assert engine.log[-2:] == ["forget", "renew metrics"]
+    assert link.tells_metrics
+
+
+def test_an_adapter_that_cannot_be_loaded_disturbs_nobody() -> None:
+    engine, one = FakeEngine(), adapted("L1", "a", beside=False)
+    lease = FakeLease(one)
+    link = play(
+        engine, one, Joined(lease), FromLease(lease, ask(1)), adapted("L2", "b", "/bad"),
+        lambda: FromLease(lease, ask(len(engine.running) + 1)), None,
+    )  # fmt: skip
+    assert link.control.of(GrantRefused) == [GrantRefused("L2", "no such adapter")]
+    assert link.control.of(Granted) == [Granted("L1")]
+    assert len(lease.outbox.of(Step)[-1].deltas) == 2
+    assert link.tells_metrics
+
+
+@pytest.mark.parametrize(
+    ("there", "comes"),
+    [(grant("L1", "a"), adapted("L2", "b")), (adapted("L1", "a", beside=False), beside("L2", "b"))],
+)
+def test_a_lease_without_an_adapter_shares_with_its_own_tenant_alone(there: Grant, comes: Grant) -> None:
+    link = play(FakeEngine(), there, comes)
+    assert [frame.frame for frame in link.control.of(Rejected)] == ["Grant"]
 
 
 def test_a_long_queue_of_one_holder_does_not_starve_the_other() -> None:

@@ -51,9 +51,9 @@ GOOD = {
 }
 
 
-def refused(folder: Path, **changed: str) -> list[str]:
+def refused(folder: Path, spec: str = SPEC, **changed: str) -> list[str]:
     path = folder / "spec.yaml"
-    path.write_text(SPEC.format(**GOOD | changed))
+    path.write_text(spec.format(**GOOD | changed))
     try:
         load([path], default_config(), lambda: Obstacles(sys.executable, os.environ["PATH"]))
     except RefusedError as error:
@@ -94,6 +94,21 @@ def test_what_cannot_start_is_refused_where_it_stands(
     (said,) = refused(tmp_path, **changed)
     assert f"spec.yaml:{line}: InferenceService default/demo" in said
     assert words in said
+
+
+@pytest.mark.parametrize(
+    ("adapter", "words"),
+    [
+        ("file:///nowhere/at/all", "is not a directory"),
+        ("pvc://team/adapter", "there is no folder /mnt/pvc/team/adapter"),
+        ("oci://registry/adapter", "must be the URI of a LoRA adapter"),
+        ("hf://one-part", "must be the URI of a LoRA adapter"),
+    ],
+)
+def test_an_adapter_that_is_not_there_is_refused(tmp_path: Path, adapter: str, words: str) -> None:
+    mode = "serving.kserve.io/deploymentMode: Knative"
+    said = refused(tmp_path, SPEC.replace(mode, f"{mode}, pilotlight.dev/adapter: {adapter}"))
+    assert any(words in each for each in said), said
 
 
 def test_a_folder_of_the_model_is_there_for_the_arguments(tmp_path: Path) -> None:

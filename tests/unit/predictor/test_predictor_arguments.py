@@ -59,6 +59,8 @@ def test_port_and_name_come_from_the_environment() -> None:
         (["--quantization", "gguf"], "invalid choice"),
         (["--lora_module", "adapter"], "NAME=DIRECTORY"),
         (["--lora_module", "adapter=/nowhere/at/all"], "no directory"),
+        (["--adapter", "oci://registry/adapter"], "oci:// are not supported"),
+        (["--adapter", "hf://a/b", "--lora_module", "x=/y"], "give --adapter, with which everything is answered, or"),
     ],
 )
 def test_wrong_values_are_named(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +71,12 @@ def test_wrong_values_are_named(argv: list[str], words: str, capsys: pytest.Capt
 
 def test_lora_modules(tmp_path: Path) -> None:
     assert parse(["--lora_module", f"a={tmp_path}"], {}).loras == (("a", str(tmp_path)),)
+
+
+def test_an_adapter_comes_by_flag_or_by_the_annotations_variable() -> None:
+    assert parse([], {}).adapter == ""
+    assert parse([], {"PILOTLIGHT_ADAPTER": "hf://a/b"}).adapter == "hf://a/b"
+    assert parse(["--adapter=s3://bucket/a"], {"PILOTLIGHT_ADAPTER": "hf://a/b"}).adapter == "s3://bucket/a"
 
 
 def test_a_drain_takes_as_long_as_a_request_may() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import socket
 import time
@@ -37,6 +38,7 @@ from pilotlight_pool.engine_orders import EngineOrder, EngineReady, Grant, Model
 from pilotlight_protocol import engine_frames
 from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.leases import Isolation
+from pilotlight_store import Hold
 
 log = logging.getLogger(__name__)
 _GRANT_DEADLINE_S = 10.0
@@ -143,24 +145,42 @@ class Agent(CommandHandlers):
 
     async def grant(self, slot_id: str, grant: Grant, tenant: str, isolation: Isolation) -> str:
         slot = self._slots[slot_id]
-        engine = slot.awake
+        adapter, hold = await self._adapter(grant)
         frame = engine_frames.Grant(
-            grant.lease_id, grant.secret_sha256, grant.tenant, grant.model_name, beside=grant.beside
+            grant.lease_id, grant.secret_sha256, grant.tenant, grant.model_name, grant.beside, adapter
         )
-        others = slot.grants if grant.beside else {}
-        slot.grants = {**others, grant.lease_id: (grant, time.monotonic())}
+        try:
+            engine = slot.awake
+            slot.let_in(grant, hold)
+        except EngineGone:
+            if hold is not None:
+                hold.release()
+            raise
         engine.tenant, engine.isolation = tenant, isolation
-        await engine.living.grant(frame, _GRANT_DEADLINE_S)
+        try:
+            await engine.living.grant(frame, _GRANT_DEADLINE_S)
+        except BaseException:
+            slot.forget_grant(grant.lease_id)
+            raise
         return engine.endpoint
+
+    async def _adapter(self, grant: Grant) -> tuple[engine_frames.Adapter | None, Hold | None]:
+        if grant.adapter is None:
+            return None, None
+        folder, hold = await self._models.hold_adapter(grant.adapter)
+        # Of the tenant too: what a prompt has left in the cache is found by this name.
+        name = hashlib.sha256(f"{grant.tenant}\0{grant.adapter.key}".encode()).hexdigest()
+        return engine_frames.Adapter(name, str(folder)), hold
 
     async def revoke(self, slot_id: str, lease_id: str, reason: str, deadline_s: float) -> None:
         slot = self._slots[slot_id]
         await slot.awake.living.revoke(engine_frames.Revoke(lease_id, reason), deadline_s)
-        slot.grants.pop(lease_id, None)
+        slot.forget_grant(lease_id)
 
     async def stop(self, slot_id: str) -> None:
         slot = self._slots[slot_id]
-        engine, slot.engine, slot.grants = slot.engine, None, {}
+        engine, slot.engine = slot.engine, None
+        slot.forget_grants()
         if engine is not None:
             await engine.end()
 
@@ -168,7 +188,8 @@ class Agent(CommandHandlers):
         slot = self._slots[slot_id]
         engine = slot.awake
         await engine.living.sleep(engine_frames.Sleep(_SLEEP_LEVEL), deadline_s)
-        slot.engine, slot.grants = None, {}
+        slot.engine = None
+        slot.forget_grants()
         slot.asleep[engine.incarnation] = engine
 
     async def wake(self, slot_id: str, incarnation: int, deadline_s: float) -> EngineReady:
@@ -211,6 +232,7 @@ class Agent(CommandHandlers):
             device=facts.device,
             cpus=facts.cpus or None,
             memory_bytes=facts.memory_bytes,
+            adapter_rank=order.facts.adapter_rank,
         )
         output, output_fd = await EngineOutput.open(facts.slot_id)
         process = EngineProcess(
@@ -233,7 +255,7 @@ class Agent(CommandHandlers):
     def _lost(self, slot: AgentSlot, engine: EngineInstance, report: ExitReport) -> None:
         engine.endpoint, engine.busy = "", False
         if slot.engine is engine:
-            slot.grants = {}
+            slot.forget_grants()
         elif slot.asleep.pop(engine.incarnation, None) is not None:
             engine.let_go()
         self._tell(EngineLost(slot.facts.slot_id, engine.incarnation, report))

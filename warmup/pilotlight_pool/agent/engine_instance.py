@@ -56,15 +56,24 @@ class EngineInstance:
 
 
 @dataclass
+class Granted:
+    """`since_s`: monotonic. `adapter_hold`: the store's, for as long as the lease is granted."""
+
+    grant: Grant
+    since_s: float
+    adapter_hold: Hold | None = field(default=None, repr=False)
+
+
+@dataclass
 class AgentSlot:
     """One slot; `engine` None while it is empty. `booted` numbers its processes, `asleep` has them by that number.
-    `grants`: by lease, each with when it was made."""
+    `grants`: by lease."""
 
     facts: SlotFacts
     engine: EngineInstance | None = None
     asleep: dict[int, EngineInstance] = field(default_factory=dict)
     booted: int = 0
-    grants: dict[str, tuple[Grant, float]] = field(default_factory=dict)
+    grants: dict[str, Granted] = field(default_factory=dict)
 
     @property
     def awake(self) -> EngineInstance:
@@ -77,6 +86,21 @@ class AgentSlot:
         awake = () if self.engine is None else (self.engine,)
         return (*awake, *self.asleep.values())
 
+    def let_in(self, grant: Grant, adapter_hold: Hold | None) -> None:
+        if not grant.beside:
+            self.forget_grants()
+        self.forget_grant(grant.lease_id)
+        self.grants[grant.lease_id] = Granted(grant, time.monotonic(), adapter_hold)
+
+    def forget_grant(self, lease_id: str) -> None:
+        granted = self.grants.pop(lease_id, None)
+        if granted is not None and granted.adapter_hold is not None:
+            granted.adapter_hold.release()
+
+    def forget_grants(self) -> None:
+        for lease_id in list(self.grants):
+            self.forget_grant(lease_id)
+
     def report(self) -> SlotReport:
         slot_id, engine = self.facts.slot_id, self.engine
         sleeping = tuple(
@@ -87,7 +111,7 @@ class AgentSlot:
         if not engine.endpoint:
             return SlotReport(slot_id, SlotState.FAILED, engine.incarnation, engine.order, sleeping=sleeping)
         now_s = time.monotonic()
-        grants = [msgspec.structs.replace(grant, held_s=now_s - since_s) for grant, since_s in self.grants.values()]
+        grants = [msgspec.structs.replace(each.grant, held_s=now_s - each.since_s) for each in self.grants.values()]
         return SlotReport(
             slot_id,
             SlotState.LEASED if grants else SlotState.IDLE,

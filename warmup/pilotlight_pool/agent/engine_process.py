@@ -26,6 +26,7 @@ from pilotlight_protocol.engine_frames import (
     Failed,
     Grant,
     Granted,
+    GrantRefused,
     Idle,
     Ping,
     Pong,
@@ -43,6 +44,7 @@ from pilotlight_protocol.engine_frames import (
     Woken,
 )
 from pilotlight_protocol.engine_frames import SwapFailed as SwapFailedFrame
+from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.frame_codec import FrameSplitter, encode
 
 _SHUTDOWN_GRACE_S = 2.0
@@ -117,7 +119,10 @@ class EngineProcess(asyncio.Protocol):
         return cast(Swapped | SwapRefused, answer)
 
     async def grant(self, frame: Grant, deadline_s: float) -> None:
-        await self._ask(frame, Granted, deadline_s)
+        """Raises EngineGone; InvalidInput where its adapter cannot be loaded."""
+        answer = await self._ask(frame, Granted, deadline_s)
+        if isinstance(answer, GrantRefused):
+            raise InvalidInput(answer.reason, param="adapter")
 
     async def revoke(self, frame: Revoke, deadline_s: float) -> None:
         await self._ask(frame, Revoked, deadline_s)
@@ -213,6 +218,8 @@ class EngineProcess(asyncio.Protocol):
                 self._failed = frame
             case Busy() | Idle():
                 self._on_work(isinstance(frame, Busy))
+            case GrantRefused():
+                self._answer(Granted, frame)
             case SwapRefused() | SwapFailedFrame():
                 self._answer(Swapped, frame)
             case Rejected(name, _, message):

@@ -7,6 +7,7 @@ names, sizes and times, a stored model's its digest.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,13 +20,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from pilotlight_engine.boot import checkpoint_check
+from pilotlight_engine.boot.lora import adapter_arguments
 from pilotlight_engine.swap import swap_rules
 from pilotlight_models.checkpoint import adapter_rank, read_checkpoint
 from pilotlight_models.folder_files import FileRefused, check_folder, read_object
 from pilotlight_models.in_place import folder_in_place
 from pilotlight_models.pooling_files import read_pooling_files
-from pilotlight_pool.engine_orders import EngineOrder, ModelFacts, ModelOrder
+from pilotlight_pool.agent.brought_adapters import Brought, BroughtAdapters
+from pilotlight_pool.engine_orders import EngineOrder, GrantedAdapter, ModelFacts, ModelOrder
 from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_protocol.fingerprint import engine_fingerprint
@@ -88,6 +93,7 @@ class ModelFiles:
         self._architectures: OrderedDict[str, _Architecture] = OrderedDict()
         self._contents: OrderedDict[str, str] = OrderedDict()
         self._digests: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._adapters = BroughtAdapters()
         self._tiers: OrderedDict[str, tuple[Tier, float]] = OrderedDict()
 
     def _within_roots(self, located: Located, uri: str) -> Located:
@@ -108,23 +114,44 @@ class ModelFiles:
     def known(self, order: ModelOrder) -> ModelFacts | None:
         """What the model is; None where its source has to be asked first. Nothing is fetched here or below. Raises
         PilotlightError, InvalidInput for a folder that is no model."""
-        if _folder(order.uri) is not None:
-            return self._describe(order, self._in_place(order.uri))
-        with self._lock:
-            digest, until_s = self._digests.get(order.uri, ("", 0.0))
-        if not digest or time.monotonic() >= until_s:
-            return None
-        try:
-            return self._described_and_released(order, self._stored(order.uri).hold(digest))
-        except ModelNotFound:
-            return None
+        return self._described(order, self._hold_fresh)
 
     def peek(self, order: ModelOrder) -> ModelFacts | None:
         """`known`, but a copy that has become old counts."""
-        if _folder(order.uri) is not None:
-            return self.known(order)
-        hold = self._stored(order.uri).last_fetched(order.uri)
-        return self._described_and_released(order, hold) if hold is not None else None
+        return self._described(order, lambda uri: self._stored(uri).last_fetched(uri))
+
+    def is_known(self, uri: str) -> bool:
+        """Whether its source need not be asked."""
+        if _folder(uri) is not None:
+            return True
+        hold = self._hold_fresh(uri)
+        if hold is not None:
+            hold.release()
+        return hold is not None
+
+    def _hold_fresh(self, uri: str) -> Hold | None:
+        with self._lock:
+            digest, until_s = self._digests.get(uri, ("", 0.0))
+        if not digest or time.monotonic() >= until_s:
+            return None
+        try:
+            return self._stored(uri).hold(digest)
+        except ModelNotFound:
+            return None
+
+    def _described(self, order: ModelOrder, hold: Callable[[str], Hold | None]) -> ModelFacts | None:
+        with contextlib.ExitStack() as held:
+            found: list[Located] = []
+            for uri in order.uris:
+                if _folder(uri) is not None:
+                    found.append(self._in_place(uri))
+                    continue
+                kept = hold(uri)
+                if kept is None:
+                    return None
+                held.callback(kept.release)
+                found.append(_located(kept.path, kept.digest))
+            return self._describe(order, *found)
 
     def hold(self, order: EngineOrder) -> tuple[Located, Hold | None]:
         """The model as it was described, kept from eviction while an engine serves it; None for a folder.
@@ -134,13 +161,23 @@ class ModelFiles:
         hold = self._kept(order)
         try:
             located = self._in_place(order.model.uri) if hold is None else _located(hold.path, hold.digest)
-            if self._describe(order.model, located).key != order.facts.key:
+            if self._describe(msgspec.structs.replace(order.model, adapter=""), located).key != order.facts.key:
                 raise ModelNotFound(f"{order.model.uri} has changed since it was asked for: ask again")
         except BaseException:
             if hold is not None:
                 hold.release()
             raise
         return located, hold
+
+    def hold_adapter(self, adapter: GrantedAdapter) -> tuple[Path, Hold | None]:
+        """As `hold`, for the adapter of a lease."""
+        hold = None if _folder(adapter.uri) is not None else self._stored(adapter.uri).hold(adapter.key)
+        if hold is not None:
+            return hold.path, hold
+        located = self._in_place(adapter.uri)
+        if located.identity != adapter.key:
+            raise ModelNotFound(f"{adapter.uri} has changed since it was asked for: ask again")
+        return located.folder, None
 
     def _kept(self, order: EngineOrder) -> Hold | None:
         uri = order.model.uri
@@ -158,13 +195,10 @@ class ModelFiles:
         located = self._within_roots(_located(folder, ""), uri)
         return self._by_content(located) if _is_bundled(uri) else located
 
-    def _described_and_released(self, order: ModelOrder, hold: Hold) -> ModelFacts:
-        try:
-            return self._describe(order, _located(hold.path, hold.digest))
-        finally:
-            hold.release()
-
-    def _describe(self, order: ModelOrder, located: Located) -> ModelFacts:
+    def _describe(self, order: ModelOrder, located: Located, adapter: Located | None = None) -> ModelFacts:
+        brought = Brought()
+        if adapter is not None:
+            brought = self._adapters.described(adapter.identity, adapter.folder, located.identity, located.folder)
         architecture = self._architecture(located)
         adapters = [
             (name, self._within_roots(_located(_adapter_folder(path), ""), path).identity) for name, path in order.loras
@@ -172,6 +206,10 @@ class ModelFiles:
         arguments: dict[str, object] = dict(order.engine_args)
         if adapters:
             arguments |= {"enable_lora": True, "max_lora_rank": max(_rank(path) for _, path in order.loras)}
+        if brought.rank and architecture.pools:
+            raise InvalidInput("adapters are for models that generate, and this base makes vectors", param="adapter")
+        if brought.rank:
+            arguments |= adapter_arguments(brought.rank)
         quantization = order.quantization if order.quantization != "auto" else architecture.quantization
         by_argument = order.engine_args.get("quantization")
         arguments["quantization"] = quantization if by_argument is None else [quantization, by_argument]
@@ -188,9 +226,13 @@ class ModelFiles:
             weights_bytes=located.weights_bytes,
             memory_bytes=located.weights_bytes
             + _ENGINE_BYTES[self._node.device]
-            + (_kv_bytes(order, self._node) if architecture.caches else 0),
+            + (_kv_bytes(order, self._node) if architecture.caches else 0)
+            + brought.room_bytes,
             tier=self.tier(located),
-            swappable=(by_argument or quantization, self._node.device) in swap_rules.PROVEN and not architecture.pools,
+            swappable=not (brought.rank or architecture.pools)
+            and (by_argument or quantization, self._node.device) in swap_rules.PROVEN,
+            adapter_key=brought.key,
+            adapter_rank=brought.rank,
         )
 
     def tier(self, located: Located) -> Tier:

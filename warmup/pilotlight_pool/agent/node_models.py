@@ -6,11 +6,13 @@ Look-ups have threads that never wait for a network (`model_look_ups`); download
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from pathlib import Path
 
 from pilotlight_pool.agent.model_fetches import ModelFetches
 from pilotlight_pool.agent.model_files import Located, ModelFiles
 from pilotlight_pool.agent.model_look_ups import ModelLookUps
-from pilotlight_pool.engine_orders import EngineOrder, ModelFacts, ModelOrder
+from pilotlight_pool.engine_orders import EngineOrder, GrantedAdapter, ModelFacts, ModelOrder
 from pilotlight_protocol.errors import ModelNotFound, Unavailable
 from pilotlight_store import Hold
 
@@ -34,10 +36,13 @@ class NodeModels:
         if facts is not None:
             return facts
         here = await self._look_ups.look(order.uri, lambda: self._files.peek(order))
-        if here is None:
-            await self._fetches.fetch(order.uri)
-        else:
-            await self._fetches.refresh(order.uri, _REFRESH_PATIENCE_S)
+        for uri in order.uris:
+            if await self._look_ups.look(uri, partial(self._files.is_known, uri)):
+                continue
+            if here is None:
+                await self._fetches.fetch(uri)
+            else:
+                await self._fetches.refresh(uri, _REFRESH_PATIENCE_S)
         facts = await self._look_ups.look(order.uri, lambda: self._files.known(order)) or here
         if facts is None:
             raise Unavailable(f"{order.uri} was evicted at once: the store has too little room", retry_after_s=5.0)
@@ -56,6 +61,10 @@ class NodeModels:
         except TimeoutError as error:
             raise Unavailable(f"{order.model.uri} was not fetched again within {deadline_s:g} s") from error
 
+    async def hold_adapter(self, adapter: GrantedAdapter) -> tuple[Path, Hold | None]:
+        """As `hold`, for the adapter of a lease."""
+        return await self._look_ups.look(adapter.uri, lambda: self._files.hold_adapter(adapter), _release)
+
     async def close(self) -> None:
         self._look_ups.close()
         await self._fetches.close()
@@ -64,6 +73,6 @@ class NodeModels:
         return await self._look_ups.look(order.model.uri, lambda: self._files.hold(order), _release)
 
 
-def _release(held: tuple[Located, Hold | None]) -> None:
+def _release(held: tuple[object, Hold | None]) -> None:
     if held[1] is not None:
         held[1].release()

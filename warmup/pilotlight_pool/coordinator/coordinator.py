@@ -124,10 +124,10 @@ class Coordinator:
         """A tenant hears of its own orders alone, and not of slots. Raises what `WarmOrders` and `describe` raise, and
         Forbidden as `LeaseService.request` does."""
         tenant = access.tenant_of(caller, asked.tenant)
-        access.check_order(caller, [asked.model, *(path for _, path in asked.loras)], asked.engine_args)
-        model = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
+        model = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras, asked.adapter)
+        access.check_order(caller, [*model.uris, *(path for _, path in asked.loras)], asked.engine_args)
         order = EngineOrder(model, (await self.describe(model)).facts, asked.model_name)
-        if (refusal := self.pool.models.refusal_of(order.facts.kind)) is not None:
+        if (refusal := self.pool.models.refusal_of(order.facts)) is not None:
             raise refusal
         warm = WarmOrder(order, tenant, asked.isolation or self._settings.isolation)
         if asked.schedule is not None:

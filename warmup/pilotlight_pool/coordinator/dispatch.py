@@ -15,12 +15,14 @@ import msgspec
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.engine_orders import EngineOrder, ModelFacts
+from pilotlight_pool.policy.leases import ledger
 from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Slot
 from pilotlight_pool.policy.placement import fairness, placement, preemption
 from pilotlight_pool.policy.placement.eviction_rules import Contention, choose_ahead
 from pilotlight_pool.policy.placement.queue_round import QueueRound
+from pilotlight_protocol.adapters import AT_ONCE
 from pilotlight_protocol.errors import PayloadTooLarge, PilotlightError, Unavailable
 from pilotlight_protocol.leases import LeaseState
 
@@ -57,11 +59,11 @@ class Dispatch:
         this_round = QueueRound(pool.policy.eviction, pool.models.predictions, now_s)
         for lease_id in fairness.order(pool.policy.fairness, pool.fair, now_s):
             record = pool.records[lease_id]
-            if (refusal := pool.models.refusal_of(record.order.facts.kind)) is not None:
+            if (refusal := pool.models.refusal_of(record.order.facts)) is not None:
                 pool.end(lease_id, LeaseEvent.REFUSE, refusal)
                 continue
             # Whosever turn is first: it takes no slot from anybody, and what is lent of this one is taken back.
-            shared = self._shareable(record.wish)
+            shared = self._shareable(record.wish) if not record.wish.adapter else None
             failing_s = pool.models.wait_s(record.wish.model)
             if failing_s > 0:
                 decision = _backing_off(record.wish, failing_s, now_s)
@@ -80,6 +82,8 @@ class Dispatch:
             return decision
         facts, there = record.order.facts, record.on_agents
         views = [self._view(slot, facts, there, now_s) for slot in pool.ledger.slots.values()]
+        if record.wish.adapter:
+            views = [replace(view, beside=self._takes_beside(view.slot_id, record)) for view in views]
         contention = self._contention(lease_id, now_s)
         return this_round.decide(kind, record.wish, views, contention, hold_s, can_share=can_share)
 
@@ -112,7 +116,10 @@ class Dispatch:
             "lease %s of %s goes to %s by %s in %.2f s (asked for %s; %s)", lease_id, wish.tenant, chosen.slot_id,
             chosen.path, chosen.eta_s, wish.priority, "; ".join(decision.reasons),
         )  # fmt: skip
-        pool.reserve(lease_id, chosen)
+        if chosen.beside:
+            pool.share(lease_id, chosen.slot_id, chosen.path)
+        else:
+            pool.reserve(lease_id, chosen)
         self._outlooks[chosen.slot_id].kick()
 
     def _take(self, chosen: placement.Candidate, wish: LeaseWish) -> None:
@@ -124,6 +131,17 @@ class Dispatch:
             else:
                 why = f"the lease was preempted: {chosen.preempt_reason}"
                 self._pool.end(lease_id, LeaseEvent.PREEMPT, Unavailable(why))
+
+    def _takes_beside(self, slot_id: str, record: LeaseRecord) -> bool:
+        """Whether those that hold the slot, and its engine, have room for this lease's adapter; none while its agent is
+        away."""
+        pool, wish = self._pool, record.wish
+        slot = pool.ledger.slots[slot_id]
+        if slot_id in pool.absent or len(slot.sharers) >= _MOST_SHARERS:
+            return False
+        there = {(other.tenant, other.adapter) for other in (pool.records[each].wish for each in slot.lease_ids)}
+        fits = len({*there, (wish.tenant, wish.adapter)}) <= AT_ONCE[record.order.facts.adapter_rank]
+        return fits and ledger.may_be_beside(pool.ledger, slot, wish)
 
     def _shareable(self, wish: LeaseWish) -> Slot | None:
         """The slot that others of the same terms hold, and fewest; one whose agent is away lets nobody in."""
@@ -149,9 +167,10 @@ class Dispatch:
     def _contention(self, lease_id: str, now_s: float) -> Contention:
         pool = self._pool
         held = [
-            preemption.held_by([pool.ledger.leases[lease_id] for lease_id in slot.lease_ids])
-            for slot in pool.ledger.slots.values() if slot.lease_id is not None
-        ]  # fmt: skip
+            held
+            for slot in pool.ledger.slots.values()
+            for held in preemption.held_on([pool.ledger.leases[lease_id] for lease_id in slot.lease_ids])
+        ]
         others = [pool.records[other].wish for other in pool.fair.waiting if other != lease_id]
         wanted = frozenset(name for wish in others for name in (wish.fingerprint, wish.model))
         return Contention(held, self._uses(held, (), now_s), wanted)
@@ -221,7 +240,7 @@ def _kind(record: LeaseRecord) -> tuple[object, ...]:
     Where swaps are not proven, or nodes differ in what they can have, it decides more.
     """
     wish, apart = record.wish, not record.order.facts.swappable or len(record.on_agents) > 1
-    common = (wish.tenant, wish.priority, wish.isolation, wish.fingerprint, wish.memory_bytes)
+    common = (wish.tenant, wish.priority, wish.isolation, wish.fingerprint, wish.memory_bytes, wish.adapter)
     return (*common, wish.model) if apart else common
 
 

@@ -58,9 +58,9 @@ class LeaseService:
         if self._closing:
             raise Unavailable("the pool is shutting down")
         tenant = access.tenant_of(caller, asked.tenant)
-        access.check_order(caller, [asked.model, *(path for _, path in asked.loras)], asked.engine_args)
+        order = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras, asked.adapter)
+        access.check_order(caller, [*order.uris, *(path for _, path in asked.loras)], asked.engine_args)
         pool, began_s = self._pool, self._pool.now_s()
-        order = ModelOrder(asked.model, asked.engine_args, asked.quantization, asked.loras)
         try:
             async with asyncio.timeout(asked.deadline_s):
                 found = await self._describe(order)
@@ -69,7 +69,7 @@ class LeaseService:
                 f"{asked.model} could not be fetched within its deadline of {asked.deadline_s:g} s", retry_after_s=5.0
             ) from None
         facts, secret = found.facts, secrets.token_hex(32)
-        if (refusal := pool.models.refusal_of(facts.kind)) is not None:
+        if (refusal := pool.models.refusal_of(facts)) is not None:
             raise refusal
         wish = LeaseWish(
             lease_id=secrets.token_hex(12),
@@ -82,6 +82,7 @@ class LeaseService:
             memory_bytes=facts.memory_bytes,
             deadline_at_s=began_s + asked.deadline_s,
             model_name=asked.model_name,
+            adapter=facts.adapter_key,
         )
         record = LeaseRecord(wish, EngineOrder(order, facts, asked.model_name), _sha256(secret), began_s)
         record.on_agents = found.on_agents

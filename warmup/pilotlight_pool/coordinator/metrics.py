@@ -16,7 +16,7 @@ from pilotlight_pool.policy.placement.prediction import Path, error, promise_err
 
 _SHORT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _YES_NO = {True: "yes", False: "no"}
-_PATHS: tuple[Path, ...] = ("loaded", "wake", "swap", "fork", "boot")
+_PATHS: tuple[Path, ...] = ("loaded", "adapter", "wake", "swap", "fork", "boot")
 
 
 class PoolMetrics:

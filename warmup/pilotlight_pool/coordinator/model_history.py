@@ -54,13 +54,13 @@ class ModelHistory:
         return boot_backoff.wait_s(self._failing, model, self._clock())
 
     def refuse(self, kind: tuple[str, str], error: PilotlightError) -> None:
-        """No engine of this kind ever starts: the bytes and the arguments are part of its name."""
+        """No engine of this kind ever starts, or takes this adapter: bytes and arguments are part of its name."""
         self._refused[kind] = error
         if len(self._refused) > _MOST_REFUSALS:
             del self._refused[next(iter(self._refused))]
 
-    def refusal_of(self, kind: tuple[str, str]) -> PilotlightError | None:
-        return self._refused.get(kind)
+    def refusal_of(self, facts: ModelFacts) -> PilotlightError | None:
+        return next((self._refused[kind] for kind in facts.kinds if kind in self._refused), None)
 
     def forget_refusals(self) -> None:
         """A node has come that may have what engines lacked: a compiler, a library, a larger slot."""

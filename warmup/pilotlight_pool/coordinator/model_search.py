@@ -60,7 +60,7 @@ async def fetched(agent: AgentPort, order: EngineOrder, deadline_s: float) -> tu
             found = await agent.do(Describe(order.model))
     except (PilotlightError, TimeoutError) as error:
         return None, error.message if isinstance(error, PilotlightError) else "it was not fetched in time"
-    return (found, "") if found.key == order.facts.key else (None, "the model there is another one")
+    return (found, "") if found.is_of(order.facts) else (None, "the model there is another one")
 
 
 async def _certain(
@@ -75,7 +75,7 @@ async def _certain(
         for name, found in peeked.items():
             if isinstance(found, PilotlightError):
                 on_agents[name] = None
-            elif found is not None and name != agent.name and found.key == facts.key:
+            elif found is not None and name != agent.name and found.is_of(facts):
                 on_agents[name] = found
         return Found(facts, on_agents)
     raise Unavailable("no agent answers; ask again", retry_after_s=2.0)

@@ -97,13 +97,18 @@ class Pool:
         self._changed(*slots)
 
     def _charge_holder(self, slot_id: str | None) -> None:
-        """A slot is charged once, however many share it: to its holder, and after that to the one that follows it."""
+        """A slot is charged once, however many share it: in equal parts to the tenants that do, to the first lease of
+        each, and after that to the one that follows it."""
         slot = self.ledger.slots[slot_id] if slot_id is not None else None
-        for lease_id in slot.sharers if slot is not None else ():
-            self.fair = fairness.shares(self.policy.fairness, self.fair, lease_id, self.now_s())
-        if slot is not None and slot.lease_id is not None:
-            wish = self.ledger.leases[slot.lease_id].wish
-            self.fair = fairness.adopt(self.policy.fairness, self.fair, wish, self.now_s())
+        if slot is None:
+            return
+        charged: dict[str, LeaseWish] = {}
+        for lease_id in slot.lease_ids:
+            wish = self.ledger.leases[lease_id].wish
+            if charged.setdefault(wish.tenant, wish) is not wish:
+                self.fair = fairness.shares(self.policy.fairness, self.fair, lease_id, self.now_s())
+        for wish in charged.values():
+            self.fair = fairness.adopt(self.policy.fairness, self.fair, wish, self.now_s(), 1.0 / len(charged))
 
     def admit(self, record: LeaseRecord) -> None:
         """Queue a lease. Raises Unavailable when the queue, or its tenant's part of it, is full."""
@@ -125,12 +130,11 @@ class Pool:
         self.fair = fairness.started(self.policy.fairness, self.fair, lease_id, now_s)
         self._placed(lease_id, chosen.path)
 
-    def share(self, lease_id: str, slot_id: str) -> None:
-        """Bind a waiting lease to a slot beside others of its endpoint; the slot's driver has it let in."""
-        now_s = self.now_s()
-        self.ledger = ledger.share(self.ledger, lease_id, slot_id, now_s)
-        self.fair = fairness.shares(self.policy.fairness, self.fair, lease_id, now_s)
-        self._placed(lease_id, "share")
+    def share(self, lease_id: str, slot_id: str, path: str = "share") -> None:
+        """Bind a waiting lease to a slot beside those that hold it; the slot's driver has it let in."""
+        self.ledger = ledger.share(self.ledger, lease_id, slot_id, self.now_s())
+        self._charge_holder(slot_id)
+        self._placed(lease_id, path)
 
     def _placed(self, lease_id: str, path: str) -> None:
         record = self.records[lease_id]

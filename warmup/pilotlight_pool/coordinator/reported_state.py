@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from pilotlight_pool.agent_port import SleeperReport, SlotReport
 from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.engine_orders import EngineOrder, Grant
@@ -33,7 +35,12 @@ def served_leases(report: SlotReport, now_s: float, expires_at_s: float) -> list
 def _served(
     report: SlotReport, order: EngineOrder, grant: Grant, now_s: float, expires_at_s: float
 ) -> tuple[Lease, LeaseRecord]:
-    began_s = now_s - grant.held_s
+    began_s, adapter = now_s - grant.held_s, grant.adapter
+    if adapter is not None:
+        facts = msgspec.structs.replace(order.facts, adapter_key=adapter.key)
+        order = msgspec.structs.replace(
+            order, model=msgspec.structs.replace(order.model, adapter=adapter.uri), facts=facts
+        )
     wish = LeaseWish(
         grant.lease_id,
         grant.tenant,
@@ -44,6 +51,7 @@ def _served(
         order.facts.weights_bytes,
         order.facts.memory_bytes,
         model_name=grant.model_name,
+        adapter=adapter.key if adapter is not None else "",
     )
     state = LeaseState.IDLE if report.idle else LeaseState.ACTIVE
     record = LeaseRecord(wish, order, grant.secret_sha256, began_s)

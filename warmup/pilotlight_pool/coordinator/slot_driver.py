@@ -76,7 +76,7 @@ class SlotDriver:
         self._settings = settings
         self._wake = asyncio.Event()
         self._times = StepTimes(facts.slot_id, pool, metrics)
-        self._grants = SlotGrants(facts.slot_id, agent, pool, metrics, settings.drain_deadline_s)
+        self._grants = SlotGrants(facts.slot_id, agent, pool, metrics, self._times, settings.drain_deadline_s)
         self._incarnation = 0
         self.swap_path = ""
         self._lost_early = (0, ExitReport(""))
@@ -243,7 +243,7 @@ class SlotDriver:
         record = self._pool.records[wish.lease_id]
         began_s = self._pool.now_s()
         endpoint = await self._grants.let_in(wish, engine)
-        if self._slot.state is not SlotState.IDLE:
+        if endpoint is None or self._slot.state is not SlotState.IDLE:
             return
         if self._slot.lease_id != wish.lease_id:
             await self._grants.revoke(wish.lease_id)

@@ -10,27 +10,41 @@ Called by the slot's driver alone, one step after the other. Must not choose who
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from pilotlight_pool.agent_port import AgentPort, GrantLease, Revoke, SlotReport
+from pilotlight_pool.coordinator.lease_record import LeaseRecord
 from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.pool import Pool
-from pilotlight_pool.engine_orders import Grant
+from pilotlight_pool.coordinator.step_times import StepTimes
+from pilotlight_pool.engine_orders import Grant, GrantedAdapter
 from pilotlight_pool.policy.leases.isolation import after_serving
+from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Engine, Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_protocol.errors import InvalidInput, PilotlightError
 from pilotlight_protocol.leases import LeaseState
+
+log = logging.getLogger(__name__)
 
 
 class SlotGrants:
     def __init__(
-        self, slot_id: str, agent: AgentPort, pool: Pool, metrics: PoolMetrics, revoke_deadline_s: float
+        self,
+        slot_id: str,
+        agent: AgentPort,
+        pool: Pool,
+        metrics: PoolMetrics,
+        times: StepTimes,
+        revoke_deadline_s: float,
     ) -> None:
         self._slot_id = slot_id
         self._agent = agent
         self._pool = pool
         self._metrics = metrics
+        self._times = times
         self._revoke_deadline_s = revoke_deadline_s
         self._granted: tuple[str, ...] = ()
 
@@ -45,26 +59,39 @@ class SlotGrants:
         coming = next((lease_id for lease_id in slot.sharers if self._is_placing(lease_id)), None)
         return None if coming is None or slot.engine is None else lambda: self._admit(coming)
 
-    async def let_in(self, wish: LeaseWish, engine: Engine, *, beside: bool = False) -> str:
-        """Returns the endpoint. Raises what the agent does."""
-        secret_sha256 = self._pool.records[wish.lease_id].secret_sha256
+    async def let_in(self, wish: LeaseWish, engine: Engine, *, beside: bool = False) -> str | None:
+        """Returns the endpoint; None where it was refused for its adapter, and its lease is over. Raises AgentError."""
+        record = self._pool.records[wish.lease_id]
         tenant, isolation = after_serving(engine.tenant, engine.isolation, wish)
+        adapter = GrantedAdapter(record.order.model.adapter, wish.adapter) if wish.adapter else None
         grant = Grant(
-            wish.lease_id, secret_sha256, wish.tenant, wish.model_name, wish.priority, wish.isolation, beside=beside
-        )
-        endpoint = await self._agent.do(GrantLease(self._slot_id, grant, tenant, isolation))
+            wish.lease_id, record.secret_sha256, wish.tenant, wish.model_name, wish.priority, wish.isolation,
+            beside=beside, adapter=adapter,
+        )  # fmt: skip
+        try:
+            endpoint = await self._agent.do(GrantLease(self._slot_id, grant, tenant, isolation))
+        except PilotlightError as error:
+            self._refused(record, error)
+            return None
         others = tuple(lease_id for lease_id in self._granted if beside and lease_id != wish.lease_id)
         self._granted = (*others, wish.lease_id)
         return endpoint
+
+    def _refused(self, record: LeaseRecord, error: PilotlightError) -> None:
+        log.warning("slot %s: the adapter of lease %s: %s", self._slot_id, record.wish.lease_id, error.message)
+        if isinstance(error, InvalidInput):
+            self._pool.models.refuse(record.order.facts.kinds[-1], error)
+        if not self._pool.is_over(record.wish.lease_id):
+            self._pool.end(record.wish.lease_id, LeaseEvent.REFUSE, error)
 
     async def _admit(self, lease_id: str) -> None:
         """One that left meanwhile, or has lost those it was to share with, is found at the next look."""
         engine, record, began_s = self._slot.engine, self._pool.records[lease_id], self._pool.now_s()
         assert engine is not None  # next_step has looked
         endpoint = await self.let_in(record.wish, engine, beside=True)
-        if self._slot.state is SlotState.LEASED and lease_id in self._slot.sharers:
+        if endpoint is not None and self._slot.state is SlotState.LEASED and lease_id in self._slot.sharers:
             now_s = self._pool.now_s()
-            record.phases_s["grant"] = now_s - began_s
+            self._times.granted(record, record.order.facts, now_s - began_s)
             self._pool.grant_sharer(lease_id, endpoint)
             self._metrics.granted(record, now_s)
 

@@ -12,6 +12,7 @@ from pilotlight_pool.engine_orders import EngineOrder, EngineReady, ModelFacts
 from pilotlight_pool.policy.placement.prediction import Outcome, Path
 
 log = logging.getLogger(__name__)
+_GRANTED_ALONE: tuple[Path, ...] = ("loaded", "adapter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,10 @@ class StepTimes:
     def granted(self, record: LeaseRecord, facts: ModelFacts, took_s: float) -> None:
         """The lease serves now; learn from that where there was nothing else to do."""
         record.phases_s["grant"] = took_s
-        if record.path == "loaded":
-            predicted_s = self._pool.models.predicted_s("loaded", facts)
-            self._pool.models.learn(Outcome("loaded", facts.tier, facts.fingerprint, 0, took_s, 0.0, predicted_s))
+        for path in _GRANTED_ALONE:
+            if record.path == path:
+                predicted_s = self._pool.models.predicted_s(path, facts)
+                self._pool.models.learn(Outcome(path, facts.tier, facts.fingerprint, 0, took_s, 0.0, predicted_s))
         log.info(
             "lease %s is active on %s after %.3f s (%s)", record.wish.lease_id, self._slot_id,
             self._pool.now_s() - record.asked_s,

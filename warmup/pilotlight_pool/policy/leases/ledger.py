@@ -2,7 +2,7 @@
 
 The only place that moves leases and slots together, so that these hold after every step (the tests' `ledger_check`):
 - a lease in `HOLDS_SLOT` names exactly one slot and that slot names it back; any other lease names none;
-- a slot has one holder (`lease_id`) and may have sharers beside it, all of the same `sharing_terms`; while it is leased
+- a slot has one holder (`lease_id`) and may have sharers beside it, each pair of which may share; while it is leased
   its holder is active or idle, and while it is not, none of them is;
 - a lease that was admitted stays until it has ended and was swept.
 
@@ -113,13 +113,25 @@ def reserve(ledger: Ledger, lease_id: str, slot_id: str, now_s: float) -> Ledger
 
 
 def share(ledger: Ledger, lease_id: str, slot_id: str, now_s: float) -> Ledger:
-    """Bind a queued lease to a slot that others of the same terms hold: it is let in beside them."""
+    """Bind a queued lease to a slot that others hold with which it may share: it is let in beside them."""
     lease, slot = ledger.leases[lease_id], ledger.slots[slot_id]
-    holder = ledger.leases[slot.lease_id] if slot.lease_id is not None else None
-    if holder is None or holder.wish.sharing_terms != lease.wish.sharing_terms:
+    if not may_be_beside(ledger, slot, lease.wish):
         raise LifeCycleViolation(f"slot {slot_id}", f"held by lease {slot.lease_id}", "share", "by its endpoint's own")
     placed = replace(_lease_after(lease, LeaseEvent.PLACE, now_s), slot_id=slot_id)
     return _with_slot(_with_lease(ledger, placed), replace(slot, sharers=(*slot.sharers, lease_id)))
+
+
+def may_be_beside(ledger: Ledger, slot: Slot, wish: LeaseWish) -> bool:
+    """Whether those that hold the slot may share it with the wish: another tenant's only where the engine that is there
+    has served nobody who wanted to be apart."""
+    engine = slot.engine
+    if slot.lease_id is None:
+        return False
+    if wish.adapter and engine is not None and engine.model == wish.model:
+        apart = not may_reuse(engine.tenant, engine.isolation, wish)
+        if apart:
+            return False
+    return all(ledger.leases[lease_id].wish.may_share_with(wish) for lease_id in slot.lease_ids)
 
 
 def admit_sharer(ledger: Ledger, lease_id: str, now_s: float) -> Ledger:
@@ -128,6 +140,9 @@ def admit_sharer(ledger: Ledger, lease_id: str, now_s: float) -> Ledger:
     slot = ledger.slots[lease.slot_id] if lease.slot_id is not None else None
     if slot is None or lease_id not in slot.sharers or slot.state is not SlotState.LEASED:
         raise LifeCycleViolation(f"lease {lease_id}", lease.state, LeaseEvent.READY, "share() first")
+    if (engine := slot.engine) is not None:
+        tenant, isolation = after_serving(engine.tenant, engine.isolation, lease.wish)
+        ledger = _with_slot(ledger, replace(slot, engine=replace(engine, tenant=tenant, isolation=isolation)))
     return _with_lease(ledger, _lease_after(lease, LeaseEvent.READY, now_s))
 
 
@@ -205,9 +220,10 @@ def is_served_elsewhere(ledger: Ledger, lease_id: str) -> bool:
     """Whether the lease has no engine yet, and another one of its endpoint has."""
     lease = ledger.leases[lease_id]
     return lease.state not in SERVING and any(
-        is_served(ledger, slot) and ledger.leases[slot.lease_id or ""].wish.sharing_terms == lease.wish.sharing_terms
-        for slot in ledger.slots.values()
-    )
+        other.state in SERVING and other.wish.sharing_terms == lease.wish.sharing_terms
+        for slot in ledger.slots.values() if is_served(ledger, slot)
+        for other in (ledger.leases[lease_id] for lease_id in slot.lease_ids)
+    )  # fmt: skip
 
 
 def expire(ledger: Ledger, now_s: float) -> tuple[Ledger, tuple[str, ...]]:

@@ -17,7 +17,7 @@ while any lease fits it. The queue is bounded in all and per tenant, so a flood 
 `mean_slots` is what a tenant held lately *while anybody waited*, and it was not alone: what it used of an idle pool, or
 of a pool of its own, is held against nobody. A lease that shares a slot with another of its endpoint would wait if it
 did not, and counts as one that does: an endpoint whose pods share stands to others as one whose pods wait in turn.
-Preemption compares these means. Pure.
+Tenants that share a slot hold equal parts of it. Preemption compares these means. Pure.
 """
 
 from __future__ import annotations
@@ -63,9 +63,17 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class _Running:
+    """`part` of a slot since `since_s`; before that it used `used_s` slot-seconds."""
+
     tenant: str
     started_s: float
     charged_s: float
+    since_s: float
+    part: float = 1.0
+    used_s: float = 0.0
+
+    def used_by(self, now_s: float) -> float:
+        return self.used_s + self.part * max(0.0, now_s - self.since_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +151,19 @@ def started(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: floa
     return _running(spec, withdraw(spec, state, lease_id, now_s), lease_id, tenant, now_s)
 
 
-def adopt(spec: FairnessSpec, state: FairnessState, wish: LeaseWish, now_s: float) -> FairnessState:
-    """The lease has a slot already, its agent says: it never waits here, and its tenant is charged as for any other."""
-    if wish.lease_id in state.running:
+def adopt(spec: FairnessSpec, state: FairnessState, wish: LeaseWish, now_s: float, part: float = 1.0) -> FairnessState:
+    """The lease has a slot already, or from now on this `part` of one: it never waits here, and its tenant is charged
+    as for any other."""
+    run = state.running.get(wish.lease_id)
+    if run is None:
+        state = withdraw(spec, state, wish.lease_id, now_s)
+        state = _running(spec, state, wish.lease_id, wish.tenant, now_s)
+        run = state.running[wish.lease_id]
+    if run.part == part:
         return state
-    return _running(spec, withdraw(spec, state, wish.lease_id, now_s), wish.lease_id, wish.tenant, now_s)
+    state = _faded(spec, state, now_s)
+    run = replace(run, part=part, since_s=now_s, used_s=run.used_by(now_s))
+    return replace(state, running={**state.running, wish.lease_id: run})
 
 
 def ended(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: float) -> FairnessState:
@@ -172,8 +188,7 @@ def slot_lost(spec: FairnessSpec, state: FairnessState, lease_id: str, now_s: fl
     state = replace(_faded(spec, state, now_s), sharing=state.sharing - {lease_id})
     if run is None:
         return state
-    used_s = max(0.0, now_s - run.started_s)
-    corrected = state.finish_tags[run.tenant] + (used_s - run.charged_s) / spec.weight(run.tenant)
+    corrected = state.finish_tags[run.tenant] + (run.used_by(now_s) - run.charged_s) / spec.weight(run.tenant)
     return replace(
         state,
         running={key: other for key, other in state.running.items() if key != lease_id},
@@ -237,7 +252,7 @@ def _faded(spec: FairnessSpec, state: FairnessState, now_s: float) -> FairnessSt
     grown_s = spec.horizon_s * (1.0 - left) if contended else 0.0
     used_s = {tenant: before_s * left for tenant, before_s in state.used_s.items()}
     for run in state.running.values() if contended else ():
-        used_s[run.tenant] = used_s.get(run.tenant, 0.0) + grown_s
+        used_s[run.tenant] = used_s.get(run.tenant, 0.0) + grown_s * run.part
     return replace(
         state, used_s=used_s, contended_s=state.contended_s * left + grown_s, as_of_s=max(now_s, state.as_of_s)
     )
@@ -247,7 +262,7 @@ def _running(spec: FairnessSpec, state: FairnessState, lease_id: str, tenant: st
     tag, cost_s = _start_tag(state, tenant), _usual_cost(spec, state, tenant)
     return replace(
         state,
-        running={**state.running, lease_id: _Running(tenant, now_s, cost_s)},
+        running={**state.running, lease_id: _Running(tenant, now_s, cost_s, now_s)},
         finish_tags={**state.finish_tags, tenant: tag + cost_s / spec.weight(tenant)},
         virtual_time=max(state.virtual_time, tag),
     )

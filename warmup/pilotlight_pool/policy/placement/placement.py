@@ -2,6 +2,8 @@
 
     slot                                      path      predicted seconds
     idle, same model and fingerprint          loaded    ~0
+    the same, the wish brings an adapter      adapter   to load it
+    held by others with adapters on the same  adapter   (rest of a boot) + to load it: beside them
     sleeping engine of these two inside       wake      (sleep) + wake
     one of the same fingerprint alone         wake      (sleep) + wake + swap + weights from their tier
     idle, same fingerprint, swap proven       swap      swap + weights from their tier
@@ -54,7 +56,7 @@ class SlotView:
     what that costs; `stoppable_in_s`, before which its engine may not be stopped; `kept_for`, the tenant within whose
     share its parked engine is. `absent`: why it cannot be used at all now, "" where it can. `fingerprint`: what this
     node calls the wish's (it contains vLLM's version), "" where that is the wish's own. `way_back`: what bringing its
-    engine back takes once it had to go.
+    engine back takes once it had to go. `beside`: who holds it shares it with the wish, which brings an adapter.
     """
 
     slot_id: str
@@ -79,6 +81,7 @@ class SlotView:
     keep_value: float = 0.0
     absent: str = ""
     fingerprint: str = ""
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ class Candidate:
     """One way to serve the wish. `stops_engine`: the slot's engine dies for it. `waits`: not yet, its lease must end or
     its engine be old enough first, which takes `wait_s` of the `eta_s`. `loss`: what others lose, compared from left to
     right: a parked engine within its tenant's share, the run of a preempted lease in seconds, `keep_value`.
-    `reason` and `preempt_reason` are told to holders and name no other tenant; `preempt_detail` is the log's.
+    `reason` and `preempt_reason` are told to holders and name no other tenant; `preempt_detail` is the log's. `beside`:
+    with those that hold the slot, who lose nothing.
     """
 
     slot_id: str
@@ -100,6 +104,7 @@ class Candidate:
     reason: str
     preempt_reason: str = ""
     preempt_detail: str = ""
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +184,8 @@ def _candidate(
         return None, slot.absent
     if slot.fingerprint:
         wish = replace(wish, fingerprint=slot.fingerprint)
+    if slot.beside:
+        return _beside(spec, wish, slot, predictions), ""
     held = not slot.free and slot.preempts is None
     if held and slot.free_in_s is None:
         return None, "held by a lease that may not be preempted"
@@ -202,13 +209,22 @@ def _candidate(
         wait_s = slot.stoppable_in_s
         whose = "kept for its tenant" if slot.kept_for else "too young to be stopped"
         reason = f"{reason}; its engine is {whose} for another {slot.stoppable_in_s:.1f} s"
-    loss = (bool(slot.kept_for) and first != "loaded", slot.preempt_loss_s, slot.keep_value)
+    loss = (bool(slot.kept_for) and first not in {"loaded", "adapter"}, slot.preempt_loss_s, slot.keep_value)
     waits = held or (stops and slot.stoppable_in_s > 0.0)
     candidate = Candidate(
         slot.slot_id, first, eta_s + wait_s, loss, stops, slot.preempts, waits, wait_s, reason, slot.preempt_reason,
         slot.preempt_detail,
     )  # fmt: skip
     return candidate, ""
+
+
+def _beside(spec: PlacementSpec, wish: LeaseWish, slot: SlotView, predictions: PredictionState) -> Candidate:
+    loads_s = predict(spec.prediction, predictions, "adapter", slot.tier, wish.fingerprint, 0)
+    reason = f"its engine holds {wish.model} for others with adapters"
+    return Candidate(
+        slot.slot_id, "adapter", slot.busy_left_s + loads_s, (False, 0.0, 0.0), False, None, False, 0.0, reason,
+        beside=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +243,7 @@ def _way(wish: LeaseWish, slot: SlotView) -> _Way | str:
     reusable = engine is not None and may_reuse(engine.tenant, engine.isolation, wish)
     if engine is not None and reusable and engine.fingerprint == wish.fingerprint:
         if engine.model == wish.model:
-            return _Way(("loaded",), False, f"its engine holds {wish.model}{wait}")
+            return _Way(("adapter" if wish.adapter else "loaded",), False, f"its engine holds {wish.model}{wait}")
         if slot.swappable:
             return _Way(("swap",), False, f"same fingerprint, weights from {slot.tier}{wait}")
     occupied = slot.engine is not None

@@ -2,6 +2,7 @@
 
     path     what has to happen                                        process part   weights part
     loaded   the engine holds the weights already                      ~0             none
+    adapter  it does, and loads the adapter that the lease brings      learned        none
     wake     a sleeping engine of the same model (CUDA)                learned        none
     swap     same fingerprint: exchange weights in a running engine    learned        tier
     fork     zygote forks a host, which builds an engine               learned        tier
@@ -23,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-Path = Literal["loaded", "wake", "swap", "fork", "boot"]
+Path = Literal["loaded", "adapter", "wake", "swap", "fork", "boot"]
 Tier = Literal["ram", "disk", "remote"]
 
 MOVES_WEIGHTS: frozenset[Path] = frozenset({"swap", "fork", "boot"})
@@ -42,7 +43,7 @@ class PredictionSpec:
     """
 
     process_s: Mapping[Path, float] = field(
-        default_factory=lambda: {"loaded": 0.005, "wake": 0.5, "swap": 0.05, "fork": 4.0, "boot": 29.0}
+        default_factory=lambda: {"loaded": 0.005, "adapter": 0.05, "wake": 0.5, "swap": 0.05, "fork": 4.0, "boot": 29.0}
     )
     s_per_byte: Mapping[Tier, float] = field(
         default_factory=lambda: {"ram": 1 / 4e9, "disk": 1 / 1e9, "remote": 1 / 1e8}

@@ -20,11 +20,11 @@ other. A lease on its way loses the wait alone, one at work resumes token-exactl
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pilotlight_pool.policy.leases.lease_terms import LeaseWish
+from pilotlight_pool.policy.leases.lease_terms import PRIORITY_RANK, LeaseWish
 from pilotlight_pool.policy.leases.ledger import Lease
 from pilotlight_protocol.leases import LeaseState, Priority
 
@@ -36,7 +36,7 @@ class TenantUse:
     """`share_slots`: what is the tenant's by right. `held_slots`: now. `mean_slots`: lately (fairness.mean_slots)."""
 
     share_slots: float
-    held_slots: int
+    held_slots: float
     mean_slots: float
 
     @property
@@ -57,7 +57,8 @@ class TenantUse:
 
 @dataclass(frozen=True, slots=True)
 class HeldLease:
-    """A lease that holds a slot. `placing`: its engine is not ready yet. `since_s`: when it came to be what it is."""
+    """A lease that holds a slot, or those of one tenant that share it. `placing`: its engine is not ready yet.
+    `since_s`: when it came to be what it is. `part`: of the slot, which tenants with adapters share."""
 
     lease_id: str
     slot_id: str
@@ -66,15 +67,26 @@ class HeldLease:
     placing: bool
     idle: bool
     since_s: float
+    part: float = 1.0
+
+
+def held_on(leases: Sequence[Lease]) -> list[HeldLease]:
+    """The leases that share a slot, its holder first, as one for each tenant."""
+    tenants: dict[str, list[Lease]] = {}
+    for lease in leases:
+        tenants.setdefault(lease.wish.tenant, []).append(lease)
+    return [replace(held_by(own), part=1.0 / len(tenants)) for own in tenants.values()]
 
 
 def held_by(leases: Sequence[Lease]) -> HeldLease:
-    """What leases that share a slot, its holder first, are to others: one lease, idle only when all of them are."""
+    """What leases of a tenant that share a slot are to others: one lease, idle only when all of them are, and the most
+    urgent of them."""
     holder, wish = leases[0], leases[0].wish
     idle = all(lease.state is LeaseState.IDLE for lease in leases)
     since_s = max(lease.since_s for lease in leases) if idle else holder.since_s
     placing = holder.state is LeaseState.PLACING
-    return HeldLease(wish.lease_id, holder.slot_id or "", wish.tenant, wish.priority, placing, idle, since_s)
+    priority = min((lease.wish.priority for lease in leases), key=PRIORITY_RANK.__getitem__)
+    return HeldLease(wish.lease_id, holder.slot_id or "", wish.tenant, priority, placing, idle, since_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +109,9 @@ def uses(
 ) -> dict[str, TenantUse]:
     """Every tenant in `weights`: those present, with their fair-queueing weights."""
     total = sum(weights.values())
-    held_slots = Counter(lease.tenant for lease in held)
+    held_slots: defaultdict[str, float] = defaultdict(float)
+    for lease in held:
+        held_slots[lease.tenant] += lease.part
     return {
         tenant: TenantUse(
             share_slots=slot_count * weight / total,
@@ -111,10 +125,20 @@ def uses(
 def victims(
     wish: LeaseWish, held: Sequence[HeldLease], tenants: Mapping[str, TenantUse], now_s: float
 ) -> dict[str, Victim]:
-    """The leases that may be preempted for the wish now, by slot: those of the lowest order; empty: it has to wait."""
-    found = [victim for lease in held if (victim := _victim(wish, lease, tenants, now_s)) is not None]
+    """The leases that may be preempted for the wish now, by slot: those of the lowest order; empty: it has to wait.
+
+    Of a slot that tenants share each one's must be a victim: nobody loses an engine because a neighbour uses too much.
+    """
+    by_slot: dict[str, list[Victim | None]] = {}
+    for lease in held:
+        by_slot.setdefault(lease.slot_id, []).append(_victim(wish, lease, tenants, now_s))
+    found = [max(filter(None, each), key=_cost) for each in by_slot.values() if None not in each]
     lowest = min((victim.order for victim in found), default=0)
     return {victim.lease.slot_id: victim for victim in found if victim.order == lowest}
+
+
+def _cost(victim: Victim) -> tuple[int, float]:
+    return victim.order, victim.loss_s
 
 
 def _victim(wish: LeaseWish, lease: HeldLease, tenants: Mapping[str, TenantUse], now_s: float) -> Victim | None:
@@ -150,4 +174,4 @@ def _victim(wish: LeaseWish, lease: HeldLease, tenants: Mapping[str, TenantUse],
 
 
 def _holding(use: TenantUse) -> str:
-    return f"holds {use.held_slots} slots, lately {use.mean_slots:.1f}, its share is {use.share_slots:.1f}"
+    return f"holds {use.held_slots:g} slots, lately {use.mean_slots:.1f}, its share is {use.share_slots:.1f}"
