@@ -83,13 +83,15 @@ class InputTensor(msgspec.Struct):
     parameters: Parameters = msgspec.field(default_factory=dict)
 
 
-class InferBody(msgspec.Struct):
-    """The JSON of an infer request."""
+class InferBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON of an infer request. KServe's SDK repeats the model's name, which the path has."""
 
     inputs: Annotated[list[InputTensor], _documented(minItems=1)]
     id: str | None = None
     parameters: Parameters = msgspec.field(default_factory=dict)
     outputs: list[RequestedOutput] = msgspec.field(default_factory=list)
+    model_name: str | None = None
+    model_version: str | None = None
 
 
 class OutputTensor(msgspec.Struct):

@@ -1,7 +1,8 @@
 """What a request for text asks of who makes tokens, and what of it is left to do in text. Pure.
 
 stop strings                     found in text; one that is the text of a special token, which is no text while
-                                 special tokens are skipped, becomes a stop token
+                                 special tokens are skipped, becomes a stop token; one that holds such
+                                 a text is looked for with a mark in its place
 bad words                        become token sequences, by the model's tokenizer, as vLLM makes them
 several choices at temperature 0 are one: what is generated once is shown as often as it was asked for
 """
@@ -47,7 +48,7 @@ def token_level(
         hidden = hidden_tokens()
         stop_tokens = {hidden[text]: text for text in asked.stop if text in hidden}
         if shown := [text for text in asked.stop if text not in hidden]:
-            stops = StopStrings(shown, include_in_output=include_stop)
+            stops = StopStrings(shown, include_in_output=include_stop, hidden=hidden)
         changes |= {"stop": [], "stop_token_ids": [*asked.stop_token_ids, *stop_tokens]}
     if asked.bad_words:
         words = [*asked.bad_words_token_ids, *bad_word_ids(asked.bad_words, encode)]

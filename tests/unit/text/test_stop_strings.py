@@ -68,3 +68,32 @@ def test_no_more_is_held_than_could_become_a_stop_string(stops: list[str], text:
         assert shown + held == text
         assert held == "" or any(stop.startswith(held) for stop in stops)
         assert not any(stop.startswith(text[at:]) for at in range(len(shown)) for stop in stops)
+
+
+HIDDEN = {"<|end|>": 7, "<|end|>x": 8, "<|turn|>": 9}
+
+
+@pytest.mark.parametrize(
+    ("stop", "pushed", "include", "shown", "matched"),
+    [
+        ("<|end|>\n", ["a", 7, "\nb"], False, "a", True),
+        ("<|end|>\n", ["a", 7, "\nb"], True, "a<|end|>\n", True),
+        ("<|end|>\n", ["a", 7, "b\n"], False, "ab\n", False),
+        ("<|end|>\n", ["a", 7], False, "a", False),
+        ("<|end|>\n", ["a<|end|>\nb"], False, "a", True),
+        ("y<|turn|>user", ["xy", 9, "us", "er"], False, "x", True),
+        ("<|end|>x!", ["a", 8, "!"], False, "a", True),
+        ("<|end|><|turn|>", ["a", 7, 9, "b"], True, "a<|end|><|turn|>", True),
+        ("plain", ["a", 7, "pla", "in"], False, "a", True),
+    ],
+)
+def test_a_hidden_token_within_a_stop_string_is_seen_by_the_search_alone(
+    stop: str, pushed: list[str | int], include: bool, shown: str, matched: bool
+) -> None:
+    scanner = StopStrings([stop, "never"], include_in_output=include, hidden=HIDDEN).scanner()
+    text = ""
+    for piece in pushed:
+        text += scanner.push(piece if isinstance(piece, str) else scanner.marks.get(piece, ""))
+    text += scanner.finish()
+    assert (text, scanner.matched) == (shown, stop if matched else None)
+    text.encode()  # no mark is left in it

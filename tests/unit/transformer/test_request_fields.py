@@ -341,3 +341,15 @@ async def test_logprobs_0_shows_the_token_itself() -> None:
     shown = (await app_saying("one").post(COMPLETIONS, prompt(logprobs=0))).json()["choices"][0]["logprobs"]
     assert shown["token_logprobs"] == [-0.5] * len(ids("one"))
     assert [list(top) for top in shown["top_logprobs"]] == [[token] for token in shown["tokens"]]
+
+
+@ROUTES
+@STREAM
+async def test_a_stop_string_may_hold_a_special_token(path: str, body: dict[str, Any], stream: bool) -> None:
+    stop = "<|im_start|>user"
+    app = TextApp(FakeTokenSource(Answer([ids("one"), [special("<|im_start|>")], ids("user"), ids(" two")])))
+    answer = await app.post(path, {**body, "stop": stop, "stream": stream})
+    choice = events_of(answer)[-2]["choices"][0] if stream else answer.json()["choices"][0]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
+    assert " two" not in answer.text
+    assert app.source.closed == 1

@@ -3,19 +3,35 @@
 Responsible for finding the first stop string in text that arrives in pieces, and for holding back no more of it than
 the longest suffix that could still become one. Pure. The outcome never depends on how the text was cut: the match that
 is complete first wins (vLLM, which looks after each token, does the same), and of two that end together the longer one.
+
+A special token that the text does not show is a mark in what is searched: a lone surrogate, which no text holds. A stop
+string that holds such a token's text is looked for with the mark in its place, and as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+_FIRST_MARK = 0xD800
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 class StopStrings:
-    """The stop strings of one request; `scanner()` gives one scanner per choice."""
+    """The stop strings of one request; `scanner()` gives one scanner per choice.
 
-    def __init__(self, stops: Sequence[str], *, include_in_output: bool = False) -> None:
+    `hidden`: text to id of the tokens that are not shown. `marks`: what to push in place of one, by its id.
+    """
+
+    def __init__(
+        self, asked: Sequence[str], *, include_in_output: bool = False, hidden: Mapping[str, int] = _NONE
+    ) -> None:
+        self.marks: dict[int, str] = {}
+        self.asked_as = {self._marked(stop, hidden): stop for stop in asked}
+        stops = dict.fromkeys([*self.asked_as, *asked])
         self.stops = tuple(stops)
         self.include_in_output = include_in_output
+        self._unmarked = {ord(mark): None for mark in self.marks.values()}
         self.first_characters = frozenset(stop[0] for stop in stops)
         self.proper_prefixes = frozenset(stop[:length] for stop in stops for length in range(1, len(stop)))
         self.longest = max(map(len, stops), default=0)
@@ -26,14 +42,26 @@ class StopStrings:
     def scanner(self) -> StopScanner:
         return StopScanner(self)
 
+    def shown(self, text: str) -> str:
+        """`text` without marks."""
+        return text.translate(self._unmarked) if self.marks else text
+
+    def _marked(self, stop: str, hidden: Mapping[str, int]) -> str:
+        for text in sorted(filter(stop.__contains__, hidden), key=len, reverse=True):
+            if text in stop:
+                mark = self.marks.setdefault(hidden[text], chr(_FIRST_MARK + len(self.marks)))
+                stop = stop.replace(text, mark)
+        return stop
+
 
 class StopScanner:
     """`push` returns the text that may be shown now; `matched` is the stop string once one is complete."""
 
-    __slots__ = ("_held", "_spec", "matched")
+    __slots__ = ("_held", "_spec", "marks", "matched")
 
     def __init__(self, spec: StopStrings) -> None:
         self._spec = spec
+        self.marks = spec.marks
         self._held = ""
         self.matched: str | None = None
 
@@ -43,17 +71,19 @@ class StopScanner:
         text = self._held + text
         found = self._first_match(text)
         if found is not None:
-            start, self.matched = found
+            start, stop = found
+            self.matched = self._spec.asked_as.get(stop, stop)
             self._held = ""
-            return text[: start + len(self.matched)] if self._spec.include_in_output else text[:start]
+            shown = self._spec.shown(text[:start])
+            return shown + self.matched if self._spec.include_in_output else shown
         keep = self._possible_start(text)
         self._held = text[keep:]
-        return text[:keep]
+        return self._spec.shown(text[:keep])
 
     def finish(self) -> str:
         """The text still held back, once no more can come."""
         held, self._held = self._held, ""
-        return held
+        return self._spec.shown(held)
 
     def _first_match(self, text: str) -> tuple[int, str] | None:
         best: tuple[int, int, str] | None = None

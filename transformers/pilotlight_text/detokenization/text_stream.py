@@ -144,12 +144,14 @@ class ChoiceText:
 
     def _scan(self, scanner: StopScanner, ids: list[int]) -> tuple[str, int]:
         """Text that may be shown and how many of `ids` were looked at until a match."""
-        parts = []
+        parts, marks = [], scanner.marks
         for seen, token_id in enumerate(ids, start=1):
             text = self._detokenizer.push((token_id,))
             if self.completion_tokens + seen <= self._min_tokens:
                 parts.append(text)
                 continue
+            if marks:
+                text += marks.get(token_id, "")
             if text:
                 parts.append(scanner.push(text))
                 if scanner.matched is not None:
