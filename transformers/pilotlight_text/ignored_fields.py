@@ -28,14 +28,14 @@ _logged: set[str] = set()
 
 
 class UnknownFields(Generic[T]):
-    """Finds names that `kind` has no field for. `strict`: the same struct, which forbids them; `nested`: fields that
-    are structs themselves."""
+    """Finds names that `kind` has no field for. `strict`: the same struct, which forbids them, where bodies are to be
+    decoded here; `nested`: fields that are structs themselves."""
 
     def __init__(
-        self, kind: type[T], strict: type[T], nested: Mapping[str, type[msgspec.Struct]] | None = None
+        self, kind: type[T], strict: type[T] | None = None, nested: Mapping[str, type[msgspec.Struct]] | None = None
     ) -> None:
         self._kind = kind
-        self._strict = msgspec.json.Decoder(strict)
+        self._strict = msgspec.json.Decoder(strict or kind)
         self._nested = nested or {}
 
     def known(self, body: bytes) -> T | None:
@@ -53,6 +53,10 @@ class UnknownFields(Generic[T]):
             inner = msgspec.json.decode(fields.get(outer, b"null"), type=dict[str, msgspec.Raw] | None) or {}
             unknown += [f"{outer}.{name}" for name in inner if name not in kind.__struct_fields__]
         return tuple(unknown)
+
+    def note_in(self, body: bytes, context: RequestContext) -> None:
+        """Of a body that was taken; it costs a look at its names."""
+        self.note(self.names(body), context)
 
     def note(self, names: Sequence[str], context: RequestContext) -> None:
         """Tell the client and the log of `names` that were left out."""

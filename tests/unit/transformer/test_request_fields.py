@@ -353,3 +353,31 @@ async def test_a_stop_string_may_hold_a_special_token(path: str, body: dict[str,
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
     assert " two" not in answer.text
     assert app.source.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"model": "demo", "input": "x"}),
+        ("/v1/messages", {"model": "demo", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/messages/count_tokens", {"model": "demo", "messages": [{"role": "user", "content": "x"}]}),
+        ("/tokenize", {"prompt": "x"}),
+        ("/detokenize", {"tokens": [5]}),
+    ],
+)
+async def test_other_surfaces_name_what_they_ignore_too(path: str, body: dict[str, Any]) -> None:
+    answer = await app_saying("a").post(path, {**body, "temprature": 0})
+    assert (answer.status_code, answer.headers["x-pilotlight-ignored-fields"]) == (200, "temprature")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"model": "demo", "input": "x"}),
+        ("/v1/messages", {"model": "demo", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}),
+    ],
+)
+async def test_other_surfaces_have_openais_top_p_too(path: str, body: dict[str, Any]) -> None:
+    app = app_saying("a")
+    assert (await app.post(path, {**body, "top_p": 0})).status_code == 200
+    assert app.source.asked[0].parameters.is_greedy

@@ -11,6 +11,7 @@ from pilotlight_text.anthropic_api.answers import MessageAnswer, MessageUsage, T
 from pilotlight_text.anthropic_api.asked_conversation import conversation_of
 from pilotlight_text.anthropic_api.message_output import MessageOutput
 from pilotlight_text.anthropic_api.requests import (
+    COUNT_FIELDS,
     MESSAGE_FIELDS,
     MessagesRequest,
     messages_parameters,
@@ -54,6 +55,7 @@ class Messages:
 
     async def count_tokens(self, context: RequestContext) -> Reply:
         request = read_count_request(context.body)
+        COUNT_FIELDS.note_in(context.body, context)
         self._model.require(request.model)
         conversation = conversation_of(request, parse_parameters(None))
         ids = await self._conversations.prompt_ids(conversation, context)

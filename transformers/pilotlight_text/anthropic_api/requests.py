@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.generation import GenerationParameters, parse_parameters
+from pilotlight_protocol.generation import GenerationParameters
 from pilotlight_text.conversation.output_format import format_outputs
 from pilotlight_text.ignored_fields import UnknownFields
 from pilotlight_text.openai_api.requests import decode_body
+from pilotlight_text.openai_api.sampling import openai_parameters
 
 Number = int | float | None
 Json = dict[str, Any]
@@ -107,6 +108,7 @@ _counted = msgspec.json.Decoder(CountTokensRequest)
 MESSAGE_FIELDS: UnknownFields[MessagesRequest] = UnknownFields(
     MessagesRequest, MessagesRequest, {"thinking": Thinking, "output_config": OutputOptions}
 )
+COUNT_FIELDS = UnknownFields(CountTokensRequest)
 
 
 def read_messages_request(body: bytes) -> tuple[MessagesRequest, tuple[str, ...]]:
@@ -166,4 +168,4 @@ def messages_parameters(request: MessagesRequest) -> GenerationParameters:
     }
     shape = request.output_config.format if request.output_config is not None else None
     outputs = format_outputs(shape, "output_config.format")
-    return msgspec.structs.replace(parse_parameters(values), structured_outputs=outputs)
+    return msgspec.structs.replace(openai_parameters(values), structured_outputs=outputs)

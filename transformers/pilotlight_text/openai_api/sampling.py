@@ -32,9 +32,9 @@ def chat_parameters(request: ChatRequest) -> GenerationParameters:
     if request.logprobs:
         values["logprobs"] = request.top_logprobs or 0
     if request.max_completion_tokens is None:
-        return _parsed(values | {"max_tokens": request.max_tokens})
+        return openai_parameters(values | {"max_tokens": request.max_tokens})
     try:
-        return _parsed(values | {"max_tokens": request.max_completion_tokens})
+        return openai_parameters(values | {"max_tokens": request.max_completion_tokens})
     except InvalidInput as error:
         if error.param != "max_tokens":
             raise
@@ -46,7 +46,7 @@ def completion_parameters(request: CompletionRequest) -> GenerationParameters:
     """`max_tokens` 0 (score the prompt, with `echo`) becomes 1 here; `only_echo` tells the caller to drop the token."""
     max_tokens = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
     values = _shared(request) | {"max_tokens": 1 if only_echo(request) else max_tokens, "logprobs": request.logprobs}
-    parameters = _parsed(values)
+    parameters = openai_parameters(values)
     if request.echo and parameters.logprobs is not None:
         most = max(parameters.logprobs, parameters.prompt_logprobs or 0)
         return msgspec.structs.replace(parameters, prompt_logprobs=most)
@@ -74,8 +74,8 @@ def _shared(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
     return values
 
 
-def _parsed(values: dict[str, Any]) -> GenerationParameters:
+def openai_parameters(values: dict[str, Any]) -> GenerationParameters:
     """OpenAI's `top_p` begins at 0, where the nucleus is the one most likely token: greedy. vLLM's begins above it."""
-    if values["top_p"] == 0:
-        values |= {"top_p": None, "temperature": 0}
+    if values.get("top_p") == 0:
+        values = values | {"top_p": None, "temperature": 0}
     return parse_parameters(values)

@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from pilotlight_protocol.errors import InvalidInput, PilotlightError
-from pilotlight_protocol.generation import MAX_LOGPROBS, GenerationParameters, parse_parameters
+from pilotlight_protocol.generation import MAX_LOGPROBS, GenerationParameters
 from pilotlight_protocol.structured_outputs import StructuredOutputs
 from pilotlight_text.conversation.output_format import constraint, format_outputs
 from pilotlight_text.ignored_fields import UnknownFields
 from pilotlight_text.openai_api.requests import decode_body
+from pilotlight_text.openai_api.sampling import openai_parameters
 
 Number = int | float | None
 Json = dict[str, Any]
@@ -232,7 +233,7 @@ def responses_parameters(request: ResponsesRequest) -> GenerationParameters:
     values["max_tokens"] = request.max_output_tokens
     if wants_logprobs(request):
         values["logprobs"] = request.top_logprobs or 0
-    return msgspec.structs.replace(parse_parameters(values), structured_outputs=output_constraint(request))
+    return msgspec.structs.replace(openai_parameters(values), structured_outputs=output_constraint(request))
 
 
 def output_constraint(request: ResponsesRequest) -> StructuredOutputs | None:

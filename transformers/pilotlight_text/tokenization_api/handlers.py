@@ -8,7 +8,13 @@ from pilotlight_protocol.errors import InvalidInput
 from pilotlight_text.templates.conversation_check import check_conversation
 from pilotlight_text.text_model import LoadedText, TextModel, timed
 from pilotlight_text.tokenization_api.answers import Detokenized, Tokenized
-from pilotlight_text.tokenization_api.requests import TokenizeRequest, read_detokenize, read_tokenize
+from pilotlight_text.tokenization_api.requests import (
+    DETOKENIZE_FIELDS,
+    TOKENIZE_FIELDS,
+    TokenizeRequest,
+    read_detokenize,
+    read_tokenize,
+)
 from pilotlight_wire.handlers import Reply, RequestContext
 
 _encode = msgspec.json.Encoder().encode
@@ -16,6 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 async def tokenize(model: TextModel, context: RequestContext) -> Reply:
     request = read_tokenize(context.body)
+    TOKENIZE_FIELDS.note_in(context.body, context)
     if request.model is not None:
         model.require_name(request.model)
     loaded = model.loaded()
@@ -28,6 +35,7 @@ async def tokenize(model: TextModel, context: RequestContext) -> Reply:
 
 async def detokenize(model: TextModel, context: RequestContext) -> Reply:
     request = read_detokenize(context.body)
+    DETOKENIZE_FIELDS.note_in(context.body, context)
     if request.model is not None:
         model.require_name(request.model)
     codec = model.loaded().codec

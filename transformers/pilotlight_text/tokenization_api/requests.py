@@ -8,6 +8,7 @@ import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import INT32_MAX
+from pilotlight_text.ignored_fields import UnknownFields
 from pilotlight_text.openai_api.requests import decode_body
 
 MAX_DETOKENIZED = 262_144
@@ -46,6 +47,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 
 _tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
 _detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
+TOKENIZE_FIELDS, DETOKENIZE_FIELDS = UnknownFields(TokenizeRequest), UnknownFields(DetokenizeRequest)
 _OF_CONVERSATIONS = ("add_generation_prompt", "continue_final_message", "tools", "chat_template_kwargs")
 
 
