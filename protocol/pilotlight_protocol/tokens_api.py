@@ -28,6 +28,10 @@ _WITHOUT_EFFECT = frozenset(
 """Of text, which is made elsewhere, or of the call inside vLLM; no other token comes for them."""
 
 _NEUTRAL: Mapping[str, Any] = {"top_k": -1, "logit_bias": {}, "extra_args": {}}
+_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""vLLM's, for what is not said: whoever rendered the request has applied the model's own, and left out what equals
+these."""
+
 _REFUSED = {
     "features": "this model reads text only",
     "content_parts": "this model reads text only",
@@ -135,7 +139,7 @@ def decode_generate_tokens(body: bytes) -> GenerateTokens:
 def parameters_of(request: GenerateTokens) -> GenerationParameters:
     """Raises InvalidInput that names the sampling parameter."""
     known = GenerationParameters.__struct_fields__
-    values: dict[str, Any] = {"cache_salt": request.cache_salt, "priority": request.priority}
+    values: dict[str, Any] = {**_DEFAULTS, "cache_salt": request.cache_salt, "priority": request.priority}
     for name, value in request.sampling_params.items():
         if value is None or name in _WITHOUT_EFFECT or value == _NEUTRAL.get(name, _bodies):
             continue

@@ -118,6 +118,15 @@ async def test_streamed_tokens_end_with_their_usage() -> None:
     assert (chunks[-2]["choices"][0]["finish_reason"], chunks[-1]["choices"]) == ("length", [])
 
 
+async def test_what_is_not_said_has_vllms_defaults_and_not_the_models() -> None:
+    provider = ScriptedProvider()
+    async with serving(provider) as (model, _):
+        await model.generate_tokens(context({"token_ids": [1, 2], "sampling_params": {"max_tokens": 1}}, ""))
+    parameters = provider.engines[0].seen[0].parameters
+    assert (parameters.temperature, parameters.top_p, parameters.top_k) == (1.0, 1.0, -1)
+    assert (parameters.min_p, parameters.repetition_penalty) == (0.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
