@@ -79,7 +79,6 @@ def test_biases_and_allowed_and_bad_tokens_are_the_engines_to_keep(client: opena
     assert set(first_word(client, allowed_token_ids=[other, other + 1])[0]) <= {other, other + 1}
     word = choice.text.split()[0]
     kept = first_word(client, bad_words=[word])
-    assert kept[0][0] != tokens[0]
     assert word not in kept[1].text.split()
 
 

@@ -48,7 +48,7 @@ class _Output(msgspec.Struct):
     output_ids: list[int]
     finish_reason: FinishReason
     index: int = 0
-    stop_reason: int | None = None
+    stop_reason: int | str | None = None
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
 

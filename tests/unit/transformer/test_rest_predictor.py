@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import pytest
 
+from pilotlight_predictor.token_tensors import Completion, generate_reply
+from pilotlight_protocol.engine_frames import GenerateRequest
 from pilotlight_protocol.errors import InvalidInput, PilotlightError, TooManyRequests, Unavailable
-from pilotlight_protocol.generation import GenerationParameters
+from pilotlight_protocol.generation import REPEATED, GenerationParameters, TokenDelta
 from pilotlight_text.token_source import TokenRequest
 from pilotlight_transformer.rest_predictor import RestPredictor
 from pilotlight_wire.hop_headers import ELSEWHERE
@@ -66,6 +68,15 @@ def asked(whole: bool = False, **parameters: Any) -> TokenRequest:
 
 def event(**fields: Any) -> bytes:
     return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("stop_reason", [None, 7, REPEATED])
+async def test_a_whole_answer_is_read_as_the_predictor_writes_it(stop_reason: int | str | None) -> None:
+    completion = Completion(GenerateRequest("r", [1, 2], GenerationParameters()))
+    completion.add([TokenDelta(0, [3, 4], "stop", stop_reason)])
+    source, _ = predictor(Connection([generate_reply("de/mo", "1", "r", completion)]))
+    (read,) = await (await source.stream(asked(whole=True))).events()
+    assert (read.output_ids, read.finish_reason, read.stop_reason) == ([3, 4], "stop", stop_reason)
 
 
 async def test_a_stream() -> None:
