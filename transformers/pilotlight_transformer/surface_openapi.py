@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pilotlight_protocol.error_bodies import AnthropicError, OpenAIError
+from pilotlight_protocol.structured_outputs import StructuredOutputs
 from pilotlight_serving.openapi_document import (
     BODY_ERRORS,
     Operation,
@@ -63,12 +64,16 @@ _MESSAGES = (
 def surface_openapi(model: ServedModel) -> Schema:
     openai = described(model, _BASES, _RESPONSES, OpenAIError)
     anthropic = described(model, _BASES, _MESSAGES, AnthropicError)
-    events = struct_schemas(*response_events.StreamEvent.__subclasses__(), message_events.MessageStart)
+    events = struct_schemas(
+        StructuredOutputs, *response_events.StreamEvent.__subclasses__(), message_events.MessageStart
+    )
     schemas = {**events, **openai["components"]["schemas"], **anthropic["components"]["schemas"]}
     _narrow(schemas["ResponsesRequest"]["properties"], responses.UNSUPPORTED, model.names())
     for name in ("MessagesRequest", "CountTokensRequest"):
         _narrow(schemas[name]["properties"], messages.UNSUPPORTED, model.names())
-    schemas["ResponsesRequest"]["properties"]["input"] = {"anyOf": [_TEXT, _list(_item())]}
+        schemas[name]["properties"]["messages"] = _list(_said_by("user", "assistant"))
+    items = _list(_said_by("user", "assistant", "system", "developer"))
+    schemas["ResponsesRequest"]["properties"]["input"] = {"anyOf": [_TEXT, items]}
     return {"paths": openai["paths"] | anthropic["paths"], "components": {"schemas": schemas}}
 
 
@@ -81,10 +86,9 @@ def _narrow(fields: Schema, unsupported: dict[str, str], names: Sequence[str]) -
     fields["model"] = {"enum": list(names)}
 
 
-def _item() -> Schema:
-    content = {"type": "string"}
-    role = {"enum": ["user", "assistant", "system", "developer"]}
-    return {"type": "object", "required": ["role", "content"], "properties": {"role": role, "content": content}}
+def _said_by(*roles: str) -> Schema:
+    properties = {"role": {"enum": list(roles)}, "content": {"type": "string"}}
+    return {"type": "object", "required": ["role", "content"], "properties": properties}
 
 
 def _list(items: Schema) -> Schema:

@@ -58,6 +58,23 @@ async def test_words_put_into_the_assistants_mouth_are_continued() -> None:
     assert prompt_of(app).endswith("Once upon")
 
 
+async def test_what_claude_code_sends_is_taken() -> None:
+    app = saying("a")
+    system = [{"type": "text", "text": text} for text in ("x-anthropic-billing-header: cch=1;", "Be brief.")]
+    body = {
+        **ASK,
+        "system": [{**block, "cache_control": {"type": "ephemeral"}} for block in system],
+        "metadata": {"user_id": "someone"},
+        "thinking": {"type": "adaptive"},
+        "output_config": {"effort": "medium"},
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+    }
+    response = await app.post(f"{MESSAGES}?beta=true", body, **{"anthropic-version": "2023-06-01", "x-api-key": "none"})
+    assert response.status_code == 200, response.text
+    assert "Be brief." in prompt_of(app)
+    assert "billing" not in prompt_of(app)
+
+
 async def test_counted_is_what_is_sent() -> None:
     app = saying("a")
     body = {**ASK, "system": [{"type": "text", "text": "Be brief."}]}
@@ -116,6 +133,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"thinking": {"type": "enabled", "budget_tokens": 10}}, "thinking.budget_tokens"),
     ({"thinking": {"type": "enabled", "budget_tokens": 2048}}, "max_tokens"),
     ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
+    ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_management"),
     ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
     ({"temperature": -1}, "temperature"),
 ]

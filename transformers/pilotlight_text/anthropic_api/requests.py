@@ -81,7 +81,6 @@ class MessagesRequest(CountTokensRequest, kw_only=True):
 
 UNSUPPORTED = {
     "mcp_servers": "no tool servers are called here; send functions as 'tools'",
-    "context_management": "nothing is compacted here; send fewer messages",
     "container": "no code is run here",
     "diagnostics": "an answer's headers say where its time went",
     "inference_geo": "a request runs where this server is",
@@ -135,12 +134,23 @@ def _check(request: CountTokensRequest) -> None:
     for name, reason in UNSUPPORTED.items():
         if getattr(request, name, None):
             raise InvalidInput(f"'{name}' is not supported: {reason}", param=name)
+    if not _keeps_all(request.context_management):
+        why = "nothing is compacted here; send fewer messages"
+        raise InvalidInput(f"'context_management' is not supported: {why}", param="context_management")
     if request.speed not in (None, "standard"):
         raise InvalidInput("'speed' is not supported: there is the standard speed only", param="speed")
     _check_thinking(request.thinking)
     output = request.output_config
     if output is not None and output.format and output.format.get("type") != "json_schema":
         raise InvalidInput("'output_config.format.type' must be 'json_schema'", param="output_config.format.type")
+
+
+def _keeps_all(context_management: Any) -> bool:
+    """Claude Code sends an edit that asks for nothing: to clear no thinking at all."""
+    edits = context_management.get("edits") if isinstance(context_management, dict) else context_management
+    return not edits or (
+        isinstance(edits, list) and all(isinstance(edit, dict) and edit.get("keep") == "all" for edit in edits)
+    )
 
 
 def _check_thinking(thinking: Thinking | None) -> None:
