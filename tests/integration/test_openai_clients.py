@@ -132,6 +132,15 @@ def test_tools_parsed_with_pydantic(client: openai.OpenAI, predictor: FakeTokenP
     assert answer.choices[0].message.content is None
 
 
+def test_an_answer_parsed_with_pydantic(client: openai.OpenAI, predictor: FakeTokenPredictor) -> None:
+    predictor.plan(*saying(json.dumps(ARGUMENTS)))
+    answer = client.chat.completions.parse(
+        model="demo", messages=[{"role": "user", "content": QUESTION}], response_format=Weather
+    )
+    assert answer.choices[0].message.parsed == Weather(city="Oslo", unit="C")
+    assert "structured_outputs" in predictor.seen[0].body["parameters"]
+
+
 def test_a_named_call(client: openai.OpenAI, predictor: FakeTokenPredictor) -> None:
     predictor.plan(*saying(CALL))
     choice = client.chat.completions.create(

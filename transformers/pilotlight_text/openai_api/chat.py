@@ -59,7 +59,7 @@ class ChatCompletions:
         self, request: ChatRequest, conversation: Conversation, named: str, created: int, context: RequestContext
     ) -> Reply:
         answer = await self._conversations.collect(conversation, context)
-        before = echoed(request)
+        before = echoed(request) if request.echo else ""
         choices = [
             ChatChoice(
                 choice.index,
@@ -100,7 +100,7 @@ class ChatCompletions:
             answer.prompt_text if request.return_prompt_text else msgspec.UNSET,
         )
         try:
-            if before := echoed(request):
+            if request.echo and (before := echoed(request)):
                 yield chunks.echo(before, conversation.parameters.n)
             if answer.is_plain:
                 spoken: set[int] = set()

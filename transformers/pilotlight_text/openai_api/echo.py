@@ -6,9 +6,8 @@ from pilotlight_text.openai_api.requests import ChatRequest
 
 
 def echoed(request: ChatRequest) -> str:
-    """What is shown before each choice, "" for nothing. Without a generation prompt the last message's role answers."""
-    if not request.echo:
-        return ""
+    """What `echo` shows before each choice; "" for nothing. Without a
+    generation prompt the last message's role answers."""
     last = request.messages[-1]
     answers = "assistant" if request.add_generation_prompt is not False else last.get("role")
     return _text(last.get("content")) if last.get("role") == answers else ""
