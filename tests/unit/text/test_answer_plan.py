@@ -111,6 +111,14 @@ def test_every_format_comes_behind_the_reasoning(outputs: StructuredOutputs, tex
     assert not accepts(held, text)
 
 
+def test_whitespace_in_a_call_has_an_end() -> None:
+    """Or a small model writes nothing else until its length ends it."""
+    for conversation in (asked("required"), asked("named", "weather"), asked("auto")):
+        outputs = answer_plan(conversation, HERMES, "").outputs
+        assert accepts(outputs, CALL.replace('"city"', ' "city"'))
+        assert not accepts(outputs, CALL.replace('"city"', '     "city"'))
+
+
 def test_a_constraint_stays_as_it_is_where_nothing_comes_before_it() -> None:
     for known, end in ((None, OPEN), (HERMES, OPEN), (THINKS, CLOSED)):
         plan = answer_plan(asked("none", outputs=CHOICE), known, end)

@@ -14,6 +14,7 @@ from pilotlight_protocol.structured_outputs import StructuredOutputs
 from pilotlight_text.answer_parts.answer_format import AnswerFormat
 from pilotlight_text.answer_parts.parts import PartsParser
 from pilotlight_text.conversation.constraints import (
+    CALL_WHITESPACE,
     Element,
     after_reasoning,
     any_of,
@@ -81,7 +82,7 @@ class _Planner:
         if tags:
             return AnswerPlan(self._held_to(calls_element(self._conversation, tags)), self._parser(calls=True))
         schema = calls_schema(self._conversation)
-        behind = after_reasoning(json_element(schema), self._format, self._end)
+        behind = after_reasoning(json_element(schema, CALL_WHITESPACE), self._format, self._end)
         if behind is None:
             return AnswerPlan(
                 StructuredOutputs(json=schema, disable_any_whitespace=True),

@@ -15,14 +15,15 @@ from pilotlight_text.answer_parts.parts import ReasoningText
 
 Element = dict[str, Any]
 
-MAX_WHITESPACE = 32
-"""In a row, in JSON. Without a bound a small model may write nothing else."""
+ANSWER_WHITESPACE, CALL_WHITESPACE = 32, 2
+"""In a row, in JSON: of an answer, which may be indented, and of a call's arguments. Without a bound a small model may
+write nothing else until its length ends it."""
 
 _SPACE: Element = {"type": "regex", "pattern": r"[ \n]{0,4}"}
 
 
-def json_element(schema: Mapping[str, Any] | bool) -> Element:
-    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": MAX_WHITESPACE}
+def json_element(schema: Mapping[str, Any] | bool, whitespace: int = ANSWER_WHITESPACE) -> Element:
+    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": whitespace}
 
 
 def tag(begin: str, content: Element, end: str) -> Element:

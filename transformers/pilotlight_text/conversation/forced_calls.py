@@ -14,7 +14,7 @@ from pilotlight_text.answer_parts.parts import AnswerPart, ContentText, PartsPar
 from pilotlight_text.answer_parts.parts_writer import PartsWriter
 from pilotlight_text.answer_parts.scripted_parser import Script, ScriptedParser
 from pilotlight_text.answer_parts.text_reader import Step, TextReader
-from pilotlight_text.conversation.constraints import Element, json_element, tag
+from pilotlight_text.conversation.constraints import CALL_WHITESPACE, Element, json_element, tag
 from pilotlight_text.conversation.conversation import Conversation, FunctionTool
 from pilotlight_text.conversation.tools import arguments_schema
 from pilotlight_text.tool_parsers.json_calls import read_calls
@@ -33,7 +33,7 @@ def call_tags(conversation: Conversation, answer_format: AnswerFormat | None) ->
         if envelope is None:
             return []
         before, behind = envelope
-        tags.append(tag(before, json_element(arguments_schema(tool)), behind))
+        tags.append(tag(before, json_element(arguments_schema(tool), CALL_WHITESPACE), behind))
     return tags
 
 
@@ -55,7 +55,7 @@ def strict_calls_element(conversation: Conversation, tags: Sequence[Element]) ->
     if not any(tool.strict for tool in tools):
         return None
     loose = [
-        made if tool.strict else {**made, "content": json_element({"type": "object"})}
+        made if tool.strict else {**made, "content": json_element({"type": "object"}, CALL_WHITESPACE)}
         for tool, made in zip(tools, tags, strict=True)
     ]
     trigger = loose[0]["begin"].partition("\n")[0]  # the mark that begins a call of whatever function
