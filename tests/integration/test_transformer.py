@@ -376,8 +376,8 @@ BAD_OPENAI: list[tuple[str, dict[str, Any], str | None]] = [
     ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "n": 0}, "n"),
     (
         "chat/completions",
-        {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object"}},
-        "response_format",
+        {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "xml"}},
+        "response_format.type",
     ),
     ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "stream_options": {}}, "stream_options"),
     ("completions", {}, "prompt"),
