@@ -36,7 +36,7 @@ ENVIRONMENT = {
     "INFERENCE_SERVICE_NAME": "KServe's: the default of `--model_name`",
     "PORT": "KServe's and Knative's: the default of `--http_port`",
     "PILOTLIGHT_ENGINE_ARGS": "predictor: engine arguments as a JSON object or words, below `--engine_arg`",
-    "PILOTLIGHT_ADAPTER": "predictor: the annotation `pilotlight.dev/adapter`; `pilotlight up` sets it",
+    "PILOTLIGHT_ADAPTER": "predictor, transformer: the annotation `pilotlight.dev/adapter`; `pilotlight up` sets it",
     "PILOTLIGHT_LOG_LEVEL": "transformer: INFO unless set",
     "PILOTLIGHT_POOL_KEY": "predictor: the tenant's lease key, where the pool wants one",
     "PILOTLIGHT_POOL_URL": "predictor: default of `--pool_url`; `pilotlight up` sets it",

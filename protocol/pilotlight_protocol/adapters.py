@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 ADAPTER_ANNOTATION, ADAPTER_VARIABLE = "pilotlight.dev/adapter", "PILOTLIGHT_ADAPTER"
-"""An endpoint's adapter: in a spec it is an annotation of the predictor, for the predictor a variable."""
+"""An endpoint's adapter: in a spec it is an annotation, for predictor and transformer a variable."""
 
 AT_ONCE: Mapping[int, int] = {16: 8, 64: 4, 256: 1}
 """Adapters that may be leased of one engine at the same time, by rank class (all of them are ranks vLLM offers)."""

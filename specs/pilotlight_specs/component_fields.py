@@ -82,6 +82,11 @@ def read_component_fields(
     annotations = dict(runtime_annotations)
     annotations.update(_propagated(metadata.annotations, Fields(metadata.annotations, "metadata.annotations", report)))
     annotations.update(_propagated(own, Fields(own, fields.at("annotations"), report)))
+    if ADAPTER_ANNOTATION in own:
+        report.error(
+            join_path(fields.at("annotations"), ADAPTER_ANNOTATION),
+            "write it in metadata.annotations: predictor and transformer must have the same adapter",
+        )
     annotations.update(_scale_annotations(fields))
     deadline_s = _progress_deadline(annotations, fields)
     scaling = None

@@ -61,7 +61,14 @@ def main() -> int:
 def _load(settings: TransformerSettings, templates: TemplateWorkers) -> LoadedText:
     from pilotlight_text.tokenization.text_loading import load_text  # jinja2 and tokenizers: imported in the thread
 
-    return load_text(settings.model_uri, settings.max_model_len, templates, settings.environment, settings.parsers)
+    return load_text(
+        settings.model_uri,
+        settings.max_model_len,
+        templates,
+        settings.environment,
+        settings.parsers,
+        settings.adapter_uri,
+    )
 
 
 def _predictor(settings: TransformerSettings, address: UpstreamAddress) -> TokenSource:

@@ -12,7 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pilotlight_protocol.adapters import ADAPTER_VARIABLE
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_serving.command_line import IsDirectory, answer_checks, parse_known
 from pilotlight_text.answer_parts.format_choice import AS_THE_TEMPLATE_SAYS, NamedParsers
 from pilotlight_text.answer_parts.format_names import known_reasoning_parser, known_tool_parser
@@ -38,6 +41,7 @@ class TransformerSettings:
     http_port: int = 8080
     max_model_len: int | None = None
     lora_names: tuple[str, ...] = ()
+    adapter_uri: str = ""
     drain_timeout_s: float = REQUEST_TIMEOUT_S
     model_control: bool = False
     max_concurrent_requests: int = 1024
@@ -58,6 +62,11 @@ def parse_settings(
     model_uri = given.model_uri or given.model_dir or (MOUNTED_MODEL_DIR if is_directory(MOUNTED_MODEL_DIR) else None)
     if model_uri is None:
         parser.error(f"give --model_uri or --model_dir (or mount a model at {MOUNTED_MODEL_DIR}) for the tokenizer")
+    try:
+        if given.adapter:
+            parse_model_reference(given.adapter)
+    except InvalidInput as error:
+        parser.error(f"--adapter: {error.message}")
     return TransformerSettings(
         model_name=given.model_name,
         model_uri=model_uri,
@@ -68,6 +77,7 @@ def parse_settings(
         connect_timeout_s=given.connect_timeout_s,
         http_port=given.http_port,
         max_model_len=given.max_model_len,
+        adapter_uri=given.adapter,
         lora_names=tuple(module.partition("=")[0] for module in given.lora_module),
         drain_timeout_s=given.drain_timeout_s,
         model_control=given.model_control == "explicit",
@@ -107,6 +117,12 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=[],
         metavar="NAME[=DIR]",
         help="an adapter that the predictor serves, in the predictor's spelling; only the name is read",
+    )
+    add(
+        "--adapter",
+        default=environment.get(ADAPTER_VARIABLE, ""),
+        metavar="URI",
+        help="the predictor's LoRA adapter: a chat template in its folder is used instead of the base's",
     )
     add("--model_control", choices=("none", "explicit"), default="none", help="let clients load and unload the model")
     add(

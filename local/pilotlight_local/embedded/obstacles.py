@@ -56,6 +56,12 @@ class Obstacles:
         except NoEntrypoint as error:
             yield Obstacle("command", str(error))
             return
+        if (
+            adapter
+            and component.role == "predictor"
+            and not any("pilotlight_predictor" in word for word in command.argv)
+        ):
+            yield Obstacle("command", f"it would not read {ADAPTER_ANNOTATION}, and answer without the adapter")
         program = command.argv[0]
         found = program in ("python", "python3") or shutil.which(program, path=self._search_path)
         if not found and (program.startswith("/") or "/" not in program):

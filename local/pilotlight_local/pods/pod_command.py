@@ -57,7 +57,7 @@ def pod_command(component: Component, revision_name: str, placement: Placement) 
         # Kubernetes expands with the variables before this one; a later variable is not seen.
         declared[variable.name] = local.text(expand_variables(variable.value, declared))
     adapter = dict(component.annotations).get(ADAPTER_ANNOTATION)
-    if adapter is not None and component.role == "predictor":
+    if adapter is not None:
         declared.setdefault(ADAPTER_VARIABLE, adapter)
     # Knative appends its own after the user's.
     declared["PORT"] = str(placement.port)

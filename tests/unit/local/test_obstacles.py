@@ -111,6 +111,25 @@ def test_an_adapter_that_is_not_there_is_refused(tmp_path: Path, adapter: str, w
     assert any(words in each for each in said), said
 
 
+@pytest.mark.parametrize("component", ["predictor", "transformer"])
+def test_one_component_alone_has_no_adapter(tmp_path: Path, component: str) -> None:
+    spec = SPEC.replace(
+        f"  {component}:\n", f"  {component}:\n    annotations: {{{{pilotlight.dev/adapter: 'hf://a/b'}}}}\n"
+    )
+    (said,) = refused(tmp_path, spec)
+    assert "write it in metadata.annotations" in said
+
+
+def test_an_adapter_that_would_be_left_out_is_refused(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    mode = "serving.kserve.io/deploymentMode: Knative"
+    spec = SPEC.replace(mode, f"{mode}, pilotlight.dev/adapter: {adapter.as_uri()}")
+    assert refused(tmp_path, spec) == []
+    said = refused(tmp_path, spec.replace("image: {image}", "command: [python, -m, http.server]"))
+    assert any("answer without the adapter" in each for each in said), said
+
+
 def test_a_folder_of_the_model_is_there_for_the_arguments(tmp_path: Path) -> None:
     assert refused(tmp_path, arg="--lora_module=a=/mnt/models/adapters/a") == []
 

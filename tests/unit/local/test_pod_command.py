@@ -180,13 +180,13 @@ def test_a_pod_hears_of_the_pool_as_its_namespaces_tenant_and_of_its_prewarm_sch
     assert pool_env(annotated.predictor, "unix:///p.sock") == {**plain, "PILOTLIGHT_PREWARM": "cron 0 9 * * *"}
 
 
-def test_a_predictor_hears_of_its_adapter_whoever_has_its_engine() -> None:
+def test_both_components_hear_of_the_adapter_whoever_has_its_engine() -> None:
     spec = SPEC.replace("namespace: team", 'namespace: team, annotations: {pilotlight.dev/adapter: "hf://a/b"}')
     (annotated,) = resolve(parse_documents(spec, "f.yaml")[0]).services
     placement = Placement(8080, "python")
     assert annotated.transformer is not None
     assert dict(pod_command(annotated.predictor, "r", placement).env)["PILOTLIGHT_ADAPTER"] == "hf://a/b"
-    assert "PILOTLIGHT_ADAPTER" not in dict(pod_command(annotated.transformer, "r", placement).env)
+    assert dict(pod_command(annotated.transformer, "r", placement).env)["PILOTLIGHT_ADAPTER"] == "hf://a/b"
     own = with_container(annotated.predictor, env=(EnvVar("PILOTLIGHT_ADAPTER", "hf://c/d"),))
     assert dict(pod_command(own, "r", placement).env)["PILOTLIGHT_ADAPTER"] == "hf://c/d", "the spec's own word wins"
 

@@ -196,3 +196,8 @@ def test_what_handles_text_gets_how_a_model_pools_and_nothing_heavy() -> None:
     wanted = [name for name in select([*names, *others]).wanted if in_part(name, "tokenizer")]
     assert wanted == sorted([*names[:3], "config.json", "tokenizer.json"])
     assert "2_Dense/model.safetensors" in select([*names, *others]).wanted
+
+
+def test_what_handles_text_finds_something_to_fetch_of_an_adapter_without_a_template() -> None:
+    names = ["adapter_config.json", "adapter_model.safetensors", "README.md"]
+    assert [name for name in select(names).wanted if in_part(name, "tokenizer")] == ["adapter_config.json"]

@@ -20,7 +20,7 @@ from pilotlight_text.templates.template_sources import TemplateSource, special_t
 from pilotlight_text.text_model import LoadedText, TextCodec
 from pilotlight_text.tokenization import tokenizer_check
 from pilotlight_text.tokenization.tokenizer_check import TokenizerRefused
-from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, model_folder, read
+from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, model_folder, read, with_template_of
 
 COMPILE_LIMITS = ProcessLimits(cpu_s=2.0, wall_s=20.0, memory_bytes=256 * MIB)
 
@@ -33,11 +33,15 @@ def load_text(
     templates: TemplateRunner,
     environment: Mapping[str, str],
     parsers: NamedParsers = AS_THE_TEMPLATE_SAYS,
+    adapter_uri: str = "",
 ) -> LoadedText:
-    """`environment`: the store's. Raises TokenizerFilesError: missing or broken files, or a chat template that does not
-    compile."""
+    """`environment`: the store's. `adapter_uri`: its own chat template, if it has one, is what it was trained with.
+    Raises TokenizerFilesError: missing or broken files, or a chat template that does not compile."""
     with model_folder(model_uri, environment) as folder:
         files = read(folder)
+    if adapter_uri:
+        with model_folder(adapter_uri, environment) as folder:
+            files = with_template_of(folder, files)
     tokenizer = _tokenizer(files.tokenizer_json)
     codec = TextCodec(tokenizer, max_model_len=max_model_len or files.context_length)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,6 @@ def model_folder(model_uri: str, environment: Mapping[str, str]) -> Iterator[Pat
 
 def read(directory: Path) -> TokenizerFiles:
     """Read the files. Raises TokenizerFilesError when there is no tokenizer.json or a file is not valid."""
-    named = sorted((directory / "additional_chat_templates").glob("*.jinja"))
     try:
         config = read_object(directory / "config.json") or {}
         pooling = pooling_traits(config, read_pooling_files(directory))
@@ -78,7 +77,7 @@ def read(directory: Path) -> TokenizerFiles:
             tokenizer_config=read_object(directory / "tokenizer_config.json") or {},
             special_tokens_map=read_object(directory / "special_tokens_map.json") or {},
             template=read_text(directory / "chat_template.jinja"),
-            named_templates={file.stem: read_text(file) or "" for file in named[:_MOST_TEMPLATES]},
+            named_templates=_named_templates(directory),
             context_length=_context_length(config, pooling),
             pooling=pooling,
             sampling_defaults=_sampling_defaults(read_object(directory / "generation_config.json") or {}),
@@ -90,6 +89,37 @@ def read(directory: Path) -> TokenizerFiles:
         ) from error
     except FileRefused as error:
         raise TokenizerFilesError(f"{directory}: {error.message}") from error
+
+
+def with_template_of(adapter: Path, base: TokenizerFiles) -> TokenizerFiles:
+    """The base's files, with the adapter's chat templates alone where it has any, and the special tokens they read.
+
+    It was trained with those. The tokens stay the base's, since an adapter has none of its own.
+
+    Raises TokenizerFilesError.
+    """
+    try:
+        config = read_object(adapter / "tokenizer_config.json") or {}
+        template, named = read_text(adapter / "chat_template.jinja"), _named_templates(adapter)
+        tokens = read_object(adapter / "special_tokens_map.json") or {}
+    except FileRefused as error:
+        raise TokenizerFilesError(f"the adapter's {error.message}") from error
+    if template is None and not named and config.get("chat_template") is None:
+        return base
+    kept = {name: value for name, value in base.tokenizer_config.items() if name != "chat_template"}
+    return replace(
+        base,
+        tokenizer_config=kept | config,
+        special_tokens_map={**base.special_tokens_map, **tokens},
+        template=template,
+        named_templates=named,
+    )
+
+
+def _named_templates(directory: Path) -> dict[str, str]:
+    """Raises FileRefused."""
+    files = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    return {file.stem: read_text(file) or "" for file in files[:_MOST_TEMPLATES]}
 
 
 def _context_length(config: Mapping[str, Any], pooling: PoolingTraits | None) -> int | None:

@@ -27,7 +27,7 @@ Part = Literal["all", "tokenizer"]
 """Of a model: all of it, or what a process needs that handles text only."""
 _TOKENIZER_FILES = frozenset({
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-    MODULES_NAME, *SENTENCE_CONFIGS,
+    "adapter_config.json", MODULES_NAME, *SENTENCE_CONFIGS,
 })  # fmt: skip
 _TEMPLATE_FOLDER = "additional_chat_templates"
 
@@ -58,6 +58,7 @@ def holds_code(name: str) -> bool:
 
 def in_part(name: str, part: Part) -> bool:
     folder, _, template = name.rpartition("/")
+    # adapter_config.json is for an adapter without a template, of which nothing else would be fetched.
     # Which modules there are is known when modules.json is here: each has one small file.
     of_module = template == "config.json" and "/" not in folder
     return (

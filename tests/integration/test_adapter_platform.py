@@ -1,0 +1,112 @@
+"""The example of adapters under `pilotlight up`: a real model, trained adapters of two tenants, one slot, from zero."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from process_table import processes
+from server_ports import free_port
+from waiting import until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "inferenceservices" / "examples" / "adapters.yaml"
+ADAPTERS = ROOT / "models" / "adapters"
+DEADLINE_S = 120.0
+TENANTS = {"support": "default", "sales": "acme"}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city now.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def specs(base: Path) -> str:
+    """The example as it is written, but for where its models lie, whose they are, and how soon they go to zero."""
+    text = EXAMPLE.read_text(encoding="utf-8").replace("hf://Qwen/Qwen2.5-0.5B-Instruct", f"file://{base}")
+    text = text.replace("s3://acme-adapters/support", f"file://{ADAPTERS / 'smollm2-tools'}")
+    text = text.replace("s3://acme-adapters/sales", f"file://{ADAPTERS / 'smollm2-records'}")
+    text = text.replace("max_model_len=4096", "max_model_len=1024").replace("lease_idle_s=5", "lease_idle_s=1")
+    services = list(yaml.safe_load_all(text))
+    for service in services:
+        service["metadata"]["namespace"] = TENANTS[service["metadata"]["name"]]
+        service["metadata"]["annotations"]["autoscaling.knative.dev/window"] = "6s"
+    return yaml.safe_dump_all(services)
+
+
+class Platform:
+    def __init__(self, folder: Path, spec: Path) -> None:
+        self.port, self.state, self.log = free_port(), folder / "state", folder / "up.log"
+        argv = [sys.executable, "-m", "pilotlight_local", "up", str(spec), "--port", str(self.port)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen([*argv, "--state-dir", str(self.state)], stdout=log, stderr=log)
+
+    def status(self) -> dict[str, Any]:
+        command = [sys.executable, "-m", "pilotlight_local", "status", "--json", "--state-dir", str(self.state)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return dict(json.loads(done.stdout)) if done.returncode == 0 else {"pool": {"state": "off", "leases": []}}
+
+    def chat(self, name: str, text: str, **fields: Any) -> tuple[dict[str, Any], str]:
+        """The choice, and how its engine was had ("" where one is held)."""
+        body = {"model": name, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 64}
+        url = f"http://127.0.0.1:{self.port}/serving/{TENANTS[name]}/{name}/openai/v1/chat/completions"
+        answer = httpx.post(url, json=body | fields, timeout=DEADLINE_S)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["choices"][0], answer.headers.get("x-pilotlight-lease", "")
+
+    def calls_the_tool(self) -> str:
+        choice, lease = self.chat("support", "How is the weather in Kyoto now?", tools=[WEATHER])
+        assert choice["finish_reason"] == "tool_calls", choice
+        (call,) = choice["message"]["tool_calls"]
+        assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == (
+            "get_weather",
+            {"city": "Kyoto"},
+        )
+        return lease
+
+    def writes_the_record(self) -> str:
+        choice, lease = self.chat("sales", "In Quito lives Ada, a pilot of 41 years.")
+        said = json.loads(choice["message"]["content"])
+        assert said == {"name": "Ada", "age": 41, "job": "pilot", "city": "Quito"}
+        return lease
+
+
+@pytest.fixture(scope="module")
+def platform(real_model: Path) -> Iterator[Platform]:
+    with tempfile.TemporaryDirectory(prefix="pl-") as folder:  # pytest's is too long for a socket
+        spec = Path(folder) / "adapters.yaml"
+        spec.write_text(specs(real_model), encoding="utf-8")
+        running = Platform(Path(folder), spec)
+        try:
+            until(lambda: running.status()["pool"]["state"] == "ready", DEADLINE_S, "the pool")
+            yield running
+        finally:
+            running.process.terminate()
+            try:
+                running.process.wait(30)
+            finally:
+                running.process.kill()
+                print(running.log.read_text(errors="replace")[-6000:])
+            until(lambda: not processes(folder), 30, "no process outlives the platform")
+
+
+def test_two_tenants_adapters_answer_as_they_were_trained_and_come_back_from_zero(platform: Platform) -> None:
+    assert "path=adapter" not in platform.calls_the_tool()
+    assert "path=adapter" in platform.writes_the_record()
+    until(lambda: not platform.status()["pool"]["leases"], DEADLINE_S, "both leases given back")
+    assert "path=adapter" in platform.calls_the_tool()
+    assert "path=adapter" in platform.writes_the_record()
+    assert platform.log.read_text().count(": fork of ") + platform.log.read_text().count(": boot of ") <= 1
