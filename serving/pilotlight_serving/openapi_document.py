@@ -143,6 +143,12 @@ def generation_parameters() -> Schema:
     return schema
 
 
+def openai_parameters() -> Schema:
+    """The properties as OpenAI's routes take them: its ranges have their ends."""
+    known: Schema = generation_parameters()["properties"]
+    return known | {"top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1}}
+
+
 def _as_given(schema: Schema) -> Schema:
     kinds = [kind for kind in schema.get("anyOf", [schema]) if kind != {"type": "null"}]
     bare = [{name: value for name, value in kind.items() if name != "default"} for kind in kinds]
@@ -193,5 +199,9 @@ def openapi_document(model: ServedModel) -> Schema:
             "description": "The Open Inference Protocol (V2) with its generate extension.",
         },
         "paths": {path: item for part in parts for path, item in part.get("paths", {}).items()},
-        "components": {"schemas": {"GenerationParameters": generation_parameters(), **schemas}},
+        "components": {
+            "schemas": struct_schemas(GenerationParameters)
+            | {"GenerationParameters": generation_parameters()}
+            | schemas
+        },
     }

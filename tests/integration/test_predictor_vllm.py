@@ -76,7 +76,7 @@ def test_choices_and_logprobs(predictor: RunningComponent) -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "words"),
-    [({"max_tokens": 100_000}, "the context holds"), ({"stop": ["x"]}, "transformer"), ({"top_p": 2}, "top_p")],
+    [({"max_tokens": 100_000}, "maximum context length"), ({"stop": ["x"]}, "transformer"), ({"top_p": 2}, "top_p")],
 )
 def test_bad_input_is_told_and_harms_nobody(predictor: RunningComponent, parameters: Any, words: str) -> None:
     response = httpx.post(url(predictor, "generate"), json={"input_ids": PROMPT, "parameters": parameters})

@@ -88,7 +88,7 @@ def test_an_error_names_the_parameter(
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert (error["param"], error["type"]) == ("max_tokens", "invalid_request_error")
-    assert "the context holds" in error["message"]
+    assert "maximum context length" in error["message"]
 
 
 def test_triton_http(served: RunningComponent) -> None:

@@ -14,6 +14,7 @@ from pilotlight_serving.openapi_document import (
     described,
     event_stream,
     generation_parameters,
+    openai_parameters,
     struct_schemas,
 )
 from pilotlight_text.openai_api.answers import ChatCompletion, Completion
@@ -127,7 +128,7 @@ def _text_request() -> Schema:
 
 def _narrow(chat: Schema, completion: Schema, names: Sequence[str]) -> None:
     """What is checked after the structs have decoded a request."""
-    known = generation_parameters()["properties"]
+    known = openai_parameters()
     for fields in (chat, completion):
         for name in REFUSED.keys() & fields:
             del fields[name]

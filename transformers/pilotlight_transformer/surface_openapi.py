@@ -12,7 +12,7 @@ from pilotlight_serving.openapi_document import (
     Schema,
     described,
     event_stream,
-    generation_parameters,
+    openai_parameters,
     struct_schemas,
 )
 from pilotlight_text.anthropic_api import requests as messages
@@ -79,7 +79,7 @@ def surface_openapi(model: ServedModel) -> Schema:
 
 def _narrow(fields: Schema, unsupported: dict[str, str], names: Sequence[str]) -> None:
     """What is checked after the structs have decoded a request."""
-    known = generation_parameters()["properties"]
+    known = openai_parameters()
     for name in unsupported.keys() & fields:
         del fields[name]
     fields |= {name: known[name] for name in known.keys() & fields}

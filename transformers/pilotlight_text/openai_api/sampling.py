@@ -76,6 +76,7 @@ def _shared(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
 
 def openai_parameters(values: dict[str, Any]) -> GenerationParameters:
     """OpenAI's `top_p` begins at 0, where the nucleus is the one most likely token: greedy. vLLM's begins above it."""
-    if values.get("top_p") == 0:
-        values = values | {"top_p": None, "temperature": 0}
-    return parse_parameters(values)
+    if values.get("top_p") != 0:
+        return parse_parameters(values)
+    parsed = parse_parameters(values | {"top_p": None})
+    return msgspec.structs.replace(parsed, temperature=0.0)

@@ -29,7 +29,9 @@ _Json = Mapping[str, Any]
 
 def structured_outputs_of(fields: _Json) -> StructuredOutputs | None:
     """`fields`: the request's, by name. Raises InvalidInput that names the field."""
-    asked = {name: value for name in FIELDS if (value := fields.get(name)) is not None and value is not False}
+    asked = {name: value for name in FIELDS if (value := fields.get(name)) is not None}
+    if asked.get("guided_json_object") is False:
+        del asked["guided_json_object"]
     if _is_text(asked.get("response_format")):
         del asked["response_format"]
     if not asked:

@@ -239,7 +239,7 @@ def responses_parameters(request: ResponsesRequest) -> GenerationParameters:
 def output_constraint(request: ResponsesRequest) -> StructuredOutputs | None:
     """Raises InvalidInput with `param`."""
     formatted = format_outputs(request.text.format if request.text is not None else None, "text.format")
-    if not request.structured_outputs:
+    if request.structured_outputs is None:
         return formatted
     if formatted is not None or not isinstance(request.structured_outputs, dict):
         raise InvalidInput(
