@@ -27,7 +27,6 @@ from pilotlight_wire.handlers import ServedModel
 
 _ERRORS = (*BODY_ERRORS, 429, 504)
 _BASES = dict(zip(PREFIXES, ("", "_short"), strict=True))
-_TEXT = {"type": "string", "minLength": 1}
 _STORED = "/responses/{response_id}"
 _PAGE = (
     ("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
@@ -73,7 +72,7 @@ def surface_openapi(model: ServedModel) -> Schema:
         _narrow(schemas[name]["properties"], messages.UNSUPPORTED, model.names())
         schemas[name]["properties"]["messages"] = _list(_said_by("user", "assistant"))
     items = _list(_said_by("user", "assistant", "system", "developer"))
-    schemas["ResponsesRequest"]["properties"]["input"] = {"anyOf": [_TEXT, items]}
+    schemas["ResponsesRequest"]["properties"]["input"] = {"anyOf": [{"type": "string"}, items]}
     return {"paths": openai["paths"] | anthropic["paths"], "components": {"schemas": schemas}}
 
 
