@@ -15,14 +15,13 @@ from pilotlight_text.answer_parts.parts import AnswerPart, ContentText, Reasonin
 from pilotlight_text.anthropic_api import answers as anthropic
 from pilotlight_text.anthropic_api.message_output import MessageOutput
 from pilotlight_text.anthropic_api.partial_input import input_of
-from pilotlight_text.anthropic_api.stream_events import written as message_written
 from pilotlight_text.conversation.choices import ChoiceEnd, joined
 from pilotlight_text.detokenization.text_stream import Usage
+from pilotlight_text.named_events import written
 from pilotlight_text.responses_api.answers import usage_object
 from pilotlight_text.responses_api.requested_response import response_of
 from pilotlight_text.responses_api.requests import ResponsesRequest
 from pilotlight_text.responses_api.response_output import ResponseOutput
-from pilotlight_text.responses_api.stream_events import written as response_written
 
 texts = st.text(min_size=1, max_size=6)
 arguments = st.dictionaries(texts, texts | st.integers(-9, 9) | st.lists(texts, max_size=2), max_size=3).map(json.dumps)
@@ -65,10 +64,10 @@ def new_ids() -> Any:
 
 def responded(batches: list[list[AnswerPart]], *, cut: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     output = ResponseOutput(response_of(ResponsesRequest(model="m", input="x"), "resp_1", 1), new_ids())
-    stream = response_written(output.begin())
+    stream = written(output.begin())
     for batch in batches:
-        stream += response_written(output.push(batch))
-    stream += response_written(output.finish(usage_object(USAGE, 0), 2, cut=cut))
+        stream += written(output.push(batch))
+    stream += written(output.finish(usage_object(USAGE, 0), 2, cut=cut))
     return json.loads(msgspec.json.encode(output.response)), events_of(stream)
 
 
@@ -125,10 +124,10 @@ def messaged(
         id="msg_1", model="m", content=[], stop_reason=None, stop_sequence=None, usage=usage
     )
     output = MessageOutput(blank, new_ids())
-    stream = message_written(output.begin(usage))
+    stream = written(output.begin(usage))
     for batch in batches:
-        stream += message_written(output.push(batch))
-    stream += message_written(output.finish(usage, end, stopped_by))
+        stream += written(output.push(batch))
+    stream += written(output.finish(usage, end, stopped_by))
     return json.loads(msgspec.json.encode(output.message)), events_of(stream)
 
 

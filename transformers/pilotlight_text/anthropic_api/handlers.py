@@ -18,11 +18,11 @@ from pilotlight_text.anthropic_api.requests import (
     read_count_request,
     read_messages_request,
 )
-from pilotlight_text.anthropic_api.stream_events import written
 from pilotlight_text.conversation.choices import ChoiceDelta
 from pilotlight_text.conversation.conversation import Conversation
 from pilotlight_text.conversation.conversations import Conversations
 from pilotlight_text.detokenization.text_stream import Usage
+from pilotlight_text.named_events import written
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 

@@ -14,7 +14,7 @@ from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters
 from pilotlight_text.conversation.output_format import format_outputs
 from pilotlight_text.ignored_fields import UnknownFields
-from pilotlight_text.openai_api.requests import decode_body
+from pilotlight_text.openai_api.requests import decode_body, unsupported
 from pilotlight_text.openai_api.sampling import openai_parameters
 
 Number = int | float | None
@@ -133,12 +133,11 @@ def read_count_request(body: bytes) -> CountTokensRequest:
 def _check(request: CountTokensRequest) -> None:
     for name, reason in UNSUPPORTED.items():
         if getattr(request, name, None):
-            raise InvalidInput(f"'{name}' is not supported: {reason}", param=name)
+            raise unsupported(name, reason)
     if not _keeps_all(request.context_management):
-        why = "nothing is compacted here; send fewer messages"
-        raise InvalidInput(f"'context_management' is not supported: {why}", param="context_management")
+        raise unsupported("context_management", "nothing is compacted here; send fewer messages")
     if request.speed not in (None, "standard"):
-        raise InvalidInput("'speed' is not supported: there is the standard speed only", param="speed")
+        raise unsupported("speed", "there is the standard speed only")
     _check_thinking(request.thinking)
     output = request.output_config
     if output is not None and output.format and output.format.get("type") != "json_schema":

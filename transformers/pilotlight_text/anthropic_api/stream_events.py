@@ -6,8 +6,6 @@ import msgspec
 
 from pilotlight_text.anthropic_api.answers import ContentBlock, MessageAnswer, MessageUsage, StopReason
 
-_encode = msgspec.json.Encoder().encode
-
 
 class MessageStart(msgspec.Struct, tag_field="type", tag="message_start"):
     message: MessageAnswer
@@ -64,14 +62,3 @@ class MessageStop(msgspec.Struct, tag_field="type", tag="message_stop"):
 
 
 StreamEvent = MessageStart | Ping | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop
-
-
-def written(events: list[StreamEvent]) -> bytes:
-    """Server-sent events, each under its name."""
-    return b"".join([b"event: %b\ndata: %b\n\n" % (_name(event), _encode(event)) for event in events])
-
-
-def _name(event: StreamEvent) -> bytes:
-    tag = event.__struct_config__.tag
-    assert isinstance(tag, str)
-    return tag.encode("ascii")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
@@ -16,7 +17,6 @@ from pilotlight_text.answer_parts.parts import ContentText
 from pilotlight_text.conversation.choices import ChoiceDelta, WholeAnswer, WholeChoice, extend
 from pilotlight_text.conversation.conversation import Conversation
 from pilotlight_text.detokenization.text_stream import Piece, TextStream, Usage
-from pilotlight_text.templates.conversation_check import check_conversation
 from pilotlight_text.text_model import TextModel, TextRequest, add_facts, timed
 from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.hop_headers import forwarded_headers
@@ -155,9 +155,7 @@ class Conversations:
 
     async def _prompt_text(self, conversation: Conversation) -> str:
         loaded, options = self._model.loaded(), conversation.template
-        chars = check_conversation(conversation.messages)
-        if conversation.truncation is None:
-            loaded.codec.check_chars(chars, "messages")
+        check_chars = partial(loaded.codec.check_chars, param="messages") if conversation.truncation is None else None
         return await loaded.template.render(
             conversation.messages,
             tools=_template_tools(conversation),
@@ -166,6 +164,7 @@ class Conversations:
             add_generation_prompt=options.add_generation_prompt and not options.continue_final_message,
             continue_final_message=options.continue_final_message,
             variables=options.variables,
+            check_chars=check_chars,
         )
 
 

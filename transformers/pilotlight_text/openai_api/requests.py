@@ -201,11 +201,8 @@ def read_chat_request(body: bytes) -> tuple[ChatRequest, tuple[str, ...]]:
     request = known or decode_body(_chat_decoder, body)
     _refuse(request)
     if request.modalities is not None and request.modalities != ["text"]:
-        raise _unsupported("modalities", "this server generates text only")
-    if request.add_generation_prompt and request.continue_final_message:
-        raise InvalidInput(
-            "set only one of 'add_generation_prompt' and 'continue_final_message'", param="continue_final_message"
-        )
+        raise unsupported("modalities", "this server generates text only")
+    check_prompt_end(begins=request.add_generation_prompt, continues=request.continue_final_message)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidInput("'top_logprobs' needs 'logprobs' to be true", param="top_logprobs")
     if not 0 <= (request.top_logprobs or 0) <= MAX_LOGPROBS:
@@ -221,7 +218,7 @@ def read_completion_request(body: bytes) -> tuple[CompletionRequest, tuple[str, 
     request = known or decode_body(_completion_decoder, body)
     _refuse(request)
     if request.best_of is not None and request.best_of != (request.n or 1):
-        raise _unsupported("best_of", "candidates beyond 'n' are not generated")
+        raise unsupported("best_of", "candidates beyond 'n' are not generated")
     return request, () if known else COMPLETION_FIELDS.names(body)
 
 
@@ -229,14 +226,22 @@ def _refuse(request: _Sampling) -> None:
     for name, reason in REFUSED.items():
         value = getattr(request, name, None)
         if value is not None and asks_for_something(name, value):
-            raise _unsupported(name, reason)
+            raise unsupported(name, reason)
     if request.stream_options is not None and not request.stream:
         raise InvalidInput("'stream_options' needs 'stream' to be true", param="stream_options")
     if request.stream and request.prompt_logprobs is not None:
-        raise _unsupported("prompt_logprobs", "they come with whole answers only; leave 'stream' out")
+        raise unsupported("prompt_logprobs", "they come with whole answers only; leave 'stream' out")
 
 
-def _unsupported(param: str, reason: str) -> InvalidInput:
+def check_prompt_end(*, begins: bool | None, continues: bool | None) -> None:
+    """A prompt ends with the beginning of an answer or in the middle of one. Raises InvalidInput."""
+    if begins and continues:
+        raise InvalidInput(
+            "set only one of 'add_generation_prompt' and 'continue_final_message'", param="continue_final_message"
+        )
+
+
+def unsupported(param: str, reason: str) -> InvalidInput:
     return InvalidInput(f"'{param}' is not supported: {reason}", param=param)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 
 import msgspec
 
@@ -13,12 +14,10 @@ from pilotlight_text.pooling_api.requests import (
     Conversation,
     EmbeddingRequest,
     inputs_of,
-    note_unknown,
     read_embedding_request,
 )
 from pilotlight_text.pooling_api.rows import RowMaker
 from pilotlight_text.pooling_source import PoolingRow
-from pilotlight_text.templates.conversation_check import check_conversation
 from pilotlight_text.text_model import TextModel, timed
 from pilotlight_wire.handlers import Reply, RequestContext
 
@@ -27,7 +26,7 @@ _encode = msgspec.json.Encoder().encode
 
 async def embeddings(model: TextModel, context: RequestContext, now_s: Clock) -> Reply:
     request = read_embedding_request(context.body)
-    note_unknown(EMBEDDING_FIELDS, context)
+    EMBEDDING_FIELDS.note_in(context.body, context)
     pooling = Pooling(model, context, request.model)
     pooling.require("embed")
     with timed(context, "tokenize"):
@@ -59,10 +58,10 @@ async def _of_inputs(maker: RowMaker, given: list[str | list[int]], *, special: 
 
 async def _rendered(model: TextModel, request: EmbeddingRequest, conversation: Conversation) -> str:
     loaded = model.loaded()
-    loaded.codec.check_chars(check_conversation(conversation), "messages")
     return await loaded.template.render(
         conversation,
         add_generation_prompt=bool(request.add_generation_prompt),
         continue_final_message=bool(request.continue_final_message),
         variables=request.chat_template_kwargs,
+        check_chars=partial(loaded.codec.check_chars, param="messages"),
     )

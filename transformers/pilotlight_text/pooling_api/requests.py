@@ -14,8 +14,7 @@ from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
 from pilotlight_protocol.generation import INT32_MAX
 from pilotlight_protocol.pooling import PoolingParameters
 from pilotlight_text.ignored_fields import UnknownFields
-from pilotlight_text.openai_api.requests import decode_body
-from pilotlight_wire.handlers import RequestContext
+from pilotlight_text.openai_api.requests import check_prompt_end, decode_body, unsupported
 
 MAX_INPUTS = 2048
 """OpenAI's; they are read some at a time."""
@@ -98,24 +97,12 @@ class ScoreRequest(_Scoring, kw_only=True):
     data_2: str | list[str] | None = None
 
 
-class _StrictEmbedding(EmbeddingRequest, forbid_unknown_fields=True):
-    pass
-
-
-class _StrictRerank(RerankRequest, forbid_unknown_fields=True):
-    pass
-
-
-class _StrictScore(ScoreRequest, forbid_unknown_fields=True):
-    pass
-
-
 _embedding = msgspec.json.Decoder(EmbeddingRequest)
 _rerank = msgspec.json.Decoder(RerankRequest)
 _score = msgspec.json.Decoder(ScoreRequest)
-EMBEDDING_FIELDS: UnknownFields[EmbeddingRequest] = UnknownFields(EmbeddingRequest, _StrictEmbedding)
-RERANK_FIELDS: UnknownFields[RerankRequest] = UnknownFields(RerankRequest, _StrictRerank)
-SCORE_FIELDS: UnknownFields[ScoreRequest] = UnknownFields(ScoreRequest, _StrictScore)
+EMBEDDING_FIELDS: UnknownFields[EmbeddingRequest] = UnknownFields(EmbeddingRequest)
+RERANK_FIELDS: UnknownFields[RerankRequest] = UnknownFields(RerankRequest)
+SCORE_FIELDS: UnknownFields[ScoreRequest] = UnknownFields(ScoreRequest)
 
 REFUSED: Mapping[str, str] = {
     "normalize": "it is 'use_activation' in vLLM 0.32",
@@ -134,25 +121,16 @@ _REFUSED_VALUES: Mapping[str, tuple[Any, str]] = {
 _SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
 
 
-def note_unknown(fields: UnknownFields[Any], context: RequestContext) -> None:
-    """Name what nobody here knows in the answer and in the log. Of a body that was read."""
-    if fields.known(context.body) is None:
-        fields.note(fields.names(context.body), context)
-
-
 def read_embedding_request(body: bytes) -> EmbeddingRequest:
     """Raises InvalidInput with `param`, also for what is understood but cannot be done."""
     request = _read(_embedding, body)
     if request.encoding_format == "bytes_only":
-        raise _unsupported("encoding_format", "ask for 'float' or 'base64'")
+        raise unsupported("encoding_format", "ask for 'float' or 'base64'")
     if request.embed_dtype not in (None, "float32"):
-        raise _unsupported("embed_dtype", "vectors are float32")
+        raise unsupported("embed_dtype", "vectors are float32")
     if (request.input is None) == (request.messages is None):
         raise InvalidInput("send one of 'input' and 'messages'", param="input")
-    if request.add_generation_prompt and request.continue_final_message:
-        raise InvalidInput(
-            "set only one of 'add_generation_prompt' and 'continue_final_message'", param="continue_final_message"
-        )
+    check_prompt_end(begins=request.add_generation_prompt, continues=request.continue_final_message)
     return request
 
 
@@ -219,10 +197,10 @@ def _read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     request = decode_body(decoder, body)
     for name, reason in REFUSED.items():
         if getattr(request, name, None):
-            raise _unsupported(name, reason)
+            raise unsupported(name, reason)
     for name, (value, reason) in _REFUSED_VALUES.items():
         if getattr(request, name, None) == value:
-            raise _unsupported(name, reason)
+            raise unsupported(name, reason)
     if getattr(request, "truncate_prompt_tokens", None) == 0:
         raise InvalidInput("'truncate_prompt_tokens' 0 leaves nothing to read", param="truncate_prompt_tokens")
     return request
@@ -230,11 +208,7 @@ def _read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 def _refuse_variables(request: _Scoring) -> None:
     if request.chat_template_kwargs:
-        raise _unsupported("chat_template_kwargs", "pairs are read without a template")
-
-
-def _unsupported(param: str, reason: str) -> InvalidInput:
-    return InvalidInput(f"'{param}' is not supported: {reason}", param=param)
+        raise unsupported("chat_template_kwargs", "pairs are read without a template")
 
 
 def _check_count(count: int, param: str) -> None:

@@ -18,7 +18,6 @@ from pilotlight_text.pooling_api.requests import (
     RerankRequest,
     ScoreRequest,
     documents_of,
-    note_unknown,
     pairs_of,
     read_rerank_request,
     read_score_request,
@@ -34,7 +33,7 @@ T = TypeVar("T")
 
 async def rerank(model: TextModel, context: RequestContext, now_s: Clock) -> Reply:
     request = read_rerank_request(context.body)
-    note_unknown(RERANK_FIELDS, context)
+    RERANK_FIELDS.note_in(context.body, context)
     documents = documents_of(request)
     pooling = Pooling(model, context, request.model)
     firsts = [request.query] * len(documents)
@@ -50,7 +49,7 @@ async def rerank(model: TextModel, context: RequestContext, now_s: Clock) -> Rep
 
 async def score(model: TextModel, context: RequestContext, now_s: Clock) -> Reply:
     request = read_score_request(context.body)
-    note_unknown(SCORE_FIELDS, context)
+    SCORE_FIELDS.note_in(context.body, context)
     pairs = pairs_of(request)
     pooling = Pooling(model, context, request.model)
     scores, rows = await _scores(pooling, request, pairs, ("text_1", "text_2"), context)

@@ -16,6 +16,7 @@ from pilotlight_protocol.generation import TokenLogprob
 from pilotlight_text.conversation.conversation import Conversation
 from pilotlight_text.conversation.conversations import Conversations
 from pilotlight_text.detokenization.logprob_text import chat_logprobs
+from pilotlight_text.named_events import written
 from pilotlight_text.responses_api.answers import DeletedResponse, InputItemList, Response, usage_object
 from pilotlight_text.responses_api.input_items import as_items
 from pilotlight_text.responses_api.item_pages import page_of
@@ -29,7 +30,6 @@ from pilotlight_text.responses_api.requests import (
 )
 from pilotlight_text.responses_api.response_output import ResponseOutput
 from pilotlight_text.responses_api.stored_responses import StoredResponse, StoredResponses
-from pilotlight_text.responses_api.stream_events import written
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 

@@ -15,7 +15,7 @@ from pilotlight_protocol.generation import MAX_LOGPROBS, GenerationParameters
 from pilotlight_protocol.structured_outputs import StructuredOutputs
 from pilotlight_text.conversation.output_format import constraint, format_outputs
 from pilotlight_text.ignored_fields import UnknownFields
-from pilotlight_text.openai_api.requests import decode_body
+from pilotlight_text.openai_api.requests import decode_body, unsupported
 from pilotlight_text.openai_api.sampling import openai_parameters
 
 Number = int | float | None
@@ -209,10 +209,6 @@ def _check_metadata(metadata: dict[str, str]) -> None:
         raise InvalidInput(
             f"'metadata' takes {MAX_METADATA} pairs, keys of 64 and values of 512 characters", param="metadata"
         )
-
-
-def unsupported(param: str, reason: str) -> InvalidInput:
-    return InvalidInput(f"'{param}' is not supported: {reason}", param=param)
 
 
 def in_own_words(error: PilotlightError) -> PilotlightError:

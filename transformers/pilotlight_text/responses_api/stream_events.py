@@ -8,8 +8,6 @@ import msgspec
 
 from pilotlight_text.responses_api.answers import OutputItem, OutputText, ReasoningContent, Response
 
-_encode = msgspec.json.Encoder().encode
-
 
 class StreamEvent(msgspec.Struct, tag_field="type", kw_only=True):
     """`sequence_number` counts a response's events from 0."""
@@ -91,14 +89,3 @@ class ArgumentsDelta(_OfItem, tag="response.function_call_arguments.delta"):
 class ArgumentsDone(_OfItem, tag="response.function_call_arguments.done"):
     name: str
     arguments: str
-
-
-def written(events: list[StreamEvent]) -> bytes:
-    """Server-sent events, each under its name."""
-    return b"".join([b"event: %b\ndata: %b\n\n" % (_name(event), _encode(event)) for event in events])
-
-
-def _name(event: StreamEvent) -> bytes:
-    tag = event.__struct_config__.tag
-    assert isinstance(tag, str)
-    return tag.encode("ascii")

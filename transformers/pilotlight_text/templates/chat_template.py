@@ -7,7 +7,7 @@ runs here while the conversation is short; every other one runs in a worker, beh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -93,14 +93,18 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
+        check_chars: Callable[[int], None] | None = None,
     ) -> str:
         """The prompt text. `messages` and `tools` are as OpenAI's chat API has them; `variables`
-        (`chat_template_kwargs`) are what the template may read besides.
+        (`chat_template_kwargs`) are what the template may read besides; `check_chars` may refuse the conversation's
+        length before anything is rendered.
 
         Raises InvalidInput (no template, the template refuses the messages or does not end), ContextLengthExceeded
         (text over the limit), Unavailable (no room to render it now).
         """
-        check_conversation(messages)
+        chars = check_conversation(messages)
+        if check_chars is not None:
+            check_chars(chars)
         name = self._name(tools=bool(tools), documents=bool(documents))
         for variable in variables or ():
             if variable in _RESERVED or variable in self._special_tokens:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_text.templates.conversation_check import check_conversation
 from pilotlight_text.text_model import LoadedText, TextModel, timed
 from pilotlight_text.tokenization_api.answers import Detokenized, Tokenized
 from pilotlight_text.tokenization_api.requests import (
@@ -52,7 +53,6 @@ async def _tokens(request: TokenizeRequest, loaded: LoadedText) -> list[int]:
             request.prompt, add_special_tokens=request.add_special_tokens is not False, param="prompt"
         )
     messages = request.messages or ()
-    loaded.codec.check_chars(check_conversation(messages), "messages")
     continues = bool(request.continue_final_message)
     text = await loaded.template.render(
         messages,
@@ -60,5 +60,6 @@ async def _tokens(request: TokenizeRequest, loaded: LoadedText) -> list[int]:
         add_generation_prompt=not continues and request.add_generation_prompt is not False,
         continue_final_message=continues,
         variables=request.chat_template_kwargs,
+        check_chars=partial(loaded.codec.check_chars, param="messages"),
     )
     return await loaded.codec.tokens_of(text, add_special_tokens=bool(request.add_special_tokens), param="messages")

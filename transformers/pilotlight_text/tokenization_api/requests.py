@@ -9,7 +9,7 @@ import msgspec
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import INT32_MAX
 from pilotlight_text.ignored_fields import UnknownFields
-from pilotlight_text.openai_api.requests import decode_body
+from pilotlight_text.openai_api.requests import check_prompt_end, decode_body, unsupported
 
 MAX_DETOKENIZED = 262_144
 """Token ids of one request to /detokenize."""
@@ -56,7 +56,7 @@ def read_tokenize(body: bytes) -> TokenizeRequest:
     request = decode_body(_tokenize_decoder, body)
     for name, reason in UNSUPPORTED.items():
         if getattr(request, name):
-            raise InvalidInput(f"'{name}' is not supported: {reason}", param=name)
+            raise unsupported(name, reason)
     if (request.prompt is None) == (request.messages is None):
         raise InvalidInput("send one of 'prompt' and 'messages'", param="prompt")
     if request.prompt is not None:
@@ -65,10 +65,7 @@ def read_tokenize(body: bytes) -> TokenizeRequest:
                 raise InvalidInput(f"'{name}' is for 'messages'; a prompt is taken as it is", param=name)
     if request.messages is not None and not request.messages:
         raise InvalidInput("'messages' is empty: send at least one message", param="messages")
-    if request.add_generation_prompt and request.continue_final_message:
-        raise InvalidInput(
-            "set only one of 'add_generation_prompt' and 'continue_final_message'", param="continue_final_message"
-        )
+    check_prompt_end(begins=request.add_generation_prompt, continues=request.continue_final_message)
     return request
 
 
