@@ -8,27 +8,26 @@ imported: a worker's start is a client's wait.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import importlib.util
 import json
 import os
 import resource
-import signal
-import struct
 import sys
 import types
 from typing import Any
 
 from pilotlight_engine.process import memory_limit
+from pilotlight_engine.process.limited_worker import (
+    BEGUN,
+    OUT_OF_MEMORY,
+    give_up,
+    limit_cpu,
+    read_frame,
+    write_all,
+    write_frame,
+)
 
-HEADER = struct.Struct("<I")
-BEGUN = HEADER.pack(0)
-"""Sent first, when its imports are done and its limits hold: no work pays for them."""
-OUT_OF_MEMORY = 70
-
-_PR_SET_PDEATHSIG = 1
-_STANDARD_FDS = 3
 _PROBED_TOKENS = 48
 _MOST_MASK_S = 0.2
 _MOST_GROWTH_BYTES = 256 * 2**20
@@ -42,13 +41,13 @@ def main(cpu_s: float, memory_bytes: int) -> None:
         # Not the engine's, which ends with all that is in it.
         memory_limit.enter_cgroup(2 * memory_bytes)
         _give_up(memory_bytes)
-        _write_all(0, BEGUN)
-        while (head := _read_frame(0)) is not None:
-            body = _read_frame(0) or b""
-            signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        write_all(0, BEGUN)
+        while (head := read_frame(0)) is not None:
+            body = read_frame(0) or b""
+            limit_cpu(cpu_s)
             answer = json.dumps(compiler.answer(json.loads(head), body)).encode()
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            _write_all(0, HEADER.pack(len(answer)) + answer)
+            limit_cpu(0)
+            write_frame(0, answer)
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
 
@@ -242,37 +241,6 @@ def _peak_bytes() -> int:
 
 
 def _give_up(memory_bytes: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123  # pathlib is 5 ms of a start
         in_use = int(file.read().partition("VmData:")[2].split()[0]) * 1024
-    os.closerange(_STANDARD_FDS, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    for kind, limit in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, _STANDARD_FDS),
-        (resource.RLIMIT_DATA, in_use + memory_bytes),
-    ):
-        resource.setrlimit(kind, (limit, limit))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
-
-
-def _read_frame(fd: int) -> bytes | None:
-    header = _read_exactly(fd, HEADER.size)
-    return None if header is None else _read_exactly(fd, HEADER.unpack(header)[0])
-
-
-def _read_exactly(fd: int, length: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < length:
-        more = os.read(fd, min(length - len(data), 1 << 20))
-        if not more:
-            return None
-        data += more
-    return bytes(data)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    give_up(resource.RLIMIT_DATA, in_use + memory_bytes)

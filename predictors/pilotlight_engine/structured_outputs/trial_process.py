@@ -10,18 +10,18 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from pilotlight_engine.structured_outputs.compile_worker import BEGUN, HEADER, OUT_OF_MEMORY
+from pilotlight_engine.process.limited_worker import BEGUN, HEADER, OUT_OF_MEMORY, command
 from pilotlight_engine.structured_outputs.grammar_sources import PARAM, GrammarSource
 from pilotlight_protocol.errors import InvalidInput, Unavailable
 
 CPU_S = 3.0
 WALL_S = 30.0
 MEMORY_BYTES = 768 * 2**20
+_WORKER = "pilotlight_engine.structured_outputs.compile_worker"
 _START_S = 30.0
 _END_S = 5.0
 _ANSWER_BYTES = 256 * 2**20
@@ -76,7 +76,11 @@ class TrialProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                _command(), stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={}
+                command(_WORKER, CPU_S, MEMORY_BYTES),
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
             )
         self._socket = ours
         try:
@@ -137,13 +141,3 @@ class TrialProcess:
         if status in (OUT_OF_MEMORY, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGKILL):
             return f"it takes more than {MEMORY_BYTES // 2**20} MiB of memory, or breaks its compiler"
         return f"its process ended with status {status}"
-
-
-def _command() -> list[str]:
-    """Isolated from the user's site packages and environment; it finds what this process finds."""
-    boot = (
-        f"import sys; sys.path[:] = {[entry for entry in sys.path if entry]!r}; "
-        "from pilotlight_engine.structured_outputs.compile_worker import main; "
-        f"main({CPU_S!r}, {MEMORY_BYTES!r})"
-    )
-    return [sys.executable, "-I", "-S", "-c", boot]

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from pilotlight_engine.process import limited_worker
+from pilotlight_engine.process.limited_worker import OUT_OF_MEMORY
 from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput
 from pilotlight_text.templates import worker_main
 from pilotlight_text.templates.chat_template import ChatTemplate
@@ -17,7 +19,7 @@ from pilotlight_text.templates.limited_process import MIB, ProcessEnded, Process
 from pilotlight_text.templates.template_sources import template_source
 from pilotlight_text.templates.template_workers import SUSPECT_S, TemplateWorkers
 from pilotlight_text.templates.worker_connection import WorkerConnection
-from pilotlight_text.templates.worker_main import OUT_OF_MEMORY, Renderer, looked_at_templates, looked_at_tokenizer
+from pilotlight_text.templates.worker_main import Renderer, looked_at_templates, looked_at_tokenizer
 
 HELLO = [{"role": "user", "content": "hello"}]
 GOOD, BAD = "<{{ messages[0].content }}>", "bad {{ messages[0].content }}"
@@ -155,8 +157,8 @@ def test_a_limited_process_is_isolated() -> None:
 
 @pytest.mark.parametrize("reads", [[b"abcd"], [b"ab", b"cd"]])
 def test_frames_are_read_whole(reads: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    pending = [worker_main.HEADER.pack(4), *reads]
+    pending = [limited_worker.HEADER.pack(4), *reads]
     read: Callable[[int, int], bytes] = lambda fd, length: pending.pop(0) if pending else b""  # noqa: E731
     monkeypatch.setattr(os, "read", read)
-    assert worker_main._read_frame(0) == b"abcd"
-    assert worker_main._read_frame(0) is None
+    assert limited_worker.read_frame(0) == b"abcd"
+    assert limited_worker.read_frame(0) is None

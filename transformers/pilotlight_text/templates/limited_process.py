@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from pilotlight_text.templates.worker_main import OUT_OF_MEMORY
+from pilotlight_engine.process import limited_worker
+from pilotlight_engine.process.limited_worker import OUT_OF_MEMORY
 
 Task = Literal["render", "compile", "tokenizer"]
 
@@ -36,13 +36,7 @@ class ProcessEnded(Exception):
 
 
 def command(task: Task, limits: ProcessLimits) -> list[str]:
-    """Isolated from the user's site packages and environment; it finds what this process finds."""
-    boot = (
-        f"import sys; sys.path[:] = {[entry for entry in sys.path if entry]!r}; "
-        "from pilotlight_text.templates.worker_main import main; "
-        f"main({task!r}, {limits.cpu_s!r}, {limits.memory_bytes!r})"
-    )
-    return [sys.executable, "-I", "-S", "-c", boot]
+    return limited_worker.command("pilotlight_text.templates.worker_main", task, limits.cpu_s, limits.memory_bytes)
 
 
 def why_ended(status: int | None, limits: ProcessLimits) -> str:

@@ -10,8 +10,8 @@ import signal
 import socket
 from asyncio.subprocess import DEVNULL, Process
 
+from pilotlight_engine.process.limited_worker import BEGUN, HEADER
 from pilotlight_text.templates.limited_process import ProcessEnded, ProcessLimits, command, why_ended
-from pilotlight_text.templates.worker_main import BEGUN, HEADER
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 _REAP_DEADLINE_S = 5.0

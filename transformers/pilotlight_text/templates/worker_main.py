@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import ctypes
 import json
 import os
 import resource
-import signal
-import struct
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from pilotlight_engine.process.limited_worker import (
+    BEGUN,
+    OUT_OF_MEMORY,
+    give_up,
+    limit_cpu,
+    read_frame,
+    write_all,
+    write_frame,
+)
+
 if TYPE_CHECKING:
     import jinja2
-
-HEADER = struct.Struct("<I")
-BEGUN = HEADER.pack(0)
-"""Sent first, when its imports are done and its limits hold: no work pays for them."""
 
 TEXT, REFUSED, TOO_LONG, UNKNOWN = b"T", b"R", b"L", b"U"
 """First byte of an answer: the text, why not (text), over the limit, and `send the source too`."""
 
 _KEPT_TEMPLATES = 64
-_PR_SET_PDEATHSIG = 1
-_STANDARD_FDS = 3
-OUT_OF_MEMORY = 70
-"""Exit status; below 128 and no other's (Python's own are 0 to 2)."""
 
 
 def main(task: str, cpu_s: float, memory_bytes: int) -> None:
@@ -47,22 +46,22 @@ def _run(task: str, cpu_s: float, memory_bytes: int) -> None:
         import tokenizers
 
         _give_up(memory_bytes)
-        _limit_cpu(cpu_s)
-        _write_all(1, looked_at_tokenizer(tokenizers, _read_to_end(0)))
+        limit_cpu(cpu_s)
+        write_all(1, looked_at_tokenizer(tokenizers, _read_to_end(0)))
         return
     _rehearse()
     _give_up(memory_bytes)
     if task == "compile":
-        _limit_cpu(cpu_s)
-        _write_all(1, looked_at_templates(_read_to_end(0)))
+        limit_cpu(cpu_s)
+        write_all(1, looked_at_templates(_read_to_end(0)))
         return
     renderer = Renderer()
-    _write_all(0, BEGUN)
-    while (job := _read_frame(0)) is not None:
-        _limit_cpu(cpu_s)
+    write_all(0, BEGUN)
+    while (job := read_frame(0)) is not None:
+        limit_cpu(cpu_s)
         answer = renderer.answer(job)
-        _limit_cpu(0)
-        _write_all(0, HEADER.pack(len(answer)) + answer)
+        limit_cpu(0)
+        write_frame(0, answer)
 
 
 def _rehearse() -> None:
@@ -142,24 +141,9 @@ def looked_at_tokenizer(tokenizers: Any, data: bytes) -> bytes:
 
 
 def _give_up(memory_bytes: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123  # pathlib is 5 ms of a start
         in_use = int(file.read().split()[0]) * resource.getpagesize()
-    os.closerange(_STANDARD_FDS, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    for kind, limit in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, _STANDARD_FDS),
-        (resource.RLIMIT_AS, in_use + memory_bytes),
-    ):
-        resource.setrlimit(kind, (limit, limit))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
-
-
-def _limit_cpu(seconds: float) -> None:
-    """The kernel ends this process (SIGPROF) when it has used so much from now on; 0: no limit."""
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    give_up(resource.RLIMIT_AS, in_use + memory_bytes)
 
 
 def _read_to_end(fd: int) -> bytes:
@@ -167,27 +151,3 @@ def _read_to_end(fd: int) -> bytes:
     while part := os.read(fd, 1 << 20):
         parts.append(part)
     return b"".join(parts)
-
-
-def _read_frame(fd: int) -> bytes | None:
-    header = _read_exactly(fd, HEADER.size)
-    return None if header is None else _read_exactly(fd, HEADER.unpack(header)[0])
-
-
-def _read_exactly(fd: int, length: int) -> bytes | None:
-    data = os.read(fd, length)
-    if len(data) < length:
-        whole = bytearray(data)
-        while len(whole) < length:
-            more = os.read(fd, length - len(whole))
-            if not more:
-                return None
-            whole += more
-        return bytes(whole)
-    return data
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
