@@ -24,9 +24,8 @@ from typing import Any
 
 import jsonschema
 import psutil
-from processes import free_port, server
 from rich.console import Console
-from side_by_side import PAIR, VLLM, Cell, Cells, System, picture, table, usage_tokens
+from side_by_side import PAIR, VLLM, Cell, Cells, System, picture, start_servers, table, usage_tokens
 
 from pilotlight_model_making.adapter_corpus import record_lesson, tool_lesson
 
@@ -34,7 +33,6 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "out"
 MODEL = ROOT / ".real-model" / "smollm2-135m-tools"
 NAME = "bench"
-FLAGS = {"max_model_len": "1024", "enforce_eager": "true", "max_num_seqs": "64", "enable_prefix_caching": "false"}
 PERSON = {
     "type": "object",
     "properties": {
@@ -81,43 +79,12 @@ WORKLOADS: dict[str, Callable[[random.Random, int], Body]] = {"chat": chat, "str
 
 
 def start_systems(stack: ExitStack) -> list[System]:
-    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
-    logs = OUT / "logs"
-    vllm_port, predictor_port, transformer_port = free_port(), free_port(), free_port()
-
-    def start(role: str, argv: list[str], port: int, path: str) -> psutil.Process:
-        Console().print(f"starting {role} …")
-        return stack.enter_context(server(role.replace(" ", "-"), argv, f"http://127.0.0.1:{port}{path}", logs, env))
-
-    vllm = start(
-        VLLM,
-        ["-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL), "--served-model-name", NAME]
-        + ["--host", "127.0.0.1", "--port", str(vllm_port), "--disable-uvicorn-access-log"]
-        + ["--max-model-len", FLAGS["max_model_len"], "--enforce-eager", "--max-num-seqs", FLAGS["max_num_seqs"]]
-        + ["--no-enable-prefix-caching", "--scheduling-policy", "priority"]
-        + ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
-        vllm_port,
-        "/health",
-    )
-    predictor = start(
-        "predictor",
-        ["-m", "pilotlight_predictor", "--model_name", NAME, "--model_dir", str(MODEL)]
-        + ["--http_port", str(predictor_port)]
-        + [word for key, value in FLAGS.items() for word in ("--engine_arg", f"{key}={value}")],
-        predictor_port,
-        "/v2/health/ready",
-    )
-    transformer = start(
-        "transformer",
-        ["-m", "pilotlight_transformer", "--model_name", NAME, "--model_dir", str(MODEL)]
-        + ["--predictor_host", f"127.0.0.1:{predictor_port}", "--http_port", str(transformer_port)],
-        transformer_port,
-        "/v2/health/ready",
-    )
-    pair = [("predictor", predictor), ("transformer", transformer)]
+    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    of = start_servers(stack, MODEL, NAME, OUT / "logs", *tools)
+    pair = [("predictor", of.predictor), ("transformer", of.transformer)]
     return [
-        System(VLLM, f"http://127.0.0.1:{vllm_port}/v1/chat/completions", usage_tokens, [("server", vllm)]),
-        System(PAIR, f"http://127.0.0.1:{transformer_port}/openai/v1/chat/completions", usage_tokens, pair),
+        System(VLLM, f"http://127.0.0.1:{of.vllm_port}/v1/chat/completions", usage_tokens, [("server", of.vllm)]),
+        System(PAIR, f"http://127.0.0.1:{of.transformer_port}/openai/v1/chat/completions", usage_tokens, pair),
     ]
 
 

@@ -19,9 +19,21 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
-from processes import free_port, server
 from rich.console import Console
-from side_by_side import PAIR, PREDICTOR, VLLM, Cell, Cells, Event, Sample, System, picture, table, usage_tokens
+from side_by_side import (
+    PAIR,
+    PREDICTOR,
+    VLLM,
+    Cell,
+    Cells,
+    Event,
+    Sample,
+    System,
+    picture,
+    start_servers,
+    table,
+    usage_tokens,
+)
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "out"
@@ -49,61 +61,21 @@ def tokens_body(ids: list[int], tokens: int) -> dict[str, object]:
     return {"input_ids": ids, "parameters": {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}}
 
 
-def start_systems(stack: ExitStack, model_dir: Path, args: argparse.Namespace) -> list[System]:
-    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
-    logs = OUT / "logs"
-    vllm_port, predictor_port, transformer_port = free_port(), free_port(), free_port()
-    flags = {"max_model_len": "1024", "enforce_eager": "true", "max_num_seqs": "64", "enable_prefix_caching": "false"}
-
-    def start(role: str, argv: list[str], port: int, path: str) -> psutil.Process:
-        Console().print(f"starting {role} …")
-        return stack.enter_context(server(role.replace(" ", "-"), argv, f"http://127.0.0.1:{port}{path}", logs, env))
-
-    vllm = start(
-        VLLM,
-        ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model_dir), "--served-model-name", NAME]
-        + ["--host", "127.0.0.1", "--port", str(vllm_port), "--disable-uvicorn-access-log"]
-        + ["--max-model-len", flags["max_model_len"], "--enforce-eager", "--max-num-seqs", flags["max_num_seqs"]]
-        + ["--no-enable-prefix-caching", "--scheduling-policy", "priority"],
-        vllm_port,
-        "/health",
-    )
-    predictor = start(
-        PREDICTOR,
-        [
-            "-m",
-            "pilotlight_predictor",
-            "--model_name",
-            NAME,
-            "--model_dir",
-            str(model_dir),
-            "--http_port",
-            str(predictor_port),
-        ]
-        + [word for key, value in flags.items() for word in ("--engine_arg", f"{key}={value}")],
-        predictor_port,
-        "/v2/health/ready",
-    )
-    transformer = start(
-        "transformer",
-        ["-m", "pilotlight_transformer", "--model_name", NAME, "--model_dir", str(model_dir)]
-        + ["--predictor_host", f"127.0.0.1:{predictor_port}", "--http_port", str(transformer_port)],
-        transformer_port,
-        "/v2/health/ready",
-    )
+def start_systems(stack: ExitStack, model_dir: Path) -> list[System]:
+    of = start_servers(stack, model_dir, NAME, OUT / "logs")
     return [
-        System(VLLM, f"http://127.0.0.1:{vllm_port}/v1/completions", usage_tokens, [("server", vllm)]),
+        System(VLLM, f"http://127.0.0.1:{of.vllm_port}/v1/completions", usage_tokens, [("server", of.vllm)]),
         System(
             PREDICTOR,
-            f"http://127.0.0.1:{predictor_port}/v2/models/{NAME}/generate_stream",
+            f"http://127.0.0.1:{of.predictor_port}/v2/models/{NAME}/generate_stream",
             id_tokens,
-            [("predictor", predictor)],
+            [("predictor", of.predictor)],
         ),
         System(
             PAIR,
-            f"http://127.0.0.1:{transformer_port}/openai/v1/completions",
+            f"http://127.0.0.1:{of.transformer_port}/openai/v1/completions",
             usage_tokens,
-            [("predictor", predictor), ("transformer", transformer)],
+            [("predictor", of.predictor), ("transformer", of.transformer)],
         ),
     ]
 
@@ -159,7 +131,7 @@ def main() -> None:
     cells: Cells = {}
     console = Console(width=150)
     with ExitStack() as stack:
-        systems = start_systems(stack, model_dir, args)
+        systems = start_systems(stack, model_dir)
         for system in systems:
             measure(
                 system, 4, [[dice.randrange(10, vocabulary) for _ in range(args.prompt_tokens)] for _ in range(4)], 16

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from processes import cpu_by_role
+from processes import cpu_by_role, free_port, server
+from rich.console import Console
 from rich.table import Table
 from stream_load import LoadResult, run_load
 
@@ -80,6 +82,56 @@ class Cell:
             {"tokens_per_s": s.load.tokens_per_s, "ttft_s": [x.ttft_s for x in s.load.streams], "cpu_s": s.cpu_s}
             for s in self.samples
         ]
+
+
+@dataclass(frozen=True)
+class Servers:
+    """vLLM's own server, and a transformer before a predictor, each with its port."""
+
+    vllm: psutil.Process
+    vllm_port: int
+    predictor: psutil.Process
+    predictor_port: int
+    transformer: psutil.Process
+    transformer_port: int
+
+
+def start_servers(stack: ExitStack, model_dir: Path, name: str, logs: Path, *vllm_flags: str) -> Servers:
+    """All three serve `model_dir` as `name`, eager, 1,024 tokens of context, no prefix cache."""
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    vllm_port, predictor_port, transformer_port = free_port(), free_port(), free_port()
+    flags = {"max_model_len": "1024", "enforce_eager": "true", "max_num_seqs": "64"}
+    flags["enable_prefix_caching"] = "false"
+
+    def start(role: str, argv: list[str], port: int, path: str) -> psutil.Process:
+        Console().print(f"starting {role} …")
+        return stack.enter_context(server(role.replace(" ", "-"), argv, f"http://127.0.0.1:{port}{path}", logs, env))
+
+    vllm = start(
+        VLLM,
+        ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model_dir), "--served-model-name", name]
+        + ["--host", "127.0.0.1", "--port", str(vllm_port), "--disable-uvicorn-access-log"]
+        + ["--max-model-len", flags["max_model_len"], "--enforce-eager", "--max-num-seqs", flags["max_num_seqs"]]
+        + ["--no-enable-prefix-caching", "--scheduling-policy", "priority", *vllm_flags],
+        vllm_port,
+        "/health",
+    )
+    predictor = start(
+        PREDICTOR,
+        ["-m", "pilotlight_predictor", "--model_name", name, "--model_dir", str(model_dir)]
+        + ["--http_port", str(predictor_port)]
+        + [word for key, value in flags.items() for word in ("--engine_arg", f"{key}={value}")],
+        predictor_port,
+        "/v2/health/ready",
+    )
+    transformer = start(
+        "transformer",
+        ["-m", "pilotlight_transformer", "--model_name", name, "--model_dir", str(model_dir)]
+        + ["--predictor_host", f"127.0.0.1:{predictor_port}", "--http_port", str(transformer_port)],
+        transformer_port,
+        "/v2/health/ready",
+    )
+    return Servers(vllm, vllm_port, predictor, predictor_port, transformer, transformer_port)
 
 
 Cells = dict[tuple[str, str], Cell]

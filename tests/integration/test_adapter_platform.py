@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from process_table import processes
-from server_ports import free_port
+from pooled_platform import PooledPlatform, pooled_platform
 from waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
@@ -47,17 +43,14 @@ def specs(base: Path) -> str:
     return yaml.safe_dump_all(services)
 
 
-class Platform:
-    def __init__(self, folder: Path, spec: Path) -> None:
-        self.port, self.state, self.log = free_port(), folder / "state", folder / "up.log"
-        argv = [sys.executable, "-m", "pilotlight_local", "up", str(spec), "--port", str(self.port)]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*argv, "--state-dir", str(self.state)], stdout=log, stderr=log)
-
-    def status(self) -> dict[str, Any]:
-        command = [sys.executable, "-m", "pilotlight_local", "status", "--json", "--state-dir", str(self.state)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        return dict(json.loads(done.stdout)) if done.returncode == 0 else {"pool": {"state": "off", "leases": []}}
+class Platform(PooledPlatform):
+    def end(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        finally:
+            self.process.kill()
+            print(self.log.read_text(errors="replace")[-6000:])
 
     def chat(self, name: str, text: str, **fields: Any) -> tuple[dict[str, Any], str]:
         """The choice, and how its engine was had ("" where one is held)."""
@@ -86,21 +79,8 @@ class Platform:
 
 @pytest.fixture(scope="module")
 def platform(real_model: Path) -> Iterator[Platform]:
-    with tempfile.TemporaryDirectory(prefix="pl-") as folder:  # pytest's is too long for a socket
-        spec = Path(folder) / "adapters.yaml"
-        spec.write_text(specs(real_model), encoding="utf-8")
-        running = Platform(Path(folder), spec)
-        try:
-            until(lambda: running.status()["pool"]["state"] == "ready", DEADLINE_S, "the pool")
-            yield running
-        finally:
-            running.process.terminate()
-            try:
-                running.process.wait(30)
-            finally:
-                running.process.kill()
-                print(running.log.read_text(errors="replace")[-6000:])
-            until(lambda: not processes(folder), 30, "no process outlives the platform")
+    with pooled_platform(Platform, specs(real_model), DEADLINE_S) as running:
+        yield running
 
 
 def test_two_tenants_adapters_answer_as_they_were_trained_and_come_back_from_zero(platform: Platform) -> None:

@@ -80,14 +80,6 @@ class Slot:
         return asyncio.run(self.say(lease_id))[0]
 
 
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteProcess]:
-    work_dir = private_dir(tmp_path_factory.mktemp("work") / "w")
-    with ZygoteProcess(work_dir, work_dir / "zygote.log") as process:
-        process.wait_ready()
-        yield process
-
-
 @contextlib.contextmanager
 def host(zygote: ZygoteProcess, run_dir: Path, **config: Any) -> Iterator[Host]:
     forked = zygote.fork(

@@ -13,7 +13,6 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,14 +52,6 @@ class Answer:
     logprobs: list[float]
     swap_check: SwapCheck
     cached: int = 0
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteProcess]:
-    work_dir = private_dir(tmp_path_factory.mktemp("work") / "w")
-    with ZygoteProcess(work_dir, work_dir / "zygote.log") as process:
-        process.wait_ready()
-        yield process
 
 
 @pytest.fixture(scope="module")

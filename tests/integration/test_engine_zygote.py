@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,6 @@ from pilotlight_protocol.generation import GenerationParameters
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 SECRET = "s" * 64
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteProcess]:
-    work_dir = private_dir(tmp_path_factory.mktemp("work") / "w")
-    with ZygoteProcess(work_dir, work_dir / "zygote.log") as process:
-        process.wait_ready()
-        yield process
 
 
 @pytest.fixture(scope="module")

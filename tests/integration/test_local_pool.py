@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -18,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from pooled_platform import PooledPlatform, pooled_platform
 from process_table import children, processes
-from server_ports import free_port
 from waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -53,20 +52,7 @@ def endpoint(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-class Platform:
-    def __init__(self, folder: Path, spec: Path) -> None:
-        self.port = free_port()
-        self.state = folder / "state"
-        self.log = folder / "up.log"
-        argv = [sys.executable, "-m", "pilotlight_local", "up", str(spec), "--port", str(self.port)]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*argv, "--state-dir", str(self.state)], stdout=log, stderr=log)
-
-    def status(self) -> dict[str, Any]:
-        command = [sys.executable, "-m", "pilotlight_local", "status", "--json", "--state-dir", str(self.state)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        return dict(json.loads(done.stdout)) if done.returncode == 0 else {"pool": {"state": "off", "leases": []}}
-
+class Platform(PooledPlatform):
     def url(self, name: str, verb: str) -> str:
         return f"http://127.0.0.1:{self.port}/serving/default/{name}/v2/models/{name}/{verb}"
 
@@ -114,18 +100,10 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     models = tmp_path_factory.mktemp("models")
     command = [sys.executable, str(ROOT / "scripts" / "make_models.py"), "--out", str(models), "--preset", "tiny"]
     subprocess.run([*command, "--count", str(len(NAMES))], check=True, timeout=DEADLINE_S)
-    # Not pytest's folder: its path is too long for a socket, and the marker of our processes must be our own.
-    with tempfile.TemporaryDirectory(prefix="pl-") as folder:
-        spec = Path(folder) / "services.yaml"
-        spec.write_text(yaml.safe_dump_all([endpoint(name, models) for name in NAMES]))
-        running = Platform(Path(folder), spec)
-        try:
-            until(lambda: running.status()["pool"]["state"] == "ready", DEADLINE_S, "the pool")
-            yield running
-        finally:
-            running.process.kill()
-            running.process.wait(10)
-            until(lambda: not processes(folder), 30, "no process outlives a killed platform")
+    with pooled_platform(
+        Platform, yaml.safe_dump_all([endpoint(name, models) for name in NAMES]), DEADLINE_S
+    ) as running:
+        yield running
 
 
 def test_three_models_share_one_slot(platform: Platform) -> None:

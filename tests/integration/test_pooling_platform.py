@@ -3,10 +3,6 @@ and at zero again, from where the parked engine is back at once."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from process_table import processes
-from server_ports import free_port
+from pooled_platform import PooledPlatform, pooled_platform
 from waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -41,22 +36,7 @@ def endpoint(model: Path) -> dict[str, Any]:
     return spec
 
 
-class Platform:
-    def __init__(self, folder: Path, spec: dict[str, Any]) -> None:
-        self.port = free_port()
-        self.state = folder / "state"
-        (folder / "services.yaml").write_text(yaml.safe_dump(spec))
-        argv = [sys.executable, "-m", "pilotlight_local", "up", str(folder / "services.yaml"), *SCALING]
-        with (folder / "up.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [*argv, "--port", str(self.port), "--state-dir", str(self.state)], stdout=log, stderr=log
-            )
-
-    def status(self) -> dict[str, Any]:
-        command = [sys.executable, "-m", "pilotlight_local", "status", "--json", "--state-dir", str(self.state)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        return dict(json.loads(done.stdout)) if done.returncode == 0 else {"pool": {"state": "off", "leases": []}}
-
+class Platform(PooledPlatform):
     def at_zero(self) -> bool:
         status = self.status()
         return not status["pool"]["leases"] and all(row["running"] == 0 for row in status["components"])
@@ -70,16 +50,8 @@ class Platform:
 
 @pytest.fixture
 def platform(embedding_model: Path) -> Iterator[Platform]:
-    # Not pytest's folder: its path is too long for a socket, and the marker of our processes must be our own.
-    with tempfile.TemporaryDirectory(prefix="pl-") as folder:
-        made = Platform(Path(folder), endpoint(embedding_model))
-        try:
-            until(lambda: made.status()["pool"]["state"] == "ready", DEADLINE_S, "the pool")
-            yield made
-        finally:
-            made.process.kill()
-            made.process.wait(10)
-            until(lambda: not processes(folder), 30, "no process outlives a killed platform")
+    with pooled_platform(Platform, yaml.safe_dump(endpoint(embedding_model)), DEADLINE_S, *SCALING) as running:
+        yield running
 
 
 def test_an_embedding_model_from_zero_and_back(platform: Platform) -> None:
