@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api bench-structured bench-split adapters reference models real-model lock clean
+.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage fuzz integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api bench-structured bench-split adapters reference models real-model lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ unit: $(READY) ## unit tests: no sockets, no real time
 coverage: $(READY) ## unit tests with branch coverage, a line per package
 	@mkdir -p benchmarks/out && $(BIN)/python -m pytest tests/unit -q --cov --cov-report=json:benchmarks/out/coverage.json --cov-report=
 	@$(BIN)/python scripts/coverage_table.py benchmarks/out/coverage.json
+
+fuzz: $(READY) ## the property tests of the unit tests with new random examples; `make unit` takes the same each time
+	@$(BIN)/python -m pytest tests/unit -m hypothesis --hypothesis-profile=default
 
 integration: $(READY) ## real processes, real vLLM on the CPU
 	@$(BIN)/python -m pytest tests/integration tests/cluster

@@ -243,6 +243,8 @@ def test_harmony_beside_openais_own(messages) -> None:
         theirs.append((kind, said))
     ours = short(read(maker("openai", "openai_gptoss"), [text]))
     for kind in ("reasoning", "content"):
-        told = [said for one, said in theirs if one == kind]
-        assert "".join(said for one, said in ours if one == kind) == "\n".join(told)
+        told = "\n".join(said for one, said in theirs if one == kind)
+        # White space of the content that a call follows is not told, in any format.
+        sign = str.split if kind == "content" else str
+        assert sign("".join(said for one, said in ours if one == kind)) == sign(told)
     assert [part for part in ours if part[0] == "f"] == [one for one in theirs if one[0] == "f"]

@@ -16,6 +16,7 @@ from pilotlight_engine.structured_outputs.schema_support import (
     enforced_by_xgrammar,
     has_long_strings,
     without_additional_properties,
+    written_for_guidance,
     written_for_xgrammar,
 )
 from pilotlight_protocol.errors import InvalidInput
@@ -82,7 +83,7 @@ def _of_schema(schema: dict[str, Any], asked: StructuredOutputs) -> list[Grammar
     if asked.disable_additional_properties:
         schema = copy.deepcopy(schema)
         without_additional_properties(schema)
-    text = json.dumps(schema)
+    text = json.dumps(written_for_guidance(schema))
     if asked.disable_any_whitespace:
         # xgrammar 0.2.8 writes spaces after commas all the same (mlc-ai/xgrammar#945).
         return [GrammarSource("guidance", "json_compact", text)]

@@ -15,6 +15,8 @@ _ANNOTATIONS = frozenset(
     ("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "discriminator")
     + ("$schema", "$id", "$comment", "$defs", "definitions")
 )
+_VALUES = frozenset(("enum", "const", "default", "example", "examples"))
+_SCHEMAS_BY_NAME = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
 _OF_TYPE: dict[str, frozenset[str]] = {
     "object": frozenset(("properties", "required", "additionalProperties")),
     "array": frozenset(("items", "prefixItems", "minItems", "maxItems")),
@@ -31,14 +33,32 @@ _DATE = (
 )
 _TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d{2}|[1-9]?\d)"
+_HEXTET = "[0-9a-fA-F]{1,4}"
+_LAST_HEXTETS = rf"(?:{_HEXTET}:{_HEXTET}|{_OCTET}(?:\.{_OCTET}){{3}})"
+_SHORTENED = (
+    rf"(?:(?:{_HEXTET}:){{0,{before - 1}}}{_HEXTET})?::(?:{_HEXTET}:){{{5 - before}}}{_LAST_HEXTETS}"
+    for before in range(1, 6)
+)
+_IPV6 = "|".join(
+    (
+        rf"(?:{_HEXTET}:){{6}}{_LAST_HEXTETS}",
+        rf"::(?:{_HEXTET}:){{5}}{_LAST_HEXTETS}",
+        *_SHORTENED,
+        rf"(?:(?:{_HEXTET}:){{0,5}}{_HEXTET})?::{_HEXTET}",
+        rf"(?:(?:{_HEXTET}:){{0,6}}{_HEXTET})?::",
+    )
+)
+"""RFC 3986's IPv6address, row by row."""
 _FORMAT_PATTERNS = {
     "date": f"^{_DATE}$",
     "time": f"^{_TIME}$",
     "date-time": f"^{_DATE}T{_TIME}$",
     "ipv4": rf"^{_OCTET}(?:\.{_OCTET}){{3}}$",
+    "ipv6": f"^(?:{_IPV6})$",
 }
-"""Of those that xgrammar takes more widely: it knows no month's length, and zeros before a number."""
-_FORMATS = frozenset(("ipv6", "uuid", "email", *_FORMAT_PATTERNS))
+"""Of those that a backend takes more widely: xgrammar knows no month's length, and takes zeros before a number;
+llguidance knows no leap year."""
+_FORMATS = frozenset(("uuid", "email", *_FORMAT_PATTERNS))
 _MOST_SAFE_INTEGER = 2**53
 _SAFE = r"[A-Za-z0-9 _@:,;=%&!~<>'#+-]"
 _CLASS = rf"\[(?:{_SAFE}|\\[dw.+-]|[.*?()$|/])+\]"
@@ -207,6 +227,25 @@ def written_for_xgrammar(schema: Any) -> Any:
     return written
 
 
+def written_for_guidance(schema: Any) -> Any:
+    """The schema with some formats as patterns, where no pattern stands beside them."""
+    if isinstance(schema, list):
+        return [written_for_guidance(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    written: dict[str, Any] = {
+        name: value
+        if name in _VALUES
+        else {key: written_for_guidance(inner) for key, inner in value.items()}
+        if name in _SCHEMAS_BY_NAME and isinstance(value, dict)
+        else written_for_guidance(value)
+        for name, value in schema.items()
+    }
+    if written.get("format") in _FORMAT_PATTERNS and "pattern" not in written:
+        written["pattern"] = _FORMAT_PATTERNS[written.pop("format")]
+    return written
+
+
 def has_long_strings(schema: Any) -> bool:
     """Whether xgrammar would take long: some 6 ms a character of a string's bound, with 49,152 tokens."""
     if isinstance(schema, dict):
@@ -252,9 +291,9 @@ def without_additional_properties(schema: Any) -> None:
     if not isinstance(schema, dict):
         return
     for name, value in schema.items():
-        if name in ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"):
+        if name in _SCHEMAS_BY_NAME:
             without_additional_properties(list(_values(value)))
-        elif name not in ("enum", "const", "default", "examples"):
+        elif name not in _VALUES:
             without_additional_properties(value)
     if "additionalProperties" not in schema and isinstance(schema.get("properties"), dict):
         schema["additionalProperties"] = False

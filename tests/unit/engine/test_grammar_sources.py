@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pilotlight_engine.structured_outputs.grammar_sources import is_lark, sources_of
 from pilotlight_engine.structured_outputs.schema_support import (
     enforced_by_xgrammar,
     is_plain_pattern,
     without_additional_properties,
+    written_for_guidance,
     written_for_xgrammar,
 )
 from pilotlight_protocol.errors import InvalidInput
@@ -139,6 +143,7 @@ def test_bounded_lengths_become_patterns_of_a_strings_json() -> None:
         ("time", ["23:59:59Z", "00:00:00.5+02:00"], ["24:00:00Z", "12:60:00Z", "12:00:00"]),
         ("date-time", ["2024-01-31T10:00:00Z"], ["2024-01-31 10:00:00Z", "2024-01-31"]),
         ("ipv4", ["0.0.0.0", "255.10.1.99"], ["256.0.0.1", "01.2.3.4", "1.2.3"]),
+        ("ipv6", ["::", "::1", "1::", "1:2:3:4:5:6:7:8", "::ffff:1.2.3.4"], ["::7.00.6.63", ":::", "1::2::3", "1:2"]),
     ],
 )
 def test_formats_that_are_written_as_patterns(format_: str, good: list[str], bad: list[str]) -> None:
@@ -229,3 +234,37 @@ def test_closing_objects_leaves_what_they_say_alone() -> None:
 )
 def test_lark_is_told_from_ebnf(text: str, lark: bool) -> None:
     assert is_lark(text) == lark
+
+
+@given(
+    hextets=st.lists(st.sampled_from(("", "0", "1f", "FFFF", "12345", "1.2.3.4", "01.2.3.4")), max_size=9),
+    ends=st.tuples(st.sampled_from(("", ":")), st.sampled_from(("", ":"))),
+)
+@settings(max_examples=500)
+def test_an_ipv6_address_is_what_python_takes_for_one(hextets: list[str], ends: tuple[str, str]) -> None:
+    text = ends[0] + ":".join(hextets) + ends[1]
+    try:
+        ipaddress.IPv6Address(text)
+        meant = True
+    except ValueError:
+        meant = False
+    pattern = written_for_xgrammar({"type": "string", "format": "ipv6"})["pattern"]
+    assert bool(re.fullmatch(pattern, text)) == meant
+
+
+def test_formats_go_to_guidance_as_patterns_wherever_they_stand() -> None:
+    date, named = {"type": ["string", "null"], "format": "date"}, {"format": {"type": "integer"}}
+    schema = {
+        "properties": {"a": date, **named},
+        "patternProperties": {"^b": {"format": "ipv6", "pattern": "^a"}},
+        "allOf": [date],
+        "default": date,
+        "enum": [date],
+    }
+    written = written_for_guidance(schema)
+    assert written["properties"]["a"].keys() == written["allOf"][0].keys() == {"type", "pattern"}
+    assert written["properties"]["format"] == {"type": "integer"}
+    assert written["patternProperties"] == schema["patternProperties"]
+    assert written["default"] == date
+    assert written["enum"] == [date]
+    assert json.loads(sources_of(StructuredOutputs(json=schema))[0].text) == written
