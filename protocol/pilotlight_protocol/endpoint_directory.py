@@ -1,0 +1,90 @@
+"""What a platform tells the gateway of its endpoints, and how news of them are asked for. Pure.
+
+The gateway asks `GET /endpoints?epoch=…&after=…&wait_s=…` and is answered at once when something has changed since,
+else when the time is over. An answer whose epoch is another one, or that is `whole`, replaces all that was known.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pilotlight_protocol.leases import LeaseRequest
+
+FRONT_ANNOTATION = "pilotlight.dev/front"
+Front = Literal["auto", "shared", "pods"]
+"""Which way requests go: `shared`: the gateway tokenizes and leases the engine itself, `pods`: through the endpoint's
+own pods, `auto`: as the gateway decides for each request."""
+
+LONGEST_WAIT_S = 30.0
+
+
+class TextFiles(msgspec.Struct, frozen=True):
+    """What `load_text` needs: as the endpoint's transformer was told."""
+
+    model_uri: str
+    adapter_uri: str = ""
+    max_model_len: int | None = None
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+
+
+class RequestBounds(msgspec.Struct, frozen=True):
+    """What the endpoint's predictor admits; its own defaults where the spec says nothing.
+
+    `kv_watermark`: the share of the KV cache that may be promised. `lease_wait_s`: how long a request waits for a
+    lease; `lease_idle_s`: how long one without work is kept.
+    """
+
+    max_prompt_tokens: int | None = None
+    max_output_tokens: int | None = None
+    max_batch: int = 64
+    max_sequences: int = 256
+    max_queue: int = 256
+    kv_watermark: float = 0.9
+    lease_wait_s: float = 120.0
+    lease_idle_s: float = 5.0
+
+
+class PodsAddress(msgspec.Struct, frozen=True):
+    """Where the endpoint's pods are reached: the platform's ingress and the `Host` that names the endpoint there."""
+
+    url: str
+    host: str
+
+
+class EndpointEntry(msgspec.Struct, frozen=True):
+    """One endpoint. Its namespace is its tenant's.
+
+    `model_names`: what its components call the model, the first its own and then its adapters'. `lease`: what its
+    predictor asks the warm pool for, None where it has an engine of its own or runs a foreign container. `text`: None
+    where its transformer is not ours, or there is none. `spec_digest` changes with everything but `pods_ready`, the
+    number of pods of the component that clients reach which take requests now.
+    """
+
+    namespace: str
+    name: str
+    model_names: tuple[str, ...]
+    spec_digest: str
+    pods: PodsAddress
+    pods_ready: int = 0
+    timeout_s: float = 300.0
+    front: Front = "auto"
+    lease: LeaseRequest | None = None
+    text: TextFiles | None = None
+    bounds: RequestBounds = RequestBounds()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.namespace, self.name
+
+
+class DirectoryAnswer(msgspec.Struct, frozen=True):
+    """`version` is asked for next; `gone`: (namespace, name) of endpoints that are no more."""
+
+    epoch: str
+    version: int
+    whole: bool
+    changed: tuple[EndpointEntry, ...] = ()
+    gone: tuple[tuple[str, str], ...] = ()
