@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import anthropic
+import httpx
 import openai
 import yaml
 from demo_fine_tunes import TEMPLATE, TEMPLATE_MODELS, TEMPLATE_NAME, heading, wait_for_pool
@@ -37,7 +38,7 @@ WEATHER: Any = {
 }
 STEPS = 4
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 class Person(BaseModel):
@@ -56,7 +57,10 @@ def main() -> None:
         spec = work / "agent.yaml"
         spec.write_text(specs(), encoding="utf-8")
         with platform_up(console, work, str(spec)) as (control, port):
+            heading("The warm pool imports vLLM, once per machine; engines are forked from it.")
+            begun_s = time.monotonic()
             wait_for_pool(control)
+            console.print(f"  ready after {time.monotonic() - begun_s:.0f} s")
             ask(port)
             use_tools(port)
             read_record(port)
@@ -75,7 +79,20 @@ def specs() -> str:
 
 
 def openai_client(port: int, endpoint: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/serving/default/{endpoint}/openai/v1", api_key="unused")
+    return openai.OpenAI(
+        base_url=f"http://127.0.0.1:{port}/serving/default/{endpoint}/openai/v1",
+        api_key="unused",
+        max_retries=0,
+        http_client=openai.DefaultHttpxClient(event_hooks={"response": [tell_lease]}),
+    )
+
+
+def tell_lease(response: httpx.Response) -> None:
+    """How the engine was had: by a fork of the zygote, by exchanging weights, or as it was."""
+    lease = dict(part.strip().partition("=")[::2] for part in response.headers.get("x-pilotlight-lease", "").split(";"))
+    if path := lease.get("path"):
+        took = f" in {1000 * float(lease[path]):.0f} ms" if path in lease else ""
+        console.print(f"  engine by {path}{took}", style="dim")
 
 
 def ask(port: int) -> None:
@@ -143,7 +160,12 @@ def read_record(port: int) -> None:
 def ask_as_anthropic(port: int) -> None:
     heading("anthropic, messages, the first endpoint again: What is the capital of Italy?")
     begun_s = time.monotonic()
-    client = anthropic.Anthropic(base_url=f"http://127.0.0.1:{port}/serving/default/assistant/openai", api_key="unused")
+    client = anthropic.Anthropic(
+        base_url=f"http://127.0.0.1:{port}/serving/default/assistant/openai",
+        api_key="unused",
+        max_retries=0,
+        http_client=anthropic.DefaultHttpxClient(event_hooks={"response": [tell_lease]}),
+    )
     answer = client.messages.create(
         model="assistant",
         messages=[{"role": "user", "content": "What is the capital of Italy?"}],

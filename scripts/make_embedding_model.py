@@ -35,11 +35,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
     out: Path = parser.parse_args().out
     embedder, cross_encoder = out / "minilm-l6-v2", out / "minilm-cross-encoder"
+    missing = [folder for folder in (embedder, cross_encoder) if not folder.exists()]
     if not embedder.exists():
         make_embedder(out / "cache", embedder)
     if not cross_encoder.exists():
         make_cross_encoder(out / "cache", embedder, cross_encoder)
-    print(f"{embedder}\n{cross_encoder}")
+    for folder in missing:
+        print(folder)
 
 
 def make_embedder(cache: Path, folder: Path) -> None:

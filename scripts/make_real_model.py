@@ -59,16 +59,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
     out: Path = parser.parse_args().out
     bf16, awq = out / "smollm2-135m", out / "smollm2-135m-awq"
+    fine_tunes = [out / f"{bf16.name}-{name}" for name in FINE_TUNES]
+    missing = [folder for folder in (bf16, awq, *fine_tunes) if not folder.exists()]
     started_s = time.monotonic()
     if not bf16.exists():
         make_bf16(out, bf16)
     if not awq.exists():
         make_awq(bf16, awq)
-    fine_tunes = [out / f"{bf16.name}-{name}" for name in FINE_TUNES]
     for folder in fine_tunes:
         if not folder.exists():
             make_fine_tune(bf16, folder)
-    print("\n".join(map(str, (bf16, awq, *fine_tunes))) + f"\n{time.monotonic() - started_s:.0f} s")
+    if missing:
+        print("\n".join(map(str, missing)) + f"\n{time.monotonic() - started_s:.0f} s")
 
 
 def make_bf16(out: Path, folder: Path) -> None:

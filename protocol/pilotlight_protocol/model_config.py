@@ -67,3 +67,11 @@ def scaled_context_length_of(config: Mapping[str, Any]) -> int | None:
     if length is None or isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor < 1e6:
         return length
     return int(length * factor)
+
+
+def vocab_size_of(config: Mapping[str, Any]) -> int | None:
+    """Tokens that the model has weights for; a tokenizer may name fewer."""
+    for place in (text_config(config), config):
+        if type(place.get("vocab_size")) is int and place["vocab_size"] > 0:
+            return int(place["vocab_size"])
+    return None

@@ -181,7 +181,8 @@ class LoadedText:
     """The parts that come from the model's files. `loaded_at_s`: Unix seconds, `created` in OpenAI's model list.
     `answer_format`: how it writes reasoning and calls, None where only words for the user are known of it.
     `sampling_defaults`: of the model's generation_config.json, in the names of sampling parameters; a predictor knows
-    them itself. `pooling`: what a pooling model does instead of generating."""
+    them itself. `pooling`: what a pooling model does instead of generating. `end`: a token that ends what its adapter
+    says and is none to the base, None where the engine knows every end."""
 
     codec: TextCodec
     template: ChatTemplate
@@ -189,6 +190,7 @@ class LoadedText:
     answer_format: AnswerFormat | None = None
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
     pooling: PoolingTraits | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,13 +287,15 @@ class TextModel:
 
     async def _start(self, request: TextRequest, *, whole: bool) -> TextStream:
         self._require_generation()
-        codec, include_stop = self.loaded().codec, request.include_stop_str_in_output
+        loaded, include_stop = self.loaded(), request.include_stop_str_in_output
+        codec = loaded.codec
         codec.check_room(request.prompt_ids, request.parameters.max_tokens)
         level = token_level(
             request.parameters,
             include_stop=include_stop,
             hidden_tokens=lambda: codec.special_tokens if request.skip_special_tokens else {},
             encode=codec.encode_word,
+            end=loaded.end,
         )
         tokens = await self._source.stream(
             TokenRequest(

@@ -4,6 +4,7 @@ stop strings                     found in text; one that is the text of a specia
                                  special tokens are skipped, becomes a stop token; one that holds such
                                  a text is looked for with a mark in its place
 bad words                        become token sequences, by the model's tokenizer, as vLLM makes them
+an adapter's own end            becomes a stop token that reads as the end of a sequence
 several choices at temperature 0 are one: what is generated once is shown as often as it was asked for
 """
 
@@ -21,12 +22,12 @@ from pilotlight_text.detokenization.stop_strings import StopStrings
 
 @dataclass(frozen=True, slots=True)
 class TokenLevel:
-    """`parameters` hold nothing of text. `stop_tokens`: token id to the stop string that it stands for. `copies`: all
-    choices are shown of the one that is generated."""
+    """`parameters` hold nothing of text. `stop_tokens`: token id to the stop string that it stands for, None for an end
+    of sequence. `copies`: all choices are shown of the one that is generated."""
 
     parameters: GenerationParameters
     stops: StopStrings | None = None
-    stop_tokens: Mapping[int, str] = field(default_factory=dict)
+    stop_tokens: Mapping[int, str | None] = field(default_factory=dict)
     copies: bool = False
 
 
@@ -36,24 +37,35 @@ def token_level(
     include_stop: bool,
     hidden_tokens: Callable[[], Mapping[str, int]],
     encode: Callable[[str], list[int]],
+    end: int | None = None,
 ) -> TokenLevel:
     """`hidden_tokens`: text to id of those that the request does not get to see. `encode`: without special tokens
-    around. Raises InvalidInput: a bad word that is no token."""
+    around. `end`: one that the engine does not know of. Raises InvalidInput: a bad word that is no token."""
     copies = asked.n > 1 and asked.is_greedy
-    if not (copies or asked.stop or asked.bad_words):
+    ended = with_end(asked, end)
+    if not (copies or asked.stop or asked.bad_words or ended is not asked):
         return TokenLevel(asked)
     changes: dict[str, object] = {"n": 1} if copies else {}
-    stops, stop_tokens = None, {}
+    stops, stop_tokens = None, dict[int, str | None]({end: None} if end is not None and ended is not asked else {})
     if asked.stop:
         hidden = hidden_tokens()
-        stop_tokens = {hidden[text]: text for text in asked.stop if text in hidden}
+        stop_tokens |= {hidden[text]: text for text in asked.stop if text in hidden}
         if shown := [text for text in asked.stop if text not in hidden]:
             stops = StopStrings(shown, include_in_output=include_stop, hidden=hidden)
-        changes |= {"stop": [], "stop_token_ids": [*asked.stop_token_ids, *stop_tokens]}
+        changes["stop"] = []
+    if stop_tokens:
+        changes["stop_token_ids"] = [*asked.stop_token_ids, *stop_tokens]
     if asked.bad_words:
         words = [*asked.bad_words_token_ids, *bad_word_ids(asked.bad_words, encode)]
         changes |= {"bad_words": [], "bad_words_token_ids": words}
     return TokenLevel(msgspec.structs.replace(asked, **changes), stops, stop_tokens, copies)
+
+
+def with_end(asked: GenerationParameters, end: int | None) -> GenerationParameters:
+    """What ends with this token as well, unless the request goes on over ends or has it among its own."""
+    if end is None or asked.ignore_eos or end in asked.stop_token_ids:
+        return asked
+    return msgspec.structs.replace(asked, stop_token_ids=[*asked.stop_token_ids, end])
 
 
 def bad_word_ids(words: Sequence[str], encode: Callable[[str], list[int]]) -> list[list[int]]:

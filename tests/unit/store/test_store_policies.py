@@ -201,3 +201,10 @@ def test_what_handles_text_gets_how_a_model_pools_and_nothing_heavy() -> None:
 def test_what_handles_text_finds_something_to_fetch_of_an_adapter_without_a_template() -> None:
     names = ["adapter_config.json", "adapter_model.safetensors", "README.md"]
     assert [name for name in select(names).wanted if in_part(name, "tokenizer")] == ["adapter_config.json"]
+
+
+def test_what_handles_text_gets_the_text_of_an_adapter_and_not_its_weights() -> None:
+    text = ["added_tokens.json", "chat_template.jinja", "special_tokens_map.json", "tokenizer.json"]
+    names = [*text, "tokenizer_config.json", "adapter_config.json", "adapter_model.safetensors", "merges.txt"]
+    wanted = {name for name in select(names).wanted if in_part(name, "tokenizer")}
+    assert wanted == {*text, "tokenizer_config.json", "adapter_config.json"}

@@ -40,6 +40,18 @@ def test_stop_strings_stay_and_special_tokens_become_ids() -> None:
     assert level(stop=["<|end|>"]).stops is None, "nothing is left to look for in text"
 
 
+@pytest.mark.parametrize("parameters", [{"ignore_eos": True}, {"stop_token_ids": [2]}])
+def test_an_end_of_its_own_ends_as_the_engines_does(parameters: dict[str, Any]) -> None:
+    def ended(asked: GenerationParameters) -> TokenLevel:
+        return token_level(asked, include_stop=False, hidden_tokens=lambda: {"<|end|>": 2}, encode=encode, end=2)
+
+    made = ended(GenerationParameters(stop_token_ids=[9]))
+    assert (made.parameters.stop_token_ids, made.stop_tokens) == ([9, 2], {2: None})
+    assert ended(GenerationParameters(stop=["<|end|>"])).stop_tokens == {2: "<|end|>"}
+    asked = GenerationParameters(**parameters)
+    assert ended(asked).parameters is asked, "it goes on over ends, or has this one itself"
+
+
 def test_choices_at_temperature_0_are_generated_once() -> None:
     assert level(n=3, temperature=0) == TokenLevel(GenerationParameters(temperature=0), copies=True)
     assert not level(n=1, temperature=0).copies

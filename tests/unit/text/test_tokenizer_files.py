@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pilotlight_text.templates.template_sources import template_sources
-from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, model_folder, read, with_template_of
+from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, model_folder, read
 
 
 def test_a_directory_is_read_whole(tmp_path: Path) -> None:
@@ -40,34 +39,6 @@ def test_what_is_missing_or_broken_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("[")
     with pytest.raises(TokenizerFilesError, match=r"tokenizer_config\.json is not valid JSON"):
         read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "place", ["chat_template.jinja", "tokenizer_config.json", "additional_chat_templates/rag.jinja"]
-)
-def test_an_adapter_that_brings_a_template_is_rendered_with_no_other(tmp_path: Path, place: str) -> None:
-    base, adapter = tmp_path / "base", tmp_path / "adapter"
-    (adapter / "additional_chat_templates").mkdir(parents=True)
-    (base / "additional_chat_templates").mkdir(parents=True)
-    (base / "tokenizer.json").write_text("{}")
-    (base / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "chat_template": "base"}))
-    (base / "chat_template.jinja").write_text("base")
-    (base / "additional_chat_templates" / "tools.jinja").write_text("base")
-    files = read(base)
-    assert with_template_of(adapter, files) == files, "it brings none"
-    (adapter / place).write_text(json.dumps({"chat_template": "own"}) if place.endswith("json") else "own")
-    found = with_template_of(adapter, files)
-    sources = template_sources(found.tokenizer_config, found.template, found.named_templates)
-    assert {source.source.strip() for source in sources.values()} == {"own"}
-    assert (found.tokenizer_json, found.tokenizer_config["bos_token"]) == (b"{}", "<s>")
-
-
-def test_an_adapters_broken_template_files_are_named(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text("{}")
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "tokenizer_config.json").write_text("[")
-    with pytest.raises(TokenizerFilesError, match=r"the adapter's tokenizer_config\.json is not valid JSON"):
-        with_template_of(tmp_path / "adapter", read(tmp_path))
 
 
 @pytest.mark.parametrize("uri", ["bundled://no-such-model", "bundled://../pilotlight_models", "ftp://host/model"])

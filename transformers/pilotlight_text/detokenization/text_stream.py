@@ -19,7 +19,7 @@ from pilotlight_text.detokenization.detokenizer import Detokenizer
 from pilotlight_text.detokenization.stop_strings import StopScanner
 from pilotlight_text.token_source import AnswerFacts, TokenStream
 
-_NO_TOKENS: Mapping[int, str] = MappingProxyType({})
+_NO_TOKENS: Mapping[int, str | None] = MappingProxyType({})
 
 EndReason = Literal["stop", "length"]
 """Why a choice has ended, as clients are told; a generation that was given up ends in an error."""
@@ -70,7 +70,7 @@ class ChoiceText:
     With stop strings tokens are looked at one by one, so that the count ends with the token that completed the match,
     however the events were coalesced; before `min_tokens` none is looked for (vLLM does the same). The token that ended
     a generation (end of sequence, a stop token) is counted and not shown. `stop_tokens`: those that stand for a stop
-    string which text does not show.
+    string which text does not show, or for an end of sequence (None).
     """
 
     __slots__ = (
@@ -93,7 +93,7 @@ class ChoiceText:
         *,
         min_tokens: int = 0,
         show_stop_token: bool = False,
-        stop_tokens: Mapping[int, str] = _NO_TOKENS,
+        stop_tokens: Mapping[int, str | None] = _NO_TOKENS,
         keep_ids: bool = False,
     ) -> None:
         self.index = index
@@ -163,7 +163,7 @@ class ChoiceText:
         if reason == "stop" and event.output_ids and event.output_ids[-1] in self._stop_tokens:
             stop_reason = self._stop_tokens[event.output_ids[-1]]
             if self._show_stop_token:
-                text += stop_reason
+                text += stop_reason or ""
         if self._scanner is not None:
             text += self._scanner.push(self._detokenizer.finish())
             text += self._scanner.finish()

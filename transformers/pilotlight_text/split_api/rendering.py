@@ -20,6 +20,7 @@ from pilotlight_text.openai_api.requests import (
 )
 from pilotlight_text.openai_api.sampling import completion_parameters, truncation_of
 from pilotlight_text.text_model import TextModel
+from pilotlight_text.token_level import with_end
 from pilotlight_wire.handlers import Reply, RequestContext
 
 _encode = msgspec.json.Encoder().encode
@@ -60,13 +61,17 @@ def _generate(
     prompt_ids: list[int],
     parameters: GenerationParameters,
 ) -> GenerateTokens:
-    """The model's own sampling defaults are written out: a server of tokens may not apply them."""
-    defaults = model.loaded().sampling_defaults
+    """The model's own sampling defaults and end are written out: a server of tokens may not apply them."""
+    loaded = model.loaded()
     shows_stop = {"include_stop_str_in_output": True} if request.include_stop_str_in_output else {}
     stream = bool(request.stream)
     return GenerateTokens(
         token_ids=prompt_ids,
-        sampling_params={**defaults, **sampling_params_of(parameters), **shows_stop},
+        sampling_params={
+            **loaded.sampling_defaults,
+            **sampling_params_of(with_end(parameters, loaded.end)),
+            **shows_stop,
+        },
         request_id=request_id,
         model=request.model,
         stream=stream,

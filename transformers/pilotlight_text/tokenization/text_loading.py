@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 from tokenizers import Tokenizer
@@ -20,7 +21,10 @@ from pilotlight_text.templates.template_sources import TemplateSource, special_t
 from pilotlight_text.text_model import LoadedText, TextCodec
 from pilotlight_text.tokenization import tokenizer_check
 from pilotlight_text.tokenization.tokenizer_check import TokenizerRefused
-from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, model_folder, read, with_template_of
+from pilotlight_text.tokenization.tokenizer_files import TokenizerFiles, TokenizerFilesError, model_folder, read
+
+if TYPE_CHECKING:
+    from pilotlight_text.tokenization.adapter_files import AdapterFiles
 
 COMPILE_LIMITS = ProcessLimits(cpu_s=2.0, wall_s=20.0, memory_bytes=256 * MIB)
 
@@ -35,14 +39,20 @@ def load_text(
     parsers: NamedParsers = AS_THE_TEMPLATE_SAYS,
     adapter_uri: str = "",
 ) -> LoadedText:
-    """`environment`: the store's. `adapter_uri`: its own chat template, if it has one, is what it was trained with.
-    Raises TokenizerFilesError: missing or broken files, or a chat template that does not compile."""
+    """`environment`: the store's. `adapter_uri`: its own chat template, tokenizer and end, if it has any, are what it
+    was trained with. Raises TokenizerFilesError: missing or broken files, a chat template that does not compile, or an
+    adapter's tokenizer that is not for this base."""
     with model_folder(model_uri, environment) as folder:
         files = read(folder)
+    tokenizer, end = _tokenizer(files.tokenizer_json), None
     if adapter_uri:
+        from pilotlight_text.tokenization import adapter_files  # only where there is one
+
         with model_folder(adapter_uri, environment) as folder:
-            files = with_template_of(folder, files)
-    tokenizer = _tokenizer(files.tokenizer_json)
+            adapter = adapter_files.read_adapter_files(folder)
+        tokenizer = _adapters_tokenizer(adapter, files, tokenizer)
+        end = adapter_files.own_end(adapter, files, tokenizer)
+        files = adapter_files.with_template_of(adapter, files)
     codec = TextCodec(tokenizer, max_model_len=max_model_len or files.context_length)
     try:
         sources = template_sources(files.tokenizer_config, files.template, files.named_templates)
@@ -52,7 +62,21 @@ def load_text(
     template_tokens = special_tokens_of(files.special_tokens_map, files.tokenizer_config)
     template = ChatTemplate(sources, template_tokens, templates, max_output_chars=codec.max_chars)
     answer_format = _answer_format(sources, parsers, tokenizer)
-    return LoadedText(codec, template, int(time.time()), answer_format, files.sampling_defaults, files.pooling)
+    return LoadedText(codec, template, int(time.time()), answer_format, files.sampling_defaults, files.pooling, end)
+
+
+def _adapters_tokenizer(adapter: AdapterFiles, base: TokenizerFiles, tokenizer: Tokenizer) -> Tokenizer:
+    """The adapter's, or `tokenizer`, its base's, where it brings none. Raises TokenizerFilesError."""
+    from pilotlight_text.tokenization import adapter_files
+
+    if adapter.tokenizer_json in (b"", base.tokenizer_json):
+        own, obstacle = tokenizer, "" if adapter.tokenizer_json else adapter_files.token_obstacle(tokenizer, adapter)
+    else:
+        own = _tokenizer(adapter.tokenizer_json, "the adapter's tokenizer.json")
+        obstacle = adapter_files.tokenizer_obstacle(tokenizer, own, base.vocab_size)
+    if obstacle:
+        raise TokenizerFilesError(f"the adapter cannot be served with this base: {obstacle}")
+    return own
 
 
 def _answer_format(
@@ -65,17 +89,17 @@ def _answer_format(
     return ChosenFormat(choice.calls, choice.reasoning, partial(special_tokens, tokenizer))
 
 
-def _tokenizer(tokenizer_json: bytes) -> Tokenizer:
+def _tokenizer(tokenizer_json: bytes, name: str = "tokenizer.json") -> Tokenizer:
     try:
         tokenizer_check.check(tokenizer_json)
         return Tokenizer.from_buffer(tokenizer_json)
     except TokenizerRefused as error:
-        raise TokenizerFilesError(f"tokenizer.json cannot be read: {error}") from error
+        raise TokenizerFilesError(f"{name} cannot be read: {error}") from error
     except BaseException as error:  # the library raises a bare Exception, and what panics in it no Exception at all
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        _log.warning("the tokenizers library on tokenizer.json: %s", error)
-        raise TokenizerFilesError(f"tokenizer.json cannot be read: {str(error)[:500]}") from error
+        _log.warning("the tokenizers library on %s: %s", name, error)
+        raise TokenizerFilesError(f"{name} cannot be read: {str(error)[:500]}") from error
 
 
 def _check_templates(sources: dict[str, TemplateSource]) -> None:

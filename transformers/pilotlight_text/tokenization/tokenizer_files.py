@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pilotlight_models.folder_files import FileRefused, read_file, read_object, 
 from pilotlight_models.in_place import folder_in_place
 from pilotlight_models.pooling_files import read_pooling_files
 from pilotlight_protocol.errors import PilotlightError
-from pilotlight_protocol.model_config import scaled_context_length_of
+from pilotlight_protocol.model_config import scaled_context_length_of, vocab_size_of
 from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_text.tokenization.pooling_traits import PoolingTraits, pooling_traits
 
@@ -29,8 +29,8 @@ class TokenizerFilesError(Exception):
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What was read. `context_length` is an upper bound in tokens from config.json, None where it says nothing.
-    `pooling`: of a model that embeds or scores."""
+    """What was read. `context_length` is an upper bound in tokens from config.json, None where it says nothing;
+    `vocab_size`: tokens that it has weights for. `pooling`: of a model that embeds or scores."""
 
     tokenizer_json: bytes
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
@@ -40,6 +40,7 @@ class TokenizerFiles:
     context_length: int | None = None
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
     pooling: PoolingTraits | None = None
+    vocab_size: int | None = None
 
 
 def _sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, float]:
@@ -77,10 +78,11 @@ def read(directory: Path) -> TokenizerFiles:
             tokenizer_config=read_object(directory / "tokenizer_config.json") or {},
             special_tokens_map=read_object(directory / "special_tokens_map.json") or {},
             template=read_text(directory / "chat_template.jinja"),
-            named_templates=_named_templates(directory),
+            named_templates=named_templates(directory),
             context_length=_context_length(config, pooling),
             pooling=pooling,
             sampling_defaults=_sampling_defaults(read_object(directory / "generation_config.json") or {}),
+            vocab_size=vocab_size_of(config),
         )
     except FileNotFoundError as error:
         raise TokenizerFilesError(
@@ -91,32 +93,7 @@ def read(directory: Path) -> TokenizerFiles:
         raise TokenizerFilesError(f"{directory}: {error.message}") from error
 
 
-def with_template_of(adapter: Path, base: TokenizerFiles) -> TokenizerFiles:
-    """The base's files, with the adapter's chat templates alone where it has any, and the special tokens they read.
-
-    It was trained with those. The tokens stay the base's, since an adapter has none of its own.
-
-    Raises TokenizerFilesError.
-    """
-    try:
-        config = read_object(adapter / "tokenizer_config.json") or {}
-        template, named = read_text(adapter / "chat_template.jinja"), _named_templates(adapter)
-        tokens = read_object(adapter / "special_tokens_map.json") or {}
-    except FileRefused as error:
-        raise TokenizerFilesError(f"the adapter's {error.message}") from error
-    if template is None and not named and config.get("chat_template") is None:
-        return base
-    kept = {name: value for name, value in base.tokenizer_config.items() if name != "chat_template"}
-    return replace(
-        base,
-        tokenizer_config=kept | config,
-        special_tokens_map={**base.special_tokens_map, **tokens},
-        template=template,
-        named_templates=named,
-    )
-
-
-def _named_templates(directory: Path) -> dict[str, str]:
+def named_templates(directory: Path) -> dict[str, str]:
     """Raises FileRefused."""
     files = sorted((directory / "additional_chat_templates").glob("*.jinja"))
     return {file.stem: read_text(file) or "" for file in files[:_MOST_TEMPLATES]}

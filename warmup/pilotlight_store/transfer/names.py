@@ -27,7 +27,7 @@ Part = Literal["all", "tokenizer"]
 """Of a model: all of it, or what a process needs that handles text only."""
 _TOKENIZER_FILES = frozenset({
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-    "adapter_config.json", MODULES_NAME, *SENTENCE_CONFIGS,
+    "added_tokens.json", "adapter_config.json", MODULES_NAME, *SENTENCE_CONFIGS,
 })  # fmt: skip
 _TEMPLATE_FOLDER = "additional_chat_templates"
 
