@@ -105,6 +105,19 @@ def qwen_xml(calls: list[Call]) -> str:
     return "\n".join(call(*one) for one in calls)
 
 
+WRITERS: dict[str, Writer] = {
+    "hermes": hermes,
+    "llama3_json": llama_json,
+    "granite": granite,
+    "granite-20b-fc": granite_20b,
+    "phi4_mini_json": phi,
+    "deepseek_v3": deepseek_v3,
+    "deepseek_v31": deepseek_v31,
+    "pythonic": pythonic,
+    "openai": harmony,
+}
+"""By the name of the format, where values may be of any type."""
+
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True)
 
 

@@ -14,17 +14,6 @@ from parts_reading import Function, maker, read, short
 from pilotlight_text.answer_parts.format_names import CALLS, REASONING
 from pilotlight_text.answer_parts.scripted_parser import ScriptedParser
 
-WRITERS = {
-    "hermes": written.hermes,
-    "llama3_json": written.llama_json,
-    "granite": written.granite,
-    "granite-20b-fc": written.granite_20b,
-    "phi4_mini_json": written.phi,
-    "deepseek_v3": written.deepseek_v3,
-    "deepseek_v31": written.deepseek_v31,
-    "pythonic": written.pythonic,
-    "openai": written.harmony,
-}
 ANY = written.calls(written.values(written.texts("<|")))
 CUTS = st.lists(st.floats(0, 1), max_size=8)
 quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -39,11 +28,11 @@ def pieces(text: str, cuts: list[float]) -> list[str]:
     return [text[start:end] for start, end in pairwise(places)]
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", written.WRITERS)
 @given(calls=ANY, cuts=CUTS)
 @quick
 def test_calls(name, calls, cuts) -> None:
-    text = WRITERS[name](calls)
+    text = written.WRITERS[name](calls)
     whole = read(maker(name), [text])
     assert said(whole) == calls
     assert read(maker(name), pieces(text, cuts)) == whole

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from surface_app import named_events, prompt_of, saying
-from text_app import TextApp
+from text_app import TextApp, events_of
 from tool_model import tool_text
 
 from pilotlight_text.answer_parts.chosen_format import ChosenFormat
@@ -119,3 +119,47 @@ async def test_a_forced_call_is_held_to_its_schema(path: str, changed: dict[str,
     assert app.source.asked[0].parameters.structured_outputs is not None
     (call,) = answer.get("output") or answer["content"]
     assert call["name"] == "weather"
+
+
+def calling(end: str) -> TextApp:
+    """A whole call, and one that is cut in the middle of its arguments: by a stop string, or for its length."""
+    begun = '<tool_call>\n{"name": "weather", "arguments": {"city": "Par'
+    text = f"{CALL}\n{begun}{'###is' if end == 'stop' else ''}"
+    app = saying(text, reason="stop" if end == "stop" else "length")
+    app.model._model.set_loaded(tool_text(ChosenFormat("hermes", None)))
+    return app
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("end", ["stop", "length"])
+async def test_a_cut_call_is_told_as_far_as_it_came_and_said_to_be_cut(end: str, stream: bool) -> None:
+    asked: dict[str, Any] = {"stop": "###"} if end == "stop" else {}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}]
+    chat = {"model": "demo", "messages": ASK_MESSAGES["messages"], "tools": tools, "stream": stream, **asked}
+    told = await calling(end).post("/v1/chat/completions", chat)
+    if stream:
+        choices = [event["choices"][0] for event in events_of(told)[:-1]]
+        calls = [call["function"] for choice in choices for call in choice["delta"].get("tool_calls", ())]
+        arguments = "".join(call["arguments"] for call in calls)
+        finish, stopped_by = choices[-1]["finish_reason"], choices[-1]["stop_reason"]
+    else:
+        (choice,) = told.json()["choices"]
+        arguments = "".join(call["function"]["arguments"] for call in choice["message"]["tool_calls"])
+        finish, stopped_by = choice["finish_reason"], choice["stop_reason"]
+    assert arguments == '{"city": "Oslo"}{"city": "Par'
+    assert (finish, stopped_by) == (end, "###" if end == "stop" else None)
+
+    made = await calling(end).post("/v1/responses", {**ASK_RESPONSES, "stream": stream, **asked})
+    answer = named_events(made)[-1]["response"] if stream else made.json()
+    assert [(item["status"], item["arguments"]) for item in answer["output"]] == [
+        ("completed", '{"city": "Oslo"}'),
+        ("incomplete", '{"city": "Par'),
+    ]
+    reason = None if end == "stop" else "max_output_tokens"
+    assert (answer["status"], answer["incomplete_details"]) == ("incomplete", {"reason": reason})
+
+    asked = {"stop_sequences": ["###"]} if end == "stop" else {}
+    made = await calling(end).post("/v1/messages", {**ASK_MESSAGES, "stream": stream, **asked})
+    answer = named_events(made)[-2]["delta"] if stream else made.json()
+    assert answer["stop_reason"] == ("stop_sequence" if end == "stop" else "max_tokens")
+    assert answer["stop_sequence"] == ("###" if end == "stop" else None)

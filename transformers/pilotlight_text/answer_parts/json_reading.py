@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
+
+import msgspec
 
 from pilotlight_text.answer_parts.text_reader import Step, TextReader, Told
 
@@ -103,3 +106,16 @@ def _read_string(reader: TextReader, told: Told) -> Step[bool]:
         if reader.ended:
             return False
         yield
+
+
+def is_object(text: str) -> bool:
+    """Whether it is all of an object: what was cut is none."""
+    return decoded_object(text) is not None
+
+
+def decoded_object(text: str) -> dict[str, Any] | None:
+    try:
+        decoded: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return decoded

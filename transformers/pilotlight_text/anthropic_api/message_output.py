@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from pilotlight_text.answer_parts.json_reading import is_object
 from pilotlight_text.answer_parts.parts import AnswerPart, ContentText, ReasoningText, ToolCallArguments, ToolCallBegin
 from pilotlight_text.anthropic_api import stream_events as told
 from pilotlight_text.anthropic_api.answers import (
@@ -22,7 +23,7 @@ from pilotlight_text.anthropic_api.answers import (
     ThinkingBlock,
     ToolUseBlock,
 )
-from pilotlight_text.anthropic_api.partial_input import input_of, is_object
+from pilotlight_text.anthropic_api.partial_input import input_of
 from pilotlight_text.conversation.choices import ChoiceEnd
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
+from pilotlight_text.answer_parts.json_reading import decoded_object
 
 MAX_TRIES = 32
 """More would only be needed where the model has not written JSON at all."""
@@ -14,18 +14,13 @@ MAX_TRIES = 32
 _CLOSING = {"{": "}", "[": "]"}
 
 
-def is_object(text: str) -> bool:
-    """Whether it is all of an object."""
-    return _decoded(text) is not None
-
-
 def input_of(text: str) -> dict[str, Any]:
     """The object, or as much of one as was finished: what is still being written is left out."""
-    whole = _decoded(text or "{}")
+    whole = decoded_object(text or "{}")
     if whole is not None:
         return whole
     for place in reversed(_member_ends(text)):
-        known = _decoded(text[:place] + _closing(text[:place]))
+        known = decoded_object(text[:place] + _closing(text[:place]))
         if known is not None:
             return known
     return {}
@@ -61,11 +56,3 @@ def _outside_strings(text: str) -> Iterator[tuple[int, str]]:
             in_string = True
         else:
             yield place, char
-
-
-def _decoded(text: str) -> dict[str, Any] | None:
-    try:
-        decoded: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-    return decoded

@@ -1,10 +1,15 @@
 """From a choice's text to its parts, for one conversation: which of them are shown, and how the choice ends. Pure.
 
-It must not know how a model marks reasoning and calls: that is the parser's.
+A call that the end of its choice cut in the middle is told as far as it came, streamed or not, and never ends in
+`tool_calls`: nobody is to run it. One of whose arguments nothing came is not told: it would look like a call without
+any. It must not know how a model marks reasoning and calls: that is the parser's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pilotlight_text.answer_parts.json_reading import is_object
 from pilotlight_text.answer_parts.parts import (
     AnswerPart,
     PartsParser,
@@ -26,35 +31,74 @@ class ChoiceReader:
         self._shows_reasoning = conversation.include_reasoning
         self._one_call = not conversation.parallel_tool_calls
         self._named = conversation.tool_choice.mode == "named"
+        self._stop_token_ids = conversation.parameters.stop_token_ids
         self._called = False
         self._answers = False
+        self._begun: ToolCallBegin | None = None
+        self._arguments: list[str] | None = None
 
     def read(self, piece: Piece) -> ChoiceDelta:
-        found = self._parser.push(piece.text) if piece.text else []
-        if piece.finish_reason is not None:
-            found = [*found, *self._parser.finish()]
-        parts = [part for part in found if self._shown(part)]
-        end = piece.finish_reason
+        parts = self._shown(self._parser.push(piece.text)) if piece.text else []
+        end, cuts_call = piece.finish_reason, False
+        if end is not None:
+            parts += self._shown(self._parser.finish())
+            if not self._is_cut(piece):
+                parts += self._held()
+            elif self._begun is None and self._arguments is not None:
+                cuts_call = not is_object("".join(self._arguments))
+            if end == "stop" and self._called and not self._named and not cuts_call:
+                end = "tool_calls"  # type: ignore[assignment]
         return ChoiceDelta(
             piece.index,
             parts,
             piece.logprobs if self._shows_reasoning or self._answers else None,
-            "tool_calls" if end == "stop" and self._called and not self._named else end,
+            end,
             piece.stop_reason,
             piece.token_ids,
+            cuts_call,
         )
 
     def whole(self, piece: Piece) -> WholeChoice:
         """`piece` is all of its choice."""
         delta = self.read(piece)
         assert delta.finish_reason is not None
-        parts = joined(delta.parts)
-        return WholeChoice(delta.index, parts, delta.finish_reason, delta.logprobs, delta.stop_reason, delta.token_ids)
+        return WholeChoice(
+            delta.index,
+            joined(delta.parts),
+            delta.finish_reason,
+            delta.logprobs,
+            delta.stop_reason,
+            delta.token_ids,
+            delta.cuts_call,
+        )
 
-    def _shown(self, part: AnswerPart) -> bool:
-        if isinstance(part, ReasoningText):
-            return self._shows_reasoning
-        self._answers = True
-        if isinstance(part, ToolCallBegin):
-            self._called = True
-        return not (self._one_call and isinstance(part, ToolCallBegin | ToolCallArguments) and part.call > 0)
+    def _shown(self, found: Sequence[AnswerPart]) -> list[AnswerPart]:
+        shown: list[AnswerPart] = []
+        for part in found:
+            if isinstance(part, ReasoningText):
+                if self._shows_reasoning:
+                    shown.append(part)
+                continue
+            self._answers = True
+            if isinstance(part, ToolCallBegin | ToolCallArguments) and self._one_call and part.call > 0:
+                continue
+            shown += self._held()
+            if isinstance(part, ToolCallBegin):
+                self._begun, self._arguments = part, []
+                continue
+            if isinstance(part, ToolCallArguments) and self._arguments is not None:
+                self._arguments.append(part.text)
+            shown.append(part)
+        return shown
+
+    def _held(self) -> list[AnswerPart]:
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return []
+        self._called = True
+        return [begun]
+
+    def _is_cut(self, piece: Piece) -> bool:
+        """By a bound or a stop of the client's, and not by the model itself."""
+        stopped_by = piece.stop_reason
+        return piece.finish_reason == "length" or isinstance(stopped_by, str) or stopped_by in self._stop_token_ids

@@ -22,7 +22,8 @@ ChoiceEnd = Literal["stop", "length", "tool_calls"]
 
 
 class ChoiceDelta(msgspec.Struct):
-    """What is new of a choice; the last one has a `finish_reason`. `parts` may be empty."""
+    """What is new of a choice; the last one has a `finish_reason`. `parts` may be empty. `cuts_call`: the choice was
+    ended in the middle of its last call."""
 
     index: int
     parts: list[AnswerPart]
@@ -30,17 +31,18 @@ class ChoiceDelta(msgspec.Struct):
     finish_reason: ChoiceEnd | None = None
     stop_reason: str | int | None = None
     token_ids: list[int] | None = None
+    cuts_call: bool = False
 
 
 class ToolCall(msgspec.Struct):
-    """`arguments`: JSON text, complete unless the choice ended for its length."""
+    """`arguments`: JSON text, complete unless the choice `cuts_call` or the model wrote no JSON."""
 
     name: str
     arguments: str
 
 
 class WholeChoice(msgspec.Struct):
-    """`parts`: joined, so that no two of one kind follow each other."""
+    """`parts`: joined, so that no two of one kind follow each other. `cuts_call` as in ChoiceDelta."""
 
     index: int
     parts: list[AnswerPart]
@@ -48,6 +50,7 @@ class WholeChoice(msgspec.Struct):
     logprobs: list[TokenLogprob] | None = None
     stop_reason: str | int | None = None
     token_ids: list[int] | None = None
+    cuts_call: bool = False
 
     @property
     def content(self) -> str:
@@ -93,6 +96,7 @@ def extend(choices: dict[int, WholeChoice], delta: ChoiceDelta) -> None:
         logprobs or None,
         delta.stop_reason,
         token_ids,
+        delta.cuts_call,
     )
 
 

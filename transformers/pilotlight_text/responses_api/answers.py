@@ -72,7 +72,9 @@ class ResponseUsage(msgspec.Struct):
 
 
 class IncompleteDetails(msgspec.Struct):
-    reason: Literal["max_output_tokens"]
+    """`reason` is null where a stop string (vLLM's `stop`) cut a call: OpenAI has no word for it."""
+
+    reason: Literal["max_output_tokens"] | None
 
 
 class ResponseFailure(msgspec.Struct):

@@ -13,6 +13,7 @@ import msgspec
 
 from pilotlight_protocol.errors import InvalidInput, PilotlightError
 from pilotlight_protocol.generation import TokenLogprob
+from pilotlight_text.conversation.choices import ChoiceDelta
 from pilotlight_text.conversation.conversation import Conversation
 from pilotlight_text.conversation.conversations import Conversations
 from pilotlight_text.detokenization.logprob_text import chat_logprobs
@@ -105,7 +106,8 @@ class Responses:
         output.finish(
             usage_object(answer.usage, await self._reasoning_tokens(output)),
             int(self._now_s()),
-            cut=choice.finish_reason == "length",
+            choice.finish_reason,
+            cuts_call=choice.cuts_call,
         )
         self._keep(request, output.response, context)
         return output.response
@@ -127,18 +129,19 @@ class Responses:
         self, request: ResponsesRequest, conversation: Conversation, output: ResponseOutput, context: RequestContext
     ) -> AsyncIterator[bytes]:
         answer = await self._conversations.start(conversation, context)
-        cut = False
         try:
             events = output.begin()
+            last: ChoiceDelta | None = None
             while deltas := await answer.deltas():
-                for delta in deltas:
-                    events += output.push(delta.parts, self._logprobs(delta.logprobs))
-                    cut = cut or delta.finish_reason == "length"
+                for last in deltas:
+                    events += output.push(last.parts, self._logprobs(last.logprobs))
                 if events:
                     yield written(events)
                 events = []
+            assert last is not None
+            assert last.finish_reason is not None
             usage = usage_object(answer.usage(), await self._reasoning_tokens(output))
-            events = output.finish(usage, int(self._now_s()), cut=cut)
+            events = output.finish(usage, int(self._now_s()), last.finish_reason, cuts_call=last.cuts_call)
             self._keep(request, output.response, context)
             yield written(events)
         finally:

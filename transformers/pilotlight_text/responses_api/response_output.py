@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 
+from pilotlight_text.answer_parts.json_reading import is_object
 from pilotlight_text.answer_parts.parts import AnswerPart, ContentText, ReasoningText, ToolCallArguments, ToolCallBegin
+from pilotlight_text.conversation.choices import ChoiceEnd
 from pilotlight_text.responses_api import stream_events as told
 from pilotlight_text.responses_api.answers import (
     FunctionCallItem,
@@ -73,16 +75,19 @@ class ResponseOutput:
                 self._arguments(part)
         return self._taken()
 
-    def finish(self, usage: ResponseUsage, now_s: int, *, cut: bool) -> list[told.StreamEvent]:
-        """`response` is whole then; `cut`: it ended for its length."""
+    def finish(
+        self, usage: ResponseUsage, now_s: int, end: ChoiceEnd, *, cuts_call: bool = False
+    ) -> list[told.StreamEvent]:
+        """`response` is whole then. It is incomplete where it ended for its length or in the middle of a call."""
+        cut = end == "length" or cuts_call
         if not self._items and self._open is None:
             self._content("")
-        self._close("incomplete" if cut else "completed")
+        self._close("incomplete" if cut and not self._has_whole_call() else "completed")
         self.response = msgspec.structs.replace(
             self.response,
             status="incomplete" if cut else "completed",
             completed_at=None if cut else now_s,
-            incomplete_details=IncompleteDetails("max_output_tokens") if cut else None,
+            incomplete_details=IncompleteDetails("max_output_tokens" if end == "length" else None) if cut else None,
             output=self._items,
             usage=usage,
         )
@@ -128,6 +133,10 @@ class ResponseOutput:
             raise ValueError(f"arguments of call {part.call}, which is not the one that is being written")
         item.texts.append(part.text)
         self._tell_part(told.ArgumentsDelta, item, delta=part.text)
+
+    def _has_whole_call(self) -> bool:
+        item = self._open
+        return item is not None and isinstance(item.begun, FunctionCallItem) and is_object("".join(item.texts))
 
     def _add(self, begun: OutputItem) -> _OpenItem:
         self._close("completed")
