@@ -226,7 +226,14 @@ class Platform:
         folder.mkdir(exist_ok=True)
         spec = folder / "endpoints.yaml"
         spec.write_text(yaml.safe_dump_all([_endpoint(setting, number) for number in range(2)]))
-        command = [str(Path(sys.executable).with_name("pilotlight")), "up", str(spec), "--port", str(port)]
+        command = [
+            str(Path(sys.executable).with_name("pilotlight")),
+            "up",
+            "--no-gateway",
+            str(spec),
+            "--port",
+            str(port),
+        ]
         command += ["--autoscaler", "scale-to-zero-grace-period=6s", "--state-dir", str(folder / "state")]
         with (folder / "up.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)

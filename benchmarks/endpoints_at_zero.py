@@ -75,7 +75,7 @@ def measure(count: int, folder: Path) -> dict[str, float]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     state_dir = folder / "state"
-    argv = [sys.executable, "-m", "pilotlight_local", "up", str(specs), "--port", str(port)]
+    argv = [sys.executable, "-m", "pilotlight_local", "up", "--no-gateway", str(specs), "--port", str(port)]
     started_s = time.monotonic()
     platform = subprocess.Popen([*argv, "--state-dir", str(state_dir)], stdout=subprocess.DEVNULL)
     try:

@@ -181,7 +181,16 @@ def measure(max_replicas: int, folder: Path) -> Seen:
     spec["spec"]["predictor"].update(maxReplicas=max_replicas)
     (folder / "quickstart.yaml").write_text(yaml.safe_dump(spec))
     port, state_dir = free_port(), folder / "state"
-    argv = [sys.executable, "-m", "pilotlight_local", "up", str(folder / "quickstart.yaml"), "--port", str(port)]
+    argv = [
+        sys.executable,
+        "-m",
+        "pilotlight_local",
+        "up",
+        "--no-gateway",
+        str(folder / "quickstart.yaml"),
+        "--port",
+        str(port),
+    ]
     seen = Seen(max_replicas, os.getloadavg()[0])
     with (folder / "up.log").open("wb") as log:
         platform = subprocess.Popen([*argv, "--state-dir", str(state_dir)], stdout=log, stderr=log)

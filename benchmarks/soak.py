@@ -304,7 +304,15 @@ def main() -> None:
         port = free_port()
         log = (OUT / "soak-up.log").open("wb")
         process = subprocess.Popen(
-            [PILOTLIGHT, "up", str(specs(folder, "bundled://demo-awq")), "--port", str(port), *AUTOSCALER]
+            [
+                PILOTLIGHT,
+                "up",
+                "--no-gateway",
+                str(specs(folder, "bundled://demo-awq")),
+                "--port",
+                str(port),
+                *AUTOSCALER,
+            ]
             + ["--state-dir", str(folder / "state"), *(["--no-pool"] if args.no_pool else [])],
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -30,7 +30,7 @@ def platform_up(
     port, state, log = free_port(), work / "state", work / "up.log"
     console.print(f"[bold]$ pilotlight up {spec} --port {port}[/]")
     with log.open("wb") as sink:
-        command = [*program, "up", spec, "--port", str(port), "--state-dir", str(state)]
+        command = [*program, "up", spec, "--no-gateway", "--port", str(port), "--state-dir", str(state)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT)
     control = ControlClient(StateDir(state))
     try:

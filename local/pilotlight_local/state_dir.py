@@ -48,6 +48,15 @@ class StateDir:
         return self.root / "pool"
 
     @property
+    def gateway(self) -> Path:
+        """What the gateway keeps."""
+        return self.root / "gateway"
+
+    @property
+    def gateway_log(self) -> Path:
+        return self.gateway / "logs" / "gateway.log"
+
+    @property
     def pool_logs(self) -> Path:
         return self.pool / "logs"
 

@@ -18,7 +18,6 @@ from pilotlight_engine.leasing.lease_client import LeaseAsk
 from pilotlight_engine.leasing.pool_http import PoolHttp
 from pilotlight_predictor import arguments
 from pilotlight_protocol.errors import PilotlightError
-from pilotlight_protocol.leases import LeaseRequest
 from pilotlight_serving.log_lines import log_to_stderr
 from pilotlight_wire.one_port import listen
 
@@ -57,18 +56,7 @@ def main(engine_provider: Callable[[Namespace], PhasedProvider] | None = None) -
 
 def _asks(args: Namespace) -> Callable[[float], LeaseAsk]:
     """Makes asks for this predictor's lease, given how many seconds each may take."""
-    wish = LeaseRequest(
-        model=args.model,
-        model_name=args.model_name,
-        tenant=args.tenant,
-        priority=args.priority,
-        engine_args=args.engine_args,
-        quantization=args.quantization,
-        loras=args.loras,
-        isolation=args.isolation,
-        prewarm=args.prewarm,
-        adapter=args.adapter,
-    )
+    wish = arguments.lease_wish(args)
     return lambda deadline_s: LeaseAsk(wish, lambda: PoolHttp(args.pool_url, args.pool_key), deadline_s)
 
 

@@ -1,6 +1,7 @@
 """The predictor's command line. The environment is an argument; what is unknown and not KServe's is refused.
 
-`python -m pilotlight_predictor.arguments` says of command lines on its standard input what would be refused.
+`python -m pilotlight_predictor.arguments` says of command lines on its standard input what would be refused,
+and what the others mean.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pilotlight_engine.leasing.pool_http import check_pool_url
 from pilotlight_engine.quantization import Requested
 from pilotlight_protocol.adapters import ADAPTER_VARIABLE
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
+from pilotlight_protocol.endpoint_directory import PredictorMeaning, RequestBounds
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.leases import POOL_URL_VARIABLE, PREWARM_VARIABLE, TENANT_VARIABLE
+from pilotlight_protocol.leases import POOL_URL_VARIABLE, PREWARM_VARIABLE, TENANT_VARIABLE, LeaseRequest
 from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_serving.command_line import IsDirectory, answer_checks, parse_known
 from pilotlight_wire.cors import allowed_origins
@@ -167,5 +169,35 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
+def lease_wish(args: argparse.Namespace) -> LeaseRequest:
+    """What the predictor asks a warm pool for."""
+    return LeaseRequest(
+        model=args.model,
+        model_name=args.model_name,
+        tenant=args.tenant,
+        priority=args.priority,
+        engine_args=args.engine_args,
+        quantization=args.quantization,
+        loras=args.loras,
+        isolation=args.isolation,
+        prewarm=args.prewarm,
+        adapter=args.adapter,
+    )
+
+
+def meaning(args: argparse.Namespace) -> PredictorMeaning:
+    bounds = RequestBounds(
+        max_prompt_tokens=args.max_prompt_tokens,
+        max_output_tokens=args.max_output_tokens,
+        max_batch=args.max_batch,
+        max_sequences=args.max_sequences,
+        max_queue=args.max_queue,
+        kv_watermark=args.kv_watermark,
+        lease_wait_s=args.lease_deadline_s,
+        lease_idle_s=args.lease_idle_s,
+    )
+    return PredictorMeaning(lease_wish(args), bounds)
+
+
 if __name__ == "__main__":
-    answer_checks(parse, sys.stdin, lambda text: print(text, flush=True), os.path.isdir)
+    answer_checks(parse, sys.stdin, lambda text: print(text, flush=True), os.path.isdir, meaning)

@@ -47,6 +47,21 @@ class RequestBounds(msgspec.Struct, frozen=True):
     lease_idle_s: float = 5.0
 
 
+class PredictorMeaning(msgspec.Struct, frozen=True):
+    """What a predictor's arguments come to, paths as they are in its container."""
+
+    lease: LeaseRequest
+    bounds: RequestBounds
+
+
+class TransformerMeaning(msgspec.Struct, frozen=True):
+    """What a transformer's arguments come to, paths as they are in its container."""
+
+    model_name: str
+    lora_names: tuple[str, ...]
+    text: TextFiles
+
+
 class PodsAddress(msgspec.Struct, frozen=True):
     """Where the endpoint's pods are reached: the platform's ingress and the `Host` that names the endpoint there."""
 

@@ -1,6 +1,7 @@
 """A component's command line: KServe's own arguments pass, every other unknown one is refused with the nearest name.
 
-What would be refused at the start can be asked for before, from another process: `answer_checks`.
+What would be refused at the start, and what the arguments mean, can be asked for before, from another process:
+`answer_checks`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import contextlib
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
 
 from pilotlight_protocol.nearest_name import did_you_mean
 
 IsDirectory = Callable[[str], bool]
-Parse = Callable[[Sequence[str], Mapping[str, str], IsDirectory], object]
+Parse = Callable[[Sequence[str], Mapping[str, str], IsDirectory], Any]
 
 # What KServe's controller injects, and what its SDK's `ModelServer` takes (kserve 0.21, model_server.py): a spec may
 # have them for another server's sake. They change nothing here.
@@ -66,21 +70,29 @@ def _pairs(words: Iterable[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def refusal(parse: Parse, argv: Sequence[str], environment: Mapping[str, str], is_directory: IsDirectory) -> str:
-    """Why the component would not start with this command line; empty when it would."""
+class Refused(ValueError):
+    """Why the component would not start with its command line."""
+
+
+def accepted(parse: Parse, argv: Sequence[str], environment: Mapping[str, str], is_directory: IsDirectory) -> Any:
+    """What `parse` returns. Raises Refused where it would end the process."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            parse(argv, environment, is_directory)
+            return parse(argv, environment, is_directory)
     except SystemExit:
-        return said.getvalue().rstrip().rpartition("error: ")[2] or "it prints its help and ends"
-    return ""
+        raise Refused(said.getvalue().rstrip().rpartition("error: ")[2] or "it prints its help and ends") from None
 
 
 def answer_checks(
-    parse: Parse, orders: Iterable[str], answer: Callable[[str], object], is_directory: IsDirectory
+    parse: Parse,
+    orders: Iterable[str],
+    answer: Callable[[str], object],
+    is_directory: IsDirectory,
+    meaning: Callable[[Any], msgspec.Struct],
 ) -> None:
-    """One JSON text per line: `{"args": [...], "env": {...}, "mounts": [...]}` -> the refusal, "" for none.
+    """One JSON text per line: `{"args": [...], "env": {...}, "mounts": [...]}` -> `{"refused": why}`, or
+    `{"means": what meaning makes of the parsed arguments}`.
 
     `mounts` are directories that the pod will have, whatever there is now.
     """
@@ -91,4 +103,8 @@ def answer_checks(
         def is_there(path: str, mounts: tuple[str, ...] = mounts) -> bool:
             return f"{path}/".startswith(mounts) or is_directory(path)
 
-        answer(json.dumps(refusal(parse, order["args"], order["env"], is_there)))
+        try:
+            told: dict[str, Any] = {"means": meaning(accepted(parse, order["args"], order["env"], is_there))}
+        except Refused as error:
+            told = {"refused": str(error)}
+        answer(msgspec.json.encode(told).decode())

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from pilotlight_protocol.adapters import ADAPTER_ANNOTATION
+from pilotlight_protocol.endpoint_directory import FRONT_ANNOTATION, Front
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.leases import PREWARM_ANNOTATION
 from pilotlight_protocol.model_reference import parse_model_reference
@@ -35,7 +37,14 @@ _NOT_PROPAGATED = {
     f"{AUTOSCALING}/maxScale": "maxReplicas",
     "kubectl.kubernetes.io/last-applied-configuration": "",
 }
-_KNOWN_ANNOTATIONS = {AUTOSCALING: KNOWN_KEYS, PILOTLIGHT: frozenset({ADAPTER_ANNOTATION, PREWARM_ANNOTATION})}
+_KNOWN_ANNOTATIONS = {
+    AUTOSCALING: KNOWN_KEYS,
+    PILOTLIGHT: frozenset({ADAPTER_ANNOTATION, FRONT_ANNOTATION, PREWARM_ANNOTATION}),
+}
+_OF_THE_ENDPOINT = {
+    ADAPTER_ANNOTATION: "predictor and transformer must have the same adapter",
+    FRONT_ANNOTATION: "it says how the whole endpoint is reached",
+}
 UNSUPPORTED_COMPONENT_FIELDS = {
     "autoScaling": "it configures KEDA and HPA, which Knative mode does not use",
     "scaleMetricType": "it configures KEDA and HPA, which Knative mode does not use",
@@ -82,11 +91,9 @@ def read_component_fields(
     annotations = dict(runtime_annotations)
     annotations.update(_propagated(metadata.annotations, Fields(metadata.annotations, "metadata.annotations", report)))
     annotations.update(_propagated(own, Fields(own, fields.at("annotations"), report)))
-    if ADAPTER_ANNOTATION in own:
-        report.error(
-            join_path(fields.at("annotations"), ADAPTER_ANNOTATION),
-            "write it in metadata.annotations: predictor and transformer must have the same adapter",
-        )
+    for annotation, why in _OF_THE_ENDPOINT.items():
+        if annotation in own:
+            report.error(join_path(fields.at("annotations"), annotation), f"write it in metadata.annotations: {why}")
     annotations.update(_scale_annotations(fields))
     deadline_s = _progress_deadline(annotations, fields)
     scaling = None
@@ -119,6 +126,8 @@ def _propagated(annotations: Mapping[str, str], fields: Fields) -> dict[str, str
             fields.report.unknown(fields.at(key), did_you_mean(key, known) or f"; {group}/ has no such annotation")
         if key == ADAPTER_ANNOTATION:
             _check_adapter(value, fields)
+        if key == FRONT_ANNOTATION and value not in get_args(Front):
+            fields.report.error(fields.at(key), f"must be one of {', '.join(get_args(Front))}, was {value!r}")
         kept[key] = value
     return kept
 

@@ -19,7 +19,17 @@ from waiting import until
 class PooledPlatform:
     def __init__(self, folder: Path, spec: Path, *flags: str) -> None:
         self.port, self.state, self.log = free_port(), folder / "state", folder / "up.log"
-        argv = [sys.executable, "-m", "pilotlight_local", "up", str(spec), "--port", str(self.port), *flags]
+        argv = [
+            sys.executable,
+            "-m",
+            "pilotlight_local",
+            "up",
+            str(spec),
+            "--no-gateway",
+            "--port",
+            str(self.port),
+            *flags,
+        ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([*argv, "--state-dir", str(self.state)], stdout=log, stderr=log)
 

@@ -97,7 +97,7 @@ class Platform:
         )
 
     def up(self, *objects: dict[str, Any], options: tuple[str, ...] = ()) -> None:
-        argv = [sys.executable, "-m", "pilotlight_local", "up", str(self.write(*objects))]
+        argv = [sys.executable, "-m", "pilotlight_local", "up", "--no-gateway", str(self.write(*objects))]
         argv += ["--port", str(self.port), "--state-dir", str(self.state_dir), *options]
         with self.output.open("wb") as output:
             process = subprocess.Popen(argv, stdout=output, stderr=output, start_new_session=True)

@@ -1,6 +1,7 @@
 """The command line: the arguments KServe injects, and our own. The environment is a parameter here.
 
-`python -m pilotlight_transformer.settings` says of command lines on its standard input what would be refused.
+`python -m pilotlight_transformer.settings` says of command lines on its standard input what would be refused,
+and what the others mean.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Literal
 
 from pilotlight_protocol.adapters import ADAPTER_VARIABLE
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
+from pilotlight_protocol.endpoint_directory import TextFiles, TransformerMeaning
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_serving.command_line import IsDirectory, answer_checks, parse_known
@@ -184,5 +186,16 @@ def _truth(text: str) -> bool:
     return text.strip().lower() in ("true", "1", "yes")
 
 
+def meaning(settings: TransformerSettings) -> TransformerMeaning:
+    text = TextFiles(
+        settings.model_uri,
+        settings.adapter_uri,
+        settings.max_model_len,
+        settings.parsers.calls,
+        settings.parsers.reasoning,
+    )
+    return TransformerMeaning(settings.model_name, settings.lora_names, text)
+
+
 if __name__ == "__main__":
-    answer_checks(parse_settings, sys.stdin, lambda text: print(text, flush=True), os.path.isdir)
+    answer_checks(parse_settings, sys.stdin, lambda text: print(text, flush=True), os.path.isdir, meaning)

@@ -17,11 +17,13 @@ from pilotlight_local.errors import PlatformError, RefusedError
 from pilotlight_local.state_dir import StateDir
 
 DEFAULT_PORT = 8080
+DEFAULT_GATEWAY_PORT = 8000
 DEFAULT_NAMESPACE = "default"
 END_GRACE_S = 10.0
 REFUSED_EXIT_CODE = 2
 PIPED_COLUMNS = 200
 POOL_PACKAGE = "pilotlight_pool"
+GATEWAY_PACKAGE = "pilotlight_gateway.__main__"
 COMMANDS_GROUP = "pilotlight.commands"
 
 
@@ -108,6 +110,14 @@ def cli() -> None:
     metavar="ORIGINS",
     help="Web origins whose pages may call, with commas between; '' for none.",
 )
+@click.option(
+    "--gateway-port",
+    type=click.IntRange(1, 65535),
+    default=DEFAULT_GATEWAY_PORT,
+    show_default=True,
+    help="Where the gateway answers for every endpoint, by the name of the model.",
+)
+@click.option("--no-gateway", is_flag=True, help="No gateway: endpoints are reached through the ingress alone.")
 @click.option("--no-pool", is_flag=True, help="No warm pool: every predictor starts an engine of its own.")
 @state_dir_option
 @click.pass_obj
@@ -119,6 +129,8 @@ def up(
     autoscaler: tuple[str, ...],
     slots: int,
     allowed_origins: str,
+    gateway_port: int,
+    no_gateway: bool,
     no_pool: bool,
     state_dir: Path | None,
 ) -> None:
@@ -152,6 +164,7 @@ def up(
         end_grace_s=END_GRACE_S,
         pool_slots=0 if no_pool or find_spec(POOL_PACKAGE) is None else slots,
         cors=policy,
+        gateway_port=None if no_gateway or find_spec(GATEWAY_PACKAGE) is None else gateway_port,
     )
     embedded_platform.run(settings, Display(Console()), surroundings.started_s)
 

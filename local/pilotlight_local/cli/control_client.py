@@ -9,7 +9,7 @@ from typing import Any
 
 from pilotlight_local.errors import NoPlatformError, PlatformError
 from pilotlight_local.state_dir import StateDir
-from pilotlight_local.unix_paths import short_unix_path
+from pilotlight_wire.unix_paths import short_unix_path
 
 ANSWER_TIMEOUT_S = 60.0
 END_POLL_PERIOD_S = 0.05

@@ -37,7 +37,8 @@ class PlatformEvents(RevisionEvents, Protocol):
 
 
 class Controller:
-    """`apply` and `delete` are orders; `run` works until it is cancelled; `close` ends every pod."""
+    """`apply` and `delete` are orders; `run` works until it is cancelled; `close` ends every pod. `changed` is called
+    with an endpoint that may look otherwise now."""
 
     def __init__(
         self,
@@ -46,12 +47,14 @@ class Controller:
         start_pod: StartPod,
         events: PlatformEvents,
         rng: Random,
+        changed: Callable[[EndpointName], None] = lambda name: None,
     ) -> None:
         self._table = table
         self._addresses = addresses
         self._start_pod = start_pod
         self._events = events
         self._rng = rng
+        self._changed = changed
         self._queue: WorkQueue[EndpointName] = WorkQueue()
         self._active: set[EndpointName] = set()
         self._broken: dict[tuple[EndpointName, str], str] = {}
@@ -74,6 +77,7 @@ class Controller:
         endpoint.apply(service)
         self._active.add(name)
         endpoint.reconcile()
+        self._changed(name)
         return verb
 
     def _new_revision(self, endpoint: EndpointName, name: str, component: Component) -> LiveRevision:
@@ -95,6 +99,7 @@ class Controller:
         endpoint = self._table.endpoints.pop(name, None)
         if endpoint is None:
             return None
+        self._changed(name)
         ending = asyncio.create_task(self._end(endpoint), name=f"end of {name}")
         self._leaving[ending] = endpoint
         ending.add_done_callback(self._leaving.pop)
@@ -134,6 +139,7 @@ class Controller:
         self._active.add(name)
         if endpoint is not None:
             self._attempt(name, "brought in step with its spec", endpoint.reconcile)
+            self._changed(name)
         if endpoint is None or endpoint.is_dormant:
             self._active.discard(name)
 

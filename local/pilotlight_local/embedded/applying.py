@@ -4,25 +4,29 @@ Must not: decide what a field means (see `resources`), or print.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pilotlight_specs
 from pilotlight_local.controller.controller import Controller
+from pilotlight_local.embedded.endpoint_entries import Meaning
+from pilotlight_local.embedded.endpoint_publisher import EndpointPublisher
 from pilotlight_local.embedded.obstacles import Obstacles
 from pilotlight_local.embedded.warm_pool import WarmPool
 from pilotlight_local.errors import RefusedError
+from pilotlight_local.ingress.routes import EndpointName
 from pilotlight_local.pods import pod_command
 from pilotlight_specs.kpa import KPAConfig
 
 
 @dataclass(frozen=True)
 class Desired:
-    """Files that can be applied, and what a person should know about them."""
+    """Files that can be applied, what a person should know about them, and what the components' arguments mean."""
 
     services: tuple[pilotlight_specs.InferenceService, ...]
     findings: tuple[str, ...]
+    means: Mapping[pilotlight_specs.Component, Meaning]
 
 
 @dataclass(frozen=True)
@@ -50,19 +54,25 @@ def load(paths: Sequence[Path], config: KPAConfig, obstacles: Callable[[], Obsta
         raise RefusedError(
             [f"no InferenceService in {names}; a runtime is read together with the endpoints that use it"]
         )
-    return Desired(desired.services, pilotlight_specs.summarize(findings))
+    return Desired(desired.services, pilotlight_specs.summarize(findings), check.means)
 
 
 class Applier:
     """Applies files to the running platform, one apply at a time."""
 
     def __init__(
-        self, controller: Controller, config: KPAConfig, obstacles: Callable[[], Obstacles], pool: WarmPool | None
+        self,
+        controller: Controller,
+        config: KPAConfig,
+        obstacles: Callable[[], Obstacles],
+        pool: WarmPool | None,
+        publisher: EndpointPublisher,
     ) -> None:
         self._controller = controller
         self._config = config
         self._obstacles = obstacles
         self._pool = pool
+        self._publisher = publisher
         self._one_at_a_time = asyncio.Lock()
 
     async def apply(self, paths: Sequence[Path]) -> Applied:
@@ -73,6 +83,9 @@ class Applier:
 
     def apply_desired(self, desired: Desired) -> Applied:
         """Apply what was loaded before; the first endpoint that leases engines starts the pool."""
+        for service in desired.services:
+            means = {each: desired.means[each] for each in service.components if each in desired.means}
+            self._publisher.learn(EndpointName(service.namespace, service.name), means)
         applied = tuple(
             (f"{service.namespace}/{service.name}", self._controller.apply(service)) for service in desired.services
         )

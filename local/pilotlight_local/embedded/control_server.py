@@ -2,6 +2,7 @@
 
     POST /apply   {"paths": [...]}                 -> {"applied": [[name, verb]], "findings": [...], "errors": [...]}
     POST /delete  {"namespace": ..., "name": ...}  -> {"deleted": bool, "running": n}   requests that still run
+    GET  /endpoints?epoch=&after=&wait_s=          -> a DirectoryAnswer, for the gateway
     GET  /status                                   -> {"port": n, "pid": n, "components": [...], "pool": {...}}
     POST /down                                     -> {}   and the platform ends
 
@@ -15,14 +16,16 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
 from pilotlight_local.controller.controller import DELETE_GRACE_S, Controller
 from pilotlight_local.embedded.applying import Applier
+from pilotlight_local.embedded.endpoint_news import EndpointNews
 from pilotlight_local.embedded.warm_pool import WarmPool
 from pilotlight_local.errors import RefusedError
 from pilotlight_local.ingress.routes import EndpointName
-from pilotlight_local.unix_paths import short_unix_path
+from pilotlight_wire.unix_paths import short_unix_path
 
 LAST_ANSWERS_TIMEOUT_S = 2.0
 # Longer than a pod without requests takes to end, stuck or not; requests that run may take minutes.
@@ -33,10 +36,17 @@ class ControlServer:
     """Answers `pilotlight status|apply|delete|down`."""
 
     def __init__(
-        self, controller: Controller, applier: Applier, pool: WarmPool | None, port: int, end: Callable[[], None]
+        self,
+        controller: Controller,
+        applier: Applier,
+        news: EndpointNews,
+        pool: WarmPool | None,
+        port: int,
+        end: Callable[[], None],
     ) -> None:
         self._controller = controller
         self._applier = applier
+        self._news = news
         self._pool = pool
         self._port = port
         self._end = end
@@ -69,6 +79,12 @@ class ControlServer:
                 rows = [row.as_json() for row in self._controller.status()]
                 pool = await self._pool.describe() if self._pool is not None else None
                 return web.json_response({"port": self._port, "pid": os.getpid(), "components": rows, "pool": pool})
+            case "GET", "/endpoints":
+                query = request.query
+                answer = await self._news.after(
+                    query.get("epoch", ""), int(query.get("after", "0")), float(query.get("wait_s", "0"))
+                )
+                return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
             case "POST", "/apply":
                 return await self._apply(await request.json())
             case "POST", "/delete":

@@ -10,6 +10,7 @@ import errno
 import functools
 import os
 import random
+import secrets
 import signal
 import socket
 import time
@@ -25,7 +26,11 @@ from pilotlight_local.controller.service_addresses import ServiceAddresses
 from pilotlight_local.embedded.applying import Applier, Desired, load
 from pilotlight_local.embedded.control_server import ControlServer
 from pilotlight_local.embedded.display import Display
+from pilotlight_local.embedded.endpoint_news import EndpointNews
+from pilotlight_local.embedded.endpoint_publisher import EndpointPublisher
+from pilotlight_local.embedded.front_door import FrontDoorSettings, front_door
 from pilotlight_local.embedded.obstacles import Obstacles
+from pilotlight_local.embedded.supervised_process import SupervisedProcess
 from pilotlight_local.embedded.warm_pool import WarmPool, WarmPoolSettings
 from pilotlight_local.errors import PlatformError
 from pilotlight_local.ingress.ports import IngressPorts
@@ -35,6 +40,8 @@ from pilotlight_local.pods.model_mounts import ModelMounts
 from pilotlight_local.pods.pod_probe import new_probe_session
 from pilotlight_local.pods.process_pod import adopt_orphans
 from pilotlight_local.state_dir import StateDir
+from pilotlight_models.in_place import folder_in_place
+from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_specs.kpa import KPAConfig
 from pilotlight_wire.cors import CorsPolicy
 
@@ -47,7 +54,7 @@ LAST_ANSWERS_TIMEOUT_S = 1.0
 @dataclass(frozen=True)
 class PlatformSettings:
     """Everything `pilotlight up` was told. `pool_slots`: engines of the warm pool, 0 for none. `model_store`: the
-    folder of `pilotlight prefetch`."""
+    folder of `pilotlight prefetch`. `gateway_port`: None for no gateway."""
 
     state_dir: StateDir
     port: int
@@ -60,6 +67,7 @@ class PlatformSettings:
     end_grace_s: float
     pool_slots: int
     cors: CorsPolicy
+    gateway_port: int | None
 
     def obstacles(self) -> Obstacles:
         return Obstacles(self.python, self.search_path)
@@ -98,25 +106,38 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         table = RoutingTable(rng, display)
         ports = IngressPorts(table, settings.cors)
         start_pod = functools.partial(LivePod, surroundings)
-        controller = Controller(table, ServiceAddresses(ports.open_service), start_pod, display, rng)
-        listening = _listen(settings.port)
-        applier = Applier(controller, settings.kpa, settings.obstacles, pool)
-        control = ControlServer(controller, applier, pool, settings.port, ended.set)
+        news = EndpointNews(secrets.token_hex(8))
+        publisher = EndpointPublisher(
+            table.endpoints.get, news, _folder_of, f"http://{LOOPBACK}:{settings.port}", has_pool=pool is not None
+        )
+        controller = Controller(
+            table, ServiceAddresses(ports.open_service), start_pod, display, rng, changed=publisher.look
+        )
+        listening = _listen(settings.port, "--port")
+        gateway = _gateway(settings, pool, display)
+        applier = Applier(controller, settings.kpa, settings.obstacles, pool, publisher)
+        control = ControlServer(controller, applier, news, pool, settings.port, ended.set)
         await control.serve(settings.state_dir.control_socket)
         stack.callback(settings.state_dir.control_socket.unlink, missing_ok=True)
         applier.apply_desired(desired)
         ingress = ports.open_ingress(listening)
+        if gateway is not None:
+            gateway.start()
         reconciling = asyncio.create_task(controller.run(), name="reconcile loop")
         background = [
             reconciling,
             asyncio.create_task(display.run(controller.status, settings.port), name="live view"),
         ]
+        if gateway is not None:
+            display.line(f"front door: http://{LOOPBACK}:{settings.gateway_port}/v1 (OpenAI's base URL; model: NAME)")
         display.line(
             f"ready in {time.monotonic() - started_s:.2f} s: {len(desired.services)} endpoint(s), "
             f"http://{LOOPBACK}:{settings.port}/serving/NAMESPACE/NAME/ or NAME.NAMESPACE.localhost:{settings.port}"
         )
         await _until(ended, background)
         display.line("ending: pods finish their requests")
+        if gateway is not None:
+            await gateway.close(settings.end_grace_s)
         await ingress.close_listener()
         reconciling.cancel()
         await asyncio.wait([reconciling])
@@ -156,12 +177,35 @@ def _warm_pool(settings: PlatformSettings, display: Display) -> WarmPool:
     )
 
 
-def _listen(port: int) -> socket.socket:
+def _gateway(settings: PlatformSettings, pool: WarmPool | None, display: Display) -> SupervisedProcess | None:
+    if settings.gateway_port is None:
+        return None
+    _listen(settings.gateway_port, "--gateway-port").close()
+    return front_door(
+        FrontDoorSettings(
+            settings.state_dir,
+            settings.gateway_port,
+            pool.url if pool is not None else None,
+            settings.python,
+            settings.model_store,
+            ",".join(settings.cors.origins),
+            settings.download_env,
+        ),
+        display.line,
+    )
+
+
+def _folder_of(uri: str) -> str | None:
+    folder = folder_in_place(parse_model_reference(uri))
+    return None if folder is None else str(folder)
+
+
+def _listen(port: int, option: str) -> socket.socket:
     try:
         listener = socket.create_server((LOOPBACK, port), backlog=LISTEN_BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise PlatformError(f"Port {port} is in use on {LOOPBACK}; choose another with --port.") from error
+            raise PlatformError(f"Port {port} is in use on {LOOPBACK}; choose another with {option}.") from error
         raise PlatformError(f"Cannot listen on {LOOPBACK}:{port}: {error}.") from error
     listener.setblocking(False)
     return listener

@@ -1,7 +1,8 @@
 """What keeps a component from ever starting on this machine, as far as it can be known before its pod is started.
 
 No command and a foreign image, a program that is not here, a model's folder that is not there, arguments that our own
-components refuse. Must not: import a component (each is asked about its arguments in a process of its own), or fetch.
+components refuse. What the other arguments mean is kept, for the gateway. Must not: import a component (each is asked
+about its arguments in a process of its own), or fetch.
 """
 
 import contextlib
@@ -15,16 +16,37 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
+from pilotlight_local.embedded.endpoint_entries import Meaning
 from pilotlight_local.pods.model_mounts import missing_here
-from pilotlight_local.pods.pod_command import NoEntrypoint, Placement, PodCommand, pod_command
+from pilotlight_local.pods.pod_command import (
+    NoEntrypoint,
+    Placement,
+    PodCommand,
+    leases_engines,
+    pod_command,
+    pool_env,
+)
 from pilotlight_protocol.adapters import ADAPTER_ANNOTATION
+from pilotlight_protocol.endpoint_directory import PredictorMeaning, TransformerMeaning
 from pilotlight_specs import Component, Obstacle
 
 ANSWER_TIMEOUT_S = 20.0
+# The pool's real address is no part of what is asked.
+_ANY_POOL = "unix:///pool"
 _CHECKERS = {
     "pilotlight_predictor": "pilotlight_predictor.arguments",
     "pilotlight_transformer": "pilotlight_transformer.settings",
 }
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    refused: str = ""
+    means: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_ANSWERS = msgspec.json.Decoder(_Answer)
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 
 
@@ -35,6 +57,7 @@ class Obstacles:
         self._python = python
         self._search_path = search_path
         self._checkers: dict[str, subprocess.Popen[str]] = {}
+        self.means: dict[Component, Meaning] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -80,10 +103,12 @@ class Obstacles:
                 return
 
     def _ask(self, module: str, component: Component, command: PodCommand, args: tuple[str, ...]) -> str:
+        """What it refuses; "" where it does not, or says nothing."""
         pod = component.pod
+        pool = pool_env(component, _ANY_POOL) if leases_engines(component) else {}
         order = {
             "args": args,
-            "env": dict(command.env),
+            "env": {**dict(command.env), **pool},
             "mounts": [mount.mount_path for mount in pod.mounts] + [empty.mount_path for empty in pod.empty_dirs],
         }
         checker = self._checkers.get(module) or self._start(module)
@@ -93,9 +118,15 @@ class Obstacles:
             checker.stdin.write(json.dumps(order) + "\n")
             checker.stdin.flush()
         answers, _, _ = select.select([checker.stdout], [], [], ANSWER_TIMEOUT_S)
-        answer = checker.stdout.readline() if answers else ""
-        # Not installed, or broken: the pod will say so itself.
-        return str(json.loads(answer)) if answer else ""
+        line = checker.stdout.readline() if answers else ""
+        if not line:
+            # Not installed, or broken: the pod will say so itself.
+            return ""
+        answer = _ANSWERS.decode(line)
+        if not answer.refused:
+            kind: type[Meaning] = PredictorMeaning if module == "pilotlight_predictor" else TransformerMeaning
+            self.means[component] = msgspec.json.decode(answer.means, type=kind)
+        return answer.refused
 
     def _start(self, module: str) -> subprocess.Popen[str]:
         self._checkers[module] = subprocess.Popen(

@@ -5,10 +5,8 @@ costs some 600 MB even when nobody asks anything. It ends with the platform, als
 what a lease means; it passes on what the pool says about itself.
 """
 
-import asyncio
 import contextlib
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,19 +15,12 @@ from typing import Any
 
 import aiohttp
 
-from pilotlight_local.pods.crash_backoff import PodEnd, crashed
-from pilotlight_local.pods.log_watch import LogWatch
-from pilotlight_local.pods.process_pod import PodProcess
-from pilotlight_protocol.back_off import BackOff, Failures
+from pilotlight_local.embedded.supervised_process import ProcessPlan, SupervisedProcess
 
 SOCKET_NAME = "pool.sock"
 # An engine's socket lies in the same folder, and the kernel takes 107 bytes for its path.
 LONGEST_RUN_DIR_BYTES = 60
-BACK_OFF = BackOff(first_s=1.0, longest_s=30.0, forgotten_after_s=60.0)
-RAN_WELL_S = 10.0
 STATUS_TIMEOUT_S = 2.0
-FAILURE_LOG_LINES = 10
-LOG_PERIOD_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,14 +40,13 @@ class WarmPool:
 
     def __init__(self, settings: WarmPoolSettings, tell: Callable[[str], None]) -> None:
         self._settings = settings
-        self._tell = tell
         self._run_dir = settings.folder / "run"
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if len(bytes(self._run_dir)) > LONGEST_RUN_DIR_BYTES:
             self._temporary = tempfile.TemporaryDirectory(prefix="pilotlight-")
             self._run_dir = Path(self._temporary.name)
-        self._process: PodProcess | None = None
-        self._supervising: asyncio.Task[None] | None = None
+        plan = ProcessPlan("warm pool", self._argv(), settings.env, self._run_dir, self.log_path, self._make_folders)
+        self._process = SupervisedProcess(plan, tell)
 
     @property
     def url(self) -> str:
@@ -68,15 +58,14 @@ class WarmPool:
 
     def start(self) -> None:
         """Start it if it is not started yet; returns at once. Early callers wait at its socket."""
-        if self._supervising is None:
-            self._supervising = asyncio.create_task(self._supervise(), name="warm pool")
+        self._process.start()
 
     async def describe(self) -> dict[str, Any]:
         """`{"state": "off|starting|importing|ready", "slots": [...], "leases": [...]}`, the lists in the pool's words.
 
         `importing`: leases are taken already, an engine waits for the imports. `ready`: it takes a fork.
         """
-        if self._supervising is None:
+        if not self._process.is_started:
             return {"state": "off", "slots": [], "leases": []}
         connector = aiohttp.UnixConnector(str(self._run_dir / SOCKET_NAME))
         timeout = aiohttp.ClientTimeout(total=STATUS_TIMEOUT_S)
@@ -92,50 +81,9 @@ class WarmPool:
 
     async def close(self, grace_s: float) -> None:
         """End it and every engine it has; returns when they are gone."""
-        if self._supervising is not None:
-            self._supervising.cancel()
-            await asyncio.wait({self._supervising})
-        if self._process is not None:
-            await self._process.stop(grace_s)
+        await self._process.close(grace_s)
         if self._temporary is not None:
             self._temporary.cleanup()
-
-    async def _supervise(self) -> None:
-        failures = Failures()
-        while True:
-            ended = await self._run_once()
-            now_s = time.monotonic()
-            failures = crashed(failures, ended, now_s, BACK_OFF)
-            await asyncio.sleep(failures.wait_s(now_s))
-
-    async def _run_once(self) -> PodEnd:
-        began_s = time.monotonic()
-        try:
-            await asyncio.to_thread(self._make_folders)
-            log_watch = LogWatch(self.log_path, levels=("WARNING", "ERROR", "CRITICAL"))
-            process = await PodProcess.start(self._argv(), self._settings.env, self._run_dir, self.log_path)
-        except (OSError, TimeoutError) as error:
-            self._tell(f"warm pool: cannot be started: {error}")
-            return PodEnd(0.0)
-        self._process = process
-        telling = asyncio.create_task(self._tell_warnings(log_watch), name="warm pool's warnings")
-        try:
-            exit_code = await process.wait()
-        finally:
-            telling.cancel()
-        self._process = None
-        lived_s = time.monotonic() - began_s
-        self._tell(f"warm pool: ended with code {exit_code} after {lived_s:.0f} s; it is started again")
-        for line in process.log_tail(FAILURE_LOG_LINES):
-            self._tell(f"    | {line}")
-        return PodEnd(lived_s, was_ready=lived_s > RAN_WELL_S)
-
-    async def _tell_warnings(self, log_watch: LogWatch) -> None:
-        """Pass on what the pool warns of: an engine that died, a zygote that is started again."""
-        while True:
-            await asyncio.sleep(LOG_PERIOD_S)
-            for message in log_watch.news():
-                self._tell(f"warm pool: {message}")
 
     def _argv(self) -> list[str]:
         settings = self._settings

@@ -1,12 +1,23 @@
 """What another process is told of a command line before anything is started with it."""
 
+from __future__ import annotations
+
 import argparse
 import json
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import pytest
 
 from pilotlight_serving.command_line import IsDirectory, answer_checks, parse_known
+
+
+class Meaning(msgspec.Struct):
+    number: int | None
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> Meaning:
+        return cls(given.number)
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str], is_directory: IsDirectory) -> object:
@@ -39,5 +50,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], is_directory: IsD
 def test_checks(argv: list[str], env: dict[str, str], said: str) -> None:
     order = json.dumps({"args": argv, "env": env, "mounts": ["/mnt/models"]})
     answers: list[str] = []
-    answer_checks(parse, [order, order], answers.append, lambda path: path == "/here")
-    assert [json.loads(answer) for answer in answers] == [said, said]
+    answer_checks(
+        parse, [order, order], answers.append, lambda path: path == "/here", lambda given: Meaning(given.number)
+    )
+    told = {"refused": said} if said else {"means": {"number": 1 if "--number=1" in argv else None}}
+    assert [json.loads(answer) for answer in answers] == [told, told]
