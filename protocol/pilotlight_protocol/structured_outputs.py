@@ -81,10 +81,10 @@ def read_schema(text: str) -> dict[str, Any]:
     return schema
 
 
-def check_nesting(schema: Mapping[str, Any]) -> None:
+def check_nesting(schema: Mapping[str, Any], most: int = MAX_NESTING) -> None:
     """Raises ValueError."""
     level: list[Any] = [schema]
-    for _ in range(MAX_NESTING):
+    for _ in range(most):
         level = [
             inner
             for outer in level
@@ -93,4 +93,4 @@ def check_nesting(schema: Mapping[str, Any]) -> None:
         ]
         if not level:
             return
-    raise ValueError(f"the JSON schema is nested more than {MAX_NESTING} levels deep")
+    raise ValueError(f"the JSON schema is nested more than {most} levels deep")

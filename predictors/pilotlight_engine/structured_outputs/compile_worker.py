@@ -229,11 +229,13 @@ def _told(error: BaseException) -> str:
 
 
 def _first_line(text: str) -> str:
-    """What a library says, without its own source's place, state or trace."""
-    said = text.strip().split("<state>")[0].split("<backtrace>")[0].strip().partition("\n")[0]
+    """What a library says, without its own source's place, state or trace; of a drawn error (`a line:`, the place, then
+    `error: why`) also why."""
+    said, *more = text.strip().split("<state>")[0].split("<backtrace>")[0].strip().split("\n")
     if said.startswith("[") and ".cc:" in said:
         said = said.partition(".cc:")[2].partition(": ")[2]
-    return said[:400]
+    why = next((line.removeprefix("error: ") for line in more if line.startswith("error: ")), "")
+    return (f"{said} {why}" if said.endswith(":") and why else said)[:400]
 
 
 def _peak_bytes() -> int:

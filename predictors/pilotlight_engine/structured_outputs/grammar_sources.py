@@ -12,15 +12,17 @@ from typing import Any, Literal
 
 import msgspec
 
-from pilotlight_engine.structured_outputs.schema_support import (
-    enforced_by_xgrammar,
+from pilotlight_engine.structured_outputs.schema_support import enforced_by_xgrammar
+from pilotlight_engine.structured_outputs.schema_writing import (
+    has_inexact_integers,
     has_long_strings,
+    plainly,
     without_additional_properties,
     written_for_guidance,
     written_for_xgrammar,
 )
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.structured_outputs import StructuredOutputs, read_schema
+from pilotlight_protocol.structured_outputs import MAX_NESTING, StructuredOutputs, check_nesting, read_schema
 
 Backend = Literal["xgrammar", "guidance"]
 Form = Literal["json", "regex", "ebnf", "lark", "structural_tag", "json_compact"]
@@ -55,7 +57,10 @@ def sources_of(asked: StructuredOutputs, configured: str = "auto") -> list[Gramm
                 "xgrammar and guidance",
                 param=PARAM,
             )
-    found = [source for source in _every_source(asked) if source.backend in allowed]
+    try:
+        found = [source for source in _every_source(asked) if source.backend in allowed]
+    except ValueError as refused:
+        raise InvalidInput(str(refused), param=PARAM) from None
     if not found:
         raise InvalidInput(f"the backend '{configured}' does not enforce this constraint", param=PARAM)
     return found
@@ -76,22 +81,34 @@ def _every_source(asked: StructuredOutputs) -> list[GrammarSource]:
             form: Form = "lark" if is_lark(text) else "ebnf"
             return [GrammarSource("xgrammar", form, text), GrammarSource("guidance", form, text)]
         case _:
-            return [GrammarSource("xgrammar", "structural_tag", json.dumps(_tag(read_schema(text))))]
+            tag = read_schema(text)
+            check_nesting(tag, 2 * MAX_NESTING)
+            return [GrammarSource("xgrammar", "structural_tag", json.dumps(_tag(tag)))]
 
 
 def _of_schema(schema: dict[str, Any], asked: StructuredOutputs) -> list[GrammarSource]:
     if asked.disable_additional_properties:
         schema = copy.deepcopy(schema)
         without_additional_properties(schema)
-    text = json.dumps(written_for_guidance(schema))
-    if asked.disable_any_whitespace:
-        # xgrammar 0.2.8 writes spaces after commas all the same (mlc-ai/xgrammar#945).
-        return [GrammarSource("guidance", "json_compact", text)]
-    by_guidance = GrammarSource("guidance", "json", text)
-    if not enforced_by_xgrammar(schema):
-        return [by_guidance]
-    by_xgrammar = GrammarSource("xgrammar", "json", json.dumps(written_for_xgrammar(schema)))
-    return [by_guidance, by_xgrammar] if has_long_strings(schema) else [by_xgrammar, by_guidance]
+    schema = plainly(schema)
+    sources = _by_guidance(schema, compact=asked.disable_any_whitespace)
+    # xgrammar 0.2.8 writes spaces after commas whatever it is told (mlc-ai/xgrammar#945).
+    if enforced_by_xgrammar(schema) and not asked.disable_any_whitespace:
+        written = GrammarSource("xgrammar", "json", json.dumps(written_for_xgrammar(schema)))
+        sources.insert(len(sources) if has_long_strings(schema) else 0, written)
+    if not sources:
+        raise InvalidInput(
+            "the JSON schema has an integer of more than 2^53 beside what only a backend of 64-bit floats enforces; "
+            "write such numbers as strings",
+            param=PARAM,
+        )
+    return sources
+
+
+def _by_guidance(schema: dict[str, Any], *, compact: bool) -> list[GrammarSource]:
+    if has_inexact_integers(schema):
+        return []
+    return [GrammarSource("guidance", "json_compact" if compact else "json", json.dumps(written_for_guidance(schema)))]
 
 
 def _tag(tag: Any) -> Any:
@@ -105,13 +122,14 @@ def _tag(tag: Any) -> Any:
         return _tag(_newer_form(tag))
     written = {name: value if name == "json_schema" else _tag(value) for name, value in tag.items()}
     if "json_schema" in tag:
-        if not enforced_by_xgrammar(tag["json_schema"]):
+        schema = plainly(tag["json_schema"])
+        if not enforced_by_xgrammar(schema):
             raise InvalidInput(
                 "a JSON schema in the structural tag (or behind a model's reasoning) has keywords that cannot be "
                 "enforced there; leave out what goes beyond types, properties, items, enum, anyOf, lengths and ranges",
                 param=PARAM,
             )
-        written["json_schema"] = written_for_xgrammar(tag["json_schema"])
+        written["json_schema"] = written_for_xgrammar(schema)
     return written
 
 

@@ -2,21 +2,20 @@
 
 xgrammar passes over keywords it does not know, so a schema is given to it only when every keyword in it is one that is
 known here to be enforced, where it stands; llguidance refuses what it does not know. The list was held against
-jsonschema over thousands of generated schemas (tests/unit/engine/test_constraints.py).
+jsonschema over thousands of generated schemas and over real clients' (tests/integration/test_backend_grammars.py).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from typing import Any
+
+from pilotlight_engine.structured_outputs.schema_writing import referred, values_of
+from pilotlight_engine.structured_outputs.string_patterns import FORMAT_PATTERNS, is_plain_pattern
 
 _ANNOTATIONS = frozenset(
     ("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "discriminator")
-    + ("$schema", "$id", "$comment", "$defs", "definitions")
+    + ("$schema", "$comment", "$defs", "definitions")
 )
-_VALUES = frozenset(("enum", "const", "default", "example", "examples"))
-_SCHEMAS_BY_NAME = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
 _OF_TYPE: dict[str, frozenset[str]] = {
     "object": frozenset(("properties", "required", "additionalProperties")),
     "array": frozenset(("items", "prefixItems", "minItems", "maxItems")),
@@ -27,77 +26,51 @@ _OF_TYPE: dict[str, frozenset[str]] = {
     "null": frozenset(),
 }
 _IMPLIED = {"properties": "object", "items": "array", "prefixItems": "array"}
-_DATE = (
-    r"[12]\d{3}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)"
-    r"|02-(?:0[1-9]|1\d|2[0-8]))"
-)
-_TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
-_OCTET = r"(?:25[0-5]|2[0-4]\d|1\d{2}|[1-9]?\d)"
-_HEXTET = "[0-9a-fA-F]{1,4}"
-_LAST_HEXTETS = rf"(?:{_HEXTET}:{_HEXTET}|{_OCTET}(?:\.{_OCTET}){{3}})"
-_SHORTENED = (
-    rf"(?:(?:{_HEXTET}:){{0,{before - 1}}}{_HEXTET})?::(?:{_HEXTET}:){{{5 - before}}}{_LAST_HEXTETS}"
-    for before in range(1, 6)
-)
-_IPV6 = "|".join(
-    (
-        rf"(?:{_HEXTET}:){{6}}{_LAST_HEXTETS}",
-        rf"::(?:{_HEXTET}:){{5}}{_LAST_HEXTETS}",
-        *_SHORTENED,
-        rf"(?:(?:{_HEXTET}:){{0,5}}{_HEXTET})?::{_HEXTET}",
-        rf"(?:(?:{_HEXTET}:){{0,6}}{_HEXTET})?::",
-    )
-)
-"""RFC 3986's IPv6address, row by row."""
-_FORMAT_PATTERNS = {
-    "date": f"^{_DATE}$",
-    "time": f"^{_TIME}$",
-    "date-time": f"^{_DATE}T{_TIME}$",
-    "ipv4": rf"^{_OCTET}(?:\.{_OCTET}){{3}}$",
-    "ipv6": f"^(?:{_IPV6})$",
-}
-"""Of those that a backend takes more widely: xgrammar knows no month's length, and takes zeros before a number;
-llguidance knows no leap year."""
-_FORMATS = frozenset(("uuid", "email", *_FORMAT_PATTERNS))
+_FORMATS = frozenset(("uuid", "email", *FORMAT_PATTERNS))
 _MOST_SAFE_INTEGER = 2**53
-_SAFE = r"[A-Za-z0-9 _@:,;=%&!~<>'#+-]"
-_CLASS = rf"\[(?:{_SAFE}|\\[dw.+-]|[.*?()$|/])+\]"
-_PLAIN = re.compile(rf"{_CLASS}|{_SAFE}|/|\\[dw.+*?()|$/-]|\((?:\?:|(?!\?))|[)|*+?]|\{{\d{{1,4}}(?:,\d{{0,4}})?\}}")
-_JSON_CHARACTER = r'[^"\\\x00-\x1f\x7f\ud800-\udfff]'
-"""As xgrammar has it for bounded strings, without what JSON does not allow. With escapes beside it, in an alternative,
-a mask takes 30 ms of everybody's step instead of none."""
-_LONG = 40
+_MOST_DECIMALS = 6
 
 
 def enforced_by_xgrammar(schema: Any) -> bool:
-    """`schema`: a JSON schema of bounded depth."""
+    """`schema`: a JSON schema of bounded depth, however malformed."""
     if not isinstance(schema, dict):
         return schema is True
-    definitions = [inner for name in ("$defs", "definitions") for inner in _values(schema.get(name))]
-    if not all(map(enforced_by_xgrammar, definitions)):
+    return _enforced({name: value for name, value in schema.items() if name != "$id"}, schema)
+
+
+def _enforced(schema: Any, root: dict[str, Any]) -> bool:
+    """`root`: what references within `schema` start from."""
+    if not isinstance(schema, dict):
+        return schema is True
+    definitions = [inner for name in ("$defs", "definitions") for inner in values_of(schema.get(name))]
+    if not _all_enforced(definitions, root):
         return False
     keywords = schema.keys() - _ANNOTATIONS
     if not keywords:
         return True
     if "$ref" in keywords:
         return keywords == {"$ref"} and isinstance(schema["$ref"], str) and schema["$ref"].startswith("#")
-    if "anyOf" in keywords:
-        return keywords == {"anyOf"} and _all_enforced(schema["anyOf"])
-    if "oneOf" in keywords:
-        return keywords == {"oneOf"} and _all_enforced(schema["oneOf"]) and _are_apart(schema["oneOf"])
-    if "allOf" in keywords:
-        return keywords == {"allOf"} and _all_enforced(schema["allOf"]) and len(schema["allOf"]) == 1
+    for name in ("anyOf", "oneOf", "allOf"):
+        if name in keywords:
+            return keywords == {name} and _branches(name, schema[name], root)
     if keywords & {"enum", "const"}:
         return _picks(schema, keywords)
-    return _typed(schema, keywords)
+    return _typed(schema, keywords, root)
 
 
-def _all_enforced(branches: Any) -> bool:
-    return isinstance(branches, list) and bool(branches) and all(map(enforced_by_xgrammar, branches))
+def _all_enforced(schemas: list[Any], root: dict[str, Any]) -> bool:
+    return all(_enforced(schema, root) for schema in schemas)
 
 
-def _values(found: Any) -> Iterator[Any]:
-    return iter(found.values() if isinstance(found, dict) else ())
+def _branches(name: str, branches: Any, root: dict[str, Any]) -> bool:
+    if not isinstance(branches, list) or not branches or not _all_enforced(branches, root):
+        return False
+    match name:
+        case "oneOf":
+            return _are_apart([referred(branch, root) for branch in branches])
+        case "allOf":
+            return len(branches) == 1
+    return True
 
 
 def _picks(schema: dict[str, Any], keywords: set[str]) -> bool:
@@ -129,20 +102,20 @@ def _is_of(value: Any, types: list[Any]) -> bool:
             return "object" in types
 
 
-def _typed(schema: dict[str, Any], keywords: set[str]) -> bool:
+def _typed(schema: dict[str, Any], keywords: set[str], root: dict[str, Any]) -> bool:
     types = schema.get("type")
     if isinstance(types, list):
         # Each of several types has its own keywords; together they are passed over.
-        return keywords == {"type"} and all(name in _OF_TYPE for name in types if isinstance(name, str))
+        return keywords == {"type"} and bool(types) and all(map(_is_type, types))
     if types is None:
         types = next((implied for keyword, implied in _IMPLIED.items() if keyword in keywords), None)
-    if types not in _OF_TYPE or not keywords <= _OF_TYPE[types] | {"type"}:
+    if not isinstance(types, str) or types not in _OF_TYPE or not keywords <= _OF_TYPE[types] | {"type"}:
         return False
     match types:
         case "object":
-            return _object(schema)
+            return _object(schema, root)
         case "array":
-            return _array(schema)
+            return _array(schema, root)
         case "string":
             return _string(schema, keywords)
         case "integer" | "number":
@@ -150,30 +123,38 @@ def _typed(schema: dict[str, Any], keywords: set[str]) -> bool:
     return True
 
 
-def _object(schema: dict[str, Any]) -> bool:
-    properties, required = schema.get("properties", {}), schema.get("required", [])
-    if not isinstance(properties, dict) or not isinstance(required, list):
-        return False
-    additional = schema.get("additionalProperties", False)
-    if not set(required) <= properties.keys():
+def _is_type(name: Any) -> bool:
+    return isinstance(name, str) and name in _OF_TYPE
+
+
+def _object(schema: dict[str, Any], root: dict[str, Any]) -> bool:
+    properties, additional = schema.get("properties", {}), schema.get("additionalProperties", False)
+    required = _required(schema)
+    if not isinstance(properties, dict) or required is None or not required <= properties.keys():
         return False
     # A property that is declared must not come again as an additional one, of another kind.
     if properties and additional is not False:
         return False
-    inner = [*properties.values()] if additional in (True, False) else [*properties.values(), additional]
-    return all(map(enforced_by_xgrammar, inner))
+    return _all_enforced([*properties.values(), *([additional] if isinstance(additional, dict) else [])], root)
 
 
-def _array(schema: dict[str, Any]) -> bool:
+def _required(schema: dict[str, Any]) -> set[str] | None:
+    names = schema.get("required", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return set(names)
+
+
+def _array(schema: dict[str, Any], root: dict[str, Any]) -> bool:
     prefix, items = schema.get("prefixItems", []), schema.get("items", True)
     if not isinstance(prefix, list) or isinstance(items, list):
         return False
-    return all(map(enforced_by_xgrammar, prefix)) and (items is False or enforced_by_xgrammar(items))
+    return _all_enforced(prefix, root) and (items is False or _enforced(items, root))
 
 
 def _string(schema: dict[str, Any], keywords: set[str]) -> bool:
     if keywords == {"type", "format"}:
-        return schema["format"] in _FORMATS
+        return isinstance(schema["format"], str) and schema["format"] in _FORMATS
     if keywords == {"type", "pattern"}:
         return isinstance(schema["pattern"], str) and is_plain_pattern(schema["pattern"])
     return keywords <= {"type", "minLength", "maxLength"}
@@ -181,79 +162,12 @@ def _string(schema: dict[str, Any], keywords: set[str]) -> bool:
 
 def _number(schema: dict[str, Any], keywords: set[str]) -> bool:
     bounds = [schema[name] for name in keywords - {"type"}]
-    return all(isinstance(bound, int | float) and abs(bound) < _MOST_SAFE_INTEGER for bound in bounds)
+    return all(isinstance(bound, int | float) and _is_short(bound) for bound in bounds)
 
 
-def is_plain_pattern(pattern: str) -> bool:
-    """Whether it says what the whole string is, with nothing that JSON writes otherwise: xgrammar takes a pattern for
-    the whole of a string's JSON, and what it lets through may be a quote or a control character."""
-    if not (pattern.startswith("^") and pattern.endswith("$") and not pattern.endswith("\\$")):
-        return False
-    rest, depth = pattern[1:-1], 0
-    while rest:
-        found = _PLAIN.match(rest)
-        if found is None:
-            return False
-        item, rest = found[0], rest[found.end() :]
-        depth += item.startswith("(") - (item == ")")
-        # An anchor at the pattern's end belongs to its last branch only.
-        if depth < 0 or (item == "|" and depth == 0):
-            return False
-    return depth == 0
-
-
-def written_for_xgrammar(schema: Any) -> Any:
-    """The schema with bounded lengths and some formats as patterns over a string's JSON, which are enforced to the
-    character."""
-    if isinstance(schema, list):
-        return [written_for_xgrammar(inner) for inner in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if schema.keys() & {"enum", "const"}:
-        return schema
-    written: dict[str, Any] = {
-        name: {key: written_for_xgrammar(inner) for key, inner in value.items()}
-        if name in ("properties", "$defs", "definitions") and isinstance(value, dict)
-        else value
-        if name in _ANNOTATIONS
-        else written_for_xgrammar(value)
-        for name, value in schema.items()
-    }
-    if schema.get("type") == "string" and schema.keys() & {"minLength", "maxLength"}:
-        low, high = written.pop("minLength", 0), written.pop("maxLength", "")
-        written["pattern"] = f"^{_JSON_CHARACTER}{{{low},{high}}}$"
-    elif schema.get("type") == "string" and schema.get("format") in _FORMAT_PATTERNS:
-        written["pattern"] = _FORMAT_PATTERNS[written.pop("format")]
-    return written
-
-
-def written_for_guidance(schema: Any) -> Any:
-    """The schema with some formats as patterns, where no pattern stands beside them."""
-    if isinstance(schema, list):
-        return [written_for_guidance(inner) for inner in schema]
-    if not isinstance(schema, dict):
-        return schema
-    written: dict[str, Any] = {
-        name: value
-        if name in _VALUES
-        else {key: written_for_guidance(inner) for key, inner in value.items()}
-        if name in _SCHEMAS_BY_NAME and isinstance(value, dict)
-        else written_for_guidance(value)
-        for name, value in schema.items()
-    }
-    if written.get("format") in _FORMAT_PATTERNS and "pattern" not in written:
-        written["pattern"] = _FORMAT_PATTERNS[written.pop("format")]
-    return written
-
-
-def has_long_strings(schema: Any) -> bool:
-    """Whether xgrammar would take long: some 6 ms a character of a string's bound, with 49,152 tokens."""
-    if isinstance(schema, dict):
-        bounds = [schema.get("minLength"), schema.get("maxLength")]
-        return any(isinstance(bound, int) and bound > _LONG for bound in bounds) or any(
-            map(has_long_strings, schema.values())
-        )
-    return isinstance(schema, list) and any(map(has_long_strings, schema))
+def _is_short(bound: float) -> bool:
+    """xgrammar takes no more decimals; of two bounds closer than that it makes a grammar of nothing."""
+    return abs(bound) < _MOST_SAFE_INTEGER and round(bound, _MOST_DECIMALS) == bound
 
 
 def _are_apart(branches: list[Any]) -> bool:
@@ -267,7 +181,7 @@ def _tells_apart(one: Any, other: Any) -> bool:
     types = one.get("type"), other.get("type")
     if all(isinstance(name, str) for name in types) and types[0] != types[1]:
         return set(types) != {"integer", "number"}
-    shared = set(one.get("required", [])) & set(other.get("required", []))
+    shared = (_required(one) or set()) & (_required(other) or set())
     return any(_constants(one, name) and not _overlap(one, other, name) for name in shared)
 
 
@@ -277,23 +191,9 @@ def _overlap(one: dict[str, Any], other: dict[str, Any], name: str) -> bool:
 
 
 def _constants(schema: dict[str, Any], name: str) -> list[Any]:
-    declared = schema.get("properties", {}).get(name)
+    properties = schema.get("properties")
+    declared = properties.get(name) if isinstance(properties, dict) else None
     if not isinstance(declared, dict):
         return []
-    return list(declared.get("enum", [])) or ([declared["const"]] if "const" in declared else [])
-
-
-def without_additional_properties(schema: Any) -> None:
-    """Close, in place, every object that says nothing of properties beyond its own."""
-    if isinstance(schema, list):
-        for inner in schema:
-            without_additional_properties(inner)
-    if not isinstance(schema, dict):
-        return
-    for name, value in schema.items():
-        if name in _SCHEMAS_BY_NAME:
-            without_additional_properties(list(_values(value)))
-        elif name not in _VALUES:
-            without_additional_properties(value)
-    if "additionalProperties" not in schema and isinstance(schema.get("properties"), dict):
-        schema["additionalProperties"] = False
+    values = declared.get("enum")
+    return values if isinstance(values, list) else [declared["const"]] if "const" in declared else []

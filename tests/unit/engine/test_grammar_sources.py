@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import re
@@ -12,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotlight_engine.structured_outputs.grammar_sources import is_lark, sources_of
-from pilotlight_engine.structured_outputs.schema_support import (
-    enforced_by_xgrammar,
-    is_plain_pattern,
+from pilotlight_engine.structured_outputs.schema_support import enforced_by_xgrammar
+from pilotlight_engine.structured_outputs.schema_writing import (
+    has_inexact_integers,
+    plainly,
     without_additional_properties,
     written_for_guidance,
     written_for_xgrammar,
 )
+from pilotlight_engine.structured_outputs.string_patterns import check_pattern, is_plain_pattern
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.structured_outputs import StructuredOutputs
 
@@ -268,3 +271,110 @@ def test_formats_go_to_guidance_as_patterns_wherever_they_stand() -> None:
     assert written["default"] == date
     assert written["enum"] == [date]
     assert json.loads(sources_of(StructuredOutputs(json=schema))[0].text) == written
+
+
+@pytest.mark.parametrize(
+    ("schema", "written"),
+    [
+        ({"type": "integer", "format": "int32"}, {"type": "integer"}),
+        ({"type": ["number", "null"], "format": "date"}, {"type": ["number", "null"]}),
+        ({"type": "string", "format": "password"}, {"type": "string"}),
+        ({"type": "string", "format": "dat"}, {"type": "string", "format": "dat"}),
+        ({"format": "date"}, {"format": "date"}),
+        (
+            {"properties": {"format": {"type": "integer", "format": "int64"}}, "default": {"format": "int64"}},
+            {"properties": {"format": {"type": "integer"}}, "default": {"format": "int64"}},
+        ),
+        (
+            {"propertyNames": {"enum": ["a", "b"]}, "additionalProperties": {"type": "null"}, "required": ["a"]},
+            {
+                "properties": {"a": {"type": "null"}, "b": {"type": "null"}},
+                "additionalProperties": False,
+                "required": ["a"],
+            },
+        ),
+        ({"propertyNames": {"const": "a"}}, {"properties": {"a": {}}, "additionalProperties": False}),
+        (
+            {"propertyNames": {"$ref": "#/$defs/N"}, "$defs": {"N": {"type": "string", "enum": ["a"]}}},
+            {
+                "properties": {"a": {}},
+                "additionalProperties": False,
+                "$defs": {"N": {"type": "string", "enum": ["a"]}},
+            },
+        ),
+        ({"propertyNames": {"pattern": "^a"}}, {"propertyNames": {"pattern": "^a"}}),
+    ],
+)
+def test_a_schema_is_written_plainly(schema: Any, written: Any) -> None:
+    assert plainly(schema) == written
+
+
+@pytest.mark.parametrize(
+    ("schema", "backends"),
+    [
+        ({"enum": [2**53 + 1]}, ["xgrammar"]),
+        ({"enum": [2**53]}, ["xgrammar", "guidance"]),
+        ({"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {"a": CAT, "b": DOG}}, None),
+        ({"type": "number", "minimum": 1e-9}, ["guidance"]),
+        ({"type": "number", "minimum": 0.000001}, ["xgrammar", "guidance"]),
+        ({"properties": {"a": {"$id": "x", "$ref": "#/$defs/b"}}}, ["guidance"]),
+        ({"$id": "x", "type": "null"}, ["xgrammar", "guidance"]),
+        ({"type": []}, ["guidance"]),
+        ({"type": ["string", 1]}, ["guidance"]),
+    ],
+)
+def test_who_is_given_what_the_other_gets_wrong(schema: Any, backends: list[str] | None) -> None:
+    found = [source.backend for source in sources_of(StructuredOutputs(json=schema))]
+    assert found == (backends or ["xgrammar", "guidance"])
+
+
+def test_an_exact_integer_that_nobody_would_keep_is_refused() -> None:
+    schema = {"properties": {"id": {"const": 2**53 + 1}}, "not": {}}
+    assert has_inexact_integers(schema)
+    with pytest.raises(InvalidInput, match=r"2\^53"):
+        sources_of(StructuredOutputs(json=schema))
+
+
+@pytest.mark.parametrize("pattern", ["^[[:alpha:]]$", "[a[b]]", "^a{1,2}+$", "a++", "(b)*+"])
+def test_patterns_that_languages_read_differently_are_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        check_pattern(pattern)
+    with pytest.raises(InvalidInput, match="pattern"):
+        sources_of(StructuredOutputs(json={"properties": {"a": {"type": "string", "pattern": pattern}}}))
+
+
+@pytest.mark.parametrize("pattern", [r"\[\[", r"[\[]", "[*+]+", r"\*+", r"a\++", "[^]a]+", "x+?"])
+def test_patterns_that_are_read_alike_are_not(pattern: str) -> None:
+    check_pattern(pattern)
+
+
+_WORDS = st.sampled_from(
+    ("type", "properties", "required", "enum", "const", "items", "prefixItems", "anyOf", "oneOf", "allOf", "$ref")
+    + ("pattern", "format", "minLength", "maximum", "additionalProperties", "propertyNames", "$defs", "object")
+    + ("string", "#/$defs/a")
+)
+_MALFORMED = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(schema=st.dictionaries(_WORDS, _MALFORMED, max_size=4))
+@settings(max_examples=400)
+def test_no_schema_is_so_malformed_that_it_breaks_the_reading(schema: dict[str, Any]) -> None:
+    tag = {"structures": [{"begin": "a", "schema": schema, "end": "b"}], "triggers": ["a"]}
+    for asked in (
+        StructuredOutputs(json=schema),
+        StructuredOutputs(json=schema, disable_additional_properties=True),
+        StructuredOutputs(structural_tag=json.dumps(schema)),
+        StructuredOutputs(structural_tag=json.dumps(tag)),
+    ):
+        with contextlib.suppress(InvalidInput):
+            assert sources_of(asked)
+
+
+@pytest.mark.parametrize("text", ["[" * 500, '{"a":' * 300 + "1" + "}" * 300, "1", '{"format": NaN}'])
+def test_a_structural_tag_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        sources_of(StructuredOutputs(structural_tag=text))
