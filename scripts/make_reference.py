@@ -54,7 +54,8 @@ HEADERS = {
     "x-pilotlight-elsewhere": "request: it may be sent to another pod; answer 503: another pod has an engine",
     "x-pilotlight-error-code": "answer 4xx: OpenAI's word for the fault, as `context_length_exceeded`",
     "x-pilotlight-loose": "answer: what asked to be strict and cannot be enforced for this model, as `tools`",
-    "x-pilotlight-ignored-fields": "answer: names in an OpenAI request that nobody knows and that are ignored",
+    "x-pilotlight-ignored-fields": "answer: what of a request is ignored: names that nobody knows, and what "
+    "this model's chat template does not read, as `documents`, `messages.name`, `messages[0].content`",
     "x-pilotlight-lease": "answer: how the engine was got and what it took",
     "x-pilotlight-param": "answer 400: the parameter that is wrong",
     "x-pilotlight-tenant": "request: whose stored responses these are, as a gateway in front says",

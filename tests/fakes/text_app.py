@@ -28,9 +28,15 @@ from pilotlight_transformer.settings import TransformerSettings
 MODEL_URI = "bundled://demo-awq"
 
 
+def own_text() -> LoadedText:
+    """For a model that closes it, when it is unloaded or its server ends."""
+    return load_text(MODEL_URI, 512, InlineTemplates(), {})
+
+
 @cache
 def demo_text() -> LoadedText:
-    return load_text(MODEL_URI, 512, InlineTemplates(), {})
+    """One for all tests of a process: nobody may close it."""
+    return own_text()
 
 
 class Templates(InlineTemplates):
@@ -44,12 +50,14 @@ class Templates(InlineTemplates):
 
 
 class TextApp:
-    def __init__(self, source: FakeTokenSource, *, loaded: bool = True, **settings: Any) -> None:
+    def __init__(
+        self, source: FakeTokenSource, *, loaded: bool = True, text: LoadedText | None = None, **settings: Any
+    ) -> None:
         self.settings = TransformerSettings("demo", MODEL_URI, "nowhere", lora_names=("tuned",), max_model_len=512)
         self.source = source
         self.model = ServedTextModel(self.settings, source, cast(TemplateWorkers, Templates()))
         if loaded:
-            self.model._model.set_loaded(demo_text())
+            self.model._model.set_loaded(text or demo_text())
         server = ServerSettings(**settings)
         limiter = ConcurrencyLimiter(server.max_concurrent_requests)
         plane = DataPlane(self.model, limiter, model_control=server.model_control)

@@ -1,4 +1,5 @@
-"""Request bodies with fields that nobody knows: they are answered all the same, and it is said which were left out.
+"""Request bodies with fields that nobody knows, or that this model's chat template does not read: they are answered all
+the same, and it is said which were left out.
 
 A client may be newer than this server, or may have mistyped a name: both find it in `IGNORED_HEADER`, the operator in
 the log, once per name.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -23,7 +24,8 @@ MOST_NAMES_LOGGED = 256
 T = TypeVar("T", bound=msgspec.Struct)
 
 _log = logging.getLogger("pilotlight.text")
-_UNFIT_FOR_HEADER = re.compile(r"[^A-Za-z0-9_.-]")
+_UNFIT_FOR_HEADER = re.compile(r"[^A-Za-z0-9_.\[\]-]")
+_PLACE = re.compile(r"\[\d+\]")
 _logged: set[str] = set()
 
 
@@ -60,16 +62,27 @@ class UnknownFields(Generic[T]):
 
     def note(self, names: Sequence[str], context: RequestContext) -> None:
         """Tell the client and the log of `names` that were left out."""
-        if not names:
-            return
-        shown = [_UNFIT_FOR_HEADER.sub("?", name)[:64] for name in names[:MOST_NAMES_SHOWN]]
-        context.response_headers[IGNORED_HEADER] = ", ".join(shown)
-        _log_once(shown, self._kind.__struct_fields__)
+        for name in _told(names, context):
+            hint = did_you_mean(name, self._kind.__struct_fields__)
+            _log.warning("requests name a field '%s', which nobody here knows: it is ignored%s", name, hint)
 
 
-def _log_once(names: Iterable[str], known: Iterable[str]) -> None:
-    for name in names:
+def note_unseen(names: Sequence[str], context: RequestContext) -> None:
+    """Of fields that this model's chat template does not read."""
+    for name in _told(names, context):
+        _log.warning("requests have '%s', which this model's chat template does not read: it is ignored", name)
+
+
+def _told(names: Sequence[str], context: RequestContext) -> list[str]:
+    """Those of `names` that are to be logged: a place in a list makes no other name."""
+    if not names:
+        return []
+    shown = [_UNFIT_FOR_HEADER.sub("?", name)[:64] for name in names[:MOST_NAMES_SHOWN]]
+    before = context.response_headers.get(IGNORED_HEADER)
+    context.response_headers[IGNORED_HEADER] = ", ".join([before, *shown] if before else shown)
+    new = []
+    for name in (_PLACE.sub("[]", name) for name in shown):
         if name not in _logged and len(_logged) < MOST_NAMES_LOGGED:
             _logged.add(name)
-            hint = did_you_mean(name, known)
-            _log.warning("requests name a field '%s', which nobody here knows: it is ignored%s", name, hint)
+            new.append(name)
+    return new

@@ -12,6 +12,7 @@ from text_app import TextApp, demo_text, events_of
 from pilotlight_protocol.errors import ContextLengthExceeded
 from pilotlight_text import ignored_fields
 from pilotlight_text.openai_api import field_tables
+from pilotlight_wire.handlers import RequestContext
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -79,8 +80,12 @@ async def test_an_unknown_stream_option_is_named_and_a_wrong_value_is_still_refu
 
 def test_the_log_is_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ignored_fields, "_logged", set())
-    ignored_fields._log_once((f"field{number}" for number in range(1000)), ["n"])
-    assert len(caplog.records) == ignored_fields.MOST_NAMES_LOGGED
+    context = RequestContext("id", {}, b"")
+    for number in range(1000):
+        ignored_fields.note_unseen([f"messages[{number}].content", f"field{number}"], context)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == ignored_fields.MOST_NAMES_LOGGED
+    assert len([line for line in told if "messages[].content" in line]) == 1
 
 
 @ROUTES

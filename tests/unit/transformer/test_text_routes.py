@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fake_token_source import Answer, FakeTokenSource
-from text_app import TextApp, demo_text, events_of
+from text_app import TextApp, demo_text, events_of, own_text
 
 from pilotlight_protocol.errors import BY_STATUS, InvalidInput, Unavailable
 from pilotlight_text.text_model import LoadedText
@@ -213,7 +213,7 @@ async def test_nothing_is_served_before_the_tokenizer_is_there() -> None:
 
 
 async def test_unloading_and_loading_again() -> None:
-    app = TextApp(FakeTokenSource(), model_control=True)
+    app = TextApp(FakeTokenSource(), text=own_text(), model_control=True)
     assert (await app.post("/v2/repository/models/demo/unload", b"")).status_code == 200
     assert (await app.post(COMPLETIONS, {"model": "demo", "prompt": "x"})).status_code == 503
     assert (await app.post("/v2/repository/models/demo/load", b"")).status_code == 200
@@ -266,7 +266,7 @@ async def test_loaded_when_it_is_loaded() -> None:
     app = TextApp(FakeTokenSource(), loaded=False)
     loading: Future[LoadedText] = Future()
     async with app.living(loading, []):
-        loading.set_result(demo_text())
+        loading.set_result(own_text())
         async with asyncio.timeout(5):
             while not app.model.ready():  # noqa: ASYNC110
                 await asyncio.sleep(0)

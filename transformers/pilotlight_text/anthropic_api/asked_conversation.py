@@ -14,6 +14,12 @@ Json = dict[str, Any]
 
 _CUSTOM = ("custom", None)
 """The `type` of a function; Anthropic's own tools (search, code, shells, editors, computers) have names of theirs."""
+_CALLED = {
+    "reasoning_effort": "output_config.effort",
+    "chat_template_kwargs.enable_thinking": "thinking",
+    "messages.reasoning_content": "messages.content.thinking",
+    "messages": "messages",
+}
 
 
 def conversation_of(request: CountTokensRequest, parameters: GenerationParameters) -> Conversation:
@@ -35,6 +41,7 @@ def conversation_of(request: CountTokensRequest, parameters: GenerationParameter
             _variables(request),
             reasoning_effort=request.output_config.effort if request.output_config is not None else None,
             continue_final_message=continues(messages),
+            called=_CALLED,
         ),
     )
 

@@ -30,7 +30,9 @@ class ToolChoice(msgspec.Struct, frozen=True):
 
 
 class TemplateOptions(msgspec.Struct, frozen=True):
-    """What the chat template is given besides messages and tools. `variables` are `chat_template_kwargs`."""
+    """What the chat template is given besides messages and tools. `variables` are `chat_template_kwargs`.
+
+    `called`: what the request calls a field of chat's, where that is something else."""
 
     variables: Mapping[str, Any] | None = None
     documents: Sequence[Mapping[str, Any]] | None = None
@@ -38,6 +40,7 @@ class TemplateOptions(msgspec.Struct, frozen=True):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
+    called: Mapping[str, str] = {}
 
 
 class Conversation(msgspec.Struct, frozen=True):

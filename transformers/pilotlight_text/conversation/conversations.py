@@ -15,8 +15,9 @@ from msgspec import structs
 
 from pilotlight_text.answer_parts.parts import ContentText
 from pilotlight_text.conversation.choices import ChoiceDelta, WholeAnswer, WholeChoice, extend
-from pilotlight_text.conversation.conversation import Conversation
+from pilotlight_text.conversation.conversation import Conversation, TemplateOptions
 from pilotlight_text.detokenization.text_stream import Piece, TextStream, Usage
+from pilotlight_text.ignored_fields import note_unseen
 from pilotlight_text.text_model import TextModel, TextRequest, add_facts, timed
 from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.hop_headers import forwarded_headers
@@ -96,7 +97,7 @@ class Conversations:
     async def prompt_ids(self, conversation: Conversation, context: RequestContext) -> list[int]:
         """The prompt's tokens: int[seq], also of one that is too long to be answered. Raises InvalidInput."""
         with timed(context, "tokenize"):
-            prompt = await self._prompt_text(conversation)
+            prompt = await self._prompt_text(conversation, context)
             return await self._model.loaded().codec.tokens_of(
                 prompt, add_special_tokens=conversation.template.add_special_tokens, param="messages"
             )
@@ -145,7 +146,7 @@ class Conversations:
 
     async def _prompt(self, conversation: Conversation, context: RequestContext) -> tuple[str, list[int]]:
         with timed(context, "tokenize"):
-            prompt = await self._prompt_text(conversation)
+            prompt = await self._prompt_text(conversation, context)
             return prompt, await self._model.loaded().codec.encode(
                 prompt,
                 add_special_tokens=conversation.template.add_special_tokens,
@@ -153,10 +154,10 @@ class Conversations:
                 truncation=conversation.truncation,
             )
 
-    async def _prompt_text(self, conversation: Conversation) -> str:
+    async def _prompt_text(self, conversation: Conversation, context: RequestContext) -> str:
         loaded, options = self._model.loaded(), conversation.template
         check_chars = partial(loaded.codec.check_chars, param="messages") if conversation.truncation is None else None
-        return await loaded.template.render(
+        text = await loaded.template.render(
             conversation.messages,
             tools=_template_tools(conversation),
             documents=options.documents,
@@ -166,6 +167,21 @@ class Conversations:
             variables=options.variables,
             check_chars=check_chars,
         )
+        unseen = await loaded.template.unseen(
+            conversation.messages,
+            text,
+            tools=bool(conversation.tools),
+            documents=bool(options.documents),
+            reasoning_effort=options.reasoning_effort is not None,
+            variables=options.variables or (),
+        )
+        note_unseen([_called(name, options) for name in unseen], context)
+        return text
+
+
+def _called(name: str, options: TemplateOptions) -> str:
+    """As the request calls it, which has its messages in another order where it calls them something else."""
+    return options.called.get(name) or options.called.get(name.partition("[")[0]) or name
 
 
 def _template_tools(conversation: Conversation) -> list[dict[str, Any]] | None:

@@ -21,6 +21,7 @@ from pilotlight_wire.hop_headers import REQUEST_ID
 MAX_PROMPTS = 256
 
 Number = int | float | None
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)]
 _Json = dict[str, Any]
 T = TypeVar("T")
@@ -118,7 +119,7 @@ class ChatRequest(_Sampling, kw_only=True):
     echo: bool | None = None
     chat_template_kwargs: _Json | None = None
     documents: list[_Json] | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_effort: ReasoningEffort | None = None
     tools: list[_Json] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None

@@ -16,6 +16,8 @@ from pilotlight_text.responses_api.requests import ResponsesRequest, responses_p
 
 Json = dict[str, Any]
 
+_CALLED = {"reasoning_effort": "reasoning.effort", "messages.reasoning_content": "input.reasoning", "messages": "input"}
+
 
 def conversation_of(request: ResponsesRequest, history: Sequence[Json]) -> Conversation:
     """Raises InvalidInput with `param`."""
@@ -32,6 +34,7 @@ def conversation_of(request: ResponsesRequest, history: Sequence[Json]) -> Conve
             request.chat_template_kwargs,
             reasoning_effort=request.reasoning.effort if request.reasoning is not None else None,
             continue_final_message=continues(items),
+            called=_CALLED,
         ),
         include_stop_str_in_output=bool(request.include_stop_str_in_output),
         include_reasoning=request.include_reasoning is not False,

@@ -7,7 +7,7 @@ runs here while the conversation is short; every other one runs in a worker, beh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -125,6 +125,28 @@ class ChatTemplate:
         }
         text = await self._text_of(name, context)
         return cut_at_mark(text, continued) if continue_final_message else text
+
+    async def unseen(
+        self,
+        messages: Sequence[Message],
+        text: str,
+        *,
+        tools: bool = False,
+        documents: bool = False,
+        reasoning_effort: bool = False,
+        variables: Collection[str] = (),
+    ) -> list[str]:
+        """The names of what `render` was given and the template does not read; `text`: what it rendered."""
+        traits = await self._traits_of(self._name(tools=tools, documents=documents))
+        asks = tools or documents or reasoning_effort or variables
+        if not asks and all(len(message) == 2 and traits.shows(message["role"]) for message in messages):
+            return []
+        from pilotlight_text.templates.unseen_fields import unseen_variables, unseen_words
+
+        unread = unseen_variables(
+            traits, variables, tools=tools, documents=documents, reasoning_effort=reasoning_effort
+        )
+        return [*unread, *unseen_words(messages, traits, text)]
 
     def _name(self, *, tools: bool, documents: bool) -> str:
         """Which of the model's templates: `tool_use` and `rag` are the names that Cohere's and others' models have."""

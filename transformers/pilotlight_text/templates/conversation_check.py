@@ -23,6 +23,7 @@ TEXT_KEYS = {
 }
 """Types of content parts that are text (those of vLLM's chat), and the key that has it."""
 
+_TEXT_ONLY = "this model reads text only;"
 _NEEDS_CONTENT = frozenset({"system", "developer", "user"})
 """Roles whose turn without content is a mistake; an assistant's has its calls, a tool's result may be empty."""
 
@@ -47,8 +48,26 @@ def _check_message(where: str, message: Message) -> int:
         raise InvalidInput(f"'{where}.content' is missing", param=f"{where}.content")
     else:
         chars = 0
-    calls = message.get("tool_calls")
-    return chars + (0 if calls is None else _check_calls(f"{where}.tool_calls", calls))
+    return chars if len(message) == 2 and content is not None else chars + _check_beside_content(where, message)
+
+
+def _check_beside_content(where: str, message: Message) -> int:
+    if message.get("audio"):
+        raise InvalidInput(f"'{where}.audio': {_TEXT_ONLY} send what was said as 'content'", param=f"{where}.audio")
+    calls, older, refusal = message.get("tool_calls"), message.get("function_call"), message.get("refusal")
+    chars = 0 if calls is None else _check_calls(f"{where}.tool_calls", calls)
+    if older:
+        if calls or message["role"] != "assistant":
+            raise InvalidInput(
+                f"'{where}.function_call' stands in an assistant's message without 'tool_calls', its successor",
+                param=f"{where}.function_call",
+            )
+        chars += _check_call(f"{where}.function_call", older)
+    if refusal is not None:
+        if not isinstance(refusal, str):
+            raise InvalidInput(f"'{where}.refusal' must be a string", param=f"{where}.refusal")
+        chars += len(refusal)
+    return chars
 
 
 def part_text(where: str, part: Any) -> str:
@@ -60,9 +79,7 @@ def part_text(where: str, part: Any) -> str:
         raise InvalidInput(f"'{where}' must be an object with a 'type', such as 'text'", param=where)
     key = TEXT_KEYS.get(kind)
     if key is None:
-        raise InvalidInput(
-            f"'{where}' is of type '{kind[:64]}': this model reads text only; send parts of type 'text'", param=where
-        )
+        raise InvalidInput(f"'{where}' is of type '{kind[:64]}': {_TEXT_ONLY} send parts of type 'text'", param=where)
     text = part.get(key, 0)
     if text is not None and not isinstance(text, str):
         raise InvalidInput(f"'{where}.{key}' must be a string", param=f"{where}.{key}")
@@ -80,10 +97,13 @@ def _check_calls(where: str, calls: Any) -> int:
                 f"'{where}[{place}].function' must be an object; calls of type 'function' are known here",
                 param=f"{where}[{place}].function",
             )
-        name, arguments = function.get("name"), function.get("arguments")
-        if not isinstance(name, str) or not name:
-            raise InvalidInput(
-                f"'{where}[{place}].function.name' must be a string", param=f"{where}[{place}].function.name"
-            )
-        chars += len(name) + (len(arguments) if isinstance(arguments, str) else 0)
+        chars += _check_call(f"{where}[{place}].function", function)
     return chars
+
+
+def _check_call(where: str, function: Any) -> int:
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str) or not name:
+        raise InvalidInput(f"'{where}.name' must be a string", param=f"{where}.name")
+    arguments = function.get("arguments")
+    return len(name) + (len(arguments) if isinstance(arguments, str) else 0)

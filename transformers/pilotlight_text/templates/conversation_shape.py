@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from pilotlight_text.templates.conversation_check import TEXT_KEYS, Message, part_text
+from pilotlight_text.templates.older_messages import in_todays_words, is_older
 from pilotlight_text.templates.template_traits import TemplateTraits
 
 _CALL_ID_CHARS = 9
@@ -22,6 +23,8 @@ _CALL_ID_CHARS = 9
 def shaped(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
     """The messages to render."""
     turns: list[Message] = []
+    if any(is_older(message) for message in messages):
+        messages = in_todays_words(messages)
     for message in messages:
         turns += _turns(message, traits)
     if any(message["role"] == "developer" for message in messages) and not traits.developer_role:

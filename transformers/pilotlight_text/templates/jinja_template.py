@@ -36,7 +36,10 @@ class TextTooLong(Exception):
 def compiled(source: str, now: Callable[[], datetime] = datetime.now) -> jinja2.Template:
     """Raises TemplateRefused."""
     try:
-        return environment(now).from_string(source)
+        made = environment(now)
+        parsed = made.parse(source)
+        made.extend(read_names=sorted({name.name for name in parsed.find_all(jinja2.nodes.Name)}))
+        return made.from_string(parsed)
     except MemoryError:
         raise
     except Exception as error:  # it is somebody else's code
@@ -66,7 +69,8 @@ def probed_template(template: jinja2.Template, special_tokens: Mapping[str, str]
         except (TemplateRefused, TextTooLong):
             return None
 
-    return probed(render)
+    names: list[str] = template.environment.read_names  # type: ignore[attr-defined]  # `compiled` has added them
+    return {**probed(render), "read_names": names}
 
 
 def _joined(parts: Iterable[str], max_chars: int) -> str:

@@ -66,6 +66,8 @@ class _Probes:
             "developer_role": self._knows_role("developer"),
             "tools": self._tools(),
             "shows_documents": self._shows_documents(),
+            "shows_names": self._shows_names(),
+            "shows_reasoning": self._shows_reasoning(calls),
             "switches": self._switches(),
             "generation_prompt": self._generation_prompt(),
         }
@@ -172,6 +174,21 @@ class _Probes:
     def _shows_documents(self) -> bool:
         document = {"doc_id": "1", "title": _FIRST, "text": _SECOND, "contents": _SECOND}
         return _SECOND in (self._text([self._words("user")], documents=[document], add_generation_prompt=True) or "")
+
+    def _shows_names(self) -> bool:
+        said, user = self._words("assistant", name=_FIRST), self._words("user")
+        conversations = ([self._words("user", name=_FIRST)], [user, said, user])
+        return any(_FIRST in (self._text(messages) or "") for messages in conversations)
+
+    def _shows_reasoning(self, calls: dict[str, Any]) -> bool:
+        thought = {"reasoning": _FIRST, "reasoning_content": _FIRST}
+        user, said = self._words("user"), self._words("assistant", **thought)
+        conversations = [[user, said], [user, said, user]]
+        if calls:
+            call, result = {**_call(calls), **thought}, self._words("tool", tool_call_id=_NINE)
+            conversations += [[user, call], [user, call, result]]
+        shown = any(_FIRST in (self._text(messages) or "") for messages in conversations)
+        return shown or bool(calls.get("shows_thinking_key"))
 
     def _switches(self) -> list[str]:
         user, assistant = self._words("user"), self._words("assistant")

@@ -21,8 +21,10 @@ class TemplateTraits(msgspec.Struct, frozen=True, kw_only=True):
     messages are shown (`leading`: before all others, however many). `call_ids`: `nine` where only ids of nine letters
     and digits are taken. `tools`: the shape in which they are shown, `""` where they are not. `switches`: those of
     enable_thinking, thinking and reasoning_effort that change the prompt. `generation_prompt`: what
-    `add_generation_prompt` adds. `call_text`: how this template writes a call of `probe_function` with the arguments
-    {"probe_key": "probe value"}, with what stands before and behind it in that turn.
+    `add_generation_prompt` adds. `shows_names`: the `name` of a user or an assistant; `shows_reasoning`: an
+    assistant's, in some place. `read_names`: every variable that stands in the template. `call_text`: how this template
+    writes a call of `probe_function` with the arguments {"probe_key": "probe value"}, with what stands before and
+    behind it in that turn.
     """
 
     content: dict[str, ContentForm] = {}
@@ -36,6 +38,9 @@ class TemplateTraits(msgspec.Struct, frozen=True, kw_only=True):
     tools: Literal["wrapped", "bare", "system text", ""] = ""
     shows_documents: bool = False
     shows_thinking_key: bool = False
+    shows_names: bool = False
+    shows_reasoning: bool = False
+    read_names: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
     generation_prompt: str = ""
     call_text: str = ""
@@ -47,6 +52,10 @@ class TemplateTraits(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def shows_calls(self) -> bool:
         return bool(self.call_text)
+
+    def shows(self, role: str) -> bool:
+        """Whether the probes saw words of that role."""
+        return self.content.get(role, "unseen") != "unseen"
 
     def form_of(self, role: str) -> ContentForm:
         """A role that is never shown, or that the probes did not try, is written like the user's."""

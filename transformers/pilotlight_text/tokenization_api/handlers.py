@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_text.text_model import LoadedText, TextModel, timed
+from pilotlight_protocol.generation import GenerationParameters
+from pilotlight_text.text_model import TextModel, timed
 from pilotlight_text.tokenization_api.answers import Detokenized, Tokenized
 from pilotlight_text.tokenization_api.requests import (
     DETOKENIZE_FIELDS,
@@ -27,8 +26,13 @@ async def tokenize(model: TextModel, context: RequestContext) -> Reply:
     if request.model is not None:
         model.require_name(request.model)
     loaded = model.loaded()
-    with timed(context, "tokenize"):
-        tokens = await _tokens(request, loaded)
+    if request.prompt is None:
+        tokens = await _of_conversation(request, model, context)
+    else:
+        with timed(context, "tokenize"):
+            tokens = await loaded.codec.tokens_of(
+                request.prompt, add_special_tokens=request.add_special_tokens is not False, param="prompt"
+            )
     texts = [loaded.codec.token_text(token) or "" for token in tokens] if request.return_token_strs else None
     length = loaded.codec.max_model_len
     return Reply(_encode(Tokenized(len(tokens), tokens, texts, msgspec.UNSET if length is None else length)))
@@ -47,19 +51,24 @@ async def detokenize(model: TextModel, context: RequestContext) -> Reply:
         return Reply(_encode(Detokenized(await codec.text_of(request.tokens))))
 
 
-async def _tokens(request: TokenizeRequest, loaded: LoadedText) -> list[int]:
-    if request.prompt is not None:
-        return await loaded.codec.tokens_of(
-            request.prompt, add_special_tokens=request.add_special_tokens is not False, param="prompt"
-        )
-    messages = request.messages or ()
-    continues = bool(request.continue_final_message)
-    text = await loaded.template.render(
-        messages,
-        tools=request.tools,
-        add_generation_prompt=not continues and request.add_generation_prompt is not False,
-        continue_final_message=continues,
-        variables=request.chat_template_kwargs,
-        check_chars=partial(loaded.codec.check_chars, param="messages"),
+async def _of_conversation(request: TokenizeRequest, model: TextModel, context: RequestContext) -> list[int]:
+    """As many as a chat of the same words has in its prompt. Raises InvalidInput."""
+    from pilotlight_text.conversation.conversation import Conversation, TemplateOptions
+    from pilotlight_text.conversation.conversations import Conversations
+    from pilotlight_text.conversation.tools import with_tools
+
+    conversation = Conversation(
+        request.model or model.name,
+        request.messages or (),
+        GenerationParameters(),
+        template=TemplateOptions(
+            variables=request.chat_template_kwargs,
+            documents=request.documents,
+            reasoning_effort=request.reasoning_effort,
+            add_generation_prompt=request.add_generation_prompt is not False,
+            continue_final_message=bool(request.continue_final_message),
+            add_special_tokens=bool(request.add_special_tokens),
+        ),
     )
-    return await loaded.codec.tokens_of(text, add_special_tokens=bool(request.add_special_tokens), param="messages")
+    conversation = with_tools(conversation, request.tools or (), request.tool_choice)
+    return await Conversations(model).prompt_ids(conversation, context)

@@ -9,7 +9,7 @@ import msgspec
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import INT32_MAX
 from pilotlight_text.ignored_fields import UnknownFields
-from pilotlight_text.openai_api.requests import check_prompt_end, decode_body, unsupported
+from pilotlight_text.openai_api.requests import ReasoningEffort, check_prompt_end, decode_body, unsupported
 
 MAX_DETOKENIZED = 262_144
 """Token ids of one request to /detokenize."""
@@ -24,7 +24,8 @@ UNSUPPORTED = {
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
     """Either `prompt` or `messages`; special tokens are added to a prompt unless told otherwise, and to a conversation
-    (whose template brings its own) only when asked for."""
+    (whose template brings its own) only when asked for. What vLLM does not take here, and chat does, is read as there:
+    whatever changes a chat's prompt."""
 
     model: str | None = None
     prompt: str | None = None
@@ -34,6 +35,9 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    documents: list[dict[str, Any]] | None = None
+    reasoning_effort: ReasoningEffort | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     media_io_kwargs: dict[str, Any] | None = None
@@ -48,7 +52,10 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 _tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
 _detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
 TOKENIZE_FIELDS, DETOKENIZE_FIELDS = UnknownFields(TokenizeRequest), UnknownFields(DetokenizeRequest)
-_OF_CONVERSATIONS = ("add_generation_prompt", "continue_final_message", "tools", "chat_template_kwargs")
+_OF_CONVERSATIONS = (
+    *("add_generation_prompt", "continue_final_message", "tools", "tool_choice", "documents", "reasoning_effort"),
+    "chat_template_kwargs",
+)
 
 
 def read_tokenize(body: bytes) -> TokenizeRequest:
