@@ -24,6 +24,15 @@ class AdapterFolder:
     weights_bytes: int
 
 
+def folder_stamp(directory: Path) -> str:
+    """Another one as soon as what an engine reads there is another; "" where it is not there."""
+    try:
+        facts = [(directory / name).stat() for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    except OSError:
+        return ""
+    return " ".join(f"{each.st_ino} {each.st_size} {each.st_mtime_ns}" for each in facts)
+
+
 def read_adapter(directory: Path) -> AdapterFolder:
     """Raises FileRefused: it is no adapter in safetensors, or holds what would hold up who opens it; OSError."""
     files = {path.name for path in check_folder(directory)}

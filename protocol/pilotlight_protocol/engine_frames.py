@@ -162,10 +162,11 @@ class Swap(msgspec.Struct, array_like=True, tag=17):
 
 class Adapter(msgspec.Struct, array_like=True):
     """A LoRA adapter that a lease brings. `name`: what the engine knows it by, one for each tenant and content: cached
-    keys and values are found under it alone."""
+    keys and values are found under it alone. `stamp`: of the folder with that content (`adapter.folder_stamp`)."""
 
     name: str
     directory: str
+    stamp: str
 
 
 class Grant(msgspec.Struct, array_like=True, tag=18):
@@ -306,10 +307,12 @@ class Granted(msgspec.Struct, array_like=True, tag=52):
 
 
 class GrantRefused(msgspec.Struct, array_like=True, tag=59):
-    """Its adapter cannot be loaded, now or ever; nobody else has noticed. `reason` is for its holder."""
+    """Its adapter is not loaded, and nobody else has noticed. `reason` is for its holder; `status`: 400 where it never
+    can be."""
 
     lease_id: str
     reason: str
+    status: int
 
 
 class Revoked(msgspec.Struct, array_like=True, tag=53):

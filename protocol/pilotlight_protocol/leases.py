@@ -91,7 +91,8 @@ class PrewarmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """`secret` is in the answer to the POST alone. `endpoint` is there once the state is active or idle.
 
-    `elsewhere`: it has no engine yet, and another lease of its endpoint has one.
+    `elsewhere`: it has no engine yet, and another lease of its endpoint has one. `content` names the bytes of model and
+    adapter that it is answered with: what one lease began may go on with another of the same alone.
     """
 
     lease_id: Name
@@ -104,6 +105,7 @@ class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     reasons: tuple[str, ...] = ()
     phases_s: dict[str, float] = {}
     elsewhere: bool = False
+    content: str = ""
 
 
 class LeaseLine(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,21 +44,32 @@ def write_adapter(
 
 def could_say(adapter: Path | None, prompt: list[int], tokens: list[int]) -> bool:
     """Whether this is a greedy continuation of the prompt by the base with the adapter merged into its weights."""
+    logits = _logits(adapter, prompt + tokens)[len(prompt) - 1 : -1]
+    said = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    return bool((logits.max(dim=1).values - said <= NEAR_TIE).all())
+
+
+def logprobs_of(adapter: Path | None, tokens: list[int]) -> list[float]:
+    """Of each token after those before it, but for the first."""
+    logprobs = torch.log_softmax(_logits(adapter, tokens)[:-1], dim=1)
+    found: list[float] = logprobs.gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
+    return found
+
+
+def _logits(adapter: Path | None, tokens: list[int]) -> torch.Tensor:
+    """float32[tokens, vocabulary]"""
     model = read_llama(BASE)
     if adapter is not None:
-        config, halves = (
-            json.loads((adapter / "adapter_config.json").read_text()),
-            load_file(adapter / "adapter_model.safetensors"),
-        )
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        halves = load_file(adapter / "adapter_model.safetensors")
+        scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
         for name, parameter in model.named_parameters():
             layer = f"base_model.model.{name.removesuffix('.weight')}"
             if f"{layer}.lora_A.weight" in halves:
                 a, b = halves[f"{layer}.lora_A.weight"], halves[f"{layer}.lora_B.weight"]
-                parameter.data = parameter.data + config["lora_alpha"] / config["r"] * (b @ a)
+                parameter.data = parameter.data + scale * (b @ a)
     with torch.inference_mode():
-        logits = model(torch.tensor([prompt + tokens]))[0, len(prompt) - 1 : -1].float()
-    said = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
-    return bool((logits.max(dim=1).values - said <= NEAR_TIE).all())
+        return model(torch.tensor([tokens]))[0].float()
 
 
 def _projections() -> Tensors:

@@ -26,6 +26,7 @@ from pilotlight_engine.host.lease_service import LeaseService
 from pilotlight_engine.process import endpoint
 from pilotlight_engine.process.process_group import kill_own_group
 from pilotlight_protocol.engine_frames import (
+    Adapter,
     Boot,
     Booted,
     EngineInfo,
@@ -98,7 +99,7 @@ class ScriptedBatch:
     def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]]) -> SwapReport:
         raise NotImplementedError
 
-    def load_adapter(self, name: str, directory: str, in_use: Container[str]) -> None: ...
+    def load_adapter(self, adapter: Adapter, in_use: Container[str]) -> None: ...
     def forget(self) -> None: ...
     def renew_metrics(self) -> None: ...
     def rename(self, model_name: str) -> None: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest_asyncio
 from component_process import running
 from random_adapters import BASE, Tensors, could_say, write_adapter
 from server_ports import free_port
-from warmup_pool import Pool, generate
+from warmup_pool import Pool, generate, kill
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280), pytest.mark.asyncio(loop_scope="module")]
 PROMPT = [(number * 37) % 2000 + 5 for number in range(150)]
@@ -97,14 +97,49 @@ async def test_a_predictor_answers_with_its_adapter_under_its_own_name(pool: Poo
     loaded = boots_and_swaps(pool)
     async with httpx.AsyncClient(timeout=120.0) as client:
         with contextlib.ExitStack() as pods:
-            said = []
+            said, pods_of = [], dict[str, str]()
             for adapter, tenant in zip(adapters, ("a", "b"), strict=True):
                 pod = pods.enter_context(predictor(adapter, tmp_path, f"--pool_url={pool.url}", f"--tenant={tenant}"))
+                pods_of[adapter.name] = pod.base
                 said.append(await asked(client, pod.base, adapter.name))
-        for adapter, tokens in zip(adapters, said, strict=True):
-            assert could_say(adapter, PROMPT, tokens)
-    assert said[0] != said[1]
-    assert boots_and_swaps(pool) == loaded
+            for adapter, tokens in zip(adapters, said, strict=True):
+                assert could_say(adapter, PROMPT, tokens)
+            assert said[0] != said[1]
+            assert boots_and_swaps(pool) == loaded
+            await both_go_on_after_a_loss(pool, client, pods_of)
+
+
+async def both_go_on_after_a_loss(pool: Pool, client: httpx.AsyncClient, pods_of: dict[str, str]) -> None:
+    """The engine dies under a stream of each tenant: each goes on with its own adapter, token by token."""
+    whole = [await asked(client, base, name, 200) for name, base in pods_of.items()]
+    begun: set[str] = set()
+
+    def note(name: str) -> None:
+        begun.add(name)
+        if begun == set(pods_of):
+            begun.add("killed")
+            kill(pool.engine_pid())
+
+    streams = [streamed(client, base, name, 200, note) for name, base in pods_of.items()]
+    assert await asyncio.gather(*streams) == whole
+    assert "killed" in begun
+
+
+async def streamed(
+    client: httpx.AsyncClient, base: str, name: str, max_tokens: int, note: Callable[[str], None]
+) -> list[int]:
+    """`note` is told the name with each event, from the third on."""
+    tokens: list[int] = []
+    body = {"input_ids": PROMPT, "parameters": {"max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}}
+    async with client.stream("POST", f"{base}/v2/models/{name}/generate_stream", content=json.dumps(body)) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("data: "):
+                event = json.loads(line.removeprefix("data: "))
+                assert "error" not in event, event
+                tokens += event["output_ids"]
+                if len(tokens) > 2:
+                    note(name)
+    return tokens
 
 
 async def test_the_same_arguments_without_a_pool_boot_an_engine_with_the_adapter(tmp_path: Path) -> None:
@@ -122,8 +157,8 @@ def predictor(adapter: Path, folder: Path, *flags: str) -> Any:
     return running(argv, port, folder / f"{adapter.name}.log", deadline_s=150.0, model_name=adapter.name)
 
 
-async def asked(client: httpx.AsyncClient, base: str, name: str) -> list[int]:
-    body = {"input_ids": PROMPT, "parameters": {"max_tokens": 16, "temperature": 0, "ignore_eos": True}}
+async def asked(client: httpx.AsyncClient, base: str, name: str, max_tokens: int = 16) -> list[int]:
+    body = {"input_ids": PROMPT, "parameters": {"max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}}
     answer = await client.post(f"{base}/v2/models/{name}/generate", content=json.dumps(body))
     assert answer.status_code == 200, answer.text
     return list(answer.json()["output_ids"])

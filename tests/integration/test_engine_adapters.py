@@ -6,15 +6,20 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from pool_agent import Host, ZygoteProcess, private_dir
-from random_adapters import BASE, Tensors, could_say, write_adapter
+from random_adapters import BASE, Tensors, could_say, logprobs_of, write_adapter
+from tokenizers import Tokenizer
 
 from pilotlight_engine.client import pool_client
+from pilotlight_models.adapter import folder_stamp
 from pilotlight_protocol.adapters import AT_ONCE, kept
 from pilotlight_protocol.engine_frames import (
     Adapter,
@@ -28,7 +33,8 @@ from pilotlight_protocol.engine_frames import (
     Shutdown,
 )
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.generation import GenerationParameters
+from pilotlight_protocol.generation import GenerationParameters, TokenDelta
+from pilotlight_protocol.structured_outputs import StructuredOutputs
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 RANK = 16
@@ -47,9 +53,9 @@ class Slot:
         self.booted = host.wait_booted()
         self.granted = False
 
-    def grant(self, tenant: str, folder: Path, name: str = "") -> Granted | GrantRefused:
-        lease_id = f"lease-{next(_numbers)}"
-        adapter = Adapter(name or f"{tenant} {folder.name}", str(folder))
+    def grant(self, tenant: str, folder: Path, stamp: str = "") -> Granted | GrantRefused:
+        lease_id, stamp = f"lease-{next(_numbers)}", stamp or folder_stamp(folder)
+        adapter = Adapter(adapter_name(tenant, folder, stamp), str(folder), stamp)
         secret = hashlib.sha256(SECRET.encode()).hexdigest()
         self.host.send(Grant(lease_id, secret, tenant, folder.name, self.granted, adapter))
         answer: Granted | GrantRefused = self.host.until(Granted, GrantRefused)  # type: ignore[assignment]  # F is one of them
@@ -72,12 +78,28 @@ class Slot:
             request = GenerateRequest("r", PROMPT, GREEDY, lora)
             deltas = [delta async for some in engine.generate(request) for delta in some]
             cached = deltas[0].cached_tokens or 0
-            return [token for delta in deltas for token in delta.token_ids], cached, await engine.metrics()
+            return tokens_of(deltas), cached, await engine.metrics()
+        finally:
+            await engine.close()
+
+    async def ask(self, lease_id: str, **parameters: Any) -> list[TokenDelta]:
+        engine = await pool_client.connect(self.booted.endpoint, lease_id, SECRET)
+        try:
+            request = GenerateRequest("r", PROMPT, msgspec.structs.replace(GREEDY, **parameters))
+            return [delta async for some in engine.generate(request) for delta in some]
         finally:
             await engine.close()
 
     def answer(self, lease_id: str) -> list[int]:
         return asyncio.run(self.say(lease_id))[0]
+
+
+def adapter_name(tenant: str, folder: Path, stamp: str) -> str:
+    return hashlib.sha256(f"{tenant} {folder} {stamp}".encode()).hexdigest()
+
+
+def tokens_of(deltas: list[TokenDelta]) -> list[int]:
+    return [token for delta in deltas for token in delta.token_ids]
 
 
 @contextlib.contextmanager
@@ -150,6 +172,8 @@ def test_a_holder_cannot_name_an_adapter(slot: Slot, leased: Leased, tmp_path: P
     mine = leased("a", write_adapter(tmp_path / "mine", 7))
     with pytest.raises(InvalidInput, match="no LoRA adapter"):
         asyncio.run(slot.say(mine, "b theirs"))
+    with pytest.raises(InvalidInput, match="no LoRA adapter"):
+        asyncio.run(slot.say(mine, adapter_name("b", theirs, folder_stamp(theirs))))
 
 
 def test_adapters_make_room_for_others_and_come_back(slot: Slot, leased: Leased, tmp_path: Path) -> None:
@@ -164,6 +188,72 @@ def test_adapters_make_room_for_others_and_come_back(slot: Slot, leased: Leased,
     (tmp_path / "moved").rename(first)
     assert slot.answer(leased("a", first)) == before
     assert slot.answer(stays) == neighbour, "one that is leased stays, whatever comes and goes"
+
+
+def test_logprobs_of_prompt_and_answer_are_each_adapters_own(slot: Slot, leased: Leased, tmp_path: Path) -> None:
+    """Also of one that scales by the root of its rank."""
+    folders = [write_adapter(tmp_path / "one", 30), write_adapter(tmp_path / "two", 31, rank=16, use_rslora=True)]
+    leases = [leased(tenant, folder) for tenant, folder in zip(("a", "b"), folders, strict=True)]
+
+    async def all_at_once() -> list[list[TokenDelta]]:
+        return await asyncio.gather(*(slot.ask(each, logprobs=2, prompt_logprobs=1) for each in leases))
+
+    for place, deltas in enumerate(asyncio.run(all_at_once())):
+        said = tokens_of(deltas)
+        assert could_say(folders[place], PROMPT, said)
+        told = [each.logprob for each in deltas[0].prompt_logprobs or () if each is not None]
+        told += [each.logprob for delta in deltas for each in delta.logprobs or ()]
+        own, other = (logprobs_of(folders[which], PROMPT + said) for which in (place, 1 - place))
+        assert len(told) == len(own)
+        assert _distance(told, own) < 0.1 < 0.5 < _distance(told, other)
+
+
+def _distance(told: list[float], expected: list[float]) -> float:
+    return sum(abs(one - other) for one, other in zip(told, expected, strict=True)) / len(told)
+
+
+def test_constrained_answers_run_beside_each_other_and_beside_free_ones(
+    slot: Slot, leased: Leased, tmp_path: Path
+) -> None:
+    folders = [write_adapter(tmp_path / str(seed), seed) for seed in (32, 33, 34)]
+    leases = [leased(tenant, folder) for tenant, folder in zip(("a", "b", "a"), folders, strict=True)]
+    patterns = (r"[0-9]{3}-[0-9]{3}", r"(yes|no), (sir|madam)", None)
+    free = slot.answer(leases[2])
+
+    async def all_at_once() -> list[list[TokenDelta]]:
+        asks = (
+            slot.ask(lease_id, ignore_eos=False, max_tokens=32, logprobs=0)
+            if pattern is None
+            else slot.ask(
+                lease_id, ignore_eos=False, max_tokens=32, structured_outputs=StructuredOutputs(regex=pattern)
+            )
+            for lease_id, pattern in zip(leases, patterns, strict=True)
+        )
+        return await asyncio.gather(*asks)
+
+    tokenizer = Tokenizer.from_file(str(BASE / "tokenizer.json"))
+    answers = asyncio.run(all_at_once())
+    for pattern, deltas in zip(patterns[:2], answers[:2], strict=True):
+        assert pattern is not None
+        assert re.fullmatch(pattern, tokenizer.decode(tokens_of(deltas))), pattern
+        assert deltas[-1].finish_reason == "stop"
+    assert tokens_of(answers[2])[: len(free)] == free[: len(tokens_of(answers[2]))]
+
+
+def test_a_folder_that_changed_since_it_was_looked_at_is_not_loaded_under_its_old_name(
+    slot: Slot, leased: Leased, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "a", 35)
+    stamp = folder_stamp(folder)
+    shutil.rmtree(folder)
+    refused = slot.grant("a", write_adapter(folder, 36), stamp=stamp)
+    assert isinstance(refused, GrantRefused)
+    assert (refused.status, "has changed" in refused.reason) == (404, True)
+    now = folder_stamp(folder)
+    granted = slot.grant("a", folder, stamp=now)
+    assert isinstance(granted, Granted)
+    assert could_say(folder, PROMPT, slot.answer(granted.lease_id))
+    slot.end(granted.lease_id)
 
 
 def _wrong_inputs(tensors: Tensors) -> Tensors:

@@ -7,6 +7,7 @@ does, and what is larger than it says.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
@@ -33,6 +34,7 @@ _NOT_SERVED = {
     "megatron_config": "it is for Megatron's layers (megatron_config)",
 }
 _PATTERNS = ("rank_pattern", "alpha_pattern")
+_QUANTIZED = re.compile(r"([-_.](awq|gptq|fp8|bf16|fp16|int4|int8|4bit|8bit|bnb|unsloth|dynamic|marlin|w4a16|w8a8))+$")
 
 
 def rank(config: Mapping[str, object]) -> int:
@@ -54,6 +56,24 @@ def reasons(
         if found := tuple(islice(question, _MOST_REASONS)):
             return found
     return ()
+
+
+def other_base(config: Mapping[str, object], base: str) -> str:
+    """The base that it says it was trained on, where that is not `base` by its name; "" else.
+
+    `base`: a URI. Weights of the same shapes cannot tell, and names may be anything (a folder of whoever trained it):
+    this is worth a word and no refusal.
+    """
+    named = config.get("base_model_name_or_path")
+    if not isinstance(named, str) or not named or _base_name(named) == _base_name(base):
+        return ""
+    return _cut(named)
+
+
+def _base_name(name: str) -> str:
+    """The last part in lower case, without a revision and without what quantizers add."""
+    last = re.split(r"[?@#]", name.rstrip("/"))[0].rpartition("/")[2].partition(":")[0].lower()
+    return _QUANTIZED.sub("", last)
 
 
 def _wrong_config(config: Mapping[str, object]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from pilotlight_engine.errors import SwapBroken, SwapNotPossible
 from pilotlight_engine.host.host_sockets import HostSockets
 from pilotlight_engine.host.lease_service import BatchEngine, LeaseService
 from pilotlight_protocol.engine_frames import (
+    Adapter,
     AgentFrame,
     Check,
     Checked,
@@ -55,7 +56,7 @@ class HostedEngine(BatchEngine, Protocol):
     def can_sleep(self) -> bool: ...
     def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]]) -> SwapReport: ...
     def forget(self) -> None: ...
-    def load_adapter(self, name: str, directory: str, in_use: Container[str]) -> None: ...
+    def load_adapter(self, adapter: Adapter, in_use: Container[str]) -> None: ...
     def renew_metrics(self) -> None: ...
     def rename(self, model_name: str) -> None: ...
     def sleep(self, level: int) -> None: ...
@@ -105,9 +106,9 @@ class AgentCommands:
         if grant.adapter is not None:
             in_use = {other.adapter.name for other in others if other.adapter is not None}
             try:
-                self._engine.load_adapter(grant.adapter.name, grant.adapter.directory, in_use)
+                self._engine.load_adapter(grant.adapter, in_use)
             except PilotlightError as error:
-                self._leases.tell(GrantRefused(grant.lease_id, error.message))
+                self._leases.tell(GrantRefused(grant.lease_id, error.message, error.http_status))
                 return
         if not others and self._tenants - {grant.tenant}:
             self._start_anew()

@@ -36,6 +36,7 @@ from pilotlight_engine.process.boot_clock import BootClock
 from pilotlight_engine.process.prepared_process import do_without_compiler, enter_slot
 from pilotlight_engine.process.process_group import die_with_parent, kill_own_group
 from pilotlight_engine.quantization import REQUESTS, Requested
+from pilotlight_models.adapter import folder_stamp
 from pilotlight_protocol.engine_frames import Adapter, Boot, Booted, HostConfig, Progress
 from pilotlight_protocol.frame_codec import encode
 
@@ -95,9 +96,10 @@ def boot(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -
         listener, address = endpoint.listen(endpoint.parse(config.listen))
         sockets.open_door(listener)
     else:
-        adapter = Adapter("own", config.adapter) if config.adapter else None
-        if adapter is not None:
-            engine.load_adapter(adapter.name, adapter.directory, ())
+        adapter = None
+        if config.adapter:
+            adapter = Adapter("own", config.adapter, folder_stamp(Path(config.adapter)))
+            engine.load_adapter(adapter, ())
         sockets.let_in(data, config.model_name, adapter)
     sockets.control.send(encode(Booted(engine.describe(clock.phases_s), address, engine.swap_check)))
     ready.set()

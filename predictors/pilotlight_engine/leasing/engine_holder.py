@@ -44,10 +44,12 @@ class PhasedProvider(EngineProvider, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LeaseNews:
-    """How the engine was got: `path` is the pool's word (loaded, swap, fork, boot), `phases_s` what it spent on it."""
+    """How the engine was got: `path` is the pool's word (loaded, swap, fork, boot), `phases_s` what it spent on it.
+    `content` names the bytes it answers with."""
 
     path: str
     phases_s: Mapping[str, float]
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Lending:
 
 class EngineHolder:
     def __init__(self, provider: PhasedProvider, lending: Lending | None = None) -> None:
+        self.content = ""
+        """What the engine held last answers with, as the pool names it; "" where nobody says."""
         self._provider = provider
         self._lending = lending
         self._loop = asyncio.get_running_loop()
@@ -261,6 +265,7 @@ class EngineHolder:
             self._tell_boot(engine)
         else:
             self._news = self._lending.news()
+            self.content = self._news.content
             _log.info("engine lent after %.3f s (%s)", self._boot_s, self._news.path)
         self._workless_since = self._loop.time()
         if not self._works:

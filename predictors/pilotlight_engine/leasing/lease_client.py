@@ -37,7 +37,8 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A granted lease. `path`: how the engine was got (loaded, swap, fork, boot), `phases_s` what that took."""
+    """A granted lease. `path`: how the engine was got (loaded, swap, fork, boot), `phases_s` what that took; `content`
+    as in LeaseAnswer."""
 
     lease_id: str
     secret: str = field(repr=False)
@@ -45,6 +46,7 @@ class Lease:
     expires_s: float
     path: str
     phases_s: Mapping[str, float]
+    content: str = ""
 
 
 class LeaseAsk:
@@ -120,7 +122,15 @@ class LeaseAsk:
             answer = self._call("GET", f"{path}?wait_s={wait_s:.3f}", None, wait_s)
         if not (opened.secret and answer.endpoint):
             raise _no_pool("a lease that serves has no secret or no endpoint")
-        return Lease(opened.lease_id, opened.secret, answer.endpoint, answer.expires_s, answer.path, answer.phases_s)
+        return Lease(
+            opened.lease_id,
+            opened.secret,
+            answer.endpoint,
+            answer.expires_s,
+            answer.path,
+            answer.phases_s,
+            answer.content,
+        )
 
     def _note(self, elsewhere: bool) -> None:
         with self._lock:

@@ -159,7 +159,7 @@ class LeaseProvider:
             raise
         heart = asyncio.create_task(self._beat(lease, engine), name="lease-heartbeat")
         self._held = _Held(lease, engine, heart, self._clock())
-        self.news = LeaseNews(lease.path, lease.phases_s)
+        self.news = LeaseNews(lease.path, lease.phases_s, lease.content)
         return engine
 
     async def _lease(self) -> Lease:

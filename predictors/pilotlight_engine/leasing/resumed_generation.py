@@ -49,7 +49,7 @@ class Generator:
             engine = await self._first_engine(context)
             parts = [Part(request, None)]
             delivered = [Delivered() for _ in range(request.parameters.n)]
-            resumes, started_at = 0, time.perf_counter()
+            resumes, started_at, content = 0, time.perf_counter(), self._holder.content
             while True:
                 try:
                     async with contextlib.aclosing(_tokens(engine, parts, request, delivered)) as stream:
@@ -65,6 +65,7 @@ class Generator:
                     resumes += 1
                     parts = self._parts_after(lost, request, delivered, engine, resumes)
                     engine = await self._next_engine(engine, lost)
+                    content = self._checked_content(content, parts, lost)
             if resumes:
                 RESUMES.labels("resumed").inc()
 
@@ -130,6 +131,16 @@ class Generator:
             RESUMES.labels("impossible").inc()
             raise Unavailable(f"the engine was lost {rest.reason} ({lost.message})") from lost
         return rest
+
+    def _checked_content(self, begun: str, parts: Sequence[Part], lost: Unavailable) -> str:
+        """What the next engine answers with: the same, where it is to continue what another one said."""
+        found = self._holder.content
+        if found != begun and any(part.choice is not None for part in parts):
+            RESUMES.labels("impossible").inc()
+            raise Unavailable(
+                f"the engine was lost, and the model has changed meanwhile; send it again ({lost.message})"
+            ) from lost
+        return found
 
     def _check_resumes(self, resumes: int, lost: Unavailable) -> None:
         if resumes > self._limits.max_resumes:

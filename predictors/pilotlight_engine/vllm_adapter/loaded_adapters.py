@@ -20,10 +20,10 @@ from vllm.lora.request import LoRARequest
 
 from pilotlight_engine.boot.boot_failures import told
 from pilotlight_engine.boot.lora import checked_adapter
-from pilotlight_models.adapter import WEIGHTS_NAME
+from pilotlight_models.adapter import WEIGHTS_NAME, folder_stamp
 from pilotlight_models.checkpoint import read_checkpoint
-from pilotlight_protocol.engine_frames import GenerateRequest
-from pilotlight_protocol.errors import InvalidInput, Unavailable
+from pilotlight_protocol.engine_frames import Adapter, GenerateRequest
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
 
 
 class LoadedAdapters:
@@ -38,29 +38,48 @@ class LoadedAdapters:
         self._loaded: OrderedDict[str, LoRARequest] = OrderedDict()
         self._numbers = itertools.count(1_000_000)  # configured ones are numbered from 1
 
-    def load(self, name: str, directory: str, in_use: Container[str]) -> None:
+    def load(self, adapter: Adapter, in_use: Container[str]) -> None:
         """Returns when it may be generated with. Those `in_use` stay, whoever was used least recently goes first.
 
-        Raises InvalidInput: it cannot be served; Unavailable: there is no room. What else is loaded is then as it was.
+        Raises InvalidInput: it cannot be served; Unavailable: there is no room; ModelNotFound: the folder has another
+        content by now. What else is loaded is then as it was.
         """
-        if name in self._loaded:
-            self._loaded.move_to_end(name)
+        if adapter.name in self._loaded:
+            self._loaded.move_to_end(adapter.name)
             return
+        try:
+            request = self._load(adapter, in_use)
+        except PilotlightError as error:
+            self._check_stamp(adapter, error)
+            raise
+        try:
+            self._check_stamp(adapter)
+        except ModelNotFound:
+            self._engine.remove_lora(request.lora_int_id)
+            raise
+        self._loaded[adapter.name] = request
+
+    def _load(self, adapter: Adapter, in_use: Container[str]) -> LoRARequest:
         # It was looked at before it came here; a folder that is served in place may have changed since.
-        checked_adapter(Path(directory), read_checkpoint(self._base))
-        _check_numbers(Path(directory) / WEIGHTS_NAME)
+        checked_adapter(Path(adapter.directory), read_checkpoint(self._base))
+        _check_numbers(Path(adapter.directory) / WEIGHTS_NAME)
         while len(self._loaded) >= self._capacity:
             self._unload(self._least_recently_used(in_use))
-        request = LoRARequest(name, next(self._numbers), directory)
+        request = LoRARequest(adapter.name, next(self._numbers), adapter.directory)
         try:
             self._engine.add_lora(request)
         except Exception as error:
             self._engine.remove_lora(request.lora_int_id)
             if isinstance(error, MemoryError):
                 raise Unavailable("the engine has too little memory for another adapter") from error
-            reason = told(error).replace(directory, "the adapter")
+            reason = told(error).replace(adapter.directory, "the adapter")
             raise InvalidInput(f"vLLM cannot load this adapter: {reason}", param="adapter") from error
-        self._loaded[name] = request
+        return request
+
+    def _check_stamp(self, adapter: Adapter, cause: PilotlightError | None = None) -> None:
+        """What was read is what the name stands for, from the agent's look at it until now."""
+        if folder_stamp(Path(adapter.directory)) != adapter.stamp:
+            raise ModelNotFound("the adapter has changed since it was asked for: ask again") from cause
 
     def bound(self, request: GenerateRequest, adapter: str) -> GenerateRequest:
         """The request with its lease's adapter; "": it has none, and the request may choose. Raises InvalidInput."""

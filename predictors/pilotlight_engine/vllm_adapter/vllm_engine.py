@@ -41,7 +41,14 @@ from pilotlight_engine.vllm_adapter.pooler import Pooler
 from pilotlight_engine.vllm_adapter.sampling import sampling_params
 from pilotlight_engine.vllm_adapter.token_deltas import Rate, Stream
 from pilotlight_engine.vllm_adapter.weight_exchange import WeightExchange
-from pilotlight_protocol.engine_frames import EngineInfo, EngineRequest, EngineStats, GenerateRequest, SwapCheck
+from pilotlight_protocol.engine_frames import (
+    Adapter,
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    GenerateRequest,
+    SwapCheck,
+)
 from pilotlight_protocol.errors import InternalError, InvalidInput, PilotlightError
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 from pilotlight_protocol.pooling import PooledVector, PoolRequest, not_generating, not_pooling
@@ -204,9 +211,9 @@ class VllmEngine:
     def can_sleep(self) -> bool:
         return self.device_type == "cuda" and bool(self._config.model_config.enable_sleep_mode)
 
-    def load_adapter(self, name: str, directory: str, in_use: Container[str]) -> None:
+    def load_adapter(self, adapter: Adapter, in_use: Container[str]) -> None:
         """See `LoadedAdapters.load`."""
-        self._adapters.load(name, directory, in_use)
+        self._adapters.load(adapter, in_use)
 
     def add(self, stream: int, request: EngineRequest, adapter: str = "") -> None:
         """Queue a request, with its lease's `adapter`; one whose constraint is not compiled yet waits beside the queue.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_sources import COMMIT
 
 from pilotlight_engine import model_source
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound
@@ -18,7 +19,6 @@ from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, mo
 
 pytestmark = pytest.mark.integration
 
-COMMIT = "c0ffee" + "0" * 34  # as the hub of conftest says
 TOKENIZER = {
     "tokenizer.json": b"{}",
     "tokenizer_config.json": b'{"bos_token": "<s>"}',

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from model_sources import COMMIT
 
 from pilotlight_local.errors import ModelUnavailable
 from pilotlight_local.pods.model_mounts import ModelMounts
@@ -32,8 +33,6 @@ from pilotlight_store.transfer.retry import RetryRules
 from pilotlight_store.transfer.transfer import Transfer
 
 pytestmark = pytest.mark.integration
-
-COMMIT = "c0ffee" + "0" * 34  # as the hub of conftest says
 
 
 def test_the_hub(made: Any, make_store: Any, server: Any, hub: Any) -> None:

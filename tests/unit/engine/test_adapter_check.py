@@ -76,6 +76,26 @@ def test_what_would_be_answered_otherwise_is_refused(config: dict[str, Any], wor
 
 
 @pytest.mark.parametrize(
+    ("named", "base", "other"),
+    [
+        ("Qwen/Qwen2.5-0.5B-Instruct", "hf://Qwen/Qwen2.5-0.5B-Instruct", False),
+        ("Qwen/Qwen2.5-0.5B-Instruct", "hf://mirror/qwen2.5-0.5b-instruct-AWQ@main", False),
+        ("unsloth/Qwen2.5-0.5B-Instruct-bnb-4bit", "hf://Qwen/Qwen2.5-0.5B-Instruct:0123abc", False),
+        ("/home/me/Qwen2.5-0.5B-Instruct/", "s3://bucket/models/Qwen2.5-0.5B-Instruct?x=1", False),
+        ("Qwen/Qwen2.5-0.5B", "hf://Qwen/Qwen2.5-0.5B-Instruct", True),
+        ("mistralai/Mistral-7B-v0.3", "file:///models/Mistral-7B-v0.1", True),
+        ("x" * 5000, "hf://a/b", True),
+        (None, "hf://a/b", False),
+        ("", "hf://a/b", False),
+        (7, "hf://a/b", False),
+    ],
+)
+def test_another_base_than_it_names_is_told(named: object, base: str, other: bool) -> None:
+    found = adapter_check.other_base({**CONFIG, "base_model_name_or_path": named}, base)
+    assert (bool(found), len(found) < 200) == (other, True)
+
+
+@pytest.mark.parametrize(
     ("tensors", "words"),
     [
         ([], "no weights"),

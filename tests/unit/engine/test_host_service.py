@@ -52,7 +52,7 @@ from pilotlight_protocol.engine_frames import (
     Welcome,
     Woken,
 )
-from pilotlight_protocol.errors import InvalidInput, PilotlightError
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 from pilotlight_protocol.pooling import PooledVector, PoolingParameters, PoolRequest
 
@@ -62,6 +62,13 @@ INFO = EngineInfo(512, 1000, [2], 16, 10, "none", "fake", {})
 @dataclass
 class Report:
     phases_s: dict[str, float]
+
+
+REFUSALS: dict[str, PilotlightError] = {
+    "/bad": InvalidInput("no such adapter"),
+    "/full": Unavailable("no room"),
+    "/changed": ModelNotFound("it has changed"),
+}
 
 
 @dataclass
@@ -81,11 +88,11 @@ class FakeEngine:
     most_running: list[int] = field(default_factory=list)
     adapters: dict[int, str] = field(default_factory=dict)
 
-    def load_adapter(self, name: str, directory: str, in_use: Container[str]) -> None:
-        if "bad" in directory:
-            raise InvalidInput("no such adapter")
+    def load_adapter(self, adapter: Adapter, in_use: Container[str]) -> None:
+        if adapter.directory in REFUSALS:
+            raise REFUSALS[adapter.directory]
         used = [other for other in ("adapter of a", "adapter of b") if other in in_use]
-        self.log.append(f"load {name}, in use: {', '.join(used)}")
+        self.log.append(f"load {adapter.name}, in use: {', '.join(used)}")
 
     def add(self, stream: int, request: EngineRequest, adapter: str = "") -> None:
         self.adapters[stream] = adapter
@@ -471,7 +478,7 @@ def test_nobody_is_let_in_beside_another_tenant() -> None:
 
 
 def adapted(lease: str, tenant: str = "a", folder: str = "", *, beside: bool = True) -> Grant:
-    adapter = Adapter(f"adapter of {tenant}", folder or f"/adapters/{tenant}")
+    adapter = Adapter(f"adapter of {tenant}", folder or f"/adapters/{tenant}", "stamp")
     return Grant(lease, "digest", tenant, f"model of {tenant}", beside, adapter)
 
 
@@ -495,14 +502,15 @@ def test_a_tenant_that_has_the_engine_to_itself_again_finds_nothing_of_the_other
     assert link.tells_metrics
 
 
-def test_an_adapter_that_cannot_be_loaded_disturbs_nobody() -> None:
+@pytest.mark.parametrize("folder", REFUSALS)
+def test_an_adapter_that_is_not_loaded_disturbs_nobody(folder: str) -> None:
     engine, one = FakeEngine(), adapted("L1", "a", beside=False)
     lease = FakeLease(one)
     link = play(
-        engine, one, Joined(lease), FromLease(lease, ask(1)), adapted("L2", "b", "/bad"),
+        engine, one, Joined(lease), FromLease(lease, ask(1)), adapted("L2", "b", folder),
         lambda: FromLease(lease, ask(len(engine.running) + 1)), None,
     )  # fmt: skip
-    assert link.control.of(GrantRefused) == [GrantRefused("L2", "no such adapter")]
+    assert link.control.of(GrantRefused) == [GrantRefused("L2", REFUSALS[folder].message, REFUSALS[folder].http_status)]
     assert link.control.of(Granted) == [Granted("L1")]
     assert len(lease.outbox.of(Step)[-1].deltas) == 2
     assert link.tells_metrics

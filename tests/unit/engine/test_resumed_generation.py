@@ -12,7 +12,7 @@ import pytest
 from scripted_engine import ScriptedEngine, ScriptedProvider
 
 from pilotlight_engine.contract import GenerateRequest
-from pilotlight_engine.leasing.engine_holder import EngineHolder
+from pilotlight_engine.leasing.engine_holder import EngineHolder, LeaseNews, Lending
 from pilotlight_engine.leasing.resume import Delivered, ResumeLimits
 from pilotlight_engine.leasing.resumed_generation import Generator, book
 from pilotlight_protocol.errors import Unavailable
@@ -21,8 +21,8 @@ from pilotlight_wire.handlers import RequestContext
 
 
 @contextlib.asynccontextmanager
-async def holding(provider: ScriptedProvider) -> AsyncIterator[EngineHolder]:
-    holder = EngineHolder(provider)
+async def holding(provider: ScriptedProvider, lending: Lending | None = None) -> AsyncIterator[EngineHolder]:
+    holder = EngineHolder(provider, lending)
     task = asyncio.create_task(holder.run())
     try:
         async with asyncio.timeout(5):
@@ -97,6 +97,30 @@ async def test_every_choice_goes_on() -> None:
 async def test_a_seeded_sample_ends_with_a_clear_error() -> None:
     with pytest.raises(Unavailable, match="after 2 tokens, and a request with a seed cannot go on"):
         await deltas_of(ScriptedProvider(), kill_after=(2,), max_tokens=9, seed=1)
+
+
+@pytest.mark.parametrize("killed_after", [0, 2])
+async def test_what_one_model_began_no_other_continues(killed_after: int) -> None:
+    """Its files were changed while it ran: the next lease of the same URI is answered with others."""
+    provider = ScriptedProvider()
+
+    async def reachable() -> None:
+        return
+
+    def news() -> LeaseNews:
+        return LeaseNews("loaded", {}, f"content {len(provider.engines)}")
+
+    async with holding(provider, Lending(60.0, 60.0, reachable, news, lambda tell: None)) as holder:
+        request = GenerateRequest("r", [1], GenerationParameters(max_tokens=5, temperature=0.0))
+        stream, seen = Generator(holder, ResumeLimits()).generate(request, RequestContext("r", {})), list[TokenDelta]()
+        if not killed_after:
+            provider.engines[-1].lose("killed by the test")
+        with pytest.raises(Unavailable, match="changed meanwhile") if killed_after else contextlib.nullcontext():
+            async for deltas in stream:
+                seen += deltas
+                if len(seen) == killed_after:
+                    provider.engines[-1].lose("killed by the test")
+    assert ids(seen) == ([2, 3] if killed_after else [2, 3, 4, 5, 6])
 
 
 async def test_resumes_are_bounded() -> None:

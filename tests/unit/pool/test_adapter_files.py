@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from adapter_folders import write_adapter
 
+from pilotlight_models.adapter import folder_stamp
 from pilotlight_pool.agent.model_files import ModelFiles, NodeFacts
 from pilotlight_pool.engine_orders import EngineOrder, GrantedAdapter, ModelFacts, ModelOrder
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
@@ -51,7 +53,7 @@ def test_the_same_adapter_of_another_base_is_refused(files: ModelFiles, tmp_path
 def test_an_adapter_that_changed_since_it_was_asked_for_is_not_granted(files: ModelFiles, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a")
     key = described(files, folder).adapter_key
-    assert files.hold_adapter(GrantedAdapter(str(folder), key)) == (folder, None)
+    assert files.hold_adapter(GrantedAdapter(str(folder), key)) == (folder, folder_stamp(folder), None)
     write_adapter(folder, 16)
     with pytest.raises(ModelNotFound, match="has changed"):
         files.hold_adapter(GrantedAdapter(str(folder), key))
@@ -70,3 +72,26 @@ def test_an_adapter_outside_of_the_roots_is_not_served(tmp_path: Path) -> None:
     files = ModelFiles(None, NodeFacts("cpu", "0.32.0"), [tmp_path / "models"])
     with pytest.raises(Forbidden, match="model_root"):
         described(files, write_adapter(tmp_path / "elsewhere"))
+
+
+def test_a_stamp_is_of_one_content(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "a")
+    stamps = [folder_stamp(folder), folder_stamp(write_adapter(folder, 16))]
+    (folder / "adapter_config.json").unlink()
+    stamps.append(folder_stamp(folder))
+    assert len(set(stamps)) == 3
+    assert stamps[-1] == "", "there is nothing to load"
+
+
+@pytest.mark.parametrize(("named", "told"), [("mistral-7b", True), ("/root/models/demo-bf16/", False)])
+def test_an_adapter_that_names_another_base_is_told_of_once(
+    files: ModelFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture, named: str, told: bool
+) -> None:
+    """Weights of the same shapes cannot tell, so it is served."""
+    folder = write_adapter(tmp_path / "a")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": named}))
+    for _ in range(2):
+        described(files, folder)
+    said = [record.getMessage() for record in caplog.records if "was trained on" in record.getMessage()]
+    assert len(said) == int(told), said

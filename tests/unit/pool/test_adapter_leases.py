@@ -14,7 +14,7 @@ from pilotlight_pool.agent_port import WorkBegan
 from pilotlight_pool.coordinator.coordinator import CoordinatorSettings
 from pilotlight_pool.policy.leases.access import Caller
 from pilotlight_protocol.adapters import AT_ONCE
-from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound, PilotlightError
+from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.leases import LeaseAnswer
 
 pytestmark = pytest.mark.looptime
@@ -166,6 +166,28 @@ async def test_an_adapter_that_is_refused_alone_leaves_its_engine_to_others(star
         await world.coordinator.lease_service.poll(answer.lease_id, 0.0, Caller(None, operator=True))
     assert world.states() == ["idle"]
     assert (await lease(world, ONE, "a")).path == "adapter"
+
+
+async def test_an_adapter_that_finds_no_room_is_loaded_when_there_is_some(start: Any) -> None:
+    world = await start()
+    full = [Unavailable("the engine has too little memory for another adapter")]
+
+    def fails(command: str, slot_id: str, subject: str) -> PilotlightError | None:
+        return full.pop() if (command, subject) == ("grant", TWO) and full else None
+
+    world.agent.fails = fails
+    await lease(world, ONE, "a")
+    with pytest.raises(Unavailable, match="memory"):
+        await lease(world, TWO, "b")
+    assert (await lease(world, TWO, "b")).path == "adapter"
+
+
+async def test_what_a_lease_is_answered_with_is_named_by_the_bytes_of_model_and_adapter(start: Any) -> None:
+    world = await start("s0", "s1")
+    plain = await world.lease(BASE)
+    first, again, other = await lease(world, ONE, "a"), await lease(world, ONE, "b"), await lease(world, TWO, "b")
+    assert first.content == again.content
+    assert len({plain.content, first.content, other.content, ""}) == 4
 
 
 async def test_an_adapter_is_a_source_like_its_base(start: Any) -> None:

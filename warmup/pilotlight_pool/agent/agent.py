@@ -167,10 +167,10 @@ class Agent(CommandHandlers):
     async def _adapter(self, grant: Grant) -> tuple[engine_frames.Adapter | None, Hold | None]:
         if grant.adapter is None:
             return None, None
-        folder, hold = await self._models.hold_adapter(grant.adapter)
+        folder, stamp, hold = await self._models.hold_adapter(grant.adapter)
         # Of the tenant too: what a prompt has left in the cache is found by this name.
         name = hashlib.sha256(f"{grant.tenant}\0{grant.adapter.key}".encode()).hexdigest()
-        return engine_frames.Adapter(name, str(folder)), hold
+        return engine_frames.Adapter(name, str(folder), stamp), hold
 
     async def revoke(self, slot_id: str, lease_id: str, reason: str, deadline_s: float) -> None:
         slot = self._slots[slot_id]

@@ -5,6 +5,7 @@ Blocking and thread-safe. What was read is kept per content of adapter and base;
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pilotlight_engine.boot.lora import checked_adapter
 from pilotlight_models.checkpoint import Checkpoint, read_checkpoint
 from pilotlight_protocol.adapters import AT_ONCE, kept, rank_class
 
+_log = logging.getLogger(__name__)
 _REMEMBERED = 1024
 _ELEMENT_BYTES = 2
 
@@ -33,14 +35,19 @@ class BroughtAdapters:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, str], Brought] = OrderedDict()
 
-    def described(self, identity: str, folder: Path, base_identity: str, base_folder: Path) -> Brought:
+    def described(
+        self, identity: str, folder: Path, base_identity: str, base_folder: Path, base_uri: str, uri: str
+    ) -> Brought:
         """Raises InvalidInput: it cannot be served with this base, and why."""
         with self._lock:
             known = self._known.get((identity, base_identity))
         if known is not None:
             return known
         base = read_checkpoint(base_folder)
-        rank = rank_class(adapter_check.rank(checked_adapter(folder, base).config))
+        config = checked_adapter(folder, base).config
+        if other := adapter_check.other_base(config, base_uri):
+            _log.warning("adapter %s was trained on %r, and is served with %s", uri, other, base_uri)
+        rank = rank_class(adapter_check.rank(config))
         brought = Brought(identity, rank, _room_bytes(base, rank))
         with self._lock:
             self._known[identity, base_identity] = brought

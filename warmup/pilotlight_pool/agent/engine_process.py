@@ -44,7 +44,7 @@ from pilotlight_protocol.engine_frames import (
     Woken,
 )
 from pilotlight_protocol.engine_frames import SwapFailed as SwapFailedFrame
-from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.errors import from_status
 from pilotlight_protocol.frame_codec import FrameSplitter, encode
 
 _SHUTDOWN_GRACE_S = 2.0
@@ -119,10 +119,10 @@ class EngineProcess(asyncio.Protocol):
         return cast(Swapped | SwapRefused, answer)
 
     async def grant(self, frame: Grant, deadline_s: float) -> None:
-        """Raises EngineGone; InvalidInput where its adapter cannot be loaded."""
+        """Raises EngineGone; where its adapter is not loaded, InvalidInput if it never can be, else PilotlightError."""
         answer = await self._ask(frame, Granted, deadline_s)
         if isinstance(answer, GrantRefused):
-            raise InvalidInput(answer.reason, param="adapter")
+            raise from_status(answer.status, answer.reason, param="adapter")
 
     async def revoke(self, frame: Revoke, deadline_s: float) -> None:
         await self._ask(frame, Revoked, deadline_s)

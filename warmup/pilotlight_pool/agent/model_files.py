@@ -25,6 +25,7 @@ import msgspec
 from pilotlight_engine.boot import checkpoint_check
 from pilotlight_engine.boot.lora import adapter_arguments
 from pilotlight_engine.swap import swap_rules
+from pilotlight_models.adapter import folder_stamp
 from pilotlight_models.checkpoint import adapter_rank, read_checkpoint
 from pilotlight_models.folder_files import FileRefused, check_folder, read_object
 from pilotlight_models.in_place import folder_in_place
@@ -169,15 +170,18 @@ class ModelFiles:
             raise
         return located, hold
 
-    def hold_adapter(self, adapter: GrantedAdapter) -> tuple[Path, Hold | None]:
-        """As `hold`, for the adapter of a lease."""
-        hold = None if _folder(adapter.uri) is not None else self._stored(adapter.uri).hold(adapter.key)
-        if hold is not None:
-            return hold.path, hold
+    def hold_adapter(self, adapter: GrantedAdapter) -> tuple[Path, str, Hold | None]:
+        """As `hold`, for the adapter of a lease, with its folder's stamp."""
+        folder = _folder(adapter.uri)
+        if folder is None:
+            hold = self._stored(adapter.uri).hold(adapter.key)
+            return hold.path, folder_stamp(hold.path), hold
+        # Taken before the look at its content, so that it can only be of that content or of an earlier one.
+        stamp = folder_stamp(folder)
         located = self._in_place(adapter.uri)
         if located.identity != adapter.key:
             raise ModelNotFound(f"{adapter.uri} has changed since it was asked for: ask again")
-        return located.folder, None
+        return located.folder, stamp, None
 
     def _kept(self, order: EngineOrder) -> Hold | None:
         uri = order.model.uri
@@ -198,7 +202,9 @@ class ModelFiles:
     def _describe(self, order: ModelOrder, located: Located, adapter: Located | None = None) -> ModelFacts:
         brought = Brought()
         if adapter is not None:
-            brought = self._adapters.described(adapter.identity, adapter.folder, located.identity, located.folder)
+            brought = self._adapters.described(
+                adapter.identity, adapter.folder, located.identity, located.folder, order.uri, order.adapter
+            )
         architecture = self._architecture(located)
         adapters = [
             (name, self._within_roots(_located(_adapter_folder(path), ""), path).identity) for name, path in order.loras

@@ -61,8 +61,8 @@ class NodeModels:
         except TimeoutError as error:
             raise Unavailable(f"{order.model.uri} was not fetched again within {deadline_s:g} s") from error
 
-    async def hold_adapter(self, adapter: GrantedAdapter) -> tuple[Path, Hold | None]:
-        """As `hold`, for the adapter of a lease."""
+    async def hold_adapter(self, adapter: GrantedAdapter) -> tuple[Path, str, Hold | None]:
+        """As `hold`, for the adapter of a lease, with its folder's stamp."""
         return await self._look_ups.look(adapter.uri, lambda: self._files.hold_adapter(adapter), _release)
 
     async def close(self) -> None:
@@ -73,6 +73,7 @@ class NodeModels:
         return await self._look_ups.look(order.model.uri, lambda: self._files.hold(order), _release)
 
 
-def _release(held: tuple[object, Hold | None]) -> None:
-    if held[1] is not None:
-        held[1].release()
+def _release(held: tuple[object, Hold | None] | tuple[object, str, Hold | None]) -> None:
+    hold = held[-1]
+    if isinstance(hold, Hold):
+        hold.release()

@@ -196,6 +196,7 @@ class LeaseService:
             reasons=record.reasons,
             phases_s=record.phases_s,
             elsewhere=is_served_elsewhere(self._pool.ledger, record.wish.lease_id),
+            content="+".join(filter(None, (record.wish.model, record.wish.adapter))),
         )
 
 
