@@ -107,6 +107,17 @@ def test_plain_patterns_mean_to_xgrammar_what_they_mean() -> None:
     assert tried > 300
 
 
+def test_regexes_mean_to_xgrammar_what_they_mean() -> None:
+    texts = ["".join(letters) for length in range(4) for letters in itertools.product("ab-1\n", repeat=length)]
+    for seed in range(200):
+        pattern = pattern_of(random.Random(seed), 3).replace("-", ".")
+        source = sources_of(StructuredOutputs(regex=pattern))[0]
+        assert source.backend == "xgrammar"
+        found = matcher(source)
+        wrong = [text for text in texts if takes(found, text) != bool(re.fullmatch(pattern, text))]
+        assert not wrong, (pattern, wrong[:3])
+
+
 @pytest.mark.parametrize(
     ("format_", "good", "bad"),
     [
@@ -124,6 +135,22 @@ def test_plain_patterns_mean_to_xgrammar_what_they_mean() -> None:
 def test_formats_mean_to_xgrammar_what_they_mean(format_: str, good: list[str], bad: list[str]) -> None:
     found = matcher(sources_of(StructuredOutputs(json={"type": "string", "format": format_}))[0])
     assert [text for text in good + bad if takes(found, f'"{text}"')] == good
+
+
+@pytest.mark.parametrize(
+    ("regex", "says"),
+    [
+        ("a(?=b)b", "look-around"),
+        (r"(a)\1", "backreferences"),
+        (r"\bab", "WordUnicode"),
+        (r"\Aab\Z", "escape"),
+        ("(a", "unclosed"),
+    ],
+)
+def test_what_no_backend_enforces_of_a_regex_is_named(prepared: Prepared, regex: str, says: str) -> None:
+    for asked in (StructuredOutputs(regex=regex), StructuredOutputs(json={"type": "string", "pattern": regex})):
+        with pytest.raises(InvalidInput, match=says):
+            prepared.compiled(asked)
 
 
 def test_a_bounded_string_has_whole_characters(prepared: Prepared) -> None:

@@ -21,6 +21,7 @@ from pilotlight_engine.structured_outputs.schema_writing import (
     written_for_guidance,
     written_for_xgrammar,
 )
+from pilotlight_engine.structured_outputs.string_patterns import check_pattern, is_read_alike, written_regex
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.structured_outputs import MAX_NESTING, StructuredOutputs, check_nesting, read_schema
 
@@ -74,12 +75,11 @@ def _every_source(asked: StructuredOutputs) -> list[GrammarSource]:
         case "json_object":
             return _of_schema({"type": "object"}, asked)
         case "regex":
-            return [GrammarSource("xgrammar", "regex", text), GrammarSource("guidance", "regex", text)]
+            return _of_regex(text)
         case "choice":
             return [GrammarSource("xgrammar", "ebnf", _one_of(json.loads(text)))]
         case "grammar":
-            form: Form = "lark" if is_lark(text) else "ebnf"
-            return [GrammarSource("xgrammar", form, text), GrammarSource("guidance", form, text)]
+            return _of_grammar(text)
         case _:
             tag = read_schema(text)
             check_nesting(tag, 2 * MAX_NESTING)
@@ -105,6 +105,23 @@ def _of_schema(schema: dict[str, Any], asked: StructuredOutputs) -> list[Grammar
     return sources
 
 
+def _of_regex(pattern: str) -> list[GrammarSource]:
+    """Raises ValueError."""
+    written = written_regex(pattern)
+    if written is None:
+        check_pattern(pattern)
+        return [GrammarSource("guidance", "regex", pattern)]
+    by_xgrammar = GrammarSource("xgrammar", "regex", written)
+    return [by_xgrammar, GrammarSource("guidance", "regex", pattern)] if is_read_alike(pattern) else [by_xgrammar]
+
+
+def _of_grammar(text: str) -> list[GrammarSource]:
+    form: Form = "lark" if is_lark(text) else "ebnf"
+    by_guidance = GrammarSource("guidance", form, text)
+    # A schema within a grammar is one that xgrammar may pass over something in.
+    return [by_guidance] if "%json" in text else [GrammarSource("xgrammar", form, text), by_guidance]
+
+
 def _by_guidance(schema: dict[str, Any], *, compact: bool) -> list[GrammarSource]:
     if has_inexact_integers(schema):
         return []
@@ -121,6 +138,14 @@ def _tag(tag: Any) -> Any:
     if "structures" in tag:
         return _tag(_newer_form(tag))
     written = {name: value if name == "json_schema" else _tag(value) for name, value in tag.items()}
+    if tag.get("type") == "regex" and isinstance(tag.get("pattern"), str):
+        written["pattern"] = written_regex(tag["pattern"])
+        if written["pattern"] is None:
+            raise InvalidInput(
+                f"the regex {tag['pattern'][:80]!r} has an anchor within, or an escape, that cannot be enforced in a "
+                "structural tag (or behind a model's reasoning)",
+                param=PARAM,
+            )
     if "json_schema" in tag:
         schema = plainly(tag["json_schema"])
         if not enforced_by_xgrammar(schema):

@@ -59,13 +59,47 @@ _ESCAPED = re.compile(r"\\.", re.DOTALL)
 _ANY_CLASS = re.compile(r"\[\^?[^\]]*\]")
 
 
+_ITEM = re.compile(r"\\.|\[\^?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+_KNOWN_ESCAPES = frozenset("dDwWsStnrfvxu")
+_LINE_CHARACTER = r"[\x01-\x09\x0b-\ud7ff\ue000-\U0010ffff]"
+
+
 def check_pattern(pattern: str) -> None:
-    """Raises ValueError: a backend's language of patterns reads it, and not as JSON Schema's (ECMAScript's) does."""
+    """Raises ValueError: llguidance's language reads it otherwise than JSON Schema's (ECMAScript's) and Python's do."""
     bare = _ESCAPED.sub("x", pattern)
     if any("[" in found[1:] for found in _ANY_CLASS.findall(bare)):
         raise ValueError(f"the pattern {pattern[:80]!r} has a '[' inside of a class; write it '\\[' if it is meant")
     if re.search(r"[*+?}]\+", _ANY_CLASS.sub("x", bare)):
         raise ValueError(f"the pattern {pattern[:80]!r} repeats a repetition")
+
+
+def is_read_alike(pattern: str) -> bool:
+    try:
+        check_pattern(pattern)
+    except ValueError:
+        return False
+    return True
+
+
+def written_regex(pattern: str) -> str | None:
+    """A regular expression as xgrammar enforces it; None for one with what it would take for something else.
+
+    It takes an escape that it does not know for its letter, passes over an anchor that is not at an end, and means a
+    line's end, too, by `.`.
+    """
+    items = _ITEM.findall(pattern)
+    written, depth = [], 0
+    for place, item in enumerate(items):
+        letters = [escape[1] for escape in _ESCAPED.findall(item) if escape[1].isalnum()]
+        if not _KNOWN_ESCAPES.issuperset(letters) or item in ("[]", "[^]"):
+            return None
+        depth += (item == "(") - (item == ")")
+        if item == "^" and place and (depth or items[place - 1] != "|"):
+            return None
+        if item == "$" and place < len(items) - 1 and (depth or items[place + 1] != "|"):
+            return None
+        written.append(_LINE_CHARACTER if item == "." else item)
+    return "".join(written)
 
 
 def is_plain_pattern(pattern: str) -> bool:

@@ -21,7 +21,7 @@ from pilotlight_engine.structured_outputs.schema_writing import (
     written_for_guidance,
     written_for_xgrammar,
 )
-from pilotlight_engine.structured_outputs.string_patterns import check_pattern, is_plain_pattern
+from pilotlight_engine.structured_outputs.string_patterns import check_pattern, is_plain_pattern, written_regex
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.structured_outputs import StructuredOutputs
 
@@ -378,3 +378,39 @@ def test_no_schema_is_so_malformed_that_it_breaks_the_reading(schema: dict[str, 
 def test_a_structural_tag_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         sources_of(StructuredOutputs(structural_tag=text))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^ab$", "ab", "[.]", r"\.", "^a|^b$", "^yes$|^no$", r"\d+(?:\.\d+)?", r"a\/b", "é😀"]
+)
+def test_a_regex_that_xgrammar_reads_as_it_is(pattern: str) -> None:
+    assert written_regex(pattern) == pattern
+    assert sources_of(StructuredOutputs(regex=pattern))[0].backend == "xgrammar"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"\Aab\Z", r"ab\z", r"\Qab\E", r"\bab", r"[\b]", r"\p{L}", r"(a)\1", "(^a)", "a^b", "a$b", "(a$)", "[^]"],
+)
+def test_a_regex_that_xgrammar_would_take_for_another(pattern: str) -> None:
+    assert written_regex(pattern) is None
+    assert [source.backend for source in sources_of(StructuredOutputs(regex=pattern))] == ["guidance"]
+    tag = {"type": "structural_tag", "format": {"type": "regex", "pattern": pattern}}
+    with pytest.raises(InvalidInput, match="regex"):
+        sources_of(StructuredOutputs(structural_tag=json.dumps(tag)))
+
+
+def test_a_dot_is_no_end_of_a_line() -> None:
+    written = written_regex("a.[.]")
+    assert written is not None
+    assert re.fullmatch(written, "aé.")
+    assert not re.fullmatch(written, "a\n.")
+
+
+def test_a_regex_that_is_read_in_two_ways_has_one_backend() -> None:
+    assert [source.backend for source in sources_of(StructuredOutputs(regex="[[:alpha:]]+"))] == ["xgrammar"]
+
+
+def test_a_schema_in_a_grammar_is_not_for_xgrammar() -> None:
+    grammar = 'start: "x" %json {"type": "object", "not": {}}'
+    assert [source.backend for source in sources_of(StructuredOutputs(grammar=grammar))] == ["guidance"]

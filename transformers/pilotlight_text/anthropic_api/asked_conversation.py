@@ -43,6 +43,7 @@ def conversation_of(request: CountTokensRequest, parameters: GenerationParameter
             continue_final_message=continues(messages),
             called=_CALLED,
         ),
+        format_field="output_config.format",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from pilotlight_protocol.generation import GenerationParameters
+from pilotlight_text.conversation.constraint_field import CONSTRAINT
 from pilotlight_text.tokenization.truncation import Truncation
 
 ChoiceMode = Literal["auto", "none", "required", "named"]
@@ -45,7 +46,7 @@ class TemplateOptions(msgspec.Struct, frozen=True):
 
 class Conversation(msgspec.Struct, frozen=True):
     """`messages` are OpenAI's chat messages. `parameters.stop` are the stop strings; `include_reasoning` False keeps
-    what the model says to itself from the client."""
+    what the model says to itself from the client. `format_field`: the client's name for `structured_outputs`."""
 
     model_name: str
     messages: Sequence[Mapping[str, Any]]
@@ -59,6 +60,12 @@ class Conversation(msgspec.Struct, frozen=True):
     skip_special_tokens: bool = True
     return_token_ids: bool = False
     truncation: Truncation | None = None
+    format_field: str = CONSTRAINT
+
+    @property
+    def constraint_field(self) -> str:
+        """What the client sent that holds the answer to something, should it hold it to anything."""
+        return "tools" if self.parameters.structured_outputs is None else self.format_field
 
     @property
     def calls_tools(self) -> bool:

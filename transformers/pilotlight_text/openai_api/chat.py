@@ -10,6 +10,7 @@ import msgspec
 
 from pilotlight_protocol.generation import TokenLogprob
 from pilotlight_text.conversation.choices import WholeChoice
+from pilotlight_text.conversation.constraint_field import CONSTRAINT
 from pilotlight_text.conversation.conversation import Conversation, TemplateOptions
 from pilotlight_text.conversation.conversations import ConversationAnswer, Conversations
 from pilotlight_text.detokenization.logprob_text import chat_logprobs, vllm_prompt_logprobs
@@ -18,7 +19,7 @@ from pilotlight_text.openai_api.answers import AssistantMessage, ChatChoice, Cha
 from pilotlight_text.openai_api.chunks import DONE, ChatChunks
 from pilotlight_text.openai_api.echo import echoed
 from pilotlight_text.openai_api.requests import CHAT_FIELDS, ChatRequest, answer_id, read_chat_request
-from pilotlight_text.openai_api.sampling import chat_parameters, truncation_of
+from pilotlight_text.openai_api.sampling import chat_parameters, format_field, truncation_of
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
@@ -183,6 +184,7 @@ def conversation_of(request: ChatRequest) -> Conversation:
         skip_special_tokens=request.hides_special_tokens,
         return_token_ids=bool(request.return_token_ids),
         truncation=truncation_of(request, parameters),
+        format_field=CONSTRAINT if parameters.structured_outputs is None else format_field(request),
     )
     if not request.tools and request.tool_choice is None:
         return conversation

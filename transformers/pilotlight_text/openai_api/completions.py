@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
+from pilotlight_text.conversation.constraint_field import CONSTRAINT, asked_as
 from pilotlight_text.detokenization.text_stream import Piece, TextStream, Usage
 from pilotlight_text.openai_api.answers import Completion, CompletionChoice, usage_object
 from pilotlight_text.openai_api.chunks import DONE, CompletionChunks
@@ -16,7 +17,7 @@ from pilotlight_text.openai_api.requests import (
     prompts_of,
     read_completion_request,
 )
-from pilotlight_text.openai_api.sampling import completion_parameters, truncation_of
+from pilotlight_text.openai_api.sampling import completion_parameters, format_field, truncation_of
 from pilotlight_text.openai_api.shown_choices import Prompt, ShownChoices
 from pilotlight_text.prompt_streams import PromptStreams
 from pilotlight_text.text_model import TextModel, TextRequest, add_facts, timed
@@ -54,12 +55,14 @@ class Completions:
             )
             for place, prompt in enumerate(prompts)
         ]
+        field = CONSTRAINT if parameters.structured_outputs is None else format_field(request)
         shown = ShownChoices(request, prompts, parameters.n, self._model.loaded().codec.vocabulary)
         named, created = answer_id("cmpl", request, context), int(self._now_s())
         if request.stream:
             chunks = CompletionChunks(named, created, request.model, include_usage=request.include_usage)
-            return Stream(self._stream(request, text_requests, shown, chunks, context))
-        return await self.whole(text_requests, shown, named, created, context)
+            return Stream(self._stream(request, text_requests, shown, chunks, field, context))
+        with asked_as(field):
+            return await self.whole(text_requests, shown, named, created, context)
 
     async def prompts(
         self, request: CompletionRequest, truncation: Truncation | None, context: RequestContext
@@ -111,19 +114,21 @@ class Completions:
         text_requests: Sequence[TextRequest],
         shown: ShownChoices,
         chunks: CompletionChunks,
+        field: str,
         context: RequestContext,
     ) -> AsyncIterator[bytes]:
         usage = Usage()
         streams = PromptStreams(self._model, text_requests)
         try:
-            await streams.start()
-            while (part := await streams.next_part()) is not None:
-                place, text, pieces = part
-                add_facts(context, [text.facts])
-                if out := _written(place, text, pieces, shown, chunks, every_usage=request.usage_in_every_chunk):
-                    yield out
-                if not pieces:
-                    usage.add(text.usage())
+            with asked_as(field):
+                await streams.start()
+                while (part := await streams.next_part()) is not None:
+                    place, text, pieces = part
+                    add_facts(context, [text.facts])
+                    if out := _written(place, text, pieces, shown, chunks, every_usage=request.usage_in_every_chunk):
+                        yield out
+                    if not pieces:
+                        usage.add(text.usage())
         finally:
             await streams.close()
         yield chunks.usage(shown.billed(usage)) + DONE if request.include_usage else DONE

@@ -74,6 +74,13 @@ def _shared(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
     return values
 
 
+def format_field(request: ChatRequest | CompletionRequest) -> str:
+    """Which of its fields says what the output must look like, of a request that has one."""
+    from pilotlight_text.openai_api.structured_outputs import field_of
+
+    return field_of({name: getattr(request, name) for name in _SHAPES})
+
+
 def openai_parameters(values: dict[str, Any]) -> GenerationParameters:
     """OpenAI's `top_p` begins at 0, where the nucleus is the one most likely token: greedy. vLLM's begins above it."""
     if values.get("top_p") != 0:

@@ -14,6 +14,7 @@ import msgspec
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.structured_outputs import StructuredOutputs
+from pilotlight_text.conversation.constraint_field import CONSTRAINT
 
 GUIDED = {
     "guided_json": "json",
@@ -29,11 +30,7 @@ _Json = Mapping[str, Any]
 
 def structured_outputs_of(fields: _Json) -> StructuredOutputs | None:
     """`fields`: the request's, by name. Raises InvalidInput that names the field."""
-    asked = {name: value for name in FIELDS if (value := fields.get(name)) is not None}
-    if asked.get("guided_json_object") is False:
-        del asked["guided_json_object"]
-    if _is_text(asked.get("response_format")):
-        del asked["response_format"]
+    asked = _asking(fields)
     if not asked:
         return None
     if len(asked) > 1:
@@ -44,6 +41,20 @@ def structured_outputs_of(fields: _Json) -> StructuredOutputs | None:
         )
     ((name, value),) = asked.items()
     return _constraint(name, value)
+
+
+def field_of(fields: _Json) -> str:
+    """The name of the field that asks; `fields` are those of a request in which one does."""
+    return next(iter(_asking(fields)), CONSTRAINT)
+
+
+def _asking(fields: _Json) -> dict[str, Any]:
+    asked = {name: value for name in FIELDS if (value := fields.get(name)) is not None}
+    if asked.get("guided_json_object") is False:
+        del asked["guided_json_object"]
+    if _is_text(asked.get("response_format")):
+        del asked["response_format"]
+    return asked
 
 
 def _is_text(response_format: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pilotlight_text.conversation.constraint_field import CONSTRAINT
 from pilotlight_text.conversation.conversation import Conversation, TemplateOptions
 from pilotlight_text.responses_api.answers import ReasoningShown, Response, TextShown
 from pilotlight_text.responses_api.input_items import as_items, continues, messages_of
@@ -39,6 +40,7 @@ def conversation_of(request: ResponsesRequest, history: Sequence[Json]) -> Conve
         include_stop_str_in_output=bool(request.include_stop_str_in_output),
         include_reasoning=request.include_reasoning is not False,
         skip_special_tokens=request.skip_special_tokens is not False,
+        format_field="text.format" if request.structured_outputs is None else CONSTRAINT,
     )
 
 
