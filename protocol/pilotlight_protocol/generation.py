@@ -76,7 +76,7 @@ class GenerationParameters(msgspec.Struct, frozen=True, omit_defaults=True, forb
     n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES)] = 1
     ignore_eos: bool = False
     priority: Annotated[int, msgspec.Meta(ge=-INT32_MAX, le=INT32_MAX)] = 0
-    cache_salt: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    cache_salt: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None = None
     structured_outputs: StructuredOutputs | None = None
     logit_bias: (
         Annotated[

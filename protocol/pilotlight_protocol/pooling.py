@@ -31,7 +31,7 @@ class PoolingParameters(msgspec.Struct, frozen=True, omit_defaults=True, forbid_
     dimensions: Annotated[int, msgspec.Meta(ge=1, le=INT32_MAX)] | None = None
     use_activation: bool | None = None
     priority: Annotated[int, msgspec.Meta(ge=-INT32_MAX, le=INT32_MAX)] = 0
-    cache_salt: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    cache_salt: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None = None
 
 
 class PoolRequest(msgspec.Struct, array_like=True):

@@ -39,6 +39,14 @@ _OPERATIONS = (
         {"$ref": "#/components/schemas/CompletionRequest"},
     ),
     Operation(
+        *("post", "/messages/render", "render_message", "what a server of tokens is sent", GenerateTokens, _ERRORS),
+        body={"$ref": "#/components/schemas/MessagesRequest"},
+    ),
+    Operation(
+        *("post", "/responses/render", "render_response", "what a server of tokens is sent", GenerateTokens, _ERRORS),
+        body={"$ref": "#/components/schemas/ResponsesRequest"},
+    ),
+    Operation(
         *("post", "/chat/completions/derender", "derender_chat", "the completion; with `stream`, a chunk of it"),
         _whole_or_chunk(ChatCompletion, DerenderedChat),
         _ERRORS,

@@ -16,7 +16,7 @@ SAYS = "the constraint cannot be compiled: no"
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
     f"/openai/v1/{name}" for name in ("chat/completions", "completions", "responses", "messages")
 )
-ASKED = {
+ASKED: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8},
     COMPLETIONS: {"prompt": "Hi", "max_tokens": 8},
     RESPONSES: {"input": "Hi"},

@@ -9,8 +9,11 @@ import pytest
 from fake_token_source import Answer, FakeTokenSource
 from text_app import TextApp, demo_text
 
+from pilotlight_protocol.tokens_api import decode_generate_tokens, parameters_of
+
 PREFIXES = ("/v1", "/openai/v1")
 MESSAGES = [{"role": "user", "content": "What is scale to zero?"}]
+RESPONSE = {"model": "demo", "input": "a"}
 TEXT = "It sleeps. \N{GRINNING FACE} And wakes: caf\N{LATIN SMALL LETTER E WITH ACUTE}!"
 
 
@@ -43,6 +46,45 @@ async def test_render_says_what_a_chat_would_ask_for(prefix: str) -> None:
     assert rendered["request_id"].startswith("chatcmpl-")
 
 
+TOOL = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize(
+    ("surface", "asked"),
+    [
+        (
+            "messages",
+            {"messages": MESSAGES, "max_tokens": 7, "system": "Be brief.", "stop_sequences": ["x"]},
+        ),
+        (
+            "messages",
+            {
+                "messages": MESSAGES,
+                "max_tokens": 7,
+                "tools": [{"name": "weather", "input_schema": TOOL["parameters"]}],
+                "tool_choice": {"type": "any"},
+            },
+        ),
+        ("responses", {"input": "What is scale to zero?", "instructions": "Be brief.", "max_output_tokens": 7}),
+        ("responses", {"input": "Hi", "tools": [{"type": "function", **TOOL}], "tool_choice": "required"}),
+        ("responses", {"input": "Hi", "text": {"format": {"type": "json_object"}}, "temperature": 0.3}),
+    ],
+)
+async def test_render_says_what_every_surface_would_ask_for(prefix: str, surface: str, asked: dict[str, Any]) -> None:
+    source, rendering = FakeTokenSource(Answer([ids("[]")])), FakeTokenSource()
+    await posted(f"{prefix}/{surface}", {"model": "demo", **asked}, source)
+    rendered = await posted(f"{prefix}/{surface}/render", {"model": "demo", **asked, "stream": True}, rendering)
+    assert rendering.asked == []
+    (request,) = source.asked
+    assert rendered["token_ids"] == request.input_ids
+    assert rendered["stream"] is True
+    read = parameters_of(decode_generate_tokens(json.dumps(rendered | {"stream": False}).encode()))
+    assert read.structured_outputs == request.parameters.structured_outputs
+    assert read.max_tokens == request.parameters.max_tokens
+    assert read.stop == asked.get("stop_sequences", [])
+
+
 async def test_render_of_prompts_is_a_list() -> None:
     source = FakeTokenSource()
     asked = {"model": "demo", "prompt": ["the cat", "a dog sat"], "max_tokens": 3}
@@ -58,6 +100,8 @@ async def test_render_of_prompts_is_a_list() -> None:
         ("/v1/chat/completions/render", chat(messages=[]), "messages"),
         ("/v1/chat/completions/render", chat(temperature=9), "temperature"),
         ("/v1/completions/render", {"model": "demo", "prompt": []}, "prompt"),
+        ("/v1/responses/render", {**RESPONSE, "previous_response_id": "resp_1"}, "previous_response_id"),
+        ("/v1/responses/render", {**RESPONSE, "input": []}, "input"),
         ("/v1/chat/completions/derender", {}, "generate_response"),
         ("/v1/chat/completions/derender", {"stream": True}, "generate_chunk"),
         ("/v1/completions/derender", {}, "generate_responses"),

@@ -36,7 +36,7 @@ class _Pooling(msgspec.Struct, kw_only=True):
     truncation_side: Literal["left", "right"] | None = None
     use_activation: bool | None = None
     priority: Annotated[int, msgspec.Meta(ge=-INT32_MAX, le=INT32_MAX)] | None = None
-    cache_salt: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    cache_salt: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None = None
     chat_template_kwargs: _Json | None = None
     padding: Literal["max_length", "do_not_pad"] | None = None
     normalize: Any = None
@@ -113,6 +113,8 @@ REFUSED: Mapping[str, str] = {
     "rank_fields": "send each document's text",
     "max_chunks_per_doc": "a document is read as one; 'max_tokens_per_doc' cuts it",
 }
+_WHATEVER_IT_SAYS = ("normalize",)
+"""`false` asks for something, too."""
 _REFUSED_VALUES: Mapping[str, tuple[Any, str]] = {
     "padding": ("max_length", "prompts are read as long as they are"),
     "encoding_format": ("bytes", "ask for 'float' or 'base64'"),
@@ -196,7 +198,8 @@ def pairs_of(request: ScoreRequest) -> tuple[list[str], list[str]]:
 def _read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     request = decode_body(decoder, body)
     for name, reason in REFUSED.items():
-        if getattr(request, name, None):
+        value = getattr(request, name, None)
+        if value or (name in _WHATEVER_IT_SAYS and value is not None):
             raise unsupported(name, reason)
     for name, (value, reason) in _REFUSED_VALUES.items():
         if getattr(request, name, None) == value:

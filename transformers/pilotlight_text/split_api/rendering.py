@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pilotlight_protocol.generation import GenerationParameters
-from pilotlight_protocol.tokens_api import GenerateTokens, TokensStreamOptions, sampling_params_of
+from pilotlight_protocol.tokens_api import GenerateTokens, TokensStreamOptions
 from pilotlight_text.conversation.conversations import Conversations
 from pilotlight_text.openai_api.chat import conversation_of
 from pilotlight_text.openai_api.completions import Completions
@@ -19,8 +19,8 @@ from pilotlight_text.openai_api.requests import (
     read_completion_request,
 )
 from pilotlight_text.openai_api.sampling import completion_parameters, truncation_of
+from pilotlight_text.split_api.rendered_tokens import generate_tokens
 from pilotlight_text.text_model import TextModel
-from pilotlight_text.token_level import with_end
 from pilotlight_wire.handlers import Reply, RequestContext
 
 _encode = msgspec.json.Encoder().encode
@@ -61,21 +61,9 @@ def _generate(
     prompt_ids: list[int],
     parameters: GenerationParameters,
 ) -> GenerateTokens:
-    """The model's own sampling defaults and end are written out: a server of tokens may not apply them."""
-    loaded = model.loaded()
-    shows_stop = {"include_stop_str_in_output": True} if request.include_stop_str_in_output else {}
     stream = bool(request.stream)
-    return GenerateTokens(
-        token_ids=prompt_ids,
-        sampling_params={
-            **loaded.sampling_defaults,
-            **sampling_params_of(with_end(parameters, loaded.end)),
-            **shows_stop,
-        },
-        request_id=request_id,
-        model=request.model,
-        stream=stream,
-        stream_options=TokensStreamOptions(request.include_usage) if stream and request.stream_options else None,
-        cache_salt=parameters.cache_salt,
-        priority=parameters.priority,
-    )
+    options = TokensStreamOptions(request.include_usage) if stream and request.stream_options else None
+    rendered = generate_tokens(model, request.model, request_id, prompt_ids, parameters, stream=stream)
+    if request.include_stop_str_in_output:
+        rendered.sampling_params["include_stop_str_in_output"] = True
+    return msgspec.structs.replace(rendered, stream_options=options)

@@ -22,6 +22,16 @@ def split_routes(model: TextModel, now_s: Callable[[], float] = time.time) -> li
 
         return await rendering.render_completion(model, context)
 
+    async def render_message(context: RequestContext) -> Reply:
+        from pilotlight_text.split_api import surface_rendering
+
+        return await surface_rendering.render_message(model, context)
+
+    async def render_response(context: RequestContext) -> Reply:
+        from pilotlight_text.split_api import surface_rendering
+
+        return await surface_rendering.render_response(model, context)
+
     async def derender_chat(context: RequestContext) -> Reply:
         from pilotlight_text.split_api import derendering
 
@@ -38,6 +48,8 @@ def split_routes(model: TextModel, now_s: Callable[[], float] = time.time) -> li
         for path, handler in (
             ("/chat/completions/render", render_chat),
             ("/completions/render", render_completion),
+            ("/messages/render", render_message),
+            ("/responses/render", render_response),
             ("/chat/completions/derender", derender_chat),
             ("/completions/derender", derender_completion),
         )
