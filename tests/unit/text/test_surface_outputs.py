@@ -67,7 +67,7 @@ def responded(batches: list[list[AnswerPart]], *, cut: bool) -> tuple[dict[str, 
     stream = written(output.begin())
     for batch in batches:
         stream += written(output.push(batch))
-    stream += written(output.finish(usage_object(USAGE, 0), 2, "length" if cut else "stop"))
+    stream += written(output.finish(usage_object(USAGE), 2, "length" if cut else "stop"))
     return json.loads(msgspec.json.encode(output.response)), events_of(stream)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,8 @@ from text_app import TextApp, demo_text, events_of
 from tool_model import tool_text
 
 from pilotlight_text.answer_parts.chosen_format import ChosenFormat
+from pilotlight_text.openai_api.chat import ChatCompletions
+from pilotlight_wire.handlers import RequestContext, Stream
 
 CHAT = "/v1/chat/completions"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -87,8 +90,46 @@ async def test_reasoning_and_words_streamed_and_kept_back() -> None:
     assert all(delta.get("reasoning") == delta.get("reasoning_content") for delta in said)
     assert "".join(delta.get("content") or "" for delta in said) == "hi"
     hidden = await deltas_of(stopping("[so", " so]", "hi"), include_reasoning=False)
-    assert [chunk["delta"] for chunk in hidden[:2]] == [{"role": "assistant", "content": ""}, {"content": "h"}]
+    assert [chunk["delta"] for chunk in hidden[:2]] == [{"role": "assistant", "content": None}, {"content": "h"}]
     assert "reasoning" not in (await choice_of(stopping("[so]hi"), include_reasoning=False))["message"]
+
+
+@pytest.mark.parametrize("texts", [("@wea", 'ther{"a": 1};'), ("[", "so", "]hi"), ("hi", "ho"), ("hi @wea", "ther{};")])
+@pytest.mark.parametrize("hidden", [True, False])
+async def test_the_role_is_told_with_the_first_token(texts: tuple[str, ...], hidden: bool) -> None:
+    """Whatever it turns out to be the beginning of."""
+    app = stopping(*texts)
+    body = json.dumps({**BODY, "stream": True, "n": 2, "include_reasoning": not hidden}).encode()
+    streamed = await ChatCompletions(app.model._model, lambda: 0.0).handle(RequestContext("id", {}, body))
+    assert isinstance(streamed, Stream)
+    first = await anext(streamed.events)
+    told = [json.loads(block.removeprefix(b"data: "))["choices"][0] for block in first.split(b"\n\n") if block]
+    assert [choice["index"] for choice in told if choice["delta"].get("role") == "assistant"] == [0, 1]
+
+
+async def test_an_answer_without_anything_is_an_empty_text() -> None:
+    chunks = await deltas_of(stopping())
+    assert [chunk["delta"] for chunk in chunks] == [{"role": "assistant", "content": None}, {"content": ""}]
+    assert (await choice_of(stopping()))["message"]["content"] == ""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"include_reasoning": False}, {"n": 2}, {"tools": []}])
+async def test_the_tokens_of_reasoning_are_counted(fields: dict[str, Any], stream: bool) -> None:
+    asked = {**BODY, **fields, "stream": stream, **({"stream_options": {"include_usage": True}} if stream else {})}
+    answer = await stopping("[", "so it is", "]", "hi").post(CHAT, asked)
+    usage = events_of(answer)[-2]["usage"] if stream else answer.json()["usage"]
+    thought = len(demo_text().codec._encode("so it is", False)) * fields.get("n", 1)
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": thought}
+    none = await stopping("hi").post(CHAT, asked)
+    usage = events_of(none)[-2]["usage"] if stream else none.json()["usage"]
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": 0}
+
+
+async def test_a_model_that_does_not_reason_counts_no_reasoning() -> None:
+    app = TextApp(FakeTokenSource())
+    usage = (await app.post(CHAT, {"model": "demo", "messages": BODY["messages"]})).json()["usage"]
+    assert "completion_tokens_details" not in usage
 
 
 async def test_one_call_at_most() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 FAKES = Path(__file__).parents[2] / "fakes"
 PARSERS = ("pilotlight_text.tool_parsers", "pilotlight_text.reasoning_parsers", "pilotlight_text.answer_parts.formats")
+OF_SOME_CONVERSATIONS = ("older_messages", "shown_tools", "final_message", "unseen_fields")
 SERVE = """
 import asyncio, json, sys
 sys.path.insert(0, sys.argv[1])
@@ -39,5 +40,13 @@ def test_serving_text_imports_nothing_heavy() -> None:
     assert not heavy & modules
     # What reads calls and reasoning is for the answers that have some.
     assert not {name for name in modules if name.startswith(PARSERS)}
+    assert not {f"pilotlight_text.templates.{name}" for name in OF_SOME_CONVERSATIONS} & modules
     assert "pilotlight_text.responses_api.routes" in modules
     assert not {f"pilotlight_text.{name}_api.handlers" for name in ("responses", "anthropic")} & modules, "nobody asked"
+
+
+def test_what_shapes_a_conversation_is_imported_with_the_first_one() -> None:
+    start = "import json, sys, pilotlight_transformer.__main__; print(json.dumps(list(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, timeout=60, check=True)
+    shapes = {f"pilotlight_text.templates.{name}" for name in ("conversation_shape", *OF_SOME_CONVERSATIONS)}
+    assert not shapes & set(json.loads(ran.stdout))

@@ -87,6 +87,16 @@ async def test_hidden_thinking_is_a_block_without_words() -> None:
     answer = (await thinking().post("/v1/messages", {**ASK_MESSAGES, "thinking": hidden})).json()
     assert [block["type"] for block in answer["content"]] == ["thinking", "text", "tool_use"]
     assert answer["content"][0]["thinking"] == ""
+    assert answer["usage"]["output_tokens_details"]["thinking_tokens"] > 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_reasoning_that_is_not_shown_is_counted(stream: bool) -> None:
+    hidden = {**ASK_RESPONSES, "include_reasoning": False, "stream": stream}
+    made = await thinking().post("/v1/responses", hidden)
+    answer = named_events(made)[-1]["response"] if stream else made.json()
+    assert "reasoning" not in [item["type"] for item in answer["output"]]
+    assert answer["usage"]["output_tokens_details"]["reasoning_tokens"] > 0
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class TokenCount(msgspec.Struct):
     input_tokens: Count
 
 
-def usage_object(usage: Usage, thinking_tokens: int = 0) -> MessageUsage:
-    details = OutputTokensDetails(thinking_tokens) if thinking_tokens else None
+def usage_object(usage: Usage) -> MessageUsage:
+    details = OutputTokensDetails(usage.reasoning_tokens) if usage.reasoning_tokens else None
     read = min(usage.cached_tokens, usage.prompt_tokens)
     return MessageUsage(usage.prompt_tokens - read, usage.completion_tokens, read, output_tokens_details=details)

@@ -49,7 +49,7 @@ class Messages:
         answer = await self._conversations.collect(conversation, context)
         (choice,) = answer.choices
         output.push(choice.parts)
-        usage = usage_object(answer.usage, await self._thinking_tokens(output))
+        usage = usage_object(answer.usage)
         output.finish(usage, choice.finish_reason, choice.stop_reason)
         return Reply(_encode(output.message))
 
@@ -68,14 +68,14 @@ class Messages:
         try:
             last: ChoiceDelta | None = None
             while deltas := await answer.deltas():
-                events = [] if last is not None else output.begin(_prompt_usage(answer.usage()))
+                events = [] if last is not None else output.begin(_prompt_usage(answer.text.usage()))
                 for last in deltas:
                     events += output.push(last.parts)
                 if events:
                     yield written(events)
             assert last is not None
             assert last.finish_reason is not None
-            usage = usage_object(answer.usage(), await self._thinking_tokens(output))
+            usage = usage_object(await answer.usage())
             yield written(output.finish(usage, last.finish_reason, last.stop_reason))
         finally:
             await answer.close()
@@ -91,12 +91,6 @@ class Messages:
         )
         hides = request.thinking is not None and request.thinking.display == "omitted"
         return MessageOutput(message, self._new_id, hides_thinking=hides)
-
-    async def _thinking_tokens(self, output: MessageOutput) -> int:
-        if not output.thinking:
-            return 0
-        codec = self._model.loaded().codec
-        return len(await codec.tokens_of(output.thinking, add_special_tokens=False, param="messages"))
 
     def _new_id(self, prefix: str) -> str:
         return f"{prefix}_{self._new_token()}"

@@ -38,14 +38,8 @@ class MessageOutput:
         self._blocks: list[ContentBlock] = []
         self._open: ContentBlock | None = None
         self._texts: list[str] = []
-        self._thought: list[str] = []
         self._unfinished_call = False
         self._events: list[told.StreamEvent] = []
-
-    @property
-    def thinking(self) -> str:
-        """All of it so far."""
-        return "".join(self._thought)
 
     def begin(self, usage: MessageUsage) -> list[told.StreamEvent]:
         self._events += [told.MessageStart(msgspec.structs.replace(self.message, usage=usage)), told.Ping()]
@@ -92,7 +86,6 @@ class MessageOutput:
     def _think(self, text: str) -> None:
         if not isinstance(self._open, ThinkingBlock):
             self._start(ThinkingBlock("", ""))
-        self._thought.append(text)
         shown = "" if self._hides_thinking else text
         self._delta(shown, told.ThinkingDelta(shown))
 

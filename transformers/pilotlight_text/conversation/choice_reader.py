@@ -32,10 +32,16 @@ class ChoiceReader:
         self._one_call = not conversation.parallel_tool_calls
         self._named = conversation.tool_choice.mode == "named"
         self._stop_token_ids = conversation.parameters.stop_token_ids
+        self._thought: list[str] = []
         self._called = False
         self._answers = False
         self._begun: ToolCallBegin | None = None
         self._arguments: list[str] | None = None
+
+    @property
+    def reasoning(self) -> str:
+        """All of it so far, shown or not."""
+        return "".join(self._thought)
 
     def read(self, piece: Piece) -> ChoiceDelta:
         parts = self._shown(self._parser.push(piece.text)) if piece.text else []
@@ -76,6 +82,7 @@ class ChoiceReader:
         shown: list[AnswerPart] = []
         for part in found:
             if isinstance(part, ReasoningText):
+                self._thought.append(part.text)
                 if self._shows_reasoning:
                     shown.append(part)
                 continue

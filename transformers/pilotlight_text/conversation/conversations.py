@@ -19,7 +19,7 @@ from pilotlight_text.conversation.constraint_field import asked_as
 from pilotlight_text.conversation.conversation import Conversation, TemplateOptions
 from pilotlight_text.detokenization.text_stream import Piece, TextStream, Usage
 from pilotlight_text.ignored_fields import note_unseen
-from pilotlight_text.text_model import TextModel, TextRequest, add_facts, timed
+from pilotlight_text.text_model import LoadedText, TextModel, TextRequest, add_facts, timed
 from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.hop_headers import forwarded_headers
 
@@ -36,9 +36,15 @@ class ConversationAnswer:
     be read instead of `deltas()`. `prompt_text` and `prompt_ids`: what the conversation became."""
 
     def __init__(
-        self, text: TextStream, readers: Sequence[ChoiceReader], prompt_text: str, prompt_ids: list[int]
+        self,
+        text: TextStream,
+        readers: Sequence[ChoiceReader],
+        prompt_text: str,
+        prompt_ids: list[int],
+        loaded: LoadedText,
     ) -> None:
         self.text = text
+        self._loaded = loaded
         self.prompt_text = prompt_text
         self.prompt_ids = prompt_ids
         self._readers = readers
@@ -54,8 +60,10 @@ class ConversationAnswer:
             return [self._readers[piece.index].read(piece) for piece in pieces]
         return [_plain_delta(piece) for piece in pieces]
 
-    def usage(self) -> Usage:
-        return self.text.usage()
+    async def usage(self) -> Usage:
+        """Of all of it, when it has ended."""
+        usage = self.text.usage()
+        return await _with_reasoning(usage, self._readers, self._loaded) if self._readers else usage
 
     async def close(self) -> None:
         await self.text.close()
@@ -71,7 +79,7 @@ class Conversations:
         with asked_as(conversation.constraint_field):
             text = await self._model.stream(request)
         add_facts(context, [text.facts])
-        return ConversationAnswer(text, readers, prompt_text, request.prompt_ids)
+        return ConversationAnswer(text, readers, prompt_text, request.prompt_ids, self._model.loaded())
 
     async def collect(self, conversation: Conversation, context: RequestContext) -> WholeAnswer:
         if conversation.parameters.logprobs is not None and not conversation.include_reasoning:
@@ -83,7 +91,10 @@ class Conversations:
         choices = [
             readers[piece.index].whole(piece) if readers else _plain_choice(piece) for piece in completion.choices
         ]
-        return WholeAnswer(choices, completion.usage, request.prompt_ids, prompt_text, completion.prompt_logprobs)
+        usage = completion.usage
+        if readers:
+            usage = await _with_reasoning(usage, readers, self._model.loaded())
+        return WholeAnswer(choices, usage, request.prompt_ids, prompt_text, completion.prompt_logprobs)
 
     async def _collect_deltas(self, conversation: Conversation, context: RequestContext) -> WholeAnswer:
         answer = await self.start(conversation, context)
@@ -95,7 +106,9 @@ class Conversations:
         finally:
             await answer.close()
         whole = [choices[index] for index in sorted(choices)]
-        return WholeAnswer(whole, answer.usage(), answer.prompt_ids, answer.prompt_text, answer.text.prompt_logprobs)
+        return WholeAnswer(
+            whole, await answer.usage(), answer.prompt_ids, answer.prompt_text, answer.text.prompt_logprobs
+        )
 
     async def prompt_ids(self, conversation: Conversation, context: RequestContext) -> list[int]:
         """The prompt's tokens: int[seq], also of one that is too long to be answered. Raises InvalidInput."""
@@ -180,6 +193,15 @@ class Conversations:
         )
         note_unseen([_called(name, options) for name in unseen], context)
         return text
+
+
+async def _with_reasoning(usage: Usage, readers: Sequence[ChoiceReader], loaded: LoadedText) -> Usage:
+    if loaded.answer_format is None or not loaded.answer_format.reasons:
+        return usage
+    tokens = 0
+    for thought in filter(None, (reader.reasoning for reader in readers)):
+        tokens += len(await loaded.codec.tokens_of(thought, add_special_tokens=False, param="messages"))
+    return structs.replace(usage, reasoning_tokens=min(tokens, usage.completion_tokens))
 
 
 def _called(name: str, options: TemplateOptions) -> str:

@@ -43,11 +43,13 @@ class Piece(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Token counts; a prompt counts once, however many choices were made of it."""
+    """Token counts; a prompt counts once, however many choices were made of it. `reasoning_tokens`: those of the
+    completion that are reasoning, shown or not; None where the answer is not read for it."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int | None = None
 
     def add(self, other: Usage) -> None:
         self.prompt_tokens += other.prompt_tokens

@@ -21,16 +21,24 @@ class PromptDetails(msgspec.Struct):
     cached_tokens: Count
 
 
+class CompletionDetails(msgspec.Struct):
+    """`reasoning_tokens`: as many as the reasoning's text has, its marks not counted."""
+
+    reasoning_tokens: Count
+
+
 class TokenUsage(msgspec.Struct):
     prompt_tokens: Count
     completion_tokens: Count
     total_tokens: Count
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails | Unset = msgspec.UNSET
 
 
 def usage_object(usage: Usage) -> TokenUsage:
     total = usage.prompt_tokens + usage.completion_tokens
-    return TokenUsage(usage.prompt_tokens, usage.completion_tokens, total, PromptDetails(usage.cached_tokens))
+    details = msgspec.UNSET if usage.reasoning_tokens is None else CompletionDetails(usage.reasoning_tokens)
+    return TokenUsage(usage.prompt_tokens, usage.completion_tokens, total, PromptDetails(usage.cached_tokens), details)
 
 
 class CalledFunction(msgspec.Struct):

@@ -96,10 +96,11 @@ class ChatCompletions:
         self, request: ChatRequest, conversation: Conversation, chunks: ChatChunks, context: RequestContext
     ) -> AsyncIterator[bytes]:
         answer = await self._conversations.start(conversation, context)
-        chunks.tell_prompt(
-            answer.prompt_ids if request.return_token_ids else msgspec.UNSET,
-            answer.prompt_text if request.return_prompt_text else msgspec.UNSET,
-        )
+        if request.return_token_ids or request.return_prompt_text:
+            chunks.tell_prompt(
+                answer.prompt_ids if request.return_token_ids else msgspec.UNSET,
+                answer.prompt_text if request.return_prompt_text else msgspec.UNSET,
+            )
         try:
             if request.echo and (before := echoed(request)):
                 yield chunks.echo(before, conversation.parameters.n)
@@ -116,7 +117,7 @@ class ChatCompletions:
             else:
                 async for out in self._parts(request, answer, chunks):
                     yield out
-            yield chunks.usage(answer.usage()) + DONE if request.include_usage else DONE
+            yield chunks.usage(await answer.usage()) + DONE if request.include_usage else DONE
         finally:
             await answer.close()
 

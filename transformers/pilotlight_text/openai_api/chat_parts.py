@@ -41,21 +41,29 @@ def message(choice: WholeChoice, new_call_id: Callable[[], str]) -> AssistantMes
 
 
 class PartChunks:
-    """A chunk per part, then one with the reasons; log-probabilities go with the last one of a delta."""
+    """A chunk per part, then one with the reasons; log-probabilities go with the last one of a delta.
+
+    The role is told with a choice's first token, whether it is known yet what it says or not.
+    """
 
     def __init__(self, chunks: ChatChunks, new_call_id: Callable[[], str]) -> None:
         self._chunks = chunks
         self._new_call_id = new_call_id
         self._begun: set[int] = set()
+        self._spoken: set[int] = set()
 
     def write(self, delta: ChoiceDelta, logprobs: dict[str, Any] | None) -> bytes:
         deltas = [self._delta(part) for part in delta.parts]
         ends = delta.finish_reason is not None
-        if ends or ((logprobs is not None or delta.token_ids is not None) and not deltas):
+        if ends and not deltas and delta.index not in self._spoken:
+            deltas.append(Delta(content=""))  # an answer without anything is an empty text
+        elif ends or ((logprobs is not None or delta.token_ids is not None) and not deltas):
             deltas.append(Delta())
-        if not deltas:
-            return b""
         out = self._role(delta)
+        if not deltas:
+            return out
+        if delta.parts:
+            self._spoken.add(delta.index)
         for shown in deltas[:-1]:
             out += self._chunks.choice(ChatChunkChoice(delta.index, shown))
         stop_reason = delta.stop_reason if ends else msgspec.UNSET
@@ -67,7 +75,7 @@ class PartChunks:
         if delta.index in self._begun:
             return b""
         self._begun.add(delta.index)
-        begins_with_content = not delta.parts or isinstance(delta.parts[0], ContentText)
+        begins_with_content = bool(delta.parts) and isinstance(delta.parts[0], ContentText)
         return self._chunks.role(delta.index, "" if begins_with_content else None)
 
     def _delta(self, part: AnswerPart) -> Delta:

@@ -6,6 +6,7 @@ Pure. Every field of both is here: done, or in one of `field_tables`. `sampling`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -172,6 +173,9 @@ _NESTED = {"stream_options": StreamOptions}
 CHAT_FIELDS: UnknownFields[ChatRequest] = UnknownFields(ChatRequest, _StrictChat, _NESTED)
 COMPLETION_FIELDS: UnknownFields[CompletionRequest] = UnknownFields(CompletionRequest, _StrictCompletion, _NESTED)
 
+_CHAT_REFUSED = tuple(name for name in REFUSED if name in ChatRequest.__struct_fields__)
+_COMPLETION_REFUSED = tuple(name for name in REFUSED if name in CompletionRequest.__struct_fields__)
+
 _chat_decoder = msgspec.json.Decoder(ChatRequest)
 _completion_decoder = msgspec.json.Decoder(CompletionRequest)
 
@@ -200,7 +204,7 @@ def read_chat_request(body: bytes) -> tuple[ChatRequest, tuple[str, ...]]:
     """
     known = CHAT_FIELDS.known(body)
     request = known or decode_body(_chat_decoder, body)
-    _refuse(request)
+    _refuse(request, _CHAT_REFUSED)
     if request.modalities is not None and request.modalities != ["text"]:
         raise unsupported("modalities", "this server generates text only")
     check_prompt_end(begins=request.add_generation_prompt, continues=request.continue_final_message)
@@ -217,17 +221,16 @@ def read_completion_request(body: bytes) -> tuple[CompletionRequest, tuple[str, 
     """As `read_chat_request`."""
     known = COMPLETION_FIELDS.known(body)
     request = known or decode_body(_completion_decoder, body)
-    _refuse(request)
+    _refuse(request, _COMPLETION_REFUSED)
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise unsupported("best_of", "candidates beyond 'n' are not generated")
     return request, () if known else COMPLETION_FIELDS.names(body)
 
 
-def _refuse(request: _Sampling) -> None:
-    for name, reason in REFUSED.items():
-        value = getattr(request, name, None)
+def _refuse(request: _Sampling, names: Sequence[str]) -> None:
+    for name, value in zip(names, attrgetter(*names)(request), strict=True):
         if value is not None and asks_for_something(name, value):
-            raise unsupported(name, reason)
+            raise unsupported(name, REFUSED[name])
     if request.stream_options is not None and not request.stream:
         raise InvalidInput("'stream_options' needs 'stream' to be true", param="stream_options")
     if request.stream and request.prompt_logprobs is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -25,6 +26,10 @@ _SHAPES = (
     "guided_json_object",
 )
 """Each says what the output must look like."""
+
+# One call each instead of one per field: every request passes here.
+_shared_of, _shapes_of = attrgetter(*_SHARED), attrgetter(*_SHAPES)
+_NO_SHAPES = (None,) * len(_SHAPES)
 
 
 def chat_parameters(request: ChatRequest) -> GenerationParameters:
@@ -65,12 +70,14 @@ def truncation_of(request: ChatRequest | CompletionRequest, parameters: Generati
 
 
 def _shared(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
-    values = {name: getattr(request, name) for name in _SHARED}
-    shapes = {name: value for name in _SHAPES if (value := getattr(request, name)) is not None}
-    if shapes:
+    values = dict(zip(_SHARED, _shared_of(request), strict=True))
+    shapes = _shapes_of(request)
+    if shapes != _NO_SHAPES:
         from pilotlight_text.openai_api.structured_outputs import structured_outputs_of  # what few requests need
 
-        values["structured_outputs"] = structured_outputs_of(shapes)
+        values["structured_outputs"] = structured_outputs_of(
+            {name: value for name, value in zip(_SHAPES, shapes, strict=True) if value is not None}
+        )
     return values
 
 

@@ -143,7 +143,7 @@ class InputItemList(msgspec.Struct):
     object: Literal["list"] = "list"
 
 
-def usage_object(usage: Usage, reasoning_tokens: int) -> ResponseUsage:
+def usage_object(usage: Usage) -> ResponseUsage:
     total = usage.prompt_tokens + usage.completion_tokens
-    cached, reasoning = InputDetails(usage.cached_tokens), OutputDetails(reasoning_tokens)
+    cached, reasoning = InputDetails(usage.cached_tokens), OutputDetails(usage.reasoning_tokens or 0)
     return ResponseUsage(usage.prompt_tokens, cached, usage.completion_tokens, reasoning, total)

@@ -104,7 +104,7 @@ class Responses:
         (choice,) = answer.choices
         output.push(choice.parts)
         output.finish(
-            usage_object(answer.usage, await self._reasoning_tokens(output)),
+            usage_object(answer.usage),
             int(self._now_s()),
             choice.finish_reason,
             cuts_call=choice.cuts_call,
@@ -140,18 +140,12 @@ class Responses:
                 events = []
             assert last is not None
             assert last.finish_reason is not None
-            usage = usage_object(answer.usage(), await self._reasoning_tokens(output))
+            usage = usage_object(await answer.usage())
             events = output.finish(usage, int(self._now_s()), last.finish_reason, cuts_call=last.cuts_call)
             self._keep(request, output.response, context)
             yield written(events)
         finally:
             await answer.close()
-
-    async def _reasoning_tokens(self, output: ResponseOutput) -> int:
-        thought = output.reasoning
-        if not thought:
-            return 0
-        return len(await self._model.loaded().codec.tokens_of(thought, add_special_tokens=False, param="input"))
 
     def _keep(self, request: ResponsesRequest, response: Response, context: RequestContext) -> None:
         if not response.store:

@@ -100,14 +100,6 @@ class ResponseOutput:
         self._tell(told.ResponseFailed, response=failed)
         return self._taken()
 
-    @property
-    def reasoning(self) -> str:
-        """All of it so far."""
-        done = [item.content[0].text for item in self._items if isinstance(item, ReasoningItem)]
-        open_item = self._open
-        begun = open_item.texts if open_item is not None and isinstance(open_item.begun, ReasoningItem) else []
-        return "".join([*done, *begun])
-
     def _content(self, text: str) -> None:
         item = self._open
         if item is None or not isinstance(item.begun, MessageItem):

@@ -15,10 +15,7 @@ import msgspec
 
 from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput, PilotlightError
 from pilotlight_text.templates.conversation_check import Message, check_conversation
-from pilotlight_text.templates.conversation_shape import shaped
-from pilotlight_text.templates.final_message import cut_at_mark, marked
 from pilotlight_text.templates.known_templates import KNOWN_DIGESTS
-from pilotlight_text.templates.shown_tools import shown_tools, told_by_system
 from pilotlight_text.templates.template_sources import DEFAULT, TemplateSource
 from pilotlight_text.templates.template_traits import TemplateTraits
 
@@ -110,16 +107,16 @@ class ChatTemplate:
             if variable in _RESERVED or variable in self._special_tokens:
                 raise InvalidInput(f"chat_template_kwargs must not set '{variable[:64]}'", param="chat_template_kwargs")
         traits = await self._traits_of(name)
-        turns, continued = shaped(messages, traits), ""
-        if tools and traits.tools == "system text":
-            turns = told_by_system(turns, tools, traits)
+        turns, shown = _turns(messages, tools, traits)
         if continue_final_message:
+            from pilotlight_text.templates.final_message import cut_at_mark, marked
+
             turns, continued = marked(turns, messages[-1] if messages else {})
         context = {
             **_switched(variables or {}, reasoning_effort, traits),
             **self._special_tokens,
             "messages": turns,
-            "tools": shown_tools(tools, traits) if tools else None,
+            "tools": shown,
             "documents": documents,
             "add_generation_prompt": add_generation_prompt,
         }
@@ -190,6 +187,22 @@ class ChatTemplate:
         if len(text) > self._max_output_chars:
             raise too_long(self._max_output_chars)
         return text
+
+
+def _turns(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, traits: TemplateTraits
+) -> tuple[list[Message], list[dict[str, Any]] | None]:
+    """Messages and tools as the template wants them. What does it is imported when there is something to render."""
+    from pilotlight_text.templates.conversation_shape import shaped
+
+    turns = shaped(messages, traits)
+    if not tools:
+        return turns, None
+    from pilotlight_text.templates.shown_tools import shown_tools, told_by_system
+
+    if traits.tools == "system text":
+        turns = told_by_system(turns, tools, traits)
+    return turns, shown_tools(tools, traits)
 
 
 def refused(why: str) -> InvalidInput:

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from pilotlight_text.templates.conversation_check import TEXT_KEYS, Message, part_text
-from pilotlight_text.templates.older_messages import in_todays_words, is_older
 from pilotlight_text.templates.template_traits import TemplateTraits
 
 _CALL_ID_CHARS = 9
@@ -23,7 +22,9 @@ _CALL_ID_CHARS = 9
 def shaped(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
     """The messages to render."""
     turns: list[Message] = []
-    if any(is_older(message) for message in messages):
+    if any(_is_older(message) for message in messages):
+        from pilotlight_text.templates.older_messages import in_todays_words
+
         messages = in_todays_words(messages)
     for message in messages:
         turns += _turns(message, traits)
@@ -31,6 +32,11 @@ def shaped(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]
         turns = [{**turn, "role": "system"} if turn["role"] == "developer" else turn for turn in turns]
         return _one_system_message(turns, traits)
     return turns if _shows_where_they_stand(turns, traits) else _one_system_message(turns, traits)
+
+
+def _is_older(message: Message) -> bool:
+    """Whether it has words where templates look for none."""
+    return message["role"] == "function" or bool(message.get("function_call") or message.get("refusal"))
 
 
 def _turns(message: Message, traits: TemplateTraits) -> list[Message]:

@@ -39,7 +39,9 @@ def compiled(source: str, now: Callable[[], datetime] = datetime.now) -> jinja2.
         made = environment(now)
         parsed = made.parse(source)
         made.extend(read_names=sorted({name.name for name in parsed.find_all(jinja2.nodes.Name)}))
-        return made.from_string(parsed)
+        template = made.from_string(parsed)
+        template.globals = dict(template.globals)  # not Jinja's ChainMap, which each rendering goes through in Python
+        return template
     except MemoryError:
         raise
     except Exception as error:  # it is somebody else's code

@@ -11,10 +11,6 @@ from typing import Any
 from pilotlight_text.templates.conversation_check import Message
 
 
-def is_older(message: Message) -> bool:
-    return message["role"] == "function" or bool(message.get("function_call") or message.get("refusal"))
-
-
 def in_todays_words(messages: Sequence[Message]) -> list[Message]:
     """A result belongs to the last call of its function's name that has none yet."""
     out: list[Message] = []
