@@ -52,6 +52,7 @@ FIELDS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "tools": ([USER], {"tools": [TOOL]}, "tools"),
     "documents": ([USER], {"documents": [{"doc_id": "1", "title": "t", "text": WORD}]}, "documents"),
     "variables": ([USER], {"variables": {"wordy": WORD}}, "chat_template_kwargs.wordy"),
+    "another key": ([{**USER, "wordy": WORD}], {}, "messages.wordy"),
     "audio": ([USER, {**SAID, "audio": {"id": WORD}}, USER], {}, ""),
     "both": ([USER, {**CALLED, "function_call": {"name": WORD}}, RESULT], {}, ""),
 }
@@ -93,6 +94,18 @@ def test_most_styles_show_most_of_it() -> None:
         messages, given, _ = FIELDS[field]
         answered = [asyncio.run(told(style, messages, given)) for style in STYLES]
         assert len([one for one in answered if one is not None and WORD in one[0]]) >= least, field
+
+
+def test_a_key_that_the_template_reads_is_not_named() -> None:
+    said = "{{ m.role }}: {{ m.get('tone') }}{{ m['mood'] }}{{ m.mind }}{{ m.content }}"
+    source = "{% for m in messages %}" + said + "{% endfor %}"
+    reads = ChatTemplate({"default": template_source(source)}, {}, InlineTemplates(), max_output_chars=1000)
+    messages = [{**USER, "tone": "a", "mood": "b", "mind": "c", "wordy": "d", "empty": None, "annotations": ["x"]}]
+
+    async def unseen() -> list[str]:
+        return await reads.unseen(messages, await reads.render(messages))
+
+    assert asyncio.run(unseen()) == ["messages.wordy"]
 
 
 @pytest.mark.parametrize("style", sorted(STYLES))

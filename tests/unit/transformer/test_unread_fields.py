@@ -13,7 +13,7 @@ from pilotlight_text import ignored_fields
 WORDS = [{"role": "user", "content": "hello"}]
 NAMED = [{"role": "user", "content": "hello", "name": "Ada"}]
 DOCUMENTS = [{"title": "Oslo", "text": "rain"}]
-MESSAGES = {"model": "demo", "max_tokens": 5, "messages": WORDS}
+MESSAGES: dict[str, Any] = {"model": "demo", "max_tokens": 5, "messages": WORDS}
 THOUGHT = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "so"}]}
 SAID = {"type": "message", "role": "assistant", "content": "ho"}
 HEADER = "x-pilotlight-ignored-fields"
@@ -30,6 +30,18 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/responses", {"model": "demo", "input": [*WORDS, THOUGHT, SAID, *WORDS]}, "input.reasoning"),
     ("/v1/messages", {**MESSAGES, "output_config": {"effort": "low"}}, "output_config.effort"),
     ("/v1/messages", {**MESSAGES, "thinking": {"type": "disabled"}}, "thinking"),
+]
+CASES += [
+    (
+        "/v1/chat/completions",
+        {"model": "demo", "messages": [*WORDS, {"role": "assistant", "content": "ho", "prefix": True}]},
+        "messages.prefix",
+    ),
+    (
+        "/v1/responses",
+        {"model": "demo", "input": [{"role": "user", "content": "x", "phase": "a", "name": "b"}]},
+        "input.phase, input.name",
+    ),
 ]
 COUNTS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/messages/count_tokens", {**MESSAGES, "output_config": {"effort": "low"}}, "max_tokens, output_config.effort"),
@@ -67,3 +79,66 @@ async def test_the_log_has_a_line_of_each_once(
 async def test_a_plain_conversation_has_no_such_header() -> None:
     answer = await saying("ho").post("/v1/chat/completions", {"model": "demo", "messages": WORDS})
     assert HEADER not in answer.headers
+
+
+READ = {"type", "name", "description", "parameters", "input_schema", "strict", "cache_control", "eager_input_streaming"}
+"""Of a tool: shown to the model, enforced, or done without being asked."""
+
+SAMPLES: dict[str, Any] = {"async": True, "defer_loading": True, "allowed_callers": ["code_execution_20250825"]}
+
+
+def _tool_fields() -> list[tuple[str, dict[str, Any], str, str]]:
+    """Every key that the SDKs' types have for a function, and the request it stands in."""
+    from anthropic.types.beta import BetaToolParam
+    from openai.types.responses import FunctionToolParam
+    from openai.types.shared_params import FunctionDefinition
+
+    schema = {"type": "object"}
+    chat: dict[str, Any] = {"model": "demo", "messages": WORDS, "tool_choice": "none"}
+    responses: dict[str, Any] = {"model": "demo", "input": "x", "tool_choice": "none"}
+    messages: dict[str, Any] = {**MESSAGES, "tool_choice": {"type": "none"}}
+    flat: dict[str, Any] = {"type": "function", "name": "f", "parameters": schema}
+    own: dict[str, Any] = {"name": "f", "input_schema": schema}
+    fields = []
+    for key in sorted({*FunctionDefinition.__annotations__, "examples"} - READ):
+        function: dict[str, Any] = {"name": "f", key: SAMPLES.get(key, {"a": "b"})}
+        tools = [{"type": "function", "function": function}]
+        fields.append(("/v1/chat/completions", {**chat, "tools": tools}, f"tools.function.{key}", key))
+    for key in sorted(set(FunctionToolParam.__annotations__) - READ):
+        tools = [{**flat, key: SAMPLES.get(key, {"a": "b"})}]
+        fields.append(("/v1/responses", {**responses, "tools": tools}, f"tools.{key}", key))
+    for key in sorted(set(BetaToolParam.__annotations__) - READ):
+        tools = [{**own, key: SAMPLES.get(key, [{"a": "b"}])}]
+        fields.append(("/v1/messages", {**messages, "tools": tools}, f"tools.{key}", key))
+    return fields
+
+
+async def test_what_a_tool_has_besides_is_refused_or_named() -> None:
+    fields = _tool_fields()
+    assert {"input_examples", "output_schema", "examples"} <= {key for *_, key in fields}
+    for path, body, name, key in fields:
+        answer = await saying("ho").post(path, body)
+        if answer.status_code == 400:
+            assert key in answer.json()["error"]["message"]
+        else:
+            assert name in answer.headers[HEADER].split(", "), name
+
+
+async def test_an_effort_that_nobody_knows_is_refused_everywhere() -> None:
+    for path, body in (
+        ("/v1/chat/completions", {"model": "demo", "messages": WORDS, "reasoning_effort": "sideways"}),
+        ("/v1/responses", {"model": "demo", "input": "x", "reasoning": {"effort": "sideways"}}),
+        ("/v1/messages", {**MESSAGES, "output_config": {"effort": "sideways"}}),
+    ):
+        assert (await saying("ho").post(path, body)).status_code == 400
+
+
+async def test_items_that_were_answered_come_back_without_a_remark() -> None:
+    app = saying("ho")
+    output = (await app.post("/v1/responses", {"model": "demo", "input": "x"})).json()["output"]
+    call = {"type": "function_call", "id": "fc", "call_id": "c", "name": "f", "arguments": "{}", "status": "completed"}
+    result = {"type": "function_call_output", "call_id": "c", "output": "r"}
+    items: list[dict[str, Any]] = [*WORDS, *output, call, result]
+    answer = await app.post("/v1/responses", {"model": "demo", "input": items})
+    assert answer.status_code == 200
+    assert "input." not in answer.headers.get(HEADER, "")

@@ -14,7 +14,7 @@ from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters
 from pilotlight_text.conversation.output_format import format_outputs
 from pilotlight_text.ignored_fields import UnknownFields
-from pilotlight_text.openai_api.requests import decode_body, unsupported
+from pilotlight_text.openai_api.requests import ReasoningEffort, decode_body, unsupported
 from pilotlight_text.openai_api.sampling import openai_parameters
 
 Number = int | float | None
@@ -35,7 +35,7 @@ class Thinking(msgspec.Struct):
 
 
 class OutputOptions(msgspec.Struct):
-    effort: str | None = None
+    effort: ReasoningEffort | None = None
     format: Json | None = None
 
 

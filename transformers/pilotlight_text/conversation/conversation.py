@@ -15,12 +15,16 @@ ChoiceMode = Literal["auto", "none", "required", "named"]
 
 
 class FunctionTool(msgspec.Struct, frozen=True):
-    """A function the model may call. `parameters`: the JSON schema of its arguments, None for "takes none"."""
+    """A function the model may call. `parameters`: the JSON schema of its arguments, None for "takes none".
+
+    `unread`: what else the client said of it, by the names of its request; models are not shown that.
+    """
 
     name: str
     description: str | None = None
     parameters: Mapping[str, Any] | None = None
     strict: bool = False
+    unread: tuple[str, ...] = ()
 
 
 class ToolChoice(msgspec.Struct, frozen=True):

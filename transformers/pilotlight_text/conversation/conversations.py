@@ -191,7 +191,8 @@ class Conversations:
             reasoning_effort=options.reasoning_effort is not None,
             variables=options.variables or (),
         )
-        note_unseen([_called(name, options) for name in unseen], context)
+        unread = dict.fromkeys(name for tool in conversation.tools for name in tool.unread)
+        note_unseen([*(_called(name, options) for name in unseen), *unread], context)
         return text
 
 

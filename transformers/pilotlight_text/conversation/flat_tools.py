@@ -11,8 +11,12 @@ from typing import Any
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_text.conversation.conversation import FunctionTool, ToolChoice
-from pilotlight_text.conversation.tools import MAX_TOOLS
+from pilotlight_text.conversation.tools import MAX_TOOLS, unread_keys
 
+_KEYS = (
+    *("type", "name", "description", "strict", "defer_loading", "allowed_callers", "async"),
+    *("cache_control", "eager_input_streaming"),  # a prefix is cached, and arguments are streamed, without being asked
+)
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
@@ -48,7 +52,8 @@ def _tool(where: str, tool: Any, schema: str, kinds: Sequence[str | None]) -> Fu
         raise refused(f"{where}.strict", "must be true or false")
     if parameters is not None and (not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object"):
         raise refused(f"{where}.{schema}", "must be a JSON schema of type 'object'")
-    return FunctionTool(function_name(f"{where}.name", tool.get("name")), description, parameters, bool(strict))
+    name, unread = function_name(f"{where}.name", tool.get("name")), unread_keys("tools", tool, {schema, *_KEYS})
+    return FunctionTool(name, description, parameters, bool(strict), unread)
 
 
 def required(tools: tuple[FunctionTool, ...], where: str = "tool_choice") -> ToolChoice:

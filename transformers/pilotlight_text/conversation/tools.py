@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from msgspec import structs
@@ -16,6 +16,8 @@ MAX_TOOLS = 128
 """OpenAI's bound."""
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_TOOL_KEYS = frozenset({"type", "function", "cache_control"})
+_FUNCTION_KEYS = frozenset({"name", "description", "parameters", "strict", "cache_control"})
 _MODES = ("auto", "none", "required")
 
 
@@ -98,7 +100,13 @@ def _tool(raw: Any, where: str) -> FunctionTool:
         check_nesting(parameters or {})
     except ValueError as error:
         _refuse(f"{where}.function.parameters", f"cannot be read: {error}")
-    return FunctionTool(name, description, parameters, bool(strict))
+    unread = (*unread_keys("tools", raw, _TOOL_KEYS), *unread_keys("tools.function", function, _FUNCTION_KEYS))
+    return FunctionTool(name, description, parameters, bool(strict), unread)
+
+
+def unread_keys(where: str, given: Mapping[str, Any], known: Collection[str]) -> tuple[str, ...]:
+    """Those that say something, and are none of the `known`."""
+    return tuple(f"{where}.{key}" for key, value in given.items() if value and key not in known)
 
 
 def _allowed(

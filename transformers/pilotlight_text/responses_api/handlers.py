@@ -19,7 +19,7 @@ from pilotlight_text.conversation.conversations import Conversations
 from pilotlight_text.detokenization.logprob_text import chat_logprobs
 from pilotlight_text.named_events import written
 from pilotlight_text.responses_api.answers import DeletedResponse, InputItemList, Response, usage_object
-from pilotlight_text.responses_api.input_items import as_items
+from pilotlight_text.responses_api.input_items import as_items, unread_keys
 from pilotlight_text.responses_api.item_pages import page_of
 from pilotlight_text.responses_api.requested_response import conversation_of, listed_items, response_of
 from pilotlight_text.responses_api.requests import (
@@ -52,7 +52,7 @@ class Responses:
 
     async def create(self, context: RequestContext) -> Reply | Stream:
         request, ignored = read_responses_request(context.body)
-        RESPONSE_FIELDS.note(ignored, context)
+        RESPONSE_FIELDS.note([*ignored, *unread_keys(as_items(request.input))], context)
         self._model.require(request.model)
         try:
             return await self._created(request, context)

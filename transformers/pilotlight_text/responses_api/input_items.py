@@ -15,6 +15,13 @@ Json = dict[str, Any]
 _ROLES = ("user", "assistant", "system", "developer")
 _INSTRUCTING = ("system", "developer")
 _TEXT_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+_ITEM_KEYS = ("type", "id", "status")
+_KEYS = {
+    "message": ("role", "content"),
+    "function_call": ("call_id", "name", "arguments", "namespace", "caller"),
+    "function_call_output": ("call_id", "output", "caller"),
+    "reasoning": ("summary", "content", "encrypted_content"),
+}
 UNFINISHED = ("in_progress", "incomplete")
 
 
@@ -45,6 +52,18 @@ def messages_of(items: Sequence[Json], instructions: str | None, history: Sequen
         told.insert(0, instructions)
     system = [{"role": "system", "content": "\n\n".join(told)}] if told else []
     return system + messages[leading:]
+
+
+def unread_keys(items: Sequence[Json]) -> list[str]:
+    """What of the items is not read, as `input.phase`: an assistant's message is one whatever it was said for."""
+    known = {kind: {*_ITEM_KEYS, *keys} for kind, keys in _KEYS.items()}
+    found = {
+        key: None
+        for item in items
+        for key, value in item.items()
+        if value and key not in known.get(str(item.get("type") or "message"), item)
+    }
+    return [f"input.{key}" for key in found]
 
 
 def continues(items: Sequence[Json]) -> bool:

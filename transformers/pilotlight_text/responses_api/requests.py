@@ -15,7 +15,7 @@ from pilotlight_protocol.generation import MAX_LOGPROBS, GenerationParameters
 from pilotlight_protocol.structured_outputs import StructuredOutputs
 from pilotlight_text.conversation.output_format import constraint, format_outputs
 from pilotlight_text.ignored_fields import UnknownFields
-from pilotlight_text.openai_api.requests import decode_body, unsupported
+from pilotlight_text.openai_api.requests import ReasoningEffort, decode_body, unsupported
 from pilotlight_text.openai_api.sampling import openai_parameters
 
 Number = int | float | None
@@ -44,7 +44,7 @@ class TextOptions(msgspec.Struct):
 
 
 class ReasoningOptions(msgspec.Struct):
-    effort: str | None = None
+    effort: ReasoningEffort | None = None
     summary: str | None = None
     generate_summary: str | None = None
     context: str | None = None

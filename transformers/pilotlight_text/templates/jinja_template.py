@@ -38,7 +38,10 @@ def compiled(source: str, now: Callable[[], datetime] = datetime.now) -> jinja2.
     try:
         made = environment(now)
         parsed = made.parse(source)
-        made.extend(read_names=sorted({name.name for name in parsed.find_all(jinja2.nodes.Name)}))
+        made.extend(
+            read_names=sorted({name.name for name in parsed.find_all(jinja2.nodes.Name)}),
+            read_keys=sorted(_keys_in(parsed)),
+        )
         template = made.from_string(parsed)
         template.globals = dict(template.globals)  # not Jinja's ChainMap, which each rendering goes through in Python
         return template
@@ -71,8 +74,15 @@ def probed_template(template: jinja2.Template, special_tokens: Mapping[str, str]
         except (TemplateRefused, TextTooLong):
             return None
 
-    names: list[str] = template.environment.read_names  # type: ignore[attr-defined]  # `compiled` has added them
-    return {**probed(render), "read_names": names}
+    read: Any = template.environment  # `compiled` has added to it
+    return {**probed(render), "read_names": read.read_names, "read_keys": read.read_keys}
+
+
+def _keys_in(parsed: jinja2.nodes.Template) -> set[str]:
+    """Every attribute, and every text that may be the key of something."""
+    keys = {node.attr for node in parsed.find_all(jinja2.nodes.Getattr)}
+    texts = (node.value for node in parsed.find_all(jinja2.nodes.Const))
+    return keys | {text for text in texts if isinstance(text, str) and text.isidentifier()}
 
 
 def _joined(parts: Iterable[str], max_chars: int) -> str:

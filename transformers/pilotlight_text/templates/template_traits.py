@@ -22,9 +22,9 @@ class TemplateTraits(msgspec.Struct, frozen=True, kw_only=True):
     and digits are taken. `tools`: the shape in which they are shown, `""` where they are not. `switches`: those of
     enable_thinking, thinking and reasoning_effort that change the prompt. `generation_prompt`: what
     `add_generation_prompt` adds. `shows_names`: the `name` of a user or an assistant; `shows_reasoning`: an
-    assistant's, in some place. `read_names`: every variable that stands in the template. `call_text`: how this template
-    writes a call of `probe_function` with the arguments {"probe_key": "probe value"}, with what stands before and
-    behind it in that turn.
+    assistant's, in some place. `read_names`: every variable that stands in the template; `read_keys`: every key of
+    something. `call_text`: how this template writes a call of `probe_function` with the arguments
+    {"probe_key": "probe value"}, with what stands before and behind it in that turn.
     """
 
     content: dict[str, ContentForm] = {}
@@ -41,6 +41,7 @@ class TemplateTraits(msgspec.Struct, frozen=True, kw_only=True):
     shows_names: bool = False
     shows_reasoning: bool = False
     read_names: tuple[str, ...] = ()
+    read_keys: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
     generation_prompt: str = ""
     call_text: str = ""

@@ -14,6 +14,12 @@ from pilotlight_text.templates.template_traits import TemplateTraits
 
 _NAMED = ("user", "assistant", "system", "developer")
 """Roles whose `name` is somebody's; a tool's is that of the function which the call names."""
+_KNOWN = frozenset(
+    ("role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio")
+    + ("reasoning", "reasoning_content", "thinking", "annotations")
+)
+"""Keys of a message that are looked at by themselves; what a server annotated is of what the message says already."""
+
 _SAME_AS = {"developer": "system", "function": "tool"}
 
 
@@ -43,6 +49,8 @@ def unseen_words(messages: Sequence[Message], traits: TemplateTraits, text: str)
         for key in ("reasoning", "reasoning_content", "thinking"):
             if any(message.get(key) for message in messages if message["role"] == "assistant"):
                 yield f"messages.{key}"
+    others = {key: None for message in messages for key, value in message.items() if value and key not in _KNOWN}
+    yield from (f"messages.{key}" for key in others if key not in traits.read_keys)
     if not traits.shows("user"):
         return  # the probes can say nothing of this template
     for place, message in enumerate(messages):
