@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fake_token_source import FakeTokenSource
+from inline_templates import InlineTemplates
 from pooling_app import CLS, FIRST_WORD, LONGEST, SEP, SIZE, WORDS, PoolingApp, counts, words_tokenizer
 from text_app import TextApp
 
@@ -15,6 +17,8 @@ from pilotlight_protocol.errors import Unavailable
 from pilotlight_text.ignored_fields import IGNORED_HEADER
 from pilotlight_text.pooling_api.pooling import CALLS_AT_ONCE, ROWS_AT_ONCE
 from pilotlight_text.pooling_api.rows import longest_first
+from pilotlight_text.templates.chat_template import ChatTemplate
+from pilotlight_text.templates.template_sources import template_source
 
 EMBEDDINGS, RERANK, SCORE = "/v1/embeddings", "/v1/rerank", "/v1/score"
 DOCUMENTS = ["a dog ran", "the cat sat on the mat", "far away"]
@@ -401,3 +405,16 @@ async def test_fields_that_nobody_knows_are_named(task: Any, path: str, body: di
     response = await PoolingApp(task).post(path, body | {"dimesions": 2})
     assert (response.status_code, response.headers[IGNORED_HEADER]) == (200, "dimesions")
     assert IGNORED_HEADER not in (await PoolingApp(task).post(path, body)).headers
+
+
+async def test_what_the_template_does_not_read_of_a_conversation_is_named_once() -> None:
+    app = PoolingApp("embed")
+    loaded = app.model._model.loaded()
+    source = template_source("{% for m in messages %}{{ m.content }} {% endfor %}")
+    template = ChatTemplate({"default": source}, {}, InlineTemplates(), max_output_chars=1000)
+    app.model._model.set_loaded(replace(loaded, template=template))
+    conversation = [{"role": "user", "content": "the cat", "name": "Ada"}]
+    body = {"messages": [conversation, conversation], "chat_template_kwargs": {"mood": 1}}
+    response = await app.post(EMBEDDINGS, body)
+    assert (response.status_code, len(response.json()["data"])) == (200, 2)
+    assert response.headers[IGNORED_HEADER] == "chat_template_kwargs.mood, messages.name"

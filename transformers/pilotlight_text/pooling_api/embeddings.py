@@ -7,6 +7,7 @@ from functools import partial
 
 import msgspec
 
+from pilotlight_text.ignored_fields import note_unseen
 from pilotlight_text.pooling_api.answers import Embedding, EmbeddingList
 from pilotlight_text.pooling_api.pooling import Clock, Pooling, floats, usage_of
 from pilotlight_text.pooling_api.requests import (
@@ -30,7 +31,8 @@ async def embeddings(model: TextModel, context: RequestContext, now_s: Clock) ->
     pooling = Pooling(model, context, request.model)
     pooling.require("embed")
     with timed(context, "tokenize"):
-        rows = await _rows(request, model, pooling)
+        rows, unseen = await _rows(request, model, pooling)
+    note_unseen(unseen, context)
     vectors = await pooling.vectors(rows, request.parameters(request.dimensions))
     data = [Embedding(place, "embedding", _written(vector, request)) for place, vector in enumerate(vectors)]
     answer_id = f"embd-{request.request_id or context.request_id}"
@@ -41,13 +43,21 @@ def _written(vector: bytes, request: EmbeddingRequest) -> list[float] | str:
     return base64.b64encode(vector).decode() if request.encoding_format == "base64" else list(floats(vector))
 
 
-async def _rows(request: EmbeddingRequest, model: TextModel, pooling: Pooling) -> list[PoolingRow]:
+async def _rows(request: EmbeddingRequest, model: TextModel, pooling: Pooling) -> tuple[list[PoolingRow], list[str]]:
+    """And what of conversations the template does not read."""
     maker = pooling.rows(request.truncate_prompt_tokens, request.truncation_side)
     given, conversations = inputs_of(request)
     if conversations:
+        template, variables = model.loaded().template, request.chat_template_kwargs or {}
         texts = [await _rendered(model, request, conversation) for conversation in conversations]
-        return await maker.of_texts(texts, special=bool(request.add_special_tokens), param="messages")
-    return await _of_inputs(maker, given, special=request.add_special_tokens is not False)
+        unseen = [
+            name
+            for conversation, text in zip(conversations, texts, strict=True)
+            for name in await template.unseen(conversation, text, variables=variables)
+        ]
+        rows = await maker.of_texts(texts, special=bool(request.add_special_tokens), param="messages")
+        return rows, list(dict.fromkeys(unseen))
+    return await _of_inputs(maker, given, special=request.add_special_tokens is not False), []
 
 
 async def _of_inputs(maker: RowMaker, given: list[str | list[int]], *, special: bool) -> list[PoolingRow]:
