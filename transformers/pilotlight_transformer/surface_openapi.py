@@ -21,7 +21,7 @@ from pilotlight_text.anthropic_api.answers import MessageAnswer, TokenCount
 from pilotlight_text.anthropic_api.routes import PREFIXES
 from pilotlight_text.responses_api import requests as responses
 from pilotlight_text.responses_api import stream_events as response_events
-from pilotlight_text.responses_api.answers import DeletedResponse, InputItemList, Response
+from pilotlight_text.responses_api.answers import DeletedResponse, InputItemList, InputTokenCount, Response
 from pilotlight_text.responses_api.item_pages import MAX_LIMIT
 from pilotlight_wire.handlers import ServedModel
 
@@ -38,6 +38,10 @@ _RESPONSES = (
         *("post", "/responses", "create_response", "the response; with `stream`, its events", Response, _ERRORS),
         body=responses.ResponsesRequest,
         media=event_stream(),
+    ),
+    Operation(
+        *("post", "/responses/input_tokens", "count_input_tokens", "the prompt's tokens", InputTokenCount, _ERRORS),
+        body=responses.ResponsesRequest,
     ),
     Operation("get", _STORED, "retrieve_response", "a stored response", Response, (400, 404)),
     Operation("delete", _STORED, "delete_response", "it is forgotten", DeletedResponse, (404,)),

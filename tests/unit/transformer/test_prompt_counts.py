@@ -1,4 +1,4 @@
-"""/tokenize and count_tokens count the tokens that a chat and a message of the same words have in their prompt.
+"""/tokenize, count_tokens and input_tokens count the tokens that an answer to the same words has in its prompt.
 
 Whatever the template, and whatever changes a prompt."""
 
@@ -104,5 +104,31 @@ def test_count_tokens_has_those_of_a_message(style: str) -> None:
             if made.status_code == 200:
                 usage = made.json()["usage"]
                 assert count.json()["input_tokens"] == usage["input_tokens"] + usage["cache_read_input_tokens"]
+
+    asyncio.run(counted())
+
+
+RESPONSES: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "instructions": {"instructions": "Be brief."},
+    "tools": {"tools": [{"type": "function", "name": "f", "parameters": SCHEMA}], "tool_choice": "required"},
+    "effort": {"reasoning": {"effort": "none"}},
+    "items": {"input": [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": "Hi."}]},
+    "a format": {"text": {"format": {"type": "json_object"}}},
+}
+
+
+@pytest.mark.parametrize("style", sorted(STYLES))
+def test_input_tokens_are_those_of_a_response(style: str) -> None:
+    async def counted() -> None:
+        app = app_of(style)
+        previous = (await app.post("/v1/responses", {"model": "demo", "input": "Who?"})).json().get("id")
+        for name, fields in {**RESPONSES, "history": {"previous_response_id": previous}}.items():
+            asked = {"model": "demo", "input": "Hi.", **fields}
+            made, count = await app.post("/v1/responses", asked), await app.post("/v1/responses/input_tokens", asked)
+            assert made.status_code == count.status_code, (name, made.text, count.text)
+            if made.status_code == 200:
+                tokens = made.json()["usage"]["input_tokens"]
+                assert count.json() == {"object": "response.input_tokens", "input_tokens": tokens}
 
     asyncio.run(counted())

@@ -33,6 +33,8 @@ ASKED: list[tuple[str, Any]] = [
     ("/v1/embeddings", {}),
     ("/v1/responses", {"model": "demo", "input": "hello"}),
     ("/v1/responses", {"model": "demo", "input": []}),
+    ("/v1/responses/input_tokens", {"model": "demo", "input": "hello"}),
+    ("/v1/responses/input_tokens", {"model": "demo", "input": []}),
     ("/v1/responses/{response_id}", None),
     ("/v1/responses/{response_id}/input_items", None),
     ("/v1/messages", CHAT | {"max_tokens": 4}),

@@ -143,6 +143,11 @@ class InputItemList(msgspec.Struct):
     object: Literal["list"] = "list"
 
 
+class InputTokenCount(msgspec.Struct):
+    input_tokens: Count
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+
+
 def usage_object(usage: Usage) -> ResponseUsage:
     total = usage.prompt_tokens + usage.completion_tokens
     cached, reasoning = InputDetails(usage.cached_tokens), OutputDetails(usage.reasoning_tokens or 0)

@@ -18,7 +18,13 @@ from pilotlight_text.conversation.conversation import Conversation
 from pilotlight_text.conversation.conversations import Conversations
 from pilotlight_text.detokenization.logprob_text import chat_logprobs
 from pilotlight_text.named_events import written
-from pilotlight_text.responses_api.answers import DeletedResponse, InputItemList, Response, usage_object
+from pilotlight_text.responses_api.answers import (
+    DeletedResponse,
+    InputItemList,
+    InputTokenCount,
+    Response,
+    usage_object,
+)
 from pilotlight_text.responses_api.input_items import as_items, unread_keys
 from pilotlight_text.responses_api.item_pages import page_of
 from pilotlight_text.responses_api.requested_response import conversation_of, listed_items, response_of
@@ -51,19 +57,35 @@ class Responses:
         self._new_token = new_token
 
     async def create(self, context: RequestContext) -> Reply | Stream:
-        request, ignored = read_responses_request(context.body)
-        RESPONSE_FIELDS.note([*ignored, *unread_keys(as_items(request.input))], context)
-        self._model.require(request.model)
+        request = self._asked(context)
         try:
             return await self._created(request, context)
         except PilotlightError as error:
             raise in_own_words(error) from error.__cause__
 
-    async def _created(self, request: ResponsesRequest, context: RequestContext) -> Reply | Stream:
+    async def count_input_tokens(self, context: RequestContext) -> Reply:
+        """Of the prompt that the same request to `create` would have."""
+        request = self._asked(context)
+        try:
+            ids = await self._conversations.prompt_ids(self._conversation(request, context), context)
+        except PilotlightError as error:
+            raise in_own_words(error) from error.__cause__
+        return Reply(_encode(InputTokenCount(len(ids))))
+
+    def _asked(self, context: RequestContext) -> ResponsesRequest:
+        request, ignored = read_responses_request(context.body)
+        RESPONSE_FIELDS.note([*ignored, *unread_keys(as_items(request.input))], context)
+        self._model.require(request.model)
+        return request
+
+    def _conversation(self, request: ResponsesRequest, context: RequestContext) -> Conversation:
         history: list[dict[str, Any]] = []
         if request.previous_response_id is not None:
             history = self._stored.history(request.previous_response_id, _tenant(context), request.model, self._now_s())
-        conversation = conversation_of(request, history)
+        return conversation_of(request, history)
+
+    async def _created(self, request: ResponsesRequest, context: RequestContext) -> Reply | Stream:
+        conversation = self._conversation(request, context)
         response = response_of(request, self._new_id("resp"), int(self._now_s()))
         output = ResponseOutput(response, self._new_id)
         if request.stream:

@@ -34,6 +34,9 @@ def responses_routes(
     async def create(context: RequestContext) -> Reply | Stream:
         return await responses().create(context)
 
+    async def count_input_tokens(context: RequestContext) -> Reply:
+        return await responses().count_input_tokens(context)
+
     async def retrieve(context: RequestContext) -> Reply:
         return await responses().retrieve(context)
 
@@ -51,6 +54,7 @@ def responses_routes(
         for prefix in PREFIXES
         for route in (
             Route("POST", f"{prefix}/responses", create),
+            Route("POST", f"{prefix}/responses/input_tokens", count_input_tokens),
             Route("GET", f"{prefix}/responses/{{response_id}}", retrieve, counted=False),
             Route("DELETE", f"{prefix}/responses/{{response_id}}", delete, counted=False),
             Route("POST", f"{prefix}/responses/{{response_id}}/cancel", cancel, counted=False),
