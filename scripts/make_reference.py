@@ -19,6 +19,7 @@ from typing import Any
 import click
 import msgspec
 
+from pilotlight_gateway import settings as gateway_settings
 from pilotlight_local.cli.commands import cli
 from pilotlight_pool import arguments as pool_arguments
 from pilotlight_predictor import arguments as predictor_arguments
@@ -29,7 +30,7 @@ from pilotlight_transformer import settings as transformer_settings
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference.md"
-FOLDERS = ("protocol", "serving", "specs", "predictors", "transformers", "warmup", "local")
+FOLDERS = ("protocol", "serving", "specs", "predictors", "transformers", "warmup", "gateway", "local")
 METRICS = {"Counter": "counter", "Gauge": "gauge", "Histogram": "histogram", "GaugeMetricFamily": "gauge"}
 
 ENVIRONMENT = {
@@ -59,6 +60,7 @@ HEADERS = {
     "x-pilotlight-lease": "answer: how the engine was got and what it took",
     "x-pilotlight-param": "answer 400: the parameter that is wrong",
     "x-pilotlight-tenant": "request: whose stored responses these are, as a gateway in front says",
+    "x-pilotlight-way": "answer of the gateway: short or pods, and why",
     "x-pilotlight-progress": "request, 1: a stream that waits says why in SSE comments",
 }
 # Between our own processes only.
@@ -156,6 +158,7 @@ def _parsers() -> Iterator[str]:
         predictor_arguments.command_line({}),
         transformer_settings.command_line({}),
         pool_arguments.command_line(),
+        gateway_settings.command_line({}),
     ):
         rows = []
         for action in parser._actions:

@@ -40,11 +40,12 @@ def main(engine_provider: Callable[[Namespace], PhasedProvider] | None = None) -
         return 1
     try:
         if args.pool_url and engine_provider is None:
-            new_ask = _asks(args)
-            first = lease_client.begin(new_ask(args.startup_deadline_s))
+            wish = arguments.lease_wish(args)
+            ask = LeaseAsk(wish, lambda: PoolHttp(args.pool_url, args.pool_key), args.startup_deadline_s)
+            first = lease_client.begin(ask)
             from pilotlight_predictor import predictor_server
 
-            return predictor_server.run(args, listener, predictor_server.leased(new_ask, first))
+            return predictor_server.run(args, listener, predictor_server.leased(wish, first))
         from pilotlight_predictor import predictor_server
 
         own = predictor_server.own(engine_provider or (lambda args: predictor_server.child_engines(args, os.environ)))
@@ -52,12 +53,6 @@ def main(engine_provider: Callable[[Namespace], PhasedProvider] | None = None) -
     except PilotlightError as error:
         _log.error("%s", error.message)
         return 1
-
-
-def _asks(args: Namespace) -> Callable[[float], LeaseAsk]:
-    """Makes asks for this predictor's lease, given how many seconds each may take."""
-    wish = arguments.lease_wish(args)
-    return lambda deadline_s: LeaseAsk(wish, lambda: PoolHttp(args.pool_url, args.pool_key), deadline_s)
 
 
 if __name__ == "__main__":

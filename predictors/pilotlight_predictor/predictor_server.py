@@ -13,26 +13,24 @@ import socket
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 
 import uvloop
 
 from pilotlight_engine import model_source
+from pilotlight_engine.admission import QueueLimits, RequestLimits
 from pilotlight_engine.client.child_provider import ChildEngineProvider
 from pilotlight_engine.client.model_engine_provider import ModelEngineProvider
 from pilotlight_engine.client.own_engine import child_provider
-from pilotlight_engine.client.pool_client import connect
-from pilotlight_engine.leasing.engine_holder import EngineHolder, Lending, PhasedProvider
+from pilotlight_engine.leasing.engine_holder import EngineHolder, PhasedProvider
 from pilotlight_engine.leasing.lease_client import Lease, LeaseAsk
-from pilotlight_engine.leasing.lease_provider import CONNECT_DEADLINE_S, LeaseDeadlines, LeasedEngine, LeaseProvider
-from pilotlight_engine.leasing.pool_http import PoolHttp
+from pilotlight_engine.leasing.leased_holder import LeaseTimes, PoolAddress, leased_holder
 from pilotlight_engine.leasing.resume import ResumeLimits
 from pilotlight_models.in_place import folder_in_place
-from pilotlight_predictor.admission import QueueLimits, RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.leases import LeaseRequest
 from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_serving.settings import ServerSettings
 
@@ -81,22 +79,12 @@ def child_engines(args: Namespace, environment: Mapping[str, str]) -> ModelEngin
     return ModelEngineProvider(fetch, provide)
 
 
-def leased(new_ask: Callable[[float], LeaseAsk], first: tuple[LeaseAsk, Future[Lease]]) -> Source:
+def leased(wish: LeaseRequest, first: tuple[LeaseAsk, Future[Lease]]) -> Source:
     """Engines of a warm pool, held while there is work. `first`: the ask that is already under way."""
 
-    async def connected(lease: Lease) -> LeasedEngine:
-        return await connect(lease.endpoint, lease.lease_id, lease.secret, deadline_s=CONNECT_DEADLINE_S)
-
     def holder(args: Namespace) -> EngineHolder:
-        deadlines = LeaseDeadlines(args.startup_deadline_s, args.lease_deadline_s)
-        transport = partial(PoolHttp, args.pool_url, args.pool_key)
-        provider = LeaseProvider(args.model_name, new_ask, deadlines, transport, connected, first)
-        return EngineHolder(
-            provider,
-            Lending(
-                args.lease_idle_s, args.lease_deadline_s, provider.check_pool, lambda: provider.news, provider.watch
-            ),
-        )
+        times = LeaseTimes(args.startup_deadline_s, args.lease_deadline_s, args.lease_idle_s)
+        return leased_holder(wish, PoolAddress(args.pool_url, args.pool_key), times, first)
 
     return holder
 

@@ -14,22 +14,15 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pilotlight_engine.admission import EngineQueue, QueueLimits, RequestLimits, fit, fit_pooling
 from pilotlight_engine.contract import EngineInfo, GenerateRequest, PoolRequest
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_engine.leasing.resume import ResumeLimits
 from pilotlight_engine.leasing.resumed_generation import Generator
-from pilotlight_predictor.admission import (
-    EngineQueue,
-    QueueLimits,
-    RequestLimits,
-    fit,
-    fit_pooling,
-    parameters_from,
-    tokens_only,
-    v2_parameters,
-)
 from pilotlight_predictor.pooling_tensors import INPUTS as POOLING_INPUTS
 from pilotlight_predictor.pooling_tensors import outputs, pool_prompts, vector_tensors
+from pilotlight_predictor.predictor_metrics import PromisedGauges
+from pilotlight_predictor.token_parameters import parameters_from, tokens_only, v2_parameters
 from pilotlight_predictor.token_tensors import (
     INPUT_IDS,
     INPUT_LENGTHS,
@@ -82,7 +75,7 @@ class TokensModel:
         self._holder = holder
         self._generator = Generator(holder, resume_limits or ResumeLimits())
         self._limits = request_limits
-        self._queue = EngineQueue(queue_limits, time.monotonic)
+        self._queue = EngineQueue(queue_limits, time.monotonic, PromisedGauges())
         self._loras = tuple(loras)
         self._numbers = itertools.count(1)
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import quote, unquote
 
 from pilotlight_protocol.errors import PilotlightError, UnsupportedMediaType
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRequest
 from pilotlight_serving.errors import MethodNotAllowed, RouteNotFound, bug, no_such_model
-from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
 from pilotlight_wire.http_exchange import BodyAborted, HttpAnswer, Receive, Scope, Send, read_body, server_timing
@@ -29,15 +29,60 @@ _ALL_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 _log = logging.getLogger("pilotlight.http")
 
 
-class HttpApp:
-    def __init__(
-        self, routes: Sequence[Route], model: ServedModel, limiter: ConcurrencyLimiter, settings: ServerSettings
-    ) -> None:
+class Router(Protocol):
+    """Which route answers a request."""
+
+    def route(self, scope: Scope, context: RequestContext) -> Route:
+        """The route to run, its parameters told to `context`; raises the 404 or 405 that stands in its way."""
+        ...
+
+
+class ModelRouter:
+    """The routes of a server that serves one model; names in paths are this model's."""
+
+    def __init__(self, routes: Sequence[Route], model: ServedModel) -> None:
         self._table = RouteTable(routes)
         self._model = model
+
+    def route(self, scope: Scope, context: RequestContext) -> Route:
+        path = scope["raw_path"].decode("ascii")
+        match = self._table.find(scope["method"], path)
+        if match is None or not self._model.serves(match.parameters.get("model_name", self._model.name)):
+            match = self._table.find(scope["method"], quoted_name(path, self._model.names())) or match
+        route = route_of(match, context)
+        assert match is not None
+        name, version = match.parameters.get("model_name", ""), match.parameters.get("version", "")
+        if (name and not self._model.serves(name)) or version not in ("", self._model.version):
+            raise no_such_model(self._model, name, version)
+        context.model_name, context.model_version = name, version
+        context.path_parameters, context.query_string = match.parameters, scope.get("query_string", b"")
+        return route
+
+
+def route_of(match: Match | None, context: RequestContext) -> Route:
+    """Raises RouteNotFound, MethodNotAllowed."""
+    if match is None:
+        raise RouteNotFound("there is nothing at this path; GET /openapi.json lists what there is")
+    if match.route is None:
+        context.response_headers["Allow"] = ", ".join(match.allowed)
+        raise MethodNotAllowed(f"this path takes {' and '.join(match.allowed)}")
+    return match.route
+
+
+class HttpApp:
+    """`observe_predict`: the seconds of each counted request."""
+
+    def __init__(
+        self,
+        router: Router,
+        limiter: ConcurrencyLimiter,
+        settings: ServerSettings,
+        observe_predict: Callable[[float], None],
+    ) -> None:
+        self.router = router
         self.limiter = limiter
         self.settings = settings
-        self.observe_predict = predict_observer(model.name)
+        self.observe_predict = observe_predict
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = HttpAnswer(scope, receive, send, self.settings.cors, scope["path"])
@@ -45,24 +90,6 @@ class HttpApp:
         if scope["method"] == "OPTIONS" and await answer.options(_ALL_METHODS):
             return
         await _Exchange(self, scope, answer).run()
-
-    def route(self, scope: Scope, context: RequestContext) -> Route:
-        """The route to run; raises the 404, 405 or 415 that stands in its way."""
-        path = scope["raw_path"].decode("ascii")
-        match = self._table.find(scope["method"], path)
-        if match is None or not self._model.serves(match.parameters.get("model_name", self._model.name)):
-            match = self._table.find(scope["method"], quoted_name(path, self._model.names())) or match
-        if match is None:
-            raise RouteNotFound("there is nothing at this path; GET /openapi.json lists what there is")
-        if match.route is None:
-            context.response_headers["Allow"] = ", ".join(match.allowed)
-            raise MethodNotAllowed(f"this path takes {' and '.join(match.allowed)}")
-        name, version = match.parameters.get("model_name", ""), match.parameters.get("version", "")
-        if (name and not self._model.serves(name)) or version not in ("", self._model.version):
-            raise no_such_model(self._model, name, version)
-        context.model_name, context.model_version = name, version
-        context.path_parameters, context.query_string = match.parameters, scope.get("query_string", b"")
-        return match.route
 
 
 class _Exchange:
@@ -82,7 +109,7 @@ class _Exchange:
         counted: CountedRequest | None = None
         try:
             try:
-                route = self._app.route(self._scope, self._context)
+                route = self._app.router.route(self._scope, self._context)
                 if route.counted:
                     counted = CountedRequest(limiter, self._context, "http", self._app.observe_predict)
                 await self._run(route)
@@ -110,7 +137,7 @@ class _Exchange:
         context = self._context
         if route.method == "POST":
             settings = self._app.settings
-            _check_content_type(context, route)
+            check_content_type(context, route)
             context.body = await read_body(
                 self._answer.receive, context.headers, settings.max_body_bytes, settings.body_stall_timeout_s
             )
@@ -149,7 +176,8 @@ class _Exchange:
         return headers
 
 
-def _check_content_type(context: RequestContext, route: Route) -> None:
+def check_content_type(context: RequestContext, route: Route) -> None:
+    """Raises UnsupportedMediaType."""
     given = context.headers.get("content-type")
     if given is None:
         return

@@ -17,15 +17,20 @@ from waiting import until
 
 
 class PooledPlatform:
+    """`gateway_port`: None for a platform without a gateway."""
+
+    gateway_port: int | None = None
+
     def __init__(self, folder: Path, spec: Path, *flags: str) -> None:
         self.port, self.state, self.log = free_port(), folder / "state", folder / "up.log"
+        gateway = ["--no-gateway"] if self.gateway_port is None else [f"--gateway-port={self.gateway_port}"]
         argv = [
             sys.executable,
             "-m",
             "pilotlight_local",
             "up",
             str(spec),
-            "--no-gateway",
+            *gateway,
             "--port",
             str(self.port),
             *flags,

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from scripted_engine import ScriptedProvider
 
+from pilotlight_engine.admission import QueueLimits, RequestLimits
 from pilotlight_engine.leasing.engine_holder import EngineHolder
-from pilotlight_predictor.admission import QueueLimits, RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.v2 import InferRequest, Tensor
 from pilotlight_wire.handlers import RequestContext

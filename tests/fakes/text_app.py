@@ -15,7 +15,8 @@ from inline_templates import InlineTemplates
 
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.data_plane import DataPlane
-from pilotlight_serving.http_app import HttpApp
+from pilotlight_serving.http_app import HttpApp, ModelRouter
+from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.openapi_document import openapi_document
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.v2_routes import V2Routes
@@ -62,7 +63,7 @@ class TextApp:
         limiter = ConcurrencyLimiter(server.max_concurrent_requests)
         plane = DataPlane(self.model, limiter, model_control=server.model_control)
         routes = [*V2Routes(plane, lambda: openapi_document(self.model)).routes(), *self.model.routes()]
-        self.app = HttpApp(routes, self.model, limiter, server)
+        self.app = HttpApp(ModelRouter(routes, self.model), limiter, server, predict_observer(self.model.name))
 
     def client(self) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app=cast(Any, self.app), raise_app_exceptions=True)

@@ -4,88 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any
 
 from pilotlight_protocol.errors import Unavailable
-from pilotlight_protocol.v2 import InferRequest, InferResponse
-from pilotlight_text.anthropic_api.routes import messages_routes
-from pilotlight_text.openai_api.routes import openai_routes
-from pilotlight_text.pooling_api.routes import pooling_routes
-from pilotlight_text.responses_api.routes import responses_routes
-from pilotlight_text.split_api.routes import split_routes
+from pilotlight_text.served_text import ServedText
 from pilotlight_text.templates.template_workers import TemplateWorkers
-from pilotlight_text.text_model import VERSION, LoadedText, TextModel
+from pilotlight_text.text_model import LoadedText, TextModel
 from pilotlight_text.token_source import TokenSource
 from pilotlight_text.tokenization.text_loading import load_text
 from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError
-from pilotlight_text.tokenization_api.routes import tokenization_routes
-from pilotlight_text.v2_api.handlers import V2Text
-from pilotlight_text.v2_api.requests import FINISH_REASON, TEXT_INPUT, TEXT_OUTPUT
 from pilotlight_transformer.settings import TransformerSettings
-from pilotlight_wire.handlers import ModelMetadata, RequestContext, Route, TensorMetadata
 
 _log = logging.getLogger("pilotlight.transformer")
 
 
-class ServedTextModel:
+class ServedTextModel(ServedText):
     """`source` and `templates` are closed when `lifespan` ends."""
 
     def __init__(self, settings: TransformerSettings, source: TokenSource, templates: TemplateWorkers) -> None:
         self._templates = templates
         self._settings = settings
         self._source = source
-        self._model = TextModel((settings.model_name, *settings.lora_names), source)
-        self._v2 = V2Text(self._model)
-        self.name = settings.model_name
-        self.version = VERSION
+        super().__init__(TextModel((settings.model_name, *settings.lora_names), source), "pilotlight_transformer")
         self.load_failed = False
-
-    def metadata(self) -> ModelMetadata:
-        return ModelMetadata(
-            name=self.name,
-            versions=(VERSION,),
-            platform="pilotlight_transformer",
-            inputs=(TensorMetadata(TEXT_INPUT, "BYTES", (-1,)),),
-            outputs=self._outputs(),
-        )
-
-    def _outputs(self) -> tuple[TensorMetadata, ...]:
-        pooling = self._model.loaded().pooling if self._model.is_loaded else None
-        if pooling is None:
-            return (TensorMetadata(TEXT_OUTPUT, "BYTES", (-1,)), TensorMetadata(FINISH_REASON, "BYTES", (-1,)))
-        from pilotlight_text.pooling_api.v2 import outputs  # only where a model pools
-
-        return outputs(pooling.task)
-
-    def ready(self) -> bool:
-        return self._model.is_loaded
-
-    def why_not_ready(self) -> Unavailable:
-        return self._model.why_not_loaded()
-
-    def names(self) -> Sequence[str]:
-        return self._model.names
-
-    def serves(self, model_name: str) -> bool:
-        return model_name in self._model.names
-
-    async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
-        if self._model.loaded().pooling is not None:
-            from pilotlight_text.pooling_api import v2  # only where a model pools
-
-            return await v2.infer(self._model, request, context)
-        return await self._v2.infer(request, context)
-
-    def stream_infer(self, request: InferRequest, context: RequestContext) -> AsyncIterator[InferResponse]:
-        return self._v2.stream_infer(request, context)
-
-    def routes(self) -> Sequence[Route]:
-        model = self._model
-        openai = [*openai_routes(model), *responses_routes(model), *messages_routes(model)]
-        return [*self._v2.routes(), *openai, *tokenization_routes(model), *split_routes(model), *pooling_routes(model)]
 
     def openapi(self) -> Mapping[str, Any]:
         from pilotlight_transformer.openapi import openapi  # not before somebody asks for it
@@ -123,9 +67,6 @@ class ServedTextModel:
         if self._model.is_loaded:
             self._model.loaded().codec.close()
         self._model.set_loaded(loaded)
-
-    async def metrics(self) -> bytes:
-        return b""
 
     @asynccontextmanager
     async def lifespan(self, loading: Future[LoadedText], stop: Callable[[], None]) -> AsyncIterator[None]:

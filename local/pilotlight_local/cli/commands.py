@@ -23,7 +23,7 @@ END_GRACE_S = 10.0
 REFUSED_EXIT_CODE = 2
 PIPED_COLUMNS = 200
 POOL_PACKAGE = "pilotlight_pool"
-GATEWAY_PACKAGE = "pilotlight_gateway.__main__"
+GATEWAY_PACKAGE = "pilotlight_gateway"
 COMMANDS_GROUP = "pilotlight.commands"
 
 

@@ -251,8 +251,9 @@ class EngineHolder:
             await self._until_lost_or_unwanted(engine)
         finally:
             self._tokens_per_s = engine.stats.generation_tokens_per_s or self._tokens_per_s
-            self._engine = None
-            ENGINE_HELD.set(0)
+            if self._engine is not None:
+                self._engine = None
+                ENGINE_HELD.dec()
             self._booting_since = self._loop.time()
             await self._provider.release(engine)
 
@@ -270,7 +271,7 @@ class EngineHolder:
         self._workless_since = self._loop.time()
         if not self._works:
             self._workless.set()
-        ENGINE_HELD.set(1)
+        ENGINE_HELD.inc()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(engine)

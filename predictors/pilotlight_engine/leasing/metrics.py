@@ -8,5 +8,5 @@ ENGINES_LOST = Counter("pilotlight_predictor_engines_lost", "Engines that ended 
 RESUMES = Counter(
     "pilotlight_predictor_resumes", "Requests whose engine was lost: resumed, impossible or given_up", ["outcome"]
 )
-ENGINE_HELD = Gauge("pilotlight_predictor_engine_held", "1 while a working engine is held")
+ENGINE_HELD = Gauge("pilotlight_predictor_engine_held", "Working engines that are held; a predictor holds one")
 BOOT_PHASE = Gauge("pilotlight_predictor_boot_phase_seconds", "Phases of the last engine boot", ["phase"])

@@ -13,12 +13,12 @@ from scripted_engine import ScriptedEngine
 from scripted_pool import Entry, ScriptedPool, error, lease
 from waiting import until_async
 
+from pilotlight_engine.admission import QueueLimits, RequestLimits
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.leasing.engine_holder import EngineHolder, Lending
 from pilotlight_engine.leasing.lease_client import Lease, LeaseAsk
 from pilotlight_engine.leasing.lease_errors import LeaseRefused, PoolUnreachable, ServedElsewhere
 from pilotlight_engine.leasing.lease_provider import LeaseDeadlines, LeaseProvider
-from pilotlight_predictor.admission import QueueLimits, RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.leases import LeaseRequest

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from pilotlight_predictor.admission import AdmissionLimits, Admit, EngineLoad, Estimate, Refuse, TurnedAway, admit
+from pilotlight_engine.admission import AdmissionLimits, Admit, EngineLoad, Estimate, Refuse, TurnedAway, admit
 
 LIMITS = AdmissionLimits(max_queue=4, kv_watermark=0.9, block_size=16, num_kv_blocks=100)
 BUSY = EngineLoad(

@@ -9,7 +9,7 @@ import pytest
 from scripted_engine import LOST, REFUSED, VECTOR_SIZE, ScriptedProvider
 from served_tokens_model import context, infer_request, serving, until
 
-from pilotlight_predictor.admission import QueueLimits
+from pilotlight_engine.admission import QueueLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, PilotlightError, Unavailable
 from pilotlight_protocol.pooling import PoolingInfo

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilotlight_predictor.admission import RequestLimits, fit, parameters_from
+from pilotlight_engine.admission import RequestLimits, fit
+from pilotlight_predictor.token_parameters import parameters_from
 from pilotlight_predictor.token_tensors import prompts_from
 from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge, PilotlightError
 from pilotlight_protocol.generation import GenerationParameters, decode_generate

@@ -10,9 +10,9 @@ import pytest
 from scripted_engine import LOST, REFUSED, ScriptedProvider
 from served_tokens_model import context, infer_request, serving, until
 
+from pilotlight_engine.admission import QueueLimits, RequestLimits
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.leasing.engine_holder import EngineHolder
-from pilotlight_predictor.admission import QueueLimits, RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, Unavailable
 from pilotlight_wire.handlers import Reply, Stream

@@ -15,7 +15,8 @@ from prometheus_client import REGISTRY
 
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.data_plane import DataPlane
-from pilotlight_serving.http_app import HttpApp
+from pilotlight_serving.http_app import HttpApp, ModelRouter
+from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.openapi_document import openapi_document
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.v2_routes import V2Routes
@@ -33,7 +34,7 @@ class Shell:
         self.limiter = ConcurrencyLimiter(places)
         self.plane = DataPlane(self.model, self.limiter, model_control=settings.model_control)
         routes = [*V2Routes(self.plane, lambda: openapi_document(self.model)).routes(), *self.model.routes()]
-        self.app = HttpApp(routes, self.model, self.limiter, settings)
+        self.app = HttpApp(ModelRouter(routes, self.model), self.limiter, settings, predict_observer(self.model.name))
 
     async def get(self, path: str, **headers: str) -> Answered:
         return await ask(self.app, "GET", path, headers=headers)

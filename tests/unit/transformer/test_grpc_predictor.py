@@ -16,7 +16,7 @@ from memory_call import MemoryCall
 from scripted_engine import ScriptedProvider
 from token_source_conformance import Running, TokenSourceConformance, asked, ready_holder, running_on
 
-from pilotlight_predictor.admission import QueueLimits, RequestLimits
+from pilotlight_engine.admission import QueueLimits, RequestLimits
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.errors import NotSupported, PilotlightError, Unavailable
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter

@@ -12,6 +12,7 @@ from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
 
 if TYPE_CHECKING:
     from pilotlight_text.responses_api.handlers import Responses
+    from pilotlight_text.responses_api.stored_responses import StoredResponses
 
 PREFIXES = ("/openai/v1", "/v1")
 
@@ -20,7 +21,9 @@ def responses_routes(
     model: TextModel,
     now_s: Callable[[], float] = time.time,
     new_token: Callable[[], str] = lambda: secrets.token_hex(24),
+    stored: StoredResponses | None = None,
 ) -> list[Route]:
+    """`stored`: where several models keep theirs; None for one of its own."""
     made: list[Responses] = []
 
     def responses() -> Responses:
@@ -28,7 +31,7 @@ def responses_routes(
             from pilotlight_text.responses_api.handlers import Responses
             from pilotlight_text.responses_api.stored_responses import StoredResponses
 
-            made.append(Responses(model, StoredResponses(), now_s, new_token))
+            made.append(Responses(model, stored or StoredResponses(), now_s, new_token))
         return made[0]
 
     async def create(context: RequestContext) -> Reply | Stream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -42,14 +43,39 @@ def load_text(
     """`environment`: the store's. `adapter_uri`: its own chat template, tokenizer and end, if it has any, are what it
     was trained with. Raises TokenizerFilesError: missing or broken files, a chat template that does not compile, or an
     adapter's tokenizer that is not for this base."""
+    return text_of(read_text_files(model_uri, environment, adapter_uri), max_model_len, templates, parsers)
+
+
+@dataclass(frozen=True, slots=True)
+class TextFilesRead:
+    """All that a text is made of. `adapter`: None where there is none."""
+
+    base: TokenizerFiles
+    adapter: AdapterFiles | None = None
+
+
+def read_text_files(model_uri: str, environment: Mapping[str, str], adapter_uri: str = "") -> TextFilesRead:
+    """Raises TokenizerFilesError: missing or broken files."""
     with model_folder(model_uri, environment) as folder:
         files = read(folder)
-    tokenizer, end = _tokenizer(files.tokenizer_json), None
-    if adapter_uri:
-        from pilotlight_text.tokenization import adapter_files  # only where there is one
+    if not adapter_uri:
+        return TextFilesRead(files)
+    from pilotlight_text.tokenization import adapter_files  # only where there is one
 
-        with model_folder(adapter_uri, environment) as folder:
-            adapter = adapter_files.read_adapter_files(folder)
+    with model_folder(adapter_uri, environment) as folder:
+        return TextFilesRead(files, adapter_files.read_adapter_files(folder))
+
+
+def text_of(
+    read_files: TextFilesRead, max_model_len: int | None, templates: TemplateRunner, parsers: NamedParsers
+) -> LoadedText:
+    """Raises TokenizerFilesError: a tokenizer or a chat template that does not compile, or one that is not for its
+    base."""
+    files, adapter = read_files.base, read_files.adapter
+    tokenizer, end = _tokenizer(files.tokenizer_json), None
+    if adapter is not None:
+        from pilotlight_text.tokenization import adapter_files
+
         tokenizer = _adapters_tokenizer(adapter, files, tokenizer)
         end = adapter_files.own_end(adapter, files, tokenizer)
         files = adapter_files.with_template_of(adapter, files)

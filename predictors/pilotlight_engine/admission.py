@@ -16,14 +16,13 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import msgspec
 
-from pilotlight_predictor.predictor_metrics import IN_FLIGHT_SEQUENCES, PROMISED_TOKENS, REFUSED
 from pilotlight_protocol.engine_frames import EngineInfo, EngineStats
 from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge, Unavailable
-from pilotlight_protocol.generation import GenerationParameters, parse_parameters
+from pilotlight_protocol.generation import GenerationParameters
 
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 60.0
 # Said while no throughput has been measured yet.
@@ -156,37 +155,6 @@ def _turn_away(
     return wait_s, TurnedAway(min(ahead + own, RETRY_AFTER_MAX_S * tokens_per_s), now_s)
 
 
-def parameters_from(raw: dict[str, Any]) -> GenerationParameters:
-    """V2 parameters without the protocol's own."""
-    return tokens_only(parse_parameters(v2_parameters(raw)))
-
-
-def tokens_only(parameters: GenerationParameters) -> GenerationParameters:
-    """Strings are refused, for tokens are all that is seen here; so are choices that cannot differ, which the
-    transformer makes of one."""
-    if parameters.stop:
-        raise InvalidInput(
-            "stop strings are found in text, which the transformer does; send 'stop_token_ids' here, "
-            "or the request with 'stop' to the transformer",
-            param="stop",
-        )
-    if parameters.bad_words:
-        raise InvalidInput(
-            "words are found in text, which the transformer does; send 'bad_words_token_ids' here, "
-            "or the request with 'bad_words' to the transformer",
-            param="bad_words",
-        )
-    if parameters.n > 1 and parameters.is_greedy:
-        raise InvalidInput(
-            "parameter 'n' must be 1 when 'temperature' is 0 (greedy): all choices would be equal", param="n"
-        )
-    return parameters
-
-
-def v2_parameters(raw: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in raw.items() if name != "binary_data_output"}
-
-
 def fit(
     prompts: Sequence[Sequence[int]],
     parameters: GenerationParameters,
@@ -270,12 +238,23 @@ def _check_prompt(
         raise InvalidInput(f"token id {wrong} is not in the vocabulary, 0 to {vocab_size - 1}", param="input_ids")
 
 
-class EngineQueue:
-    """Books what the predictor has promised the engine, and asks `admit` before it promises more."""
+class QueueGauges(Protocol):
+    """Whoever is told what is promised."""
 
-    def __init__(self, limits: QueueLimits, clock: Callable[[], float]) -> None:
+    def booked(self, sequences: int, tokens: int) -> None:
+        """So many more are promised; negative when they have ended."""
+        ...
+
+    def refused(self, reason: Reason) -> None: ...
+
+
+class EngineQueue:
+    """Books what its owner has promised the engine, and asks `admit` before it promises more."""
+
+    def __init__(self, limits: QueueLimits, clock: Callable[[], float], gauges: QueueGauges) -> None:
         self._limits = limits
         self._clock = clock
+        self._gauges = gauges
         self._turned_away = TurnedAway()
         self._in_flight = 0
         self._promised_tokens = 0
@@ -319,7 +298,7 @@ class EngineQueue:
             self._clock(),
         )
         if not isinstance(decision, Admit):
-            REFUSED.labels(decision.reason).inc()
+            self._gauges.refused(decision.reason)
             raise Unavailable(decision.message, retry_after_s=decision.retry_after_s)
         self._book(estimate.sequences, estimate.tokens)
         try:
@@ -342,5 +321,4 @@ class EngineQueue:
     def _book(self, sequences: int, tokens: int) -> None:
         self._in_flight += sequences
         self._promised_tokens += tokens
-        IN_FLIGHT_SEQUENCES.set(self._in_flight)
-        PROMISED_TOKENS.set(self._promised_tokens)
+        self._gauges.booked(sequences, tokens)

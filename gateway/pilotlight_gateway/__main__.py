@@ -1,0 +1,111 @@
+"""`python -m pilotlight_gateway`: reads the command line and the environment, and wires the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+
+from pilotlight_engine.leasing.leased_holder import PoolAddress
+from pilotlight_gateway.directory.endpoint_table import EndpointTable
+from pilotlight_gateway.directory.endpoints_file import read_endpoints
+from pilotlight_gateway.directory.platform_watch import watch
+from pilotlight_gateway.gateway_app import GatewayRouter
+from pilotlight_gateway.pipeline import Pipeline, Steps
+from pilotlight_gateway.pods_way.pods_way import PodsWay
+from pilotlight_gateway.request_steps import EveryTime, GatewayRequest, NoLimits, OpenDoor, Way
+from pilotlight_gateway.settings import GatewaySettings, parse_settings
+from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
+from pilotlight_gateway.short_way.short_way import ShortWay
+from pilotlight_gateway.short_way.text_cache import TextCache
+from pilotlight_gateway.short_way.text_loader import ThreadedLoader
+from pilotlight_gateway.surfaces import component_path, makes_tokens
+from pilotlight_gateway.ways import ChosenWay, WayFacts, choose_way
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
+from pilotlight_serving.drained_server import DrainedServer
+from pilotlight_serving.http_app import HttpApp
+from pilotlight_serving.log_lines import log_to_stderr
+from pilotlight_serving.metrics import predict_observer
+from pilotlight_serving.settings import ServerSettings
+from pilotlight_text.responses_api.stored_responses import StoredResponses
+from pilotlight_text.templates.template_workers import TemplateWorkers
+
+_log = logging.getLogger("pilotlight.gateway")
+
+
+def main() -> int:
+    settings = parse_settings(sys.argv[1:], os.environ)
+    log_to_stderr(settings.log_level)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are the parallelism here
+    try:
+        return Gateway(settings).run()
+    except (InvalidInput, OSError) as error:
+        _log.error("%s", error)
+        return 1
+
+
+class _Chooser:
+    def __init__(self, short: ShortWay) -> None:
+        self._short = short
+
+    def choose(self, request: GatewayRequest) -> ChosenWay:
+        tokens = makes_tokens(request.method, component_path(request.path))
+        return choose_way(request.entry, WayFacts(self._short.running(request.entry.key), tokens))
+
+
+class Gateway:
+    """Everything put together; `run` once. Must be made before the event loop runs."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._known = None if settings.endpoints is None else read_endpoints(settings.endpoints)
+        self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
+        self._templates = TemplateWorkers()
+        self._loader = ThreadedLoader(self._templates, settings.environment)
+        self._server_settings = ServerSettings(
+            http_port=settings.port,
+            host=settings.host,
+            grpc=False,
+            max_body_bytes=settings.max_body_bytes,
+            cors=settings.cors,
+            max_concurrent_requests=settings.max_concurrent_requests,
+            drain_timeout_s=settings.drain_timeout_s,
+        )
+
+    def run(self) -> int:
+        stored = StoredResponses()
+        texts = TextCache(self._loader, self._settings.text_cache_bytes)
+        table = EndpointTable()
+        short = ShortWay(PoolAddress(self._settings.pool_url, self._settings.pool_key), texts, stored, table)
+        pods = PodsWay()
+        steps = Steps(OpenDoor(), table, NoLimits(), EveryTime(), _Chooser(short), {"short": short, "pods": pods})
+        paths = any_endpoints_routes(stored)
+        router = GatewayRouter(Pipeline(steps), table, paths)
+        app = HttpApp(router, self._limiter, self._server_settings, predict_observer("gateway"))
+        server = DrainedServer(app, self._limiter, self._server_settings)
+        return server.run(self._lifespan(table, short, pods))
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, table: EndpointTable, *ways: Way) -> AsyncIterator[None]:
+        watching = None
+        if self._known is not None:
+            table.apply(self._known)
+        elif self._settings.directory is not None:
+            watching = asyncio.create_task(watch(self._settings.directory, table.apply), name="endpoint directory")
+        try:
+            yield
+        finally:
+            if watching is not None:
+                watching.cancel()
+            for way in ways:
+                await way.close()
+            self._loader.close()
+            await self._templates.close()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,144 @@
+"""What the gateway answers at which path: its own routes, and those of the text API and V2 over every endpoint.
+
+Responsible for which requests name a model and where. What becomes of them is the pipeline's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import msgspec
+
+from pilotlight_gateway.directory.endpoint_table import EndpointTable
+from pilotlight_gateway.pipeline import Pipeline, Place
+from pilotlight_gateway.request_steps import Caller
+from pilotlight_gateway.surfaces import component_path, model_path
+from pilotlight_protocol.errors import ModelNotFound, Unavailable
+from pilotlight_serving.http_app import Match, RouteTable, route_of
+from pilotlight_serving.metrics import exposition
+from pilotlight_text.openai_api.model_cards import ModelCard, ModelList
+from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
+from pilotlight_wire.http_exchange import Scope
+
+OWNER = "pilotlight"
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRoute:
+    """A route over no model, answered for a known caller."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    handler: Callable[[RequestContext, Caller], Awaitable[Reply | Stream]]
+
+
+class GatewayRouter:
+    """Implements `http_app.Router`. `endpoint_routes`: those of any endpoint, for their paths; what keeps no model in
+    them (a stored response) is answered by their own handlers."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        table: EndpointTable,
+        endpoint_routes: RouteTable,
+        own: Sequence[OwnRoute] = (),
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._pipeline = pipeline
+        self._endpoint_routes = endpoint_routes
+        self._models = table
+        self._started_s = int(now_s())
+        self._own = RouteTable([*self._plain_routes(), *(self._for_caller(route) for route in own)])
+
+    def route(self, scope: Scope, context: RequestContext) -> Route:
+        method, path = scope["method"], scope["raw_path"].decode("ascii")
+        context.query_string = scope.get("query_string", b"")
+        own = self._own.find(method, path)
+        if own is not None:
+            return _matched(own, context)
+        match = self._endpoint_routes.find(method, component_path(path))
+        route = _matched(match, context)
+        named = model_path(path)
+        if named is None and method in ("GET", "HEAD", "DELETE"):
+            return replace(route, handler=self._with_caller(route.handler))
+        query = context.query_string.decode("latin-1")
+        place = Place(
+            method, f"{path}?{query}" if query else path, path, route.path, None if named is None else named.model
+        )
+        return replace(route, handler=lambda context: self._pipeline.answer(place, context))
+
+    def _plain_routes(self) -> list[Route]:
+        return [
+            Route("GET", "/", self._alive, counted=False),
+            Route("GET", "/healthz", self._alive, counted=False),
+            Route("GET", "/v2/health/live", self._alive, counted=False),
+            Route("GET", "/readyz", self._ready, counted=False),
+            Route("GET", "/v2/health/ready", self._ready, counted=False),
+            Route("GET", "/metrics", self._metrics, counted=False),
+            Route("GET", "/v2/models", self._names, counted=False),
+            *(
+                route
+                for prefix in ("/openai/v1", "/v1")
+                for route in (
+                    Route("GET", f"{prefix}/models", self._list, counted=False),
+                    Route("GET", f"{prefix}/models/{{model_name...}}", self._card, counted=False),
+                )
+            ),
+        ]
+
+    def _for_caller(self, route: OwnRoute) -> Route:
+        async def handle(context: RequestContext) -> Reply | Stream:
+            return await route.handler(context, await self._pipeline.caller(context))
+
+        return Route(route.method, route.path, handle)
+
+    def _with_caller(
+        self, handler: Callable[[RequestContext], Awaitable[Reply | Stream]]
+    ) -> Callable[[RequestContext], Awaitable[Reply | Stream]]:
+        async def handle(context: RequestContext) -> Reply | Stream:
+            await self._pipeline.caller(context)
+            return await handler(context)
+
+        return handle
+
+    async def _alive(self, context: RequestContext) -> Reply:
+        return Reply(b'{"status":"alive"}')
+
+    async def _ready(self, context: RequestContext) -> Reply:
+        if not self._models.known:
+            raise Unavailable("the gateway has not heard of any endpoints yet; try again", retry_after_s=1)
+        return Reply(b'{"ready":true}')
+
+    async def _metrics(self, context: RequestContext) -> Reply:
+        return Reply(exposition(b""), content_type=_TEXT)
+
+    async def _names(self, context: RequestContext) -> Reply:
+        caller = await self._pipeline.caller(context)
+        return Reply(msgspec.json.encode({"models": [name for name, _ in self._models.names(caller)]}))
+
+    async def _list(self, context: RequestContext) -> Reply:
+        caller = await self._pipeline.caller(context)
+        return Reply(
+            msgspec.json.encode(ModelList("list", [self._shown(name) for name, _ in self._models.names(caller)]))
+        )
+
+    async def _card(self, context: RequestContext) -> Reply:
+        caller = await self._pipeline.caller(context)
+        name = context.path_parameters["model_name"]
+        if self._models.find(caller, name) is None:
+            raise ModelNotFound(f"The model '{name[:200]}' does not exist", param="model")
+        return Reply(msgspec.json.encode(self._shown(name)))
+
+    def _shown(self, name: str) -> ModelCard:
+        return ModelCard(name, "model", self._started_s, OWNER)
+
+
+def _matched(match: Match | None, context: RequestContext) -> Route:
+    route = route_of(match, context)
+    assert match is not None
+    context.path_parameters = match.parameters
+    return route

@@ -1,0 +1,28 @@
+"""The events of an answer, with what has to end when they do. No generator: one that never ran would end nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+
+class HeldEvents:
+    """Closing it closes `events` first, then `held`; so does their end, and an error in them."""
+
+    def __init__(self, events: AsyncIterator[bytes], held: AsyncExitStack) -> None:
+        self._events = events
+        self._held = held
+
+    def __aiter__(self) -> HeldEvents:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._events)
+
+    async def aclose(self) -> None:
+        try:
+            close = getattr(self._events, "aclose", None)
+            if close is not None:
+                await close()
+        finally:
+            await self._held.aclose()

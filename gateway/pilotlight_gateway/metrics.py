@@ -1,0 +1,39 @@
+"""The gateway's own Prometheus metrics, beside those of the serving shell and of leases."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+WAYS = Counter("pilotlight_gateway_ways", "Requests by the way they went", ["way"])
+SURFACE_REQUESTS = Counter(
+    "pilotlight_gateway_requests",
+    "Requests with a known endpoint, by route, priority and status",
+    ["route", "priority", "status"],
+)
+SECONDS = Histogram(
+    "pilotlight_gateway_request_seconds",
+    "Seconds until an answer has ended, by route and priority",
+    ["route", "priority"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+TOKENS = Counter("pilotlight_gateway_tokens", "Tokens of answered requests, also of cut ones", ["kind"])
+ENDPOINTS_OPEN = Gauge("pilotlight_gateway_endpoints_open", "Endpoints of which this process holds more than an entry")
+TEXT_BYTES = Gauge("pilotlight_gateway_text_bytes", "Estimated memory of cached tokenizers and templates")
+TEXTS = Counter("pilotlight_gateway_texts", "Tokenizers and templates asked of the cache", ["outcome"])
+REFUSED = Counter("pilotlight_gateway_refused", "Requests refused by the short way's admission", ["reason"])
+SEQUENCES = Gauge("pilotlight_gateway_sequences_in_flight", "Admitted sequences that have not ended")
+PROMISED_TOKENS = Gauge("pilotlight_gateway_promised_tokens", "Tokens that the admitted requests may come to hold")
+
+
+class _Promised:
+    """Implements `admission.QueueGauges`, for all endpoints together."""
+
+    def booked(self, sequences: int, tokens: int) -> None:
+        SEQUENCES.inc(sequences)
+        PROMISED_TOKENS.inc(tokens)
+
+    def refused(self, reason: str) -> None:
+        REFUSED.labels(reason).inc()
+
+
+PROMISED = _Promised()

@@ -1,0 +1,186 @@
+"""The steps of one request, in their order; what each of them does is its own affair.
+
+authenticate ▶ which endpoint ▶ reserve ▶ once ▶ which way ▶ short | pods ▶ commit
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import msgspec
+
+from pilotlight_gateway.directory.endpoint_table import EndpointTable, Target
+from pilotlight_gateway.held_events import HeldEvents
+from pilotlight_gateway.metering import USAGE
+from pilotlight_gateway.metrics import SECONDS, TOKENS, WAYS
+from pilotlight_gateway.request_steps import (
+    Asked,
+    Authenticator,
+    Caller,
+    GatewayRequest,
+    Limits,
+    Once,
+    Way,
+    WayChooser,
+)
+from pilotlight_gateway.ways import WAY_HEADER, WayName
+from pilotlight_protocol.errors import DeadlineExceeded, InvalidInput, ModelNotFound, Unavailable
+from pilotlight_wire.handlers import Reply, RequestContext, Stream
+from pilotlight_wire.hop_headers import ELSEWHERE
+
+TENANT = "x-pilotlight-tenant"
+_NAME_SHOWN_CHARS = 200
+_asked = msgspec.json.Decoder(Asked)
+
+
+class _Named(msgspec.Struct):
+    model: str | None = None
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    authenticator: Authenticator
+    table: EndpointTable
+    limits: Limits
+    once: Once
+    chooser: WayChooser
+    ways: Mapping[WayName, Way]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a request was sent. `route`: the path without names, for metrics. `model`: of the path, None where the body
+    names it."""
+
+    method: str
+    target: str
+    path: str
+    route: str
+    model: str | None
+
+
+class Pipeline:
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    async def answer(self, place: Place, context: RequestContext) -> Reply | Stream:
+        started_s = time.perf_counter()
+        caller = await self.caller(context)
+        asked = asked_of(context.body) if place.model is None else Asked(place.model)
+        target = self._target(caller, asked.model)
+        request = GatewayRequest(
+            context, place.method, place.target, place.path, asked, caller, target.entry, target.model_name
+        )
+        reservation = await self._steps.limits.reserve(request)
+        context.response_headers.update(reservation.headers)
+        held = AsyncExitStack()
+        held.push_async_callback(reservation.commit, request.usage)
+        held.callback(_observe, place.route, started_s, request)
+        USAGE.set(request.usage)
+        try:
+            result = await self._in_time(request, started_s)
+        except BaseException:
+            await held.aclose()
+            raise
+        if isinstance(result, Stream):
+            result.events = HeldEvents(result.events, held)
+        else:
+            await held.aclose()
+        return result
+
+    async def caller(self, context: RequestContext) -> Caller:
+        """Whose request it is; headers that only hops may set are no client's."""
+        caller = await self._steps.authenticator.caller(context.headers)
+        headers = {name: value for name, value in context.headers.items() if name not in (TENANT, ELSEWHERE)}
+        context.headers = headers | {TENANT: caller.tenant}
+        return caller
+
+    def _target(self, caller: Caller, name: str | None) -> Target:
+        if not name:
+            raise InvalidInput("'model' is required: GET /v1/models lists what there is", param="model")
+        target = self._steps.table.find(caller, name)
+        if target is not None:
+            return target
+        if not self._steps.table.known:
+            raise Unavailable("the gateway has not heard of any endpoints yet; try again", retry_after_s=1)
+        shown = name[:_NAME_SHOWN_CHARS]
+        raise ModelNotFound(f"The model '{shown}' does not exist; GET /v1/models lists what there is", param="model")
+
+    async def _in_time(self, request: GatewayRequest, started_s: float) -> Reply | Stream:
+        """The answer, or its beginning: a stream's first event has come."""
+        timeout_s = request.entry.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                result = await self._steps.once.answer(request, lambda: self._by_a_way(request, started_s))
+                if isinstance(result, Stream):
+                    result.events = await _begun(result.events)
+                return result
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"nothing came within the endpoint's timeout of {timeout_s:g} s") from error
+
+    async def _by_a_way(self, request: GatewayRequest, started_s: float) -> Reply | Stream:
+        chosen = self._steps.chooser.choose(request)
+        WAYS.labels(chosen.name).inc()
+        context = request.context
+        context.response_headers[WAY_HEADER] = chosen.header
+        context.server_timing["gateway"] = (time.perf_counter() - started_s) * 1000
+        return await self._steps.ways[chosen.name].answer(request)
+
+
+def asked_of(body: bytes) -> Asked:
+    """What the pipeline reads of a body. A field of another kind than it should be is left to the surface, which says
+    what is wrong with it; so is a body that is no JSON object, which asks for no model."""
+    try:
+        return _asked.decode(body)
+    except msgspec.MsgspecError:
+        pass
+    try:
+        return Asked(_named.decode(body).model)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"the body is no JSON object with a 'model' that is text: {error}", param="model") from error
+
+
+async def _begun(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        first = await anext(events, None)
+    except BaseException:
+        await _close(events)
+        raise
+    return _Begun(first, events)
+
+
+class _Begun:
+    """Events whose first was read already. No generator: one that never ran would close nothing."""
+
+    def __init__(self, first: bytes | None, events: AsyncIterator[bytes]) -> None:
+        self._first = first
+        self._events = events
+
+    def __aiter__(self) -> _Begun:
+        return self
+
+    async def __anext__(self) -> bytes:
+        first, self._first = self._first, None
+        return first if first is not None else await anext(self._events)
+
+    async def aclose(self) -> None:
+        await _close(self._events)
+
+
+async def _close(events: AsyncIterator[bytes]) -> None:
+    close = getattr(events, "aclose", None)
+    if close is not None:
+        await close()
+
+
+def _observe(route: str, started_s: float, request: GatewayRequest) -> None:
+    SECONDS.labels(route, request.caller.priority).observe(time.perf_counter() - started_s)
+    TOKENS.labels("prompt").inc(request.usage.prompt_tokens)
+    TOKENS.labels("output").inc(request.usage.output_tokens)

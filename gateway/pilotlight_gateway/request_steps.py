@@ -1,0 +1,152 @@
+"""What a request passes in the gateway, as seams: each step is an object that `__main__` passes in.
+
+    authenticate ▶ which endpoint ▶ reserve ▶ once ▶ which way ▶ short | pods ▶ commit
+
+No I/O is done here. Beside each seam stands its simplest implementation: no keys, no limits, no idempotency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import msgspec
+
+from pilotlight_gateway.ways import ChosenWay
+from pilotlight_protocol.endpoint_directory import EndpointEntry
+from pilotlight_wire.handlers import Reply, RequestContext, Stream
+
+Role = Literal["admin", "tenant"]
+PriorityClass = Literal["high", "normal", "low"]
+Run = Callable[[], Awaitable[Reply | Stream]]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `namespaces`: whose endpoints it may use, None for all; its own, `tenant`, always.
+
+    `allowed_models`: the names it may ask for, in any of an endpoint's spellings; None for all it may use.
+    """
+
+    tenant: str
+    key_id: str = ""
+    role: Role = "tenant"
+    priority: PriorityClass = "normal"
+    namespaces: frozenset[str] | None = frozenset()
+    allowed_models: frozenset[str] | None = None
+
+    def may_use(self, namespace: str) -> bool:
+        return self.namespaces is None or namespace == self.tenant or namespace in self.namespaces
+
+
+class Asked(msgspec.Struct):
+    """What the pipeline reads of a body, and nothing else; the surface that answers refuses what is wrong in it."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    n: int | None = None
+    stream: bool | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The most that one choice may take, where the request says so."""
+        for most in (self.max_completion_tokens, self.max_tokens, self.max_output_tokens):
+            if most is not None:
+                return most
+        return None
+
+
+@dataclass(slots=True)
+class TokenUsage:
+    """What a request has taken so far, counted where its tokens pass."""
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.prompt_tokens + self.output_tokens
+
+
+@dataclass(slots=True)
+class GatewayRequest:
+    """One request whose endpoint is known. `target`: path and query as the client wrote them; `path`: the path alone.
+    `model_name`: as the endpoint's components call the model, or its adapter."""
+
+    context: RequestContext
+    method: str
+    target: str
+    path: str
+    asked: Asked
+    caller: Caller
+    entry: EndpointEntry
+    model_name: str
+    usage: TokenUsage = field(default_factory=TokenUsage)
+
+
+class Authenticator(Protocol):
+    async def caller(self, headers: Mapping[str, str]) -> Caller:
+        """Whose request it is. Raises Unauthorized, Forbidden; no message says more than that."""
+        ...
+
+
+class Reservation(Protocol):
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """`x-ratelimit-*`, as of the reservation."""
+        ...
+
+    async def commit(self, usage: TokenUsage) -> None:
+        """Called once, when the answer has ended in whatever way, with what was really taken."""
+        ...
+
+
+class Limits(Protocol):
+    async def reserve(self, request: GatewayRequest) -> Reservation:
+        """Raises TooManyRequests with the time to wait."""
+        ...
+
+
+class Once(Protocol):
+    async def answer(self, request: GatewayRequest, run: Run) -> Reply | Stream:
+        """What `run` answers, or what an equal request is or was answered. Raises Conflict."""
+        ...
+
+
+class Way(Protocol):
+    async def answer(self, request: GatewayRequest) -> Reply | Stream:
+        """Counts tokens in `request.usage` as they pass. Cancelled, or its stream closed, it ends the work upstream."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class WayChooser(Protocol):
+    def choose(self, request: GatewayRequest) -> ChosenWay: ...
+
+
+class OpenDoor:
+    """Everybody is the tenant `default`, and may use all there is: one person's machine."""
+
+    async def caller(self, headers: Mapping[str, str]) -> Caller:
+        return Caller("default", namespaces=None)
+
+
+class _NoReservation:
+    headers: Mapping[str, str] = {}
+
+    async def commit(self, usage: TokenUsage) -> None:
+        return
+
+
+class NoLimits:
+    async def reserve(self, request: GatewayRequest) -> Reservation:
+        return _NoReservation()
+
+
+class EveryTime:
+    async def answer(self, request: GatewayRequest, run: Run) -> Reply | Stream:
+        return await run()

@@ -1,0 +1,86 @@
+"""The gateway's command line. The environment is an argument."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
+from pilotlight_protocol.leases import POOL_URL_VARIABLE
+from pilotlight_wire.cors import EVERY_ORIGIN, CorsPolicy, allowed_origins
+
+POOL_KEY_VARIABLE = "PILOTLIGHT_POOL_KEY"
+_UNIX = "unix://"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """`directory`: the platform's control socket; `endpoints`: a file instead. `pool_url`: "" without a warm pool.
+    `environment`: the store's settings, and secrets with them."""
+
+    host: str = ""
+    port: int = 8000
+    directory: Path | None = None
+    endpoints: Path | None = None
+    pool_url: str = ""
+    pool_key: str = field(default="", repr=False)
+    state_dir: Path | None = None
+    cors: CorsPolicy = EVERY_ORIGIN
+    max_concurrent_requests: int = 4096
+    max_body_bytes: int = 16 * 1024 * 1024
+    drain_timeout_s: float = REQUEST_TIMEOUT_S
+    text_cache_bytes: int = 1 << 30
+    log_level: str = "INFO"
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> GatewaySettings:
+    """Exits with a usage message for a value that is wrong."""
+    parser = command_line(environment)
+    given = parser.parse_args(arguments)
+    if (given.directory is None) == (given.endpoints is None):
+        parser.error("give --directory, the platform's control socket, or --endpoints, a file")
+    if given.directory is not None and not given.directory.startswith(_UNIX):
+        parser.error(f"--directory must be {_UNIX}/path, not '{given.directory}'")
+    return GatewaySettings(
+        host=given.host,
+        port=given.port,
+        directory=None if given.directory is None else Path(given.directory.removeprefix(_UNIX)),
+        endpoints=given.endpoints,
+        pool_url=given.pool_url,
+        pool_key=environment.get(POOL_KEY_VARIABLE, ""),
+        state_dir=given.state_dir,
+        cors=given.allowed_origins,
+        max_concurrent_requests=given.max_concurrent_requests,
+        max_body_bytes=given.max_body_bytes,
+        drain_timeout_s=given.drain_timeout_s,
+        text_cache_bytes=given.text_cache_mib << 20,
+        log_level=given.log_level,
+        environment=environment,
+    )
+
+
+def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pilotlight_gateway",
+        description="The front door: every endpoint by the name of its model, from zero without a pod.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--host", default="", help="address to listen on; empty for all, IPv6 and IPv4")
+    add("--port", type=int, default=8000, help="HTTP/1.1")
+    add("--directory", default=None, metavar="URL", help="where the platform tells of its endpoints: unix:///path")
+    add("--endpoints", type=Path, default=None, metavar="FILE", help="endpoints from a JSON file, read once")
+    add("--pool_url", default=environment.get(POOL_URL_VARIABLE, ""), help="the warm pool: http(s):// or unix:///path")
+    add("--state_dir", type=Path, default=None, help="where tenants, keys and usage are kept")
+    add("--allowed_origins", type=allowed_origins, default="*", help="web origins that may call, or '' for none")
+    add("--max_concurrent_requests", type=int, default=4096, help="requests in flight")
+    add("--max_body_bytes", type=int, default=16 * 1024 * 1024, help="largest request body, unpacked")
+    add("--text_cache_mib", type=int, default=1024, help="memory for tokenizers and templates, estimated")
+    add("--drain_timeout_s", type=float, default=REQUEST_TIMEOUT_S, help="for requests in flight after SIGTERM")
+    add("--log_level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.epilog = f"The pool's lease key is read from ${POOL_KEY_VARIABLE}."
+    return parser

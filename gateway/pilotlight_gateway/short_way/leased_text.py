@@ -1,0 +1,122 @@
+"""One endpoint on the short way: its text model, and the engine it leases while it has work.
+
+Responsible for when a lease is asked for (with the first request that needs an engine) and for its end. Who may ask is
+decided before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+from pilotlight_engine.admission import QueueLimits, RequestLimits
+from pilotlight_engine.errors import EngineMisconfigured
+from pilotlight_engine.leasing.engine_holder import EngineHolder
+from pilotlight_engine.leasing.leased_holder import LeaseTimes, PoolAddress, leased_holder
+from pilotlight_gateway.directory.endpoint_table import spellings
+from pilotlight_gateway.short_way.admitted_source import AdmittedSource
+from pilotlight_gateway.short_way.endpoint_routes import endpoint_routes
+from pilotlight_gateway.short_way.text_cache import TextCache
+from pilotlight_protocol.endpoint_directory import EndpointEntry
+from pilotlight_protocol.leases import LeaseRequest
+from pilotlight_text.leased_engine_source import LeasedEngineSource
+from pilotlight_text.responses_api.stored_responses import StoredResponses
+from pilotlight_text.text_model import TextModel
+
+FIRST_LEASE_S = 600.0
+"""An engine may have to boot, which takes longer than any request waits."""
+
+RETRY_HOPELESS_S = 30.0
+"""After it turned out that no engine can ever start, whoever asks again later may find that somebody has mended it."""
+
+_log = logging.getLogger("pilotlight.gateway.short")
+
+
+class LeasedText:
+    """`close` when nobody is inside `use` any more."""
+
+    def __init__(self, entry: EndpointEntry, pool: PoolAddress, texts: TextCache, stored: StoredResponses) -> None:
+        assert entry.lease is not None
+        assert entry.text is not None
+        self.entry = entry
+        self.running = 0
+        self.files = entry.text
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._texts = texts
+        self._lease: LeaseRequest = entry.lease
+        self._pool = pool
+        self._holder = self._new_holder()
+        self._holding: asyncio.Task[None] | None = None
+        self._hopeless_since: float | None = None
+        names = spellings(entry)
+        base = self._lease.model_name
+        engine_names = {name: base if model == entry.model_names[0] else model for name, model in names.items()}
+        self._model = TextModel(tuple(names), self._source(engine_names))
+        self.routes = endpoint_routes(self._model, stored)
+
+    def _new_holder(self) -> EngineHolder:
+        bounds = self.entry.bounds
+        times = LeaseTimes(max(FIRST_LEASE_S, bounds.lease_wait_s), bounds.lease_wait_s, bounds.lease_idle_s)
+        return leased_holder(self._lease, self._pool, times)
+
+    def _source(self, engine_names: dict[str, str]) -> AdmittedSource:
+        bounds = self.entry.bounds
+        return AdmittedSource(
+            self._holder,
+            LeasedEngineSource(self._holder, self._lease.model_name),
+            engine_names,
+            RequestLimits(bounds.max_prompt_tokens, bounds.max_output_tokens, bounds.max_batch, bounds.max_sequences),
+            QueueLimits(bounds.max_queue, bounds.kv_watermark),
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """No engine can start for it as it is, and that was found out a while ago."""
+        since = self._hopeless_since
+        return since is not None and asyncio.get_running_loop().time() - since > RETRY_HOPELESS_S
+
+    @contextlib.asynccontextmanager
+    async def use(self, makes_tokens: bool) -> AsyncIterator[None]:
+        """The model has its text inside; with `makes_tokens` the engine is asked for beside loading it.
+
+        Raises Unavailable: the text cannot be loaded.
+        """
+        self.running += 1
+        self._unused.clear()
+        try:
+            with self._work() if makes_tokens else contextlib.nullcontext():
+                async with self._texts.text(self.files) as text:
+                    self._model.set_loaded(text)
+                    yield
+        finally:
+            self.running -= 1
+            if not self.running:
+                self._model.set_loaded(None)  # so that the cache may drop it
+                self._unused.set()
+
+    async def unused(self) -> None:
+        """Return when nobody is inside `use`."""
+        await self._unused.wait()
+
+    @contextlib.contextmanager
+    def _work(self) -> Iterator[None]:
+        if self._holding is None:
+            self._holding = asyncio.create_task(self._hold(), name=f"hold-{self.entry.name}")
+        with self._holder.work():
+            yield
+
+    async def _hold(self) -> None:
+        try:
+            await self._holder.run()
+        except EngineMisconfigured as error:
+            self._hopeless_since = asyncio.get_running_loop().time()
+            _log.error("no engine for %s/%s: %s", *self.entry.key, error.message)
+
+    async def close(self) -> None:
+        """Give the lease back."""
+        if self._holding is not None:
+            self._holding.cancel()
+            await asyncio.wait({self._holding})

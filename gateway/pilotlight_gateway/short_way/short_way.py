@@ -1,0 +1,99 @@
+"""The short way: an endpoint's text API answered in this process, over an engine that it leases.
+
+Responsible for which endpoints are open: opened by their first request, closed when they leave the directory or their
+entry is another one, in either case after the requests that run. It must not decide who comes this way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from pilotlight_engine.leasing.leased_holder import PoolAddress
+from pilotlight_gateway.directory.endpoint_table import EndpointKey, EndpointTable
+from pilotlight_gateway.held_events import HeldEvents
+from pilotlight_gateway.metrics import ENDPOINTS_OPEN
+from pilotlight_gateway.request_steps import GatewayRequest
+from pilotlight_gateway.short_way.leased_text import LeasedText
+from pilotlight_gateway.short_way.text_cache import TextCache
+from pilotlight_gateway.surfaces import component_path, makes_tokens
+from pilotlight_protocol.endpoint_directory import EndpointEntry
+from pilotlight_protocol.errors import ModelNotFound
+from pilotlight_serving.http_app import check_content_type, route_of
+from pilotlight_text.responses_api.stored_responses import StoredResponses
+from pilotlight_text.text_model import VERSION
+from pilotlight_wire.handlers import Reply, Stream
+
+
+class ShortWay:
+    """Implements `request_steps.Way`."""
+
+    def __init__(self, pool: PoolAddress, texts: TextCache, stored: StoredResponses, table: EndpointTable) -> None:
+        self._pool = pool
+        self._texts = texts
+        self._stored = stored
+        self._table = table
+        self._open: dict[EndpointKey, LeasedText] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        table.told = self._changed
+
+    def running(self, key: EndpointKey) -> int:
+        """Requests of that endpoint that are answered here now."""
+        endpoint = self._open.get(key)
+        return 0 if endpoint is None else endpoint.running
+
+    def _changed(self, keys: set[EndpointKey]) -> None:
+        """The directory has news of these."""
+        for key in keys & self._open.keys():
+            entry = self._table.get(key)
+            endpoint = self._open[key]
+            if entry is None or entry.spec_digest != endpoint.entry.spec_digest:
+                self._texts.forget(endpoint.files)
+                self._end(key)
+
+    async def answer(self, request: GatewayRequest) -> Reply | Stream:
+        context = request.context
+        endpoint = self._endpoint(request.entry)
+        path = component_path(request.path)
+        match = endpoint.routes.find(request.method, path)
+        route = route_of(match, context)
+        if request.method == "POST":
+            check_content_type(context, route)
+        context.model_name = request.asked.model or ""
+        if context.path_parameters.get("version", VERSION) != VERSION:
+            raise ModelNotFound(f"The model '{context.model_name[:200]}' has no such version", param="model")
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(endpoint.use(makes_tokens(request.method, path)))
+            result = await route.handler(context)
+            if isinstance(result, Stream):
+                result.events = HeldEvents(result.events, held.pop_all())
+            return result
+
+    def _endpoint(self, entry: EndpointEntry) -> LeasedText:
+        endpoint = self._open.get(entry.key)
+        if endpoint is not None and endpoint.is_over:
+            self._end(entry.key)
+            endpoint = None
+        if endpoint is None:
+            endpoint = self._open[entry.key] = LeasedText(entry, self._pool, self._texts, self._stored)
+            ENDPOINTS_OPEN.inc()
+        return endpoint
+
+    def _end(self, key: EndpointKey) -> None:
+        task = asyncio.create_task(self._ended(self._open.pop(key)), name=f"end-{key[1]}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _ended(self, endpoint: LeasedText) -> None:
+        await endpoint.unused()
+        await endpoint.close()
+        ENDPOINTS_OPEN.dec()
+
+    async def close(self) -> None:
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(
+            *self._closing, *(endpoint.close() for endpoint in self._open.values()), return_exceptions=True
+        )
+        self._open.clear()
+        await self._texts.close()

@@ -1,0 +1,160 @@
+"""`pilotlight up` with its front door: unchanged clients, from zero without a pod, and the same words both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+import yaml
+from pooled_platform import PooledPlatform, pooled_platform
+from server_ports import free_port
+from waiting import until, until_async
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+DEADLINE_S = 240.0
+QUICKSTART = Path(__file__).parents[2] / "inferenceservices" / "quickstart.yaml"
+QUESTION = [{"role": "user", "content": "What is a token?"}]
+
+
+class FrontDoor(PooledPlatform):
+    def __init__(self, *args: Any) -> None:
+        self.gateway_port = free_port()
+        super().__init__(*args)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway_port}"
+
+    def pods(self, name: str) -> int:
+        return sum(row["ready"] for row in self.status()["components"] if row["endpoint"] == name)
+
+    def chat(self, model: str, **fields: Any) -> httpx.Response:
+        body = {"model": model, "messages": QUESTION, "max_tokens": 16, "temperature": 0, **fields}
+        answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=DEADLINE_S)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+
+def endpoint(name: str, front: str) -> dict[str, Any]:
+    spec: dict[str, Any] = yaml.safe_load(QUICKSTART.read_text())
+    spec["metadata"]["name"] = name
+    spec["metadata"]["annotations"]["pilotlight.dev/front"] = front
+    args = spec["spec"]["predictor"]["containers"][0]["args"]
+    args[0] = f"--model_name={name}"
+    transformer = spec["spec"]["transformer"]["containers"][0]["args"]
+    spec["spec"]["transformer"]["containers"][0]["args"] = [arg.replace("quickstart", name) for arg in transformer]
+    return spec
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[FrontDoor]:
+    services = yaml.safe_dump_all([endpoint("chat", "auto"), endpoint("podded", "pods")])
+    with pooled_platform(FrontDoor, services, DEADLINE_S) as running:
+        until(lambda: _is_ready(running.url), 60, lambda: running.log.read_text()[-2000:])
+        yield running
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_the_first_request_needs_no_pod_and_both_ways_say_the_same(door: FrontDoor) -> None:
+    models = httpx.get(f"{door.url}/v1/models", timeout=30).json()
+    assert [model["id"] for model in models["data"]] == ["chat", "podded"]
+    first = door.chat("chat")
+    assert first.headers["x-pilotlight-way"] == "short; no pod is ready"
+    assert {"gateway", "lease", "prefill"} <= {
+        part.split(";")[0].strip() for part in first.headers["server-timing"].split(",")
+    }
+    assert door.pods("chat") == door.pods("podded") == 0
+    podded = door.chat("default/podded")
+    assert podded.headers["x-pilotlight-way"].startswith("pods; ")
+    said = [answer.json()["choices"][0]["message"]["content"] for answer in (first, podded, door.chat("chat"))]
+    assert said[0]
+    assert said == [said[0]] * 3
+    assert first.json()["usage"] == podded.json()["usage"]
+    assert door.pods("podded") == 2
+
+
+def test_clients_that_do_not_know_the_gateway(door: FrontDoor) -> None:
+    client = openai.OpenAI(base_url=f"{door.url}/v1", api_key="none", timeout=DEADLINE_S, max_retries=0)
+    said = door.chat("chat").json()["choices"][0]["message"]["content"]
+    asked: Any = QUESTION
+    for model in ("chat", "podded"):
+        stream = client.chat.completions.create(model=model, messages=asked, max_tokens=16, temperature=0, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == said
+        response = client.responses.create(model=model, input="What is a token?", max_output_tokens=8)
+        assert response.output_text
+    kept = client.responses.create(model="chat", input="What is a token?", max_output_tokens=8)
+    assert client.responses.retrieve(kept.id).id == kept.id
+    messages = anthropic.Anthropic(base_url=door.url, api_key="none", timeout=DEADLINE_S, max_retries=0)
+    answered: Any = messages.messages.create(model="chat", messages=asked, max_tokens=16, extra_body={"temperature": 0})
+    assert answered.content[0].text == said
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "error"),
+    [
+        ("/v1/chat/completions", {"model": "nope", "messages": QUESTION}, 404, ("error", "code")),
+        ("/v1/messages", {"model": "nope", "messages": QUESTION, "max_tokens": 1}, 404, ("error", "type")),
+        ("/v2/models/nope/infer", {"inputs": []}, 404, ("error",)),
+        ("/v1/chat/completions", {"messages": QUESTION}, 400, ("error", "message")),
+        (
+            "/v1/chat/completions",
+            {"model": "chat", "messages": [], "n": "x"},
+            400,
+            ("error", "param"),
+        ),
+        ("/v2/models/chat/versions/7/generate", {"text_input": "a"}, 404, ("error",)),
+        ("/v1/nowhere", {"model": "chat"}, 404, ("error", "message")),
+    ],
+)
+def test_refusals_have_the_shape_of_their_surface(
+    door: FrontDoor, path: str, body: dict[str, Any], status: int, error: tuple[str, ...]
+) -> None:
+    answer = httpx.post(f"{door.url}{path}", json=body, timeout=60)
+    assert answer.status_code == status, answer.text
+    said = answer.json()
+    for name in error:
+        said = said[name]
+    assert isinstance(said, str)
+
+
+@pytest.mark.parametrize("model", ["chat", "podded"])
+async def test_a_client_that_leaves_ends_its_work(door: FrontDoor, model: str) -> None:
+    def working() -> list[str]:
+        return [line["lease_id"] for line in door.status()["pool"]["leases"] if line["state"] == "active"]
+
+    body = {"model": model, "messages": QUESTION, "max_tokens": 900, "ignore_eos": True, "stream": True}
+    async with (
+        httpx.AsyncClient(timeout=DEADLINE_S) as client,
+        client.stream("POST", f"{door.url}/v1/chat/completions", json=body) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if line.startswith("data: ") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
+                break
+        assert working()
+    await until_async(lambda: asyncio.to_thread(lambda: not working()), 30, "the engine works on for nobody")
+
+
+def test_v2_and_the_tokenizer(door: FrontDoor) -> None:
+    generated = httpx.post(
+        f"{door.url}/v2/models/default%2Fchat/generate",
+        json={"text_input": "A", "parameters": {"max_tokens": 3, "temperature": 0}},
+        timeout=60,
+    ).json()
+    assert generated["model_name"] == "default/chat"
+    tokens = httpx.post(f"{door.url}/tokenize", json={"model": "chat", "prompt": "A token"}, timeout=60).json()
+    assert tokens["count"] == len(tokens["tokens"])
+    assert httpx.get(f"{door.url}/v2/models/chat", timeout=60).json()["platform"] == "pilotlight_gateway"

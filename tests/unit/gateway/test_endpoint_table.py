@@ -1,0 +1,93 @@
+"""What a name means to whom, after whatever a platform has told."""
+
+from __future__ import annotations
+
+from endpoint_entries import entry, whole
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilotlight_gateway.directory.endpoint_table import EndpointTable, Target, spellings
+from pilotlight_gateway.request_steps import Caller
+from pilotlight_protocol.endpoint_directory import DirectoryAnswer, EndpointEntry
+
+ALL = Caller("default", namespaces=None)
+TEAM = Caller("team")
+
+
+def table(*entries, **answer) -> EndpointTable:
+    made = EndpointTable()
+    made.apply(whole(*entries, **answer))
+    return made
+
+
+def test_every_spelling_of_an_endpoint_and_its_adapters() -> None:
+    chat = entry("chat", model_names=("org/base", "tuned"))
+    known = table(chat)
+    for name in ("chat", "team/chat", "org/base", "team/org/base"):
+        assert known.find(TEAM, name) == Target(chat, "org/base")
+    for name in ("tuned", "team/tuned"):
+        assert known.find(TEAM, name) == Target(chat, "tuned")
+    assert [name for name, _ in known.names(TEAM)] == ["chat", "tuned"]
+
+
+def test_ones_own_comes_first_and_what_is_ambiguous_is_nobody() -> None:
+    mine, theirs, third = entry("chat"), entry("chat", "other"), entry("chat", "third")
+    known = table(mine, theirs, third)
+    assert known.find(TEAM, "chat") == Target(mine, "chat")
+    assert known.find(TEAM, "other/chat") is None
+    assert known.find(ALL, "chat") is None
+    assert known.find(ALL, "other/chat") == Target(theirs, "chat")
+    assert [name for name, _ in known.names(ALL)] == ["other/chat", "team/chat", "third/chat"]
+
+
+def test_a_key_that_may_use_some_models_only() -> None:
+    known = table(entry("chat"), entry("other", model_names=("base",)))
+    caller = Caller("team", allowed_models=frozenset({"base"}))
+    assert known.find(caller, "chat") is None
+    assert known.find(caller, "other") is not None
+    assert [name for name, _ in known.names(caller)] == ["other"]
+
+
+NAMES = st.sampled_from(("a", "b", "c"))
+ANSWERS = st.lists(
+    st.tuples(
+        st.booleans(),
+        st.lists(st.tuples(st.sampled_from(("team", "other")), NAMES, NAMES, st.integers(0, 1)), max_size=4),
+        st.lists(st.tuples(st.sampled_from(("team", "other")), NAMES), max_size=3),
+        st.sampled_from(("e1", "e2")),
+    ),
+    max_size=8,
+)
+
+
+@given(answers=ANSWERS)
+def test_the_table_is_what_was_told(answers) -> None:
+    known, epoch = EndpointTable(), ""
+    there: dict[tuple[str, str], EndpointEntry] = {}
+    told: list[set[tuple[str, str]]] = []
+    known.told = told.append
+    for is_whole, changed, gone, answer_epoch in answers:
+        entries = {
+            (namespace, name): entry(name, namespace, model_names=(model,), pods_ready=ready)
+            for namespace, name, model, ready in changed
+        }
+        before = dict(there)
+        if is_whole or answer_epoch != epoch:
+            there = {}
+        for key in gone:
+            there.pop(key, None)
+        there |= entries
+        epoch = answer_epoch
+        told.clear()
+        known.apply(DirectoryAnswer(answer_epoch, 1, is_whole, tuple(entries.values()), tuple(gone)))
+        assert len(known) == len(there)
+        others = {key for key in before.keys() | there.keys() if before.get(key) != there.get(key)}
+        assert others <= (told[0] if told else set())
+        for name in {name for each in there.values() for name in spellings(each)}:
+            found = known.find(TEAM, name)
+            assert found is None or (found.entry == there[found.entry.key] and found.entry.namespace == "team")
+        for (namespace, name), each in there.items():
+            found = known.find(ALL, f"{namespace}/{name}")
+            assert found is not None
+            assert found.entry == each
+    assert known._by_name.keys() == {name for each in there.values() for name in spellings(each)}

@@ -1,0 +1,199 @@
+"""One request through the pipeline, with fakes for its steps: what is asked of whom, and that everything ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+from endpoint_entries import entry, whole
+
+from pilotlight_gateway.directory.endpoint_table import EndpointTable
+from pilotlight_gateway.metering import usage_now
+from pilotlight_gateway.pipeline import Pipeline, Place, Steps, asked_of
+from pilotlight_gateway.request_steps import Caller, EveryTime, GatewayRequest, TokenUsage
+from pilotlight_gateway.ways import ChosenWay
+from pilotlight_protocol.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    ModelNotFound,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
+from pilotlight_wire.handlers import Reply, RequestContext, Stream
+
+CHAT = Place("POST", "/v1/chat/completions?x=1", "/v1/chat/completions", "/v1/chat/completions", None)
+
+
+class World:
+    """Every step of a pipeline, and what became of it."""
+
+    def __init__(self) -> None:
+        self.table = EndpointTable()
+        self.table.apply(whole(entry("chat", timeout_s=5.0), entry("chat", "other")))
+        self.callers: Mapping[str, Caller] = {"k": Caller("team")}
+        self.committed: list[TokenUsage] = []
+        self.refuses: Exception | None = None
+        self.events: list[bytes | Exception] = [b"one", b"two"]
+        self.replies: Reply | None = None
+        self.silent = self.closed = False
+        self.seen: list[GatewayRequest] = []
+        self.headers = {"x-ratelimit-remaining-requests": "3"}
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(Steps(self, self.table, self, EveryTime(), self, {"short": self}))
+
+    async def caller(self, headers: Mapping[str, str]) -> Caller:
+        try:
+            return self.callers[headers.get("x-api-key", "")]
+        except KeyError:
+            raise Unauthorized("no such key") from None
+
+    async def reserve(self, request: GatewayRequest) -> World:
+        if self.refuses is not None:
+            raise self.refuses
+        return self
+
+    async def commit(self, usage: TokenUsage) -> None:
+        self.committed.append(usage)
+
+    def choose(self, request: GatewayRequest) -> ChosenWay:
+        return ChosenWay("short", "a test")
+
+    async def answer(self, request: GatewayRequest) -> Reply | Stream:
+        self.seen.append(request)
+        if self.replies is not None:
+            usage_now().output_tokens += 4
+            return self.replies
+        return Stream(self._events())
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        try:
+            for event in self.events:
+                if self.silent:
+                    await asyncio.Event().wait()
+                if isinstance(event, Exception):
+                    raise event
+                usage_now().output_tokens += 1
+                yield event
+        finally:
+            self.closed = True
+
+    async def close(self) -> None:
+        return
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def request(key: str = "k", **headers: str) -> RequestContext:
+    body = json.dumps({"model": "chat", "stream": True, "max_tokens": 9}).encode()
+    return RequestContext("r1", {"x-api-key": key, **headers}, body)
+
+
+async def read(result: Reply | Stream) -> list[bytes]:
+    assert isinstance(result, Stream)
+    try:
+        return [event async for event in result.events]
+    finally:
+        await result.events.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_stream_passes_and_is_committed_when_it_has_ended(world: World) -> None:
+    context = request()
+    result = await world.pipeline().answer(CHAT, context)
+    assert not world.committed
+    assert await read(result) == [b"one", b"two"]
+    assert world.committed == [TokenUsage(0, 2)]
+    (seen,) = world.seen
+    assert (seen.entry.key, seen.model_name, seen.asked.most_tokens, seen.target) == (
+        ("team", "chat"),
+        "chat",
+        9,
+        CHAT.target,
+    )
+    assert context.response_headers == {"x-ratelimit-remaining-requests": "3", "x-pilotlight-way": "short; a test"}
+    assert "gateway" in context.server_timing
+
+
+async def test_a_client_that_leaves_is_committed_with_what_it_had(world: World) -> None:
+    result = await world.pipeline().answer(CHAT, request())
+    assert isinstance(result, Stream)
+    assert await anext(result.events) == b"one"
+    await result.events.aclose()  # type: ignore[attr-defined]
+    assert world.committed == [TokenUsage(0, 1)]
+    assert world.closed
+
+
+async def test_a_whole_answer_is_committed_at_once(world: World) -> None:
+    world.replies = Reply(b"{}")
+    assert await world.pipeline().answer(CHAT, request()) is world.replies
+    assert world.committed == [TokenUsage(0, 4)]
+
+
+@pytest.mark.parametrize("after", [0, 1])
+async def test_what_fails_is_committed_too(world: World, after: int) -> None:
+    world.events = [*[b"one"] * after, Unavailable("gone")]
+    with pytest.raises(Unavailable):
+        await read(await world.pipeline().answer(CHAT, request()))
+    assert world.committed == [TokenUsage(0, after)]
+    assert world.closed
+
+
+@pytest.mark.looptime
+async def test_an_answer_that_does_not_begin_in_the_endpoints_time(world: World) -> None:
+    world.silent = True
+    with pytest.raises(DeadlineExceeded, match="timeout of 5 s"):
+        await world.pipeline().answer(CHAT, request())
+    assert world.closed
+    assert world.committed == [TokenUsage()]
+
+
+async def test_who_is_refused_leaves_nothing(world: World) -> None:
+    world.refuses = TooManyRequests("later", retry_after_s=3)
+    with pytest.raises(TooManyRequests):
+        await world.pipeline().answer(CHAT, request())
+    with pytest.raises(Unauthorized):
+        await world.pipeline().answer(CHAT, request("another"))
+    assert (world.seen, world.committed) == ([], [])
+
+
+async def test_a_foreign_endpoint_is_told_from_none_in_nothing(world: World) -> None:
+    said = []
+    for name in ("other/chat", "other/none"):
+        context = request()
+        context.body = json.dumps({"model": name}).encode()
+        with pytest.raises(ModelNotFound) as refused:
+            await world.pipeline().answer(CHAT, context)
+        said.append((refused.value.message.replace(name, "NAME"), refused.value.http_status, context.response_headers))
+    assert said[0] == said[1]
+
+
+async def test_only_the_gateway_says_whose_a_request_is(world: World) -> None:
+    context = request(**{"x-pilotlight-tenant": "other", "x-pilotlight-elsewhere": "1"})
+    await world.pipeline().answer(CHAT, context)
+    assert context.headers["x-pilotlight-tenant"] == "team"
+    assert "x-pilotlight-elsewhere" not in context.headers
+
+
+async def test_before_the_platform_has_told_anything(world: World) -> None:
+    world.table = EndpointTable()
+    with pytest.raises(Unavailable, match="not heard"):
+        await world.pipeline().answer(CHAT, request())
+
+
+@pytest.mark.parametrize("body", [b"", b"[1", b"[]", b'"a"', b'{"model": 7}', b'{"model": ["a"]}'])
+def test_a_body_that_asks_for_no_model(body: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        asked_of(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"model": "a", "max_tokens": "many"}', b'{"n": {}, "model": "a"}', b'{"model": "a", "stream": 3}']
+)
+def test_what_is_wrong_beside_the_model_is_left_to_the_surface(body: bytes) -> None:
+    assert asked_of(body).model == "a"
