@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage fuzz integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api bench-structured bench-split adapters reference models real-model lock clean
+.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage fuzz integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api bench-structured bench-split bench-adapters adapters reference models real-model lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -98,6 +98,9 @@ bench-structured: real-model ## what a schema costs before the first token, firs
 
 bench-split: real-model ## render and derender: vllm launch render beside the transformer, microseconds per request
 	@$(BIN)/python benchmarks/split.py
+
+bench-adapters: real-model ## LoRA adapters: leases of the next one beside swap and fork, tokens/s of 1, 4 and 8 at once beside vLLM's server
+	@$(BIN)/python benchmarks/adapters.py
 
 adapters: $(READY) ## train the adapters of the real model again (needs make real-model; half an hour)
 	@$(BIN)/python scripts/make_adapters.py

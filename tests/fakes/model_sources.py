@@ -145,7 +145,8 @@ class RangeServer:
             data = data[: trouble.cut_after]
         data += trouble.extra
         for position in range(0, len(data), 16_384):
-            if trouble.pause_after is not None and self.bytes_sent() >= trouble.pause_after:
+            # A probe is answered: whoever comes second must find out that somebody downloads already.
+            if trouble.pause_after is not None and end - start > 1 and self.bytes_sent() >= trouble.pause_after:
                 self.paused.set()
                 self.go_on.wait(60)
             block = data[position : position + 16_384]

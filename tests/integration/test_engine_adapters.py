@@ -248,7 +248,7 @@ def test_a_folder_that_changed_since_it_was_looked_at_is_not_loaded_under_its_ol
     shutil.rmtree(folder)
     refused = slot.grant("a", write_adapter(folder, 36), stamp=stamp)
     assert isinstance(refused, GrantRefused)
-    assert (refused.status, "has changed" in refused.reason) == (404, True)
+    assert (refused.status, "has changed" in refused.reason) == (503, True)
     now = folder_stamp(folder)
     granted = slot.grant("a", folder, stamp=now)
     assert isinstance(granted, Granted)

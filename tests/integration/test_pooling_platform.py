@@ -13,6 +13,8 @@ import yaml
 from pooled_platform import PooledPlatform, pooled_platform
 from waiting import until
 
+from pilotlight_protocol.leases import SERVING
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 DEADLINE_S = 400.0
@@ -38,8 +40,10 @@ def endpoint(model: Path) -> dict[str, Any]:
 
 class Platform(PooledPlatform):
     def at_zero(self) -> bool:
+        """No pod runs, and no lease is held; one that has ended is still told of for a minute."""
         status = self.status()
-        return not status["pool"]["leases"] and all(row["running"] == 0 for row in status["components"])
+        held = [lease for lease in status["pool"]["leases"] if lease["state"] in SERVING]
+        return not held and all(row["running"] == 0 for row in status["components"])
 
     def embed(self, *texts: str) -> httpx.Response:
         url = f"http://127.0.0.1:{self.port}/serving/default/minilm/openai/v1/embeddings"

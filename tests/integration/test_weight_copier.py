@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +30,42 @@ AMX = torch.cpu._is_amx_tile_supported()
 
 # oneDNN's kernels as on another CPU: AMD's EPYC (Zen 4) has bfloat16 and no float16 in AVX-512, older ones AVX2 alone.
 EPYC, AVX2 = "AVX512_CORE_BF16", "AVX2"
+DEADLINE_S = 240.0
 AWQ = ("--preset", "demo", "--quantization", "awq")
+
+
+class Checker:
+    """A weight_copier_check.py, which has imported vLLM once for all."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def check(self, out: Path, dtype: str, *models: Path, isa: str = "DEFAULT") -> list[str]:
+        """What it says of oneDNN and of the way, with no more of the CPU than `isa` for oneDNN."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order = {"models": [str(model) for model in models], "dtype": dtype, "out": str(out)}
+        self._process.stdin.write(json.dumps(order | {"environment": {"ONEDNN_MAX_CPU_ISA": isa}}) + "\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], DEADLINE_S)
+        said = out.read_text(errors="replace") if out.exists() else ""
+        assert ready, f"no answer within {DEADLINE_S:g} s\n{said[-4000:]}"
+        assert self._process.stdout.readline() == "0\n", said[-4000:]
+        return [line for line in said.splitlines() if line.startswith(("oneDNN: ", "copied: ", "reloaded: "))]
+
+
+@pytest.fixture(scope="module")
+def checker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checker]:
+    folder = tmp_path_factory.mktemp("checker")
+    (folder / "tmp").mkdir()
+    environment = engine_environment(
+        os.environ, folder, cpus=2, preload=machine.cpu_preload(), eager=True
+    ) | {"VLLM_CPU_KVCACHE_SPACE": "1"}  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, str(CHECK)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Checker(process)
+        process.kill()
 
 
 @pytest.mark.parametrize(
@@ -43,14 +81,14 @@ AWQ = ("--preset", "demo", "--quantization", "awq")
     ids=["awq", "awq-epyc", "awq-bf16", "small", "small-avx2", "large"],
 )
 def test_the_copier_writes_what_vllms_reload_writes(
-    tmp_path: Path, dtype: str, awq: str | None, small: bool, isa: str, options: tuple[str, ...]
+    checker: Checker, tmp_path: Path, dtype: str, awq: str | None, small: bool, isa: str, options: tuple[str, ...]
 ) -> None:
     models = tmp_path / "models"
     subprocess.run([sys.executable, str(MAKE), "--out", str(models), "--count", "2", *options], check=True, timeout=120)
     for weights in models.glob("*/model.safetensors") if dtype == "bfloat16" else ():
         tensors = load_file(weights)
         save_file({name: to_bf16(tensor) for name, tensor in tensors.items()}, weights, {"format": "pt"})
-    onednn, way = checked(tmp_path, dtype, *sorted(models.iterdir()), isa=isa)
+    onednn, way = checker.check(tmp_path / "said", dtype, *sorted(models.iterdir()), isa=isa)
     linear = "SmallGemmPack" if small else "OneDnnPack" if onednn == "oneDNN: True" else None
     if isa != "DEFAULT":
         assert onednn == "oneDNN: False", "the mask masks nothing"
@@ -67,7 +105,9 @@ def test_the_copier_writes_what_vllms_reload_writes(
         ("Bloom", {"n_head": 4}),
     ],
 )
-def test_a_model_whose_loader_moves_rows_goes_vllms_way(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
+def test_a_model_whose_loader_moves_rows_goes_vllms_way(
+    checker: Checker, tmp_path: Path, kind: str, options: dict[str, object]
+) -> None:
     """Its parameters have the names and shapes of the checkpoint's, and other rows. vLLM's way is exact, too."""
     import transformers
 
@@ -78,22 +118,8 @@ def test_a_model_whose_loader_moves_rows_goes_vllms_way(tmp_path: Path, kind: st
         getattr(transformers, f"{kind}ForCausalLM")(config).bfloat16().save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(bundled_model_path("demo-bf16") / name, folder)
-    _, way = checked(tmp_path, "bfloat16", *models)
+    _, way = checker.check(tmp_path / "said", "bfloat16", *models)
     assert re.fullmatch(r"reloaded: vLLM changes \S+ while it loads it", way)
-
-
-def checked(tmp_path: Path, dtype: str, *models: Path, isa: str = "DEFAULT") -> list[str]:
-    """What weight_copier_check.py says of oneDNN and of the way, with no more of the CPU than `isa` for oneDNN."""
-    (tmp_path / "tmp").mkdir()
-    environment = engine_environment(
-        os.environ, tmp_path, cpus=2, preload=machine.cpu_preload(), eager=True
-    ) | {"VLLM_CPU_KVCACHE_SPACE": "1", "ONEDNN_MAX_CPU_ISA": isa}  # fmt: skip
-    check = subprocess.run(
-        [sys.executable, str(CHECK), dtype, *map(str, models)],
-        check=False, env=environment, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert check.returncode == 0, check.stderr[-4000:]
-    return [line for line in check.stdout.splitlines() if line.startswith(("oneDNN: ", "copied: ", "reloaded: "))]
 
 
 def to_bf16(tensor: torch.Tensor) -> torch.Tensor:

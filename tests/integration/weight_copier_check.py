@@ -1,6 +1,9 @@
-"""Compares the two ways to exchange an engine's weights, bit by bit, in a process of its own.
+"""Compares the two ways to exchange an engine's weights, bit by bit, in a process of its own for each comparison.
 
-    python weight_copier_check.py DTYPE MODEL MODEL…
+    python weight_copier_check.py < orders
+
+An order is a line of JSON: `models` (folders), their `dtype`, `environment` on top of this process's, and `out`, the
+file for what the comparison says. It is forked from this process, which has imported vLLM; its exit status is printed.
 
 Every live tensor, and what every packed layer answers, must be the same after vLLM's own reload as after the boot and,
 where there is a plan, for each model in turn and back the same after `WeightCopier`. Prints `oneDNN: True|False`
@@ -9,10 +12,13 @@ where there is a plan, for each model in turn and back the same after `WeightCop
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from vllm import _custom_ops as vllm_ops
@@ -24,7 +30,32 @@ from pilotlight_models.checkpoint import read_checkpoint
 
 
 def main() -> None:
-    dtype, *paths = sys.argv[1:]
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            obey(order)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def obey(order: dict[str, Any]) -> NoReturn:
+    status = 1
+    try:
+        out = os.open(order["out"], os.O_WRONLY | os.O_CREAT, 0o600)
+        for stream in (1, 2):
+            os.dup2(out, stream)
+        os.environ.update(order["environment"])
+        compare(order["dtype"], order["models"])
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def compare(dtype: str, paths: list[str]) -> None:
     fixed = {"model": paths[0], "tokenizer": paths[0], "served_model_name": "model"}
     arguments = [("enforce_eager", "true"), ("max_model_len", "256"), ("max_num_seqs", "2"), ("dtype", dtype)]
     engine = vllm_engine.VllmEngine(vllm_arguments.build(fixed, arguments), (), lambda phase: None)

@@ -23,7 +23,7 @@ from pilotlight_engine.boot.lora import checked_adapter
 from pilotlight_models.adapter import WEIGHTS_NAME, folder_stamp
 from pilotlight_models.checkpoint import read_checkpoint
 from pilotlight_protocol.engine_frames import Adapter, GenerateRequest
-from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
+from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
 
 
 class LoadedAdapters:
@@ -41,8 +41,8 @@ class LoadedAdapters:
     def load(self, adapter: Adapter, in_use: Container[str]) -> None:
         """Returns when it may be generated with. Those `in_use` stay, whoever was used least recently goes first.
 
-        Raises InvalidInput: it cannot be served; Unavailable: there is no room; ModelNotFound: the folder has another
-        content by now. What else is loaded is then as it was.
+        Raises InvalidInput: it cannot be served; Unavailable: there is no room, or the folder has another content by
+        now. What else is loaded is then as it was.
         """
         if adapter.name in self._loaded:
             self._loaded.move_to_end(adapter.name)
@@ -54,7 +54,7 @@ class LoadedAdapters:
             raise
         try:
             self._check_stamp(adapter)
-        except ModelNotFound:
+        except Unavailable:
             self._engine.remove_lora(request.lora_int_id)
             raise
         self._loaded[adapter.name] = request
@@ -79,7 +79,7 @@ class LoadedAdapters:
     def _check_stamp(self, adapter: Adapter, cause: PilotlightError | None = None) -> None:
         """What was read is what the name stands for, from the agent's look at it until now."""
         if folder_stamp(Path(adapter.directory)) != adapter.stamp:
-            raise ModelNotFound("the adapter has changed since it was asked for: ask again") from cause
+            raise Unavailable("the adapter has changed since it was asked for: ask again") from cause
 
     def bound(self, request: GenerateRequest, adapter: str) -> GenerateRequest:
         """The request with its lease's adapter; "": it has none, and the request may choose. Raises InvalidInput."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from adapter_folders import write_adapter
 from pilotlight_models.adapter import folder_stamp
 from pilotlight_pool.agent.model_files import ModelFiles, NodeFacts
 from pilotlight_pool.engine_orders import EngineOrder, GrantedAdapter, ModelFacts, ModelOrder
-from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
+from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound, Unavailable
+from pilotlight_store import Store, StoreSettings
 
 BASE = "bundled://demo-bf16"
 
@@ -55,8 +57,19 @@ def test_an_adapter_that_changed_since_it_was_asked_for_is_not_granted(files: Mo
     key = described(files, folder).adapter_key
     assert files.hold_adapter(GrantedAdapter(str(folder), key)) == (folder, folder_stamp(folder), None)
     write_adapter(folder, 16)
-    with pytest.raises(ModelNotFound, match="has changed"):
+    with pytest.raises(Unavailable, match="has changed"):
         files.hold_adapter(GrantedAdapter(str(folder), key))
+    shutil.rmtree(folder)
+    with pytest.raises(ModelNotFound):
+        files.hold_adapter(GrantedAdapter(str(folder), key))
+
+
+def test_an_adapter_that_was_evicted_is_asked_for_again(tmp_path: Path) -> None:
+    """404 would end the predictor; asking again has it fetched again."""
+    with Store(StoreSettings(tmp_path / "store")) as store:
+        files = ModelFiles(store, NodeFacts("cpu", "0.32.0"))
+        with pytest.raises(Unavailable, match="evicted"):
+            files.hold_adapter(GrantedAdapter("s3://bucket/adapter", "0" * 64))
 
 
 def test_an_engine_holds_its_base_whatever_becomes_of_the_first_adapter(files: ModelFiles, tmp_path: Path) -> None:

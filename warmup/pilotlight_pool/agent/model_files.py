@@ -33,7 +33,7 @@ from pilotlight_models.pooling_files import read_pooling_files
 from pilotlight_pool.agent.brought_adapters import Brought, BroughtAdapters
 from pilotlight_pool.engine_orders import EngineOrder, GrantedAdapter, ModelFacts, ModelOrder
 from pilotlight_pool.policy.placement.prediction import Tier
-from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
+from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound, Unavailable
 from pilotlight_protocol.fingerprint import engine_fingerprint
 from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_protocol.pooling_config import is_encoder, pooling_task
@@ -171,16 +171,22 @@ class ModelFiles:
         return located, hold
 
     def hold_adapter(self, adapter: GrantedAdapter) -> tuple[Path, str, Hold | None]:
-        """As `hold`, for the adapter of a lease, with its folder's stamp."""
+        """The adapter of a lease as it was described, kept from eviction, and its folder's stamp.
+
+        Raises Unavailable where it has changed or was evicted since; ModelNotFound where there is none any more.
+        """
         folder = _folder(adapter.uri)
         if folder is None:
-            hold = self._stored(adapter.uri).hold(adapter.key)
+            try:
+                hold = self._stored(adapter.uri).hold(adapter.key)
+            except ModelNotFound as error:
+                raise Unavailable(f"{adapter.uri} was evicted since it was asked for: ask again") from error
             return hold.path, folder_stamp(hold.path), hold
         # Taken before the look at its content, so that it can only be of that content or of an earlier one.
         stamp = folder_stamp(folder)
         located = self._in_place(adapter.uri)
         if located.identity != adapter.key:
-            raise ModelNotFound(f"{adapter.uri} has changed since it was asked for: ask again")
+            raise Unavailable(f"{adapter.uri} has changed since it was asked for: ask again")
         return located.folder, stamp, None
 
     def _kept(self, order: EngineOrder) -> Hold | None:

@@ -62,7 +62,7 @@ class NodeModels:
             raise Unavailable(f"{order.model.uri} was not fetched again within {deadline_s:g} s") from error
 
     async def hold_adapter(self, adapter: GrantedAdapter) -> tuple[Path, str, Hold | None]:
-        """As `hold`, for the adapter of a lease, with its folder's stamp."""
+        """See `ModelFiles.hold_adapter`."""
         return await self._look_ups.look(adapter.uri, lambda: self._files.hold_adapter(adapter), _release)
 
     async def close(self) -> None:
