@@ -214,30 +214,29 @@ def lease_phases(told: Mapping[str, float]) -> dict[str, float]:
 
 
 class Platform:
-    """`pilotlight up` with two endpoints of one architecture, a pool of one slot, and a short way back to zero."""
+    """`pilotlight up` with two endpoints of one architecture, a pool of one slot, and little time until zero."""
 
-    def __init__(self, control: ControlClient, port: int) -> None:
-        self._control, self._port = control, port
+    def __init__(self, control: ControlClient, port: int, gateway_port: int) -> None:
+        self._control, self._port, self._gateway_port = control, port, gateway_port
 
     @classmethod
     @contextlib.contextmanager
     def running(cls, setting: Setting) -> Iterator[Platform]:
-        folder, port = setting.work / "up", free_port()
+        folder, port, gateway_port = setting.work / "up", free_port(), free_port()
         folder.mkdir(exist_ok=True)
         spec = folder / "endpoints.yaml"
         spec.write_text(yaml.safe_dump_all([_endpoint(setting, number) for number in range(2)]))
         command = [
             str(Path(sys.executable).with_name("pilotlight")),
             "up",
-            "--no-gateway",
             str(spec),
-            "--port",
-            str(port),
+            f"--port={port}",
+            f"--gateway-port={gateway_port}",
         ]
         command += ["--autoscaler", "scale-to-zero-grace-period=6s", "--state-dir", str(folder / "state")]
         with (folder / "up.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
-        platform = cls(ControlClient(StateDir(folder / "state")), port)
+        platform = cls(ControlClient(StateDir(folder / "state")), port, gateway_port)
         try:
             platform._until_up(process, folder / "up.log")
             platform.first_text(0)
@@ -247,13 +246,22 @@ class Platform:
             process.wait(90)
 
     def first_text(self, number: int) -> Sample:
-        """From sending a chat request to the first byte of text of its answer."""
+        """From sending a chat request through the ingress to the first byte of text of its answer."""
         name = f"cold-{number}"
-        url = f"http://127.0.0.1:{self._port}/serving/default/{name}/openai/v1/chat/completions"
+        return self._first_text(name, f"http://127.0.0.1:{self._port}/serving/default/{name}/openai/v1", "")
+
+    def first_text_of_gateway(self, number: int) -> Sample:
+        """The same through the gateway, whose way is the short one."""
+        return self._first_text(f"cold-{number}", f"http://127.0.0.1:{self._gateway_port}/v1", "short")
+
+    def _first_text(self, name: str, base: str, way: str) -> Sample:
+        url = f"{base}/chat/completions"
         body = {"model": name, "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 8}
         begun = time.monotonic()
         with _post(url, {**body, "stream": True, "temperature": 0}) as answer:
             timing = ",".join(answer.headers.get_all("server-timing") or [])
+            if not (answer.headers.get("x-pilotlight-way") or "").startswith(way):
+                raise RuntimeError(f"not the {way} way: {answer.headers}")
             for line in answer:
                 choices = json.loads(line[6:])["choices"] if line.startswith(b"data: {") else []
                 if choices and choices[0]["delta"].get("content"):
