@@ -1,4 +1,4 @@
-"""`make demo`: an endpoint at zero is woken by its first request, streams text to four clients, returns to zero, wakes.
+"""`make demo`: an endpoint at zero answers without a pod, then by its pods to four clients, returns to zero, wakes.
 
 Everything here is a client: `pilotlight up` runs in a process and a state directory of its own, and the demo talks to
 it as anybody would.
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import openai
-from demo_platform import platform_up
+from demo_platform import free_port, platform_up
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
@@ -78,14 +78,16 @@ console = Console(highlight=False, soft_wrap=True)
 def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="pilotlight-demo-"))
     try:
-        with platform_up(console, work, SPEC) as (control, port):
-            run(control, port)
+        door = free_port()
+        with platform_up(console, work, SPEC, gateway_port=door) as (control, port):
+            run(control, port, door)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def run(control: ControlClient, port: int) -> None:
+def run(control: ControlClient, port: int, gateway_port: int) -> None:
     base = f"http://127.0.0.1:{port}/serving/default/quickstart"
+    pods, door = f"{base}/openai/v1", f"http://127.0.0.1:{gateway_port}/v1"
     heading("1. The endpoint is applied and at zero: no pod, no memory, no accelerator.")
     console.print(status_table(rows(control), port, console.width))
 
@@ -93,17 +95,23 @@ def run(control: ControlClient, port: int) -> None:
     watch(control, port, lambda: control.status()["pool"]["state"] == "ready", POOL_DEADLINE_S)
     console.print(slots_table(control.status()["pool"]))
 
-    heading("3. The first request wakes transformer and predictor at once; the predictor leases an engine.")
-    ask_openai(control, port, base, "What is scale to zero?", cold=True)
-    heading("   The same, now that it is warm.")
-    ask_openai(control, port, base, "Who are you?", cold=False)
+    heading(
+        "3. The first request, at the front door: the gateway tokenizes and leases the engine itself. No pod starts."
+    )
+    ask_openai(control, port, door, "What is scale to zero?", cold=True)
+    console.print(status_table(rows(control), port, console.width))
 
-    heading("4. curl, V2 generate_stream.")
+    heading("4. The pods' way: a request at the ingress wakes transformer and predictor at once.")
+    ask_openai(control, port, pods, "What is scale to zero?", cold=True)
+    heading("   The same, now that it is warm.")
+    ask_openai(control, port, pods, "Who are you?", cold=False)
+
+    heading("5. curl, V2 generate_stream.")
     body = json.dumps({"text_input": "Once upon a time", "parameters": {"max_tokens": 16, "temperature": 0}})
     command = ["curl", "-sSN", "--fail-with-body", f"{base}/v2/models/quickstart/generate_stream", "-d", body]
     show([*command, "-H", "Content-Type: application/json"], 60)
 
-    heading("5. tritonclient over HTTP, V2 infer.")
+    heading("6. tritonclient over HTTP, V2 infer.")
     target = f"127.0.0.1:{port}"
     show(
         [
@@ -117,18 +125,20 @@ def run(control: ControlClient, port: int) -> None:
         60,
     )
 
-    heading("6. tritonclient over gRPC on the same port, ModelStreamInfer.")
+    heading("7. tritonclient over gRPC on the same port, ModelStreamInfer.")
     authority = f"quickstart.default.localhost:{port}"
     show([sys.executable, "-c", TRITON_GRPC, target, authority, "quickstart", "The sun was"], 60)
 
-    heading("7. Nobody asks any more: Knative's autoscaler takes it back to zero (20 s window, 30 s grace).")
+    heading("8. Nobody asks any more: Knative's autoscaler takes it back to zero (20 s window, 30 s grace).")
     begun = time.monotonic()
     watch(control, port, lambda: all(not row.pods for row in rows(control)), ZERO_DEADLINE_S)
     console.print(status_table(rows(control), port, console.width))
     console.print(f"[green]At zero {time.monotonic() - begun:.0f} s after the last request.[/]")
 
-    heading("8. From zero again: no pod runs, but the pool's engine still has the weights.")
-    ask_openai(control, port, base, "What is a warm pool?", cold=True)
+    heading("9. From zero again, both ways: no pod runs, the pool's engine still has the weights.")
+    ask_openai(control, port, door, "What is a warm pool?", cold=False)
+    heading("   and by the pods:")
+    ask_openai(control, port, pods, "What is a warm pool?", cold=True)
 
 
 def rows(control: ControlClient) -> list[ComponentStatus]:
@@ -136,7 +146,7 @@ def rows(control: ControlClient) -> list[ComponentStatus]:
 
 
 def ask_openai(control: ControlClient, port: int, base: str, question: str, *, cold: bool) -> None:
-    client = openai.OpenAI(base_url=f"{base}/openai/v1", api_key="unused", timeout=COLD_DEADLINE_S, max_retries=0)
+    client = openai.OpenAI(base_url=base, api_key="unused", timeout=COLD_DEADLINE_S, max_retries=0)
     texts: queue.SimpleQueue[str | openai.OpenAIError | None] = queue.SimpleQueue()
     phases: list[Phase] = []
     first_text_ms: list[float] = []

@@ -24,13 +24,15 @@ LOG_TAIL_CHARS = 6000
 
 @contextlib.contextmanager
 def platform_up(
-    console: Console, work: Path, spec: str, program: Sequence[str] = (PILOTLIGHT,)
+    console: Console, work: Path, spec: str, program: Sequence[str] = (PILOTLIGHT,), gateway_port: int | None = None
 ) -> Iterator[tuple[ControlClient, int]]:
-    """`spec` is a path from the repository's root or an absolute one; yields the platform's control and its port."""
+    """`spec` is a path from the repository's root or an absolute one; yields the platform's control and its port.
+    Without `gateway_port` there is no gateway."""
     port, state, log = free_port(), work / "state", work / "up.log"
-    console.print(f"[bold]$ pilotlight up {spec} --port {port}[/]")
+    door = ["--no-gateway"] if gateway_port is None else ["--gateway-port", str(gateway_port)]
+    console.print(f"[bold]$ pilotlight up {spec} --port {port} {' '.join(door)}[/]")
     with log.open("wb") as sink:
-        command = [*program, "up", spec, "--no-gateway", "--port", str(port), "--state-dir", str(state)]
+        command = [*program, "up", spec, *door, "--port", str(port), "--state-dir", str(state)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT)
     control = ControlClient(StateDir(state))
     try:
