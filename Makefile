@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage fuzz integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api bench-structured bench-split bench-adapters adapters reference models real-model lock clean
+.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage fuzz integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api bench-embeddings bench-structured bench-split bench-adapters adapters reference models real-model lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -92,6 +92,9 @@ models: $(READY) ## train and quantize the demo model again (about 15 minutes)
 
 bench-api: real-model ## chat, structured outputs and tool calls of a real model: vLLM's own server beside ours
 	@$(BIN)/python benchmarks/api.py
+
+bench-embeddings: real-model ## embeddings of a real model: vLLM's own server beside ours, from exec and under load
+	@$(BIN)/python benchmarks/embeddings.py
 
 bench-structured: real-model ## what a schema costs before the first token, first and repeated: vLLM's own server beside ours
 	@$(BIN)/python benchmarks/structured.py

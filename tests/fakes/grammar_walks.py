@@ -21,11 +21,12 @@ with warnings.catch_warnings():
         ConstraintPreparation,
         ServedTokenizer,
     )
+    from pilotlight_engine.vllm_adapter.mask_budget import MaskBudget
     from pilotlight_engine.vllm_adapter.output_grammar import OutputGrammar
 
 EOS = 2
 WORD_BITS = 32
-__all__ = ["EOS", "Compiled", "OutputGrammar", "Prepared", "Walk"]
+__all__ = ["EOS", "Compiled", "MaskBudget", "OutputGrammar", "Prepared", "Walk"]
 
 
 class Prepared:

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import torch
 from generated_schemas import schema as generated_schema
-from grammar_walks import EOS, OutputGrammar, Prepared, Walk
+from grammar_walks import EOS, MaskBudget, OutputGrammar, Prepared, Walk
 from tokenizers import Tokenizer
 
 from pilotlight_models import bundled_model_path
@@ -77,6 +77,52 @@ def test_a_text_has_no_special_tokens_and_a_structural_tag_may(prepared: Prepare
         grammar = OutputGrammar(prepared.compiled(outputs).matcher([EOS]), [EOS], [], must_end=False, words=64)
         grammar.fill_bitmask(mask, 0)
         assert bool(int(mask[0, special // 32]) >> (special % 32) & 1) == allowed
+
+
+class _Slow:
+    """A matcher whose masks take a time that the test says."""
+
+    masked_ids = frozenset({EOS})
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def fill(self, mask: torch.Tensor, row: int) -> None:
+        self.now_s += 0.3
+
+    def accept(self, token: int) -> bool:
+        return True
+
+    def accepted_prefix(self, tokens: list[int]) -> int:
+        return len(tokens)
+
+    def rollback(self, tokens: int) -> None:
+        return
+
+    def complete(self) -> bool:
+        return False
+
+    def error(self) -> str:
+        return ""
+
+
+def test_masks_that_take_too_long_together_end_their_output_and_their_constraint(prepared: Prepared) -> None:
+    prepared.serve(bundled_model_path("demo-awq"), 2048)
+    compiled = prepared.compiled(StructuredOutputs(grammar='root ::= root root | "a" | "ab" | "b"'))
+    slow = _Slow()
+    budget = MaskBudget(lambda: slow.now_s)
+    mask = torch.zeros((1, 64), dtype=torch.int32)
+    grammar = OutputGrammar(
+        *(slow, [EOS], []), must_end=False, words=64, budget=budget, on_expensive=compiled.faults.append
+    )
+    for _ in range(10):
+        grammar.fill_bitmask(mask, 0)
+        assert grammar.accept_tokens("r", [5])
+    for _ in range(10):
+        grammar.fill_bitmask(mask, 0)
+    assert not grammar.accept_tokens("r", [5])
+    with pytest.raises(InvalidInput, match="take too long together"):
+        compiled.matcher([EOS])
 
 
 def test_a_tokenizer_that_is_none_is_refused_and_another_one_is_taken(prepared: Prepared, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilotlight_engine.structured_outputs.schema_writing import referred, values_of
+from pilotlight_engine.structured_outputs.schema_branches import are_apart, referred, required_of
+from pilotlight_engine.structured_outputs.schema_writing import values_of
 from pilotlight_engine.structured_outputs.string_patterns import FORMAT_PATTERNS, is_plain_pattern
 
 _ANNOTATIONS = frozenset(
@@ -67,7 +68,7 @@ def _branches(name: str, branches: Any, root: dict[str, Any]) -> bool:
         return False
     match name:
         case "oneOf":
-            return _are_apart([referred(branch, root) for branch in branches])
+            return are_apart([referred(branch, root) for branch in branches])
         case "allOf":
             return len(branches) == 1
     return True
@@ -129,20 +130,13 @@ def _is_type(name: Any) -> bool:
 
 def _object(schema: dict[str, Any], root: dict[str, Any]) -> bool:
     properties, additional = schema.get("properties", {}), schema.get("additionalProperties", False)
-    required = _required(schema)
+    required = required_of(schema)
     if not isinstance(properties, dict) or required is None or not required <= properties.keys():
         return False
     # A property that is declared must not come again as an additional one, of another kind.
     if properties and additional is not False:
         return False
     return _all_enforced([*properties.values(), *([additional] if isinstance(additional, dict) else [])], root)
-
-
-def _required(schema: dict[str, Any]) -> set[str] | None:
-    names = schema.get("required", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
-    return set(names)
 
 
 def _array(schema: dict[str, Any], root: dict[str, Any]) -> bool:
@@ -168,32 +162,3 @@ def _number(schema: dict[str, Any], keywords: set[str]) -> bool:
 def _is_short(bound: float) -> bool:
     """xgrammar takes no more decimals; of two bounds closer than that it makes a grammar of nothing."""
     return abs(bound) < _MOST_SAFE_INTEGER and round(bound, _MOST_DECIMALS) == bound
-
-
-def _are_apart(branches: list[Any]) -> bool:
-    """Nothing is of two of these, as their types or a property that tells them apart show."""
-    return all(_tells_apart(one, other) for number, one in enumerate(branches) for other in branches[number + 1 :])
-
-
-def _tells_apart(one: Any, other: Any) -> bool:
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return False
-    types = one.get("type"), other.get("type")
-    if all(isinstance(name, str) for name in types) and types[0] != types[1]:
-        return set(types) != {"integer", "number"}
-    shared = (_required(one) or set()) & (_required(other) or set())
-    return any(_constants(one, name) and not _overlap(one, other, name) for name in shared)
-
-
-def _overlap(one: dict[str, Any], other: dict[str, Any], name: str) -> bool:
-    others = _constants(other, name)
-    return not others or any(value in others for value in _constants(one, name))
-
-
-def _constants(schema: dict[str, Any], name: str) -> list[Any]:
-    properties = schema.get("properties")
-    declared = properties.get(name) if isinstance(properties, dict) else None
-    if not isinstance(declared, dict):
-        return []
-    values = declared.get("enum")
-    return values if isinstance(values, list) else [declared["const"]] if "const" in declared else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pilotlight_engine.structured_outputs.schema_branches import are_apart, referred
 from pilotlight_engine.structured_outputs.string_patterns import FORMAT_PATTERNS, JSON_CHARACTER, check_pattern
 
 VALUES = frozenset(("enum", "const", "default", "example", "examples"))
@@ -21,6 +22,17 @@ _TOLD_ONLY = frozenset(
 )
 """OpenAPI's and pydantic's formats, of which JSON Schema says that they describe and assert nothing. Any other that is
 not known is refused by its name: it may be a slip."""
+_KEYWORDS = frozenset(
+    ("type", "const", "multipleOf", "divisibleBy", "maximum", "minimum", "exclusiveMaximum", "exclusiveMinimum")
+    + ("maxLength", "minLength", "pattern", "format", "maxItems", "minItems", "uniqueItems", "maxContains")
+    + ("minContains", "maxProperties", "minProperties", "required", "items", "additionalItems", "contains")
+    + ("additionalProperties", "propertyNames", "unevaluatedProperties", "unevaluatedItems", "not", "if", "then")
+    + ("else", "disallow", "extends", "id", "$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$ref")
+    + ("$dynamicRef", "$recursiveRef", "$schema", "$comment", "title", "description", "default", "example")
+    + ("deprecated", "readOnly", "writeOnly")
+)
+"""Of every draft, those that may have a value that is no object and no list. JSON Schema has any other passed over, and
+llguidance does: OpenAPI's `nullable`, editors' `markdownDescription`, `x-…`. What holds schemas may be referred to."""
 _LONG = 40
 _MOST_EXACT = 2**53
 
@@ -30,9 +42,14 @@ def values_of(found: Any) -> Iterator[Any]:
 
 
 def plainly(schema: Any) -> Any:
-    """The same schema without formats that assert nothing, and with names of a fixed set as properties."""
+    """The same schema without keywords and formats that assert nothing, with names of a fixed set as properties, and
+    with one of several that exclude each other as any of them."""
     root = schema if isinstance(schema, dict) else {}
-    return _everywhere(schema, lambda inner: _named_properties(_without_told_format(inner), root))
+
+    def write(inner: dict[str, Any]) -> dict[str, Any]:
+        return _any_of(_named_properties(_without_told_format(_without_foreign(inner)), root), root)
+
+    return _everywhere(schema, write)
 
 
 def _everywhere(schema: Any, write: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
@@ -53,12 +70,26 @@ def _everywhere(schema: Any, write: Callable[[dict[str, Any]], dict[str, Any]]) 
     )
 
 
+def _without_foreign(schema: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in schema.items() if name in _KEYWORDS or isinstance(value, dict | list)}
+
+
 def _without_told_format(schema: dict[str, Any]) -> dict[str, Any]:
     format_, types = schema.get("format"), schema.get("type", "string")
     names = types if isinstance(types, list) else [types]
     if not isinstance(format_, str) or not (format_ in _TOLD_ONLY or _NO_STRINGS.issuperset(map(str, names))):
         return schema
     return {name: value for name, value in schema.items() if name != "format"}
+
+
+def _any_of(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    """llguidance sees fewer of them that exclude each other, and refuses the rest."""
+    branches = schema.get("oneOf")
+    if "anyOf" in schema or not isinstance(branches, list) or not branches:
+        return schema
+    if not are_apart([referred(branch, root) for branch in branches]):
+        return schema
+    return {"anyOf" if name == "oneOf" else name: value for name, value in schema.items()}
 
 
 def _named_properties(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
@@ -81,19 +112,6 @@ def _fixed_names(names: Any, root: dict[str, Any]) -> list[str] | None:
     if not isinstance(found, list) or names.get("type", "string") != "string":
         return None
     return found if all(isinstance(name, str) for name in found) else None
-
-
-def referred(schema: Any, root: dict[str, Any]) -> Any:
-    """What `{"$ref": "#/$defs/…"}` stands for, one step; any other schema itself."""
-    if not isinstance(schema, dict) or schema.keys() != {"$ref"} or not isinstance(schema["$ref"], str):
-        return schema
-    found: Any = root
-    hash_, *steps = schema["$ref"].split("/")
-    if hash_ != "#" or not all(step.isidentifier() or step == "$defs" for step in steps):
-        return schema
-    for step in steps:
-        found = found.get(step) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else schema
 
 
 def written_for_xgrammar(schema: Any) -> Any:

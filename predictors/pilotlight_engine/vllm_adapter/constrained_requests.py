@@ -112,6 +112,7 @@ class ConstrainedRequests:
             ignored_ids & set(stop_ids),
             must_end=bool(ignored_ids) or params.min_tokens > 0,
             words=self._grammars.words,
+            on_expensive=compiled.faults.append,
         )
         delivered = request.prompt_token_ids[len(request.prompt_token_ids) - request.output_tokens :]
         if not grammar.accept_tokens("", delivered):

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +52,19 @@ class ServedTokenizer:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A constraint that can be enforced; each choice gets a matcher of its own."""
+    """A constraint that can be enforced; each choice gets a matcher of its own. `faults`: why it could not be, as came
+    out while it was: nobody is let in with it again."""
 
     source: GrammarSource
     grammar: Any
     size_bytes: int
     eos_ids: tuple[int, ...]
+    faults: list[str] = field(default_factory=list)
 
     def matcher(self, stop_ids: Collection[int]) -> Matcher:
+        """Raises InvalidInput."""
+        if self.faults:
+            raise InvalidInput(f"the output cannot be constrained: {self.faults[0]}", param=PARAM)
         if self.source.backend == "guidance":
             return GuidanceMatcher(self.grammar.deep_copy(), self.eos_ids)
         import xgrammar

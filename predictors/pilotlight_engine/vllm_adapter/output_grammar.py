@@ -1,21 +1,19 @@
 """One choice's constraint while it is generated: what vLLM's scheduler asks for masks. Adapter to vLLM.
 
 Over a matcher of xgrammar or llguidance, both with the same rules: a stop token ends the output where it is complete
-and is allowed nowhere else; a mask that costs too much ends its own request; a matcher that went wrong never lets an
+and is allowed nowhere else; masks that cost too much end their own request; a matcher that went wrong never lets an
 output through. It must not know requests, tokenizers or how a constraint was compiled.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import torch
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 
-MOST_MASK_S = 0.5
-"""CPU time that the mask of one token may take of everybody's step."""
+from pilotlight_engine.vllm_adapter.mask_budget import MaskBudget
 
 _STUCK = "no token that may be generated continues it"
 
@@ -92,12 +90,23 @@ class OutputGrammar(StructuredOutputGrammar):  # type: ignore[misc]  # vLLM is u
     """`stop_ids`: what ends the output. `ignored_ids`: those of them that end nothing while it can go on (ignore_eos).
 
     `must_end`: whether min_tokens or `ignored_ids` may forbid the only token that is left; the output is then `ended`.
+    `on_expensive` is told why the output was given up.
     """
 
     def __init__(
-        self, matcher: Matcher, stop_ids: Collection[int], ignored_ids: Collection[int], *, must_end: bool, words: int
+        self,
+        matcher: Matcher,
+        stop_ids: Collection[int],
+        ignored_ids: Collection[int],
+        *,
+        must_end: bool,
+        words: int,
+        budget: MaskBudget | None = None,
+        on_expensive: Callable[[str], None] = lambda why: None,
     ) -> None:
         self.failure = ""
+        self._budget = budget or MaskBudget()
+        self._on_expensive = on_expensive
         self.ended = False
         self._matcher = matcher
         self.stop_ids = frozenset(stop_ids)
@@ -118,7 +127,10 @@ class OutputGrammar(StructuredOutputGrammar):  # type: ignore[misc]  # vLLM is u
                 self._terminated = self._matcher.complete()
                 self.failure = "" if self._terminated else _STUCK
                 return self._terminated
-            if not self._matcher.accept(token):
+            self._budget.begin()
+            accepted = self._matcher.accept(token)
+            self._count()
+            if not accepted:
                 self.failure = self._matcher.error() or _STUCK
                 return False
             self._look_for_end()
@@ -139,10 +151,9 @@ class OutputGrammar(StructuredOutputGrammar):  # type: ignore[misc]  # vLLM is u
         self._terminated = self.ended = False
 
     def fill_bitmask(self, bitmask: torch.Tensor, batch_index: int) -> None:
-        began_s = time.thread_time()
+        self._budget.begin()
         self._matcher.fill(bitmask, batch_index)
-        if time.thread_time() - began_s > MOST_MASK_S:
-            self.failure = "it is too expensive to enforce: the next token's mask takes too long"
+        self._count()
         if self._corrected_ids:
             complete = self._matcher.complete()
             for token in self._corrected_ids:
@@ -153,6 +164,11 @@ class OutputGrammar(StructuredOutputGrammar):  # type: ignore[misc]  # vLLM is u
 
     def reset(self) -> None:
         raise NotImplementedError("a grammar belongs to one choice and is never used again")
+
+    def _count(self) -> None:
+        if why := self._budget.end():
+            self.failure = why
+            self._on_expensive(why)
 
     def _look_for_end(self) -> None:
         """Whether nothing but a stop token can follow."""

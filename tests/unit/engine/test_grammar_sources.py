@@ -91,7 +91,7 @@ def test_xgrammar_enforces_it(schema: Any) -> None:
         {"$ref": "https://example.org/schema"},
         {"$defs": {"p": {"not": {}}}},
         {"if": {}, "then": {}},
-        {"unheard": 1},
+        {"unheard": []},
     ],
 )
 def test_xgrammar_would_pass_over_something(schema: Any) -> None:
@@ -277,6 +277,9 @@ def test_formats_go_to_guidance_as_patterns_wherever_they_stand() -> None:
     ("schema", "written"),
     [
         ({"type": "integer", "format": "int32"}, {"type": "integer"}),
+        ({"type": "string", "nullable": True, "x-order": 1, "markdownDescription": "*"}, {"type": "string"}),
+        ({"$ref": "#/shapes/a", "shapes": {"a": {"unheard": 1}}}, {"$ref": "#/shapes/a", "shapes": {"a": {}}}),
+        ({"properties": {"nullable": {"x": 1}}, "const": 1}, {"properties": {"nullable": {}}, "const": 1}),
         ({"type": ["number", "null"], "format": "date"}, {"type": ["number", "null"]}),
         ({"type": "string", "format": "password"}, {"type": "string"}),
         ({"type": "string", "format": "dat"}, {"type": "string", "format": "dat"}),
@@ -303,6 +306,13 @@ def test_formats_go_to_guidance_as_patterns_wherever_they_stand() -> None:
             },
         ),
         ({"propertyNames": {"pattern": "^a"}}, {"propertyNames": {"pattern": "^a"}}),
+        ({"oneOf": [CAT, DOG], "title": "T"}, {"anyOf": [CAT, DOG], "title": "T"}),
+        (
+            {"oneOf": [{"$ref": "#/$defs/c"}, {"$ref": "#/$defs/d"}], "$defs": {"c": CAT, "d": DOG}},
+            {"anyOf": [{"$ref": "#/$defs/c"}, {"$ref": "#/$defs/d"}], "$defs": {"c": CAT, "d": DOG}},
+        ),
+        ({"oneOf": [CAT, CAT]}, {"oneOf": [CAT, CAT]}),
+        ({"oneOf": [CAT, DOG], "anyOf": [CAT]}, {"oneOf": [CAT, DOG], "anyOf": [CAT]}),
     ],
 )
 def test_a_schema_is_written_plainly(schema: Any, written: Any) -> None:
@@ -314,6 +324,8 @@ def test_a_schema_is_written_plainly(schema: Any, written: Any) -> None:
     [
         ({"enum": [2**53 + 1]}, ["xgrammar"]),
         ({"enum": [2**53]}, ["xgrammar", "guidance"]),
+        ({"type": "string", "nullable": True}, ["xgrammar", "guidance"]),
+        ({"type": "string", "propertyOrdering": ["a"]}, ["guidance"]),
         ({"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {"a": CAT, "b": DOG}}, None),
         ({"type": "number", "minimum": 1e-9}, ["guidance"]),
         ({"type": "number", "minimum": 0.000001}, ["xgrammar", "guidance"]),
