@@ -40,7 +40,7 @@ def server(
             start_new_session=True,
         )
     try:
-        _wait_ready(name, process, ready_url, log)
+        ready(name, process, ready_url, log)
         yield psutil.Process(process.pid)
     finally:
         family = [process.pid] + [child.pid for child in _children(process.pid)]
@@ -60,7 +60,7 @@ def _children(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _wait_ready(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def ready(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + READY_DEADLINE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

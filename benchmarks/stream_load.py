@@ -10,8 +10,9 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 
@@ -70,21 +71,26 @@ class _Stream(asyncio.Protocol):
                 self.done.set_exception(exc)
 
 
-def request_bytes(url: str, body: dict[str, object]) -> tuple[str, int, bytes]:
+def request_bytes(url: str, body: dict[str, object], headers: Mapping[str, str]) -> tuple[str, int, bytes]:
     parts = urlsplit(url)
     payload = json.dumps(body).encode()
     host = parts.hostname or "127.0.0.1"
     head = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-        f"Accept: text/event-stream\r\nContent-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
+        f"Accept: text/event-stream\r\nContent-Length: {len(payload)}\r\nConnection: close\r\n"
     )
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
     return ("127.0.0.1" if host.endswith("localhost") else host), parts.port or 80, head.encode() + payload
 
 
 async def one_stream(
-    url: str, body: dict[str, object], count: Callable[[dict[str, object]], int], deadline_s: float
+    url: str,
+    body: dict[str, object],
+    count: Callable[[dict[str, object]], int],
+    deadline_s: float,
+    headers: Mapping[str, str],
 ) -> StreamResult:
-    host, port, raw = request_bytes(url, body)
+    host, port, raw = request_bytes(url, body, headers)
     loop = asyncio.get_running_loop()
     transport, stream = await loop.create_connection(lambda: _Stream(raw), host, port)
     try:
@@ -112,6 +118,7 @@ async def run_load(
     concurrency: int,
     count: Callable[[dict[str, object]], int],
     deadline_s: float = 300.0,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> LoadResult:
     """Every body once, at most `concurrency` at a time; raises on the first answer that is not a 200 stream."""
     pending = list(reversed(bodies))
@@ -119,7 +126,7 @@ async def run_load(
 
     async def worker() -> None:
         while pending:
-            results.append(await one_stream(url, pending.pop(), count, deadline_s))
+            results.append(await one_stream(url, pending.pop(), count, deadline_s, headers))
 
     begun = time.perf_counter()
     async with asyncio.TaskGroup() as group:

@@ -7,24 +7,32 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 
 from pilotlight_engine.leasing.leased_holder import PoolAddress
+from pilotlight_gateway.commands import random_key
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.directory.endpoints_file import read_endpoints
 from pilotlight_gateway.directory.platform_watch import watch
-from pilotlight_gateway.gateway_app import GatewayRouter
+from pilotlight_gateway.gateway_app import GatewayRouter, OwnRoute
+from pilotlight_gateway.limits.accounts import MemoryAccounts
+from pilotlight_gateway.limits.tenant_limits import TenantLimits
 from pilotlight_gateway.pipeline import Pipeline, Steps
 from pilotlight_gateway.pods_way.pods_way import PodsWay
-from pilotlight_gateway.request_steps import EveryTime, GatewayRequest, NoLimits, OpenDoor, Way
+from pilotlight_gateway.request_steps import Authenticator, EveryTime, GatewayRequest, Limits, NoLimits, OpenDoor, Way
 from pilotlight_gateway.settings import GatewaySettings, parse_settings
 from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
 from pilotlight_gateway.short_way.short_way import ShortWay
 from pilotlight_gateway.short_way.text_cache import TextCache
 from pilotlight_gateway.short_way.text_loader import ThreadedLoader
 from pilotlight_gateway.surfaces import component_path, makes_tokens
+from pilotlight_gateway.tenants.admin_routes import TenantAdministration
+from pilotlight_gateway.tenants.authenticators import TenantAuthenticator
+from pilotlight_gateway.tenants.sqlite_store import FILE_NAME, SqliteTenants
+from pilotlight_gateway.tenants.tenant_watch import TenantWatch
 from pilotlight_gateway.ways import ChosenWay, WayFacts, choose_way
-from pilotlight_protocol.errors import InvalidInput
+from pilotlight_protocol.errors import PilotlightError
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.drained_server import DrainedServer
 from pilotlight_serving.http_app import HttpApp
@@ -43,7 +51,7 @@ def main() -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are the parallelism here
     try:
         return Gateway(settings).run()
-    except (InvalidInput, OSError) as error:
+    except (PilotlightError, OSError) as error:
         _log.error("%s", error)
         return 1
 
@@ -63,6 +71,9 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
         self._known = None if settings.endpoints is None else read_endpoints(settings.endpoints)
+        self._tenants: SqliteTenants | None = None
+        if settings.auth != "open" and settings.state_dir is not None:
+            self._tenants = SqliteTenants(settings.state_dir / FILE_NAME)
         self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
         self._templates = TemplateWorkers()
         self._loader = ThreadedLoader(self._templates, settings.environment)
@@ -82,16 +93,28 @@ class Gateway:
         table = EndpointTable()
         short = ShortWay(PoolAddress(self._settings.pool_url, self._settings.pool_key), texts, stored, table)
         pods = PodsWay()
-        steps = Steps(OpenDoor(), table, NoLimits(), EveryTime(), _Chooser(short), {"short": short, "pods": pods})
+        watch_tenants = None if self._tenants is None else TenantWatch(self._tenants)
+        authenticator: Authenticator = OpenDoor()
+        limits: Limits = NoLimits()
+        own: list[OwnRoute] = []
+        if self._tenants is not None and watch_tenants is not None:
+            authenticator = TenantAuthenticator(
+                watch_tenants, open_until_a_tenant=self._settings.auth == "from-first-tenant"
+            )
+            limits = TenantLimits(MemoryAccounts(), watch_tenants.limits_of)
+            own = TenantAdministration(self._tenants, random_key, time.time, watch_tenants.refresh).routes()
+        steps = Steps(authenticator, table, limits, EveryTime(), _Chooser(short), {"short": short, "pods": pods})
         paths = any_endpoints_routes(stored)
-        router = GatewayRouter(Pipeline(steps), table, paths)
+        router = GatewayRouter(Pipeline(steps), table, paths, own)
         app = HttpApp(router, self._limiter, self._server_settings, predict_observer("gateway"))
         server = DrainedServer(app, self._limiter, self._server_settings)
-        return server.run(self._lifespan(table, short, pods))
+        return server.run(self._lifespan(table, watch_tenants, short, pods))
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, table: EndpointTable, *ways: Way) -> AsyncIterator[None]:
+    async def _lifespan(self, table: EndpointTable, tenants: TenantWatch | None, *ways: Way) -> AsyncIterator[None]:
         watching = None
+        if tenants is not None:
+            await tenants.start()
         if self._known is not None:
             table.apply(self._known)
         elif self._settings.directory is not None:
@@ -103,6 +126,8 @@ class Gateway:
                 watching.cancel()
             for way in ways:
                 await way.close()
+            if tenants is not None:
+                await tenants.close()
             self._loader.close()
             await self._templates.close()
 

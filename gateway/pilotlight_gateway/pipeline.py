@@ -28,7 +28,7 @@ from pilotlight_gateway.request_steps import (
     WayChooser,
 )
 from pilotlight_gateway.ways import WAY_HEADER, WayName
-from pilotlight_protocol.errors import DeadlineExceeded, InvalidInput, ModelNotFound, Unavailable
+from pilotlight_protocol.errors import DeadlineExceeded, InvalidInput, ModelNotFound, Unauthorized, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.hop_headers import ELSEWHERE
 
@@ -97,7 +97,11 @@ class Pipeline:
 
     async def caller(self, context: RequestContext) -> Caller:
         """Whose request it is; headers that only hops may set are no client's."""
-        caller = await self._steps.authenticator.caller(context.headers)
+        try:
+            caller = await self._steps.authenticator.caller(context.headers)
+        except Unauthorized:
+            context.response_headers["www-authenticate"] = "Bearer"
+            raise
         headers = {name: value for name, value in context.headers.items() if name not in (TENANT, ELSEWHERE)}
         context.headers = headers | {TENANT: caller.tenant}
         return caller

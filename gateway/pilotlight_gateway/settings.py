@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from pilotlight_protocol.deadlines import REQUEST_TIMEOUT_S
 from pilotlight_protocol.leases import POOL_URL_VARIABLE
@@ -13,11 +14,13 @@ from pilotlight_wire.cors import EVERY_ORIGIN, CorsPolicy, allowed_origins
 
 POOL_KEY_VARIABLE = "PILOTLIGHT_POOL_KEY"
 _UNIX = "unix://"
+Auth = Literal["keys", "open", "from-first-tenant"]
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """`directory`: the platform's control socket; `endpoints`: a file instead. `pool_url`: "" without a warm pool.
+    `auth`: who is asked for a key: everybody, nobody, or everybody from the first tenant on.
     `environment`: the store's settings, and secrets with them."""
 
     host: str = ""
@@ -26,6 +29,7 @@ class GatewaySettings:
     endpoints: Path | None = None
     pool_url: str = ""
     pool_key: str = field(default="", repr=False)
+    auth: Auth = "keys"
     state_dir: Path | None = None
     cors: CorsPolicy = EVERY_ORIGIN
     max_concurrent_requests: int = 4096
@@ -44,6 +48,8 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         parser.error("give --directory, the platform's control socket, or --endpoints, a file")
     if given.directory is not None and not given.directory.startswith(_UNIX):
         parser.error(f"--directory must be {_UNIX}/path, not '{given.directory}'")
+    if given.auth != "open" and given.state_dir is None:
+        parser.error("give --state_dir, where tenants and keys are kept, or --auth=open")
     return GatewaySettings(
         host=given.host,
         port=given.port,
@@ -51,6 +57,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         endpoints=given.endpoints,
         pool_url=given.pool_url,
         pool_key=environment.get(POOL_KEY_VARIABLE, ""),
+        auth=given.auth,
         state_dir=given.state_dir,
         cors=given.allowed_origins,
         max_concurrent_requests=given.max_concurrent_requests,
@@ -75,7 +82,8 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--directory", default=None, metavar="URL", help="where the platform tells of its endpoints: unix:///path")
     add("--endpoints", type=Path, default=None, metavar="FILE", help="endpoints from a JSON file, read once")
     add("--pool_url", default=environment.get(POOL_URL_VARIABLE, ""), help="the warm pool: http(s):// or unix:///path")
-    add("--state_dir", type=Path, default=None, help="where tenants, keys and usage are kept")
+    add("--auth", default="keys", choices=get_args(Auth), help="who is asked for a key")
+    add("--state_dir", type=Path, default=None, help="where tenants and keys are kept")
     add("--allowed_origins", type=allowed_origins, default="*", help="web origins that may call, or '' for none")
     add("--max_concurrent_requests", type=int, default=4096, help="requests in flight")
     add("--max_body_bytes", type=int, default=16 * 1024 * 1024, help="largest request body, unpacked")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,3 +160,40 @@ def test_v2_and_the_tokenizer(door: FrontDoor) -> None:
     tokens = httpx.post(f"{door.url}/tokenize", json={"model": "chat", "prompt": "A token"}, timeout=60).json()
     assert tokens["count"] == len(tokens["tokens"])
     assert httpx.get(f"{door.url}/v2/models/chat", timeout=60).json()["platform"] == "pilotlight_gateway"
+
+
+def test_from_the_first_tenant_on_keys_are_asked_for(door: FrontDoor) -> None:
+    """The last one: the door does not open again."""
+
+    def pilotlight(*words: str) -> str:
+        command = [sys.executable, "-m", "pilotlight_local", *words, "--state-dir", str(door.state)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+    def models(key: str) -> httpx.Response:
+        return httpx.get(f"{door.url}/v1/models", headers={"x-api-key": key}, timeout=30)
+
+    pilotlight("tenant", "create", "default", "--requests-per-minute=2")
+    pilotlight("tenant", "create", "other")
+    until(lambda: httpx.get(f"{door.url}/v1/models", timeout=30).status_code == 401, 10, "the door closes")
+    mine, theirs, admin = (
+        pilotlight("key", "create", *words) for words in (["default"], ["other"], ["other", "--role=admin"])
+    )
+    until(lambda: models(admin).status_code == 200, 10, "the last key is known")
+    assert [model["id"] for model in models(mine).json()["data"]] == ["chat", "podded"]
+    assert models(theirs).json()["data"] == []
+    body = {"model": "chat", "messages": QUESTION, "max_tokens": 2}
+    url = f"{door.url}/v1/chat/completions"
+    assert httpx.post(url, json=body, headers={"authorization": f"Bearer {theirs}"}, timeout=60).status_code == 404
+    answers = [httpx.post(url, json=body, headers={"authorization": f"Bearer {mine}"}, timeout=60) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert int(answers[2].headers["retry-after"]) > 0
+    assert answers[0].headers["x-ratelimit-remaining-requests"] == "1"
+    refused = httpx.get(f"{door.url}/v1/tenants", headers={"x-api-key": mine}, timeout=30)
+    assert refused.status_code == 403
+    tenants = httpx.get(f"{door.url}/v1/tenants", headers={"x-api-key": admin}, timeout=30).json()["tenants"]
+    assert [tenant["name"] for tenant in tenants] == ["default", "other"]
+    (key_id,) = (line.split()[0] for line in pilotlight("key", "list", "default").splitlines())
+    pilotlight("key", "revoke", "default", key_id)
+    until(lambda: models(mine).status_code == 401, 10, "the key is refused")
+    log = (door.state / "gateway" / "logs" / "gateway.log").read_text()
+    assert not any(key in log for key in (mine, theirs, admin))

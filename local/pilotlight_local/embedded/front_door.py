@@ -43,6 +43,7 @@ def front_door(settings: FrontDoorSettings, tell: Callable[[str], None]) -> Supe
         f"--host={LOOPBACK}",
         f"--port={settings.port}",
         f"--directory=unix://{settings.state_dir.control_socket}",
+        "--auth=from-first-tenant",
         f"--state_dir={folder}",
         f"--allowed_origins={settings.allowed_origins}",
     ]

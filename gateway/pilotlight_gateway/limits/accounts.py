@@ -1,0 +1,57 @@
+"""The seam below the limits: where the accounts of tenants are kept. Beside it the one in this process's memory.
+
+Must not: know requests, or what a tenant's limits are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from pilotlight_gateway.limits.limit_terms import Granted, LimitTerms, Refused
+from pilotlight_gateway.limits.tenant_account import TenantAccount
+
+KEEP_S = 7_200.0
+"""Longer than any request may take."""
+
+
+class Accounts(Protocol):
+    async def reserve(self, tenant: str, terms: LimitTerms, reservation_id: str, tokens: int) -> Granted | Refused:
+        """Raises Unavailable where nobody can tell whether there is room."""
+        ...
+
+    def settle(self, tenant: str, reservation_id: str, tokens: int) -> None:
+        """Never waits: what must be sent is sent by an owner of it."""
+        ...
+
+    def give_back(self, tenant: str, reservation_id: str) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class MemoryAccounts:
+    """Accounts of one process. A request that only counts its tokens at its end costs a few dictionary look-ups."""
+
+    def __init__(self, now_s: Callable[[], float] = time.time, keep_s: float = KEEP_S) -> None:
+        self._now_s = now_s
+        self._keep_s = keep_s
+        self._accounts: dict[str, TenantAccount] = {}
+
+    async def reserve(self, tenant: str, terms: LimitTerms, reservation_id: str, tokens: int) -> Granted | Refused:
+        return self._of(tenant).reserve(terms, reservation_id, tokens, self._now_s())
+
+    def settle(self, tenant: str, reservation_id: str, tokens: int) -> None:
+        self._of(tenant).settle(reservation_id, tokens, self._now_s())
+
+    def give_back(self, tenant: str, reservation_id: str) -> None:
+        self._of(tenant).give_back(reservation_id, self._now_s())
+
+    async def close(self) -> None:
+        return
+
+    def _of(self, tenant: str) -> TenantAccount:
+        account = self._accounts.get(tenant)
+        if account is None:
+            account = self._accounts[tenant] = TenantAccount(self._keep_s)
+        return account

@@ -1,0 +1,80 @@
+"""The pipeline's step that holds every request to its tenant's limits, before it runs and after.
+
+It knows neither where accounts are kept nor how a request is answered.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+
+from pilotlight_gateway.limits.accounts import Accounts
+from pilotlight_gateway.limits.limit_terms import UNLIMITED, LimitTerms, Refused, Spent, rate_limit_headers
+from pilotlight_gateway.limits.request_estimate import reserved_tokens
+from pilotlight_gateway.request_steps import GatewayRequest, Reservation, TokenUsage
+from pilotlight_protocol.errors import TooManyRequests
+
+_SPENT: dict[Spent, str] = {
+    "requests_per_minute": "the limit of {limit} requests a minute is reached; send it again after Retry-After",
+    "tokens_per_minute": "the limit of {limit} tokens a minute is reached; send it again after Retry-After",
+    "concurrency": "{limit} requests run already, as many as may at once; send it again when one has ended",
+    "tokens_per_day": "the {limit} tokens of this day (UTC) are taken, or too few are left for this request",
+    "tokens_per_month": "the {limit} tokens of this month (UTC) are taken, or too few are left for this request",
+}
+
+
+class TenantLimits:
+    """Implements Limits. `terms_of`: what a tenant may take, as of now."""
+
+    def __init__(self, accounts: Accounts, terms_of: Callable[[str], LimitTerms]) -> None:
+        self._accounts = accounts
+        self._terms_of = terms_of
+
+    async def reserve(self, request: GatewayRequest) -> Reservation:
+        tenant = request.caller.tenant
+        terms = self._terms_of(tenant)
+        if terms == UNLIMITED:
+            return _NOTHING_RESERVED
+        asked = request.asked
+        tokens = reserved_tokens(terms, len(request.context.body), _at_least(0, asked.most_tokens), _choices(asked.n))
+        reservation_id = uuid.uuid4().hex
+        told = await self._accounts.reserve(tenant, terms, reservation_id, tokens)
+        headers = rate_limit_headers(terms, told.standing)
+        if isinstance(told, Refused):
+            request.context.response_headers.update(headers)
+            raise TooManyRequests(
+                _SPENT[told.spent].format(limit=getattr(terms, told.spent)), retry_after_s=told.retry_after_s
+            )
+        return _Reserved(self._accounts, tenant, reservation_id, headers)
+
+
+class _Reserved:
+    def __init__(self, accounts: Accounts, tenant: str, reservation_id: str, headers: Mapping[str, str]) -> None:
+        self.headers = headers
+        self._accounts = accounts
+        self._tenant = tenant
+        self._id = reservation_id
+
+    async def commit(self, usage: TokenUsage) -> None:
+        if usage.total:
+            self._accounts.settle(self._tenant, self._id, usage.total)
+        else:
+            self._accounts.give_back(self._tenant, self._id)
+
+
+class _NothingReserved:
+    headers: Mapping[str, str] = {}
+
+    async def commit(self, usage: TokenUsage) -> None:
+        return
+
+
+_NOTHING_RESERVED = _NothingReserved()
+
+
+def _at_least(least: int, value: int | None) -> int | None:
+    return None if value is None else max(least, value)
+
+
+def _choices(asked: int | None) -> int:
+    return 1 if asked is None else max(1, asked)

@@ -1,0 +1,96 @@
+"""Keeps what a process knows of tenants as new as the store: asks it four times a second, in a thread.
+
+So a key that is revoked anywhere is refused everywhere within a second. Where the store does not answer for longer than
+that, nobody knows whether a key is still good, and none is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from pilotlight_gateway.limits.limit_terms import LimitTerms
+from pilotlight_gateway.request_steps import Caller
+from pilotlight_gateway.tenants.known_tenants import KnownTenants
+from pilotlight_gateway.tenants.tenant_records import TenantRecord
+from pilotlight_gateway.tenants.tenant_store import TenantStore
+from pilotlight_protocol.errors import Unavailable
+
+PERIOD_S = 0.25
+STALE_AFTER_S = 3.0
+
+_log = logging.getLogger("pilotlight.gateway.tenants")
+
+
+class TenantWatch:
+    """Between `start` and `close`. `wall_s`: what records are dated by."""
+
+    def __init__(
+        self,
+        store: TenantStore,
+        now_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._known = KnownTenants()
+        self._now_s = now_s
+        self._wall_s = wall_s
+        self._read_s = now_s()
+        self._asking = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Raises Unavailable where the store does not answer."""
+        await self.refresh()
+        self._task = asyncio.create_task(self._run())
+
+    async def refresh(self) -> None:
+        """Know all that is in the store by now."""
+        async with self._asking:
+            asked_s = self._now_s()
+            changes = await asyncio.to_thread(self._store.changes, self._known.upto)
+            if changes is not None:
+                self._known.apply(changes)
+            self._read_s = asked_s
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    @property
+    def ever_had_a_tenant(self) -> bool:
+        self._check_fresh()
+        return self._known.ever_had_one
+
+    def caller_of(self, key: str) -> Caller:
+        """Raises Unauthorized, or Unavailable where what is known is too old."""
+        self._check_fresh()
+        return self._known.caller_of(key, self._wall_s())
+
+    def tenant(self, name: str) -> TenantRecord | None:
+        self._check_fresh()
+        return self._known.tenant(name)
+
+    def limits_of(self, tenant: str) -> LimitTerms:
+        return self._known.limits_of(tenant)
+
+    def _check_fresh(self) -> None:
+        if self._now_s() - self._read_s > STALE_AFTER_S:
+            raise Unavailable("whose keys are valid is not known at the moment; try again")
+
+    async def _run(self) -> None:
+        failing = False
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            try:
+                await self.refresh()
+                failing = False
+            except Unavailable as error:
+                if not failing:
+                    _log.error("%s (%r)", error.message, error.__cause__)
+                failing = True
