@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from gateway_peers import DIRECT, ROOT, Gateway, litellm, vllm_router
+from gateway_peers import DIRECT, ROOT, Gateway, litellm, ours, vllm_router
 from processes import free_port, ready
 from request_load import RequestLoad, run_requests
 from rich.console import Console
@@ -161,6 +161,7 @@ def main() -> int:
         served = [sys.executable, str(ROOT / "benchmarks" / "canned_backend.py"), f"--port={backend}"]
         base = stack.enter_context(pinned("backend", served, f"http://127.0.0.1:{backend}/health", 1, {}))
         makers: dict[str, Callable[[int], Gateway]] = {
+            "Pilotlight": lambda port: ours(port, backend, Path(work)),
             "vllm-router": lambda port: vllm_router(port, backend),
             "LiteLLM": lambda port: litellm(port, backend, Path(work)),
         }

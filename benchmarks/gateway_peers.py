@@ -9,8 +9,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
+
+from pilotlight_gateway.commands import random_key
+from pilotlight_gateway.limits.limit_terms import LimitTerms
+from pilotlight_gateway.tenants import tenant_orders
+from pilotlight_gateway.tenants.sqlite_store import FILE_NAME, SqliteTenants
+from pilotlight_gateway.tenants.tenant_records import TenantSettings
+from pilotlight_protocol.endpoint_directory import DirectoryAnswer, EndpointEntry, PodsAddress
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".peers"
@@ -41,6 +51,22 @@ def installed(requirement: str) -> Path:
         subprocess.run([str(folder / "bin" / "python"), "-m", "pip", "install", "-q", requirement], check=True)
         (folder / "installed").write_text(name)
     return folder / "bin"
+
+
+def ours(port: int, backend: int, folder: Path) -> Gateway:
+    """With keys, limits and routing on: every request is a tenant's, and goes the pods' way to the backend."""
+    address = PodsAddress(f"http://127.0.0.1:{backend}", "demo.bench.localhost")
+    entry = EndpointEntry("bench", "demo", ("demo",), "d", address, pods_ready=1, front="pods")
+    (folder / "endpoints.json").write_bytes(msgspec.json.encode(DirectoryAnswer("bench", 1, True, (entry,))))
+    store, key = SqliteTenants(folder / FILE_NAME), random_key()
+    limits = LimitTerms(requests_per_minute=10**9, tokens_per_minute=10**12, concurrency=10**6)
+    if not store.tenants():
+        store.change("bench", tenant_orders.create_tenant("bench", TenantSettings(limits=limits), time.time()))
+    store.change("bench", tenant_orders.create_key("bench", key, time.time()))
+    store.close()
+    argv = [sys.executable, "-m", "pilotlight_gateway", "--host=127.0.0.1", f"--port={port}", "--log_level=WARNING"]
+    argv += [f"--endpoints={folder / 'endpoints.json'}", f"--state_dir={folder}"]
+    return Gateway(OURS, tuple(argv), "/readyz", headers={"authorization": f"Bearer {key.shown}"})
 
 
 def vllm_router(port: int, backend: int) -> Gateway:
