@@ -7,16 +7,20 @@ from contextlib import AsyncExitStack
 
 
 class HeldEvents:
-    """Closing it closes `events` first, then `held`; so does their end, and an error in them."""
+    """Closing it closes `events` first, then `held`. `first`: an event that was read from them already."""
 
-    def __init__(self, events: AsyncIterator[bytes], held: AsyncExitStack) -> None:
+    def __init__(self, events: AsyncIterator[bytes], held: AsyncExitStack, first: bytes | None = None) -> None:
         self._events = events
         self._held = held
+        self._first = first
 
     def __aiter__(self) -> HeldEvents:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
         return await anext(self._events)
 
     async def aclose(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 WAYS = Counter("pilotlight_gateway_ways", "Requests by the way they went", ["way"])
-SURFACE_REQUESTS = Counter(
+REQUESTS = Counter(
     "pilotlight_gateway_requests",
     "Requests with a known endpoint, by route, priority and status",
     ["route", "priority", "status"],
@@ -17,6 +19,8 @@ SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
 TOKENS = Counter("pilotlight_gateway_tokens", "Tokens of answered requests, also of cut ones", ["kind"])
+WENT = {way: WAYS.labels(way) for way in ("short", "pods")}
+PROMPT_TOKENS, OUTPUT_TOKENS = TOKENS.labels("prompt"), TOKENS.labels("output")
 ENDPOINTS_OPEN = Gauge("pilotlight_gateway_endpoints_open", "Endpoints of which this process holds more than an entry")
 TEXT_BYTES = Gauge("pilotlight_gateway_text_bytes", "Estimated memory of cached tokenizers and templates")
 TEXTS = Counter("pilotlight_gateway_texts", "Tokenizers and templates asked of the cache", ["outcome"])
@@ -34,6 +38,17 @@ class _Promised:
 
     def refused(self, reason: str) -> None:
         REFUSED.labels(reason).inc()
+
+
+@cache
+def seconds(route: str, priority: str) -> Histogram:
+    """Looked up once: there are as many as routes times priorities."""
+    return SECONDS.labels(route, priority)
+
+
+@cache
+def requests(route: str, priority: str, status: int) -> Counter:
+    return REQUESTS.labels(route, priority, str(status))
 
 
 PROMISED = _Promised()

@@ -16,7 +16,7 @@ import msgspec
 from pilotlight_gateway.directory.endpoint_table import EndpointTable, Target
 from pilotlight_gateway.held_events import HeldEvents
 from pilotlight_gateway.metering import USAGE
-from pilotlight_gateway.metrics import SECONDS, TOKENS, WAYS
+from pilotlight_gateway.metrics import OUTPUT_TOKENS, PROMPT_TOKENS, WENT, requests, seconds
 from pilotlight_gateway.request_steps import (
     Asked,
     Authenticator,
@@ -28,12 +28,20 @@ from pilotlight_gateway.request_steps import (
     WayChooser,
 )
 from pilotlight_gateway.ways import WAY_HEADER, WayName
-from pilotlight_protocol.errors import DeadlineExceeded, InvalidInput, ModelNotFound, Unauthorized, Unavailable
+from pilotlight_protocol.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    ModelNotFound,
+    PilotlightError,
+    Unauthorized,
+    Unavailable,
+)
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.hop_headers import ELSEWHERE
 
 TENANT = "x-pilotlight-tenant"
 _NAME_SHOWN_CHARS = 200
+_CLIENT_GONE = 499
 _asked = msgspec.json.Decoder(Asked)
 
 
@@ -82,16 +90,17 @@ class Pipeline:
         context.response_headers.update(reservation.headers)
         held = AsyncExitStack()
         held.push_async_callback(reservation.commit, request.usage)
-        held.callback(_observe, place.route, started_s, request)
+        outcome = _Outcome(place.route, started_s, request)
+        held.callback(outcome.observe)
         USAGE.set(request.usage)
         try:
-            result = await self._in_time(request, started_s)
-        except BaseException:
+            result = await self._in_time(request, started_s, held)
+        except BaseException as error:
+            outcome.status = error.http_status if isinstance(error, PilotlightError) else _CLIENT_GONE
             await held.aclose()
             raise
-        if isinstance(result, Stream):
-            result.events = HeldEvents(result.events, held)
-        else:
+        if isinstance(result, Reply):
+            outcome.status = result.status
             await held.aclose()
         return result
 
@@ -117,21 +126,21 @@ class Pipeline:
         shown = name[:_NAME_SHOWN_CHARS]
         raise ModelNotFound(f"The model '{shown}' does not exist; GET /v1/models lists what there is", param="model")
 
-    async def _in_time(self, request: GatewayRequest, started_s: float) -> Reply | Stream:
-        """The answer, or its beginning: a stream's first event has come."""
+    async def _in_time(self, request: GatewayRequest, started_s: float, held: AsyncExitStack) -> Reply | Stream:
+        """The answer, or its beginning: a stream's first event has come, and the end of it ends what is held."""
         timeout_s = request.entry.timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 result = await self._steps.once.answer(request, lambda: self._by_a_way(request, started_s))
                 if isinstance(result, Stream):
-                    result.events = await _begun(result.events)
+                    result.events = await _begun(result.events, held)
                 return result
         except TimeoutError as error:
             raise DeadlineExceeded(f"nothing came within the endpoint's timeout of {timeout_s:g} s") from error
 
     async def _by_a_way(self, request: GatewayRequest, started_s: float) -> Reply | Stream:
         chosen = self._steps.chooser.choose(request)
-        WAYS.labels(chosen.name).inc()
+        WENT[chosen.name].inc()
         context = request.context
         context.response_headers[WAY_HEADER] = chosen.header
         context.server_timing["gateway"] = (time.perf_counter() - started_s) * 1000
@@ -151,40 +160,26 @@ def asked_of(body: bytes) -> Asked:
         raise InvalidInput(f"the body is no JSON object with a 'model' that is text: {error}", param="model") from error
 
 
-async def _begun(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _begun(events: AsyncIterator[bytes], held: AsyncExitStack) -> HeldEvents:
     try:
-        first = await anext(events, None)
+        return HeldEvents(events, held, await anext(events, None))
     except BaseException:
-        await _close(events)
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()
         raise
-    return _Begun(first, events)
 
 
-class _Begun:
-    """Events whose first was read already. No generator: one that never ran would close nothing."""
+@dataclass(slots=True)
+class _Outcome:
+    route: str
+    started_s: float
+    request: GatewayRequest
+    status: int = 200
 
-    def __init__(self, first: bytes | None, events: AsyncIterator[bytes]) -> None:
-        self._first = first
-        self._events = events
-
-    def __aiter__(self) -> _Begun:
-        return self
-
-    async def __anext__(self) -> bytes:
-        first, self._first = self._first, None
-        return first if first is not None else await anext(self._events)
-
-    async def aclose(self) -> None:
-        await _close(self._events)
-
-
-async def _close(events: AsyncIterator[bytes]) -> None:
-    close = getattr(events, "aclose", None)
-    if close is not None:
-        await close()
-
-
-def _observe(route: str, started_s: float, request: GatewayRequest) -> None:
-    SECONDS.labels(route, request.caller.priority).observe(time.perf_counter() - started_s)
-    TOKENS.labels("prompt").inc(request.usage.prompt_tokens)
-    TOKENS.labels("output").inc(request.usage.output_tokens)
+    def observe(self) -> None:
+        priority, usage = self.request.caller.priority, self.request.usage
+        requests(self.route, priority, self.status).inc()
+        seconds(self.route, priority).observe(time.perf_counter() - self.started_s)
+        PROMPT_TOKENS.inc(usage.prompt_tokens)
+        OUTPUT_TOKENS.inc(usage.output_tokens)

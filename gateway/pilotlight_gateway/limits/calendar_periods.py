@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 DAY_S = 86_400
 
@@ -14,7 +15,12 @@ def day_of(time_s: float) -> int:
 
 def month_of(time_s: float) -> int:
     """Months since 1970."""
-    date = datetime.fromtimestamp(time_s, UTC)
+    return _month_of_day(day_of(time_s))
+
+
+@lru_cache(maxsize=64)
+def _month_of_day(day: int) -> int:
+    date = datetime.fromtimestamp(day * DAY_S, UTC)
     return (date.year - 1970) * 12 + date.month - 1
 
 

@@ -5,6 +5,7 @@ It knows neither where accounts are kept nor how a request is answered.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable, Mapping
 
@@ -29,6 +30,8 @@ class TenantLimits:
     def __init__(self, accounts: Accounts, terms_of: Callable[[str], LimitTerms]) -> None:
         self._accounts = accounts
         self._terms_of = terms_of
+        self._process = uuid.uuid4().hex
+        self._numbers = itertools.count()
 
     async def reserve(self, request: GatewayRequest) -> Reservation:
         tenant = request.caller.tenant
@@ -37,7 +40,7 @@ class TenantLimits:
             return _NOTHING_RESERVED
         asked = request.asked
         tokens = reserved_tokens(terms, len(request.context.body), _at_least(0, asked.most_tokens), _choices(asked.n))
-        reservation_id = uuid.uuid4().hex
+        reservation_id = f"{self._process}-{next(self._numbers)}"
         told = await self._accounts.reserve(tenant, terms, reservation_id, tokens)
         headers = rate_limit_headers(terms, told.standing)
         if isinstance(told, Refused):

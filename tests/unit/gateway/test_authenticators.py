@@ -107,7 +107,7 @@ async def test_keys_that_nobody_has_take_no_memory(world: TenantWorld) -> None:
         with pytest.raises(Unauthorized):
             await authenticator.caller(bearer(made_key().shown))
     after = {name: len(value) for name, value in vars(world.watch._known).items() if isinstance(value, dict)}
-    assert (before, len(before)) == (after, 2)
+    assert (before, len(before)) == (after, 3)
 
 
 async def test_no_key_is_taken_while_the_store_does_not_answer(world: TenantWorld) -> None:
