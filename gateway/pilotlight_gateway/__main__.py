@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 from pilotlight_engine.leasing.leased_holder import PoolAddress
 from pilotlight_gateway.commands import random_key
@@ -16,11 +17,12 @@ from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.directory.endpoints_file import read_endpoints
 from pilotlight_gateway.directory.platform_watch import watch
 from pilotlight_gateway.gateway_app import GatewayRouter, OwnRoute
+from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.limits.accounts import MemoryAccounts
 from pilotlight_gateway.limits.tenant_limits import TenantLimits
 from pilotlight_gateway.pipeline import Pipeline, Steps
 from pilotlight_gateway.pods_way.pods_way import PodsWay
-from pilotlight_gateway.request_steps import Authenticator, EveryTime, GatewayRequest, Limits, NoLimits, OpenDoor, Way
+from pilotlight_gateway.request_steps import Authenticator, GatewayRequest, Limits, NoLimits, OpenDoor
 from pilotlight_gateway.settings import GatewaySettings, parse_settings
 from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
 from pilotlight_gateway.short_way.short_way import ShortWay
@@ -54,6 +56,10 @@ def main() -> int:
     except (PilotlightError, OSError) as error:
         _log.error("%s", error)
         return 1
+
+
+class Closed(Protocol):
+    async def close(self) -> None: ...
 
 
 class _Chooser:
@@ -103,15 +109,18 @@ class Gateway:
             )
             limits = TenantLimits(MemoryAccounts(), watch_tenants.limits_of)
             own = TenantAdministration(self._tenants, random_key, time.time, watch_tenants.refresh).routes()
-        steps = Steps(authenticator, table, limits, EveryTime(), _Chooser(short), {"short": short, "pods": pods})
+        once = AnswersOnce()
+        steps = Steps(authenticator, table, limits, once, _Chooser(short), {"short": short, "pods": pods})
         paths = any_endpoints_routes(stored)
         router = GatewayRouter(Pipeline(steps), table, paths, own)
         app = HttpApp(router, self._limiter, self._server_settings, predict_observer("gateway"))
         server = DrainedServer(app, self._limiter, self._server_settings)
-        return server.run(self._lifespan(table, watch_tenants, short, pods))
+        return server.run(self._lifespan(table, watch_tenants, once, short, pods))
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, table: EndpointTable, tenants: TenantWatch | None, *ways: Way) -> AsyncIterator[None]:
+    async def _lifespan(
+        self, table: EndpointTable, tenants: TenantWatch | None, *closed: Closed
+    ) -> AsyncIterator[None]:
         watching = None
         if tenants is not None:
             await tenants.start()
@@ -124,8 +133,8 @@ class Gateway:
         finally:
             if watching is not None:
                 watching.cancel()
-            for way in ways:
-                await way.close()
+            for each in closed:
+                await each.close()
             if tenants is not None:
                 await tenants.close()
             self._loader.close()

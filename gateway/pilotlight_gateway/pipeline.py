@@ -86,6 +86,10 @@ class Pipeline:
         request = GatewayRequest(
             context, place.method, place.target, place.path, asked, caller, target.entry, target.model_name
         )
+        return await self._steps.once.answer(request, lambda: self._run(place, request, started_s))
+
+    async def _run(self, place: Place, request: GatewayRequest, started_s: float) -> Reply | Stream:
+        context = request.context
         reservation = await self._steps.limits.reserve(request)
         context.response_headers.update(reservation.headers)
         held = AsyncExitStack()
@@ -131,7 +135,7 @@ class Pipeline:
         timeout_s = request.entry.timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                result = await self._steps.once.answer(request, lambda: self._by_a_way(request, started_s))
+                result = await self._by_a_way(request, started_s)
                 if isinstance(result, Stream):
                     result.events = await _begun(result.events, held)
                 return result

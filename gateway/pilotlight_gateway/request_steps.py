@@ -1,6 +1,6 @@
 """What a request passes in the gateway, as seams: each step is an object that `__main__` passes in.
 
-    authenticate ▶ which endpoint ▶ reserve ▶ once ▶ which way ▶ short | pods ▶ commit
+    authenticate ▶ which endpoint ▶ once ▶ reserve ▶ which way ▶ short | pods ▶ commit
 
 No I/O is done here. Beside each seam stands its simplest implementation: no keys, no limits, no idempotency.
 """

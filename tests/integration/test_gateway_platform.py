@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,28 @@ async def test_a_client_that_leaves_ends_its_work(door: FrontDoor, model: str) -
                 break
         assert working()
     await until_async(lambda: asyncio.to_thread(lambda: not working()), 30, "the engine works on for nobody")
+
+
+def test_a_request_that_is_named_runs_once(door: FrontDoor) -> None:
+    body = {"model": "chat", "messages": QUESTION, "max_tokens": 16, "temperature": 1.5, "stream": True}
+
+    def asked(**headers: str) -> list[str]:
+        answer = httpx.post(
+            f"{door.url}/v1/chat/completions",
+            json=body,
+            headers={"x-request-id": "once", **headers},
+            timeout=DEADLINE_S,
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.text.split("\n\n")
+
+    with ThreadPoolExecutor() as threads:
+        first, second = threads.map(lambda _: asked(), range(2))
+    assert first == second == asked()
+    assert first[2:] == asked(**{"last-event-id": "2"})
+    body["max_tokens"] = 15
+    other = httpx.post(f"{door.url}/v1/chat/completions", json=body, headers={"x-request-id": "once"}, timeout=60)
+    assert other.status_code == 409
 
 
 def test_v2_and_the_tokenizer(door: FrontDoor) -> None:

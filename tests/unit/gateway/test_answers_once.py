@@ -1,0 +1,191 @@
+"""One execution for each id: joined, given again, resumed, refused, ended when nobody comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from endpoint_entries import entry
+
+from pilotlight_gateway.idempotency import answers_once, kept_answer
+from pilotlight_gateway.idempotency.answers_once import AnswersOnce
+from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest
+from pilotlight_protocol.errors import Conflict, InvalidInput, Unavailable
+from pilotlight_wire.handlers import Reply, RequestContext, Stream
+
+EVENTS = [b"data: 1\n\n", b"data: 2\n\ndata: 3\n\n", b"data: ", b"4\n\n"]
+NUMBERED = [b"id: 1\ndata: 1\n\n", b"id: 2\ndata: 2\n\n", b"id: 3\ndata: 3\n\n", b"id: 4\ndata: 4\n\n"]
+
+
+class World:
+    def __init__(self) -> None:
+        self.once = AnswersOnce(lambda: asyncio.get_running_loop().time())
+        self.runs = 0
+        self.closed = 0
+        self.events: list[bytes | Exception] = list(EVENTS)
+        self.pause_s = 0.0
+        self.reply: Reply | None = None
+
+    async def ask(self, tenant: str = "team", body: bytes = b"{}", method: str = "POST", **headers: Any) -> Any:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        context = RequestContext("r", named, body)
+        request = GatewayRequest(context, method, "/x", "/x", Asked(), Caller(tenant), entry("chat"), "chat")
+
+        async def run() -> Reply | Stream:
+            self.runs += 1
+            context.response_headers["x-run"] = str(self.runs)
+            await asyncio.sleep(self.pause_s)
+            return self.reply if self.reply is not None else Stream(self._events())
+
+        result = await self.once.answer(request, run)
+        assert context.response_headers["x-run"]
+        return result
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        try:
+            for event in self.events:
+                await asyncio.sleep(self.pause_s)
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            self.closed += 1
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def read(result: Any, most: int = 99) -> list[bytes]:
+    pieces = []
+    try:
+        async for piece in result.events:
+            pieces.append(piece)
+            if len(pieces) == most:
+                break
+    finally:
+        await result.events.aclose()
+    return pieces
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("header", ["x_request_id", "idempotency_key"])
+async def test_a_second_one_joins_and_a_third_gets_it_again(world: World, header: str) -> None:
+    world.pause_s = 1.0
+    named: Any = {header: "a"}
+    both = await asyncio.gather(*(asyncio.create_task(self_read(world, **named)) for _ in range(2)))
+    assert both == [NUMBERED, NUMBERED]
+    assert await read(await world.ask(**named)) == NUMBERED
+    assert (world.runs, world.closed) == (1, 1)
+
+
+async def self_read(world: World, **headers: Any) -> list[bytes]:
+    return await read(await world.ask(**headers))
+
+
+async def test_what_no_client_named_is_run_as_it_is(world: World) -> None:
+    assert await read(await world.ask()) == EVENTS
+    assert await read(await world.ask()) == EVENTS
+    await world.ask(method="GET", x_request_id="a")
+    assert world.runs == 3
+
+
+async def test_another_body_is_a_conflict_and_another_tenants_id_is_not(world: World) -> None:
+    await read(await world.ask(x_request_id="a"))
+    with pytest.raises(Conflict):
+        await world.ask(x_request_id="a", body=b"other")
+    await read(await world.ask(tenant="other", x_request_id="a", body=b"other"))
+    assert world.runs == 2
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("seen", range(5))
+async def test_the_rest_is_given_to_who_comes_back(world: World, seen: int) -> None:
+    world.pause_s = 1.0
+    first = await world.ask(x_request_id="a")
+    assert await read(first, most=seen) == NUMBERED[:seen] if seen else await first.events.aclose() is None
+    assert await read(await world.ask(x_request_id="a", last_event_id=str(seen))) == NUMBERED[seen:]
+    assert world.runs == 1
+
+
+@pytest.mark.looptime
+async def test_who_does_not_come_back_ends_the_work(world: World) -> None:
+    world.pause_s = 1.0
+    world.events = [b"data: x\n\n"] * 100
+    await read(await world.ask(x_request_id="a"), most=1)
+    await asyncio.sleep(answers_once.RETURN_WITHIN_S - 1.5)
+    assert world.closed == 0
+    await asyncio.sleep(3)
+    assert world.closed == 1
+    await read(await world.ask(x_request_id="a"), most=1)
+    assert world.runs == 2
+    await world.once.close()
+    assert world.closed == 2
+
+
+@pytest.mark.looptime
+async def test_who_leaves_before_the_answer_begins_ends_it_too(world: World) -> None:
+    world.pause_s = 60.0
+    task = asyncio.create_task(world.ask(x_request_id="a"))
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.wait({task})
+    await asyncio.sleep(answers_once.RETURN_WITHIN_S + 1)
+    assert not world.once._running
+    assert not world.once._answers
+
+
+async def test_a_failure_is_told_to_all_and_tried_again_by_the_next(world: World) -> None:
+    world.events = [EVENTS[0], Unavailable("gone")]
+    result = await world.ask(x_request_id="a")
+    with pytest.raises(Unavailable):
+        await read(result)
+    world.events = list(EVENTS)
+    assert await read(await world.ask(x_request_id="a")) == NUMBERED
+    assert world.runs == 2
+
+
+@pytest.mark.looptime
+async def test_a_whole_answer_is_given_again_until_it_is_old(world: World) -> None:
+    world.reply = Reply(b"{}", 201, headers={"a": "b"})
+    for _ in range(2):
+        again = await world.ask(x_request_id="a")
+        assert (again.body, again.status, again.headers) == (b"{}", 201, {"a": "b"})
+    assert world.runs == 1
+    await asyncio.sleep(answers_once.KEPT_S)
+    await world.ask(x_request_id="a")
+    assert world.runs == 2
+
+
+async def test_what_is_kept_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_once, "MOST_BYTES_OF_TENANT", 100)
+    monkeypatch.setattr(answers_once, "MOST_BYTES", 150)
+    monkeypatch.setattr(answers_once, "MOST_ANSWERS_OF_TENANT", 8)
+    world.reply = Reply(b"x" * 40)
+    for tenant in ("team", "other"):
+        for number in range(4):
+            await world.ask(tenant=tenant, x_request_id=str(number))
+            await asyncio.sleep(0)
+    kept = [key[0] for key in world.once._answers]
+    assert kept == ["team", "other", "other"]
+    world.reply = Reply(b"")
+    for number in range(20):
+        await world.ask(tenant="third", x_request_id=str(number))
+        await asyncio.sleep(0)
+    assert sum(key[0] == "third" for key in world.once._answers) == 8
+
+
+async def test_an_answer_that_is_too_long_is_cut_with_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_answer, "LONGEST_ANSWER_BYTES", 10)
+    with pytest.raises(Unavailable, match="longer than"):
+        await read(await world.ask(x_request_id="a"))
+
+
+@pytest.mark.parametrize("given", ["x", "-1", "1.5", "9" * 10])
+async def test_a_position_that_is_none_is_refused(world: World, given: str) -> None:
+    with pytest.raises(InvalidInput):
+        await world.ask(x_request_id="a", last_event_id=given)
+    await world.once.close()
