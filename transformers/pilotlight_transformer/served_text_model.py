@@ -48,6 +48,7 @@ class ServedTextModel(ServedText):
                     self._templates,
                     settings.environment,
                     settings.parsers,
+                    settings.adapter_uri,
                 )
             )
         except Exception as error:

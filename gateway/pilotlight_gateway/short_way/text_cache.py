@@ -96,11 +96,10 @@ class TextCache:
 
             task = self._loading[key] = asyncio.create_task(run())
             task.add_done_callback(_look_at)
-        while True:
-            digest = await asyncio.shield(task)
-            if digest in self._texts:
-                return digest
-            return await self._joined(key, work)  # dropped before its turn came
+        digest = await asyncio.shield(task)
+        if digest in self._texts:
+            return digest
+        return await self._joined(key, work)  # dropped before its turn came
 
     async def _read(self, files: TextFiles) -> str:
         unloaded = await self._loader.read(files)
