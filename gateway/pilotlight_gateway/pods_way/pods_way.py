@@ -1,26 +1,45 @@
 """Passes a request on to the endpoint's pods through the platform's ingress, and their answer back as it comes.
 
 The client's keys stay here. What the pods' answer took is read out of its `usage`; a stream that tells none is counted
-by its events. It must not decide which way a request goes, or try twice.
+by its events. What fails before its first byte is sent again where that does no harm (`resilience`); pods that fail
+again and again are left alone for a moment. It must not decide which way a request goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import itertools
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import msgspec
 
 from pilotlight_gateway.request_steps import GatewayRequest, TokenUsage
+from pilotlight_gateway.resilience.breaker import Breaker, BreakerSettings
+from pilotlight_gateway.resilience.retries import (
+    Failure,
+    RetryBudget,
+    RetrySettings,
+    Situation,
+    backoff_s,
+    is_repeatable,
+)
 from pilotlight_gateway.surfaces import model_path
 from pilotlight_protocol.endpoint_directory import PodsAddress
+from pilotlight_protocol.errors import PilotlightError, Unavailable
 from pilotlight_wire.handlers import JSON, Reply, Stream
-from pilotlight_wire.hop_headers import parse_server_timing, passed_back
-from pilotlight_wire.http_connection import ConnectionLost, ConnectionPool, HttpConnection, Silence
+from pilotlight_wire.hop_headers import parse_retry_after, parse_server_timing, passed_back
+from pilotlight_wire.http_connection import ConnectFailed, ConnectionLost, ConnectionPool, HttpConnection, Silence
 from pilotlight_wire.upstream_address import predictor_address
 
-CONNECT_TIMEOUT_S = 10.0
-SILENCE_S = 300.0
+IDLE_S = 60.0
+"""Shorter than the ingress keeps a connection, so that it is not closed just when a request is sent."""
+MOST_ENDPOINTS = 4096
+_log = logging.getLogger("pilotlight.gateway.pods")
 _EVENT_STREAM = "text/event-stream"
 _KEPT_HERE = frozenset(
     ("authorization", "x-api-key", "host", "content-length", "content-encoding", "accept-encoding", "expect")
@@ -43,15 +62,98 @@ class _Answered(msgspec.Struct):
 _answers = msgspec.json.Decoder(_Answered)
 
 
-class PodsWay:
-    """Implements `request_steps.Way`, over one pool of connections for each ingress."""
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """`connect_s`; `silence_s`: the longest of the pods, to the first byte and between bytes."""
 
-    def __init__(self) -> None:
+    connect_s: float = 10.0
+    silence_s: float = 300.0
+
+
+class _Endpoint:
+    """What is known of one endpoint's pods as an upstream."""
+
+    def __init__(self, now_s: float, retries: RetrySettings) -> None:
+        self.breaker = Breaker(BreakerSettings())
+        self.budget = RetryBudget(retries, now_s)
+
+
+class PodsWay:
+    """Implements `request_steps.Way`, over one pool of connections for each ingress. `jitter`: from 0 to 1."""
+
+    def __init__(
+        self,
+        timing: Timing = Timing(),
+        retries: RetrySettings = RetrySettings(),  # noqa: B008
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._timing = timing
+        self._retries = retries
+        self._jitter = jitter
         self._pools: dict[str, ConnectionPool] = {}
+        self._endpoints: OrderedDict[tuple[str, str], _Endpoint] = OrderedDict()
 
     async def answer(self, request: GatewayRequest) -> Reply | Stream:
-        pool = self._pool(request.entry.pods)
-        connection = await pool.exchange(_request(request), repeatable=request.method == "GET")
+        loop = asyncio.get_running_loop()
+        pool, endpoint = self._pool(request.entry.pods), self._endpoint(request.entry.key, loop.time())
+        raw, repeatable = _request(request), is_repeatable(request.method, request.path)
+        ends_s = loop.time() + request.entry.timeout_s
+        endpoint.budget.earn(loop.time())
+        for retries in itertools.count():
+            tried = await self._tried(request, raw, pool, endpoint.breaker, repeatable=repeatable)
+            if isinstance(tried, HttpConnection):
+                return await self._answered(request, pool, tried)
+            situation = Situation(retries, repeatable, elsewhere=False, left_s=ends_s - loop.time())
+            wait_s = backoff_s(tried.failure, situation, self._retries, self._jitter())
+            if wait_s is None or not endpoint.budget.spend(loop.time()):
+                if tried.connection is not None:
+                    return await self._answered(request, pool, tried.connection)
+                assert tried.error is not None
+                raise tried.error
+            if tried.connection is not None:
+                pool.settle(tried.connection)
+            _log.info("request %s is sent again in %.2f s: %s", request.context.request_id, wait_s, tried.failure)
+            await asyncio.sleep(wait_s)
+        raise AssertionError
+
+    async def _tried(
+        self, request: GatewayRequest, raw: bytes, pool: ConnectionPool, breaker: Breaker, *, repeatable: bool
+    ) -> HttpConnection | _Failed:
+        """The head of an answer has come, or it failed in a way that may be tried again."""
+        loop, began_s = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        permit = breaker.admit(began_s)
+        if permit is None:
+            raise Unavailable(
+                "the endpoint's pods fail again and again; they are left alone for a moment",
+                retry_after_s=max(1.0, breaker.retry_after_s(began_s)),
+            )
+        try:
+            connection = await pool.exchange(raw, repeatable=repeatable)
+        except ConnectFailed as error:
+            breaker.failed(permit, loop.time())
+            return _Failed(Failure("no_connection"), error)
+        except PilotlightError as error:
+            breaker.failed(permit, loop.time())
+            if not isinstance(error, Unavailable):
+                raise
+            return _Failed(Failure("broken"), error)
+        except BaseException:
+            breaker.abandoned(permit)
+            raise
+        if connection.status not in (500, 502, 503, 504):
+            is_cold = request.entry.pods_ready == 0
+            breaker.succeeded(permit, loop.time(), None if is_cold else loop.time() - began_s)
+            return connection
+        retry_after_s = parse_retry_after(connection.headers.get("retry-after"))
+        if retry_after_s is None:
+            breaker.failed(permit, loop.time())
+        else:
+            breaker.abandoned(permit)
+        return _Failed(Failure("status", connection.status, retry_after_s), None, connection)
+
+    async def _answered(
+        self, request: GatewayRequest, pool: ConnectionPool, connection: HttpConnection
+    ) -> Reply | Stream:
         context = request.context
         context.server_timing.update(parse_server_timing(connection.headers.get("server-timing", "")))
         context.response_headers.update(passed_back(connection.headers))
@@ -67,13 +169,34 @@ class PodsWay:
         pool = self._pools.get(pods.url)
         if pool is None:
             address = predictor_address(pods.url, use_tls=False)
-            pool = ConnectionPool(address, connect_timeout_s=CONNECT_TIMEOUT_S, timeout_s=SILENCE_S)
+            timing = self._timing
+            pool = ConnectionPool(
+                address, connect_timeout_s=timing.connect_s, timeout_s=timing.silence_s, idle_s=IDLE_S
+            )
             self._pools[pods.url] = pool
         return pool
+
+    def _endpoint(self, key: tuple[str, str], now_s: float) -> _Endpoint:
+        endpoint = self._endpoints.get(key)
+        if endpoint is None:
+            endpoint = self._endpoints[key] = _Endpoint(now_s, self._retries)
+            if len(self._endpoints) > MOST_ENDPOINTS:
+                self._endpoints.popitem(last=False)
+        self._endpoints.move_to_end(key)
+        return endpoint
 
     async def close(self) -> None:
         for pool in self._pools.values():
             pool.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """`error`: what the client is told; where there is an answer, `connection` has it."""
+
+    failure: Failure
+    error: PilotlightError | None
+    connection: HttpConnection | None = None
 
 
 class _Events:
