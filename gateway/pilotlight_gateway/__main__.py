@@ -110,7 +110,7 @@ class Gateway:
             limits = TenantLimits(MemoryAccounts(), watch_tenants.limits_of)
             own = TenantAdministration(self._tenants, random_key, time.time, watch_tenants.refresh).routes()
         once = AnswersOnce()
-        steps = Steps(authenticator, table, limits, once, _Chooser(short), {"short": short, "pods": pods})
+        steps = Steps(authenticator, table, limits, once, _Chooser(short), {"short": short, "pods": pods}, pods.wake)
         paths = any_endpoints_routes(stored)
         router = GatewayRouter(Pipeline(steps), table, paths, own)
         app = HttpApp(router, self._limiter, self._server_settings, predict_observer("gateway"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ from pilotlight_gateway.request_steps import (
     WayChooser,
 )
 from pilotlight_gateway.ways import WAY_HEADER, WayName
+from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -54,12 +55,15 @@ _named = msgspec.json.Decoder(_Named)
 
 @dataclass(frozen=True, slots=True)
 class Steps:
+    """`wake`: starts the pods of an endpoint beside the request."""
+
     authenticator: Authenticator
     table: EndpointTable
     limits: Limits
     once: Once
     chooser: WayChooser
     ways: Mapping[WayName, Way]
+    wake: Callable[[EndpointEntry], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,8 @@ class Pipeline:
     async def _by_a_way(self, request: GatewayRequest, started_s: float) -> Reply | Stream:
         chosen = self._steps.chooser.choose(request)
         WENT[chosen.name].inc()
+        if chosen.wakes_pods:
+            self._steps.wake(request.entry)
         context = request.context
         context.response_headers[WAY_HEADER] = chosen.header
         context.server_timing["gateway"] = (time.perf_counter() - started_s) * 1000

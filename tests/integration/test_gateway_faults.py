@@ -57,7 +57,7 @@ class Upstream:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection goes on."""
         head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
         self.requests.append(head + await reader.readexactly(length))
         return await self._do(self.script.pop(0) if len(self.script) > 1 else self.script[0], reader, writer)
 
@@ -103,6 +103,9 @@ class Front:
         self._entry = entry(
             "chat", pods=PodsAddress(f"http://127.0.0.1:{port}", "chat.team.localhost"), pods_ready=1, timeout_s=20.0
         )
+
+    def wake(self) -> None:
+        self._way.wake(self._entry)
 
     async def ask(self, path: str = "/v1/chat/completions", **headers: str) -> Any:
         context = RequestContext("r1", {"content-type": "application/json", **headers}, b'{"model":"chat"}')
@@ -229,6 +232,18 @@ async def _works(front: Front) -> bool:
         return bool((await front.ask()).status == 200)
     except Unavailable:
         return False
+
+
+async def test_pods_are_woken_once_at_a_time(fronted: Any) -> None:
+    upstream = Upstream("silent")
+    front = await fronted(upstream)
+    for _ in range(3):
+        front.wake()
+    await until_async(lambda: upstream.gone == 1)
+    (request,) = upstream.requests
+    assert request.startswith(b"GET /v2/health/ready HTTP/1.1\r\nhost: chat.team.localhost")
+    front.wake()
+    await until_async(lambda: len(upstream.requests) == 2)
 
 
 async def test_keys_stay_here_and_usage_is_read(fronted: Any) -> None:

@@ -29,7 +29,7 @@ from pilotlight_gateway.resilience.retries import (
     is_repeatable,
 )
 from pilotlight_gateway.surfaces import model_path
-from pilotlight_protocol.endpoint_directory import PodsAddress
+from pilotlight_protocol.endpoint_directory import EndpointEntry, PodsAddress
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 from pilotlight_wire.handlers import JSON, Reply, Stream
 from pilotlight_wire.hop_headers import parse_retry_after, parse_server_timing, passed_back
@@ -41,6 +41,7 @@ IDLE_S = 60.0
 MOST_ENDPOINTS = 4096
 _log = logging.getLogger("pilotlight.gateway.pods")
 _EVENT_STREAM = "text/event-stream"
+_WAKING_PATH = "/v2/health/ready"
 _KEPT_HERE = frozenset(
     ("authorization", "x-api-key", "host", "content-length", "content-encoding", "accept-encoding", "expect")
     + ("connection", "keep-alive", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade", "cookie")
@@ -92,6 +93,24 @@ class PodsWay:
         self._jitter = jitter
         self._pools: dict[str, ConnectionPool] = {}
         self._endpoints: OrderedDict[tuple[str, str], _Endpoint] = OrderedDict()
+        self._waking: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    def wake(self, entry: EndpointEntry) -> None:
+        """Let the endpoint's pods start for requests to come, as one at the ingress does. Returns at once."""
+        if entry.key not in self._waking:
+            task = asyncio.create_task(self._wake(entry), name=f"wake {entry.name}")
+            self._waking[entry.key] = task
+            task.add_done_callback(lambda _: self._waking.pop(entry.key, None))
+
+    async def _wake(self, entry: EndpointEntry) -> None:
+        pool = self._pool(entry.pods)
+        head = f"GET {_WAKING_PATH} HTTP/1.1\r\nhost: {entry.pods.host}\r\n\r\n"
+        try:
+            async with asyncio.timeout(entry.timeout_s):
+                connection = await pool.exchange(head.encode("latin-1"))
+                pool.settle(connection)
+        except (PilotlightError, TimeoutError) as error:
+            _log.info("the pods of %s/%s could not be woken: %s", *entry.key, error)
 
     async def answer(self, request: GatewayRequest) -> Reply | Stream:
         loop = asyncio.get_running_loop()
@@ -186,6 +205,11 @@ class PodsWay:
         return endpoint
 
     async def close(self) -> None:
+        waking = list(self._waking.values())
+        for task in waking:
+            task.cancel()
+        if waking:
+            await asyncio.wait(waking)
         for pool in self._pools.values():
             pool.close()
 

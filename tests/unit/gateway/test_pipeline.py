@@ -14,6 +14,7 @@ from pilotlight_gateway.metering import usage_now
 from pilotlight_gateway.pipeline import Pipeline, Place, Steps, asked_of
 from pilotlight_gateway.request_steps import Caller, EveryTime, GatewayRequest, TokenUsage
 from pilotlight_gateway.ways import ChosenWay
+from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -35,6 +36,8 @@ class World:
         self.table.apply(whole(entry("chat", timeout_s=5.0), entry("chat", "other")))
         self.callers: Mapping[str, Caller] = {"k": Caller("team")}
         self.committed: list[TokenUsage] = []
+        self.woken: list[EndpointEntry] = []
+        self.wakes = False
         self.refuses: Exception | None = None
         self.events: list[bytes | Exception] = [b"one", b"two"]
         self.replies: Reply | None = None
@@ -43,7 +46,7 @@ class World:
         self.headers = {"x-ratelimit-remaining-requests": "3"}
 
     def pipeline(self) -> Pipeline:
-        return Pipeline(Steps(self, self.table, self, EveryTime(), self, {"short": self}))
+        return Pipeline(Steps(self, self.table, self, EveryTime(), self, {"short": self}, self.woken.append))
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
         try:
@@ -60,7 +63,7 @@ class World:
         self.committed.append(usage)
 
     def choose(self, request: GatewayRequest) -> ChosenWay:
-        return ChosenWay("short", "a test")
+        return ChosenWay("short", "a test", self.wakes)
 
     async def answer(self, request: GatewayRequest) -> Reply | Stream:
         self.seen.append(request)
@@ -151,6 +154,13 @@ async def test_an_answer_that_does_not_begin_in_the_endpoints_time(world: World)
         await world.pipeline().answer(CHAT, request())
     assert world.closed
     assert world.committed == [TokenUsage()]
+
+
+@pytest.mark.parametrize("wakes", [False, True])
+async def test_pods_are_woken_beside_the_request(world: World, wakes: bool) -> None:
+    world.wakes = wakes
+    await read(await world.pipeline().answer(CHAT, request()))
+    assert [entry.key for entry in world.woken] == [("team", "chat")] * wakes
 
 
 async def test_who_is_refused_leaves_nothing(world: World) -> None:
