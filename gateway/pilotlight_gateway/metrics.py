@@ -6,6 +6,8 @@ from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from pilotlight_engine.admission import QueueGauges
+
 WAYS = Counter("pilotlight_gateway_ways", "Requests by the way they went", ["way"])
 REQUESTS = Counter(
     "pilotlight_gateway_requests",
@@ -29,15 +31,8 @@ SEQUENCES = Gauge("pilotlight_gateway_sequences_in_flight", "Admitted sequences 
 PROMISED_TOKENS = Gauge("pilotlight_gateway_promised_tokens", "Tokens that the admitted requests may come to hold")
 
 
-class _Promised:
-    """Implements `admission.QueueGauges`, for all endpoints together."""
-
-    def booked(self, sequences: int, tokens: int) -> None:
-        SEQUENCES.inc(sequences)
-        PROMISED_TOKENS.inc(tokens)
-
-    def refused(self, reason: str) -> None:
-        REFUSED.labels(reason).inc()
+PROMISED = QueueGauges(SEQUENCES, PROMISED_TOKENS, REFUSED.labels)
+"""For all endpoints together."""
 
 
 @cache
@@ -49,6 +44,3 @@ def seconds(route: str, priority: str) -> Histogram:
 @cache
 def requests(route: str, priority: str, status: int) -> Counter:
     return REQUESTS.labels(route, priority, str(status))
-
-
-PROMISED = _Promised()

@@ -238,14 +238,19 @@ def _check_prompt(
         raise InvalidInput(f"token id {wrong} is not in the vocabulary, 0 to {vocab_size - 1}", param="input_ids")
 
 
-class QueueGauges(Protocol):
-    """Whoever is told what is promised."""
+class Count(Protocol):
+    """A metric."""
 
-    def booked(self, sequences: int, tokens: int) -> None:
-        """So many more are promised; negative when they have ended."""
-        ...
+    def inc(self, amount: float = 1) -> None: ...
 
-    def refused(self, reason: Reason) -> None: ...
+
+@dataclass(frozen=True, slots=True)
+class QueueGauges:
+    """Whoever is told what is promised, less when it has ended, and what is refused."""
+
+    sequences: Count
+    tokens: Count
+    refused: Callable[[Reason], Count]
 
 
 class EngineQueue:
@@ -298,7 +303,7 @@ class EngineQueue:
             self._clock(),
         )
         if not isinstance(decision, Admit):
-            self._gauges.refused(decision.reason)
+            self._gauges.refused(decision.reason).inc()
             raise Unavailable(decision.message, retry_after_s=decision.retry_after_s)
         self._book(estimate.sequences, estimate.tokens)
         try:
@@ -321,4 +326,5 @@ class EngineQueue:
     def _book(self, sequences: int, tokens: int) -> None:
         self._in_flight += sequences
         self._promised_tokens += tokens
-        self._gauges.booked(sequences, tokens)
+        self._gauges.sequences.inc(sequences)
+        self._gauges.tokens.inc(tokens)

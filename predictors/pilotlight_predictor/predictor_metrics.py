@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
+from pilotlight_engine.admission import QueueGauges
+
 REFUSED = Counter("pilotlight_predictor_refused", "Requests refused by admission", ["reason"])
 IN_FLIGHT_SEQUENCES = Gauge("pilotlight_predictor_sequences_in_flight", "Admitted sequences that have not ended")
 PROMISED_TOKENS = Gauge("pilotlight_predictor_promised_tokens", "Tokens that the admitted requests may come to hold")
-
-
-class PromisedGauges:
-    """Implements `admission.QueueGauges`."""
-
-    def booked(self, sequences: int, tokens: int) -> None:
-        IN_FLIGHT_SEQUENCES.inc(sequences)
-        PROMISED_TOKENS.inc(tokens)
-
-    def refused(self, reason: str) -> None:
-        REFUSED.labels(reason).inc()
+PROMISED = QueueGauges(IN_FLIGHT_SEQUENCES, PROMISED_TOKENS, REFUSED.labels)

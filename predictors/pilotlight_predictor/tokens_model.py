@@ -21,7 +21,7 @@ from pilotlight_engine.leasing.resume import ResumeLimits
 from pilotlight_engine.leasing.resumed_generation import Generator
 from pilotlight_predictor.pooling_tensors import INPUTS as POOLING_INPUTS
 from pilotlight_predictor.pooling_tensors import outputs, pool_prompts, vector_tensors
-from pilotlight_predictor.predictor_metrics import PromisedGauges
+from pilotlight_predictor.predictor_metrics import PROMISED
 from pilotlight_predictor.token_parameters import parameters_from, tokens_only, v2_parameters
 from pilotlight_predictor.token_tensors import (
     INPUT_IDS,
@@ -75,7 +75,7 @@ class TokensModel:
         self._holder = holder
         self._generator = Generator(holder, resume_limits or ResumeLimits())
         self._limits = request_limits
-        self._queue = EngineQueue(queue_limits, time.monotonic, PromisedGauges())
+        self._queue = EngineQueue(queue_limits, time.monotonic, PROMISED)
         self._loras = tuple(loras)
         self._numbers = itertools.count(1)
 

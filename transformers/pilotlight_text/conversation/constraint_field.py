@@ -13,13 +13,18 @@ from pilotlight_protocol.errors import InvalidInput
 CONSTRAINT = "structured_outputs"
 
 
+def rename(refused: InvalidInput, field: str) -> None:
+    """Where it is a constraint that is refused, it is refused as `field`."""
+    if refused.param == CONSTRAINT != field:
+        refused.message, refused.param = f"'{field}': {refused.message}", field
+        refused.args = (refused.message,)
+
+
 @contextlib.contextmanager
 def asked_as(field: str) -> Iterator[None]:
     """What is refused of a constraint within is refused as `field`."""
     try:
         yield
     except InvalidInput as refused:
-        if refused.param == CONSTRAINT != field:
-            refused.message, refused.param = f"'{field}': {refused.message}", field
-            refused.args = (refused.message,)
+        rename(refused, field)
         raise

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
+from pilotlight_protocol.errors import InvalidInput
 from pilotlight_text.answer_parts.parts import ContentText
+from pilotlight_text.conversation import constraint_field
 from pilotlight_text.conversation.choices import ChoiceDelta, WholeAnswer, WholeChoice, extend
-from pilotlight_text.conversation.constraint_field import asked_as
 from pilotlight_text.conversation.conversation import Conversation, TemplateOptions
 from pilotlight_text.detokenization.text_stream import Piece, TextStream, Usage
 from pilotlight_text.ignored_fields import note_unseen
@@ -76,8 +77,11 @@ class Conversations:
     async def start(self, conversation: Conversation, context: RequestContext) -> ConversationAnswer:
         """Returns when the answer has started. Raises InvalidInput, and what the source does."""
         prompt_text, request, readers = await self._prepared(conversation, context)
-        with asked_as(conversation.constraint_field):
+        try:
             text = await self._model.stream(request)
+        except InvalidInput as refused:
+            constraint_field.rename(refused, conversation.constraint_field)
+            raise
         add_facts(context, [text.facts])
         return ConversationAnswer(text, readers, prompt_text, request.prompt_ids, self._model.loaded())
 
@@ -85,8 +89,11 @@ class Conversations:
         if conversation.parameters.logprobs is not None and not conversation.include_reasoning:
             return await self._collect_deltas(conversation, context)  # which log-probabilities are shown is seen there
         prompt_text, request, readers = await self._prepared(conversation, context)
-        with asked_as(conversation.constraint_field):
+        try:
             completion = await self._model.complete(request)
+        except InvalidInput as refused:
+            constraint_field.rename(refused, conversation.constraint_field)
+            raise
         add_facts(context, [completion.facts])
         choices = [
             readers[piece.index].whole(piece) if readers else _plain_choice(piece) for piece in completion.choices
