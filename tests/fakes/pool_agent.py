@@ -83,7 +83,7 @@ class Host(Frames):
         self.pid = pid
         self.booted: Booted | None = None
 
-    def wait_booted(self, deadline_s: float = 120.0) -> Booted:
+    def wait_booted(self, deadline_s: float = 240.0) -> Booted:
         self.booted = self.until(Booted, deadline_s=deadline_s)
         return self.booted
 

@@ -39,10 +39,6 @@ _OPERATIONS = (
         {"$ref": "#/components/schemas/CompletionRequest"},
     ),
     Operation(
-        *("post", "/messages/render", "render_message", "what a server of tokens is sent", GenerateTokens, _ERRORS),
-        body={"$ref": "#/components/schemas/MessagesRequest"},
-    ),
-    Operation(
         *("post", "/responses/render", "render_response", "what a server of tokens is sent", GenerateTokens, _ERRORS),
         body={"$ref": "#/components/schemas/ResponsesRequest"},
     ),

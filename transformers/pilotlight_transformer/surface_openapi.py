@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pilotlight_protocol.error_bodies import AnthropicError, OpenAIError
 from pilotlight_protocol.structured_outputs import StructuredOutputs
+from pilotlight_protocol.tokens_api import GenerateTokens
 from pilotlight_serving.openapi_document import (
     BODY_ERRORS,
     Operation,
@@ -60,6 +61,10 @@ _MESSAGES = (
     Operation(
         *("post", "/messages/count_tokens", "count_tokens", "how many tokens the prompt has", TokenCount, _ERRORS),
         body=messages.CountTokensRequest,
+    ),
+    Operation(
+        *("post", "/messages/render", "render_message", "what a server of tokens is sent", GenerateTokens, _ERRORS),
+        body={"$ref": "#/components/schemas/MessagesRequest"},
     ),
 )
 
