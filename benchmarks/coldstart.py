@@ -151,16 +151,17 @@ class Measurements:
         self._warm.until_slot_is("idle")
 
     def _whole_path(self) -> Sample:
+        self._platform.until_at_zero(with_engine_of=self._at_zero)
         self._at_zero = 1 - self._at_zero
-        self._platform.until_at_zero()
         return self._platform.first_text(self._at_zero)
 
     def _short_swapped(self) -> Sample:
+        self._platform.until_at_zero(with_engine_of=self._at_zero)
         self._at_zero = 1 - self._at_zero
-        return self._short_parked()
+        return self._platform.first_text_of_gateway(self._at_zero)
 
     def _short_parked(self) -> Sample:
-        self._platform.until_at_zero()
+        self._platform.until_at_zero(with_engine_of=self._at_zero)
         return self._platform.first_text_of_gateway(self._at_zero)
 
 

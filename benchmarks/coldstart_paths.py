@@ -275,14 +275,19 @@ class Platform:
             told[label] = told.get(label, 0.0) + phase.duration_ms / 1000
         return Sample(total_s, {**told, "rest": max(0.0, total_s - sum(told.values()))})
 
-    def until_at_zero(self) -> None:
-        """No pod of any endpoint runs, and the pool's engine is idle."""
+    def until_at_zero(self, with_engine_of: int) -> None:
+        """No pod of any endpoint runs, and the pool's engine is idle, with that endpoint's model: keep-alive may have
+        ended it meanwhile."""
         end_s = time.monotonic() + ZERO_DEADLINE_S
         while True:
             status = self._control.status()
             slots = status["pool"]["slots"]
-            if not any(row["pods"] for row in status["components"]) and [s["state"] for s in slots] == ["idle"]:
-                return
+            if not any(row["pods"] for row in status["components"]):
+                states = [slot["state"] for slot in slots]
+                if states == ["idle"]:
+                    return
+                if states == ["empty"]:
+                    self.first_text_of_gateway(with_engine_of)
             if time.monotonic() > end_s:
                 raise RuntimeError(f"not at zero: {status}")
             time.sleep(0.25)
