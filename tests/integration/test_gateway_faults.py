@@ -84,6 +84,11 @@ class Upstream:
             if number == 10 and kind == "dies":
                 writer.transport.abort()
                 return False
+            if number == 10 and kind == "half":
+                writer.write(b"7\r\ndata: 1\r\n")
+                await writer.drain()
+                writer.transport.close()
+                return False
             if number == 10 and kind == "stalls":
                 await self._until_gone(reader)
                 return False
@@ -98,10 +103,13 @@ class Upstream:
 
 
 class Front:
-    def __init__(self, way: PodsWay, port: int) -> None:
+    def __init__(self, way: PodsWay, port: int, pods_ready: int) -> None:
         self._way = way
         self._entry = entry(
-            "chat", pods=PodsAddress(f"http://127.0.0.1:{port}", "chat.team.localhost"), pods_ready=1, timeout_s=20.0
+            "chat",
+            pods=PodsAddress(f"http://127.0.0.1:{port}", "chat.team.localhost"),
+            pods_ready=pods_ready,
+            timeout_s=20.0,
         )
 
     def wake(self) -> None:
@@ -117,14 +125,14 @@ class Front:
 async def fronted() -> AsyncIterator[Any]:
     async with contextlib.AsyncExitStack() as stack:
 
-        async def made(upstream: Upstream) -> Front:
+        async def made(upstream: Upstream, pods_ready: int = 1) -> Front:
             server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
             stack.push_async_callback(server.wait_closed)
             stack.push_async_callback(upstream.end)
             stack.callback(server.close)
             way = PodsWay(Timing(connect_s=2.0, silence_s=1.0), jitter=lambda: 0.0)
             stack.push_async_callback(way.close)
-            return Front(way, server.sockets[0].getsockname()[1])
+            return Front(way, server.sockets[0].getsockname()[1], pods_ready)
 
         yield made
 
@@ -166,7 +174,9 @@ async def test_what_does_harm_twice_is_sent_once(fronted: Any) -> None:
     assert len(upstream.requests) == 1
 
 
-@pytest.mark.parametrize(("word", "error"), [("dies", Unavailable), ("stalls", DeadlineExceeded)])
+@pytest.mark.parametrize(
+    ("word", "error"), [("dies", Unavailable), ("half", Unavailable), ("stalls", DeadlineExceeded)]
+)
 async def test_what_breaks_after_the_first_byte_is_a_clear_error(
     fronted: Any, word: str, error: type[PilotlightError]
 ) -> None:
@@ -232,6 +242,13 @@ async def _works(front: Front) -> bool:
         return bool((await front.ask()).status == 200)
     except Unavailable:
         return False
+
+
+async def test_what_fails_while_no_pod_is_ready_opens_nothing(fronted: Any) -> None:
+    upstream = Upstream("status 504")
+    front = await fronted(upstream, pods_ready=0)
+    for _ in range(20):
+        assert (await front.ask()).status == 504
 
 
 async def test_pods_are_woken_once_at_a_time(fronted: Any) -> None:

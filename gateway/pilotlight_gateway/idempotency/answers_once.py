@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from pilotlight_gateway.idempotency.kept_answer import KeptAnswer
 from pilotlight_gateway.request_steps import GatewayRequest, Run
-from pilotlight_protocol.errors import Conflict
+from pilotlight_protocol.errors import Conflict, TooManyRequests
 from pilotlight_wire.handlers import Reply, Stream
 
 KEPT_S = 300.0
@@ -26,6 +26,7 @@ RETURN_WITHIN_S = 5.0
 MOST_BYTES = 256 * 1024 * 1024
 MOST_BYTES_OF_TENANT = 32 * 1024 * 1024
 MOST_ANSWERS_OF_TENANT = 1024
+MOST_RUNNING_OF_TENANT = 256
 _ID_HEADERS = ("idempotency-key", "x-request-id")
 _LONGEST_ID_CHARS = 256
 
@@ -49,8 +50,14 @@ class AnswersOnce:
         answer = self._answers.get(key)
         fingerprint = _fingerprint(request)
         if answer is None:
-            if sum(tenant == key[0] for tenant, _ in self._running) >= MOST_ANSWERS_OF_TENANT:
-                return await run()
+            if "last-event-id" in request.context.headers:
+                # Another run would give other events under the same numbers.
+                raise Conflict(f"what the id {key[1]!r} was answered is not kept any more; ask anew, with another id")
+            if sum(tenant == key[0] for tenant, _ in self._running) >= MOST_RUNNING_OF_TENANT:
+                raise TooManyRequests(
+                    f"{MOST_RUNNING_OF_TENANT} requests with ids of their own run already; send it again later",
+                    retry_after_s=1,
+                )
             answer = self._answers[key] = KeptAnswer(fingerprint, lambda: self._abandoned(key))
             self._running[key] = asyncio.create_task(self._make(key, answer, request, run), name="named request")
         elif answer.fingerprint != fingerprint:
@@ -68,7 +75,7 @@ class AnswersOnce:
         finally:
             answer.end(error)
             del self._running[key]
-            if error is None:
+            if error is None and not answer.failed:
                 self._ended_s[key] = self._now_s()
                 self._make_room(key[0])
             else:
@@ -122,7 +129,8 @@ def _key(request: GatewayRequest) -> _Key | None:
     for header in _ID_HEADERS:
         given = request.context.headers.get(header)
         if given:
-            return request.caller.tenant, f"{header} {given[:_LONGEST_ID_CHARS]}"
+            short = given if len(given) <= _LONGEST_ID_CHARS else hashlib.sha256(given.encode()).hexdigest()
+            return request.caller.tenant, f"{header} {short}"
     return None
 
 

@@ -7,6 +7,7 @@ An event-stream's events are numbered by `id:` lines, so that a reader who lost 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 from pilotlight_protocol.errors import InvalidInput, Unavailable
@@ -14,6 +15,8 @@ from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
 LONGEST_ANSWER_BYTES = 16 * 1024 * 1024
 _EVENT_STREAM = "text/event-stream"
+_BETWEEN_EVENTS = re.compile(rb"\r?\n\r?\n")
+_FIRST_FAILURE = 400
 
 
 class KeptAnswer:
@@ -33,6 +36,11 @@ class KeptAnswer:
         self._error: BaseException | None = None
         self._headers: dict[str, str] = {}
         self._phases_ms: dict[str, float] = {}
+
+    @property
+    def failed(self) -> bool:
+        """It is a refusal or a failure that came as an answer."""
+        return self._reply is not None and self._reply.status >= _FIRST_FAILURE
 
     # The side of who makes it
 
@@ -60,7 +68,7 @@ class KeptAnswer:
         if not self._content_type.startswith(_EVENT_STREAM):
             self._events.append(piece)
         else:
-            *whole, self._part = (self._part + piece).split(b"\n\n")
+            *whole, self._part = _BETWEEN_EVENTS.split(self._part + piece)
             for event in whole:
                 self._events.append(b"id: %d\n%b\n\n" % (len(self._events) + 1, event))
         self._wake()

@@ -146,13 +146,22 @@ class PodsWay:
                 "the endpoint's pods fail again and again; they are left alone for a moment",
                 retry_after_s=max(1.0, breaker.retry_after_s(began_s)),
             )
+        is_cold = request.entry.pods_ready == 0
+
+        def fail(permit: int) -> None:
+            """A cold start says nothing of the pods' health."""
+            if is_cold:
+                breaker.abandoned(permit)
+            else:
+                breaker.failed(permit, loop.time())
+
         try:
             connection = await pool.exchange(raw, repeatable=repeatable)
         except ConnectFailed as error:
-            breaker.failed(permit, loop.time())
+            fail(permit)
             return _Failed(Failure("no_connection"), error)
         except PilotlightError as error:
-            breaker.failed(permit, loop.time())
+            fail(permit)
             if not isinstance(error, Unavailable):
                 raise
             return _Failed(Failure("broken"), error)
@@ -160,12 +169,11 @@ class PodsWay:
             breaker.abandoned(permit)
             raise
         if connection.status not in (500, 502, 503, 504):
-            is_cold = request.entry.pods_ready == 0
             breaker.succeeded(permit, loop.time(), None if is_cold else loop.time() - began_s)
             return connection
         retry_after_s = parse_retry_after(connection.headers.get("retry-after"))
         if retry_after_s is None:
-            breaker.failed(permit, loop.time())
+            fail(permit)
         else:
             breaker.abandoned(permit)
         return _Failed(Failure("status", connection.status, retry_after_s), None, connection)
@@ -224,28 +232,44 @@ class _Failed:
 
 
 class _Events:
-    """The pieces of a stream, as they come. Closing it before its end ends the work behind it."""
+    """The whole events of a stream, as they come: an error event must not follow half of one. Closing it before its
+    end ends the work behind it."""
 
     def __init__(self, pool: ConnectionPool, connection: HttpConnection, usage: TokenUsage) -> None:
         self._pool = pool
         self._connection = connection
         self._usage = usage
+        self._part = b""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        try:
-            piece = await self._connection.read()
-        except (ConnectionLost, Silence) as error:
-            raise self._pool.explain(error) from error
-        if not piece:
-            raise StopAsyncIteration
-        self._usage.output_tokens += piece.count(b"\ndata:") + piece.startswith(b"data:")
-        return piece
+        while True:
+            try:
+                piece = await self._connection.read()
+            except (ConnectionLost, Silence) as error:
+                raise self._pool.explain(error) from error
+            if not piece:
+                rest, self._part = self._part, b""
+                if rest:
+                    return rest
+                raise StopAsyncIteration
+            piece = self._part + piece
+            cut = max(_after(piece, b"\n\n"), _after(piece, b"\r\n\r\n"))
+            events, self._part = piece[:cut], piece[cut:]
+            if events:
+                self._usage.output_tokens += events.count(b"\ndata:") + events.startswith(b"data:")
+                return events
 
     async def aclose(self) -> None:
         self._pool.release(self._connection)
+
+
+def _after(piece: bytes, separator: bytes) -> int:
+    """Where the last whole event ends."""
+    place = piece.rfind(separator)
+    return 0 if place < 0 else place + len(separator)
 
 
 async def _whole(pool: ConnectionPool, connection: HttpConnection) -> bytes:

@@ -12,7 +12,7 @@ from endpoint_entries import entry
 from pilotlight_gateway.idempotency import answers_once, kept_answer
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest
-from pilotlight_protocol.errors import Conflict, InvalidInput, Unavailable
+from pilotlight_protocol.errors import Conflict, InvalidInput, TooManyRequests, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
 EVENTS = [b"data: 1\n\n", b"data: 2\n\ndata: 3\n\n", b"data: ", b"4\n\n"]
@@ -148,6 +148,48 @@ async def test_a_failure_is_told_to_all_and_tried_again_by_the_next(world: World
     assert world.runs == 2
 
 
+async def test_the_rest_of_what_is_not_kept_is_refused_and_nothing_runs(world: World) -> None:
+    """The events of another run under the same numbers would be a wrong answer."""
+    with pytest.raises(Conflict, match="not kept any more"):
+        await world.ask(x_request_id="a", last_event_id="2")
+    assert world.runs == 0
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_refusal_that_came_as_an_answer_is_not_kept(world: World, status: int) -> None:
+    world.reply = Reply(b"{}", status)
+    for run in (1, 2):
+        assert (await world.ask(x_request_id="a")).status == status
+        await asyncio.sleep(0)
+        assert world.runs == run
+
+
+async def test_events_with_the_other_line_ends_are_numbered_as_they_come(world: World) -> None:
+    world.events = [b"data: 1\r\n\r\ndata: 2\r\n\r\n"]
+    assert await read(await world.ask(x_request_id="a")) == NUMBERED[:2]
+
+
+async def test_ids_that_differ_far_behind_are_two(world: World) -> None:
+    for end in "ab":
+        await read(await world.ask(x_request_id="x" * 300 + end))
+    assert world.runs == 2
+
+
+@pytest.mark.looptime
+async def test_too_many_at_once_are_refused_and_never_run_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_once, "MOST_RUNNING_OF_TENANT", 2)
+    world.pause_s = 60.0
+    tasks = [asyncio.create_task(world.ask(x_request_id=name)) for name in "ab"]
+    await asyncio.sleep(1)
+    with pytest.raises(TooManyRequests):
+        await world.ask(x_request_id="c")
+    assert world.runs == 2
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await world.once.close()
+
+
 @pytest.mark.looptime
 async def test_a_whole_answer_is_given_again_until_it_is_old(world: World) -> None:
     world.reply = Reply(b"{}", 201, headers={"a": "b"})
@@ -186,6 +228,7 @@ async def test_an_answer_that_is_too_long_is_cut_with_an_error(world: World, mon
 
 @pytest.mark.parametrize("given", ["x", "-1", "1.5", "9" * 10])
 async def test_a_position_that_is_none_is_refused(world: World, given: str) -> None:
+    await read(await world.ask(x_request_id="a"))
     with pytest.raises(InvalidInput):
         await world.ask(x_request_id="a", last_event_id=given)
     await world.once.close()
