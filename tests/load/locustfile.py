@@ -141,6 +141,10 @@ class GrpcUser(User):
         self.text = triton.InferInput("text_input", [1], "BYTES")
         self.text.set_data_from_numpy(numpy.array([b"Say a word."], dtype=object))
 
+    def on_stop(self) -> None:
+        """Else its threads keep the process alive."""
+        self.client.close()
+
     @task
     def infer(self) -> None:
         began_s = gevent.get_hub().loop.now()
