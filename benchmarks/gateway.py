@@ -15,25 +15,24 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 from gateway_peers import DIRECT, ROOT, Gateway, litellm, ours, vllm_router
-from processes import free_port, ready
+from processes import cpu_seconds, free_port, server
 from request_load import RequestLoad, run_requests
 from rich.console import Console
 from rich.table import Table
 from stream_load import LoadResult, run_load
 
-OUT = ROOT / "benchmarks" / "out"
+LOGS = ROOT / "benchmarks" / "out" / "logs"
 CONNECTIONS = (1, 16, 64)
 STREAMS, TOKENS = 32, 100
 BODY: dict[str, object] = {"model": "demo", "messages": [{"role": "user", "content": "Say something, please."}]}
@@ -51,25 +50,8 @@ class Measured:
     rss_bytes: int = 0
 
 
-@contextmanager
-def pinned(name: str, argv: list[str], url: str, core: int, env: dict[str, str]) -> Iterator[psutil.Process]:
-    log = OUT / "logs" / f"gateway-{name.split()[0]}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            ["taskset", "-c", str(core), *argv], stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, **env}
-        )
-    try:
-        ready(name, process, url, log)
-        yield psutil.Process(process.pid)
-    finally:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        process.terminate()
-        psutil.wait_procs(family, timeout=10)
-        for left in family:
-            if left.is_running():
-                left.kill()
-        process.wait(10)
+def on_core(core: int) -> tuple[str, ...]:
+    return ("taskset", "-c", str(core))
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:
@@ -77,7 +59,7 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def cpu_s(process: psutil.Process) -> float:
-    return sum(each.cpu_times().user + each.cpu_times().system for each in family(process))
+    return sum(map(cpu_seconds, family(process)))
 
 
 def request(gateway: Gateway, port: int) -> bytes:
@@ -159,7 +141,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         backend = free_port()
         served = [sys.executable, str(ROOT / "benchmarks" / "canned_backend.py"), f"--port={backend}"]
-        base = stack.enter_context(pinned("backend", served, f"http://127.0.0.1:{backend}/health", 1, {}))
+        base = stack.enter_context(
+            server("gateway-backend", served, f"http://127.0.0.1:{backend}/health", LOGS, program=on_core(1))
+        )
         makers: dict[str, Callable[[int], Gateway]] = {
             "Pilotlight": lambda port: ours(port, backend, Path(work)),
             "vllm-router": lambda port: vllm_router(port, backend),
@@ -171,7 +155,8 @@ def main() -> int:
                 port = free_port()
                 gateway = make(port)
                 url = f"http://127.0.0.1:{port}{gateway.ready}"
-                with pinned(gateway.name, list(gateway.argv), url, 0, gateway.env) as process:
+                name = f"gateway-{gateway.name.split()[0]}"
+                with server(name, list(gateway.argv), url, LOGS, gateway.env, on_core(0)) as process:
                     time.sleep(1.0)
                     measure(gateway, port, process, args.seconds, found.setdefault(gateway.name, Measured()))
                 print(f"round {number + 1}: {gateway.name} done", flush=True)

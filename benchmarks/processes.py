@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -26,21 +26,26 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def server(
-    name: str, argv: list[str], ready_url: str, log_dir: Path, env: dict[str, str] | None = None
+    name: str,
+    argv: list[str],
+    ready_url: str,
+    log_dir: Path,
+    env: dict[str, str] | None = None,
+    program: Sequence[str] = (sys.executable,),
 ) -> Iterator[psutil.Process]:
-    """Run `python argv…` until the block ends; yields once `ready_url` answers 200."""
+    """Run `program argv…`, Python unless said otherwise, until the block ends; yields once `ready_url` answers 200."""
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / f"{name}.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, *argv],
+            [*program, *argv],
             stdout=sink,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
             start_new_session=True,
         )
     try:
-        ready(name, process, ready_url, log)
+        _wait_ready(name, process, ready_url, log)
         yield psutil.Process(process.pid)
     finally:
         family = [process.pid] + [child.pid for child in _children(process.pid)]
@@ -60,7 +65,7 @@ def _children(pid: int) -> list[psutil.Process]:
         return []
 
 
-def ready(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_ready(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + READY_DEADLINE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 from rich.console import Console
 
 from pilotlight_local.cli.control_client import ControlClient
@@ -37,7 +38,7 @@ def platform_up(
     control = ControlClient(StateDir(state))
     try:
         deadline_s = time.monotonic() + START_DEADLINE_S
-        while not answers(control):
+        while not (answers(control) and (gateway_port is None or listens(gateway_port))):
             if process.poll() is not None or time.monotonic() > deadline_s:
                 raise SystemExit("pilotlight up did not start")
             time.sleep(0.05)
@@ -62,6 +63,13 @@ def answers(control: ControlClient) -> bool:
     except PlatformError:
         return False
     return True
+
+
+def listens(gateway_port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{gateway_port}/readyz", timeout=5).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def free_port() -> int:

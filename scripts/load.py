@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import httpx
@@ -23,7 +22,6 @@ SPEC, MODEL = "inferenceservices/quickstart.yaml", "quickstart"
 REPORT = ROOT / "benchmarks" / "out" / "load.html"
 USERS = ("ChatUser", "V2User", "TenantUser", "GrpcUser")
 FIRST_ANSWER_S = 300.0
-LISTENS_WITHIN_S = 30.0
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -61,20 +59,8 @@ def _locust(args: argparse.Namespace, door: int, port: int) -> list[str]:
 
 def _wake(door: int) -> None:
     """vLLM is imported and an engine runs: traffic is measured, not a machine that has just begun."""
-    ends_s = time.monotonic() + LISTENS_WITHIN_S
-    while not _listens(door):
-        if time.monotonic() > ends_s:
-            raise SystemExit("the gateway does not listen")
-        time.sleep(0.1)
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     httpx.post(f"http://127.0.0.1:{door}/v1/chat/completions", json=body, timeout=FIRST_ANSWER_S).raise_for_status()
-
-
-def _listens(door: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{door}/readyz", timeout=5).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
 
 
 if __name__ == "__main__":

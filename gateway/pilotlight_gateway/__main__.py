@@ -28,7 +28,7 @@ from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
 from pilotlight_gateway.short_way.short_way import ShortWay
 from pilotlight_gateway.short_way.text_cache import TextCache
 from pilotlight_gateway.short_way.text_loader import ThreadedLoader
-from pilotlight_gateway.surfaces import component_path, makes_tokens
+from pilotlight_gateway.surfaces import makes_tokens
 from pilotlight_gateway.tenants.admin_routes import TenantAdministration
 from pilotlight_gateway.tenants.authenticators import TenantAuthenticator
 from pilotlight_gateway.tenants.sqlite_store import FILE_NAME, SqliteTenants
@@ -67,7 +67,7 @@ class _Chooser:
         self._short = short
 
     def choose(self, request: GatewayRequest) -> ChosenWay:
-        tokens = makes_tokens(request.method, component_path(request.path))
+        tokens = makes_tokens(request.place.method, request.place.component_path)
         return choose_way(request.entry, WayFacts(self._short.running(request.entry.key), tokens))
 
 

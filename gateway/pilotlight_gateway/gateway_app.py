@@ -13,18 +13,17 @@ from typing import Literal
 import msgspec
 
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
-from pilotlight_gateway.pipeline import Pipeline, Place
-from pilotlight_gateway.request_steps import Caller
+from pilotlight_gateway.pipeline import Pipeline
+from pilotlight_gateway.request_steps import Caller, Place
 from pilotlight_gateway.surfaces import component_path, model_path
 from pilotlight_protocol.errors import ModelNotFound, Unavailable
 from pilotlight_serving.http_app import Match, RouteTable, route_of
-from pilotlight_serving.metrics import exposition
+from pilotlight_serving.metrics import exposed
 from pilotlight_text.openai_api.model_cards import ModelCard, ModelList
 from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
 from pilotlight_wire.http_exchange import Scope
 
 OWNER = "pilotlight"
-_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +59,14 @@ class GatewayRouter:
         own = self._own.find(method, path)
         if own is not None:
             return _matched(own, context)
-        match = self._endpoint_routes.find(method, component_path(path))
-        route = _matched(match, context)
+        of_component = component_path(path)
+        route = _matched(self._endpoint_routes.find(method, of_component), context)
         named = model_path(path)
         if named is None and method in ("GET", "HEAD", "DELETE"):
             return replace(route, handler=self._with_caller(route.handler))
         query = context.query_string.decode("latin-1")
-        place = Place(
-            method, f"{path}?{query}" if query else path, path, route.path, None if named is None else named.model
-        )
+        target, model = f"{path}?{query}" if query else path, None if named is None else named.model
+        place = Place(method, target, path, of_component, route.path, model)
         return replace(route, handler=lambda context: self._pipeline.answer(place, context))
 
     def _plain_routes(self) -> list[Route]:
@@ -114,7 +112,7 @@ class GatewayRouter:
         return Reply(b'{"ready":true}')
 
     async def _metrics(self, context: RequestContext) -> Reply:
-        return Reply(exposition(b""), content_type=_TEXT)
+        return exposed()
 
     async def _names(self, context: RequestContext) -> Reply:
         caller = await self._pipeline.caller(context)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
+from pilotlight_serving.http_app import close_events
+
 
 class HeldEvents:
     """Closing it closes `events` first, then `held`. `first`: an event that was read from them already."""
@@ -25,8 +27,6 @@ class HeldEvents:
 
     async def aclose(self) -> None:
         try:
-            close = getattr(self._events, "aclose", None)
-            if close is not None:
-                await close()
+            await close_events(self._events)
         finally:
             await self._held.aclose()

@@ -24,6 +24,7 @@ from pilotlight_gateway.request_steps import (
     GatewayRequest,
     Limits,
     Once,
+    Place,
     Way,
     WayChooser,
 )
@@ -37,10 +38,10 @@ from pilotlight_protocol.errors import (
     Unauthorized,
     Unavailable,
 )
+from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
-from pilotlight_wire.hop_headers import ELSEWHERE
+from pilotlight_wire.hop_headers import ELSEWHERE, TENANT
 
-TENANT = "x-pilotlight-tenant"
 _NAME_SHOWN_CHARS = 200
 _CLIENT_GONE = 499
 _asked = msgspec.json.Decoder(Asked)
@@ -66,18 +67,6 @@ class Steps:
     wake: Callable[[EndpointEntry], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a request was sent. `route`: the path without names, for metrics. `model`: of the path, None where the body
-    names it."""
-
-    method: str
-    target: str
-    path: str
-    route: str
-    model: str | None
-
-
 class Pipeline:
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
@@ -87,18 +76,16 @@ class Pipeline:
         caller = await self.caller(context)
         asked = asked_of(context.body) if place.model is None else Asked(place.model)
         target = self._target(caller, asked.model)
-        request = GatewayRequest(
-            context, place.method, place.target, place.path, asked, caller, target.entry, target.model_name
-        )
-        return await self._steps.once.answer(request, lambda: self._run(place, request, started_s))
+        request = GatewayRequest(context, place, asked, caller, target.entry, target.model_name)
+        return await self._steps.once.answer(request, lambda: self._run(request, started_s))
 
-    async def _run(self, place: Place, request: GatewayRequest, started_s: float) -> Reply | Stream:
+    async def _run(self, request: GatewayRequest, started_s: float) -> Reply | Stream:
         context = request.context
         reservation = await self._steps.limits.reserve(request)
         context.response_headers.update(reservation.headers)
         held = AsyncExitStack()
         held.push_async_callback(reservation.commit, request.usage)
-        outcome = _Outcome(place.route, started_s, request)
+        outcome = _Outcome(started_s, request)
         held.callback(outcome.observe)
         USAGE.set(request.usage)
         try:
@@ -174,22 +161,19 @@ async def _begun(events: AsyncIterator[bytes], held: AsyncExitStack) -> HeldEven
     try:
         return HeldEvents(events, held, await anext(events, None))
     except BaseException:
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
+        await close_events(events)
         raise
 
 
 @dataclass(slots=True)
 class _Outcome:
-    route: str
     started_s: float
     request: GatewayRequest
     status: int = 200
 
     def observe(self) -> None:
-        priority, usage = self.request.caller.priority, self.request.usage
-        requests(self.route, priority, self.status).inc()
-        seconds(self.route, priority).observe(time.perf_counter() - self.started_s)
+        route, priority, usage = self.request.place.route, self.request.caller.priority, self.request.usage
+        requests(route, priority, self.status).inc()
+        seconds(route, priority).observe(time.perf_counter() - self.started_s)
         PROMPT_TOKENS.inc(usage.prompt_tokens)
         OUTPUT_TOKENS.inc(usage.output_tokens)

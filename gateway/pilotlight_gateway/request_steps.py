@@ -71,15 +71,26 @@ class TokenUsage:
         return self.prompt_tokens + self.output_tokens
 
 
-@dataclass(slots=True)
-class GatewayRequest:
-    """One request whose endpoint is known. `target`: path and query as the client wrote them; `path`: the path alone.
-    `model_name`: as the endpoint's components call the model, or its adapter."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a request was sent. `target`: path and query as the client wrote them; `component_path`: the path as a
+    component of one model has it. `route`: without names, for metrics. `model`: of the path, None where the body names
+    it."""
 
-    context: RequestContext
     method: str
     target: str
     path: str
+    component_path: str
+    route: str
+    model: str | None
+
+
+@dataclass(slots=True)
+class GatewayRequest:
+    """One request whose endpoint is known. `model_name`: as the endpoint's components call the model or adapter."""
+
+    context: RequestContext
+    place: Place
     asked: Asked
     caller: Caller
     entry: EndpointEntry
@@ -135,7 +146,7 @@ class OpenDoor:
         return Caller("default", namespaces=None)
 
 
-class _NoReservation:
+class NoReservation:
     headers: Mapping[str, str] = {}
 
     async def commit(self, usage: TokenUsage) -> None:
@@ -144,9 +155,4 @@ class _NoReservation:
 
 class NoLimits:
     async def reserve(self, request: GatewayRequest) -> Reservation:
-        return _NoReservation()
-
-
-class EveryTime:
-    async def answer(self, request: GatewayRequest, run: Run) -> Reply | Stream:
-        return await run()
+        return NoReservation()

@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from pilotlight_protocol.endpoint_directory import RequestBounds
 from pilotlight_protocol.engine_frames import EngineInfo, EngineStats
 from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge, Unavailable
 from pilotlight_protocol.generation import GenerationParameters
@@ -44,6 +45,10 @@ class RequestLimits:
     max_batch: int = 64
     max_sequences: int = 256
 
+    @classmethod
+    def of(cls, bounds: RequestBounds) -> RequestLimits:
+        return cls(bounds.max_prompt_tokens, bounds.max_output_tokens, bounds.max_batch, bounds.max_sequences)
+
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
@@ -51,6 +56,10 @@ class QueueLimits:
 
     max_queue: int = 256
     kv_watermark: float = 0.9
+
+    @classmethod
+    def of(cls, bounds: RequestBounds) -> QueueLimits:
+        return cls(bounds.max_queue, bounds.kv_watermark)
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,8 +185,9 @@ def lease_wish(args: argparse.Namespace) -> LeaseRequest:
     )
 
 
-def meaning(args: argparse.Namespace) -> PredictorMeaning:
-    bounds = RequestBounds(
+def bounds_of(args: argparse.Namespace) -> RequestBounds:
+    """What the predictor admits."""
+    return RequestBounds(
         max_prompt_tokens=args.max_prompt_tokens,
         max_output_tokens=args.max_output_tokens,
         max_batch=args.max_batch,
@@ -196,7 +197,10 @@ def meaning(args: argparse.Namespace) -> PredictorMeaning:
         lease_wait_s=args.lease_deadline_s,
         lease_idle_s=args.lease_idle_s,
     )
-    return PredictorMeaning(lease_wish(args), bounds)
+
+
+def meaning(args: argparse.Namespace) -> PredictorMeaning:
+    return PredictorMeaning(lease_wish(args), bounds_of(args))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pilotlight_engine.leasing.lease_client import Lease, LeaseAsk
 from pilotlight_engine.leasing.leased_holder import LeaseTimes, PoolAddress, leased_holder
 from pilotlight_engine.leasing.resume import ResumeLimits
 from pilotlight_models.in_place import folder_in_place
+from pilotlight_predictor.arguments import bounds_of
 from pilotlight_predictor.tokens_model import TokensModel
 from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.errors import PilotlightError
@@ -94,12 +95,12 @@ async def _serve(args: Namespace, listener: socket.socket, source: Source) -> in
     assert task is not None
     # As PID 1 a signal without a handler is ignored; the server replaces this one when it starts.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    holder = source(args)
+    holder, bounds = source(args), bounds_of(args)
     model = TokensModel(
         args.model_name,
         holder,
-        RequestLimits(args.max_prompt_tokens, args.max_output_tokens, args.max_batch, args.max_sequences),
-        QueueLimits(args.max_queue, args.kv_watermark),
+        RequestLimits.of(bounds),
+        QueueLimits.of(bounds),
         [name for name, _ in args.loras],
         ResumeLimits(args.max_resumes, args.resume_deadline_s),
     )

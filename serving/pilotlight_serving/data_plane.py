@@ -12,6 +12,7 @@ from pilotlight_protocol.errors import Forbidden, ModelNotFound, PilotlightError
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.errors import no_such_model
+from pilotlight_serving.http_app import close_events
 from pilotlight_serving.triton_options import take_options
 from pilotlight_wire.handlers import ModelMetadata, RequestContext, ServedModel
 
@@ -97,9 +98,7 @@ class DataPlane:
                     response.parameters.update(options.sequence)
                     await send(response, False)
         finally:
-            close = getattr(responses, "aclose", None)
-            if close is not None:
-                await close()
+            await close_events(responses)
         if options.wants_empty_final:
             await send(InferResponse(context.model_name, self.model.version, [], request.id, options.sequence), True)
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 from pilotlight_protocol.errors import PilotlightError, UnsupportedMediaType
@@ -157,9 +157,7 @@ class _Exchange:
             async for chunk in events:
                 await answer.piece(chunk)
         finally:
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()
+            await close_events(events)
         await answer.end()
 
     async def _fail(self, error: PilotlightError) -> None:
@@ -174,6 +172,13 @@ class _Exchange:
         for name, value in context.response_headers.items():
             headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
         return headers
+
+
+async def close_events(events: AsyncIterator[Any]) -> None:
+    """End what an answer's events come from, where it can be ended."""
+    close = getattr(events, "aclose", None)
+    if close is not None:
+        await close()
 
 
 def check_content_type(context: RequestContext, route: Route) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
 
+from pilotlight_wire.handlers import Reply
+
 # KServe's name, label and buckets, so that its dashboards find it.
 PREDICT = Histogram("request_predict_seconds", "predict request latency", ["model_name"])
 REQUESTS = Counter("pilotlight_requests", "Requests answered, by transport and status", ["transport", "status"])
@@ -30,6 +32,11 @@ def exposition(model_metrics: bytes) -> bytes:
     """This process's metrics, then the model's, without the families (of Python and the process) that both have."""
     own: bytes = generate_latest(REGISTRY)
     return own + without_families(model_metrics, frozenset(_FAMILY.findall(own)))
+
+
+def exposed(model_metrics: bytes = b"") -> Reply:
+    """The answer of `/metrics`."""
+    return Reply(exposition(model_metrics), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def without_families(text: bytes, dropped: frozenset[bytes]) -> bytes:

@@ -12,7 +12,7 @@ from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.json_bodies import read_json
 from pilotlight_protocol.v2 import decode_request, encode_response
 from pilotlight_serving.data_plane import DataPlane
-from pilotlight_serving.metrics import exposition
+from pilotlight_serving.metrics import exposed
 from pilotlight_wire.handlers import JSON, OCTETS, Reply, RequestContext, Route
 from pilotlight_wire.http_exchange import pack
 
@@ -126,7 +126,7 @@ class V2Routes:
         return _json(Unloaded(context.model_name, True))
 
     async def metrics(self, context: RequestContext) -> Reply:
-        return Reply(exposition(await self._plane.metrics()), content_type="text/plain; version=0.0.4; charset=utf-8")
+        return exposed(await self._plane.metrics())
 
     async def openapi(self, context: RequestContext) -> Reply:
         return Reply(self._openapi())

@@ -13,6 +13,8 @@ OWN_PREFIX = "x-pilotlight-"
 REQUEST_ID = "x-request-id"
 ELSEWHERE = "x-pilotlight-elsewhere"
 """On a request: its sender would take it to another pod. On a 503: another pod can answer it now, this one cannot."""
+TENANT = "x-pilotlight-tenant"
+"""Whose request it is. A gateway says so, and takes no client's word for it."""
 
 
 def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from endpoint_entries import entry
 from waiting import until_async
 
 from pilotlight_gateway.pods_way.pods_way import PodsWay, Timing
-from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest
+from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Place
 from pilotlight_protocol.endpoint_directory import PodsAddress
 from pilotlight_protocol.errors import DeadlineExceeded, PilotlightError, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
@@ -117,7 +117,9 @@ class Front:
 
     async def ask(self, path: str = "/v1/chat/completions", **headers: str) -> Any:
         context = RequestContext("r1", {"content-type": "application/json", **headers}, b'{"model":"chat"}')
-        self.request = GatewayRequest(context, "POST", path, path, Asked("chat"), Caller("team"), self._entry, "chat")
+        self.request = GatewayRequest(
+            context, Place("POST", path, path, path, path, None), Asked("chat"), Caller("team"), self._entry, "chat"
+        )
         return await self._way.answer(self.request)
 
 

@@ -124,7 +124,7 @@ class AnswersOnce:
 
 
 def _key(request: GatewayRequest) -> _Key | None:
-    if request.method != "POST":
+    if request.place.method != "POST":
         return None
     for header in _ID_HEADERS:
         given = request.context.headers.get(header)
@@ -135,6 +135,6 @@ def _key(request: GatewayRequest) -> _Key | None:
 
 
 def _fingerprint(request: GatewayRequest) -> bytes:
-    digest = hashlib.sha256(f"{request.target}\n{request.entry.namespace}/{request.entry.name}\n".encode())
+    digest = hashlib.sha256(f"{request.place.target}\n{request.entry.namespace}/{request.entry.name}\n".encode())
     digest.update(request.context.body)
     return digest.digest()

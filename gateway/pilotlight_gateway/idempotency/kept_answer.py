@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 
 from pilotlight_protocol.errors import InvalidInput, Unavailable
+from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
 LONGEST_ANSWER_BYTES = 16 * 1024 * 1024
@@ -57,9 +58,7 @@ class KeptAnswer:
             async for piece in result.events:
                 self._add(piece)
         finally:
-            close = getattr(result.events, "aclose", None)
-            if close is not None:
-                await close()
+            await close_events(result.events)
 
     def _add(self, piece: bytes) -> None:
         self.size_bytes += len(piece)

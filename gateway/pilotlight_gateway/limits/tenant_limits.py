@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pilotlight_gateway.limits.accounts import Accounts
 from pilotlight_gateway.limits.limit_terms import UNLIMITED, LimitTerms, Refused, Spent, rate_limit_headers
 from pilotlight_gateway.limits.request_estimate import reserved_tokens
-from pilotlight_gateway.request_steps import GatewayRequest, Reservation, TokenUsage
+from pilotlight_gateway.request_steps import GatewayRequest, NoReservation, Reservation, TokenUsage
 from pilotlight_protocol.errors import TooManyRequests
 
 _SPENT: dict[Spent, str] = {
@@ -37,7 +37,7 @@ class TenantLimits:
         tenant = request.caller.tenant
         terms = self._terms_of(tenant)
         if terms == UNLIMITED:
-            return _NOTHING_RESERVED
+            return NoReservation()
         asked = request.asked
         tokens = reserved_tokens(terms, len(request.context.body), _at_least(0, asked.most_tokens), _choices(asked.n))
         reservation_id = f"{self._process}-{next(self._numbers)}"
@@ -63,16 +63,6 @@ class _Reserved:
             self._accounts.settle(self._tenant, self._id, usage.total)
         else:
             self._accounts.give_back(self._tenant, self._id)
-
-
-class _NothingReserved:
-    headers: Mapping[str, str] = {}
-
-    async def commit(self, usage: TokenUsage) -> None:
-        return
-
-
-_NOTHING_RESERVED = _NothingReserved()
 
 
 def _at_least(least: int, value: int | None) -> int | None:

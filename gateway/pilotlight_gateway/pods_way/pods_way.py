@@ -115,7 +115,7 @@ class PodsWay:
     async def answer(self, request: GatewayRequest) -> Reply | Stream:
         loop = asyncio.get_running_loop()
         pool, endpoint = self._pool(request.entry.pods), self._endpoint(request.entry.key, loop.time())
-        raw, repeatable = _request(request), is_repeatable(request.method, request.path)
+        raw, repeatable = _request(request), is_repeatable(request.place.method, request.place.path)
         ends_s = loop.time() + request.entry.timeout_s
         endpoint.budget.earn(loop.time())
         for retries in itertools.count():
@@ -297,16 +297,16 @@ def _note_usage(body: bytes, usage: TokenUsage) -> None:
 
 
 def _request(request: GatewayRequest) -> bytes:
-    named = model_path(request.path)
-    target, body = request.target, request.context.body
+    named = model_path(request.place.path)
+    target, body = request.place.target, request.context.body
     if named is not None:
-        query = request.target[len(request.path) :]
+        query = request.place.target[len(request.place.path) :]
         target = f"/v2/models/{quote(request.model_name, safe='')}{named.tail}{query}"
     elif body and request.asked.model != request.model_name:
         body = _with_model(body, request.model_name)
     headers = _headers(request, len(body))
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
+    return f"{request.place.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
 
 
 def _headers(request: GatewayRequest, length: int) -> Mapping[str, str]:

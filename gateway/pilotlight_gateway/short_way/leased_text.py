@@ -68,8 +68,8 @@ class LeasedText:
             self._holder,
             LeasedEngineSource(self._holder, self._lease.model_name),
             engine_names,
-            RequestLimits(bounds.max_prompt_tokens, bounds.max_output_tokens, bounds.max_batch, bounds.max_sequences),
-            QueueLimits(bounds.max_queue, bounds.kv_watermark),
+            RequestLimits.of(bounds),
+            QueueLimits.of(bounds),
         )
 
     @property

@@ -16,10 +16,10 @@ from pilotlight_gateway.metrics import ENDPOINTS_OPEN
 from pilotlight_gateway.request_steps import GatewayRequest
 from pilotlight_gateway.short_way.leased_text import LeasedText
 from pilotlight_gateway.short_way.text_cache import TextCache
-from pilotlight_gateway.surfaces import component_path, makes_tokens
+from pilotlight_gateway.surfaces import makes_tokens
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import ModelNotFound
-from pilotlight_serving.http_app import check_content_type, route_of
+from pilotlight_serving.http_app import route_of
 from pilotlight_text.responses_api.stored_responses import StoredResponses
 from pilotlight_text.text_model import VERSION
 from pilotlight_wire.handlers import Reply, Stream
@@ -54,16 +54,13 @@ class ShortWay:
     async def answer(self, request: GatewayRequest) -> Reply | Stream:
         context = request.context
         endpoint = self._endpoint(request.entry)
-        path = component_path(request.path)
-        match = endpoint.routes.find(request.method, path)
-        route = route_of(match, context)
-        if request.method == "POST":
-            check_content_type(context, route)
+        place = request.place
+        route = route_of(endpoint.routes.find(place.method, place.component_path), context)
         context.model_name = request.asked.model or ""
         if context.path_parameters.get("version", VERSION) != VERSION:
             raise ModelNotFound(f"The model '{context.model_name[:200]}' has no such version", param="model")
         async with AsyncExitStack() as held:
-            await held.enter_async_context(endpoint.use(makes_tokens(request.method, path)))
+            await held.enter_async_context(endpoint.use(makes_tokens(place.method, place.component_path)))
             result = await route.handler(context)
             if isinstance(result, Stream):
                 result.events = HeldEvents(result.events, held.pop_all())

@@ -3,7 +3,6 @@
 Must not: know what the gateway decides.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +34,7 @@ def front_door(settings: FrontDoorSettings, tell: Callable[[str], None]) -> Supe
     def prepare() -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings.state_dir.gateway_log.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            settings.model_store.mkdir(parents=True)
+        settings.model_store.mkdir(parents=True, exist_ok=True)
 
     argv = [
         *(settings.python, "-m", "pilotlight_gateway"),

@@ -11,7 +11,7 @@ from endpoint_entries import entry
 
 from pilotlight_gateway.idempotency import answers_once, kept_answer
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
-from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest
+from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Place
 from pilotlight_protocol.errors import Conflict, InvalidInput, TooManyRequests, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
@@ -31,7 +31,9 @@ class World:
     async def ask(self, tenant: str = "team", body: bytes = b"{}", method: str = "POST", **headers: Any) -> Any:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         context = RequestContext("r", named, body)
-        request = GatewayRequest(context, method, "/x", "/x", Asked(), Caller(tenant), entry("chat"), "chat")
+        request = GatewayRequest(
+            context, Place(method, "/x", "/x", "/x", "/x", None), Asked(), Caller(tenant), entry("chat"), "chat"
+        )
 
         async def run() -> Reply | Stream:
             self.runs += 1

@@ -10,9 +10,10 @@ import pytest
 from endpoint_entries import entry, whole
 
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
+from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.metering import usage_now
-from pilotlight_gateway.pipeline import Pipeline, Place, Steps, asked_of
-from pilotlight_gateway.request_steps import Caller, EveryTime, GatewayRequest, TokenUsage
+from pilotlight_gateway.pipeline import Pipeline, Steps, asked_of
+from pilotlight_gateway.request_steps import Caller, GatewayRequest, Place, TokenUsage
 from pilotlight_gateway.ways import ChosenWay
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
@@ -25,7 +26,8 @@ from pilotlight_protocol.errors import (
 )
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
-CHAT = Place("POST", "/v1/chat/completions?x=1", "/v1/chat/completions", "/v1/chat/completions", None)
+PATH = "/v1/chat/completions"
+CHAT = Place("POST", f"{PATH}?x=1", PATH, PATH, PATH, None)
 
 
 class World:
@@ -46,7 +48,7 @@ class World:
         self.headers = {"x-ratelimit-remaining-requests": "3"}
 
     def pipeline(self) -> Pipeline:
-        return Pipeline(Steps(self, self.table, self, EveryTime(), self, {"short": self}, self.woken.append))
+        return Pipeline(Steps(self, self.table, self, AnswersOnce(), self, {"short": self}, self.woken.append))
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
         try:
@@ -113,7 +115,7 @@ async def test_a_stream_passes_and_is_committed_when_it_has_ended(world: World) 
     assert await read(result) == [b"one", b"two"]
     assert world.committed == [TokenUsage(0, 2)]
     (seen,) = world.seen
-    assert (seen.entry.key, seen.model_name, seen.asked.most_tokens, seen.target) == (
+    assert (seen.entry.key, seen.model_name, seen.asked.most_tokens, seen.place.target) == (
         ("team", "chat"),
         "chat",
         9,

@@ -11,7 +11,7 @@ from endpoint_entries import entry
 from pilotlight_gateway.limits.accounts import MemoryAccounts
 from pilotlight_gateway.limits.limit_terms import UNLIMITED, LimitTerms
 from pilotlight_gateway.limits.tenant_limits import TenantLimits
-from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, TokenUsage
+from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Place, TokenUsage
 from pilotlight_protocol.errors import InvalidInput, TooManyRequests
 from pilotlight_wire.handlers import RequestContext
 
@@ -24,7 +24,9 @@ class World:
 
     def request(self, tenant: str = "team", body: Any = None, **asked: Any) -> GatewayRequest:
         context = RequestContext("r", {}, json.dumps(body or {}).encode())
-        return GatewayRequest(context, "POST", "/x", "/x", Asked(**asked), Caller(tenant), entry("chat"), "chat")
+        return GatewayRequest(
+            context, Place("POST", "/x", "/x", "/x", "/x", None), Asked(**asked), Caller(tenant), entry("chat"), "chat"
+        )
 
 
 async def test_what_a_cut_stream_took_is_counted_and_what_never_ran_is_not() -> None:

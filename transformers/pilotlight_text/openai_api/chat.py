@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,6 +22,9 @@ from pilotlight_text.openai_api.requests import CHAT_FIELDS, ChatRequest, answer
 from pilotlight_text.openai_api.sampling import chat_parameters, format_field, truncation_of
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
+
+if TYPE_CHECKING:
+    from pilotlight_text.tokenization_api.requests import TokenizeRequest
 
 _encode = msgspec.json.Encoder().encode
 
@@ -165,6 +168,18 @@ class ChatCompletions:
         return chat_logprobs(logprobs, self._model.loaded().codec.vocabulary, as_ids=as_ids)
 
 
+def template_options(request: ChatRequest | TokenizeRequest) -> TemplateOptions:
+    """What a conversation's template is given, whether it is answered or only counted."""
+    return TemplateOptions(
+        variables=request.chat_template_kwargs,
+        documents=request.documents,
+        reasoning_effort=request.reasoning_effort,
+        add_generation_prompt=request.add_generation_prompt is not False,
+        continue_final_message=bool(request.continue_final_message),
+        add_special_tokens=bool(request.add_special_tokens),
+    )
+
+
 def conversation_of(request: ChatRequest) -> Conversation:
     parameters = chat_parameters(request)
     conversation = Conversation(
@@ -172,14 +187,7 @@ def conversation_of(request: ChatRequest) -> Conversation:
         request.messages,
         parameters,
         parallel_tool_calls=request.parallel_tool_calls is not False,
-        template=TemplateOptions(
-            variables=request.chat_template_kwargs,
-            documents=request.documents,
-            reasoning_effort=request.reasoning_effort,
-            add_generation_prompt=request.add_generation_prompt is not False,
-            continue_final_message=bool(request.continue_final_message),
-            add_special_tokens=bool(request.add_special_tokens),
-        ),
+        template=template_options(request),
         include_stop_str_in_output=bool(request.include_stop_str_in_output),
         include_reasoning=request.include_reasoning is not False,
         skip_special_tokens=request.hides_special_tokens,

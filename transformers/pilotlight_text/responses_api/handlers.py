@@ -39,8 +39,8 @@ from pilotlight_text.responses_api.response_output import ResponseOutput
 from pilotlight_text.responses_api.stored_responses import StoredResponse, StoredResponses
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
+from pilotlight_wire.hop_headers import TENANT
 
-TENANT = "x-pilotlight-tenant"
 _encode = msgspec.json.Encoder().encode
 
 

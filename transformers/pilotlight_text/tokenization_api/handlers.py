@@ -53,22 +53,16 @@ async def detokenize(model: TextModel, context: RequestContext) -> Reply:
 
 async def _of_conversation(request: TokenizeRequest, model: TextModel, context: RequestContext) -> list[int]:
     """As many as a chat of the same words has in its prompt. Raises InvalidInput."""
-    from pilotlight_text.conversation.conversation import Conversation, TemplateOptions
+    from pilotlight_text.conversation.conversation import Conversation
     from pilotlight_text.conversation.conversations import Conversations
     from pilotlight_text.conversation.tools import with_tools
+    from pilotlight_text.openai_api.chat import template_options
 
     conversation = Conversation(
         request.model or model.name,
         request.messages or (),
         GenerationParameters(),
-        template=TemplateOptions(
-            variables=request.chat_template_kwargs,
-            documents=request.documents,
-            reasoning_effort=request.reasoning_effort,
-            add_generation_prompt=request.add_generation_prompt is not False,
-            continue_final_message=bool(request.continue_final_message),
-            add_special_tokens=bool(request.add_special_tokens),
-        ),
+        template=template_options(request),
     )
     conversation = with_tools(conversation, request.tools or (), request.tool_choice)
     return await Conversations(model).prompt_ids(conversation, context)
