@@ -22,7 +22,9 @@ from pilotlight_gateway.limits.accounts import MemoryAccounts
 from pilotlight_gateway.limits.tenant_limits import TenantLimits
 from pilotlight_gateway.pipeline import Pipeline, Steps
 from pilotlight_gateway.pods_way.pods_way import PodsWay
-from pilotlight_gateway.request_steps import Authenticator, GatewayRequest, Limits, NoLimits, OpenDoor
+from pilotlight_gateway.priorities.fair_turns import FairTurns
+from pilotlight_gateway.priorities.queue_settings import DEFAULTS as QUEUE_DEFAULTS
+from pilotlight_gateway.request_steps import Authenticator, GatewayRequest, Limits, NoLimits, OpenDoor, Way
 from pilotlight_gateway.settings import GatewaySettings, parse_settings
 from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
 from pilotlight_gateway.short_way.short_way import ShortWay
@@ -33,7 +35,7 @@ from pilotlight_gateway.tenants.admin_routes import TenantAdministration
 from pilotlight_gateway.tenants.authenticators import TenantAuthenticator
 from pilotlight_gateway.tenants.sqlite_store import FILE_NAME, SqliteTenants
 from pilotlight_gateway.tenants.tenant_watch import TenantWatch
-from pilotlight_gateway.ways import ChosenWay, WayFacts, choose_way
+from pilotlight_gateway.ways import ChosenWay, WayFacts, WayName, choose_way
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.drained_server import DrainedServer
@@ -110,7 +112,10 @@ class Gateway:
             limits = TenantLimits(MemoryAccounts(), watch_tenants.limits_of)
             own = TenantAdministration(self._tenants, random_key, time.time, watch_tenants.refresh).routes()
         once = AnswersOnce()
-        steps = Steps(authenticator, table, limits, once, _Chooser(short), {"short": short, "pods": pods}, pods.wake)
+        ways: dict[WayName, Way] = {"short": short, "pods": pods}
+        steps = Steps(
+            authenticator, table, limits, once, _Chooser(short), ways, pods.wake, FairTurns(lambda: QUEUE_DEFAULTS)
+        )
         paths = any_endpoints_routes(stored)
         router = GatewayRouter(Pipeline(steps), table, paths, own)
         app = HttpApp(router, self._limiter, self._server_settings, predict_observer("gateway"))

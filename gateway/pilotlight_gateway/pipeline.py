@@ -1,6 +1,6 @@
 """The steps of one request, in their order; what each of them does is its own affair.
 
-authenticate ▶ which endpoint ▶ reserve ▶ once ▶ which way ▶ short | pods ▶ commit
+authenticate ▶ which endpoint ▶ once ▶ reserve ▶ turn ▶ which way ▶ short | pods ▶ commit
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pilotlight_gateway.held_events import HeldEvents
 from pilotlight_gateway.metering import USAGE
 from pilotlight_gateway.metrics import OUTPUT_TOKENS, PROMPT_TOKENS, WENT, requests, seconds
 from pilotlight_gateway.request_steps import (
+    NO_TURNS,
     Asked,
     Authenticator,
     Caller,
@@ -25,6 +26,7 @@ from pilotlight_gateway.request_steps import (
     Limits,
     Once,
     Place,
+    Turns,
     Way,
     WayChooser,
 )
@@ -35,6 +37,7 @@ from pilotlight_protocol.errors import (
     InvalidInput,
     ModelNotFound,
     PilotlightError,
+    TooManyRequests,
     Unauthorized,
     Unavailable,
 )
@@ -44,6 +47,7 @@ from pilotlight_wire.hop_headers import ELSEWHERE, TENANT
 
 _NAME_SHOWN_CHARS = 200
 _CLIENT_GONE = 499
+_NO_ROOM = (TooManyRequests.http_status, Unavailable.http_status)
 _asked = msgspec.json.Decoder(Asked)
 
 
@@ -65,6 +69,7 @@ class Steps:
     chooser: WayChooser
     ways: Mapping[WayName, Way]
     wake: Callable[[EndpointEntry], None]
+    turns: Turns = NO_TURNS
 
 
 class Pipeline:
@@ -126,12 +131,24 @@ class Pipeline:
         timeout_s = request.entry.timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                result = await self._by_a_way(request, started_s)
+                result = await self._in_turn(request, started_s, held)
                 if isinstance(result, Stream):
                     result.events = await _begun(result.events, held)
                 return result
         except TimeoutError as error:
             raise DeadlineExceeded(f"nothing came within the endpoint's timeout of {timeout_s:g} s") from error
+
+    async def _in_turn(self, request: GatewayRequest, started_s: float, held: AsyncExitStack) -> Reply | Stream:
+        turn = await self._steps.turns.take(request)
+        held.callback(turn.end)
+        try:
+            result = await self._by_a_way(request, started_s)
+        except (TooManyRequests, Unavailable):
+            turn.refused()
+            raise
+        if isinstance(result, Reply) and result.status in _NO_ROOM:
+            turn.refused()
+        return result
 
     async def _by_a_way(self, request: GatewayRequest, started_s: float) -> Reply | Stream:
         chosen = self._steps.chooser.choose(request)

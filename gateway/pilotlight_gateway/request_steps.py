@@ -1,6 +1,6 @@
 """What a request passes in the gateway, as seams: each step is an object that `__main__` passes in.
 
-    authenticate ▶ which endpoint ▶ once ▶ reserve ▶ which way ▶ short | pods ▶ commit
+    authenticate ▶ which endpoint ▶ once ▶ reserve ▶ turn ▶ which way ▶ short | pods ▶ commit
 
 No I/O is done here. Beside each seam stands its simplest implementation: no keys, no limits, no idempotency.
 """
@@ -49,6 +49,7 @@ class Asked(msgspec.Struct):
     max_output_tokens: int | None = None
     n: int | None = None
     stream: bool | None = None
+    service_tier: str | None = None
 
     @property
     def most_tokens(self) -> int | None:
@@ -121,6 +122,22 @@ class Limits(Protocol):
         ...
 
 
+class Turn(Protocol):
+    def refused(self) -> None:
+        """The upstream had no room for it."""
+        ...
+
+    def end(self) -> None:
+        """Called once, when the answer has ended in whatever way."""
+        ...
+
+
+class Turns(Protocol):
+    async def take(self, request: GatewayRequest) -> Turn:
+        """Returns when it is this request's turn. Raises InvalidInput, TooManyRequests, Unavailable."""
+        ...
+
+
 class Once(Protocol):
     async def answer(self, request: GatewayRequest, run: Run) -> Reply | Stream:
         """What `run` answers, or what an equal request is or was answered. Raises Conflict."""
@@ -156,3 +173,22 @@ class NoReservation:
 class NoLimits:
     async def reserve(self, request: GatewayRequest) -> Reservation:
         return NoReservation()
+
+
+class _NoTurn:
+    def refused(self) -> None:
+        return
+
+    def end(self) -> None:
+        return
+
+
+NO_TURN = _NoTurn()
+
+
+class NoTurns:
+    async def take(self, request: GatewayRequest) -> Turn:
+        return NO_TURN
+
+
+NO_TURNS = NoTurns()

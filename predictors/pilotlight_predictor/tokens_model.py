@@ -41,6 +41,7 @@ from pilotlight_protocol.pooling import (
     not_pooling,
     parse_pooling_parameters,
 )
+from pilotlight_protocol.request_priority import in_class
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_wire.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
 
@@ -203,6 +204,7 @@ class TokensModel:
         rows = pool_prompts(request, self._limits.max_batch)
         parameters = parse_pooling_parameters(v2_parameters(request.parameters))
         check_pooling(parameters, pooling)
+        parameters = in_class(parameters, context.headers)
         prompts = [prompt for prompt, _ in rows]
         fit_pooling(prompts, self._limits, info.vocab_size, info.max_model_len)
         traceparent = context.headers.get("traceparent")
@@ -237,6 +239,7 @@ class TokensModel:
         lora = None if context.model_name == self.name else context.model_name
         # A client may send the same x-request-id twice at once; the engine must tell its requests apart.
         request_id = f"{context.request_id}-{next(self._numbers)}"
+        parameters = in_class(parameters, context.headers)
         return GenerateRequest(request_id, prompt, parameters, lora, context.headers.get("traceparent"))
 
     async def _complete_all(

@@ -21,6 +21,7 @@ from pilotlight_gateway.request_steps import TokenUsage
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import TokenEvent
 from pilotlight_protocol.pooling import check_pooling, not_generating, not_pooling
+from pilotlight_protocol.request_priority import in_class
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenSource, TokenStream
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class AdmittedSource:
             if info.pooling is not None:
                 raise not_generating(info.pooling.task)
             prompts = [request.input_ids]
-            parameters = fit(prompts, request.parameters, self._limits, info.vocab_size, info.max_model_len)
+            asked = in_class(request.parameters, request.metadata)
+            parameters = fit(prompts, asked, self._limits, info.vocab_size, info.max_model_len)
             held.enter_context(self._queue.place(info, stats, prompts, parameters))
             name = self._engine_names[request.model_name]
             stream = await self._engines.stream(replace(request, model_name=name, parameters=parameters))
@@ -65,8 +67,10 @@ class AdmittedSource:
         check_pooling(call.parameters, info.pooling)
         prompts = [row.input_ids for row in call.rows]
         fit_pooling(prompts, self._limits, info.vocab_size, info.max_model_len)
+        parameters = in_class(call.parameters, call.metadata)
+        name = self._engine_names[call.model_name]
         with self._queue.pooling_place(info, stats, prompts):
-            answer = await self._engines.pool(replace(call, model_name=self._engine_names[call.model_name]))
+            answer = await self._engines.pool(replace(call, model_name=name, parameters=parameters))
         usage_now().prompt_tokens += sum(map(len, prompts))
         return answer
 
