@@ -40,7 +40,7 @@ class LoadResult:
         return self.tokens / self.wall_s
 
 
-class _Stream(asyncio.Protocol):
+class TimedStream(asyncio.Protocol):
     def __init__(self, request: bytes) -> None:
         self.request = request
         self.arrivals: list[float] = []
@@ -92,7 +92,7 @@ async def one_stream(
 ) -> StreamResult:
     host, port, raw = request_bytes(url, body, headers)
     loop = asyncio.get_running_loop()
-    transport, stream = await loop.create_connection(lambda: _Stream(raw), host, port)
+    transport, stream = await loop.create_connection(lambda: TimedStream(raw), host, port)
     try:
         await asyncio.wait_for(stream.done, deadline_s)
     finally:

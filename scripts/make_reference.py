@@ -59,7 +59,7 @@ HEADERS = {
     "this model's chat template does not read, as `documents`, `messages.name`, `messages[0].content`",
     "x-pilotlight-lease": "answer: how the engine was got and what it took",
     "x-pilotlight-param": "answer 400: the parameter that is wrong",
-    "x-pilotlight-priority": "request: high, normal, low or idle, no more than its key's class; passed on as it is decided",
+    "x-pilotlight-priority": "request: high, normal, low or idle, at most its key's class; passed on as decided",
     "x-pilotlight-tenant": "request: whose stored responses these are, as a gateway in front says",
     "x-pilotlight-way": "answer of the gateway: short or pods, and why",
     "x-pilotlight-progress": "request, 1: a stream that waits says why in SSE comments",

@@ -35,7 +35,7 @@ class World:
         self.turns = FairTurns(lambda: QueueSettings(**settings), lambda: asyncio.get_running_loop().time())
 
     async def waits(self, *given: Any, **more: Any) -> asyncio.Task[Turn]:
-        task = asyncio.create_task(self.turns.take(request(*given, **more)))  # type: ignore[arg-type]
+        task = asyncio.create_task(self.turns.take(request(*given, **more)))
         await asyncio.sleep(0)
         return task
 
