@@ -186,8 +186,6 @@ def picture(cells: Cells, systems: Sequence[str], workloads: Sequence[str], titl
             heights = [cells[name, workload].cpu_per_1k(role) for workload in workloads]
             right.bar(places, heights, width, bottom=bottoms, color=colour, label=role if any(heights) else None)
             bottoms = [low + high for low, high in zip(bottoms, heights, strict=True)]
-        for place, height in zip(places, bottoms, strict=True):
-            right.text(place, height, name.split()[0], rotation=90, ha="center", va="bottom", fontsize=7)
     left.set_ylabel("output tokens/s")
     right.set_ylabel("CPU seconds per 1k tokens, engine left out")
     for axes in (left, right):

@@ -112,11 +112,11 @@ def picture(found: Samples, title: str) -> None:
     names = rows(found)
     figure, axes = plt.subplots(figsize=(9, 4.2), layout="constrained")
     for number, system in enumerate((VLLM, PAIR)):
-        places = [place + (0.2 if number == 0 else -0.2) for place in range(len(names))]
+        places = [place + (-0.2 if number == 0 else 0.2) for place in range(len(names))]
         axes.barh(places, [statistics.median(found[system, row]) for row in names], 0.4, label=system)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlabel("time to the first token, ms (median, logarithmic)")
+    axes.invert_yaxis()
+    axes.set_xlabel("time to the first token, ms (median)")
     axes.legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     figure.savefig(OUT / "structured.png", dpi=130)

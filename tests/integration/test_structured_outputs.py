@@ -337,3 +337,35 @@ async def test_clients_that_leave_while_their_constraint_is_compiled(engine: Eng
     deltas = await generated(engine, request("A", structured_outputs=StructuredOutputs(json=POINT), max_tokens=200))
     assert deltas[-1].finish_reason in ("stop", "length")
     await until_async(lambda: (engine.stats.running, engine.stats.waiting) == (0, 0))
+
+
+async def test_what_is_preempted_goes_on_with_its_constraint() -> None:
+    """Eight outputs want more than the KV cache has, so some are put back and computed again from prompt and output."""
+    blocks, block_tokens = 8, 128
+    arguments = {"enforce_eager": "true", "max_num_seqs": "8", "max_model_len": "512"}
+    arguments["num_gpu_blocks_override"] = str(blocks)
+    config = HostConfig(model_dir=str(bundled_model_path("demo-awq")), model_name="demo", engine_args=arguments)
+    holder = EngineHolder(child_provider(config, os.environ))
+    holding = asyncio.create_task(holder.run())
+    array = {"type": "array", "items": {"const": "abc"}, "minItems": 40, "maxItems": 40}
+    kinds = (StructuredOutputs(json=array, disable_any_whitespace=True), StructuredOutputs(regex="([a-c]{3}-){70}end"))
+
+    async def one(engine: Engine, number: int) -> int:
+        outputs = kinds[number % 2]
+        asked = request(f"{number}" * 20, structured_outputs=outputs, max_tokens=460, temperature=1.0, seed=number)
+        deltas = await generated(engine, asked)
+        assert deltas[-1].finish_reason == "stop"
+        if number % 2:
+            assert re.fullmatch("([a-c]{3}-){70}end", text_of(deltas)), text_of(deltas)
+        else:
+            assert json.loads(text_of(deltas)) == ["abc"] * 40
+        return sum(len(delta.token_ids) for delta in deltas)
+
+    try:
+        await until_async(lambda: holder.ready, deadline_s=300.0)
+        engine = await holder.engine()
+        tokens = await asyncio.gather(*(one(engine, number) for number in range(8)))
+        assert sum(tokens) > 1.3 * blocks * block_tokens, "nothing had to be put back"
+    finally:
+        holding.cancel()
+        await asyncio.wait({holding})
