@@ -72,7 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 
 class Slot:
-    """A host in a slot of its own; ends with the block."""
+    """A host in a slot of its own, with room to keep what it has packed; ends with the block."""
 
     def __init__(self, zygote: ZygoteProcess, model: Path, run_dir: Path, *, eager: bool) -> None:
         arguments = {"max_num_seqs": "8"} | ({"enforce_eager": "true"} if eager else {})
@@ -81,7 +81,7 @@ class Slot:
         self.host: Host = zygote.fork(
             HostConfig(
                 slot=run_dir.name, listen=f"unix://{private_dir(run_dir)}/engine.sock", model_dir=str(model),
-                model_name="first", engine_args=arguments, cpus=2,
+                model_name="first", engine_args=arguments, cpus=2, memory_bytes=4 << 30,
             )
         )  # fmt: skip
         self.booted = self.host.wait_booted()

@@ -3,7 +3,8 @@
     python weight_copier_check.py < orders
 
 An order is a line of JSON: `models` (folders), their `dtype`, `environment` on top of this process's, and `out`, the
-file for what the comparison says. It is forked from this process, which has imported vLLM; its exit status is printed.
+file for what the comparison says. The second model's weights are overwritten. An order is forked from this process,
+which has imported vLLM; its exit status is printed.
 
 Every live tensor, and what every packed layer answers, must be the same after vLLM's own reload as after the boot and,
 where there is a plan, for each model in turn and back the same after `WeightCopier`. Prints `oneDNN: True|False`
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -78,9 +80,16 @@ def compare(dtype: str, paths: list[str]) -> None:
     for index in [*range(len(paths)), *reversed(range(len(paths)))]:
         copier.copy(checkpoints[index])
         assert_same(model, expected[index], paths[index])
-    engine.plan_swaps()
+    keeping = weight_loading.WeightCopier.plan(model, checkpoints[0].places, threads=2, spare_bytes=1 << 30)
+    for index in (1, 0, 1, 1, 0):
+        keeping.copy(checkpoints[index])
+        assert_same(model, expected[index], f"{paths[index]}, kept")
+    shutil.copy(Path(paths[0]) / "model.safetensors", Path(paths[1]) / "model.safetensors")
+    keeping.copy(read_checkpoint(Path(paths[1])))
+    assert_same(model, expected[0], "files that are others now")
+    engine.plan_swaps(spare_bytes=1 << 30)
     assert engine.describe({}).swap_path == "copied"
-    print("copied:", *sorted({type(step).__name__ for step in copier._steps}))
+    print("copied:", *sorted({type(step).__name__ for step in copier.steps}))
 
 
 def onednn_multiplies(dtype: torch.dtype) -> bool:

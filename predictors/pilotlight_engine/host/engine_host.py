@@ -87,7 +87,7 @@ def boot(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -
         engine = vllm_engine.VllmEngine(engine_args, config.loras, clock.enter, swap_threads=limits.cpus)
         if data is None:
             clock.enter("swap-plan")
-            engine.plan_swaps()
+            engine.plan_swaps(memory.spare_bytes() if slots else 0)
     sockets.on_metrics = vllm_metrics.exposition
     engine.constrained.on_ready = sockets.inbox.wake
     address = ""

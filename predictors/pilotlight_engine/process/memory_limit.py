@@ -24,6 +24,8 @@ _PERIOD_S = 1.0
 _BEFORE_A_MODEL_BYTES = 512 * 2**20
 # Left to the server in front of the engine, and to whoever else runs on the machine.
 _RESERVE_BYTES = 512 * 2**20
+# Of what an engine has left after its boot: the rest is for batches, constraints and what a swap maps.
+_SPARE_SHARE = 0.5
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -37,6 +39,10 @@ class MemoryLimit:
     whose: str
     fixed: bool
     growth_bytes: int | None
+
+    def spare_bytes(self) -> int:
+        """What a booted engine, this process, may keep beside what it needs."""
+        return max(0, int((self.limit_bytes - resident_bytes()) * _SPARE_SHARE))
 
     def exceeded(self, bytes_: int) -> str:
         return f"the engine took {bytes_ / _GIB:.1f} GiB of memory, {self}"

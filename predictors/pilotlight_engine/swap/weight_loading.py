@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pilotlight_engine.swap import awq_weights, weight_steps
+from pilotlight_engine.swap.kept_packs import FilesStamp, KeptPacks, stamp
 from pilotlight_engine.swap.mapped_weights import MappedWeights
 from pilotlight_engine.swap.weight_steps import Copy, OneDnnPack, Scratch, Step
 from pilotlight_models.checkpoint import Checkpoint, TensorPlace
@@ -46,16 +47,30 @@ class NoPlan(Exception):
 
 
 class WeightCopier:
-    """What to copy where, found once per engine."""
+    """What to copy where, found once per engine. `served`: the files the live weights came from.
 
-    def __init__(self, steps: Sequence[Step], threads: int) -> None:
+    `spare_bytes`: what packed weights of models that were served before may take beside those of the served one.
+    """
+
+    def __init__(self, steps: Sequence[Step], threads: int, served: FilesStamp, spare_bytes: int) -> None:
         # The largest first: the threads then end at about the same time.
-        self._steps = sorted(steps, key=lambda step: step.size_bytes, reverse=True)
-        self._threads = threads if sum(step.size_bytes for step in steps) >= _WORTH_THREADS_BYTES else 1
+        ordered = sorted(steps, key=lambda step: step.size_bytes, reverse=True)
+        self._packs = [step for step in ordered if isinstance(step, OneDnnPack)]
+        self._others = [step for step in ordered if not isinstance(step, OneDnnPack)]
+        self._threads = threads
         self._on_cuda = any(isinstance(step, Copy) and step.target.is_cuda for step in steps)
+        self._served = served
+        packed_bytes = sum(step.size_bytes for step in self._packs)
+        self._kept = KeptPacks(spare_bytes // packed_bytes if packed_bytes else 0)
+
+    @property
+    def steps(self) -> list[Step]:
+        return [*self._packs, *self._others]
 
     @classmethod
-    def plan(cls, model: torch.nn.Module, places: Mapping[str, TensorPlace], threads: int) -> WeightCopier:
+    def plan(
+        cls, model: torch.nn.Module, places: Mapping[str, TensorPlace], threads: int, spare_bytes: int = 0
+    ) -> WeightCopier:
         """Raises NoPlan unless every tensor of the checkpoint and every parameter of the model has its step, and the
         steps find the model as they would have left it. `places`: the checkpoint vLLM has loaded into `model`.
 
@@ -88,26 +103,42 @@ class WeightCopier:
                 steps += [step for step in found if not (name in tied and isinstance(step, Copy))]
         if unused := places.keys() - {source for step in steps for source in step.sources}:
             raise NoPlan(f"the checkpoint has tensors that no layer of the model is made of ({min(unused)})")
+        served = _stamp(places)
         weights, scratch = MappedWeights(places), Scratch()
         for step in steps:
             if not step.holds(weights, scratch):
                 raise NoPlan(f"vLLM changes {step.sources[0]} while it loads it")
         if any(isinstance(step, OneDnnPack) and step.matrix.aliases for step in steps):
             weight_steps.padding_pays()
-        return cls(steps, threads)
+        return cls(steps, threads, served, spare_bytes)
 
     def copy(self, checkpoint: Checkpoint) -> None:
         """Returns when every weight is in place; whatever is raised, the model must not be used any more."""
-        weights, scratch = MappedWeights(checkpoint.places), Scratch()
-        if self._threads == 1:
-            for step in self._steps:
-                step.run(weights, scratch)
+        wanted = _stamp(checkpoint.places)
+        kept = self._kept.exchange(self._served, [step.packed for step in self._packs], wanted)
+        if kept is None:
+            self._run(self.steps, checkpoint)
         else:
-            with ThreadPoolExecutor(self._threads, "weights", torch.set_num_threads, (1,)) as pool:
-                for done in [pool.submit(step.run, weights, scratch) for step in self._steps]:
-                    done.result()
+            for step, packed in zip(self._packs, kept, strict=True):
+                step.put_back(packed)
+            self._run(self._others, checkpoint)
+        self._served = wanted
         if self._on_cuda:
             torch.cuda.synchronize()
+
+    def _run(self, steps: Sequence[Step], checkpoint: Checkpoint) -> None:
+        weights, scratch = MappedWeights(checkpoint.places), Scratch()
+        if self._threads == 1 or sum(step.size_bytes for step in steps) < _WORTH_THREADS_BYTES:
+            for step in steps:
+                step.run(weights, scratch)
+            return
+        with ThreadPoolExecutor(self._threads, "weights", torch.set_num_threads, (1,)) as pool:
+            for done in [pool.submit(step.run, weights, scratch) for step in steps]:
+                done.result()
+
+
+def _stamp(places: Mapping[str, TensorPlace]) -> FilesStamp:
+    return stamp(place.file for place in places.values())
 
 
 def _sources(path: str, name: str, fused: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

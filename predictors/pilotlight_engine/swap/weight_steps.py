@@ -149,11 +149,19 @@ class OneDnnPack(_MatrixPack):
         matrix = self.matrix.in_place(weights) if straight else None
         if matrix is None:
             matrix = self.matrix.put_together(weights, scratch, _ROW_PADDING)
-        # The old packed weight is freed before the new one is made, which then takes its warm pages.
+        # Unless it is kept, the old packed weight is freed before the new one is made, which then takes its warm pages.
         layer.cpu_linear = None
         layer.weight = torch.nn.Parameter(matrix, requires_grad=False)
         layer.quant_method.process_weights_after_loading(layer)
         layer._parameters["weight"] = kept
+
+    @property
+    def packed(self) -> Any:
+        """The multiplication by the packed weight, which holds it."""
+        return self.layer.cpu_linear
+
+    def put_back(self, packed: Any) -> None:
+        self.layer.cpu_linear = packed
 
 
 class SmallGemmPack(_MatrixPack):

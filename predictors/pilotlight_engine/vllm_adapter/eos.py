@@ -9,7 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pilotlight_models.folder_files import read_object
+import msgspec
+
+from pilotlight_models.folder_files import FileRefused, read_file, read_object
+
+
+class _Tokenizer(msgspec.Struct):
+    """`model` has the vocabulary, which is nearly all of the file and is not looked into where it need not be: a swap
+    waits for this."""
+
+    added_tokens: Any = None
+    model: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Model(msgspec.Struct):
+    vocab: Any = None
+
+
+_tokenizers = msgspec.json.Decoder(_Tokenizer)
+_models = msgspec.json.Decoder(_Model)
 
 
 def tokenizer_eos_id(model_dir: Path) -> int | None:
@@ -26,13 +44,23 @@ def tokenizer_eos_id(model_dir: Path) -> int | None:
     for text_id, entry in _object(config.get("added_tokens_decoder")).items():
         if _object(entry).get("content") == token:
             return int(text_id)
-    tokenizer = read_object(model_dir / "tokenizer.json") or {}
-    added = tokenizer.get("added_tokens")
-    for entry in added if isinstance(added, list) else ():
-        if _object(entry).get("content") == token:
-            return _id(_object(entry).get("id"))
-    found = _object(_object(tokenizer.get("model")).get("vocab")).get(token)
-    return _id(found) if found is not None else None
+    return _id_in_tokenizer(model_dir / "tokenizer.json", token)
+
+
+def _id_in_tokenizer(path: Path, token: str) -> int | None:
+    try:
+        tokenizer = _tokenizers.decode(read_file(path))
+        for entry in tokenizer.added_tokens if isinstance(tokenizer.added_tokens, list) else ():
+            if _object(entry).get("content") == token:
+                return _id(_object(entry).get("id"))
+        if bytes(memoryview(tokenizer.model)[:1]) != b"{":
+            return None
+        found = _object(_models.decode(tokenizer.model).vocab).get(token)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise FileRefused(f"{path.name} is no valid JSON object: {error}") from error
+    return None if found is None else _id(found)
 
 
 def _id(value: object) -> int:

@@ -137,9 +137,10 @@ class VllmEngine:
             pooling=None if self._pooler is None else self._pooler.info,
         )
 
-    def plan_swaps(self) -> None:
-        """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other."""
-        self._weights.plan(self._model)
+    def plan_swaps(self, spare_bytes: int = 0) -> None:
+        """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other.
+        `spare_bytes`: of memory, for packed weights of models that come back."""
+        self._weights.plan(self._model, spare_bytes)
 
     def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]] = ()) -> SwapReport:
         """Serve the model in `model_dir` from now on, under `model_name` (design.md 4.2). No request may be running.

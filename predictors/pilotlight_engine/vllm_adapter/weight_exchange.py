@@ -33,6 +33,7 @@ class WeightExchange:
         self._threads = threads
         self._checkpoint: Checkpoint | None = None
         self._copier: weight_loading.WeightCopier | None = None
+        self._spare_bytes = 0
 
     def share_compiled_graph(self) -> None:
         """Call it before anything compiles."""
@@ -48,8 +49,10 @@ class WeightExchange:
         compile_cache.key_threads(self._config, torch.get_num_threads())
         compile_cache.share(model, self._checkpoint.architecture)
 
-    def plan(self, model: Callable[[], Any]) -> None:
-        """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other."""
+    def plan(self, model: Callable[[], Any], spare_bytes: int) -> None:
+        """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other.
+        `spare_bytes`: as WeightCopier has it."""
+        self._spare_bytes = spare_bytes
         if (reason := swap_rules.unswappable(self._shape())) is not None:
             self.path = f"none: {reason}"
             return
@@ -94,7 +97,9 @@ class WeightExchange:
             except PilotlightError as error:
                 raise SwapNotPossible(error.message) from error
         try:
-            self._copier = weight_loading.WeightCopier.plan(model(), self._checkpoint.places, self._threads)
+            self._copier = weight_loading.WeightCopier.plan(
+                model(), self._checkpoint.places, self._threads, self._spare_bytes
+            )
             self.path = "copied"
         except weight_loading.NoPlan as no_plan:
             self.path = f"reloaded: {no_plan}"
