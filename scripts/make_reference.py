@@ -41,6 +41,7 @@ ENVIRONMENT = {
     "PILOTLIGHT_LOG_LEVEL": "transformer: INFO unless set",
     "PILOTLIGHT_POOL_KEY": "predictor: the tenant's lease key, where the pool wants one",
     "PILOTLIGHT_POOL_URL": "predictor: default of `--pool_url`; `pilotlight up` sets it",
+    "PILOTLIGHT_REDIS_URL": "gateway: the Redis that replicas share their limits by, with its password",
     "PILOTLIGHT_PREWARM": "predictor: the annotation `pilotlight.dev/prewarm`; `pilotlight up` sets it",
     "PILOTLIGHT_STORE": "every process: the model store's folder, `~/.cache/pilotlight/store` unless set",
     "PILOTLIGHT_TENANT": "predictor: default of `--tenant`; `pilotlight up` sets it to the namespace",

@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from pilotlight_engine.leasing.leased_holder import PoolAddress
@@ -18,7 +19,7 @@ from pilotlight_gateway.directory.endpoints_file import read_endpoints
 from pilotlight_gateway.directory.platform_watch import watch
 from pilotlight_gateway.gateway_app import GatewayRouter, OwnRoute
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
-from pilotlight_gateway.limits.accounts import MemoryAccounts
+from pilotlight_gateway.limits.accounts import Accounts, MemoryAccounts
 from pilotlight_gateway.limits.tenant_limits import TenantLimits
 from pilotlight_gateway.pipeline import Pipeline, Steps
 from pilotlight_gateway.pods_way.pods_way import PodsWay
@@ -64,6 +65,10 @@ class Closed(Protocol):
     async def close(self) -> None: ...
 
 
+class Opened(Closed, Protocol):
+    async def start(self) -> None: ...
+
+
 class _Chooser:
     def __init__(self, short: ShortWay) -> None:
         self._short = short
@@ -82,6 +87,7 @@ class Gateway:
         self._tenants: SqliteTenants | None = None
         if settings.auth != "open" and settings.state_dir is not None:
             self._tenants = SqliteTenants(settings.state_dir / FILE_NAME)
+        self._process = uuid.uuid4().hex
         self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
         self._templates = TemplateWorkers()
         self._loader = ThreadedLoader(self._templates, settings.environment)
@@ -105,11 +111,13 @@ class Gateway:
         authenticator: Authenticator = OpenDoor()
         limits: Limits = NoLimits()
         own: list[OwnRoute] = []
+        opened: list[Opened] = []
         if self._tenants is not None and watch_tenants is not None:
             authenticator = TenantAuthenticator(
                 watch_tenants, open_until_a_tenant=self._settings.auth == "from-first-tenant"
             )
-            limits = TenantLimits(MemoryAccounts(), watch_tenants.limits_of)
+            opened.append(watch_tenants)
+            limits = TenantLimits(self._accounts(opened), watch_tenants.limits_of, self._process)
             own = TenantAdministration(self._tenants, random_key, time.time, watch_tenants.refresh).routes()
         once = AnswersOnce()
         ways: dict[WayName, Way] = {"short": short, "pods": pods}
@@ -120,15 +128,28 @@ class Gateway:
         router = GatewayRouter(Pipeline(steps), table, paths, own)
         app = HttpApp(router, self._limiter, self._server_settings, predict_observer("gateway"))
         server = DrainedServer(app, self._limiter, self._server_settings)
-        return server.run(self._lifespan(table, watch_tenants, once, short, pods))
+        return server.run(self._lifespan(table, opened, [once, short, pods]))
+
+    def _accounts(self, opened: list[Opened]) -> Accounts:
+        """Those of this process alone, or those in Redis; what has to be started is added to `opened`."""
+        memory = MemoryAccounts()
+        if not self._settings.redis_url:
+            return memory
+        from pilotlight_gateway.limits.redis_accounts import RedisAccounts
+        from pilotlight_gateway.redis_link import RedisLink
+
+        link = RedisLink(self._settings.redis_url)
+        accounts = RedisAccounts(link, memory, self._settings.limits_without_redis, self._process)
+        opened += [link, accounts]
+        return accounts
 
     @contextlib.asynccontextmanager
     async def _lifespan(
-        self, table: EndpointTable, tenants: TenantWatch | None, *closed: Closed
+        self, table: EndpointTable, opened: Sequence[Opened], closed: Sequence[Closed]
     ) -> AsyncIterator[None]:
         watching = None
-        if tenants is not None:
-            await tenants.start()
+        for each in opened:
+            await each.start()
         if self._known is not None:
             table.apply(self._known)
         elif self._settings.directory is not None:
@@ -138,10 +159,8 @@ class Gateway:
         finally:
             if watching is not None:
                 watching.cancel()
-            for each in closed:
-                await each.close()
-            if tenants is not None:
-                await tenants.close()
+            for ended in (*closed, *reversed(opened)):
+                await ended.close()
             self._loader.close()
             await self._templates.close()
 

@@ -13,14 +13,18 @@ from pilotlight_protocol.leases import POOL_URL_VARIABLE
 from pilotlight_wire.cors import EVERY_ORIGIN, CorsPolicy, allowed_origins
 
 POOL_KEY_VARIABLE = "PILOTLIGHT_POOL_KEY"
+REDIS_URL_VARIABLE = "PILOTLIGHT_REDIS_URL"
 _UNIX = "unix://"
 Auth = Literal["keys", "open", "from-first-tenant"]
+WithoutRedis = Literal["local", "refuse"]
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """`directory`: the platform's control socket; `endpoints`: a file instead. `pool_url`: "" without a warm pool.
     `auth`: who is asked for a key: everybody, nobody, or everybody from the first tenant on.
+    `redis_url`: "" for one replica, whose limits are kept in memory; with its secret. `limits_without_redis`: while
+    Redis is away, each replica counts for itself, or lets nothing in.
     `environment`: the store's settings, and secrets with them."""
 
     host: str = ""
@@ -31,6 +35,8 @@ class GatewaySettings:
     pool_key: str = field(default="", repr=False)
     auth: Auth = "keys"
     state_dir: Path | None = None
+    redis_url: str = field(default="", repr=False)
+    limits_without_redis: WithoutRedis = "local"
     cors: CorsPolicy = EVERY_ORIGIN
     max_concurrent_requests: int = 4096
     max_body_bytes: int = 16 * 1024 * 1024
@@ -59,6 +65,8 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         pool_key=environment.get(POOL_KEY_VARIABLE, ""),
         auth=given.auth,
         state_dir=given.state_dir,
+        redis_url=given.redis_url or environment.get(REDIS_URL_VARIABLE, ""),
+        limits_without_redis=given.limits_without_redis,
         cors=given.allowed_origins,
         max_concurrent_requests=given.max_concurrent_requests,
         max_body_bytes=given.max_body_bytes,
@@ -84,11 +92,21 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--pool_url", default=environment.get(POOL_URL_VARIABLE, ""), help="the warm pool: http(s):// or unix:///path")
     add("--auth", default="keys", choices=get_args(Auth), help="who is asked for a key")
     add("--state_dir", type=Path, default=None, help="where tenants and keys are kept")
+    add("--redis_url", default="", metavar="URL", help="what replicas share their limits by: redis(s):// or unix://")
+    add(
+        "--limits_without_redis",
+        default="local",
+        choices=get_args(WithoutRedis),
+        help="while Redis is away: each replica counts for itself, or refuses",
+    )
     add("--allowed_origins", type=allowed_origins, default="*", help="web origins that may call, or '' for none")
     add("--max_concurrent_requests", type=int, default=4096, help="requests in flight")
     add("--max_body_bytes", type=int, default=16 * 1024 * 1024, help="largest request body, unpacked")
     add("--text_cache_mib", type=int, default=1024, help="memory for tokenizers and templates, estimated")
     add("--drain_timeout_s", type=float, default=REQUEST_TIMEOUT_S, help="for requests in flight after SIGTERM")
     add("--log_level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
-    parser.epilog = f"The pool's lease key is read from ${POOL_KEY_VARIABLE}."
+    parser.epilog = (
+        f"The pool's lease key is read from ${POOL_KEY_VARIABLE}, the URL of Redis also from ${REDIS_URL_VARIABLE}, "
+        "where its password is not seen by who lists processes."
+    )
     return parser

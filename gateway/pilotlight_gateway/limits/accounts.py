@@ -25,8 +25,6 @@ class Accounts(Protocol):
         """Never waits: what must be sent is sent by an owner of it."""
         ...
 
-    def give_back(self, tenant: str, reservation_id: str) -> None: ...
-
     async def close(self) -> None: ...
 
 
@@ -43,9 +41,6 @@ class MemoryAccounts:
 
     def settle(self, tenant: str, reservation_id: str, tokens: int) -> None:
         self._of(tenant).settle(reservation_id, tokens, self._now_s())
-
-    def give_back(self, tenant: str, reservation_id: str) -> None:
-        self._of(tenant).give_back(reservation_id, self._now_s())
 
     async def close(self) -> None:
         return

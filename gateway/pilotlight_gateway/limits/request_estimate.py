@@ -13,9 +13,12 @@ UNSAID_OUTPUT_TOKENS = 512
 """For a request that does not say what it takes at most."""
 
 
-def reserved_tokens(terms: LimitTerms, body_bytes: int, most_output_tokens: int | None, choices: int) -> int:
+def estimated_prompt_tokens(body_bytes: int) -> int:
+    return -(-body_bytes // BYTES_PER_TOKEN)
+
+
+def reserved_tokens(terms: LimitTerms, prompt: int, most_output_tokens: int | None, choices: int) -> int:
     """Raises InvalidInput for a request that would never fit, however long it waited."""
-    prompt = -(-body_bytes // BYTES_PER_TOKEN)
     limits = [
         limit for limit in (terms.tokens_per_minute, terms.tokens_per_day, terms.tokens_per_month) if limit is not None
     ]

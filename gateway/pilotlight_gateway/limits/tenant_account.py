@@ -25,9 +25,9 @@ class _Open(msgspec.Struct):
 
 
 class TenantAccount:
-    """`settle` and `give_back` may be called with any id, any number of times: only the first one counts.
+    """`settle` may be called with any id, any number of times: only the first one counts.
 
-    `keep_s`: how long a reservation waits for either.
+    `keep_s`: how long a reservation waits for it.
     """
 
     __slots__ = ("_days", "_keep_s", "_months", "_open", "_requests", "_tokens")
@@ -59,15 +59,6 @@ class TenantAccount:
         reserved = self._open.pop(reservation_id, None)
         if reserved is not None:
             self._take(reserved.second, tokens - reserved.tokens)
-        return reserved is not None
-
-    def give_back(self, reservation_id: str, now_s: float) -> bool:
-        """Nothing ran: neither the request nor its tokens count."""
-        self._roll(now_s)
-        reserved = self._open.pop(reservation_id, None)
-        if reserved is not None:
-            self._requests.add(reserved.second, -1)
-            self._take(reserved.second, -reserved.tokens)
         return reserved is not None
 
     def _take(self, second: int, tokens: int) -> None:

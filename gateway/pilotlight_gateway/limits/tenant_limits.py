@@ -6,12 +6,11 @@ It knows neither where accounts are kept nor how a request is answered.
 from __future__ import annotations
 
 import itertools
-import uuid
 from collections.abc import Callable, Mapping
 
 from pilotlight_gateway.limits.accounts import Accounts
 from pilotlight_gateway.limits.limit_terms import UNLIMITED, LimitTerms, Refused, Spent, rate_limit_headers
-from pilotlight_gateway.limits.request_estimate import reserved_tokens
+from pilotlight_gateway.limits.request_estimate import estimated_prompt_tokens, reserved_tokens
 from pilotlight_gateway.request_steps import GatewayRequest, NoReservation, Reservation, TokenUsage
 from pilotlight_protocol.errors import TooManyRequests
 
@@ -25,12 +24,12 @@ _SPENT: dict[Spent, str] = {
 
 
 class TenantLimits:
-    """Implements Limits. `terms_of`: what a tenant may take, as of now."""
+    """Implements Limits. `terms_of`: what a tenant may take, as of now. `process`: no other's name."""
 
-    def __init__(self, accounts: Accounts, terms_of: Callable[[str], LimitTerms]) -> None:
+    def __init__(self, accounts: Accounts, terms_of: Callable[[str], LimitTerms], process: str) -> None:
         self._accounts = accounts
         self._terms_of = terms_of
-        self._process = uuid.uuid4().hex
+        self._process = process
         self._numbers = itertools.count()
 
     async def reserve(self, request: GatewayRequest) -> Reservation:
@@ -39,7 +38,8 @@ class TenantLimits:
         if terms == UNLIMITED:
             return NoReservation()
         asked = request.asked
-        tokens = reserved_tokens(terms, len(request.context.body), _at_least(0, asked.most_tokens), _choices(asked.n))
+        prompt = estimated_prompt_tokens(len(request.context.body))
+        tokens = reserved_tokens(terms, prompt, _at_least(0, asked.most_tokens), _choices(asked.n))
         reservation_id = f"{self._process}-{next(self._numbers)}"
         told = await self._accounts.reserve(tenant, terms, reservation_id, tokens)
         headers = rate_limit_headers(terms, told.standing)
@@ -48,21 +48,28 @@ class TenantLimits:
             raise TooManyRequests(
                 _SPENT[told.spent].format(limit=getattr(terms, told.spent)), retry_after_s=told.retry_after_s
             )
-        return _Reserved(self._accounts, tenant, reservation_id, headers)
+        return _Reserved(self._accounts, tenant, reservation_id, prompt, headers)
 
 
 class _Reserved:
-    def __init__(self, accounts: Accounts, tenant: str, reservation_id: str, headers: Mapping[str, str]) -> None:
+    """`prompt_tokens`: estimated, for where nobody counts them: a stream that tells no usage, or is cut before."""
+
+    def __init__(
+        self, accounts: Accounts, tenant: str, reservation_id: str, prompt_tokens: int, headers: Mapping[str, str]
+    ) -> None:
         self.headers = headers
         self._accounts = accounts
         self._tenant = tenant
         self._id = reservation_id
+        self._prompt_tokens = prompt_tokens
 
     async def commit(self, usage: TokenUsage) -> None:
-        if usage.total:
-            self._accounts.settle(self._tenant, self._id, usage.total)
-        else:
-            self._accounts.give_back(self._tenant, self._id)
+        """Whatever was let in is one request of its minute, also where it failed and took no token: else who asks for
+        nothing but failures would be held to no limit."""
+        tokens = usage.total
+        if usage.output_tokens and not usage.prompt_tokens:
+            tokens += self._prompt_tokens
+        self._accounts.settle(self._tenant, self._id, tokens)
 
 
 def _at_least(least: int, value: int | None) -> int | None:

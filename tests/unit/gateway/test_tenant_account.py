@@ -62,13 +62,6 @@ def test_places_are_held_until_the_end_or_until_their_owner_is_lost() -> None:
     assert not account.settle("b", 1, NOON_S + KEEP_S)
 
 
-def test_what_did_not_run_counts_nothing() -> None:
-    account, terms = TenantAccount(KEEP_S), LimitTerms(1, 100, 1, 100, 100)
-    for at_s in range(20):
-        assert isinstance(account.reserve(terms, "a", 100, NOON_S + at_s), Granted)
-        assert account.give_back("a", NOON_S + at_s + 0.5)
-
-
 @pytest.mark.parametrize(
     ("terms", "spent", "left_s"),
     [
@@ -97,7 +90,7 @@ def test_an_answer_that_ends_after_midnight_is_of_the_day_it_began() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["reserve", "settle", "give_back"]),
+            st.sampled_from(["reserve", "settle"]),
             st.integers(0, 9),
             st.integers(0, 40),
             st.floats(0, 30, allow_nan=False),
@@ -119,13 +112,9 @@ def test_no_minute_ever_has_more_than_its_limits(steps: list[tuple[str, int, int
         elif running:
             name = sorted(running)[number % len(running)]
             reserved = running.pop(name)
-            if what == "settle":
-                exact = min(tokens, reserved)
-                assert account.settle(name, exact, now_s)
-                taken[name] = (taken[name][0], exact)
-            else:
-                assert account.give_back(name, now_s)
-                del taken[name]
+            exact = min(tokens, reserved)
+            assert account.settle(name, exact, now_s)
+            taken[name] = (taken[name][0], exact)
             assert not account.settle(name, 99, now_s)
         recent = [tokens for at_s, tokens in taken.values() if at_s > now_s - 60]
         assert len(recent) <= 5

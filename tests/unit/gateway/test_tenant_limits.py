@@ -20,7 +20,9 @@ class World:
     def __init__(self, terms: LimitTerms) -> None:
         self.now_s = 1_795_867_200.0
         self.terms = {"team": terms}
-        self.limits = TenantLimits(MemoryAccounts(lambda: self.now_s), lambda name: self.terms.get(name, UNLIMITED))
+        self.limits = TenantLimits(
+            MemoryAccounts(lambda: self.now_s), lambda name: self.terms.get(name, UNLIMITED), "p"
+        )
 
     def request(self, tenant: str = "team", body: Any = None, **asked: Any) -> GatewayRequest:
         context = RequestContext("r", {}, json.dumps(body or {}).encode())
@@ -29,14 +31,14 @@ class World:
         )
 
 
-async def test_what_a_cut_stream_took_is_counted_and_what_never_ran_is_not() -> None:
-    world = World(LimitTerms(requests_per_minute=2, tokens_per_minute=1000))
+async def test_what_a_cut_stream_took_is_counted_and_what_failed_is_a_request_without_tokens() -> None:
+    world = World(LimitTerms(requests_per_minute=3, tokens_per_minute=1000))
     first = await world.limits.reserve(world.request(max_tokens=900))
     with pytest.raises(TooManyRequests, match="1000 tokens a minute"):
         await world.limits.reserve(world.request(max_tokens=900))
     await first.commit(TokenUsage(5, 2))
     second = await world.limits.reserve(world.request(max_tokens=900))
-    assert second.headers["x-ratelimit-remaining-requests"] == "0"
+    assert second.headers["x-ratelimit-remaining-requests"] == "1"
     await second.commit(TokenUsage())
     third = await world.limits.reserve(world.request(max_tokens=900))
     await third.commit(TokenUsage(1, 1))
@@ -45,6 +47,23 @@ async def test_what_a_cut_stream_took_is_counted_and_what_never_ran_is_not() -> 
         await world.limits.reserve(request)
     assert refused.value.retry_after_s == 61.0
     assert request.context.response_headers["x-ratelimit-remaining-tokens"] == str(1000 - 9)
+
+
+async def test_who_asks_for_nothing_but_failures_is_held_to_the_limit_of_requests() -> None:
+    world = World(LimitTerms(requests_per_minute=5))
+    for _ in range(5):
+        await (await world.limits.reserve(world.request())).commit(TokenUsage())
+    with pytest.raises(TooManyRequests, match="5 requests a minute"):
+        await world.limits.reserve(world.request())
+
+
+async def test_a_prompt_that_nobody_counted_is_taken_as_it_was_estimated() -> None:
+    world = World(LimitTerms(tokens_per_minute=1000))
+    body = {"prompt": "x" * 386}
+    estimate = len(json.dumps(body)) // 4
+    await (await world.limits.reserve(world.request(body=body, max_tokens=9))).commit(TokenUsage(0, 7))
+    after = await world.limits.reserve(world.request(max_tokens=1))
+    assert after.headers["x-ratelimit-remaining-tokens"] == str(1000 - estimate - 7 - 2)
 
 
 async def test_another_tenant_and_one_without_limits_are_not_touched() -> None:

@@ -1,0 +1,184 @@
+"""One Redis as the gateway uses it: scripts and commands with a deadline each, and whether it is there at all.
+
+Once a call has failed nobody waits for the next one: all are refused at once until a PING has come back, which is tried
+several times a second. It must not know what is kept there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
+
+from pilotlight_protocol.errors import InvalidInput, Unavailable
+
+DEADLINE_S = 0.25
+"""Of one call: many times what a script takes, and short beside a first token."""
+PROBE_S = 0.2
+MOST_CONNECTIONS = 32
+AWAY_RETRY_S = 1.0
+_log = logging.getLogger("pilotlight.gateway.redis")
+
+
+class RedisAway(Unavailable):
+    """It may have done what it was asked, or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", digest)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptCall:
+    script: Script
+    keys: Sequence[str]
+    arguments: Sequence[str | bytes | int | float]
+
+    @property
+    def words(self) -> tuple[Any, ...]:
+        return "EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments
+
+
+class RedisLink:
+    """Between `start` and `close`. `url`: with its secret, which is in no message. What is called may be sent twice."""
+
+    def __init__(self, url: str, deadline_s: float = DEADLINE_S) -> None:
+        self._deadline_s = deadline_s
+        self._client: Any = _client(url, deadline_s)
+        self._gone = asyncio.Event()
+        self._gone.set()
+        self._on_return: list[Callable[[], None]] = []
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def there(self) -> bool:
+        return not self._gone.is_set()
+
+    def on_return(self, returned: Callable[[], None]) -> None:
+        """`returned` is called each time when it answers again."""
+        self._on_return.append(returned)
+
+    async def start(self) -> None:
+        """Returns also where it is not there: it may come."""
+        await self._probe()
+        self._watching = asyncio.create_task(self._watch(), name="Redis")
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(self._deadline_s):
+                await self._client.aclose()
+
+    async def call(self, call: ScriptCall) -> Any:
+        """Raises RedisAway."""
+        return (await self._in_time(lambda: self._run([call])))[0]
+
+    async def call_all(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """In one round trip, in their order. Raises RedisAway, also where only some of them failed."""
+        answers: list[Any] = await self._in_time(lambda: self._run(calls))
+        return answers
+
+    async def command(self, *words: Any) -> Any:
+        """Raises RedisAway."""
+        return await self._in_time(lambda: self._client.execute_command(*words))
+
+    async def _in_time(self, run: Callable[[], Any]) -> Any:
+        if not self.there:
+            raise _away()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                try:
+                    return await run()
+                except RedisConnectionError:
+                    # A connection may be closed under a call by a server that is well.
+                    return await run()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._lost(error)
+            raise _away() from error
+
+    async def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        answers = await self._sent(calls)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            for text in {call.script.text for call in calls}:
+                await self._client.execute_command("SCRIPT LOAD", text)
+            answers = await self._sent(calls)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    async def _sent(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        if len(calls) == 1:
+            try:
+                return [await self._client.execute_command(*calls[0].words)]
+            except NoScriptError as error:
+                return [error]
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for call in calls:
+                pipeline.execute_command(*call.words)
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        return answers
+
+    def _lost(self, error: BaseException) -> None:
+        if self.there:
+            self._gone.set()
+            _log.error("Redis does not answer: %s", error or type(error).__name__)
+
+    async def _watch(self) -> None:
+        while True:
+            await self._gone.wait()
+            await asyncio.sleep(PROBE_S)
+            await self._probe()
+
+    async def _probe(self) -> None:
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._client.execute_command("PING")
+        except (RedisError, OSError, TimeoutError) as error:
+            _log.debug("Redis is not back: %s", error or type(error).__name__)
+            return
+        self._gone.clear()
+        _log.info("Redis answers")
+        for returned in self._on_return:
+            returned()
+
+
+def _client(url: str, deadline_s: float) -> Redis:
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=MOST_CONNECTIONS,
+            timeout=deadline_s,
+            # Each call has its deadline here; with one of its own redis-py sends under `wait_for`, which on Python 3.11
+            # may swallow that its task was cancelled.
+            socket_timeout=None,
+            socket_connect_timeout=deadline_s,
+            retry=Retry(NoBackoff(), 0),
+            client_name="pilotlight-gateway",
+        )
+    except (ValueError, TypeError):
+        raise InvalidInput("the Redis URL must be redis://, rediss:// or unix://; it is not shown here") from None
+    return Redis.from_pool(pool)
+
+
+def _away() -> RedisAway:
+    return RedisAway("the limits cannot be counted at the moment; try again", retry_after_s=AWAY_RETRY_S)
