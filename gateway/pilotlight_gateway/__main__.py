@@ -20,6 +20,9 @@ from pilotlight_gateway.directory.platform_watch import watch
 from pilotlight_gateway.gateway_app import GatewayRouter, OwnRoute
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.limits.accounts import Accounts, MemoryAccounts
+from pilotlight_gateway.limits.kept_budgets import KeptBudgets
+from pilotlight_gateway.limits.sqlite_budgets import FILE_NAME as BUDGETS_FILE_NAME
+from pilotlight_gateway.limits.sqlite_budgets import SqliteBudgets
 from pilotlight_gateway.limits.tenant_limits import TenantLimits
 from pilotlight_gateway.pipeline import Pipeline, Steps
 from pilotlight_gateway.pods_way.pods_way import PodsWay
@@ -132,7 +135,9 @@ class Gateway:
 
     def _accounts(self, opened: list[Opened]) -> Accounts:
         """Those of this process alone, or those in Redis; what has to be started is added to `opened`."""
-        memory = MemoryAccounts()
+        assert self._settings.state_dir is not None
+        memory = MemoryAccounts(budgets=KeptBudgets(SqliteBudgets(self._settings.state_dir / BUDGETS_FILE_NAME)))
+        opened.append(memory)
         if not self._settings.redis_url:
             return memory
         from pilotlight_gateway.limits.redis_accounts import RedisAccounts

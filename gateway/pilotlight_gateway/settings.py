@@ -91,7 +91,7 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--endpoints", type=Path, default=None, metavar="FILE", help="endpoints from a JSON file, read once")
     add("--pool_url", default=environment.get(POOL_URL_VARIABLE, ""), help="the warm pool: http(s):// or unix:///path")
     add("--auth", default="keys", choices=get_args(Auth), help="who is asked for a key")
-    add("--state_dir", type=Path, default=None, help="where tenants and keys are kept")
+    add("--state_dir", type=Path, default=None, help="where tenants, keys and budgets are kept")
     add("--redis_url", default="", metavar="URL", help="what replicas share their limits by: redis(s):// or unix://")
     add(
         "--limits_without_redis",

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
+from pilotlight_gateway.limits.kept_budgets import KeptBudgets
 from pilotlight_gateway.limits.limit_terms import Granted, LimitTerms, Refused
 from pilotlight_gateway.limits.tenant_account import TenantAccount
 
@@ -29,12 +31,27 @@ class Accounts(Protocol):
 
 
 class MemoryAccounts:
-    """Accounts of one process. A request that only counts its tokens at its end costs a few dictionary look-ups."""
+    """Accounts of one process, between `start` and `close`. A request costs a few dictionary look-ups.
 
-    def __init__(self, now_s: Callable[[], float] = time.time, keep_s: float = KEEP_S) -> None:
+    `budgets`: where what was taken of them is kept over a restart.
+    """
+
+    def __init__(
+        self,
+        now_s: Callable[[], float] = time.time,
+        keep_s: float = KEEP_S,
+        budgets: KeptBudgets | None = None,
+    ) -> None:
         self._now_s = now_s
         self._keep_s = keep_s
+        self._budgets = budgets
         self._accounts: dict[str, TenantAccount] = {}
+
+    async def start(self) -> None:
+        """Raises Unavailable where the budgets cannot be read."""
+        if self._budgets is not None:
+            for (tenant, day), tokens in (await self._budgets.start()).items():
+                self._of(tenant).book(day, tokens)
 
     async def reserve(self, tenant: str, terms: LimitTerms, reservation_id: str, tokens: int) -> Granted | Refused:
         return self._of(tenant).reserve(terms, reservation_id, tokens, self._now_s())
@@ -43,10 +60,12 @@ class MemoryAccounts:
         self._of(tenant).settle(reservation_id, tokens, self._now_s())
 
     async def close(self) -> None:
-        return
+        if self._budgets is not None:
+            await self._budgets.close()
 
     def _of(self, tenant: str) -> TenantAccount:
         account = self._accounts.get(tenant)
         if account is None:
-            account = self._accounts[tenant] = TenantAccount(self._keep_s)
+            took = None if self._budgets is None else partial(self._budgets.add, tenant)
+            account = self._accounts[tenant] = TenantAccount(self._keep_s, took)
         return account

@@ -7,10 +7,11 @@ they were not made.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import msgspec
 
-from pilotlight_gateway.limits.calendar_periods import day_left_s, day_of, month_left_s, month_of
+from pilotlight_gateway.limits.calendar_periods import DAY_S, day_left_s, day_of, month_left_s, month_of
 from pilotlight_gateway.limits.limit_terms import Granted, LimitTerms, Refused, Spent, Standing
 from pilotlight_gateway.limits.minute_window import MinuteWindow
 
@@ -27,13 +28,14 @@ class _Open(msgspec.Struct):
 class TenantAccount:
     """`settle` may be called with any id, any number of times: only the first one counts.
 
-    `keep_s`: how long a reservation waits for it.
+    `keep_s`: how long a reservation waits for it. `took`: is told each change of a day's tokens.
     """
 
-    __slots__ = ("_days", "_keep_s", "_months", "_open", "_requests", "_tokens")
+    __slots__ = ("_days", "_keep_s", "_months", "_open", "_requests", "_tokens", "_took")
 
-    def __init__(self, keep_s: float) -> None:
+    def __init__(self, keep_s: float, took: Callable[[int, int], None] | None = None) -> None:
         self._keep_s = keep_s
+        self._took = took
         self._requests = MinuteWindow()
         self._tokens = MinuteWindow()
         self._days: dict[int, int] = {}
@@ -61,10 +63,17 @@ class TenantAccount:
             self._take(reserved.second, tokens - reserved.tokens)
         return reserved is not None
 
+    def book(self, day: int, tokens: int) -> None:
+        """They were taken on that day, by somebody who is no more."""
+        for budget, period in ((self._days, day), (self._months, month_of(day * DAY_S))):
+            budget[period] = budget.get(period, 0) + tokens
+
     def _take(self, second: int, tokens: int) -> None:
         self._tokens.add(second, tokens)
-        for budget, period in ((self._days, day_of(second)), (self._months, month_of(second))):
-            budget[period] = budget.get(period, 0) + tokens
+        day = day_of(second)
+        self.book(day, tokens)
+        if self._took is not None:
+            self._took(day, tokens)
 
     def _why_not(self, terms: LimitTerms, tokens: int, now_s: float) -> tuple[Spent, float] | None:
         if terms.concurrency is not None and len(self._open) >= terms.concurrency:
