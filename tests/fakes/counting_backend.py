@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 PROMPT_TOKENS = 7
 
 
-class CannedBackend:
+class CountingBackend:
     """`running` and `most_running` count requests by tenant, `tokens` what they were answered."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class CannedBackend:
         self._connections: set[asyncio.StreamWriter] = set()
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[CannedBackend]:
+    async def serving(self) -> AsyncIterator[CountingBackend]:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
