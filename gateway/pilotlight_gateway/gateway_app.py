@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -51,11 +52,17 @@ class GatewayRouter:
         self._endpoint_routes = endpoint_routes
         self._models = table
         self._started_s = int(now_s())
+        self._plain: dict[tuple[str, str], Route] = {}
+        """Of requests whose target is a route's path and nothing else: there are as many as routes."""
         self._own = RouteTable([*self._plain_routes(), *(self._for_caller(route) for route in own)])
 
     def route(self, scope: Scope, context: RequestContext) -> Route:
         method, path = scope["method"], scope["raw_path"].decode("ascii")
         context.query_string = scope.get("query_string", b"")
+        plain = self._plain.get((method, path)) if not context.query_string else None
+        return plain or self._found(method, path, context)
+
+    def _found(self, method: str, path: str, context: RequestContext) -> Route:
         own = self._own.find(method, path)
         if own is not None:
             return _matched(own, context)
@@ -67,7 +74,10 @@ class GatewayRouter:
         query = context.query_string.decode("latin-1")
         target, model = f"{path}?{query}" if query else path, None if named is None else named.model
         place = Place(method, target, path, of_component, route.path, model)
-        return replace(route, handler=lambda context: self._pipeline.answer(place, context))
+        found = replace(route, handler=partial(self._pipeline.answer, place))
+        if target == path == route.path:
+            self._plain[method, path] = found
+        return found
 
     def _plain_routes(self) -> list[Route]:
         return [

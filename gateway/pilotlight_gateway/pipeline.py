@@ -5,16 +5,14 @@ authenticate ▶ which endpoint ▶ once ▶ reserve ▶ turn ▶ which way ▶ 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import msgspec
 
 from pilotlight_gateway.directory.endpoint_table import EndpointTable, Target
-from pilotlight_gateway.held_events import HeldEvents
+from pilotlight_gateway.held_events import Held, HeldEvents
 from pilotlight_gateway.metering import USAGE
 from pilotlight_gateway.metrics import OUTPUT_TOKENS, PROMPT_TOKENS, WENT, requests, seconds
 from pilotlight_gateway.request_steps import (
@@ -26,6 +24,8 @@ from pilotlight_gateway.request_steps import (
     Limits,
     Once,
     Place,
+    Reservation,
+    Turn,
     Turns,
     Way,
     WayChooser,
@@ -44,6 +44,7 @@ from pilotlight_protocol.errors import (
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.hop_headers import ELSEWHERE, TENANT
+from pilotlight_wire.shared_timer import SharedTimeouts
 
 _NAME_SHOWN_CHARS = 200
 _CLIENT_GONE = 499
@@ -75,6 +76,7 @@ class Steps:
 class Pipeline:
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
+        self._timeouts = SharedTimeouts()
 
     async def answer(self, place: Place, context: RequestContext) -> Reply | Stream:
         started_s = time.perf_counter()
@@ -88,20 +90,17 @@ class Pipeline:
         context = request.context
         reservation = await self._steps.limits.reserve(request)
         context.response_headers.update(reservation.headers)
-        held = AsyncExitStack()
-        held.push_async_callback(reservation.commit, request.usage)
-        outcome = _Outcome(started_s, request)
-        held.callback(outcome.observe)
+        outcome = _Outcome(started_s, request, reservation)
         USAGE.set(request.usage)
         try:
-            result = await self._in_time(request, started_s, held)
+            result = await self._in_time(request, started_s, outcome)
         except BaseException as error:
             outcome.status = error.http_status if isinstance(error, PilotlightError) else _CLIENT_GONE
-            await held.aclose()
+            await outcome.aclose()
             raise
         if isinstance(result, Reply):
             outcome.status = result.status
-            await held.aclose()
+            await outcome.aclose()
         return result
 
     async def caller(self, context: RequestContext) -> Caller:
@@ -111,8 +110,9 @@ class Pipeline:
         except Unauthorized:
             context.response_headers["www-authenticate"] = "Bearer"
             raise
-        headers = {name: value for name, value in context.headers.items() if name not in (TENANT, ELSEWHERE)}
-        context.headers = headers | {TENANT: caller.tenant}
+        headers = {**context.headers, TENANT: caller.tenant}
+        headers.pop(ELSEWHERE, None)
+        context.headers = headers
         return caller
 
     def _target(self, caller: Caller, name: str | None) -> Target:
@@ -126,21 +126,20 @@ class Pipeline:
         shown = name[:_NAME_SHOWN_CHARS]
         raise ModelNotFound(f"The model '{shown}' does not exist; GET /v1/models lists what there is", param="model")
 
-    async def _in_time(self, request: GatewayRequest, started_s: float, held: AsyncExitStack) -> Reply | Stream:
+    async def _in_time(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
         """The answer, or its beginning: a stream's first event has come, and the end of it ends what is held."""
         timeout_s = request.entry.timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                result = await self._in_turn(request, started_s, held)
+            with self._timeouts.of(timeout_s):
+                result = await self._in_turn(request, started_s, outcome)
                 if isinstance(result, Stream):
-                    result.events = await _begun(result.events, held)
+                    result.events = await _begun(result.events, outcome)
                 return result
         except TimeoutError as error:
             raise DeadlineExceeded(f"nothing came within the endpoint's timeout of {timeout_s:g} s") from error
 
-    async def _in_turn(self, request: GatewayRequest, started_s: float, held: AsyncExitStack) -> Reply | Stream:
-        turn = await self._steps.turns.take(request)
-        held.callback(turn.end)
+    async def _in_turn(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
+        turn = outcome.turn = await self._steps.turns.take(request)
         try:
             result = await self._by_a_way(request, started_s)
         except (TooManyRequests, Unavailable):
@@ -174,7 +173,7 @@ def asked_of(body: bytes) -> Asked:
         raise InvalidInput(f"the body is no JSON object with a 'model' that is text: {error}", param="model") from error
 
 
-async def _begun(events: AsyncIterator[bytes], held: AsyncExitStack) -> HeldEvents:
+async def _begun(events: AsyncIterator[bytes], held: Held) -> HeldEvents:
     try:
         return HeldEvents(events, held, await anext(events, None))
     except BaseException:
@@ -184,13 +183,30 @@ async def _begun(events: AsyncIterator[bytes], held: AsyncExitStack) -> HeldEven
 
 @dataclass(slots=True)
 class _Outcome:
+    """Closing it, once, ends the request's turn, and tells how it went and what it took."""
+
     started_s: float
     request: GatewayRequest
+    reservation: Reservation
+    turn: Turn | None = None
     status: int = 200
+    open: bool = True
 
-    def observe(self) -> None:
+    async def aclose(self) -> None:
+        if not self.open:
+            return
+        self.open = False
+        try:
+            if self.turn is not None:
+                self.turn.end()
+            self._observe()
+        finally:
+            await self.reservation.commit(self.request.usage)
+
+    def _observe(self) -> None:
         route, priority, usage = self.request.place.route, self.request.caller.priority, self.request.usage
         requests(route, priority, self.status).inc()
         seconds(route, priority).observe(time.perf_counter() - self.started_s)
-        PROMPT_TOKENS.inc(usage.prompt_tokens)
-        OUTPUT_TOKENS.inc(usage.output_tokens)
+        if usage.total:
+            PROMPT_TOKENS.inc(usage.prompt_tokens)
+            OUTPUT_TOKENS.inc(usage.output_tokens)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from pilotlight_protocol.errors import Unavailable
-from pilotlight_serving.metrics import IN_FLIGHT, PHASE, REQUESTS
+from pilotlight_serving.metrics import answered, phase_seconds
 from pilotlight_wire.handlers import RequestContext
 
 # Of a server that ends because it can never serve: somebody has to mend its configuration first.
@@ -73,7 +73,6 @@ class CountedRequest:
         observe: Callable[[float], None],
     ) -> None:
         limiter.enter()
-        IN_FLIGHT.inc()
         self._limiter = limiter
         self._context = context
         self._transport = transport
@@ -85,9 +84,8 @@ class CountedRequest:
         elapsed_s = time.perf_counter() - self._started_at
         context = self._context
         self._limiter.leave()
-        IN_FLIGHT.dec()
         self._observe(elapsed_s)
-        REQUESTS.labels(self._transport, status).inc()
+        answered(self._transport, status).inc()
         for phase, milliseconds in context.server_timing.items():
-            PHASE.labels(phase.partition(";")[0]).observe(milliseconds / 1000)
+            phase_seconds(phase.partition(";")[0]).observe(milliseconds / 1000)
         _LOGS[self._transport].info("%s %s %.1f ms id=%s", what, status, elapsed_s * 1000, context.request_id)

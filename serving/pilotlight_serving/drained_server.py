@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -19,6 +20,7 @@ import uvloop
 
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.drain import DrainPhase, DrainSpec, decide
+from pilotlight_serving.metrics import IN_FLIGHT
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_wire.http_edge import HttpEdge
 from pilotlight_wire.http_exchange import Asgi
@@ -51,6 +53,7 @@ class DrainedServer:
     ) -> None:
         self._app = app
         self._limiter = limiter
+        IN_FLIGHT.set_function(lambda: limiter.in_flight)
         self._settings = settings
         self._listener = listener
         self._http2 = http2
@@ -76,6 +79,8 @@ class DrainedServer:
         listener = self._listener or listen(self._settings.host, self._settings.http_port)
         http2 = self._http2
         port = self._edge.port(listener, self._app, http2.protocol if http2 is not None else None)
+        # What was made until now lives as long as the process; a collection that walked it would hold every stream.
+        gc.freeze()
         _log.info("serving HTTP/1.1%s on port %d", " and gRPC" if http2 else "", listener.getsockname()[1])
         try:
             await self._signals.get()

@@ -22,7 +22,7 @@ from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRe
 from pilotlight_serving.errors import MethodNotAllowed, RouteNotFound, bug, no_such_model
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
-from pilotlight_wire.http_exchange import BodyAborted, HttpAnswer, Receive, Scope, Send, read_body, server_timing
+from pilotlight_wire.http_exchange import BodyAborted, HttpAnswer, Receive, Scope, Send, server_timing
 
 _ALL_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 
@@ -138,9 +138,7 @@ class _Exchange:
         if route.method == "POST":
             settings = self._app.settings
             check_content_type(context, route)
-            context.body = await read_body(
-                self._answer.receive, context.headers, settings.max_body_bytes, settings.body_stall_timeout_s
-            )
+            context.body = await self._answer.body(settings.max_body_bytes, settings.body_stall_timeout_s)
         result = await route.handler(context)
         if isinstance(result, Reply):
             context.response_headers.update(result.headers)
@@ -154,8 +152,7 @@ class _Exchange:
             chunk = await anext(events, b"")
             await answer.start(200, [(b"content-type", stream.content_type.encode("latin-1")), *self._headers()])
             await answer.piece(chunk)
-            async for chunk in events:
-                await answer.piece(chunk)
+            await answer.pieces(events)
         finally:
             await close_events(events)
         await answer.end()
@@ -166,11 +163,12 @@ class _Exchange:
     def _headers(self) -> list[tuple[bytes, bytes]]:
         context = self._context
         self._answer.closing = self._app.limiter.draining
-        headers = []
+        headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in context.response_headers.items()
+        ]
         if context.server_timing:
             headers.append((b"server-timing", server_timing(context.server_timing).encode("latin-1")))
-        for name, value in context.response_headers.items():
-            headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
         return headers
 
 
@@ -184,7 +182,7 @@ async def close_events(events: AsyncIterator[Any]) -> None:
 def check_content_type(context: RequestContext, route: Route) -> None:
     """Raises UnsupportedMediaType."""
     given = context.headers.get("content-type")
-    if given is None:
+    if given is None or given in route.content_types:
         return
     media_type, _, options = given.partition(";")
     if media_type.strip().lower() not in route.content_types:

@@ -68,6 +68,8 @@ def parse_server_timing(header: str) -> dict[str, float]:
 
     The description stays with the name: each hop has an `activate` of its own.
     """
+    if not header:
+        return {}
     return {
         f'{phase.name};desc="{phase.description}"' if phase.description else phase.name: phase.duration_ms
         for phase in parse_phases(header)

@@ -1,4 +1,4 @@
-"""One keep-alive HTTP/1.1 connection to an upstream server, and the pool of them.
+"""One keep-alive HTTP/1.1 connection to an upstream server.
 
 Responsible for getting bytes of a response body to their reader with the least work per event: httptools' parser sits
 directly on the transport, and what arrives while the reader is busy is handed over in one piece. It must not know what
@@ -8,19 +8,17 @@ the bytes mean.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 import httptools
 
-from pilotlight_protocol.errors import DeadlineExceeded, Unavailable
-from pilotlight_wire.upstream_address import UpstreamAddress
+from pilotlight_protocol.errors import Unavailable
+from pilotlight_wire.poured_events import Sink
+from pilotlight_wire.shared_timer import SharedTimer
 
 BUFFER_LIMIT_BYTES = 256 * 1024
 """The socket is not read while this much waits for a slow reader; the predictor then coalesces its events."""
-
-IDLE_CONNECTIONS_LIMIT = 64
 
 SETTLE_TIMEOUT_S = 1.0
 """How long the end of an answer whose content is complete may take to come."""
@@ -34,10 +32,6 @@ class ConnectionLost(Exception):
         self.before_answer = before_answer
 
 
-class ConnectFailed(Unavailable):
-    """No connection could be made: nothing of the request has left."""
-
-
 class Silence(Exception):
     """No byte came within the timeout."""
 
@@ -48,9 +42,10 @@ class HttpConnection(asyncio.Protocol):
     `headers`: of the answer, lower-case names; `raw_headers`: as they came, repeated ones too.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, silence: SharedTimer) -> None:
+        """`silence`: for how long the peer may be silent, again and again."""
         self._loop = asyncio.get_running_loop()
-        self._timeout_s = timeout_s
+        self._silence = silence
         self._transport: asyncio.Transport | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -60,13 +55,12 @@ class HttpConnection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self.lost = False
-        self.exchanges = 0
         self._begin(b"")
 
     def _begin(self, request: bytes) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self.exchanges += 1
         self._chunks: list[bytes] = []
+        self._take: Callable[[bytes], None] | None = None
         self._buffered = 0
         self._complete = False
         self._head_complete = False
@@ -84,12 +78,12 @@ class HttpConnection(asyncio.Protocol):
     # The reader's side
 
     def send(self, request: bytes) -> None:
-        """Write a request, or its head; the answer has `timeout_s` to show its next byte, again and again."""
+        """Write a request, or its head; the answer has to show its next byte in time, again and again."""
         if self._transport is None or self.lost:
             raise ConnectionLost(before_answer=True)
         self._begin(request)
         self._last_byte_s = self._loop.time()
-        self._watchdog = self._loop.call_later(self._timeout_s, self._check_silence)
+        self._silence.start(self, self._check_silence)
         self._transport.write(request)
 
     def upload(self, pieces: AsyncIterator[bytes]) -> asyncio.Task[None]:
@@ -123,15 +117,48 @@ class HttpConnection(asyncio.Protocol):
             if self._complete:
                 return b""
             await self._wait()
+        data = self._buffered_data()
+        self._resume()
+        return data
+
+    async def pour(self, take: Callable[[bytes], None], sink: Sink) -> None:
+        """All that comes of the body, each piece given to `take` as it arrives, which writes to `sink`. Raises
+        ConnectionLost, Silence, and what `take` raises."""
+        if self._chunks:
+            take(self._buffered_data())
+        self._take, self._sink = take, sink
+        try:
+            while True:
+                if sink.is_full:
+                    await sink.drained()
+                self._resume()
+                if self._complete:
+                    return
+                await self._wait()
+        finally:
+            self._take = None
+
+    def pieces(self) -> BodyPieces:
+        """What is left of the body, to be poured or read."""
+        return BodyPieces(self)
+
+    def _buffered_data(self) -> bytes:
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         self._buffered = 0
+        return data
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
         if self._paused and self._transport is not None:
             self._paused = False
             self._last_byte_s = self._loop.time()
             self._transport.resume_reading()
-        return data
 
     @property
     def _is_uploading(self) -> bool:
@@ -177,12 +204,13 @@ class HttpConnection(asyncio.Protocol):
 
     def _check_silence(self) -> None:
         quiet_s = 0.0 if self._paused else self._loop.time() - self._last_byte_s
-        if quiet_s < self._timeout_s:
-            self._watchdog = self._loop.call_later(self._timeout_s - quiet_s, self._check_silence)
+        if quiet_s < self._silence.after_s:
+            self._watchdog = self._loop.call_later(self._silence.after_s - quiet_s, self._check_silence)
             return
         self._fail(Silence())
 
     def _stop_watchdog(self) -> None:
+        self._silence.stop(self)
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
@@ -205,10 +233,25 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(Unavailable(f"the predictor does not speak HTTP: {error}"))
             return
-        if self._buffered > BUFFER_LIMIT_BYTES and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
+        if self._take is not None:
+            self._hand_on(self._take)
+            return
+        if self._buffered > BUFFER_LIMIT_BYTES:
+            self._pause()
         self._wake()
+
+    def _hand_on(self, take: Callable[[bytes], None]) -> None:
+        if self._chunks:
+            try:
+                take(self._buffered_data())
+            except Exception as error:  # its reader raises it
+                self._fail(error)
+                return
+        if self._sink.is_full:
+            self._pause()
+            self._wake()
+        elif self._complete:
+            self._wake()
 
     def eof_received(self) -> bool:
         return False
@@ -257,129 +300,20 @@ class HttpConnection(asyncio.Protocol):
             self._on_settled()
 
 
-class ConnectionPool:
-    """Idle connections to one server, the last used first; `exchange` opens another when there is none.
+class BodyPieces:
+    """The pieces of a body as they come; `pour` is `poured_events`'. Raises ConnectionLost, Silence."""
 
-    `idle_s`: how long they are kept, shorter than the server keeps them; None where it says so itself by closing.
-    """
+    def __init__(self, connection: HttpConnection) -> None:
+        self._connection = connection
 
-    def __init__(
-        self, address: UpstreamAddress, *, connect_timeout_s: float, timeout_s: float, idle_s: float | None = None
-    ) -> None:
-        self._address = address
-        self._connect_timeout_s = connect_timeout_s
-        self._timeout_s = timeout_s
-        self._idle_s = idle_s
-        self._idle: list[HttpConnection] = []
-        self._tls = ssl.create_default_context() if address.use_tls else None
+    def __aiter__(self) -> BodyPieces:
+        return self
 
-    async def exchange(
-        self, request: bytes, body: AsyncIterator[bytes] | None = None, *, repeatable: bool = True
-    ) -> HttpConnection:
-        """Send a request, whole or a head and its body, and wait for the answer's head; hand the connection back with
-        `release`.
+    async def __anext__(self) -> bytes:
+        piece = await self._connection.read()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
-        An idle connection may be closed by the peer at the very moment it is used: when no byte of an answer came, the
-        request is sent again on a fresh one, unless it is not `repeatable` or has a body of its own. Raises
-        ConnectFailed, Unavailable, DeadlineExceeded, and what `body` raises.
-        """
-        if body is not None:
-            return await self._upload(request, body)
-        connection = self._reuse()
-        while True:
-            fresh = connection is None
-            connection = connection or await self._open()
-            try:
-                connection.send(request)
-                await connection.head()
-            except ConnectionLost as error:
-                if fresh or not repeatable or not error.before_answer:
-                    raise self.explain(error) from error
-                connection = None
-                continue
-            except Silence as error:
-                raise self.explain(error) from error
-            except BaseException:
-                connection.abort()
-                raise
-            return connection
-
-    async def _upload(self, head: bytes, body: AsyncIterator[bytes]) -> HttpConnection:
-        connection = self._reuse() or await self._open()
-        try:
-            connection.send(head)
-            sending = connection.upload(body)
-            answering = asyncio.ensure_future(connection.head())
-            try:
-                await asyncio.wait((sending, answering), return_when=asyncio.FIRST_COMPLETED)
-                if sending.done():
-                    # What went wrong with the body is the reason why there is no answer.
-                    sending.result()
-                await answering
-            finally:
-                answering.cancel()
-                await asyncio.wait((answering,))
-        except (ConnectionLost, Silence) as error:
-            connection.abort()
-            raise self.explain(error) from error
-        except BaseException:
-            connection.abort()
-            raise
-        return connection
-
-    def explain(self, error: Exception) -> Unavailable | DeadlineExceeded:
-        """What a failure of an exchange means to the client."""
-        if isinstance(error, Silence):
-            return DeadlineExceeded(
-                f"the predictor sent nothing for {self._timeout_s:g} s; raise --predictor_request_timeout_seconds "
-                "if its answers may take longer"
-            )
-        return Unavailable("the predictor closed the connection before its answer was complete; try again")
-
-    def settle(self, connection: HttpConnection) -> None:
-        """Keep a connection once its answer, of which nothing more is needed, has come to its end."""
-        connection.settle(lambda: self.release(connection))
-
-    def release(self, connection: HttpConnection) -> None:
-        """Keep a connection whose answer was read to its end; close any other, which aborts the work behind it."""
-        if connection.reusable and len(self._idle) < IDLE_CONNECTIONS_LIMIT:
-            self._idle.append(connection)
-            if self._idle_s is not None:
-                asyncio.get_running_loop().call_later(self._idle_s, self._drop_idle, connection, connection.exchanges)
-        else:
-            connection.abort()
-
-    def _drop_idle(self, connection: HttpConnection, exchanges: int) -> None:
-        if connection in self._idle and connection.exchanges == exchanges:
-            self._idle.remove(connection)
-            connection.abort()
-
-    def close(self) -> None:
-        while self._idle:
-            self._idle.pop().abort()
-
-    def _reuse(self) -> HttpConnection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.lost:
-                return connection
-        return None
-
-    async def _open(self) -> HttpConnection:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: HttpConnection(self._timeout_s),
-                    self._address.host,
-                    self._address.port,
-                    ssl=self._tls,
-                    server_hostname=self._address.authority.partition(":")[0] if self._tls else None,
-                )
-        except TimeoutError as error:
-            raise ConnectFailed(
-                f"the predictor did not accept a connection in {self._connect_timeout_s:g} s"
-            ) from error
-        except OSError as error:
-            raise ConnectFailed(f"cannot connect to the predictor at {self._address.authority}: {error}") from error
-        return connection
+    async def pour(self, sink: Sink) -> None:
+        await self._connection.pour(sink.write, sink)

@@ -1,4 +1,4 @@
-"""ASGI apps behind ports: uvicorn's protocol on every HTTP/1.1 connection, and how those connections end.
+"""ASGI apps behind ports: our protocol on every HTTP/1.1 connection, and how those connections end.
 
 Composition of `OnePort` (accepts) and `HttpProtocol` (parses). It must not know routes, or what HTTP/2 is used for.
 """
@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from functools import partial
-from typing import Any
-
-from uvicorn.config import Config
 
 from pilotlight_wire.edge_bounds import EdgeBounds
-from pilotlight_wire.http_protocol import DatedState, HttpProtocol
+from pilotlight_wire.http_protocol import App, EdgeState, HttpProtocol
 from pilotlight_wire.one_port import OnePort, ProtocolFactory
 
 
@@ -23,25 +19,13 @@ class HttpEdge:
 
     def __init__(self, bounds: EdgeBounds) -> None:
         self._bounds = bounds
-        self._state = DatedState()
+        self._state = EdgeState(bounds)
 
-    def http(self, app: Callable[..., Any]) -> ProtocolFactory:
+    def http(self, app: App) -> ProtocolFactory:
         """Makes the protocol of HTTP/1.1 connections that `app` answers."""
-        config = Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            interface="asgi3",
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=self._bounds.keep_alive_s,
-        )
-        config.load()
-        return partial(HttpProtocol, config, self._state, self._bounds)
+        return partial(HttpProtocol, app, self._state)
 
-    def port(self, listener: socket.socket, app: Callable[..., Any], http2: ProtocolFactory | None) -> OnePort:
+    def port(self, listener: socket.socket, app: App, http2: ProtocolFactory | None) -> OnePort:
         """Accept on `listener` from now on; without `http2` its clients are answered by the HTTP/1.1 parser."""
         port = OnePort(listener, self.http(app), http2, self._bounds.max_connections, self._bounds.header_timeout_s)
         port.start()
@@ -49,9 +33,9 @@ class HttpEdge:
 
     def close_after_answers(self) -> None:
         """Running answers are the last of their connections."""
-        for connection in list(self._state.connections):
+        for connection in self._state.connections:
             cycle = connection.cycle
-            if cycle is not None and not cycle.response_complete:
+            if cycle is not None and not cycle.complete:
                 cycle.keep_alive = False
 
     async def end(self, grace_s: float) -> None:

@@ -7,8 +7,8 @@ shapes. A body is read within a size limit, plain, gzip or deflate. It must not 
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-import uuid
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
@@ -23,7 +23,9 @@ from pilotlight_protocol.errors import (
     UnsupportedMediaType,
 )
 from pilotlight_wire.cors import CorsPolicy
-from pilotlight_wire.http_protocol import ABORT, DISCONNECT, SERVER_WIDE
+from pilotlight_wire.http_cycle import HttpCycle
+from pilotlight_wire.http_protocol import ABORT, CYCLE, DISCONNECT, SERVER_WIDE
+from pilotlight_wire.poured_events import pour
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -42,7 +44,7 @@ _FIT_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}").fullmatch
 
 def request_id(given: str | None) -> str:
     """`given` when it is fit to be logged and sent on: 1 to 128 letters, digits and `._:/+=@-`; else 32 hex digits."""
-    return given if given is not None and _FIT_ID(given) else uuid.uuid4().hex
+    return given if given is not None and _FIT_ID(given) else f"{random.getrandbits(128):032x}"
 
 
 def timing_entry(phase: str, milliseconds: float, description: str = "") -> str:
@@ -57,7 +59,8 @@ def server_timing(phases: Mapping[str, float]) -> str:
 
 
 class HttpAnswer:
-    """`status`: of the answer once it has started, else 0. `client_gone`: nobody reads it any more."""
+    """`status`: of the answer once it has started, else 0. `client_gone`: nobody reads it any more. `cycle`: what is
+    below ASGI, where this is a connection of `http_protocol`."""
 
     __slots__ = (
         "_cors",
@@ -68,6 +71,7 @@ class HttpAnswer:
         "body_unread",
         "client_gone",
         "closing",
+        "cycle",
         "has_body",
         "headers",
         "raw_headers",
@@ -82,6 +86,7 @@ class HttpAnswer:
         self._send = send
         self._cors = cors
         self._path = path
+        self.cycle: HttpCycle | None = scope.get(CYCLE)
         self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.request_id = request_id(self.headers.get("x-request-id"))
@@ -118,6 +123,16 @@ class HttpAnswer:
             self.body_unread = False
         return message
 
+    async def body(self, limit_bytes: int, stall_timeout_s: float) -> bytes:
+        """As `read_body`; a body that came with its head is taken without waiting."""
+        whole = None if self.cycle is None else self.cycle.whole_body()
+        if whole is None:
+            return await read_body(self.receive, self.headers, limit_bytes, stall_timeout_s)
+        self.body_unread = False
+        if len(whole) > limit_bytes:
+            raise _too_large(limit_bytes)
+        return await _unpacked(whole, self.headers, limit_bytes)
+
     async def start(self, status: int, headers: RawHeaders) -> None:
         """`headers`: beside the request id, CORS and `connection`, which are added here."""
         said = [(b"x-request-id", self.request_id.encode("ascii")), *headers]
@@ -134,6 +149,14 @@ class HttpAnswer:
 
     async def piece(self, body: bytes) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def pieces(self, events: AsyncIterator[bytes]) -> None:
+        """All that is left of `events`."""
+        if self.cycle is not None:
+            await pour(events, self.cycle)
+            return
+        async for piece in events:
+            await self.piece(piece)
 
     async def end(self, body: bytes = b"") -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
@@ -228,6 +251,10 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limit_bytes: i
             if len(pieces) > limit_bytes:
                 raise _too_large(limit_bytes)
         body = bytes(pieces)
+    return await _unpacked(body, headers, limit_bytes)
+
+
+async def _unpacked(body: bytes, headers: Mapping[str, str], limit_bytes: int) -> bytes:
     coding = headers.get("content-encoding", "identity").strip().lower()
     if coding in ("identity", ""):
         return body

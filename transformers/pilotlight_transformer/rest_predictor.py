@@ -22,8 +22,9 @@ from pilotlight_protocol.errors import (
 )
 from pilotlight_protocol.generation import FinishReason, GenerationParameters, TokenEvent, TokenLogprob
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream, WholeAnswer
+from pilotlight_wire.connection_pool import ConnectionPool
 from pilotlight_wire.hop_headers import ELSEWHERE, REQUEST_ID, parse_retry_after, parse_server_timing, passed_back
-from pilotlight_wire.http_connection import ConnectionLost, ConnectionPool, HttpConnection, Silence
+from pilotlight_wire.http_connection import ConnectionLost, HttpConnection, Silence
 from pilotlight_wire.upstream_address import UpstreamAddress
 
 if TYPE_CHECKING:

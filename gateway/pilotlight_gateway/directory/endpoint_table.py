@@ -93,6 +93,9 @@ class EndpointTable:
         found = self._by_name.get(name)
         if found is None:
             return None
+        if len(found) == 1:
+            (only,) = found
+            return only if caller.may_use(only[0]) else None
         usable = [key for key in found if caller.may_use(key[0])]
         for choice in (
             [key for key in usable if f"{key[0]}/{key[1]}" == name],

@@ -17,6 +17,7 @@ from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.endpoint_directory import LONGEST_WAIT_S, DirectoryAnswer
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_wire.http_connection import ConnectionLost, HttpConnection, Silence
+from pilotlight_wire.shared_timer import SharedTimer
 from pilotlight_wire.unix_paths import short_unix_path
 
 BACK_OFF = BackOff(first_s=0.05, longest_s=2.0)
@@ -48,7 +49,7 @@ async def _asked(socket: Path, query: str) -> DirectoryAnswer:
     with short_unix_path(socket) as address:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             _, connection = await asyncio.get_running_loop().create_unix_connection(
-                lambda: HttpConnection(SILENCE_S), address
+                lambda: HttpConnection(SharedTimer(SILENCE_S)), address
             )
     try:
         connection.send(f"GET /endpoints?{query} HTTP/1.1\r\nhost: platform\r\n\r\n".encode())

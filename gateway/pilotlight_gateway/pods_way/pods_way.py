@@ -31,9 +31,11 @@ from pilotlight_gateway.resilience.retries import (
 from pilotlight_gateway.surfaces import model_path
 from pilotlight_protocol.endpoint_directory import EndpointEntry, PodsAddress
 from pilotlight_protocol.errors import PilotlightError, Unavailable
+from pilotlight_wire.connection_pool import ConnectFailed, ConnectionPool
 from pilotlight_wire.handlers import JSON, Reply, Stream
 from pilotlight_wire.hop_headers import parse_retry_after, parse_server_timing, passed_back
-from pilotlight_wire.http_connection import ConnectFailed, ConnectionLost, ConnectionPool, HttpConnection, Silence
+from pilotlight_wire.http_connection import ConnectionLost, HttpConnection, Silence
+from pilotlight_wire.poured_events import Sink
 from pilotlight_wire.upstream_address import predictor_address
 
 IDLE_S = 60.0
@@ -255,12 +257,32 @@ class _Events:
                 if rest:
                     return rest
                 raise StopAsyncIteration
+            events = self._whole_events(piece)
+            if events:
+                return events
+
+    async def pour(self, sink: Sink) -> None:
+        def take(piece: bytes) -> None:
+            events = self._whole_events(piece)
+            if events:
+                sink.write(events)
+
+        try:
+            await self._connection.pour(take, sink)
+        except (ConnectionLost, Silence) as error:
+            raise self._pool.explain(error) from error
+        if self._part:
+            sink.write(self._part)
+
+    def _whole_events(self, piece: bytes) -> bytes:
+        """Those that are whole now; counted."""
+        if self._part or not piece.endswith(b"\n\n"):
             piece = self._part + piece
             cut = max(_after(piece, b"\n\n"), _after(piece, b"\r\n\r\n"))
-            events, self._part = piece[:cut], piece[cut:]
-            if events:
-                self._usage.output_tokens += events.count(b"\ndata:") + events.startswith(b"data:")
-                return events
+            piece, self._part = piece[:cut], piece[cut:]
+        if piece:
+            self._usage.output_tokens += piece.count(b"\ndata:") + piece.startswith(b"data:")
+        return piece
 
     async def aclose(self) -> None:
         self._pool.release(self._connection)

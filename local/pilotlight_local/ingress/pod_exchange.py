@@ -14,7 +14,8 @@ from pilotlight_local.activator.activator import Backend
 from pilotlight_local.errors import ActivationTimeout, UpstreamFailed
 from pilotlight_local.ingress.routes import Route, needs_model
 from pilotlight_protocol.errors import DeadlineExceeded, Unavailable
-from pilotlight_wire.http_connection import ConnectFailed, ConnectionLost, ConnectionPool, HttpConnection, Silence
+from pilotlight_wire.connection_pool import ConnectFailed, ConnectionPool
+from pilotlight_wire.http_connection import ConnectionLost, HttpConnection, Silence
 from pilotlight_wire.http_exchange import HttpAnswer, body_pieces, timing_entry
 from pilotlight_wire.upstream_address import UpstreamAddress
 
@@ -104,8 +105,7 @@ class PodExchange:
         answer = self._answer
         try:
             async with asyncio.timeout_at(self._deadline_s):
-                while piece := await upstream.read():
-                    await answer.piece(piece)
+                await answer.pieces(upstream.pieces())
         except (ConnectionLost, Silence, Unavailable, TimeoutError):
             await answer.cut()
         else:

@@ -14,8 +14,9 @@ from pilotlight_protocol.errors import InvalidInput, PilotlightError, TooManyReq
 from pilotlight_protocol.generation import REPEATED, GenerationParameters, TokenDelta
 from pilotlight_text.token_source import TokenRequest
 from pilotlight_transformer.rest_predictor import RestPredictor
+from pilotlight_wire.connection_pool import ConnectionPool
 from pilotlight_wire.hop_headers import ELSEWHERE
-from pilotlight_wire.http_connection import ConnectionLost, ConnectionPool
+from pilotlight_wire.http_connection import ConnectionLost
 from pilotlight_wire.upstream_address import UpstreamAddress
 
 
