@@ -128,7 +128,7 @@ class Gateway:
             authenticator, table, limits, once, _Chooser(short), ways, pods.wake, FairTurns(lambda: QUEUE_DEFAULTS)
         )
         paths = any_endpoints_routes(stored)
-        router = GatewayRouter(Pipeline(steps), table, paths, own)
+        router = GatewayRouter(Pipeline(steps), table, paths, self._limiter, own)
         app = HttpApp(router, self._limiter, self._server_settings, predict_observer("gateway"))
         server = DrainedServer(app, self._limiter, self._server_settings)
         return server.run(self._lifespan(table, opened, [once, short, pods]))

@@ -14,10 +14,11 @@ from typing import Literal
 import msgspec
 
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
+from pilotlight_gateway.errors import no_such_model, nothing_known_yet
 from pilotlight_gateway.pipeline import Pipeline
 from pilotlight_gateway.request_steps import Caller, Place
 from pilotlight_gateway.surfaces import component_path, model_path
-from pilotlight_protocol.errors import ModelNotFound, Unavailable
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.http_app import Match, RouteTable, route_of
 from pilotlight_serving.metrics import exposed
 from pilotlight_text.openai_api.model_cards import ModelCard, ModelList
@@ -45,12 +46,14 @@ class GatewayRouter:
         pipeline: Pipeline,
         table: EndpointTable,
         endpoint_routes: RouteTable,
+        limiter: ConcurrencyLimiter,
         own: Sequence[OwnRoute] = (),
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self._pipeline = pipeline
         self._endpoint_routes = endpoint_routes
         self._models = table
+        self._limiter = limiter
         self._started_s = int(now_s())
         self._plain: dict[tuple[str, str], Route] = {}
         """Of requests whose target is a route's path and nothing else: there are as many as routes."""
@@ -83,7 +86,7 @@ class GatewayRouter:
         return [
             Route("GET", "/", self._alive, counted=False),
             Route("GET", "/healthz", self._alive, counted=False),
-            Route("GET", "/v2/health/live", self._alive, counted=False),
+            Route("GET", "/v2/health/live", self._live, counted=False),
             Route("GET", "/readyz", self._ready, counted=False),
             Route("GET", "/v2/health/ready", self._ready, counted=False),
             Route("GET", "/metrics", self._metrics, counted=False),
@@ -116,9 +119,14 @@ class GatewayRouter:
     async def _alive(self, context: RequestContext) -> Reply:
         return Reply(b'{"status":"alive"}')
 
+    async def _live(self, context: RequestContext) -> Reply:
+        return Reply(b'{"live":true}')
+
     async def _ready(self, context: RequestContext) -> Reply:
         if not self._models.known:
-            raise Unavailable("the gateway has not heard of any endpoints yet; try again", retry_after_s=1)
+            raise nothing_known_yet()
+        if self._limiter.draining:
+            raise self._limiter.ending()
         return Reply(b'{"ready":true}')
 
     async def _metrics(self, context: RequestContext) -> Reply:
@@ -138,7 +146,7 @@ class GatewayRouter:
         caller = await self._pipeline.caller(context)
         name = context.path_parameters["model_name"]
         if self._models.find(caller, name) is None:
-            raise ModelNotFound(f"The model '{name[:200]}' does not exist", param="model")
+            raise no_such_model(name)
         return Reply(msgspec.json.encode(self._shown(name)))
 
     def _shown(self, name: str) -> ModelCard:

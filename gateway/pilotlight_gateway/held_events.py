@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Protocol
 
 from pilotlight_serving.http_app import close_events
@@ -14,12 +15,18 @@ class Held(Protocol):
 
 
 class HeldEvents:
-    """Closing it closes `events` first, then `held`. `first`: an event that was read from them already."""
+    """Closing it closes `events` first, then what is held, the latest last."""
 
-    def __init__(self, events: AsyncIterator[bytes], held: Held, first: bytes | None = None) -> None:
+    def __init__(self, events: AsyncIterator[bytes], *held: Held) -> None:
         self._events = events
         self._held = held
+        self._first: bytes | None = None
+
+    def begun(self, first: bytes | None, held: Held) -> HeldEvents:
+        """`first` was read from it already, and is given again; `held` ends with it, too."""
         self._first = first
+        self._held = (*self._held, held)
+        return self
 
     def __aiter__(self) -> HeldEvents:
         return self
@@ -37,7 +44,7 @@ class HeldEvents:
         await pour(self._events, sink)
 
     async def aclose(self) -> None:
-        try:
+        async with AsyncExitStack() as ends:
+            for each in reversed(self._held):
+                ends.push_async_callback(each.aclose)
             await close_events(self._events)
-        finally:
-            await self._held.aclose()

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import msgspec
 
 from pilotlight_gateway.directory.endpoint_table import EndpointTable, Target
+from pilotlight_gateway.errors import no_such_model, nothing_known_yet
 from pilotlight_gateway.held_events import Held, HeldEvents
 from pilotlight_gateway.metering import USAGE
 from pilotlight_gateway.metrics import OUTPUT_TOKENS, PROMPT_TOKENS, WENT, requests, seconds
 from pilotlight_gateway.request_steps import (
+    NO_TURN,
     NO_TURNS,
     Asked,
     Authenticator,
@@ -35,7 +37,6 @@ from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
     DeadlineExceeded,
     InvalidInput,
-    ModelNotFound,
     PilotlightError,
     TooManyRequests,
     Unauthorized,
@@ -46,7 +47,6 @@ from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.hop_headers import ELSEWHERE, TENANT
 from pilotlight_wire.shared_timer import SharedTimeouts
 
-_NAME_SHOWN_CHARS = 200
 _CLIENT_GONE = 499
 _NO_ROOM = (TooManyRequests.http_status, Unavailable.http_status)
 _asked = msgspec.json.Decoder(Asked)
@@ -122,9 +122,8 @@ class Pipeline:
         if target is not None:
             return target
         if not self._steps.table.known:
-            raise Unavailable("the gateway has not heard of any endpoints yet; try again", retry_after_s=1)
-        shown = name[:_NAME_SHOWN_CHARS]
-        raise ModelNotFound(f"The model '{shown}' does not exist; GET /v1/models lists what there is", param="model")
+            raise nothing_known_yet()
+        raise no_such_model(name)
 
     async def _in_time(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
         """The answer, or its beginning: a stream's first event has come, and the end of it ends what is held."""
@@ -175,7 +174,9 @@ def asked_of(body: bytes) -> Asked:
 
 async def _begun(events: AsyncIterator[bytes], held: Held) -> HeldEvents:
     try:
-        return HeldEvents(events, held, await anext(events, None))
+        first = await anext(events, None)
+        begun = events if isinstance(events, HeldEvents) else HeldEvents(events)
+        return begun.begun(first, held)
     except BaseException:
         await close_events(events)
         raise
@@ -188,7 +189,7 @@ class _Outcome:
     started_s: float
     request: GatewayRequest
     reservation: Reservation
-    turn: Turn | None = None
+    turn: Turn = NO_TURN
     status: int = 200
     open: bool = True
 
@@ -197,8 +198,7 @@ class _Outcome:
             return
         self.open = False
         try:
-            if self.turn is not None:
-                self.turn.end()
+            self.turn.end()
             self._observe()
         finally:
             await self.reservation.commit(self.request.usage)

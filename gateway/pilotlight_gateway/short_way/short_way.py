@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 
 from pilotlight_engine.leasing.leased_holder import PoolAddress
 from pilotlight_gateway.directory.endpoint_table import EndpointKey, EndpointTable
+from pilotlight_gateway.errors import no_such_model
 from pilotlight_gateway.held_events import HeldEvents
 from pilotlight_gateway.metrics import ENDPOINTS_OPEN
 from pilotlight_gateway.request_steps import GatewayRequest
@@ -18,7 +19,6 @@ from pilotlight_gateway.short_way.leased_text import LeasedText
 from pilotlight_gateway.short_way.text_cache import TextCache
 from pilotlight_gateway.surfaces import makes_tokens
 from pilotlight_protocol.endpoint_directory import EndpointEntry
-from pilotlight_protocol.errors import ModelNotFound
 from pilotlight_serving.http_app import route_of
 from pilotlight_text.responses_api.stored_responses import StoredResponses
 from pilotlight_text.text_model import VERSION
@@ -58,7 +58,7 @@ class ShortWay:
         route = route_of(endpoint.routes.find(place.method, place.component_path), context)
         context.model_name = request.asked.model or ""
         if context.path_parameters.get("version", VERSION) != VERSION:
-            raise ModelNotFound(f"The model '{context.model_name[:200]}' has no such version", param="model")
+            raise no_such_model(context.model_name, context.path_parameters["version"])
         async with AsyncExitStack() as held:
             await held.enter_async_context(endpoint.use(makes_tokens(place.method, place.component_path)))
             result = await route.handler(context)
