@@ -14,12 +14,13 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
 
 from pilotlight_gateway import settings as gateway_settings
+from pilotlight_gateway.configuration.gateway_config import GatewayConfig
 from pilotlight_local.cli.commands import cli
 from pilotlight_pool import arguments as pool_arguments
 from pilotlight_predictor import arguments as predictor_arguments
@@ -62,6 +63,10 @@ HEADERS = {
     "x-pilotlight-param": "answer 400: the parameter that is wrong",
     "x-pilotlight-priority": "request: high, normal, low or idle, at most its key's class; passed on as decided",
     "x-pilotlight-tenant": "request: whose stored responses these are, as a gateway in front says",
+    "x-pilotlight-route": "answer of the gateway: what in the route of that name chose the endpoint, and what failed",
+    "x-pilotlight-mirror": "request to a route's mirror, 1: a copy, whose answer nobody sees",
+    "x-model-version": "request: a version of the route that the model names; another one is 404",
+    "x-session-id": "request: what a canary keeps together, where the body says no user",
     "x-pilotlight-way": "answer of the gateway: short or pods, and why",
     "x-pilotlight-progress": "request, 1: a stream that waits says why in SSE comments",
 }
@@ -78,6 +83,10 @@ def page() -> str:
         *_parsers(),
         "## Commands",
         *_commands(),
+        "## The gateway's configuration file",
+        "YAML (`--config FILE`), or JSON in a file called `*.json`. `pilotlight gateway check FILE` says what is "
+        "wrong with one.",
+        *_sections(GatewayConfig, "the file"),
         "## Environment",
         _table(("variable", "meaning"), sorted(ENVIRONMENT.items())),
         "## Headers",
@@ -181,6 +190,34 @@ def _commands() -> Iterator[str]:
         yield (command.help or "").strip().splitlines()[0]
         if rows:
             yield _table(("option", "meaning"), rows)
+
+
+def _sections(kind: Any, shown: str) -> Iterator[str]:
+    """A table for the struct, and one for each struct of its fields."""
+    fields = msgspec.structs.fields(kind)
+    rows = [
+        (f"`{field.encode_name}`", _type_text(field.type), "required" if field.required else _default_of(field))
+        for field in fields
+    ]
+    yield f"### {shown}"
+    yield " ".join((kind.__doc__ or "").split())
+    yield _table(("field", "type", "default"), rows)
+    for field in fields:
+        for inner in _structs_of(field.type):
+            yield from _sections(inner, field.encode_name if kind is GatewayConfig else f"{shown}, {field.encode_name}")
+
+
+def _structs_of(kind: Any) -> list[Any]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [kind]
+    return [found for inner in get_args(kind) for found in _structs_of(inner)]
+
+
+def _default_of(field: msgspec.structs.FieldInfo) -> str:
+    default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    if isinstance(default, msgspec.Struct):
+        return ""
+    return msgspec.json.encode(default).decode()
 
 
 def _lease_types() -> Iterator[str]:

@@ -14,6 +14,9 @@ from typing import Protocol
 
 from pilotlight_engine.leasing.leased_holder import PoolAddress
 from pilotlight_gateway.commands import random_key
+from pilotlight_gateway.configuration.config_file import BrokenConfig
+from pilotlight_gateway.configuration.config_watch import ConfigWatch
+from pilotlight_gateway.configuration.current_config import CurrentConfig
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.directory.endpoints_file import read_endpoints
 from pilotlight_gateway.directory.platform_watch import watch
@@ -29,6 +32,11 @@ from pilotlight_gateway.pods_way.pods_way import PodsWay
 from pilotlight_gateway.priorities.fair_turns import FairTurns
 from pilotlight_gateway.priorities.queue_settings import DEFAULTS as QUEUE_DEFAULTS
 from pilotlight_gateway.request_steps import Authenticator, GatewayRequest, Limits, NoLimits, OpenDoor, Way
+from pilotlight_gateway.rollout.rollouts import FILE_NAME as ROLLOUTS
+from pilotlight_gateway.rollout.rollouts import Rollouts
+from pilotlight_gateway.routing.mirrors import Mirrors
+from pilotlight_gateway.routing.route_list import RouteList
+from pilotlight_gateway.routing.routes import Routes
 from pilotlight_gateway.settings import GatewaySettings, parse_settings
 from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
 from pilotlight_gateway.short_way.short_way import ShortWay
@@ -50,6 +58,8 @@ from pilotlight_serving.settings import ServerSettings
 from pilotlight_text.responses_api.stored_responses import StoredResponses
 from pilotlight_text.templates.template_workers import TemplateWorkers
 
+_BUSY_SHARE = 0.5
+
 _log = logging.getLogger("pilotlight.gateway")
 
 
@@ -59,6 +69,9 @@ def main() -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are the parallelism here
     try:
         return Gateway(settings).run()
+    except BrokenConfig as error:
+        _log.error("%s", error.message)
+        return 2
     except (PilotlightError, OSError) as error:
         _log.error("%s", error)
         return 1
@@ -87,6 +100,10 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
         self._known = None if settings.endpoints is None else read_endpoints(settings.endpoints)
+        self._config_watch = None if settings.config is None else ConfigWatch(settings.config)
+        self._config = CurrentConfig() if self._config_watch is None else self._config_watch.current
+        folder = settings.state_dir
+        self._rollouts = Rollouts(None if folder is None else folder / ROLLOUTS)
         self._tenants: SqliteTenants | None = None
         if settings.auth != "open" and settings.state_dir is not None:
             self._tenants = SqliteTenants(settings.state_dir / FILE_NAME)
@@ -114,7 +131,9 @@ class Gateway:
         authenticator: Authenticator = OpenDoor()
         limits: Limits = NoLimits()
         own: list[OwnRoute] = []
-        opened: list[Opened] = []
+        opened: list[Opened] = [self._rollouts]
+        if self._config_watch is not None:
+            opened.append(self._config_watch)
         if self._tenants is not None and watch_tenants is not None:
             authenticator = TenantAuthenticator(
                 watch_tenants, open_until_a_tenant=self._settings.auth == "from-first-tenant"
@@ -124,14 +143,19 @@ class Gateway:
             own = TenantAdministration(self._tenants, random_key, time.time, watch_tenants.refresh).routes()
         once = AnswersOnce()
         ways: dict[WayName, Way] = {"short": short, "pods": pods}
-        steps = Steps(
-            authenticator, table, limits, once, _Chooser(short), ways, pods.wake, FairTurns(lambda: QUEUE_DEFAULTS)
-        )
+        turns = FairTurns(lambda: QUEUE_DEFAULTS)
+        routes = Routes(table, Mirrors(self._is_busy), self._rollouts)
+        self._config.tell(routes.apply)
+        own = [*own, *RouteList(routes).routes()]
+        steps = Steps(authenticator, table, limits, once, _Chooser(short), ways, pods.wake, turns, routes)
         paths = any_endpoints_routes(stored)
-        router = GatewayRouter(Pipeline(steps), table, paths, self._limiter, own)
+        router = GatewayRouter(Pipeline(steps), table, routes, paths, self._limiter, own)
         app = HttpApp(router, self._limiter, self._server_settings, predict_observer("gateway"))
         server = DrainedServer(app, self._limiter, self._server_settings)
-        return server.run(self._lifespan(table, opened, [once, short, pods]))
+        return server.run(self._lifespan(table, opened, [once, routes, short, pods]))
+
+    def _is_busy(self) -> bool:
+        return self._limiter.in_flight > self._settings.max_concurrent_requests * _BUSY_SHARE
 
     def _accounts(self, opened: list[Opened]) -> Accounts:
         """Those of this process alone, or those in Redis; what has to be started is added to `opened`."""

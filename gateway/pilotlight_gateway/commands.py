@@ -1,4 +1,5 @@
 """`pilotlight tenant` and `pilotlight key`: tenants and their keys, for a person at the machine of the gateway.
+`pilotlight gateway`: its configuration file.
 
 They change the gateway's file and need no running platform: whoever may write the file may make the first admin's key.
 A running gateway hears of it within a second. Must not: decide what may be done (`tenant_orders`).
@@ -36,6 +37,24 @@ state_dir_option = click.option(
 @click.group()
 def tenant() -> None:
     """Who may use the front door, and how much."""
+
+
+@click.group()
+def gateway() -> None:
+    """The front door's configuration."""
+
+
+@gateway.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+def check_config(file: Path) -> None:
+    """Say what is wrong with the configuration FILE, or "ok". A running gateway would say the same and keep its own."""
+    from pilotlight_gateway.configuration.config_file import BrokenConfig, read_config
+
+    try:
+        read_config(file)
+    except BrokenConfig as error:
+        raise click.ClickException(error.message) from error
+    click.echo("ok")
 
 
 @click.group()

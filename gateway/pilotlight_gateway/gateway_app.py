@@ -17,6 +17,7 @@ from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.errors import no_such_model, nothing_known_yet
 from pilotlight_gateway.pipeline import Pipeline
 from pilotlight_gateway.request_steps import Caller, Place
+from pilotlight_gateway.routing.routes import Routes
 from pilotlight_gateway.surfaces import component_path, model_path
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.http_app import Match, RouteTable, route_of
@@ -45,6 +46,7 @@ class GatewayRouter:
         self,
         pipeline: Pipeline,
         table: EndpointTable,
+        routes: Routes,
         endpoint_routes: RouteTable,
         limiter: ConcurrencyLimiter,
         own: Sequence[OwnRoute] = (),
@@ -52,7 +54,8 @@ class GatewayRouter:
     ) -> None:
         self._pipeline = pipeline
         self._endpoint_routes = endpoint_routes
-        self._models = table
+        self._table = table
+        self._routes = routes
         self._limiter = limiter
         self._started_s = int(now_s())
         self._plain: dict[tuple[str, str], Route] = {}
@@ -123,7 +126,7 @@ class GatewayRouter:
         return Reply(b'{"live":true}')
 
     async def _ready(self, context: RequestContext) -> Reply:
-        if not self._models.known:
+        if not self._table.known:
             raise nothing_known_yet()
         if self._limiter.draining:
             raise self._limiter.ending()
@@ -134,18 +137,16 @@ class GatewayRouter:
 
     async def _names(self, context: RequestContext) -> Reply:
         caller = await self._pipeline.caller(context)
-        return Reply(msgspec.json.encode({"models": [name for name, _ in self._models.names(caller)]}))
+        return Reply(msgspec.json.encode({"models": self._routes.names(caller)}))
 
     async def _list(self, context: RequestContext) -> Reply:
         caller = await self._pipeline.caller(context)
-        return Reply(
-            msgspec.json.encode(ModelList("list", [self._shown(name) for name, _ in self._models.names(caller)]))
-        )
+        return Reply(msgspec.json.encode(ModelList("list", [self._shown(name) for name in self._routes.names(caller)])))
 
     async def _card(self, context: RequestContext) -> Reply:
         caller = await self._pipeline.caller(context)
         name = context.path_parameters["model_name"]
-        if self._models.find(caller, name) is None:
+        if not self._routes.knows(caller, name):
             raise no_such_model(name)
         return Reply(msgspec.json.encode(self._shown(name)))
 

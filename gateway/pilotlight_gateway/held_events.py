@@ -22,10 +22,10 @@ class HeldEvents:
         self._held = held
         self._first: bytes | None = None
 
-    def begun(self, first: bytes | None, held: Held) -> HeldEvents:
+    def begun(self, first: bytes | None, *held: Held) -> HeldEvents:
         """`first` was read from it already, and is given again; `held` ends with it, too."""
         self._first = first
-        self._held = (*self._held, held)
+        self._held = (*self._held, *held)
         return self
 
     def __aiter__(self) -> HeldEvents:

@@ -29,7 +29,12 @@ TEXTS = Counter("pilotlight_gateway_texts", "Tokenizers and templates asked of t
 REFUSED = Counter("pilotlight_gateway_refused", "Requests refused by the short way's admission", ["reason"])
 SEQUENCES = Gauge("pilotlight_gateway_sequences_in_flight", "Admitted sequences that have not ended")
 PROMISED_TOKENS = Gauge("pilotlight_gateway_promised_tokens", "Tokens that the admitted requests may come to hold")
-
+CONFIG_RELOADS = Counter("pilotlight_gateway_config_reloads", "Times the configuration was read again", ["outcome"])
+CONFIG_BROKEN = Gauge("pilotlight_gateway_config_broken", "1 while the configuration file is not what is in force")
+ROUTED = Counter("pilotlight_gateway_routed", "Requests by a route, by its label, by why and how", ["label", "why"])
+CANARY_SHARE = Gauge("pilotlight_gateway_canary_percent", "The share of a labelled route's canary", ["label"])
+CANARIES_TAKEN_BACK = Counter("pilotlight_gateway_canaries_taken_back", "Canaries that did worse", ["label"])
+MIRRORED = Counter("pilotlight_gateway_mirrored", "Copies of requests to a route's mirror", ["outcome"])
 
 PROMISED = QueueGauges(SEQUENCES, PROMISED_TOKENS, REFUSED.labels)
 """For all endpoints together."""
@@ -44,3 +49,18 @@ def seconds(route: str, priority: str) -> Histogram:
 @cache
 def requests(route: str, priority: str, status: int) -> Counter:
     return REQUESTS.labels(route, priority, str(status))
+
+
+@cache
+def config_reloads(outcome: str) -> Counter:
+    return CONFIG_RELOADS.labels(outcome)
+
+
+@cache
+def routed(label: str, why: str) -> Counter:
+    return ROUTED.labels(label, why)
+
+
+@cache
+def mirrored(outcome: str) -> Counter:
+    return MIRRORED.labels(outcome)

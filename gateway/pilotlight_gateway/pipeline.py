@@ -1,13 +1,13 @@
 """The steps of one request, in their order; what each of them does is its own affair.
 
-authenticate ▶ which endpoint ▶ once ▶ reserve ▶ turn ▶ which way ▶ short | pods ▶ commit
+authenticate ▶ which endpoints ▶ once ▶ reserve ▶ turn ▶ which way ▶ short | pods ▶ commit
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -20,18 +20,24 @@ from pilotlight_gateway.request_steps import (
     NO_TURN,
     NO_TURNS,
     Asked,
+    Attempted,
     Authenticator,
     Caller,
+    Choice,
     GatewayRequest,
     Limits,
+    NoRoutes,
     Once,
     Place,
     Reservation,
+    Routed,
+    Router,
     Turn,
     Turns,
     Way,
     WayChooser,
 )
+from pilotlight_gateway.routing.fallbacks import answered
 from pilotlight_gateway.ways import WAY_HEADER, WayName
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
@@ -71,6 +77,7 @@ class Steps:
     ways: Mapping[WayName, Way]
     wake: Callable[[EndpointEntry], None]
     turns: Turns = NO_TURNS
+    router: Router = field(default_factory=NoRoutes)
 
 
 class Pipeline:
@@ -82,8 +89,11 @@ class Pipeline:
         started_s = time.perf_counter()
         caller = await self.caller(context)
         asked = asked_of(context.body) if place.model is None else Asked(place.model)
-        target = self._target(caller, asked.model)
+        routed = None if not asked.model else self._steps.router.find(caller, asked.model, place, context)
+        target = self._target(caller, asked.model, routed)
         request = GatewayRequest(context, place, asked, caller, target.entry, target.model_name)
+        if routed is not None:
+            request.routed, request.place = routed, routed.place
         return await self._steps.once.answer(request, lambda: self._run(request, started_s))
 
     async def _run(self, request: GatewayRequest, started_s: float) -> Reply | Stream:
@@ -115,10 +125,12 @@ class Pipeline:
         context.headers = headers
         return caller
 
-    def _target(self, caller: Caller, name: str | None) -> Target:
+    def _target(self, caller: Caller, name: str | None, routed: Routed | None) -> Target | Choice:
         if not name:
             raise InvalidInput("'model' is required: GET /v1/models lists what there is", param="model")
-        target = self._steps.table.find(caller, name)
+        if routed is not None and routed.choices:
+            return routed.choices[0]
+        target = None if routed is not None else self._steps.table.find(caller, name)
         if target is not None:
             return target
         if not self._steps.table.known:
@@ -130,14 +142,32 @@ class Pipeline:
         timeout_s = request.entry.timeout_s
         try:
             with self._timeouts.of(timeout_s):
-                result = await self._in_turn(request, started_s, outcome)
-                if isinstance(result, Stream):
-                    result.events = await _begun(result.events, outcome)
-                return result
+                return await self._by_its_route(request, started_s, outcome)
         except TimeoutError as error:
+            if request.routed is not None:
+                request.routed.observe(Attempted(request.why, failed=True))
             raise DeadlineExceeded(f"nothing came within the endpoint's timeout of {timeout_s:g} s") from error
 
+    async def _by_its_route(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
+        routed = request.routed
+        if routed is None:
+            return await self._begun(request, started_s, outcome, outcome)
+        result = await answered(request, routed, lambda request: self._begun(request, started_s, outcome))
+        routed.began(request, lambda copy: self._by_a_way(copy, time.perf_counter()))
+        if isinstance(result, Stream):
+            result.events = HeldEvents(result.events, outcome)
+        return result
+
+    async def _begun(self, request: GatewayRequest, started_s: float, outcome: _Outcome, *held: Held) -> Reply | Stream:
+        """One endpoint's answer, whose stream has begun; the end of that ends what is held."""
+        result = await self._in_turn(request, started_s, outcome)
+        if isinstance(result, Stream):
+            result.events = await _begun(result.events, *held)
+        return result
+
     async def _in_turn(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
+        outcome.turn.end()  # of an endpoint that could not answer
+        outcome.turn = NO_TURN
         turn = outcome.turn = await self._steps.turns.take(request)
         try:
             result = await self._by_a_way(request, started_s)
@@ -172,11 +202,11 @@ def asked_of(body: bytes) -> Asked:
         raise InvalidInput(f"the body is no JSON object with a 'model' that is text: {error}", param="model") from error
 
 
-async def _begun(events: AsyncIterator[bytes], held: Held) -> HeldEvents:
+async def _begun(events: AsyncIterator[bytes], *held: Held) -> HeldEvents:
     try:
         first = await anext(events, None)
         begun = events if isinstance(events, HeldEvents) else HeldEvents(events)
-        return begun.begun(first, held)
+        return begun.begun(first, *held)
     except BaseException:
         await close_events(events)
         raise
@@ -200,6 +230,8 @@ class _Outcome:
         try:
             self.turn.end()
             self._observe()
+            if self.request.routed is not None:
+                self.request.routed.ended(self.request)
         finally:
             await self.reservation.commit(self.request.usage)
 

@@ -1,6 +1,6 @@
 """What a request passes in the gateway, as seams: each step is an object that `__main__` passes in.
 
-    authenticate ▶ which endpoint ▶ once ▶ reserve ▶ turn ▶ which way ▶ short | pods ▶ commit
+    authenticate ▶ which endpoints ▶ once ▶ reserve ▶ turn ▶ which way ▶ short | pods ▶ commit
 
 No I/O is done here. Beside each seam stands its simplest implementation: no keys, no limits, no idempotency.
 """
@@ -20,6 +20,7 @@ from pilotlight_wire.handlers import Reply, RequestContext, Stream
 Role = Literal["admin", "tenant"]
 PriorityClass = Literal["high", "normal", "low"]
 Run = Callable[[], Awaitable[Reply | Stream]]
+Answering = Callable[["GatewayRequest"], Awaitable[Reply | Stream]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,50 @@ class Place:
     model: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One endpoint that may answer. `why`: what in a route chose it, in words that name no endpoint. `place`: how many
+    targets stand before it, also those that there are not."""
+
+    entry: EndpointEntry
+    model_name: str
+    why: str
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """How it went with one of a route's choices. `failed`: by the endpoint's fault. `first_event_s`: until a stream
+    began, None where that tells nothing: no stream, or an engine that had to be got first."""
+
+    why: str
+    failed: bool
+    first_event_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What the route `name` comes to for one request: the first of `choices` answers, another one where those before
+    it cannot. `label`: what metrics may call the route. `place`: the request's, where the route changed it.
+
+    `observe` is told of every attempt, `ended` when the answer has ended, and `began` when it has begun; that one gets
+    what else would answer a request, past limits and idempotency.
+    """
+
+    name: str
+    label: str
+    choices: tuple[Choice, ...]
+    place: Place
+    observe: Callable[[Attempted], None] = lambda attempted: None
+    ended: Callable[[GatewayRequest], None] = lambda request: None
+    began: Callable[[GatewayRequest, Answering], None] = lambda request, answering: None
+
+
 @dataclass(slots=True)
 class GatewayRequest:
-    """One request whose endpoint is known. `model_name`: as the endpoint's components call the model or adapter."""
+    """One request whose endpoint is known. `model_name`: as the endpoint's components call the model or adapter.
+    `routed`: where a route chose the endpoint; then it may become another one before the answer has begun, and `why` is
+    that of its choice."""
 
     context: RequestContext
     place: Place
@@ -97,11 +139,20 @@ class GatewayRequest:
     entry: EndpointEntry
     model_name: str
     usage: TokenUsage = field(default_factory=TokenUsage)
+    routed: Routed | None = None
+    why: str = ""
 
 
 class Authenticator(Protocol):
     async def caller(self, headers: Mapping[str, str]) -> Caller:
         """Whose request it is. Raises Unauthorized, Forbidden; no message says more than that."""
+        ...
+
+
+class Router(Protocol):
+    def find(self, caller: Caller, name: str, place: Place, context: RequestContext) -> Routed | None:
+        """None where no route of that name is for this caller: then it is an endpoint's, or nothing. Raises
+        ModelNotFound for a version that the route has not."""
         ...
 
 
@@ -161,6 +212,11 @@ class OpenDoor:
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
         return Caller("default", namespaces=None)
+
+
+class NoRoutes:
+    def find(self, caller: Caller, name: str, place: Place, context: RequestContext) -> Routed | None:
+        return None
 
 
 class NoReservation:

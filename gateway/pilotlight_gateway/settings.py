@@ -24,7 +24,7 @@ class GatewaySettings:
     """`directory`: the platform's control socket; `endpoints`: a file instead. `pool_url`: "" without a warm pool.
     `auth`: who is asked for a key: everybody, nobody, or everybody from the first tenant on.
     `redis_url`: "" for one replica, whose limits are kept in memory; with its secret. `limits_without_redis`: while
-    Redis is away, each replica counts for itself, or lets nothing in.
+    Redis is away, each replica counts for itself, or lets nothing in. `config`: what an operator changes while it runs.
     `environment`: the store's settings, and secrets with them."""
 
     host: str = ""
@@ -43,6 +43,7 @@ class GatewaySettings:
     drain_timeout_s: float = REQUEST_TIMEOUT_S
     text_cache_bytes: int = 1 << 30
     log_level: str = "INFO"
+    config: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -73,6 +74,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         drain_timeout_s=given.drain_timeout_s,
         text_cache_bytes=given.text_cache_mib << 20,
         log_level=given.log_level,
+        config=given.config,
         environment=environment,
     )
 
@@ -89,6 +91,7 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--port", type=int, default=8000, help="HTTP/1.1")
     add("--directory", default=None, metavar="URL", help="where the platform tells of its endpoints: unix:///path")
     add("--endpoints", type=Path, default=None, metavar="FILE", help="endpoints from a JSON file, read once")
+    add("--config", type=Path, default=None, metavar="FILE", help="YAML, read again when it changes: routes")
     add("--pool_url", default=environment.get(POOL_URL_VARIABLE, ""), help="the warm pool: http(s):// or unix:///path")
     add("--auth", default="keys", choices=get_args(Auth), help="who is asked for a key")
     add("--state_dir", type=Path, default=None, help="where tenants, keys and budgets are kept")

@@ -7,7 +7,7 @@ with its slashes plain or written as `%2F`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 _V2_MODELS = "/v2/models/"
 _VERBS = frozenset({"infer", "generate", "generate_stream", "ready"})
@@ -44,6 +44,15 @@ def model_path(raw_path: str) -> ModelPath | None:
     model = unquote("/".join(segments[:end]))
     tail = "".join(f"/{segment}" for segment in segments[end:])
     return ModelPath(model, version, tail) if model else None
+
+
+def without_version(raw_path: str) -> str:
+    """The path of V2 with no version in it; any other as it is."""
+    named = model_path(raw_path)
+    if named is None or not named.version:
+        return raw_path
+    segments = named.tail.split("/")
+    return f"{_V2_MODELS}{quote(named.model, safe='')}{'/'.join(['', *segments[3:]])}"
 
 
 def component_path(raw_path: str) -> str:

@@ -135,6 +135,8 @@ def _key(request: GatewayRequest) -> _Key | None:
 
 
 def _fingerprint(request: GatewayRequest) -> bytes:
-    digest = hashlib.sha256(f"{request.place.target}\n{request.entry.namespace}/{request.entry.name}\n".encode())
+    # Which endpoint a route chooses may change while the request stays the same.
+    meant = f"{request.entry.namespace}/{request.entry.name}" if request.routed is None else "a route"
+    digest = hashlib.sha256(f"{request.place.target}\n{meant}\n".encode())
     digest.update(request.context.body)
     return digest.digest()

@@ -117,6 +117,12 @@ def cli() -> None:
     show_default=True,
     help="Where the gateway answers for every endpoint, by the name of the model.",
 )
+@click.option(
+    "--gateway-config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="The gateway's configuration; `pilotlight gateway check FILE` says what is wrong with one.",
+)
 @click.option("--no-gateway", is_flag=True, help="No gateway: endpoints are reached through the ingress alone.")
 @click.option("--no-pool", is_flag=True, help="No warm pool: every predictor starts an engine of its own.")
 @state_dir_option
@@ -130,6 +136,7 @@ def up(
     slots: int,
     allowed_origins: str,
     gateway_port: int,
+    gateway_config: Path | None,
     no_gateway: bool,
     no_pool: bool,
     state_dir: Path | None,
@@ -165,6 +172,7 @@ def up(
         pool_slots=0 if no_pool or find_spec(POOL_PACKAGE) is None else slots,
         cors=policy,
         gateway_port=None if no_gateway or find_spec(GATEWAY_PACKAGE) is None else gateway_port,
+        gateway_config=None if gateway_config is None else gateway_config.absolute(),
     )
     embedded_platform.run(settings, Display(Console()), surroundings.started_s)
 

@@ -54,7 +54,8 @@ LAST_ANSWERS_TIMEOUT_S = 1.0
 @dataclass(frozen=True)
 class PlatformSettings:
     """Everything `pilotlight up` was told. `pool_slots`: engines of the warm pool, 0 for none. `model_store`: the
-    folder of `pilotlight prefetch`. `gateway_port`: None for no gateway."""
+    folder of `pilotlight prefetch`. `gateway_port`: None for no gateway. `gateway_config`: its
+    configuration file."""
 
     state_dir: StateDir
     port: int
@@ -68,6 +69,7 @@ class PlatformSettings:
     pool_slots: int
     cors: CorsPolicy
     gateway_port: int | None
+    gateway_config: Path | None = None
 
     def obstacles(self) -> Obstacles:
         return Obstacles(self.python, self.search_path)
@@ -190,6 +192,7 @@ def _gateway(settings: PlatformSettings, pool: WarmPool | None, display: Display
             settings.model_store,
             ",".join(settings.cors.origins),
             settings.download_env,
+            settings.gateway_config,
         ),
         display.line,
     )

@@ -17,7 +17,8 @@ STORE_VARIABLE = "PILOTLIGHT_STORE"
 
 @dataclass(frozen=True)
 class FrontDoorSettings:
-    """`pool_url`: None without a warm pool. `env`: PATH, and what a download needs."""
+    """`pool_url`: None without a warm pool. `env`: PATH, and what a download needs. `config`: the gateway's own
+    configuration file."""
 
     state_dir: StateDir
     port: int
@@ -26,6 +27,7 @@ class FrontDoorSettings:
     model_store: Path
     allowed_origins: str
     env: Mapping[str, str]
+    config: Path | None = None
 
 
 def front_door(settings: FrontDoorSettings, tell: Callable[[str], None]) -> SupervisedProcess:
@@ -45,6 +47,8 @@ def front_door(settings: FrontDoorSettings, tell: Callable[[str], None]) -> Supe
         f"--state_dir={folder}",
         f"--allowed_origins={settings.allowed_origins}",
     ]
+    if settings.config is not None:
+        argv.append(f"--config={settings.config}")
     env = {**settings.env, STORE_VARIABLE: str(settings.model_store)}
     if settings.pool_url is not None:
         env[POOL_URL_VARIABLE] = settings.pool_url

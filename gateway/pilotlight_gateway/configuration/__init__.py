@@ -1,0 +1,1 @@
+"""What an operator changes while the gateway runs: one YAML file, read at the start and again when it changes."""

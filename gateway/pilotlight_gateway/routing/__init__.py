@@ -1,0 +1,1 @@
+"""Which endpoint answers for a name that an operator has given to several of them."""

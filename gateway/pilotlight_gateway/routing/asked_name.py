@@ -1,0 +1,63 @@
+"""The name of a model in requests and answers: an endpoint has its own, the client is shown the one that it asked for.
+
+Pure. Nothing else of a body is changed, byte for byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+
+from pilotlight_wire.handlers import JSON, Reply
+
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NAMING = ("model", "model_name")
+_AROUND = ("message", "response")
+"""Anthropic's first event and those of OpenAI's Responses have the model one level below."""
+
+
+def with_model(body: bytes, model_name: str) -> bytes:
+    """The body of a request with this for its `model`; as it is where it is no JSON object."""
+    try:
+        fields = _OBJECT.decode(body)
+    except msgspec.DecodeError:
+        return body
+    fields["model"] = msgspec.Raw(msgspec.json.encode(model_name))
+    return msgspec.json.encode(fields)
+
+
+class AskedName:
+    """Puts the name into answers wherever a surface names the model."""
+
+    def __init__(self, name: str) -> None:
+        self._name = msgspec.Raw(msgspec.json.encode(name))
+
+    def in_reply(self, reply: Reply) -> Reply:
+        return replace(reply, body=self._in_object(reply.body)) if reply.content_type.startswith(JSON) else reply
+
+    def in_events(self, piece: bytes) -> bytes:
+        """`piece`: whole server-sent events."""
+        if b'"model' not in piece:
+            return piece
+        return b"".join(map(self._in_line, piece.splitlines(keepends=True)))
+
+    def _in_line(self, line: bytes) -> bytes:
+        if not line.startswith(b"data:") or b'"model' not in line:
+            return line
+        data = line[5:].strip()
+        return line.replace(data, self._in_object(data), 1)
+
+    def _in_object(self, data: bytes) -> bytes:
+        try:
+            fields = _OBJECT.decode(data)
+        except msgspec.DecodeError:
+            return data
+        changed = False
+        for field in _NAMING:
+            if field in fields and bytes(fields[field]) != b"null":
+                fields[field], changed = self._name, True
+        for field in _AROUND:
+            if (inner := fields.get(field)) is not None and b'"model"' in bytes(inner):
+                fields[field], changed = msgspec.Raw(self._in_object(bytes(inner))), True
+        return msgspec.json.encode(fields) if changed else data

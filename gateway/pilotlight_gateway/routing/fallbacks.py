@@ -1,0 +1,117 @@
+"""One request over several endpoints: the next one where those before it cannot, as long as nothing has been answered.
+
+    it is gone (404), busy, broken or left alone (502, 503)    the next one, if running it twice does no harm
+    anything else                                              is the answer
+
+The answer bears the name that was asked for. Must not: know what endpoints are, or in which order they come.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+from pilotlight_gateway.metrics import routed
+from pilotlight_gateway.request_steps import Answering, Attempted, Choice, GatewayRequest, Routed
+from pilotlight_gateway.resilience.retries import is_repeatable
+from pilotlight_gateway.routing.asked_name import AskedName, with_model
+from pilotlight_protocol.errors import ModelNotFound, PilotlightError, Unavailable
+from pilotlight_serving.http_app import close_events
+from pilotlight_wire.handlers import Reply, Stream
+
+ROUTE_HEADER = "x-pilotlight-route"
+UNLABELLED = "other"
+_ELSEWHERE = frozenset((404, 502, 503))
+_GETTING_AN_ENGINE = ("lease", "activate")
+_GOT_AT_ONCE_MS = 50.0
+_log = logging.getLogger("pilotlight.gateway.routing")
+
+
+def _first_only(route: Routed, choice: Choice, attempted: Attempted) -> None:
+    """What is tried for another's failure says less of who is asked first."""
+    if not choice.place:
+        route.observe(attempted)
+
+
+async def answered(request: GatewayRequest, route: Routed, attempt: Answering) -> Reply | Stream:
+    """`attempt` answers the request as it is then; a stream has begun when it returns. Raises what the last one did."""
+    context, body = request.context, request.context.body
+    headers, last = dict(context.response_headers), route.choices[-1]
+    failed = "404" if route.choices[0].place else ""
+    for choice in route.choices:
+        shown = f"fallback {choice.place}" if choice.place else choice.why
+        context.response_headers = {**headers, ROUTE_HEADER: f"{shown}; {failed}" if failed else shown}
+        _turn(request, choice, body)
+        may_go_on = choice is not last and is_repeatable(request.place.method, request.place.path)
+        began_s = time.perf_counter()
+        try:
+            result = await attempt(request)
+        except PilotlightError as error:
+            _first_only(route, choice, Attempted(choice.why, error.http_status >= 500))
+            if not (may_go_on and isinstance(error, Unavailable | ModelNotFound)):
+                raise
+            failed = str(error.http_status)
+        else:
+            if not (may_go_on and isinstance(result, Reply) and result.status in _ELSEWHERE):
+                routed(route.label or UNLABELLED, shown).inc()
+                return _watched(result, request, route, choice, time.perf_counter() - began_s)
+            _first_only(route, choice, Attempted(choice.why, result.status >= 500))
+            failed = str(result.status)
+        _log.info(
+            "request %s: target %d of its route answers %s, the next", context.request_id, choice.place + 1, failed
+        )
+    raise AssertionError
+
+
+def _turn(request: GatewayRequest, choice: Choice, body: bytes) -> None:
+    """Let it be a request to that endpoint, by the name that its components know."""
+    request.entry, request.model_name, request.why = choice.entry, choice.model_name, choice.why
+    if request.place.model is None:
+        request.context.body = with_model(body, choice.model_name)
+    request.asked = msgspec.structs.replace(request.asked, model=choice.model_name)
+
+
+def _watched(
+    result: Reply | Stream, request: GatewayRequest, route: Routed, choice: Choice, first_event_s: float
+) -> Reply | Stream:
+    name = None if choice.model_name == route.name else AskedName(route.name)
+    if isinstance(result, Reply):
+        _first_only(route, choice, Attempted(choice.why, result.status >= 500))
+        return result if name is None else name.in_reply(result)
+    phases = request.context.server_timing
+    was_cold = any(phases.get(phase, 0.0) > _GOT_AT_ONCE_MS for phase in _GETTING_AN_ENGINE)
+
+    def ended(failed: bool) -> None:
+        _first_only(route, choice, Attempted(choice.why, failed, None if was_cold else first_event_s))
+
+    result.events = _RoutedEvents(result.events, name, ended)
+    return result
+
+
+class _RoutedEvents:
+    """The same events by the name that was asked for, and word of how they ended; none where the client left."""
+
+    def __init__(self, events: AsyncIterator[bytes], name: AskedName | None, ended: Callable[[bool], None]) -> None:
+        self._events = events
+        self._name = name
+        self._ended = ended
+
+    def __aiter__(self) -> _RoutedEvents:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await anext(self._events)
+        except StopAsyncIteration:
+            self._ended(False)
+            raise
+        except PilotlightError:
+            self._ended(True)
+            raise
+        return piece if self._name is None else self._name.in_events(piece)
+
+    async def aclose(self) -> None:
+        await close_events(self._events)

@@ -1,0 +1,131 @@
+"""The pipeline's step that knows routes: from the name that a request asks for to the endpoints that may answer it.
+
+It stands on what the directory has told of and must not know how an endpoint is reached.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from pilotlight_gateway.configuration.gateway_config import GatewayConfig
+from pilotlight_gateway.directory.endpoint_table import EndpointTable
+from pilotlight_gateway.errors import no_such_model
+from pilotlight_gateway.request_steps import Answering, Attempted, Caller, Choice, GatewayRequest, Place, Routed
+from pilotlight_gateway.rollout.rollouts import Rollouts
+from pilotlight_gateway.routing.choosing import CANARY, OWN_TARGETS, Chosen, choose
+from pilotlight_gateway.routing.mirrors import Mirrors
+from pilotlight_gateway.routing.prompt_lengths import PromptLengths
+from pilotlight_gateway.routing.request_facts import RequestFacts
+from pilotlight_gateway.routing.route_spec import MirrorSpec, RouteSpec
+from pilotlight_gateway.routing.route_table import RouteTable
+from pilotlight_gateway.surfaces import component_path, model_path, without_version
+from pilotlight_wire.handlers import RequestContext
+
+
+class Routes:
+    """Implements `request_steps.Router`. `apply` takes a new configuration; `close` ends the mirrors' requests."""
+
+    def __init__(
+        self,
+        endpoints: EndpointTable,
+        mirrors: Mirrors,
+        rollouts: Rollouts,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._endpoints = endpoints
+        self._mirrors = mirrors
+        self.rollouts = rollouts
+        self._chance = chance
+        self._lengths = PromptLengths()
+        self._table = RouteTable()
+        self._specs: tuple[RouteSpec, ...] = ()
+
+    def apply(self, config: GatewayConfig) -> None:
+        self._table = RouteTable(config.routes)
+        self._specs = config.routes
+        self.rollouts.apply(config.routes)
+
+    async def close(self) -> None:
+        await self._mirrors.close()
+
+    def all(self) -> tuple[RouteSpec, ...]:
+        return self._specs
+
+    def find(self, caller: Caller, name: str, place: Place, context: RequestContext) -> Routed | None:
+        route = self._table.find(caller, name)
+        if route is None:
+            return None
+        facts = RequestFacts(
+            caller.tenant,
+            context.headers,
+            context.body,
+            path_version=_version_of(place) if route.versions else "",
+            fallback_identity=caller.key_id or context.request_id,
+        )
+        chosen = choose(route, facts, self.rollouts.share(route), self._lengths.ratio(name))
+        if chosen is None:
+            raise no_such_model(name, facts.version)
+        return Routed(
+            name,
+            route.label,
+            tuple(self._choices(chosen)),
+            _unversioned(place) if route.versions else place,
+            observe=partial(self._observe, route),
+            ended=partial(self._ended, route, facts),
+            began=partial(self._began, route),
+        )
+
+    def names(self, caller: Caller) -> list[str]:
+        """Routes first; without those that have no endpoint now."""
+        routes = {route.name: self._has_any(route) for route in self._table.visible(caller)}
+        own = [name for name, _ in self._endpoints.names(caller) if name not in routes]
+        return [*(name for name, answers in routes.items() if answers), *own]
+
+    def knows(self, caller: Caller, name: str) -> bool:
+        route = self._table.find(caller, name)
+        return self._endpoints.find(caller, name) is not None if route is None else self._has_any(route)
+
+    def _has_any(self, route: RouteSpec) -> bool:
+        return any(True for _ in self._choices(dict.fromkeys(route.targets, "")))
+
+    def _choices(self, chosen: Chosen) -> Iterator[Choice]:
+        """Those that there are."""
+        for place, (name, why) in enumerate(chosen.items()):
+            # The route's right stands for the caller's: it is asked as the namespace itself.
+            target = self._endpoints.find(Caller(name.partition("/")[0]), name)
+            if target is not None:
+                yield Choice(target.entry, target.model_name, why, place)
+
+    def _observe(self, route: RouteSpec, attempted: Attempted) -> None:
+        if route.canary is not None and attempted.why in (CANARY, OWN_TARGETS):
+            self.rollouts.observe(route, attempted.why == CANARY, attempted.failed, attempted.first_event_s)
+
+    def _ended(self, route: RouteSpec, facts: RequestFacts, request: GatewayRequest) -> None:
+        if any(rule.depends_on_length for rule in route.rules):
+            self._lengths.observe(route.name, facts.estimated_prompt_tokens, request.usage.prompt_tokens)
+
+    def _began(self, route: RouteSpec, request: GatewayRequest, answering: Answering) -> None:
+        mirror = route.mirror
+        if mirror is not None and self._chance() * 100 < mirror.percent:
+            self._mirror(mirror, route.name, request, answering)
+
+    def _mirror(self, mirror: MirrorSpec, route_name: str, request: GatewayRequest, answering: Answering) -> None:
+        for choice in self._choices({mirror.target: "mirror"}):
+            self._mirrors.begin(choice, route_name, mirror.most_running, request, answering)
+
+
+def _version_of(place: Place) -> str:
+    named = model_path(place.path)
+    return "" if named is None else named.version
+
+
+def _unversioned(place: Place) -> Place:
+    """The version meant one of the route; the endpoints have their own."""
+    path = without_version(place.path)
+    if path == place.path:
+        return place
+    query = place.target[len(place.path) :]
+    return replace(place, path=path, target=path + query, component_path=component_path(path))

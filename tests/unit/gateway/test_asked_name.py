@@ -1,0 +1,63 @@
+"""The client is shown the name that it asked for, wherever a surface puts a model's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilotlight_gateway.routing.asked_name import AskedName, with_model
+from pilotlight_wire.handlers import Reply
+
+ASKED = 'sm"art\n'
+
+
+def read(pieces: Sequence[bytes]) -> bytes:
+    return b"".join(map(AskedName(ASKED).in_events, pieces))
+
+
+def event(data: object, name: str = "") -> bytes:
+    return f"{f'event: {name}{chr(10)}' if name else ''}data: {json.dumps(data)}\n\n".encode()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda name: {"id": "1", "model": name, "choices": [{"delta": {"content": '"model":"own"'}}]},
+        lambda name: {"type": "message_start", "message": {"id": "m", "model": name}},
+        lambda name: {"type": "response.created", "response": {"model": name, "tools": [{"model": "own"}]}},
+        lambda name: {"model_name": name, "model_version": "1", "text_output": "a"},
+        lambda name: {"type": "content_block_delta", "delta": {"text": "own", "input": {"model": "own"}}},
+    ],
+)
+def test_wherever_a_surface_names_the_model(shape) -> None:
+    pieces = [event(shape("own"), "e") + b": comment\n\n", event(shape("own")), b"data: [DONE]\n\n"]
+    data = [line[6:] for line in read(pieces).split(b"\n") if line.startswith(b"data: ")]
+    assert [json.loads(each) for each in data[:-1]] == [shape(ASKED)] * 2
+    assert data[-1] == b"[DONE]"
+    result = AskedName(ASKED).in_reply(Reply(json.dumps(shape("own")).encode()))
+    assert json.loads(result.body) == shape(ASKED)
+
+
+@given(st.lists(st.binary(max_size=30), max_size=4))
+def test_what_is_no_event_of_ours_passes_as_it_is(pieces: list[bytes]) -> None:
+    if b"model" not in b"".join(pieces):
+        assert read(pieces) == b"".join(pieces)
+
+
+@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b'{"a": 1}', b"\xff"])
+def test_a_reply_without_a_model_passes_as_it_is(body: bytes) -> None:
+    assert AskedName(ASKED).in_reply(Reply(body)) == Reply(body)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=5), st.integers() | st.text() | st.lists(st.floats(allow_nan=False, allow_infinity=False))
+    )
+)
+def test_a_request_keeps_everything_else(fields: dict[str, object]) -> None:
+    fields["model"] = "asked"
+    assert json.loads(with_model(json.dumps(fields).encode(), "own")) == {**fields, "model": "own"}

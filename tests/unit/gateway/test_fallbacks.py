@@ -1,0 +1,123 @@
+"""One request over several endpoints, each with a script: who is asked, what the client gets, and what it is told."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+from endpoint_entries import entry
+
+from pilotlight_gateway.request_steps import Asked, Attempted, Caller, Choice, GatewayRequest, Place, Routed
+from pilotlight_gateway.routing.fallbacks import ROUTE_HEADER, answered
+from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
+from pilotlight_wire.handlers import Reply, RequestContext, Stream
+
+PATH = "/v1/chat/completions"
+CANNOT = {
+    "gone": ModelNotFound("no such model"),
+    "open breaker": Unavailable("left alone"),
+    "404": Reply(b"{}", 404),
+    "502": Reply(b"{}", 502),
+    "503": Reply(b"{}", 503),
+}
+IS_AN_ANSWER = {"400": InvalidInput("wrong"), "500": Reply(b"{}", 500), "429": Reply(b"{}", 429)}
+SCRIPT: Mapping[str, Reply | PilotlightError] = {**CANNOT, **IS_AN_ANSWER}  # type: ignore[dict-item]
+
+
+class Endpoints:
+    def __init__(self, *script: str, path: str = PATH) -> None:
+        self.script = script
+        self.asked: list[tuple[str, str | None, object]] = []
+        choices = tuple(
+            Choice(entry(f"e{place}", model_names=(f"m{place}",)), f"m{place}", "target", place)
+            for place in range(len(script))
+        )
+        self.attempts: list[Attempted] = []
+        self.context = RequestContext("r1", {}, json.dumps({"model": "smart", "n": 1}).encode())
+        self.context.response_headers["x-ratelimit"] = "1"
+        place = Place("POST", path, path, path, path, None)
+        self.request = GatewayRequest(
+            self.context,
+            place,
+            Asked("smart"),
+            Caller("team"),
+            choices[0].entry,
+            choices[0].model_name,
+            routed=Routed("smart", "", choices, place, observe=self.attempts.append),
+        )
+
+    async def run(self) -> Reply | Stream:
+        assert self.request.routed is not None
+        return await answered(self.request, self.request.routed, self._attempt)
+
+    async def _attempt(self, request: GatewayRequest) -> Reply | Stream:
+        word = self.script[len(self.asked)]
+        self.asked.append((request.entry.name, request.asked.model, json.loads(request.context.body)["model"]))
+        request.context.response_headers["x-of-attempt"] = request.entry.name
+        if len(self.asked) < len(self.script):
+            request.context.response_headers["x-of-a-failed-one"] = "1"
+        outcome = SCRIPT.get(word)
+        if isinstance(outcome, PilotlightError):
+            raise outcome
+        if outcome is not None:
+            return outcome
+        if word == "whole":
+            return Reply(json.dumps({"model": request.model_name}).encode())
+        return Stream(self._events(request.model_name))
+
+    async def _events(self, name: str) -> AsyncIterator[bytes]:
+        yield f'data: {{"model":"{name}"}}\n\n'.encode()
+
+
+async def outcome(endpoints: Endpoints) -> object:
+    try:
+        result = await endpoints.run()
+    except PilotlightError as error:
+        return error.http_status
+    if isinstance(result, Stream):
+        return b"".join([event async for event in result.events])
+    return result.body if result.status == 200 else result.status
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        (*failed, last)
+        for count in range(3)
+        for failed in itertools.product(CANNOT, repeat=count)
+        for last in ("whole", "stream")
+    ],
+)
+async def test_the_first_that_can_answers_by_the_name_that_was_asked_for(script: tuple[str, ...]) -> None:
+    endpoints = Endpoints(*script)
+    answer = await outcome(endpoints)
+    assert answer in (b'{"model":"smart"}', b'data: {"model":"smart"}\n\n')
+    assert endpoints.asked == [(f"e{place}", f"m{place}", f"m{place}") for place in range(len(script))]
+    told = endpoints.context.response_headers
+    assert told["x-ratelimit"] == "1"
+    assert told["x-of-attempt"] == f"e{len(script) - 1}"
+    assert "x-of-a-failed-one" not in told
+    assert [attempt.failed for attempt in endpoints.attempts] == [len(script) > 1 and script[0] not in ("gone", "404")]
+    assert told[ROUTE_HEADER].startswith("target" if len(script) == 1 else f"fallback {len(script) - 1}; ")
+
+
+@pytest.mark.parametrize("word", IS_AN_ANSWER)
+async def test_what_is_an_answer_is_the_answer(word: str) -> None:
+    endpoints = Endpoints(word, "whole")
+    assert await outcome(endpoints) == int(word)
+    assert len(endpoints.asked) == 1
+
+
+@pytest.mark.parametrize("word", CANNOT)
+async def test_when_none_can_the_last_one_says_why(word: str) -> None:
+    endpoints = Endpoints("502", word)
+    assert await outcome(endpoints) in (404, 502, 503)
+    assert len(endpoints.asked) == 2
+
+
+async def test_what_does_harm_twice_is_asked_once() -> None:
+    endpoints = Endpoints("503", "whole", path="/v2/repository/models/m/load")
+    assert await outcome(endpoints) == 503
+    assert len(endpoints.asked) == 1

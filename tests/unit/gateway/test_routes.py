@@ -1,0 +1,148 @@
+"""What a route's name means to whom, and what it comes to over the endpoints that there are."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from endpoint_entries import entry, whole
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilotlight_gateway.configuration.gateway_config import GatewayConfig
+from pilotlight_gateway.directory.endpoint_table import EndpointTable
+from pilotlight_gateway.request_steps import Caller, Place, Routed
+from pilotlight_gateway.rollout.rollouts import Rollouts
+from pilotlight_gateway.routing.mirrors import Mirrors
+from pilotlight_gateway.routing.route_list import RouteList
+from pilotlight_gateway.routing.route_spec import CanarySpec, RouteSpec, VersionSpec
+from pilotlight_gateway.routing.route_table import RouteTable
+from pilotlight_gateway.routing.routes import Routes
+from pilotlight_protocol.errors import Forbidden, ModelNotFound
+from pilotlight_wire.handlers import Reply, RequestContext
+
+TENANTS = ("team", "other", "third")
+NAMES = ("a", "b", "c")
+SPECS = st.lists(
+    st.tuples(st.sampled_from(NAMES), st.none() | st.sets(st.sampled_from(TENANTS), min_size=1)), max_size=6
+).map(
+    lambda made: [
+        RouteSpec(name=name, targets=(f"ns/{number}",), tenants=None if tenants is None else tuple(sorted(tenants)))
+        for number, (name, tenants) in enumerate(made)
+    ]
+)
+
+
+@given(SPECS, st.sampled_from(TENANTS), st.none() | st.frozensets(st.sampled_from(NAMES)))
+def test_a_tenants_own_route_then_everybodys(
+    specs: list[RouteSpec], tenant: str, allowed: frozenset[str] | None
+) -> None:
+    table, caller = RouteTable(specs), Caller(tenant, allowed_models=allowed)
+    for name in NAMES:
+        own = [spec for spec in specs if spec.name == name and spec.tenants is not None and tenant in spec.tenants]
+        of_all = [spec for spec in specs if spec.name == name and spec.tenants is None]
+        expected = own[-1] if own else of_all[-1] if of_all else None
+        if allowed is not None and name not in allowed:
+            expected = None
+        assert table.find(caller, name) == expected
+        assert (expected in list(table.visible(caller))) == (expected is not None)
+
+
+def routes(*specs: RouteSpec) -> Routes:
+    endpoints = EndpointTable()
+    endpoints.apply(
+        whole(entry("chat"), entry("large", "prod", model_names=("org/base", "tuned")), entry("x", "other"))
+    )
+    made = Routes(endpoints, Mirrors(lambda: False), Rollouts(), lambda: 0.5)
+    made.apply(GatewayConfig(routes=specs))
+    return made
+
+
+PATH = "/v1/chat/completions"
+CHAT = Place("POST", PATH, PATH, PATH, PATH, None)
+
+
+def find(known: Routes, name: str, place: Place = CHAT, version: str = "") -> Routed | None:
+    headers = {"x-model-version": version}
+    return known.find(Caller("team"), name, place, RequestContext("r1", headers, b'{"model": "a"}'))
+
+
+def keys(routed: Routed | None) -> list[tuple[str, str]]:
+    assert routed is not None
+    return [choice.entry.key for choice in routed.choices]
+
+
+def test_the_routes_right_stands_for_the_callers() -> None:
+    known = routes(RouteSpec(name="smart", targets=("prod/large", "prod/tuned", "team/gone", "team/chat")))
+    routed = find(known, "smart")
+    assert routed is not None
+    assert [(choice.entry.key, choice.model_name, choice.place) for choice in routed.choices] == [
+        (("prod", "large"), "org/base", 0),
+        (("prod", "large"), "tuned", 1),
+        (("team", "chat"), "chat", 3),
+    ]
+    assert find(known, "large") is None
+    assert known.names(Caller("team")) == ["smart", "chat"]
+
+
+def test_a_route_is_found_by_those_it_is_for_alone() -> None:
+    known = routes(RouteSpec(name="smart", targets=("prod/large",), tenants=("other",)))
+    assert find(known, "smart") is None
+    assert not known.knows(Caller("team"), "smart")
+    assert known.names(Caller("team")) == ["chat"]
+    assert known.names(Caller("other")) == ["smart", "x"]
+
+
+def test_a_route_stands_before_an_endpoint_of_its_name_and_without_endpoints_is_none() -> None:
+    known = routes(RouteSpec(name="chat", targets=("prod/large",)), RouteSpec(name="empty", targets=("prod/gone",)))
+    assert keys(find(known, "chat")) == [("prod", "large")]
+    assert not known.knows(Caller("team"), "empty")
+    assert known.names(Caller("team")) == ["chat"]
+
+
+VERSIONED = RouteSpec(
+    name="smart", targets=("prod/large",), versions=(VersionSpec(version="v2", targets=("team/chat",)),)
+)
+
+
+def test_a_version_by_header_or_by_path() -> None:
+    known = routes(VERSIONED)
+    assert keys(find(known, "smart", version="v2")) == [("team", "chat")]
+    path = "/v2/models/smart/versions/v2/infer"
+    place = Place("POST", f"{path}?a=1", path, "/v2/models/m/versions/v2/infer", "r", "smart")
+    routed = find(known, "smart", place=place)
+    assert keys(routed) == [("team", "chat")]
+    assert routed is not None
+    plain = "/v2/models/smart/infer"
+    assert routed.place == Place("POST", f"{plain}?a=1", plain, "/v2/models/m/infer", "r", "smart")
+
+
+def test_a_version_that_there_is_not_names_no_other() -> None:
+    with pytest.raises(ModelNotFound, match=r"^The model 'smart' has no version 'v3'; GET"):
+        find(routes(VERSIONED), "smart", version="v3")
+
+
+def test_the_canarys_fallback_is_the_routes_own_and_counts_as_that() -> None:
+    known = routes(RouteSpec(name="s", targets=("prod/large",), canary=CanarySpec(targets=("team/chat",), percent=100)))
+    routed = find(known, "s")
+    assert keys(routed) == [("team", "chat"), ("prod", "large")]
+    assert routed is not None
+    assert [choice.why for choice in routed.choices] == ["canary", "target"]
+
+
+async def test_an_admin_sees_all_routes_and_how_canaries_do() -> None:
+    smart = RouteSpec(name="smart", targets=("prod/large",))
+    known = routes(smart, RouteSpec(name="s", targets=("a/b",), canary=CanarySpec(targets=("a/c",), percent=5)))
+    (route,) = RouteList(known).routes()
+    context = RequestContext("r1", {})
+    with pytest.raises(Forbidden):
+        await route.handler(context, Caller("team"))
+    reply = await route.handler(context, Caller("team", role="admin"))
+    assert isinstance(reply, Reply)
+    told = json.loads(reply.body)
+    assert [each["route"]["name"] for each in told["routes"]] == ["smart", "s"]
+    assert told["routes"][1]["canary"] == {"percent": 5.0}
+    context.query_string = b"name=s"
+    reply = await route.handler(context, Caller("team", role="admin"))
+    assert isinstance(reply, Reply)
+    assert [each["route"]["name"] for each in json.loads(reply.body)["routes"]] == ["s"]
