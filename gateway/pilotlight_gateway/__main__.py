@@ -126,7 +126,7 @@ class Gateway:
         texts = TextCache(self._loader, self._settings.text_cache_bytes)
         table = EndpointTable()
         short = ShortWay(PoolAddress(self._settings.pool_url, self._settings.pool_key), texts, stored, table)
-        pods = PodsWay()
+        pods = PodsWay(short=short)
         watch_tenants = None if self._tenants is None else TenantWatch(self._tenants)
         authenticator: Authenticator = OpenDoor()
         limits: Limits = NoLimits()

@@ -21,6 +21,7 @@ SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
 TOKENS = Counter("pilotlight_gateway_tokens", "Tokens of answered requests, also of cut ones", ["kind"])
+RESUMES = Counter("pilotlight_gateway_resumes", "Streams that were cut after their first byte, by outcome", ["outcome"])
 WENT = {way: WAYS.labels(way) for way in ("short", "pods")}
 PROMPT_TOKENS, OUTPUT_TOKENS = TOKENS.labels("prompt"), TOKENS.labels("output")
 ENDPOINTS_OPEN = Gauge("pilotlight_gateway_endpoints_open", "Endpoints of which this process holds more than an entry")

@@ -50,7 +50,7 @@ from pilotlight_protocol.errors import (
 )
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
-from pilotlight_wire.hop_headers import ELSEWHERE, TENANT
+from pilotlight_wire.hop_headers import HOP_ONLY, TENANT
 from pilotlight_wire.shared_timer import SharedTimeouts
 
 _CLIENT_GONE = 499
@@ -121,7 +121,8 @@ class Pipeline:
             context.response_headers["www-authenticate"] = "Bearer"
             raise
         headers = {**context.headers, TENANT: caller.tenant}
-        headers.pop(ELSEWHERE, None)
+        for name in HOP_ONLY & headers.keys() - {TENANT}:
+            del headers[name]
         context.headers = headers
         return caller
 

@@ -11,6 +11,14 @@ from urllib.parse import quote, unquote
 
 _V2_MODELS = "/v2/models/"
 _VERBS = frozenset({"infer", "generate", "generate_stream", "ready"})
+_ERROR = b'"error"'
+_LAST_EVENTS = {
+    "/completions": (b"data: [DONE]", _ERROR),
+    "/messages": (b'"message_stop"', _ERROR),
+    "/responses": (b'"response.completed"', b'"response.incomplete"', b'"response.failed"', _ERROR),
+    "/generate_stream": (b'"finish_reason":"', _ERROR),
+    "/generate": (b'"finish_reason":"', _ERROR),
+}
 _NO_ENGINE = ("/tokenize", "/detokenize", "/render", "/derender", "/count_tokens")
 
 PLACEHOLDER = "m"
@@ -53,6 +61,12 @@ def without_version(raw_path: str) -> str:
         return raw_path
     segments = named.tail.split("/")
     return f"{_V2_MODELS}{quote(named.model, safe='')}{'/'.join(['', *segments[3:]])}"
+
+
+def last_events(path: str) -> tuple[bytes, ...]:
+    """What the last event of a stream at this path holds, one of them; none where nobody knows."""
+    last = path.rstrip("/").rpartition("/")[2]
+    return _LAST_EVENTS.get(f"/{last}", ())
 
 
 def component_path(raw_path: str) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import msgspec
@@ -48,6 +48,32 @@ class RequestLimits:
     @classmethod
     def of(cls, bounds: RequestBounds) -> RequestLimits:
         return cls(bounds.max_prompt_tokens, bounds.max_output_tokens, bounds.max_batch, bounds.max_sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """`output_tokens` at the prompt's end were generated; without `max_tokens` it was `default_max_tokens` in all."""
+
+    output_tokens: int
+    default_max_tokens: int | None
+
+    def fitted(
+        self, limits: RequestLimits, parameters: GenerationParameters
+    ) -> tuple[RequestLimits, GenerationParameters]:
+        """Limits and request as they are for what is left."""
+        if parameters.max_tokens is None:
+            most = limits.max_output_tokens or self.default_max_tokens
+            if most is not None:
+                left = max(1, most - self.output_tokens, parameters.min_tokens)
+                parameters = msgspec.structs.replace(parameters, max_tokens=left)
+        most_prompt = limits.max_prompt_tokens
+        if most_prompt is not None:
+            limits = replace(limits, max_prompt_tokens=most_prompt + self.output_tokens)
+        return limits, parameters
+
+    @classmethod
+    def of(cls, output_tokens: int, info: EngineInfo) -> Rest | None:
+        return cls(output_tokens, info.default_max_tokens) if output_tokens else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +196,15 @@ def fit(
     limits: RequestLimits,
     vocab_size: int,
     max_model_len: int,
+    rest: Rest | None = None,
 ) -> GenerationParameters:
-    """Check every prompt against the model and the limits.
+    """Check every prompt against the model and the limits. `rest`: it is what another engine left of a request.
 
     A `max_tokens` that was not given becomes the server's limit; the engine cuts it to the context. Raises InvalidInput
     (ids, context), PayloadTooLarge (a limit of this server).
     """
+    if rest is not None:
+        limits, parameters = rest.fitted(limits, parameters)
     sequences = len(prompts) * parameters.n
     if sequences > limits.max_sequences:
         raise PayloadTooLarge(

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pilotlight_engine.admission import EngineQueue, QueueLimits, RequestLimits, fit, fit_pooling
+from pilotlight_engine.admission import EngineQueue, QueueLimits, RequestLimits, Rest, fit, fit_pooling
 from pilotlight_engine.contract import EngineInfo, GenerateRequest, PoolRequest
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_engine.leasing.resume import ResumeLimits
@@ -44,6 +44,7 @@ from pilotlight_protocol.pooling import (
 from pilotlight_protocol.request_priority import in_class
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_wire.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
+from pilotlight_wire.hop_headers import output_tokens_of
 
 if TYPE_CHECKING:
     from pilotlight_predictor.tokens_endpoint import TokensEvents
@@ -140,7 +141,7 @@ class TokensModel:
         prompts = prompts_from(request, self._limits.max_batch)
         if len(prompts) > 1:
             raise InvalidInput(f"a stream takes one prompt, not a batch of {len(prompts)}", param=INPUT_IDS)
-        parameters = self._fit(prompts, parameters_from(request.parameters))
+        parameters = self._fit(prompts, parameters_from(request.parameters), output_tokens_of(context.headers))
         with self._place(prompts, parameters):
             generate = self._request(prompts[0], parameters, context)
             async with contextlib.aclosing(self._generator.generate(generate, context)) as stream:
@@ -160,7 +161,7 @@ class TokensModel:
 
     async def generate_stream(self, context: RequestContext) -> Stream:
         body = decode_generate(context.body)
-        parameters = self._fit([body.input_ids], parameters_from(body.parameters))
+        parameters = self._fit([body.input_ids], parameters_from(body.parameters), output_tokens_of(context.headers))
         request = self._request(body.input_ids, parameters, context)
         formatter = EventFormatter(context.model_name, self.version, body.id or context.request_id, parameters.n)
         return Stream(self._events(request, formatter, context))
@@ -223,11 +224,14 @@ class TokensModel:
         except Unavailable:
             return None
 
-    def _fit(self, prompts: Sequence[Sequence[int]], parameters: GenerationParameters) -> GenerationParameters:
+    def _fit(
+        self, prompts: Sequence[Sequence[int]], parameters: GenerationParameters, output_tokens: int = 0
+    ) -> GenerationParameters:
         info, _ = self._holder.measures()
         if info.pooling is not None:
             raise not_generating(info.pooling.task)
-        return fit(prompts, parameters, self._limits, info.vocab_size, info.max_model_len)
+        rest = Rest.of(output_tokens, info)
+        return fit(prompts, parameters, self._limits, info.vocab_size, info.max_model_len, rest)
 
     def _place(
         self, prompts: Sequence[Sequence[int]], parameters: GenerationParameters
@@ -239,8 +243,9 @@ class TokensModel:
         lora = None if context.model_name == self.name else context.model_name
         # A client may send the same x-request-id twice at once; the engine must tell its requests apart.
         request_id = f"{context.request_id}-{next(self._numbers)}"
-        parameters = in_class(parameters, context.headers)
-        return GenerateRequest(request_id, prompt, parameters, lora, context.headers.get("traceparent"))
+        headers = context.headers
+        parameters, rest = in_class(parameters, headers), output_tokens_of(headers)
+        return GenerateRequest(request_id, prompt, parameters, lora, headers.get("traceparent"), rest)
 
     async def _complete_all(
         self, prompts: Sequence[list[int]], parameters: GenerationParameters, context: RequestContext

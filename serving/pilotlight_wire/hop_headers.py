@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pilotlight_protocol.answer_record import RESUME, TELL
+
 _FORWARDED = frozenset({"traceparent", "tracestate"})
 OWN_PREFIX = "x-pilotlight-"
 REQUEST_ID = "x-request-id"
@@ -15,6 +17,18 @@ ELSEWHERE = "x-pilotlight-elsewhere"
 """On a request: its sender would take it to another pod. On a 503: another pod can answer it now, this one cannot."""
 TENANT = "x-pilotlight-tenant"
 """Whose request it is. A gateway says so, and takes no client's word for it."""
+
+OUTPUT_TOKENS = "x-pilotlight-output-tokens"
+"""How many tokens at the prompt's end another process generated: the request is the rest of a broken one."""
+
+HOP_ONLY = frozenset({TENANT, ELSEWHERE, OUTPUT_TOKENS, TELL, RESUME})
+"""What only hops behind a gateway say; a client's is none."""
+
+
+def output_tokens_of(headers: Mapping[str, str]) -> int:
+    """0 where there are none, or no number of them."""
+    told = headers.get(OUTPUT_TOKENS, "")
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
 
 
 def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -33,7 +33,7 @@ class ConnectionLost(Exception):
 
 
 class Silence(Exception):
-    """No byte came within the timeout."""
+    """No byte came in time."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -46,6 +46,7 @@ class HttpConnection(asyncio.Protocol):
         """`silence`: for how long the peer may be silent, again and again."""
         self._loop = asyncio.get_running_loop()
         self._silence = silence
+        self._patience_s = silence.after_s
         self._transport: asyncio.Transport | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -83,8 +84,17 @@ class HttpConnection(asyncio.Protocol):
             raise ConnectionLost(before_answer=True)
         self._begin(request)
         self._last_byte_s = self._loop.time()
+        self._patience_s = self._silence.after_s
         self._silence.start(self, self._check_silence)
         self._transport.write(request)
+
+    def expect_within(self, patience_s: float) -> None:
+        """From now on the next byte of this answer has so long to come, again and again."""
+        self._patience_s = patience_s
+        self._stop_watchdog()
+        if not self._complete and not self.lost:
+            self._last_byte_s = self._loop.time()
+            self._watchdog = self._loop.call_later(patience_s, self._check_silence)
 
     def upload(self, pieces: AsyncIterator[bytes]) -> asyncio.Task[None]:
         """Write the body that follows a head, as fast as the peer takes it, beside the answer; ends with it."""
@@ -204,8 +214,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _check_silence(self) -> None:
         quiet_s = 0.0 if self._paused else self._loop.time() - self._last_byte_s
-        if quiet_s < self._silence.after_s:
-            self._watchdog = self._loop.call_later(self._silence.after_s - quiet_s, self._check_silence)
+        if quiet_s < self._patience_s:
+            self._watchdog = self._loop.call_later(self._patience_s - quiet_s, self._check_silence)
             return
         self._fail(Silence())
 

@@ -18,13 +18,14 @@ from waiting import until_async
 
 from pilotlight_gateway.pods_way.pods_way import PodsWay, Timing
 from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Place
+from pilotlight_gateway.resilience.patience import PatienceSettings
 from pilotlight_protocol.endpoint_directory import PodsAddress
 from pilotlight_protocol.errors import DeadlineExceeded, PilotlightError, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
-TOKENS = [f"data: {number}\n\n".encode() for number in range(40)]
+TOKENS = [*(f"data: {number}\n\n".encode() for number in range(39)), b"data: [DONE]\n\n"]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -132,7 +133,7 @@ async def fronted() -> AsyncIterator[Any]:
             stack.push_async_callback(server.wait_closed)
             stack.push_async_callback(upstream.end)
             stack.callback(server.close)
-            way = PodsWay(Timing(connect_s=2.0, silence_s=1.0), jitter=lambda: 0.0)
+            way = PodsWay(Timing(2.0, 1.0, PatienceSettings(ceiling_s=1.0)), jitter=lambda: 0.0)
             stack.push_async_callback(way.close)
             return Front(way, server.sockets[0].getsockname()[1], pods_ready)
 

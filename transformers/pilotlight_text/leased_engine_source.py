@@ -19,6 +19,7 @@ from pilotlight_engine.leasing.resumed_generation import Generator
 from pilotlight_protocol.generation import TokenDelta, TokenEvent
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream
 from pilotlight_wire.handlers import RequestContext
+from pilotlight_wire.hop_headers import output_tokens_of
 
 if TYPE_CHECKING:
     from pilotlight_text.pooling_source import PooledAnswer, PoolingCall
@@ -40,6 +41,7 @@ class LeasedEngineSource:
             request.parameters,
             None if request.model_name == self._model_name else request.model_name,
             request.metadata.get("traceparent"),
+            output_tokens_of(request.metadata),
         )
         facts = RequestContext(request.request_id, request.metadata, model_name=request.model_name)
         stream = EngineTokenStream(self._generator.generate(generate, facts), facts)

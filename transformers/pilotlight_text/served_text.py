@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pilotlight_protocol.answer_record import TELL
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_text.anthropic_api.routes import messages_routes
@@ -16,7 +18,7 @@ from pilotlight_text.text_model import VERSION, TextModel
 from pilotlight_text.tokenization_api.routes import tokenization_routes
 from pilotlight_text.v2_api.handlers import V2Text
 from pilotlight_text.v2_api.requests import FINISH_REASON, TEXT_INPUT, TEXT_OUTPUT
-from pilotlight_wire.handlers import ModelMetadata, RequestContext, Route, TensorMetadata
+from pilotlight_wire.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
 
 if TYPE_CHECKING:
     from pilotlight_text.responses_api.stored_responses import StoredResponses
@@ -76,7 +78,22 @@ class ServedText:
     def routes(self) -> Sequence[Route]:
         model = self._model
         openai = [*openai_routes(model), *responses_routes(model, stored=self._stored), *messages_routes(model)]
-        return [*self._v2.routes(), *openai, *tokenization_routes(model), *split_routes(model), *pooling_routes(model)]
+        streaming = [_telling(route) for route in (*self._v2.routes(), *openai)]
+        return [*streaming, *tokenization_routes(model), *split_routes(model), *pooling_routes(model)]
 
     async def metrics(self) -> bytes:
         return b""
+
+
+def _telling(route: Route) -> Route:
+    """Where its answer is a stream, it is told of which tokens that is made, to whoever asks."""
+    answer = route.handler
+
+    async def handle(context: RequestContext) -> Reply | Stream:
+        if TELL not in context.headers:
+            return await answer(context)
+        from pilotlight_text.resumption.told_answers import told  # only where a gateway asks
+
+        return await told(answer, context)
+
+    return replace(route, handler=handle) if route.method == "POST" else route

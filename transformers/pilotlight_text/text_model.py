@@ -25,6 +25,7 @@ from pilotlight_protocol.generation import GenerationParameters
 from pilotlight_protocol.pooling import not_generating
 from pilotlight_text.detokenization.detokenizer import Vocabulary, vocabulary_of
 from pilotlight_text.detokenization.text_stream import ChoiceText, Completion, TextStream
+from pilotlight_text.resumption.current_record import token_stream
 from pilotlight_text.templates.chat_template import ChatTemplate
 from pilotlight_text.token_level import token_level
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenSource
@@ -297,7 +298,8 @@ class TextModel:
             encode=codec.encode_word,
             end=loaded.end,
         )
-        tokens = await self._source.stream(
+        tokens = await token_stream(
+            self._source,
             TokenRequest(
                 request.model_name,
                 request.request_id,
@@ -305,7 +307,7 @@ class TextModel:
                 level.parameters,
                 request.metadata,
                 whole and level.stops is None,
-            )
+            ),
         )
         choices = [
             ChoiceText(

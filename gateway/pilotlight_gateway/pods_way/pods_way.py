@@ -1,8 +1,9 @@
-"""Passes a request on to the endpoint's pods through the platform's ingress, and their answer back as it comes.
+"""Passes a request on to the endpoint's pods, and their answer back as it comes.
 
-The client's keys stay here. What the pods' answer took is read out of its `usage`; a stream that tells none is counted
-by its events. What fails before its first byte is sent again where that does no harm (`resilience`); pods that fail
-again and again are left alone for a moment. It must not decide which way a request goes.
+The client's keys stay here. What the pods' answer took is read out of its `usage`, a stream's out of what it tells of
+its tokens. What fails before its first byte is sent again where that does no harm (`resilience`), a stream that is cut
+after it goes on elsewhere (`pods_stream`); pods that fail again and again are left alone for a moment. It must not
+decide which way a request goes.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ import asyncio
 import itertools
 import logging
 import random
+import secrets
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
-from urllib.parse import quote
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
-import msgspec
-
-from pilotlight_gateway.request_steps import GatewayRequest, TokenUsage
+from pilotlight_gateway.pods_way import pods_answer
+from pilotlight_gateway.pods_way.event_feed import EventFeed
+from pilotlight_gateway.pods_way.pods_request import PodsRequest, pods_request
+from pilotlight_gateway.pods_way.pods_stream import PodsSource, PodsStream, Source
+from pilotlight_gateway.pods_way.short_source import goes_short, short_source
+from pilotlight_gateway.request_steps import GatewayRequest, Way
 from pilotlight_gateway.resilience.breaker import Breaker, BreakerSettings
+from pilotlight_gateway.resilience.patience import PatienceSettings
 from pilotlight_gateway.resilience.retries import (
     Failure,
     RetryBudget,
@@ -28,41 +34,26 @@ from pilotlight_gateway.resilience.retries import (
     backoff_s,
     is_repeatable,
 )
-from pilotlight_gateway.surfaces import model_path
+from pilotlight_gateway.surfaces import last_events
+from pilotlight_protocol.answer_record import RESUME, TELL, Seed
 from pilotlight_protocol.endpoint_directory import EndpointEntry, PodsAddress
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 from pilotlight_wire.connection_pool import ConnectFailed, ConnectionPool
 from pilotlight_wire.handlers import JSON, Reply, Stream
 from pilotlight_wire.hop_headers import parse_retry_after, parse_server_timing, passed_back
-from pilotlight_wire.http_connection import ConnectionLost, HttpConnection, Silence
-from pilotlight_wire.poured_events import Sink
+from pilotlight_wire.http_connection import HttpConnection
 from pilotlight_wire.upstream_address import predictor_address
 
 IDLE_S = 60.0
 """Shorter than the ingress keeps a connection, so that it is not closed just when a request is sent."""
 MOST_ENDPOINTS = 4096
+LOSS_S = 60.0
+"""How long one loss may keep a client waiting for the next token."""
+
 _log = logging.getLogger("pilotlight.gateway.pods")
 _EVENT_STREAM = "text/event-stream"
 _WAKING_PATH = "/v2/health/ready"
-_KEPT_HERE = frozenset(
-    ("authorization", "x-api-key", "host", "content-length", "content-encoding", "accept-encoding", "expect")
-    + ("connection", "keep-alive", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade", "cookie")
-)
 _PASSED_BACK = ("retry-after", "inference-header-content-length", "allow")
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-
-
-class _Answered(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-_answers = msgspec.json.Decoder(_Answered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +62,7 @@ class Timing:
 
     connect_s: float = 10.0
     silence_s: float = 300.0
+    patience: PatienceSettings = field(default_factory=PatienceSettings)
 
 
 class _Endpoint:
@@ -82,17 +74,20 @@ class _Endpoint:
 
 
 class PodsWay:
-    """Implements `request_steps.Way`, over one pool of connections for each ingress. `jitter`: from 0 to 1."""
+    """Implements `request_steps.Way`, over one pool of connections for each ingress. `jitter`: from 0 to 1. `short`:
+    where a stream goes on that was cut here."""
 
     def __init__(
         self,
         timing: Timing = Timing(),
         retries: RetrySettings = RetrySettings(),  # noqa: B008
         jitter: Callable[[], float] = random.random,
+        short: Way | None = None,
     ) -> None:
         self._timing = timing
         self._retries = retries
         self._jitter = jitter
+        self._short = short
         self._pools: dict[str, ConnectionPool] = {}
         self._endpoints: OrderedDict[tuple[str, str], _Endpoint] = OrderedDict()
         self._waking: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -115,20 +110,31 @@ class PodsWay:
             _log.info("the pods of %s/%s could not be woken: %s", *entry.key, error)
 
     async def answer(self, request: GatewayRequest) -> Reply | Stream:
+        asked = pods_request(request)
+        if request.entry.text is not None and _may_stream(request):
+            seed = Seed(int(time.time()), secrets.token_hex(16))
+            asked = replace(asked, headers={**asked.headers, TELL: seed.header})
+        ends_s = asyncio.get_running_loop().time() + request.entry.timeout_s
+        pool, connection = await self._exchange(request, asked, ends_s)
+        return await self._answered(request, asked, pool, connection, ends_s)
+
+    async def _exchange(
+        self, request: GatewayRequest, asked: PodsRequest, ends_s: float
+    ) -> tuple[ConnectionPool, HttpConnection]:
+        """The head of an answer has come; what can be sent again was."""
         loop = asyncio.get_running_loop()
         pool, endpoint = self._pool(request.entry.pods), self._endpoint(request.entry.key, loop.time())
-        raw, repeatable = _request(request), is_repeatable(request.place.method, request.place.path)
-        ends_s = loop.time() + request.entry.timeout_s
+        raw, repeatable = asked.raw(), is_repeatable(request.place.method, request.place.path)
         endpoint.budget.earn(loop.time())
         for retries in itertools.count():
             tried = await self._tried(request, raw, pool, endpoint.breaker, repeatable=repeatable)
             if isinstance(tried, HttpConnection):
-                return await self._answered(request, pool, tried)
+                return pool, tried
             situation = Situation(retries, repeatable, elsewhere=False, left_s=ends_s - loop.time())
             wait_s = backoff_s(tried.failure, situation, self._retries, self._jitter())
             if wait_s is None or not endpoint.budget.spend(loop.time()):
                 if tried.connection is not None:
-                    return await self._answered(request, pool, tried.connection)
+                    return pool, tried.connection
                 assert tried.error is not None
                 raise tried.error
             if tried.connection is not None:
@@ -181,18 +187,45 @@ class PodsWay:
         return _Failed(Failure("status", connection.status, retry_after_s), None, connection)
 
     async def _answered(
-        self, request: GatewayRequest, pool: ConnectionPool, connection: HttpConnection
+        self,
+        request: GatewayRequest,
+        asked: PodsRequest,
+        pool: ConnectionPool,
+        connection: HttpConnection,
+        ends_s: float,
     ) -> Reply | Stream:
         context = request.context
         context.server_timing.update(parse_server_timing(connection.headers.get("server-timing", "")))
         context.response_headers.update(passed_back(connection.headers))
         content_type = connection.headers.get("content-type", JSON)
         if connection.status == 200 and content_type.startswith(_EVENT_STREAM):
-            return Stream(_Events(pool, connection, request.usage), content_type)
-        body = await _whole(pool, connection)
-        _note_usage(body, request.usage)
+            source = PodsSource(pool, connection, _left_s(ends_s))
+            feed = EventFeed(request.usage, last_events(request.place.path))
+
+            async def go_on(feed: EventFeed, resumes: int) -> Source:
+                return await self._rest(request, asked, feed, resumes)
+
+            return Stream(PodsStream(source, feed, go_on, self._timing.patience), content_type)
+        body = await pods_answer.whole(pool, connection)
+        pods_answer.note_usage(body, request.usage)
         headers = {name: connection.headers[name] for name in _PASSED_BACK if name in connection.headers}
         return Reply(body, connection.status, content_type, headers)
+
+    async def _rest(self, request: GatewayRequest, asked: PodsRequest, feed: EventFeed, resumes: int) -> Source:
+        """What comes after what was fed: of the short way where the endpoint may go it, every other time of pods."""
+        if not is_repeatable(request.place.method, request.place.path):
+            raise Unavailable("the request may do harm twice")
+        resumption, body = feed.go_on(asked.body)
+        more = {} if resumption is None else {RESUME: resumption.header}
+        again = replace(asked, headers={**asked.headers, **more}, body=body)
+        if resumption is not None and self._short is not None and resumes % 2 and goes_short(request.entry):
+            return await short_source(self._short, request, again, LOSS_S)
+        ends_s = asyncio.get_running_loop().time() + LOSS_S
+        pool, connection = await self._exchange(request, again, ends_s)
+        if connection.status == 200:
+            return PodsSource(pool, connection, _left_s(ends_s))
+        said = await pods_answer.whole(pool, connection)
+        raise Unavailable(pods_answer.refusal(said, connection.status))
 
     def _pool(self, pods: PodsAddress) -> ConnectionPool:
         pool = self._pools.get(pods.url)
@@ -233,113 +266,9 @@ class _Failed:
     connection: HttpConnection | None = None
 
 
-class _Events:
-    """The whole events of a stream, as they come: an error event must not follow half of one. Closing it before its
-    end ends the work behind it."""
-
-    def __init__(self, pool: ConnectionPool, connection: HttpConnection, usage: TokenUsage) -> None:
-        self._pool = pool
-        self._connection = connection
-        self._usage = usage
-        self._part = b""
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while True:
-            try:
-                piece = await self._connection.read()
-            except (ConnectionLost, Silence) as error:
-                raise self._pool.explain(error) from error
-            if not piece:
-                rest, self._part = self._part, b""
-                if rest:
-                    return rest
-                raise StopAsyncIteration
-            events = self._whole_events(piece)
-            if events:
-                return events
-
-    async def pour(self, sink: Sink) -> None:
-        def take(piece: bytes) -> None:
-            events = self._whole_events(piece)
-            if events:
-                sink.write(events)
-
-        try:
-            await self._connection.pour(take, sink)
-        except (ConnectionLost, Silence) as error:
-            raise self._pool.explain(error) from error
-        if self._part:
-            sink.write(self._part)
-
-    def _whole_events(self, piece: bytes) -> bytes:
-        """Those that are whole now; counted."""
-        if self._part or not piece.endswith(b"\n\n"):
-            piece = self._part + piece
-            cut = max(_after(piece, b"\n\n"), _after(piece, b"\r\n\r\n"))
-            piece, self._part = piece[:cut], piece[cut:]
-        if piece:
-            self._usage.output_tokens += piece.count(b"\ndata:") + piece.startswith(b"data:")
-        return piece
-
-    async def aclose(self) -> None:
-        self._pool.release(self._connection)
+def _may_stream(request: GatewayRequest) -> bool:
+    return bool(request.asked.stream) or request.place.component_path.rstrip("/").endswith("/generate_stream")
 
 
-def _after(piece: bytes, separator: bytes) -> int:
-    """Where the last whole event ends."""
-    place = piece.rfind(separator)
-    return 0 if place < 0 else place + len(separator)
-
-
-async def _whole(pool: ConnectionPool, connection: HttpConnection) -> bytes:
-    body = bytearray()
-    try:
-        while piece := await connection.read():
-            body += piece
-    except (ConnectionLost, Silence) as error:
-        raise pool.explain(error) from error
-    finally:
-        pool.release(connection)
-    return bytes(body)
-
-
-def _note_usage(body: bytes, usage: TokenUsage) -> None:
-    if b'"usage"' not in body:
-        return
-    try:
-        told = _answers.decode(body).usage
-    except msgspec.MsgspecError:
-        return
-    if told is not None:
-        usage.prompt_tokens += told.prompt_tokens or told.input_tokens or 0
-        usage.output_tokens += told.completion_tokens or told.output_tokens or 0
-
-
-def _request(request: GatewayRequest) -> bytes:
-    named = model_path(request.place.path)
-    target, body = request.place.target, request.context.body
-    if named is not None:
-        query = request.place.target[len(request.place.path) :]
-        target = f"/v2/models/{quote(request.model_name, safe='')}{named.tail}{query}"
-    elif body and request.asked.model != request.model_name:
-        body = _with_model(body, request.model_name)
-    headers = _headers(request, len(body))
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"{request.place.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
-
-
-def _headers(request: GatewayRequest, length: int) -> Mapping[str, str]:
-    context = request.context
-    kept = {name: value for name, value in context.headers.items() if name not in _KEPT_HERE}
-    own = {"host": request.entry.pods.host, "x-request-id": context.request_id, "content-length": str(length)}
-    return kept | own
-
-
-def _with_model(body: bytes, model_name: str) -> bytes:
-    """The body with its `model` as the pods call it, everything else byte for byte."""
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    fields["model"] = msgspec.Raw(msgspec.json.encode(model_name))
-    return msgspec.json.encode(fields)
+def _left_s(ends_s: float) -> float:
+    return max(0.1, ends_s - asyncio.get_running_loop().time())

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pilotlight_engine.admission import EngineQueue, QueueLimits, RequestLimits, fit, fit_pooling
+from pilotlight_engine.admission import EngineQueue, QueueLimits, RequestLimits, Rest, fit, fit_pooling
 from pilotlight_engine.contract import EngineInfo, EngineStats
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_gateway.metering import usage_now
@@ -23,6 +23,7 @@ from pilotlight_protocol.generation import TokenEvent
 from pilotlight_protocol.pooling import check_pooling, not_generating, not_pooling
 from pilotlight_protocol.request_priority import in_class
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenSource, TokenStream
+from pilotlight_wire.hop_headers import output_tokens_of
 
 if TYPE_CHECKING:
     from pilotlight_text.pooling_source import PooledAnswer, PoolingCall
@@ -54,7 +55,8 @@ class AdmittedSource:
                 raise not_generating(info.pooling.task)
             prompts = [request.input_ids]
             asked = in_class(request.parameters, request.metadata)
-            parameters = fit(prompts, asked, self._limits, info.vocab_size, info.max_model_len)
+            rest = Rest.of(output_tokens_of(request.metadata), info)
+            parameters = fit(prompts, asked, self._limits, info.vocab_size, info.max_model_len, rest)
             held.enter_context(self._queue.place(info, stats, prompts, parameters))
             name = self._engine_names[request.model_name]
             stream = await self._engines.stream(replace(request, model_name=name, parameters=parameters))

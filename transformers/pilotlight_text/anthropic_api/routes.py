@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pilotlight_text.resumption.current_record import random_token
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
 
@@ -16,7 +16,7 @@ PREFIXES = ("/openai/v1", "/v1")
 """Anthropic's clients end their base URL before `/v1`."""
 
 
-def messages_routes(model: TextModel, new_token: Callable[[], str] = lambda: secrets.token_hex(12)) -> list[Route]:
+def messages_routes(model: TextModel, new_token: Callable[[], str] = lambda: random_token(12)) -> list[Route]:
     made: list[Messages] = []
 
     def messages() -> Messages:

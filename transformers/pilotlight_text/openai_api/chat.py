@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from pilotlight_text.openai_api.chunks import DONE, ChatChunks
 from pilotlight_text.openai_api.echo import echoed
 from pilotlight_text.openai_api.requests import CHAT_FIELDS, ChatRequest, answer_id, read_chat_request
 from pilotlight_text.openai_api.sampling import chat_parameters, format_field, truncation_of
+from pilotlight_text.resumption.current_record import random_token
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
@@ -30,7 +30,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def random_call_id() -> str:
-    return f"call_{os.urandom(12).hex()}"
+    return f"call_{random_token(12)}"
 
 
 class ChatCompletions:

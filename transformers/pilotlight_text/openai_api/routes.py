@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import msgspec
 
 from pilotlight_text.openai_api.model_cards import ModelCard, ModelList
+from pilotlight_text.resumption.current_record import now_s
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Handler, Reply, RequestContext, Route, Stream
 
 PREFIXES = ("/openai/v1", "/v1")
 
 
-def openai_routes(model: TextModel, now_s: Callable[[], float] = time.time) -> list[Route]:
+def openai_routes(model: TextModel, now_s: Callable[[], float] = now_s) -> list[Route]:
     def chat() -> Handler:
         from pilotlight_text.openai_api.chat import ChatCompletions
 

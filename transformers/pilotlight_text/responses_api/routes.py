@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pilotlight_text.resumption.current_record import now_s, random_token
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
 
@@ -19,8 +18,8 @@ PREFIXES = ("/openai/v1", "/v1")
 
 def responses_routes(
     model: TextModel,
-    now_s: Callable[[], float] = time.time,
-    new_token: Callable[[], str] = lambda: secrets.token_hex(24),
+    now_s: Callable[[], float] = now_s,
+    new_token: Callable[[], str] = lambda: random_token(24),
     stored: StoredResponses | None = None,
 ) -> list[Route]:
     """`stored`: where several models keep theirs; None for one of its own."""

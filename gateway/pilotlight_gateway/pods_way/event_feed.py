@@ -1,0 +1,132 @@
+"""What passes of one stream, and what is known of it: whole events on, told lines kept. No I/O is done here.
+
+Responsible for bytes and counts. It must not know where they come from, or who has the rest when they stop.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from pilotlight_gateway.request_steps import TokenUsage
+from pilotlight_protocol.answer_record import (
+    BEGIN,
+    END,
+    MARK,
+    SEVERAL,
+    Resumption,
+    loss_in,
+    tokens_so_far,
+    told_lines,
+)
+
+MOST_RECORD_BYTES = 4 * 1024 * 1024
+"""A longer record is dropped: its stream cannot go on elsewhere."""
+
+_LOST = b"\n" + MARK + b"lost "
+
+
+class EventFeed:
+    """`lasts`: what the last event of such a stream holds, one of them; none where nobody knows.
+
+    `passed`: bytes on their way to the client. `has_tokens`: some were generated. `ended`: the last event has passed.
+    `lost`: why they stopped, where the stream itself says so.
+    """
+
+    def __init__(self, usage: TokenUsage, lasts: tuple[bytes, ...]) -> None:
+        self._usage = usage
+        self._lasts = lasts
+        self._part = b""
+        self._crc = 0
+        self._record = bytearray()
+        self._told = False
+        self._several = False
+        self.passed = 0
+        self.has_tokens = False
+        self.ended = False
+        self.lost: str | None = None
+
+    def feed(self, piece: bytes) -> bytes:
+        """The whole events of it, without what is told between them: an error event must not follow half of one."""
+        events = piece
+        if self._part or not piece.endswith(b"\n\n"):
+            piece = self._part + piece
+            cut = max(_after(piece, b"\n\n"), _after(piece, b"\r\n\r\n"))
+            events, self._part = piece[:cut], piece[cut:]
+        if not events:
+            return events
+        if self._told or events.startswith(MARK) or b"\n" + MARK in events:
+            return self._pass(self._heard(events))
+        self.has_tokens = True
+        self._usage.output_tokens += events.count(b"\ndata:") + events.startswith(b"data:")
+        return self._pass(events)
+
+    def _pass(self, events: bytes) -> bytes:
+        self.passed += len(events)
+        if self._told:
+            self._crc = zlib.crc32(events, self._crc)
+        elif not self.ended:
+            self.ended = any(last in events for last in self._lasts)
+        return events
+
+    def _heard(self, events: bytes) -> bytes:
+        place = (b"\n" + events).find(_LOST)
+        if place >= 0:
+            events, error = events[:place], events[place:]
+            self.lost = loss_in(told_lines(error)[1][0])
+        events, said = told_lines(events)
+        for line in said:
+            self._hear(line)
+        return events
+
+    def _hear(self, line: bytes) -> None:
+        if line == BEGIN:
+            self._told = True
+            return
+        if line == END:
+            self.ended = True
+            return
+        if line == SEVERAL:
+            self._several = True
+        counts = tokens_so_far(line)
+        if counts is not None:
+            self._usage.prompt_tokens, self._usage.output_tokens = counts
+            self.has_tokens = True
+        if len(self._record) + len(line) > MOST_RECORD_BYTES:
+            self._several = True
+            self._record.clear()
+        elif not self._several:
+            self._record += line + b"\n"
+
+    def rest(self) -> bytes:
+        """What came behind the last whole event."""
+        rest, self._part = self._part, b""
+        return self._pass(self._heard(rest) if self._told else rest)
+
+    @property
+    def is_told(self) -> bool:
+        return self._told
+
+    @property
+    def may_end(self) -> bool:
+        """The end of its bytes is the end of the answer, as far as anybody knows."""
+        return self.ended or not (self._told or self._lasts)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Somebody else can be asked: for the rest, or for all of it where nothing has passed."""
+        return not self.passed or (self._told and not self._several)
+
+    def go_on(self, body: bytes) -> tuple[Resumption | None, bytes]:
+        """What to ask for the rest with, None for all of it, and the body to ask with. What comes is fed here, too."""
+        self._part, self.lost = b"", None
+        if self.passed:
+            return Resumption(len(body), self.passed, self._crc), body + self._record
+        self._record.clear()
+        self.ended = self._told = self._several = self.has_tokens = False
+        return None, body
+
+
+def _after(piece: bytes, separator: bytes) -> int:
+    """Where the last whole event ends."""
+    place = piece.rfind(separator)
+    return 0 if place < 0 else place + len(separator)

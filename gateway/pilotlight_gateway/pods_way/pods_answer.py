@@ -1,0 +1,73 @@
+"""A whole answer of pods: read within a bound, and what it took noted."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pilotlight_gateway.request_steps import TokenUsage
+from pilotlight_protocol.errors import PayloadTooLarge
+from pilotlight_wire.connection_pool import ConnectionPool
+from pilotlight_wire.http_connection import ConnectionLost, HttpConnection, Silence
+
+LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Answered(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+
+
+class _Refusal(msgspec.Struct):
+    error: str | _Error = ""
+
+
+_answers = msgspec.json.Decoder(_Answered)
+_refusals = msgspec.json.Decoder(_Refusal)
+
+
+async def whole(pool: ConnectionPool, connection: HttpConnection) -> bytes:
+    """Hands the connection back. Raises PilotlightError."""
+    body = bytearray()
+    try:
+        while piece := await connection.read():
+            body += piece
+            if len(body) > LONGEST_ANSWER_BYTES:
+                raise PayloadTooLarge(
+                    f"the answer is larger than {LONGEST_ANSWER_BYTES} bytes; ask for less, or stream"
+                )
+    except (ConnectionLost, Silence) as error:
+        raise pool.explain(error) from error
+    finally:
+        pool.release(connection)
+    return bytes(body)
+
+
+def note_usage(body: bytes, usage: TokenUsage) -> None:
+    if b'"usage"' not in body:
+        return
+    try:
+        told = _answers.decode(body).usage
+    except msgspec.MsgspecError:
+        return
+    if told is not None:
+        usage.prompt_tokens += told.prompt_tokens or told.input_tokens or 0
+        usage.output_tokens += told.completion_tokens or told.output_tokens or 0
+
+
+def refusal(body: bytes, status: int) -> str:
+    """What an error's body says, in any surface's shape."""
+    try:
+        said = _refusals.decode(body).error
+    except msgspec.MsgspecError:
+        return f"status {status}"
+    return (said if isinstance(said, str) else said.message) or f"status {status}"

@@ -1,0 +1,68 @@
+"""A request as the endpoint's pods get it: the model as they call it, of its headers no hop's and no key. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import msgspec
+
+from pilotlight_gateway.request_steps import GatewayRequest
+from pilotlight_gateway.surfaces import model_path
+from pilotlight_protocol.answer_record import RESUME, TELL
+from pilotlight_wire.hop_headers import OUTPUT_TOKENS
+
+_KEPT_HERE = frozenset(
+    ("authorization", "x-api-key", "api-key", "host", "content-length", "content-encoding", "accept-encoding")
+    + ("expect", "connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer")
+    + ("transfer-encoding", "upgrade", "cookie", "forwarded", "idempotency-key", "last-event-id")
+    + (TELL, RESUME, OUTPUT_TOKENS)
+)
+_FORWARDED = "x-forwarded-"
+
+
+@dataclass(frozen=True, slots=True)
+class PodsRequest:
+    """`headers`: all but the length of the body."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def raw(self) -> bytes:
+        lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        head = f"{self.method} {self.target} HTTP/1.1\r\n{lines}content-length: {len(self.body)}\r\n\r\n"
+        return head.encode("latin-1") + self.body
+
+
+def pods_request(request: GatewayRequest) -> PodsRequest:
+    named = model_path(request.place.path)
+    target, body = request.place.target, request.context.body
+    if named is not None:
+        query = request.place.target[len(request.place.path) :]
+        target = f"/v2/models/{quote(request.model_name, safe='')}{named.tail}{query}"
+    elif body and request.asked.model != request.model_name:
+        body = _with_model(body, request.model_name)
+    return PodsRequest(request.place.method, target, _headers(request), body)
+
+
+def _headers(request: GatewayRequest) -> dict[str, str]:
+    given = request.context.headers
+    named = {name.strip().lower() for name in given.get("connection", "").split(",")}
+    headers = {
+        name: value
+        for name, value in given.items()
+        if name not in _KEPT_HERE and name not in named and not name.startswith(_FORWARDED)
+    }
+    headers["host"] = request.entry.pods.host
+    headers["x-request-id"] = request.context.request_id
+    return headers
+
+
+def _with_model(body: bytes, model_name: str) -> bytes:
+    """The body with its `model` as the pods call it, everything else byte for byte."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    fields["model"] = msgspec.Raw(msgspec.json.encode(model_name))
+    return msgspec.json.encode(fields)
