@@ -20,6 +20,9 @@ import click
 import msgspec
 
 from pilotlight_gateway import settings as gateway_settings
+from pilotlight_gateway.command_line.endpoint_commands import endpoint
+from pilotlight_gateway.command_line.usage_commands import usage
+from pilotlight_gateway.commands import key, tenant
 from pilotlight_gateway.configuration.gateway_config import GatewayConfig
 from pilotlight_local.cli.commands import cli
 from pilotlight_pool import arguments as pool_arguments
@@ -45,7 +48,9 @@ ENVIRONMENT = {
     "PILOTLIGHT_REDIS_URL": "gateway: the Redis that replicas share their limits by, with its password",
     "PILOTLIGHT_PREWARM": "predictor: the annotation `pilotlight.dev/prewarm`; `pilotlight up` sets it",
     "PILOTLIGHT_STORE": "every process: the model store's folder, `~/.cache/pilotlight/store` unless set",
+    "PILOTLIGHT_API_KEY": "`pilotlight endpoint` and `usage`: default of `--key`",
     "PILOTLIGHT_TENANT": "predictor: default of `--tenant`; `pilotlight up` sets it to the namespace",
+    "PILOTLIGHT_URL": "`pilotlight endpoint` and `usage`: default of `--url`",
     "HF_ENDPOINT": "store: the hub's address",
     "HF_TOKEN": "store: the hub's token",
 }
@@ -75,7 +80,11 @@ HEADERS = {
 }
 # Between our own processes only.
 PRIVATE = ("PILOTLIGHT_PREPARED_PROCESS",)
-LEASE_TYPES = ("LeaseRequest", "LeaseAnswer", "PrewarmRequest", "LeaseLine", "SlotLine", "ModelLine", "ErrorBody")
+LEASE_TYPES = ("LeaseRequest", "LeaseAnswer", "PrewarmRequest", "LeaseLine", "SlotLine", "ModelLine") + (
+    "SlotTimesAnswer",
+    "SlotTime",
+    "ErrorBody",
+)
 
 
 def page() -> str:
@@ -185,6 +194,9 @@ def _parsers() -> Iterator[str]:
 
 def _commands() -> Iterator[str]:
     commands = {**cli.commands, "prefetch": store_commands.prefetch, "models": store_commands.models}
+    commands["usage"] = usage
+    for group in (tenant, key, endpoint):
+        commands |= {f"{group.name} {name}": command for name, command in group.commands.items()}
     for name, command in sorted(commands.items()):
         rows = [
             (f"`{option.opts[-1]}`", option.help or "") for option in command.params if isinstance(option, click.Option)

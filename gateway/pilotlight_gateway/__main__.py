@@ -20,6 +20,11 @@ from pilotlight_gateway.configuration.current_config import CurrentConfig
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.directory.endpoints_file import read_endpoints
 from pilotlight_gateway.directory.platform_watch import watch
+from pilotlight_gateway.endpoints.cold_starts import ColdStarts
+from pilotlight_gateway.endpoints.endpoint_orders import EndpointOrders
+from pilotlight_gateway.endpoints.endpoints_api import EndpointsApi, no_usage
+from pilotlight_gateway.endpoints.news_waiter import NewsWaiter
+from pilotlight_gateway.endpoints.socket_platform import SocketPlatform
 from pilotlight_gateway.gateway_app import GatewayRouter, OwnRoute
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.limits.accounts import Accounts, MemoryAccounts
@@ -47,6 +52,13 @@ from pilotlight_gateway.tenants.admin_routes import TenantAdministration
 from pilotlight_gateway.tenants.authenticators import TenantAuthenticator
 from pilotlight_gateway.tenants.sqlite_store import FILE_NAME, SqliteTenants
 from pilotlight_gateway.tenants.tenant_watch import TenantWatch
+from pilotlight_gateway.usage.endpoint_records import EndpointRecords
+from pilotlight_gateway.usage.prices import PriceTable
+from pilotlight_gateway.usage.slot_time_watch import SlotTimesByEndpoint, SlotTimeWatch
+from pilotlight_gateway.usage.sqlite_usage import FILE_NAME as USAGE_FILE_NAME
+from pilotlight_gateway.usage.sqlite_usage import SqliteUsage
+from pilotlight_gateway.usage.usage_api import UsageApi
+from pilotlight_gateway.usage.usage_book import UsageBook
 from pilotlight_gateway.ways import ChosenWay, WayFacts, WayName, choose_way
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
@@ -108,6 +120,7 @@ class Gateway:
         if settings.auth != "open" and settings.state_dir is not None:
             self._tenants = SqliteTenants(settings.state_dir / FILE_NAME)
         self._process = uuid.uuid4().hex
+        self._usage = None if settings.state_dir is None else SqliteUsage(settings.state_dir / USAGE_FILE_NAME)
         self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
         self._templates = TemplateWorkers()
         self._loader = ThreadedLoader(self._templates, settings.environment)
@@ -141,17 +154,20 @@ class Gateway:
             opened.append(watch_tenants)
             limits = TenantLimits(self._accounts(opened), watch_tenants.limits_of, self._process)
             own = TenantAdministration(self._tenants, random_key, time.time, watch_tenants.refresh).routes()
+        records = EndpointRecords(ColdStarts(), None if self._usage is None else UsageBook(self._usage, self._prices))
+        own += self._endpoints_api(table, records, watch_tenants)
         once = AnswersOnce()
         ways: dict[WayName, Way] = {"short": short, "pods": pods}
         turns = FairTurns(lambda: QUEUE_DEFAULTS)
         routes = Routes(table, Mirrors(self._is_busy), self._rollouts)
         self._config.tell(routes.apply)
         own = [*own, *RouteList(routes).routes()]
-        steps = Steps(authenticator, table, limits, once, _Chooser(short), ways, pods.wake, turns, routes)
+        steps = Steps(authenticator, table, limits, once, _Chooser(short), ways, pods.wake, turns, routes, records)
         paths = any_endpoints_routes(stored)
         router = GatewayRouter(Pipeline(steps), table, routes, paths, self._limiter, own)
         app = HttpApp(router, self._limiter, self._server_settings, predict_observer("gateway"))
         server = DrainedServer(app, self._limiter, self._server_settings)
+        opened += self._books(records, table)
         return server.run(self._lifespan(table, opened, [once, routes, short, pods]))
 
     def _is_busy(self) -> bool:
@@ -171,6 +187,35 @@ class Gateway:
         accounts = RedisAccounts(link, memory, self._settings.limits_without_redis, self._process)
         opened += [link, accounts]
         return accounts
+
+    def _prices(self) -> PriceTable:
+        return self._config.config.prices
+
+    def _books(self, records: EndpointRecords, table: EndpointTable) -> list[Opened]:
+        if records.book is None:
+            return []
+        if not self._settings.pool_url:
+            return [records.book]
+        pool = PoolAddress(self._settings.pool_url, self._settings.pool_key)
+        return [records.book, SlotTimeWatch(pool, SlotTimesByEndpoint(table, records.book).held)]
+
+    def _endpoints_api(
+        self, table: EndpointTable, records: EndpointRecords, tenants: TenantWatch | None
+    ) -> list[OwnRoute]:
+        routes: list[OwnRoute] = []
+        usage = None if records.book is None else UsageApi(records.book, self._prices, time.time)
+        if usage is not None:
+            routes += usage.routes()
+        if self._settings.directory is not None:
+            platform, news = SocketPlatform(self._settings.directory), NewsWaiter(table)
+            orders = EndpointOrders(
+                platform,
+                news,
+                lambda name: self._config.config.endpoints.of(None if tenants is None else tenants.tenant(name)),
+            )
+            usage_of = no_usage if usage is None else usage.of_endpoint
+            routes += EndpointsApi(orders, table, records.cold_starts, usage_of).routes()
+        return routes
 
     @contextlib.asynccontextmanager
     async def _lifespan(

@@ -72,17 +72,21 @@ def key() -> None:
 @click.option("--concurrency", type=click.IntRange(min=1), help="Requests at a time.")
 @click.option("--tokens-per-day", type=click.IntRange(min=1), help="By UTC.")
 @click.option("--tokens-per-month", type=click.IntRange(min=1), help="By UTC.")
+@click.option("--max-endpoints", type=click.IntRange(min=0), help="On demand.  [default: the server's]")
+@click.option("--max-replicas", type=click.IntRange(min=0), help="Of each endpoint.  [default: the server's]")
 @state_dir_option
 def create_tenant(
     name: str,
     models: tuple[str, ...],
     namespaces: tuple[str, ...],
     priority: PriorityClass,
+    max_endpoints: int | None,
+    max_replicas: int | None,
     state_dir: Path | None,
     **limits: int | None,
 ) -> None:
     """Make the tenant NAME, who owns the endpoints of the namespace NAME. From the first one on, keys are asked for."""
-    settings = TenantSettings(priority, models, namespaces, LimitTerms(**limits))
+    settings = TenantSettings(priority, models, namespaces, LimitTerms(**limits), max_endpoints, max_replicas)
     with _store(state_dir) as store:
         store.change(name, tenant_orders.create_tenant(name, settings, time.time()))
     click.echo(f"tenant {name} created; `pilotlight key create {name}` makes it a key")

@@ -33,7 +33,7 @@ OWNER = "pilotlight"
 class OwnRoute:
     """A route over no model, answered for a known caller."""
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     handler: Callable[[RequestContext, Caller], Awaitable[Reply | Stream]]
 

@@ -17,6 +17,7 @@ from pilotlight_gateway.held_events import Held, HeldEvents
 from pilotlight_gateway.metering import USAGE
 from pilotlight_gateway.metrics import OUTPUT_TOKENS, PROMPT_TOKENS, WENT, requests, seconds
 from pilotlight_gateway.request_steps import (
+    NO_RECORDS,
     NO_TURN,
     NO_TURNS,
     Asked,
@@ -29,6 +30,7 @@ from pilotlight_gateway.request_steps import (
     NoRoutes,
     Once,
     Place,
+    Records,
     Reservation,
     Routed,
     Router,
@@ -78,6 +80,7 @@ class Steps:
     wake: Callable[[EndpointEntry], None]
     turns: Turns = NO_TURNS
     router: Router = field(default_factory=NoRoutes)
+    records: Records = NO_RECORDS
 
 
 class Pipeline:
@@ -100,7 +103,7 @@ class Pipeline:
         context = request.context
         reservation = await self._steps.limits.reserve(request)
         context.response_headers.update(reservation.headers)
-        outcome = _Outcome(started_s, request, reservation)
+        outcome = _Outcome(started_s, request, reservation, self._steps.records)
         USAGE.set(request.usage)
         try:
             result = await self._in_time(request, started_s, outcome)
@@ -143,7 +146,9 @@ class Pipeline:
         timeout_s = request.entry.timeout_s
         try:
             with self._timeouts.of(timeout_s):
-                return await self._by_its_route(request, started_s, outcome)
+                result = await self._by_its_route(request, started_s, outcome)
+                self._steps.records.begun(request, time.perf_counter() - started_s)
+                return result
         except TimeoutError as error:
             if request.routed is not None:
                 request.routed.observe(Attempted(request.why, failed=True))
@@ -220,6 +225,7 @@ class _Outcome:
     started_s: float
     request: GatewayRequest
     reservation: Reservation
+    records: Records
     turn: Turn = NO_TURN
     status: int = 200
     open: bool = True
@@ -243,3 +249,4 @@ class _Outcome:
         if usage.total:
             PROMPT_TOKENS.inc(usage.prompt_tokens)
             OUTPUT_TOKENS.inc(usage.output_tokens)
+        self.records.ended(self.request, self.status)

@@ -63,10 +63,11 @@ class Asked(msgspec.Struct):
 
 @dataclass(slots=True)
 class TokenUsage:
-    """What a request has taken so far, counted where its tokens pass."""
+    """What a request has taken so far, counted where its tokens pass. `cached_tokens`: of the prompt's."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
 
     @property
     def total(self) -> int:
@@ -207,6 +208,18 @@ class WayChooser(Protocol):
     def choose(self, request: GatewayRequest) -> ChosenWay: ...
 
 
+class Records(Protocol):
+    """What is kept of requests, in a few microseconds."""
+
+    def begun(self, request: GatewayRequest, first_s: float) -> None:
+        """The first part of the answer is there, `first_s` after the request came."""
+        ...
+
+    def ended(self, request: GatewayRequest, status: int) -> None:
+        """Called once, when the answer has ended in whatever way."""
+        ...
+
+
 class OpenDoor:
     """Everybody is the tenant `default`, and may use all there is: one person's machine."""
 
@@ -248,3 +261,14 @@ class NoTurns:
 
 
 NO_TURNS = NoTurns()
+
+
+class NoRecords:
+    def begun(self, request: GatewayRequest, first_s: float) -> None:
+        return
+
+    def ended(self, request: GatewayRequest, status: int) -> None:
+        return
+
+
+NO_RECORDS = NoRecords()

@@ -10,6 +10,7 @@ from pathlib import Path
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from pilotlight_local.cli.commands import Surroundings, cli  # noqa: E402
+from pilotlight_protocol.model_reference import STORE_VARIABLE  # noqa: E402
 
 STATE_DIR_NAME = "pilotlight"
 # What the child that downloads models may know of this environment.
@@ -29,7 +30,6 @@ DOWNLOAD_VARIABLES = (
 )
 # Where the credentials of object stores stand (obstore reads them).
 DOWNLOAD_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_")
-STORE_VARIABLE = "PILOTLIGHT_STORE"
 
 
 def _surroundings() -> Surroundings:

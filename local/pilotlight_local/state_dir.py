@@ -53,6 +53,11 @@ class StateDir:
         return self.root / "gateway"
 
     @property
+    def ordered_endpoints(self) -> Path:
+        """Endpoints that were ordered while a platform ran."""
+        return self.root / "endpoints"
+
+    @property
     def gateway_log(self) -> Path:
         return self.gateway / "logs" / "gateway.log"
 

@@ -147,6 +147,23 @@ class SlotLine(msgspec.Struct, frozen=True):
     swap_path: str
 
 
+class SlotTime(msgspec.Struct, frozen=True):
+    """`slot_s`: for how long the tenant's leases of this name held slots, or had them made ready. Leases that share
+    one have equal parts of it."""
+
+    tenant: str
+    model_name: str
+    slot_s: float
+
+
+class SlotTimesAnswer(msgspec.Struct, frozen=True):
+    """`GET /v1/slot_times`, all of it since this pool's start, whose name is `epoch`. What nobody has leased for long
+    may be left out, and begins at nothing then."""
+
+    epoch: str
+    times: tuple[SlotTime, ...]
+
+
 class ModelLine(msgspec.Struct, frozen=True):
     """One line of `GET /v1/models`: what was asked for since the start, and where it is."""
 

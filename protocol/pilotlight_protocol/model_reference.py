@@ -19,6 +19,9 @@ from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.manifest import unsafe_name
 
 Scheme = Literal["file", "bundled", "hf", "pvc", "s3", "gs", "az", "http", "https"]
+STORE_VARIABLE = "PILOTLIGHT_STORE"
+"""Names the folder of models that were fetched, in every process of a machine."""
+
 _HUB_MODEL = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(?:[@:](?P<revision>[\w./+~-]+))?", re.ASCII)
 
 

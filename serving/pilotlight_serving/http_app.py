@@ -24,7 +24,7 @@ from pilotlight_serving.settings import ServerSettings
 from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
 from pilotlight_wire.http_exchange import BodyAborted, HttpAnswer, Receive, Scope, Send, server_timing
 
-_ALL_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
+_ALL_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 
 _log = logging.getLogger("pilotlight.http")
 
@@ -135,7 +135,7 @@ class _Exchange:
 
     async def _run(self, route: Route) -> None:
         context = self._context
-        if route.method == "POST":
+        if route.method in ("POST", "PATCH"):
             settings = self._app.settings
             check_content_type(context, route)
             context.body = await self._answer.body(settings.max_body_bytes, settings.body_stall_timeout_s)

@@ -75,7 +75,7 @@ class Route:
     `request_predict_seconds`; False for probes and metadata. `content_types`: what a body may be.
     """
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     handler: Handler
     counted: bool = True

@@ -37,6 +37,11 @@ class Metadata:
         }
 
 
+def is_isvc_name(name: str) -> bool:
+    """Whether KServe takes it for an InferenceService, and Knative what it derives from it."""
+    return _ISVC.fullmatch(name) is not None and len(name) <= ISVC_NAME_MAX
+
+
 def peek_identity(data: Mapping[str, object], *, cluster_scoped: bool) -> tuple[str, str]:
     """(namespace, name) of an object whatever their types, to name it in findings."""
     metadata = data.get("metadata")
@@ -53,7 +58,7 @@ def read_metadata(document: Fields, *, cluster_scoped: bool = False, isvc: bool 
         return Metadata("", "" if cluster_scoped else DEFAULT_NAMESPACE, {}, {})
     name = fields.required_text("name")
     namespace = fields.text("namespace")
-    if name and isvc and not (_ISVC.fullmatch(name) and len(name) <= ISVC_NAME_MAX):
+    if name and isvc and not is_isvc_name(name):
         fields.report.error(
             fields.at("name"), f"must match {_ISVC.pattern} and have at most {ISVC_NAME_MAX} characters, was {name!r}"
         )

@@ -21,7 +21,7 @@ class PooledPlatform:
 
     gateway_port: int | None = None
 
-    def __init__(self, folder: Path, spec: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, spec: Path | None, *flags: str) -> None:
         self.port, self.state, self.log = free_port(), folder / "state", folder / "up.log"
         gateway = ["--no-gateway"] if self.gateway_port is None else [f"--gateway-port={self.gateway_port}"]
         argv = [
@@ -29,7 +29,7 @@ class PooledPlatform:
             "-m",
             "pilotlight_local",
             "up",
-            str(spec),
+            *([] if spec is None else [str(spec)]),
             *gateway,
             "--port",
             str(self.port),
@@ -52,12 +52,15 @@ Platform = TypeVar("Platform", bound=PooledPlatform)
 
 
 @contextlib.contextmanager
-def pooled_platform(kind: type[Platform], services: str, deadline_s: float, *flags: str) -> Iterator[Platform]:
-    """One that serves `services` (YAML) and whose pool is ready; at the end none of its processes may be left."""
+def pooled_platform(kind: type[Platform], services: str | None, deadline_s: float, *flags: str) -> Iterator[Platform]:
+    """One that serves `services` (YAML, None for no file) and whose pool is ready; none of its processes may be left
+    at the end."""
     # Not pytest's folder: its path is too long for a socket, and the marker of our processes must be our own.
     with tempfile.TemporaryDirectory(prefix="pl-") as folder:
-        spec = Path(folder) / "services.yaml"
-        spec.write_text(services, encoding="utf-8")
+        spec = None
+        if services is not None:
+            spec = Path(folder) / "services.yaml"
+            spec.write_text(services, encoding="utf-8")
         running = kind(Path(folder), spec, *flags)
         try:
             until(lambda: running.status()["pool"]["state"] == "ready", deadline_s, "the pool")

@@ -32,7 +32,7 @@ async def test_the_watch_hears_of_changes_and_of_another_platform(tmp_path: Path
             news = EndpointNews(epoch)
             heard.clear()
             news.tell(entry("a"))
-            server = ControlServer(nobody, nobody, news, None, 0, lambda: None)
+            server = ControlServer(nobody, nobody, nobody, news, None, 0, lambda: None)
             await server.serve(socket)
             try:
                 await until_async(lambda: any(answer.whole for answer in heard))

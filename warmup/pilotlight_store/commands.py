@@ -19,6 +19,7 @@ import click
 
 from pilotlight_protocol.byte_sizes import parse_size, shown_size
 from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.model_reference import STORE_VARIABLE
 from pilotlight_protocol.prefetch_report import PrefetchReport
 from pilotlight_store.prefetch_progress import kept_report, shown_progress, write_report
 
@@ -40,7 +41,7 @@ store_option = click.option(
     "--store",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    envvar="PILOTLIGHT_STORE",
+    envvar=STORE_VARIABLE,
     default="~/.cache/pilotlight/store",
     show_default=True,
     help="The store's folder.",

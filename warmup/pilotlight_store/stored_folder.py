@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_protocol.model_reference import ModelReference
+from pilotlight_protocol.model_reference import STORE_VARIABLE, ModelReference
 from pilotlight_store.model_store import Store, StoreSettings
 from pilotlight_store.published.catalog import Hold
 from pilotlight_store.sources.sources import HUB_ENDPOINT, SourceSettings
@@ -23,11 +23,11 @@ def settings_from(environment: Mapping[str, str], folder: Path | None = None) ->
     sources = SourceSettings(
         hub_endpoint=environment.get("HF_ENDPOINT") or HUB_ENDPOINT, hub_token=environment.get("HF_TOKEN") or None
     )
-    folder = folder or Path(environment.get("PILOTLIGHT_STORE") or DEFAULT_STORE)
+    folder = folder or Path(environment.get(STORE_VARIABLE) or DEFAULT_STORE)
     try:
         return StoreSettings(folder.expanduser(), sources=sources)
     except RuntimeError as error:
-        raise InvalidInput("this user has no home directory for a model store; set PILOTLIGHT_STORE") from error
+        raise InvalidInput(f"this user has no home directory for a model store; set {STORE_VARIABLE}") from error
 
 
 def stored_folder(reference: ModelReference, environment: Mapping[str, str], part: Part = "all") -> Hold:
@@ -39,7 +39,7 @@ def stored_folder(reference: ModelReference, environment: Mapping[str, str], par
             hold, _ = store.acquire(reference.uri, part=part)
     except OSError as error:
         raise InvalidInput(
-            f"the model store {settings.folder} cannot be used ({error.strerror}); set PILOTLIGHT_STORE to a folder "
+            f"the model store {settings.folder} cannot be used ({error.strerror}); set {STORE_VARIABLE} to a folder "
             "that this user can write"
         ) from error
     return hold

@@ -6,13 +6,18 @@ An empty file is a whole configuration: every section has a default that changes
 from __future__ import annotations
 
 from pilotlight_gateway.configuration.section import Section
+from pilotlight_gateway.endpoints.endpoint_rules import EndpointRules
 from pilotlight_gateway.routing.route_spec import RouteSpec, check_names
+from pilotlight_gateway.usage.prices import PriceTable
 
 
 class GatewayConfig(Section, frozen=True):
-    """`routes`: names that clients may ask for as `model`, beside those of endpoints."""
+    """`routes`: names that clients may ask for as `model`, beside those of endpoints. `endpoints`: what tenants may
+    make on demand. `prices`: what requests and slots cost from now on."""
 
     routes: tuple[RouteSpec, ...] = ()
+    endpoints: EndpointRules = EndpointRules()
+    prices: PriceTable = PriceTable()
 
     def __post_init__(self) -> None:
         check_names(self.routes)

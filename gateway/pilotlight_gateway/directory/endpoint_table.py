@@ -27,14 +27,19 @@ class Target:
 
 
 class EndpointTable:
-    """`told` is called after each answer, with the keys whose entries are others now, or none."""
+    """`known` from the first answer on. `epoch` and `version`: of the last one."""
 
     def __init__(self) -> None:
-        self.told: Callable[[set[EndpointKey]], None] = lambda changed: None
+        self._listeners: list[Callable[[set[EndpointKey]], None]] = []
         self._entries: dict[EndpointKey, EndpointEntry] = {}
         self._by_name: dict[str, dict[EndpointKey, str]] = {}
-        self._epoch = ""
+        self.epoch = ""
+        self.version = 0
         self.known = False
+
+    def subscribe(self, listener: Callable[[set[EndpointKey]], None]) -> None:
+        """It is called after each answer, with the keys whose entries are others now, or none."""
+        self._listeners.append(listener)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -43,10 +48,9 @@ class EndpointTable:
         return self._entries.get(key)
 
     def apply(self, answer: DirectoryAnswer) -> None:
-        """`known` from the first one on."""
         changed = {entry.key for entry in answer.changed} | set(answer.gone)
         gone = set(answer.gone)
-        if answer.whole or answer.epoch != self._epoch:
+        if answer.whole or answer.epoch != self.epoch:
             gone |= self._entries.keys() - {entry.key for entry in answer.changed}
             changed |= gone
         for key in gone - {entry.key for entry in answer.changed}:
@@ -59,9 +63,9 @@ class EndpointTable:
             self._entries[entry.key] = entry
             for name, model_name in spellings(entry).items():
                 self._by_name.setdefault(name, {})[entry.key] = model_name
-        self.known, self._epoch = True, answer.epoch
-        if changed:
-            self.told(changed)
+        self.known, self.epoch, self.version = True, answer.epoch, answer.version
+        for listener in self._listeners:
+            listener(changed)
 
     def _remove(self, key: EndpointKey) -> None:
         entry = self._entries.pop(key, None)

@@ -13,16 +13,14 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from pilotlight_gateway.directory.control_socket import asked
 from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.endpoint_directory import LONGEST_WAIT_S, DirectoryAnswer
 from pilotlight_protocol.errors import PilotlightError
-from pilotlight_wire.http_connection import ConnectionLost, HttpConnection, Silence
-from pilotlight_wire.shared_timer import SharedTimer
-from pilotlight_wire.unix_paths import short_unix_path
+from pilotlight_wire.http_connection import ConnectionLost, Silence
 
 BACK_OFF = BackOff(first_s=0.05, longest_s=2.0)
 SILENCE_S = LONGEST_WAIT_S + 10.0
-_CONNECT_TIMEOUT_S = 5.0
 _OK = 200
 _ANSWERS = msgspec.json.Decoder(DirectoryAnswer)
 
@@ -46,19 +44,7 @@ async def watch(socket: Path, tell: Callable[[DirectoryAnswer], None], wait_s: f
 
 
 async def _asked(socket: Path, query: str) -> DirectoryAnswer:
-    with short_unix_path(socket) as address:
-        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            _, connection = await asyncio.get_running_loop().create_unix_connection(
-                lambda: HttpConnection(SharedTimer(SILENCE_S)), address
-            )
-    try:
-        connection.send(f"GET /endpoints?{query} HTTP/1.1\r\nhost: platform\r\n\r\n".encode())
-        status = await connection.head()
-        body = bytearray()
-        while piece := await connection.read():
-            body += piece
-    finally:
-        connection.abort()
+    status, body = await asked(socket, "GET", f"/endpoints?{query}", silence_s=SILENCE_S)
     if status != _OK:
         raise OSError(f"it answers {status}")
     return _ANSWERS.decode(body)

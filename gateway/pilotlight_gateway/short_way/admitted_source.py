@@ -122,6 +122,7 @@ class _Admitted:
             tokens += len(event.output_ids)
             if event.prompt_tokens is not None:
                 self._usage.prompt_tokens += event.prompt_tokens
+                self._usage.cached_tokens += event.cached_tokens or 0
             if event.finish_reason is not None:
                 self._choices.add(event.index)
         self._usage.output_tokens += tokens

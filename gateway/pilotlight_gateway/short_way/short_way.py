@@ -35,7 +35,7 @@ class ShortWay:
         self._table = table
         self._open: dict[EndpointKey, LeasedText] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        table.told = self._changed
+        table.subscribe(self._changed)
 
     def running(self, key: EndpointKey) -> int:
         """Requests of that endpoint that are answered here now."""

@@ -8,7 +8,7 @@ active ──rotated──▶ rotated, usable until its grace period is over ─
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -16,18 +16,22 @@ from pilotlight_gateway.limits.limit_terms import UNLIMITED, LimitTerms
 from pilotlight_gateway.request_steps import PriorityClass, Role
 from pilotlight_protocol.errors import InvalidInput
 
+Quota = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None
 KeyState = Literal["active", "rotated", "revoked", "expired"]
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?").fullmatch
 
 
 class TenantSettings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """`models`: the names its keys may ask for, empty for all. `namespaces`: whose endpoints it may use beside its own.
-    `priority`: the highest its requests may have."""
+    `priority`: the highest its requests may have. `max_endpoints`: on demand, and `max_replicas`: of each, where not as
+    many as anybody's."""
 
     priority: PriorityClass = "normal"
     models: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
     limits: LimitTerms = UNLIMITED
+    max_endpoints: Quota = None
+    max_replicas: Quota = None
 
 
 class TenantRecord(msgspec.Struct, frozen=True):

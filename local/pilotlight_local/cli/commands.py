@@ -85,7 +85,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path), required=True)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True, help="Ingress port.")
 @click.option(
     "--initial-scale",
@@ -141,7 +141,8 @@ def up(
     no_pool: bool,
     state_dir: Path | None,
 ) -> None:
-    """Apply FILES (YAML, JSON or directories) and serve until Ctrl-C or `pilotlight down`."""
+    """Apply FILES (YAML, JSON or directories; none for endpoints on demand alone) and serve until Ctrl-C or
+    `pilotlight down`."""
     from rich.console import Console
 
     from pilotlight_local.embedded import embedded_platform

@@ -111,6 +111,10 @@ class Controller:
         if endpoint.name not in self._table.endpoints:
             await self._addresses.close(endpoint.name)
 
+    def names(self) -> list[EndpointName]:
+        """Of the endpoints that take requests."""
+        return list(self._table.endpoints)
+
     def status(self) -> list[platform_status.ComponentStatus]:
         """What `pilotlight status` shows."""
         return [row for endpoint in self._table.endpoints.values() for row in platform_status.describe(endpoint)]

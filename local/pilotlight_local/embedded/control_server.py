@@ -3,6 +3,7 @@
     POST /apply   {"paths": [...]}                 -> {"applied": [[name, verb]], "findings": [...], "errors": [...]}
     POST /delete  {"namespace": ..., "name": ...}  -> {"deleted": bool, "running": n}   requests that still run
     GET  /endpoints?epoch=&after=&wait_s=          -> a DirectoryAnswer, for the gateway
+    GET  /services, PUT, DELETE /services/NS/NAME  -> `pilotlight_protocol.endpoint_orders`, for the gateway
     GET  /status                                   -> {"port": n, "pid": n, "components": [...], "pool": {...}}
     POST /down                                     -> {}   and the platform ends
 
@@ -22,9 +23,11 @@ from aiohttp import web
 from pilotlight_local.controller.controller import DELETE_GRACE_S, Controller
 from pilotlight_local.embedded.applying import Applier
 from pilotlight_local.embedded.endpoint_news import EndpointNews
+from pilotlight_local.embedded.endpoint_orders import EndpointOrders
 from pilotlight_local.embedded.warm_pool import WarmPool
 from pilotlight_local.errors import RefusedError
 from pilotlight_local.ingress.routes import EndpointName
+from pilotlight_protocol.endpoint_orders import ApplyOrder, NotApplied
 from pilotlight_wire.unix_paths import short_unix_path
 
 LAST_ANSWERS_TIMEOUT_S = 2.0
@@ -39,6 +42,7 @@ class ControlServer:
         self,
         controller: Controller,
         applier: Applier,
+        orders: EndpointOrders,
         news: EndpointNews,
         pool: WarmPool | None,
         port: int,
@@ -46,6 +50,7 @@ class ControlServer:
     ) -> None:
         self._controller = controller
         self._applier = applier
+        self._orders = orders
         self._news = news
         self._pool = pool
         self._port = port
@@ -90,11 +95,33 @@ class ControlServer:
             case "POST", "/delete":
                 order = await request.json()
                 name = EndpointName(order["namespace"], order["name"])
+                await self._orders.forget(name)
                 running = await self._controller.delete(name, DELETE_PATIENCE_S)
                 return web.json_response({"deleted": running is not None, "running": running or 0})
             case "POST", "/down":
                 self._end()
                 return web.json_response({})
+            case _, path if path.startswith("/services"):
+                return await self._services(request)
+        return web.json_response({"error": f"no {request.method} {request.path}"}, status=404)
+
+    async def _services(self, request: web.BaseRequest) -> web.Response:
+        namespace = request.query.get("namespace")
+        match request.method, request.path.split("/")[2:]:
+            case "GET", []:
+                return _encoded(self._orders.held(namespace))
+            case "PUT", [namespace, name]:
+                try:
+                    order = msgspec.json.decode(await request.read(), type=ApplyOrder)
+                    return _encoded(await self._orders.apply(EndpointName(namespace, name), order))
+                except (RefusedError, OSError) as error:
+                    return web.json_response({"error": str(error)}, status=503)
+                except msgspec.MsgspecError as error:
+                    return web.json_response({"error": str(error)}, status=400)
+            case "DELETE", [namespace, name]:
+                given = request.query.get("generation")
+                generation = None if given is None else int(given)
+                return _encoded(await self._orders.delete(EndpointName(namespace, name), generation))
         return web.json_response({"error": f"no {request.method} {request.path}"}, status=404)
 
     async def _apply(self, order: dict[str, list[str]]) -> web.Response:
@@ -103,3 +130,10 @@ class ControlServer:
         except RefusedError as error:
             return web.json_response({"applied": [], "findings": [], "errors": list(error.messages)})
         return web.json_response({"applied": list(result.applied), "findings": list(result.findings), "errors": []})
+
+
+def _encoded(answer: object) -> web.Response:
+    status = 200
+    if isinstance(answer, NotApplied):
+        status = 422 if answer.refused else 409
+    return web.Response(body=msgspec.json.encode(answer), content_type="application/json", status=status)

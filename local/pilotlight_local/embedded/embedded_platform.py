@@ -27,8 +27,10 @@ from pilotlight_local.embedded.applying import Applier, Desired, load
 from pilotlight_local.embedded.control_server import ControlServer
 from pilotlight_local.embedded.display import Display
 from pilotlight_local.embedded.endpoint_news import EndpointNews
+from pilotlight_local.embedded.endpoint_orders import Earlier, EndpointOrders, load_kept
 from pilotlight_local.embedded.endpoint_publisher import EndpointPublisher
 from pilotlight_local.embedded.front_door import FrontDoorSettings, front_door
+from pilotlight_local.embedded.kept_endpoints import KeptEndpoints
 from pilotlight_local.embedded.obstacles import Obstacles
 from pilotlight_local.embedded.supervised_process import SupervisedProcess
 from pilotlight_local.embedded.warm_pool import WarmPool, WarmPoolSettings
@@ -49,6 +51,7 @@ LISTEN_BACKLOG = 4096
 # Of the machine's memory, what the warm pool's engines may take together; pods and page cache have the rest.
 POOL_MEMORY_SHARE = 0.5
 LAST_ANSWERS_TIMEOUT_S = 1.0
+FRONT_DOOR_LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,16 @@ def run(settings: PlatformSettings, display: Display, started_s: float) -> None:
         desired = load(settings.files, settings.kpa, settings.obstacles)
         for finding in desired.findings:
             display.line(finding)
+        earlier = load_kept(KeptEndpoints(settings.state_dir.ordered_endpoints), settings.kpa, settings.obstacles)
+        for finding in earlier.findings:
+            display.line(finding)
         adopt_orphans()
-        uvloop.run(_run(settings, desired, display, started_s))
+        uvloop.run(_run(settings, desired, earlier, display, started_s))
 
 
-async def _run(settings: PlatformSettings, desired: Desired, display: Display, started_s: float) -> None:
+async def _run(
+    settings: PlatformSettings, desired: Desired, earlier: Earlier, display: Display, started_s: float
+) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -118,10 +126,14 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         listening = _listen(settings.port, "--port")
         gateway = _gateway(settings, pool, display)
         applier = Applier(controller, settings.kpa, settings.obstacles, pool, publisher)
-        control = ControlServer(controller, applier, news, pool, settings.port, ended.set)
+        orders = EndpointOrders(controller, applier, KeptEndpoints(settings.state_dir.ordered_endpoints), news)
+        control = ControlServer(controller, applier, orders, news, pool, settings.port, ended.set)
         await control.serve(settings.state_dir.control_socket)
         stack.callback(settings.state_dir.control_socket.unlink, missing_ok=True)
         applier.apply_desired(desired)
+        orders.start_with(earlier.endpoints)
+        if pool is not None and not settings.files:
+            pool.start()  # endpoints are ordered, and the first of them must not wait for it
         ingress = ports.open_ingress(listening)
         if gateway is not None:
             gateway.start()
@@ -130,10 +142,10 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
             reconciling,
             asyncio.create_task(display.run(controller.status, settings.port), name="live view"),
         ]
-        if gateway is not None:
-            display.line(f"front door: http://{LOOPBACK}:{settings.gateway_port}/v1 (OpenAI's base URL; model: NAME)")
+        if settings.gateway_port is not None:
+            background.append(asyncio.create_task(_tell_when_open(settings.gateway_port, display), name="front door"))
         display.line(
-            f"ready in {time.monotonic() - started_s:.2f} s: {len(desired.services)} endpoint(s), "
+            f"ready in {time.monotonic() - started_s:.2f} s: {len(controller.names())} endpoint(s), "
             f"http://{LOOPBACK}:{settings.port}/serving/NAMESPACE/NAME/ or NAME.NAMESPACE.localhost:{settings.port}"
         )
         await _until(ended, background)
@@ -152,6 +164,19 @@ async def _run(settings: PlatformSettings, desired: Desired, display: Display, s
         await ports.end(LAST_ANSWERS_TIMEOUT_S)
         await control.close()
         display.line("ended, no process is left")
+
+
+async def _tell_when_open(port: int, display: Display) -> None:
+    """The gateway imports for half a second before it listens."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(LOOPBACK, port)
+        except OSError:
+            await asyncio.sleep(FRONT_DOOR_LOOK_S)
+            continue
+        writer.close()
+        display.line(f"front door: http://{LOOPBACK}:{port}/v1 (OpenAI's base URL; model: NAME)")
+        return
 
 
 async def _until(ended: asyncio.Event, background: Sequence["asyncio.Task[None]"]) -> None:

@@ -8,6 +8,7 @@ import contextlib
 from collections import OrderedDict
 
 from pilotlight_protocol.endpoint_directory import LONGEST_WAIT_S, DirectoryAnswer, EndpointEntry
+from pilotlight_protocol.endpoint_orders import NewsPlace
 
 _Key = tuple[str, str]
 # A watcher that missed more than this is told everything.
@@ -45,6 +46,11 @@ class EndpointNews:
         while len(self._gone) > GONE_KEPT:
             _, self._forgotten_version = self._gone.popitem(last=False)
         self._wake()
+
+    @property
+    def place(self) -> NewsPlace:
+        """Where the last change stands."""
+        return NewsPlace(self._epoch, self._version)
 
     async def after(self, epoch: str, version: int, wait_s: float) -> DirectoryAnswer:
         """What changed since, waiting for it at most so long."""

@@ -5,11 +5,13 @@ Must not: change an endpoint.
 
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from pilotlight_local.controller.live_endpoint import LiveEndpoint
 from pilotlight_local.embedded.endpoint_entries import FolderOf, Meaning, RoutedEndpoint, entry_of
 from pilotlight_local.embedded.endpoint_news import EndpointNews
 from pilotlight_local.ingress.routes import EndpointName
-from pilotlight_protocol.endpoint_directory import PodsAddress
+from pilotlight_protocol.endpoint_directory import EndpointEntry, PodsAddress
 from pilotlight_specs import Component
 
 
@@ -31,26 +33,36 @@ class EndpointPublisher:
         self._ingress_url = ingress_url
         self._has_pool = has_pool
         self._means: dict[EndpointName, dict[Component, Meaning]] = {}
+        self._told: dict[EndpointName, tuple[RoutedEndpoint, EndpointEntry]] = {}
+        """What was told last, and of what: mostly nothing but the number of pods has changed since."""
 
     def learn(self, name: EndpointName, means: Mapping[Component, Meaning]) -> None:
         """Of the components of a spec that is about to be applied."""
         self._means.setdefault(name, {}).update(means)
+        self._told.pop(name, None)
 
     def look(self, name: EndpointName) -> None:
         endpoint = self._find(name)
         if endpoint is None:
             self._means.pop(name, None)
+            self._told.pop(name, None)
             self._news.remove(name.namespace, name.name)
             return
         means = self._means.get(name, {})
         routed = self._routed(endpoint)
         if routed is None:
             return
+        told = self._told.get(name)
+        if told is not None and _same_but_for_pods(told[0], routed):
+            self._news.tell(msgspec.structs.replace(told[1], pods_ready=routed.pods_ready))
+            return
         live = {service.component for service in endpoint.services.values()}
         live |= {revision.component for revision in endpoint.revisions()}
         for component in means.keys() - live:
             del means[component]
-        self._news.tell(entry_of(routed, means, self._folder_of, has_pool=self._has_pool))
+        entry = entry_of(routed, means, self._folder_of, has_pool=self._has_pool)
+        self._told[name] = routed, entry
+        self._news.tell(entry)
 
     def _routed(self, endpoint: LiveEndpoint) -> RoutedEndpoint | None:
         """None before it was reconciled for the first time."""
@@ -69,3 +81,13 @@ class EndpointPublisher:
             pods=PodsAddress(self._ingress_url, f"{name}.{namespace}.localhost"),
             pods_ready=ready,
         )
+
+
+def _same_but_for_pods(one: RoutedEndpoint, other: RoutedEndpoint) -> bool:
+    """Components are replaced as a whole, never changed."""
+    return (
+        one.predictor is other.predictor
+        and one.transformer is other.transformer
+        and one.is_split == other.is_split
+        and one.pods == other.pods
+    )

@@ -11,8 +11,7 @@ from pilotlight_local.embedded.supervised_process import ProcessPlan, Supervised
 from pilotlight_local.pods.loopback_ports import LOOPBACK
 from pilotlight_local.state_dir import StateDir
 from pilotlight_protocol.leases import POOL_URL_VARIABLE
-
-STORE_VARIABLE = "PILOTLIGHT_STORE"
+from pilotlight_protocol.model_reference import STORE_VARIABLE
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from pilotlight_local.pods.pod_probing import PodProbing
 from pilotlight_local.pods.process_pod import PodProcess
 from pilotlight_local.state_dir import StateDir
 from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.model_reference import STORE_VARIABLE
 from pilotlight_specs import Component, Probe
 
 PodPhase = Literal["Mounting", "Starting", "Ready", "NotReady", "Draining", "Gone"]
@@ -196,7 +197,7 @@ class LivePod:
         )
         command = pod_command(self.component, self._revision, placement)
         # A component that is given a model's URI shares the platform's store; the spec's own word wins.
-        store = {"PILOTLIGHT_STORE": str(self._around.mounts.store)}
+        store = {STORE_VARIABLE: str(self._around.mounts.store)}
         self._env = {"PATH": self._around.search_path, **store, **self._pool_env(), **dict(command.env)}
         self._log_watch = LogWatch(self.log_path, levels=("ERROR", "CRITICAL"))
         return await PodProcess.start(command.argv, self._env, Path(command.working_dir or working_dir), self.log_path)

@@ -65,7 +65,7 @@ def test_the_table_is_what_was_told(answers) -> None:
     known, epoch = EndpointTable(), ""
     there: dict[tuple[str, str], EndpointEntry] = {}
     told: list[set[tuple[str, str]]] = []
-    known.told = told.append
+    known.subscribe(told.append)
     for is_whole, changed, gone, answer_epoch in answers:
         entries = {
             (namespace, name): entry(name, namespace, model_names=(model,), pods_ready=ready)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from pilotlight_pool.coordinator.lease_service import LeaseService
 from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.model_search import Found, find
 from pilotlight_pool.coordinator.pool import Pool, PoolPolicy
+from pilotlight_pool.coordinator.slot_times import SlotTimes
 from pilotlight_pool.coordinator.warm_orders import WarmKey, WarmOrder
 from pilotlight_pool.engine_orders import EngineOrder, ModelOrder
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
@@ -32,7 +34,15 @@ from pilotlight_pool.policy.leases.access import Caller
 from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
 from pilotlight_pool.policy.leases.presence import Applicant, PresenceSpec, Taken
 from pilotlight_protocol.errors import Unavailable
-from pilotlight_protocol.leases import Isolation, LeaseLine, LeaseState, ModelLine, PrewarmRequest, SlotLine
+from pilotlight_protocol.leases import (
+    Isolation,
+    LeaseLine,
+    LeaseState,
+    ModelLine,
+    PrewarmRequest,
+    SlotLine,
+    SlotTimesAnswer,
+)
 
 log = logging.getLogger(__name__)
 _UNUSED_S = 1.0
@@ -80,6 +90,8 @@ class Coordinator:
         self._wake = asyncio.Event()
         self._changed_slots: dict[str, None] = {}
         self.pool.on_change.append(self._on_change)
+        self._slot_times = SlotTimes(self.pool)
+        self._epoch = f"{int(unix_clock() * 1000):x}-{secrets.token_hex(4)}"
 
     async def run(self, agents: list[AgentPort]) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -167,6 +179,10 @@ class Coordinator:
                 )
             )  # fmt: skip
         return lines
+
+    def slot_times(self, caller: Caller) -> SlotTimesAnswer:
+        """A tenant's own, or the operator's of all."""
+        return SlotTimesAnswer(self._epoch, tuple(each for each in self._slot_times.told() if caller.owns(each.tenant)))
 
     def models(self) -> list[ModelLine]:
         return [self._model_line(order, self.pool.warm_orders.of_kind(kind)) for kind, order in self._known.items()]

@@ -4,12 +4,12 @@
     GET    /v1/leases/{id}?wait_s=      200 the lease, without the secret
     POST   /v1/leases/{id}/heartbeat    200, or 410 with the reason, or 404
     DELETE /v1/leases/{id}              204
-    GET    /v1/leases, /v1/slots, /v1/models
+    GET    /v1/leases, /v1/slots, /v1/models, /v1/slot_times
     POST   /v1/prewarm                  202
     GET    /metrics, /healthz, /readyz
 
-With lease keys every route under /v1 wants `Authorization: Bearer KEY`; a tenant sees its own leases, and slots and
-models are the operator's. Errors are `{"error": "…"}` with the protocol's statuses and `Retry-After`.
+With lease keys every route under /v1 wants `Authorization: Bearer KEY`; a tenant sees its own leases and times, and
+slots and models are the operator's. Errors are `{"error": "…"}` with the protocol's statuses and `Retry-After`.
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ def build_app(coordinator: Coordinator, is_ready: Callable[[], bool], caller_of:
     async def models(request: Request) -> Response:
         _operator(who(request))
         return _json({"models": coordinator.models()})
+
+    @app.get("/v1/slot_times")
+    async def slot_times(request: Request) -> Response:
+        return _json(coordinator.slot_times(who(request)))
 
     @app.post("/v1/prewarm", status_code=202)
     async def prewarm(request: Request) -> Response:
