@@ -72,6 +72,7 @@ HEADERS = {
     "x-pilotlight-tell": "request of a gateway: tell in comments of the stream of which tokens it is made",
     "x-pilotlight-tenant": "request: whose stored responses these are, as a gateway in front says",
     "x-pilotlight-route": "answer of the gateway: what in the route of that name chose the endpoint, and what failed",
+    "x-pilotlight-escalation": "answer of a cascade: what the first answer took, which nobody is billed for",
     "x-pilotlight-mirror": "request to a route's mirror, 1: a copy, whose answer nobody sees",
     "x-model-version": "request: a version of the route that the model names; another one is 404",
     "x-session-id": "request: what a canary keeps together, where the body says no user",

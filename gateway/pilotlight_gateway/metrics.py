@@ -35,6 +35,8 @@ CONFIG_BROKEN = Gauge("pilotlight_gateway_config_broken", "1 while the configura
 ROUTED = Counter("pilotlight_gateway_routed", "Requests by a route, by its label, by why and how", ["label", "why"])
 CANARY_SHARE = Gauge("pilotlight_gateway_canary_percent", "The share of a labelled route's canary", ["label"])
 CANARIES_TAKEN_BACK = Counter("pilotlight_gateway_canaries_taken_back", "Canaries that did worse", ["label"])
+CASCADED = Counter("pilotlight_gateway_cascaded", "First answers of cascades, by what became of them", ["outcome"])
+UNBILLED = Counter("pilotlight_gateway_unbilled_tokens", "Tokens of first answers that nobody got", ["kind"])
 MIRRORED = Counter("pilotlight_gateway_mirrored", "Copies of requests to a route's mirror", ["outcome"])
 
 PROMISED = QueueGauges(SEQUENCES, PROMISED_TOKENS, REFUSED.labels)
@@ -65,3 +67,13 @@ def routed(label: str, why: str) -> Counter:
 @cache
 def mirrored(outcome: str) -> Counter:
     return MIRRORED.labels(outcome)
+
+
+@cache
+def cascaded(outcome: str) -> Counter:
+    return CASCADED.labels(outcome)
+
+
+@cache
+def unbilled(kind: str) -> Counter:
+    return UNBILLED.labels(kind)

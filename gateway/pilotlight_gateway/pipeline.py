@@ -39,7 +39,7 @@ from pilotlight_gateway.request_steps import (
     Way,
     WayChooser,
 )
-from pilotlight_gateway.routing.fallbacks import answered
+from pilotlight_gateway.routing.fallbacks import by_route
 from pilotlight_gateway.ways import WAY_HEADER, WayName
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
@@ -158,7 +158,7 @@ class Pipeline:
         routed = request.routed
         if routed is None:
             return await self._begun(request, started_s, outcome, outcome)
-        result = await answered(request, routed, lambda request: self._begun(request, started_s, outcome))
+        result = await by_route(request, routed, lambda request: self._begun(request, started_s, outcome))
         routed.began(request, lambda copy: self._by_a_way(copy, time.perf_counter()))
         if isinstance(result, Stream):
             result.events = HeldEvents(result.events, outcome)

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from pilotlight_gateway.cascade.cascade_spec import CascadeSpec
 from pilotlight_gateway.ways import ChosenWay
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
@@ -110,6 +111,14 @@ class Attempted:
 
 
 @dataclass(frozen=True, slots=True)
+class Cascade:
+    """`first`: who answers before the route's choices, which answer where that is not good enough."""
+
+    spec: CascadeSpec
+    first: tuple[Choice, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Routed:
     """What the route `name` comes to for one request: the first of `choices` answers, another one where those before
     it cannot. `label`: what metrics may call the route. `place`: the request's, where the route changed it.
@@ -122,6 +131,7 @@ class Routed:
     label: str
     choices: tuple[Choice, ...]
     place: Place
+    cascade: Cascade | None = None
     observe: Callable[[Attempted], None] = lambda attempted: None
     ended: Callable[[GatewayRequest], None] = lambda request: None
     began: Callable[[GatewayRequest, Answering], None] = lambda request, answering: None
@@ -131,7 +141,8 @@ class Routed:
 class GatewayRequest:
     """One request whose endpoint is known. `model_name`: as the endpoint's components call the model or adapter.
     `routed`: where a route chose the endpoint; then it may become another one before the answer has begun, and `why` is
-    that of its choice."""
+    that of its choice. `elsewhere`: another endpoint would answer now, so that there is nothing to wait for.
+    `answers_as`: what the answer calls the model, "" for its `model_name`."""
 
     context: RequestContext
     place: Place
@@ -142,6 +153,8 @@ class GatewayRequest:
     usage: TokenUsage = field(default_factory=TokenUsage)
     routed: Routed | None = None
     why: str = ""
+    elsewhere: bool = False
+    answers_as: str = ""
 
 
 class Authenticator(Protocol):

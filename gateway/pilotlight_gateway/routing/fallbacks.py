@@ -12,12 +12,10 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
-import msgspec
-
 from pilotlight_gateway.metrics import routed
 from pilotlight_gateway.request_steps import Answering, Attempted, Choice, GatewayRequest, Routed
 from pilotlight_gateway.resilience.retries import is_repeatable
-from pilotlight_gateway.routing.asked_name import AskedName, with_model
+from pilotlight_gateway.routing.asked_name import AskedName
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError, Unavailable
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, Stream
@@ -36,6 +34,15 @@ def _first_only(route: Routed, choice: Choice, attempted: Attempted) -> None:
         route.observe(attempted)
 
 
+async def by_route(request: GatewayRequest, route: Routed, attempt: Answering) -> Reply | Stream:
+    """As `answered`, by a cascade where the route has one."""
+    if route.cascade is None:
+        return await answered(request, route, attempt)
+    from pilotlight_gateway.cascade.cascades import answered_in_cascade
+
+    return await answered_in_cascade(request, route, route.cascade, attempt)
+
+
 async def answered(request: GatewayRequest, route: Routed, attempt: Answering) -> Reply | Stream:
     """`attempt` answers the request as it is then; a stream has begun when it returns. Raises what the last one did."""
     context, body = request.context, request.context.body
@@ -44,8 +51,9 @@ async def answered(request: GatewayRequest, route: Routed, attempt: Answering) -
     for choice in route.choices:
         shown = f"fallback {choice.place}" if choice.place else choice.why
         context.response_headers = {**headers, ROUTE_HEADER: f"{shown}; {failed}" if failed else shown}
-        _turn(request, choice, body)
         may_go_on = choice is not last and is_repeatable(request.place.method, request.place.path)
+        request.entry, request.model_name, request.why = choice.entry, choice.model_name, choice.why
+        request.elsewhere, request.answers_as, context.body = may_go_on, "", body
         began_s = time.perf_counter()
         try:
             result = await attempt(request)
@@ -66,18 +74,11 @@ async def answered(request: GatewayRequest, route: Routed, attempt: Answering) -
     raise AssertionError
 
 
-def _turn(request: GatewayRequest, choice: Choice, body: bytes) -> None:
-    """Let it be a request to that endpoint, by the name that its components know."""
-    request.entry, request.model_name, request.why = choice.entry, choice.model_name, choice.why
-    if request.place.model is None:
-        request.context.body = with_model(body, choice.model_name)
-    request.asked = msgspec.structs.replace(request.asked, model=choice.model_name)
-
-
 def _watched(
     result: Reply | Stream, request: GatewayRequest, route: Routed, choice: Choice, first_event_s: float
 ) -> Reply | Stream:
-    name = None if choice.model_name == route.name else AskedName(route.name)
+    own_name = request.answers_as or choice.model_name
+    name = None if own_name == route.name else AskedName(route.name)
     if isinstance(result, Reply):
         _first_only(route, choice, Attempted(choice.why, result.status >= 500))
         return result if name is None else name.in_reply(result)

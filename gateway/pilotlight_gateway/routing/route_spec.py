@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from pilotlight_gateway.cascade.cascade_spec import CascadeSpec
 from pilotlight_gateway.configuration.section import Section
 from pilotlight_gateway.rollout.rollout_spec import RolloutSpec
 
@@ -99,6 +100,7 @@ class RouteSpec(Section, frozen=True):
     rules: tuple[RuleSpec, ...] = ()
     canary: CanarySpec | None = None
     mirror: MirrorSpec | None = None
+    cascade: CascadeSpec | None = None
     label: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
     def __post_init__(self) -> None:

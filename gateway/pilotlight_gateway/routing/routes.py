@@ -13,7 +13,16 @@ from functools import partial
 from pilotlight_gateway.configuration.gateway_config import GatewayConfig
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.errors import no_such_model
-from pilotlight_gateway.request_steps import Answering, Attempted, Caller, Choice, GatewayRequest, Place, Routed
+from pilotlight_gateway.request_steps import (
+    Answering,
+    Attempted,
+    Caller,
+    Cascade,
+    Choice,
+    GatewayRequest,
+    Place,
+    Routed,
+)
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.choosing import CANARY, OWN_TARGETS, Chosen, choose
 from pilotlight_gateway.routing.mirrors import Mirrors
@@ -73,10 +82,18 @@ class Routes:
             route.label,
             tuple(self._choices(chosen)),
             _unversioned(place) if route.versions else place,
+            self._cascade(route, chosen),
             observe=partial(self._observe, route),
             ended=partial(self._ended, route, facts),
             began=partial(self._began, route),
         )
+
+    def _cascade(self, route: RouteSpec, chosen: Chosen) -> Cascade | None:
+        """Where neither a version nor a rule has chosen."""
+        if route.cascade is None or next(iter(chosen.values())) not in (CANARY, OWN_TARGETS):
+            return None
+        first = tuple(self._choices(dict.fromkeys(route.cascade.first, "cascade")))
+        return Cascade(route.cascade, first) if first else None
 
     def names(self, caller: Caller) -> list[str]:
         """Routes first; without those that have no endpoint now."""

@@ -52,10 +52,21 @@ class LeasedText:
         self._holding: asyncio.Task[None] | None = None
         self._hopeless_since: float | None = None
         names = spellings(entry)
-        base = self._lease.model_name
-        engine_names = {name: base if model == entry.model_names[0] else model for name, model in names.items()}
-        self._model = TextModel(tuple(names), self._source(engine_names))
+        self._meant = dict(names)
+        self._engine_names = {name: self._engine_name(model) for name, model in names.items()}
+        self._model = TextModel(tuple(names), self._source(self._engine_names))
         self.routes = endpoint_routes(self._model, stored)
+
+    def _engine_name(self, model_name: str) -> str:
+        return self._lease.model_name if model_name == self.entry.model_names[0] else model_name
+
+    def call(self, name: str, model_name: str) -> bool:
+        """Let `name` mean that model here, too. False where it means another one already."""
+        meant = self._meant.get(name)
+        if meant is None:
+            self._meant[name], self._engine_names[name] = model_name, self._engine_name(model_name)
+            self._model.names = tuple(self._meant)
+        return meant in (None, model_name)
 
     def _new_holder(self) -> EngineHolder:
         bounds = self.entry.bounds

@@ -15,6 +15,7 @@ from pilotlight_gateway.errors import no_such_model
 from pilotlight_gateway.held_events import HeldEvents
 from pilotlight_gateway.metrics import ENDPOINTS_OPEN
 from pilotlight_gateway.request_steps import GatewayRequest
+from pilotlight_gateway.routing.asked_name import with_model
 from pilotlight_gateway.short_way.leased_text import LeasedText
 from pilotlight_gateway.short_way.text_cache import TextCache
 from pilotlight_gateway.surfaces import makes_tokens
@@ -56,7 +57,7 @@ class ShortWay:
         endpoint = self._endpoint(request.entry)
         place = request.place
         route = route_of(endpoint.routes.find(place.method, place.component_path), context)
-        context.model_name = request.asked.model or ""
+        context.model_name = self._name_here(endpoint, request)
         if context.path_parameters.get("version", VERSION) != VERSION:
             raise no_such_model(context.model_name, context.path_parameters["version"])
         async with AsyncExitStack() as held:
@@ -65,6 +66,17 @@ class ShortWay:
             if isinstance(result, Stream):
                 result.events = HeldEvents(result.events, held.pop_all())
             return result
+
+    def _name_here(self, endpoint: LeasedText, request: GatewayRequest) -> str:
+        """What the request calls the model: what a route is called means one of this endpoint's models from now on, or,
+        where it means another one here, the request is written by the endpoint's own name."""
+        asked = request.asked.model or ""
+        if request.routed is None or endpoint.call(asked, request.model_name):
+            request.answers_as = asked
+            return asked
+        if request.place.model is None:
+            request.context.body = with_model(request.context.body, request.model_name)
+        return request.model_name
 
     def _endpoint(self, entry: EndpointEntry) -> LeasedText:
         endpoint = self._open.get(entry.key)

@@ -54,7 +54,7 @@ class Endpoints:
 
     async def _attempt(self, request: GatewayRequest) -> Reply | Stream:
         word = self.script[len(self.asked)]
-        self.asked.append((request.entry.name, request.asked.model, json.loads(request.context.body)["model"]))
+        self.asked.append((request.entry.name, request.model_name, json.loads(request.context.body)["model"]))
         request.context.response_headers["x-of-attempt"] = request.entry.name
         if len(self.asked) < len(self.script):
             request.context.response_headers["x-of-a-failed-one"] = "1"
@@ -94,7 +94,7 @@ async def test_the_first_that_can_answers_by_the_name_that_was_asked_for(script:
     endpoints = Endpoints(*script)
     answer = await outcome(endpoints)
     assert answer in (b'{"model":"smart"}', b'data: {"model":"smart"}\n\n')
-    assert endpoints.asked == [(f"e{place}", f"m{place}", f"m{place}") for place in range(len(script))]
+    assert endpoints.asked == [(f"e{place}", f"m{place}", "smart") for place in range(len(script))]
     told = endpoints.context.response_headers
     assert told["x-ratelimit"] == "1"
     assert told["x-of-attempt"] == f"e{len(script) - 1}"
