@@ -34,20 +34,19 @@ def main() -> int:
     args = parser.parse_args()
     work, door = Path(tempfile.mkdtemp(prefix="pilotlight-load-")), free_port()
     try:
-        with platform_up(console, work, SPEC, gateway_port=door) as (_, port):
+        with platform_up(console, work, SPEC, gateway_port=door):
             _wake(door)
-            command = _locust(args, door, port)
+            command = _locust(args, door)
             console.print(f"[bold]$ {' '.join(command[2:])}[/]")
             return subprocess.run(command, cwd=ROOT, check=False).returncode
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _locust(args: argparse.Namespace, door: int, port: int) -> list[str]:
+def _locust(args: argparse.Namespace, door: int) -> list[str]:
     host = f"http://127.0.0.1:{door}"
     command = [sys.executable, "-m", "locust", "-f", "tests/load/locustfile.py", f"--host={host}", f"--model={MODEL}"]
-    # gRPC is the ingress's.
-    command += [f"--grpc-host={MODEL}.default.localhost:{port}"]
+    command += [f"--grpc-host=127.0.0.1:{door}"]
     if args.ui:
         return [*command, *USERS]
     REPORT.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from pilotlight_gateway.endpoints.endpoints_api import EndpointsApi, no_usage
 from pilotlight_gateway.endpoints.news_waiter import NewsWaiter
 from pilotlight_gateway.endpoints.socket_platform import SocketPlatform
 from pilotlight_gateway.gateway_app import GatewayRouter, OwnRoute
+from pilotlight_gateway.grpc_door.endpoints_plane import EndpointsPlane
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.limits.accounts import Accounts, MemoryAccounts
 from pilotlight_gateway.limits.kept_budgets import KeptBudgets
@@ -62,7 +63,8 @@ from pilotlight_gateway.usage.usage_book import UsageBook
 from pilotlight_gateway.ways import ChosenWay, WayFacts, WayName, choose_way
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
-from pilotlight_serving.drained_server import DrainedServer
+from pilotlight_serving.drained_server import DrainedServer, grpc_on
+from pilotlight_serving.grpc_server import GrpcServer
 from pilotlight_serving.http_app import HttpApp
 from pilotlight_serving.log_lines import log_to_stderr
 from pilotlight_serving.metrics import predict_observer
@@ -127,7 +129,6 @@ class Gateway:
         self._server_settings = ServerSettings(
             http_port=settings.port,
             host=settings.host,
-            grpc=False,
             max_body_bytes=settings.max_body_bytes,
             cors=settings.cors,
             max_concurrent_requests=settings.max_concurrent_requests,
@@ -164,9 +165,12 @@ class Gateway:
         own = [*own, *RouteList(routes).routes()]
         steps = Steps(authenticator, table, limits, once, _Chooser(short), ways, pods.wake, turns, routes, records)
         paths = any_endpoints_routes(stored)
-        router = GatewayRouter(Pipeline(steps), table, routes, paths, self._limiter, own)
+        pipeline = Pipeline(steps)
+        router = GatewayRouter(pipeline, table, routes, paths, self._limiter, own)
         app = HttpApp(router, self._limiter, self._server_settings, predict_observer("gateway"))
-        server = DrainedServer(app, self._limiter, self._server_settings)
+        plane = EndpointsPlane(pipeline, lambda: table.known, routes.names, self._limiter)
+        http2 = grpc_on(GrpcServer(plane, self._limiter, self._server_settings), self._server_settings)
+        server = DrainedServer(app, self._limiter, self._server_settings, http2=http2)
         opened += self._books(records, table)
         return server.run(self._lifespan(table, opened, [once, routes, short, pods]))
 

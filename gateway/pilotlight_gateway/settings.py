@@ -88,7 +88,7 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--host", default="", help="address to listen on; empty for all, IPv6 and IPv4")
-    add("--port", type=int, default=8000, help="HTTP/1.1")
+    add("--port", type=int, default=8000, help="HTTP/1.1 and gRPC")
     add("--directory", default=None, metavar="URL", help="where the platform tells of its endpoints: unix:///path")
     add("--endpoints", type=Path, default=None, metavar="FILE", help="endpoints from a JSON file, read once")
     add("--config", type=Path, default=None, metavar="FILE", help="YAML, read again when it changes: routes")

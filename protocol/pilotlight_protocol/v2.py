@@ -112,7 +112,26 @@ class InferAnswer(msgspec.Struct, kw_only=True):
     outputs: list[OutputTensor]
 
 
+class _AnsweredTensor(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: Parameters | None = None
+    data: list[Any] | None = None
+
+
+class _Answered(msgspec.Struct):
+    """As any server may send it: KServe's has null for what it does not say."""
+
+    outputs: list[_AnsweredTensor]
+    model_name: str = ""
+    model_version: str | None = None
+    id: str | None = None
+    parameters: Parameters | None = None
+
+
 _decoder = msgspec.json.Decoder(InferBody)
+_answers = msgspec.json.Decoder(_Answered)
 
 
 def decode_request(body: bytes | memoryview, json_length: int | None = None) -> InferRequest:
@@ -241,6 +260,56 @@ def to_raw(data: list[Any], datatype: str) -> bytes:
     if datatype == "BYTES":
         return b"".join(len(item).to_bytes(4, "little") + item for item in data)
     return struct.pack(f"<{len(data)}{FORMATS[datatype]}", *data)
+
+
+def encode_request(request: InferRequest) -> tuple[bytes, int | None]:
+    """The infer body that `decode_request` reads, and the length of its JSON part where BYTES that are no text follow
+    it."""
+    chunks: list[bytes] = []
+    inputs = [_shown(tensor, chunks) for tensor in request.inputs]
+    fields: dict[str, Any] = {"inputs": inputs}
+    if request.id is not None:
+        fields["id"] = request.id
+    if request.parameters:
+        fields["parameters"] = request.parameters
+    if request.outputs:
+        fields["outputs"] = request.outputs
+    body = msgspec.json.encode(fields)
+    return (body + b"".join(chunks), len(body)) if chunks else (body, None)
+
+
+def _shown(tensor: Tensor, chunks: list[bytes]) -> dict[str, Any]:
+    shown: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+    parameters = tensor.parameters
+    try:
+        data = [item.decode("utf-8") for item in tensor.data] if tensor.datatype == "BYTES" else tensor.data
+    except UnicodeDecodeError:
+        chunks.append(to_raw(tensor.data, tensor.datatype))
+        parameters = {**parameters, "binary_data_size": len(chunks[-1])}
+    else:
+        shown["data"] = data
+    return {**shown, "parameters": parameters} if parameters else shown
+
+
+def decode_response(body: bytes, json_length: int | None = None) -> InferResponse:
+    """Read an infer response as a server sent it. Raises InvalidInput for what is none."""
+    answer = read_json(_answers, memoryview(body)[:json_length], "a V2 infer response")
+    at = len(body) if json_length is None else json_length
+    outputs = []
+    for told in answer.outputs:
+        parameters = dict(told.parameters or {})
+        size = parameters.pop("binary_data_size", None)
+        if isinstance(size, int):
+            data = from_raw(told.name, told.datatype, told.shape, body[at : at + size])
+            at += size
+        else:
+            flat: list[Any] = []
+            _flatten(told.data or [], flat, MAX_DIMENSIONS, told.name)
+            data = from_values(told.name, told.datatype, told.shape, flat)
+        outputs.append(Tensor(told.name, told.datatype, told.shape, data, parameters))
+    return InferResponse(
+        answer.model_name, answer.model_version or "", outputs, answer.id, dict(answer.parameters or {})
+    )
 
 
 def encode_response(response: InferResponse, request: InferRequest) -> tuple[bytes, int | None]:

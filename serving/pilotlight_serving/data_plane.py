@@ -78,6 +78,36 @@ class DataPlane:
         reason = "" if ready else self.why_not_ready().message
         return [ModelIndex(name, self.model.version, state, reason) for name in self.model.names()]
 
+    # By gRPC (`grpc_plane`)
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def serves(self, service: str) -> bool:
+        return self.model.serves(service)
+
+    async def is_ready(self, context: RequestContext) -> bool:
+        self.require(context.model_name, context.model_version)
+        return self.ready()
+
+    async def metadata(self, context: RequestContext) -> ModelMetadata:
+        self.require(context.model_name, context.model_version)
+        return self.model_metadata(context.model_name)
+
+    async def repository(self, context: RequestContext, only_ready: bool) -> Sequence[ModelIndex]:
+        return self.index(only_ready)
+
+    async def load(self, context: RequestContext) -> None:
+        self.require_control(context.model_name)
+        await self.model.load()
+
+    async def unload(self, context: RequestContext) -> None:
+        self.require_control(context.model_name)
+        await self.model.unload()
+
+    # By both
+
     async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
         """One response. Raises DeadlineExceeded when the request's own `timeout` is over."""
         options = take_options(request.parameters)

@@ -20,8 +20,10 @@ import uvloop
 
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.drain import DrainPhase, DrainSpec, decide
+from pilotlight_serving.grpc_server import GrpcServer
 from pilotlight_serving.metrics import IN_FLIGHT
 from pilotlight_serving.settings import ServerSettings
+from pilotlight_wire.grpc_splice import GrpcSplice, connect_to
 from pilotlight_wire.http_edge import HttpEdge
 from pilotlight_wire.http_exchange import Asgi
 from pilotlight_wire.one_port import ProtocolFactory, listen
@@ -38,6 +40,12 @@ class Http2:
 
     protocol: ProtocolFactory
     stop: Callable[[float], Awaitable[None]]
+
+
+def grpc_on(grpc: GrpcServer, settings: ServerSettings) -> Http2:
+    """HTTP/2 on the same port is gRPC's."""
+    connect = connect_to(grpc.path)
+    return Http2(lambda on_closed: GrpcSplice(connect, settings.keep_alive_s, on_closed), grpc.stop)
 
 
 class DrainedServer:

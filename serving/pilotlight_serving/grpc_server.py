@@ -12,12 +12,12 @@ import secrets
 from typing import Any
 
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
-from pilotlight_serving.data_plane import DataPlane
+from pilotlight_serving.grpc_plane import GrpcPlane
 from pilotlight_serving.settings import ServerSettings
 
 
 class GrpcServer:
-    def __init__(self, plane: DataPlane, limiter: ConcurrencyLimiter, settings: ServerSettings) -> None:
+    def __init__(self, plane: GrpcPlane, limiter: ConcurrencyLimiter, settings: ServerSettings) -> None:
         self._plane = plane
         self._limiter = limiter
         self._settings = settings

@@ -29,7 +29,6 @@ from pilotlight_protocol.errors import (
 )
 from pilotlight_protocol.v2 import InferRequest, InferResponse
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRequest
-from pilotlight_serving.data_plane import DataPlane
 from pilotlight_serving.errors import bug
 from pilotlight_serving.grpc_messages import (
     ModelStreamInferResponse,
@@ -39,6 +38,7 @@ from pilotlight_serving.grpc_messages import (
     response_to,
     set_parameter,
 )
+from pilotlight_serving.grpc_plane import GrpcPlane
 from pilotlight_serving.kserve_messages import predict_v2 as pb
 from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.settings import ServerSettings
@@ -58,7 +58,7 @@ _log = logging.getLogger("pilotlight.grpc")
 Unary = Callable[[Any, Any], Awaitable[Any]]
 
 
-def grpc_server(plane: DataPlane, limiter: ConcurrencyLimiter, settings: ServerSettings) -> Any:
+def grpc_server(plane: GrpcPlane, limiter: ConcurrencyLimiter, settings: ServerSettings) -> Any:
     """A grpc.aio server with all services, not yet bound."""
     server = grpc.aio.server(
         options=[
@@ -149,11 +149,11 @@ def _context(call: Any, model_name: str, version: str) -> RequestContext:
 
 
 class InferenceService:
-    def __init__(self, plane: DataPlane, limiter: ConcurrencyLimiter, settings: ServerSettings) -> None:
+    def __init__(self, plane: GrpcPlane, limiter: ConcurrencyLimiter, settings: ServerSettings) -> None:
         self._plane = plane
         self._limiter = limiter
         self._settings = settings
-        self._observe_predict = predict_observer(plane.model.name)
+        self._observe_predict = predict_observer(plane.name)
 
     def handler(self) -> Any:
         def unary(method: Unary, request: Any, response: Any) -> Any:
@@ -186,27 +186,26 @@ class InferenceService:
         return pb.ServerReadyResponse(ready=self._plane.ready())
 
     async def model_ready(self, message: Any, call: Any) -> Any:
-        self._plane.require(message.name, message.version)
-        return pb.ModelReadyResponse(ready=self._plane.ready())
+        context = _context(call, message.name, message.version)
+        return pb.ModelReadyResponse(ready=await self._plane.is_ready(context))
 
     async def server_metadata(self, message: Any, call: Any) -> Any:
         return pb.ServerMetadataResponse(**msgspec.to_builtins(self._plane.server_metadata()))
 
     async def model_metadata(self, message: Any, call: Any) -> Any:
-        self._plane.require(message.name, message.version)
-        return pb.ModelMetadataResponse(**msgspec.to_builtins(self._plane.model_metadata(message.name)))
+        told = await self._plane.metadata(_context(call, message.name, message.version))
+        return pb.ModelMetadataResponse(**msgspec.to_builtins(told))
 
     async def repository_index(self, message: Any, call: Any) -> Any:
-        return RepositoryIndexResponse(models=msgspec.to_builtins(self._plane.index(message.ready)))
+        index = await self._plane.repository(_context(call, "", ""), message.ready)
+        return RepositoryIndexResponse(models=msgspec.to_builtins(index))
 
     async def repository_load(self, message: Any, call: Any) -> Any:
-        self._plane.require_control(message.model_name)
-        await self._plane.model.load()
+        await self._plane.load(_context(call, message.model_name, ""))
         return pb.RepositoryModelLoadResponse(model_name=message.model_name, isLoaded=True)
 
     async def repository_unload(self, message: Any, call: Any) -> Any:
-        self._plane.require_control(message.model_name)
-        await self._plane.model.unload()
+        await self._plane.unload(_context(call, message.model_name, ""))
         return pb.RepositoryModelUnloadResponse(model_name=message.model_name, isUnloaded=True)
 
     async def model_infer(self, message: Any, call: Any) -> Any:
@@ -342,7 +341,7 @@ def _stream_error(error: PilotlightError, id_: str) -> Any:
 class HealthService:
     """grpc.health.v1: "" and the inference service mean the server, else a model's name."""
 
-    def __init__(self, plane: DataPlane, settings: ServerSettings) -> None:
+    def __init__(self, plane: GrpcPlane, settings: ServerSettings) -> None:
         self._plane = plane
         self._settings = settings
 
@@ -355,7 +354,7 @@ class HealthService:
         return grpc.method_handlers_generic_handler(HEALTH_SERVICE, methods)
 
     def _status(self, service: str) -> Any:
-        known = service in ("", SERVICE) or self._plane.model.serves(service)
+        known = service in ("", SERVICE) or self._plane.serves(service)
         if not known:
             return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         serving = health_pb2.HealthCheckResponse.SERVING

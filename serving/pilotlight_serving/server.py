@@ -12,13 +12,12 @@ from typing import Any
 
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.data_plane import DataPlane
-from pilotlight_serving.drained_server import DrainedServer, Http2
+from pilotlight_serving.drained_server import DrainedServer, grpc_on
 from pilotlight_serving.grpc_server import GrpcServer
 from pilotlight_serving.http_app import HttpApp, ModelRouter
 from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.v2_routes import V2Routes
-from pilotlight_wire.grpc_splice import GrpcSplice, connect_to
 from pilotlight_wire.handlers import ServedModel
 
 
@@ -34,7 +33,7 @@ class Server:
         plane = DataPlane(model, limiter, model_control=settings.model_control)
         routes = [*V2Routes(plane, lambda: _document(model)).routes(), *model.routes()]
         app = HttpApp(ModelRouter(routes, model), limiter, settings, predict_observer(model.name))
-        http2 = _http2(GrpcServer(plane, limiter, settings), settings) if settings.grpc else None
+        http2 = grpc_on(GrpcServer(plane, limiter, settings), settings) if settings.grpc else None
         self._server = DrainedServer(app, limiter, settings, listener, http2)
 
     def run(self, lifespan: contextlib.AbstractAsyncContextManager[Any]) -> int:
@@ -52,11 +51,6 @@ class Server:
     def fail(self, why: str) -> None:
         """End because this server can never serve; clients that still come are told why."""
         self._server.fail(why)
-
-
-def _http2(grpc: GrpcServer, settings: ServerSettings) -> Http2:
-    connect = connect_to(grpc.path)
-    return Http2(lambda on_closed: GrpcSplice(connect, settings.keep_alive_s, on_closed), grpc.stop)
 
 
 def _document(model: ServedModel) -> dict[str, Any]:

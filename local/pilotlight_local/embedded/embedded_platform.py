@@ -175,7 +175,9 @@ async def _tell_when_open(port: int, display: Display) -> None:
             await asyncio.sleep(FRONT_DOOR_LOOK_S)
             continue
         writer.close()
-        display.line(f"front door: http://{LOOPBACK}:{port}/v1 (OpenAI's base URL; model: NAME)")
+        display.line(
+            f"front door: http://{LOOPBACK}:{port}/v1 (OpenAI's base URL; model: NAME), V2 by gRPC at {LOOPBACK}:{port}"
+        )
         return
 
 
