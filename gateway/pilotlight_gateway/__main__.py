@@ -51,6 +51,7 @@ from pilotlight_gateway.short_way.text_loader import ThreadedLoader
 from pilotlight_gateway.surfaces import makes_tokens
 from pilotlight_gateway.tenants.admin_routes import TenantAdministration
 from pilotlight_gateway.tenants.authenticators import TenantAuthenticator
+from pilotlight_gateway.tenants.configured_tokens import ConfiguredTokens
 from pilotlight_gateway.tenants.sqlite_store import FILE_NAME, SqliteTenants
 from pilotlight_gateway.tenants.tenant_watch import TenantWatch
 from pilotlight_gateway.usage.endpoint_records import EndpointRecords
@@ -149,9 +150,10 @@ class Gateway:
         if self._config_watch is not None:
             opened.append(self._config_watch)
         if self._tenants is not None and watch_tenants is not None:
-            authenticator = TenantAuthenticator(
-                watch_tenants, open_until_a_tenant=self._settings.auth == "from-first-tenant"
-            )
+            tokens = ConfiguredTokens(watch_tenants.tenant)
+            self._config.tell(lambda config: tokens.apply(config.identity_providers))
+            is_open = self._settings.auth == "from-first-tenant"
+            authenticator = TenantAuthenticator(watch_tenants, tokens, open_until_a_tenant=is_open)
             opened.append(watch_tenants)
             limits = TenantLimits(self._accounts(opened), watch_tenants.limits_of, self._process)
             own = TenantAdministration(self._tenants, random_key, time.time, watch_tenants.refresh).routes()

@@ -77,6 +77,8 @@ class RedisLink:
     async def start(self) -> None:
         """Returns also where it is not there: it may come."""
         await self._probe()
+        if not self.there:
+            _log.error("Redis does not answer; it is tried again until it does")
         self._watching = asyncio.create_task(self._watch(), name="Redis")
 
     async def close(self) -> None:

@@ -32,8 +32,10 @@ class CountingBackend:
             yield self
         finally:
             server.close()
-            for writer in list(self._connections):
-                writer.transport.abort()
+            while self._connections:
+                for writer in list(self._connections):
+                    writer.transport.abort()
+                await asyncio.sleep(0)
             await server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

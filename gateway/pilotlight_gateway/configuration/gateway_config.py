@@ -8,16 +8,20 @@ from __future__ import annotations
 from pilotlight_gateway.configuration.section import Section
 from pilotlight_gateway.endpoints.endpoint_rules import EndpointRules
 from pilotlight_gateway.routing.route_spec import RouteSpec, check_names
+from pilotlight_gateway.tenants.identity_section import IdentityProvider, check_providers
 from pilotlight_gateway.usage.prices import PriceTable
 
 
 class GatewayConfig(Section, frozen=True):
-    """`routes`: names that clients may ask for as `model`, beside those of endpoints. `endpoints`: what tenants may
-    make on demand. `prices`: what requests and slots cost from now on."""
+    """`routes`: names that clients may ask for as `model`, beside those of endpoints. `identity_providers`: whose
+    tokens are taken beside keys. `endpoints`: what tenants may make on demand. `prices`: what requests and slots cost
+    from now on."""
 
     routes: tuple[RouteSpec, ...] = ()
+    identity_providers: tuple[IdentityProvider, ...] = ()
     endpoints: EndpointRules = EndpointRules()
     prices: PriceTable = PriceTable()
 
     def __post_init__(self) -> None:
         check_names(self.routes)
+        check_providers(self.identity_providers)

@@ -13,13 +13,9 @@ def day_of(time_s: float) -> int:
     return int(time_s // DAY_S)
 
 
-def month_of(time_s: float) -> int:
-    """Months since 1970."""
-    return _month_of_day(day_of(time_s))
-
-
 @lru_cache(maxsize=64)
-def _month_of_day(day: int) -> int:
+def month_of(day: int) -> int:
+    """Months since 1970."""
     date = datetime.fromtimestamp(day * DAY_S, UTC)
     return (date.year - 1970) * 12 + date.month - 1
 
@@ -29,6 +25,6 @@ def day_left_s(time_s: float) -> float:
 
 
 def month_left_s(time_s: float) -> float:
-    following = month_of(time_s) + 1
+    following = month_of(day_of(time_s)) + 1
     start = datetime(1970 + following // 12, following % 12 + 1, 1, tzinfo=UTC)
     return start.timestamp() - time_s

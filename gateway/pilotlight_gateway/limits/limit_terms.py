@@ -53,14 +53,14 @@ class Refused(msgspec.Struct, frozen=True):
 def rate_limit_headers(terms: LimitTerms, standing: Standing) -> dict[str, str]:
     """OpenAI's, of those of its two limits that there are."""
     headers: dict[str, str] = {}
-    for name, limit, used, reset_s in (
-        ("requests", terms.requests_per_minute, standing.requests, standing.requests_reset_s),
-        ("tokens", terms.tokens_per_minute, standing.tokens, standing.tokens_reset_s),
-    ):
-        if limit is not None:
-            headers[f"x-ratelimit-limit-{name}"] = str(limit)
-            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, limit - used))
-            headers[f"x-ratelimit-reset-{name}"] = shown_duration(reset_s)
+    if terms.requests_per_minute is not None:
+        headers["x-ratelimit-limit-requests"] = str(terms.requests_per_minute)
+        headers["x-ratelimit-remaining-requests"] = str(max(0, terms.requests_per_minute - standing.requests))
+        headers["x-ratelimit-reset-requests"] = shown_duration(standing.requests_reset_s)
+    if terms.tokens_per_minute is not None:
+        headers["x-ratelimit-limit-tokens"] = str(terms.tokens_per_minute)
+        headers["x-ratelimit-remaining-tokens"] = str(max(0, terms.tokens_per_minute - standing.tokens))
+        headers["x-ratelimit-reset-tokens"] = shown_duration(standing.tokens_reset_s)
     return headers
 
 

@@ -5,7 +5,6 @@ Whatever minute one looks at, no more than the limit was taken in it. A bucket f
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
 from pilotlight_gateway.limits.limit_terms import WINDOW_S
@@ -18,9 +17,9 @@ class MinuteWindow:
         self._buckets: deque[list[int]] = deque()
         self.used = 0
 
-    def roll(self, now_s: float) -> None:
+    def roll(self, second: int) -> None:
         """Forget what is out of the window."""
-        oldest = math.floor(now_s) - WINDOW_S
+        oldest = second - WINDOW_S
         while self._buckets and self._buckets[0][0] < oldest:
             self.used -= self._buckets.popleft()[1]
 

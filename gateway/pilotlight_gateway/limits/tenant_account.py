@@ -31,11 +31,12 @@ class TenantAccount:
     `keep_s`: how long a reservation waits for it. `took`: is told each change of a day's tokens.
     """
 
-    __slots__ = ("_days", "_keep_s", "_months", "_open", "_requests", "_tokens", "_took")
+    __slots__ = ("_day", "_days", "_keep_s", "_months", "_open", "_requests", "_rolled", "_tokens", "_took")
 
     def __init__(self, keep_s: float, took: Callable[[int, int], None] | None = None) -> None:
         self._keep_s = keep_s
         self._took = took
+        self._rolled = self._day = -1
         self._requests = MinuteWindow()
         self._tokens = MinuteWindow()
         self._days: dict[int, int] = {}
@@ -65,12 +66,13 @@ class TenantAccount:
 
     def book(self, day: int, tokens: int) -> None:
         """They were taken on that day, by somebody who is no more."""
-        for budget, period in ((self._days, day), (self._months, month_of(day * DAY_S))):
-            budget[period] = budget.get(period, 0) + tokens
+        self._days[day] = self._days.get(day, 0) + tokens
+        month = month_of(day)
+        self._months[month] = self._months.get(month, 0) + tokens
 
     def _take(self, second: int, tokens: int) -> None:
         self._tokens.add(second, tokens)
-        day = day_of(second)
+        day = second // DAY_S
         self.book(day, tokens)
         if self._took is not None:
             self._took(day, tokens)
@@ -88,8 +90,10 @@ class TenantAccount:
                 return "tokens_per_minute", wait_s
         if terms.tokens_per_day is not None and self._days.get(day_of(now_s), 0) + tokens > terms.tokens_per_day:
             return "tokens_per_day", day_left_s(now_s)
-        month = month_of(now_s)
-        if terms.tokens_per_month is not None and self._months.get(month, 0) + tokens > terms.tokens_per_month:
+        if (
+            terms.tokens_per_month is not None
+            and self._months.get(month_of(day_of(now_s)), 0) + tokens > terms.tokens_per_month
+        ):
             return "tokens_per_month", month_left_s(now_s)
         return None
 
@@ -99,16 +103,22 @@ class TenantAccount:
         )
 
     def _roll(self, now_s: float) -> None:
-        self._requests.roll(now_s)
-        self._tokens.roll(now_s)
+        second = math.floor(now_s)
+        if second == self._rolled:
+            return
+        self._rolled = second
+        self._requests.roll(second)
+        self._tokens.roll(second)
         while self._open:
             reservation_id, reserved = next(iter(self._open.items()))
             if reserved.expires_s > now_s:
                 break
             del self._open[reservation_id]
-        # One before this one may still be settled.
-        _drop_before(self._days, day_of(now_s) - 1)
-        _drop_before(self._months, month_of(now_s) - 1)
+        if day_of(second) != self._day:
+            self._day = day_of(second)
+            # One before this one may still be settled.
+            _drop_before(self._days, self._day - 1)
+            _drop_before(self._months, month_of(self._day) - 1)
 
 
 def _drop_before(budget: dict[int, int], period: int) -> None:

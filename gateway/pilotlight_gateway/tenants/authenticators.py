@@ -20,7 +20,7 @@ OPEN_TENANT = "default"
 LONGEST_CREDENTIAL_CHARS = 8_192
 _NONE_SHOWN = "this server asks for an API key: send `Authorization: Bearer plk_…` or `x-api-key: plk_…`"
 _TWO_SHOWN = "Authorization and x-api-key show two different keys; send one of them"
-_NO_TOKENS = "this API key is not known here; check that it is whole, or ask who runs this server for one"
+NO_TOKENS = "this API key is not known here; check that it is whole, or ask who runs this server for one"
 
 
 class TokenAuthenticator(Protocol):
@@ -33,22 +33,19 @@ class TenantAuthenticator:
     """Implements Authenticator. `open_until_a_tenant`: who can reach this server is trusted until there is a tenant:
     one person's machine. `tokens`: who knows tokens that are no API keys."""
 
-    def __init__(
-        self, watch: TenantWatch, *, open_until_a_tenant: bool, tokens: TokenAuthenticator | None = None
-    ) -> None:
+    def __init__(self, watch: TenantWatch, tokens: TokenAuthenticator, *, open_until_a_tenant: bool) -> None:
         self._watch = watch
         self._open_until_a_tenant = open_until_a_tenant
         self._tokens = tokens
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
+        await self._watch.until_fresh()
         if self._open_until_a_tenant and not self._watch.ever_had_a_tenant:
             # Not an admin: a web page in its owner's browser can reach loopback, too.
             return Caller(OPEN_TENANT, namespaces=None)
         credential = shown_credential(headers)
         if credential.startswith(f"{PREFIX}_"):
             return self._watch.caller_of(credential)
-        if self._tokens is None:
-            raise Unauthorized(_NO_TOKENS)
         return await self._tokens.caller(credential)
 
 
@@ -63,5 +60,5 @@ def shown_credential(headers: Mapping[str, str]) -> str:
         raise Unauthorized(_TWO_SHOWN)
     credential = shown.pop()
     if len(credential) > LONGEST_CREDENTIAL_CHARS:
-        raise Unauthorized(_NO_TOKENS)
+        raise Unauthorized(NO_TOKENS)
     return credential

@@ -1,7 +1,7 @@
 """Keeps what a process knows of tenants as new as the store: asks it four times a second, in a thread.
 
-So a key that is revoked anywhere is refused everywhere within a second. Where the store does not answer for longer than
-that, nobody knows whether a key is still good, and none is taken.
+So a key that is revoked anywhere is refused everywhere within a second. Where the store has not answered for that long,
+nobody knows whether a key is still good: who shows one waits for the store's next answer, for a while.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pilotlight_gateway.tenants.tenant_store import TenantStore
 from pilotlight_protocol.errors import Unavailable
 
 PERIOD_S = 0.25
-STALE_AFTER_S = 3.0
+STALE_AFTER_S = 1.0
+WAIT_S = 3.0
 
 _log = logging.getLogger("pilotlight.gateway.tenants")
 
@@ -40,6 +41,7 @@ class TenantWatch:
         self._wall_s = wall_s
         self._read_s = now_s()
         self._asking = asyncio.Lock()
+        self._answered = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -55,6 +57,18 @@ class TenantWatch:
             if changes is not None:
                 self._known.apply(changes)
             self._read_s = asked_s
+            self._answered.set()
+            self._answered = asyncio.Event()
+
+    async def until_fresh(self) -> None:
+        """Raises Unavailable where what is known stays too old."""
+        if self._is_fresh():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_S):
+                while not self._is_fresh():
+                    await self._answered.wait()
+        self._check_fresh()
 
     async def close(self) -> None:
         if self._task is not None:
@@ -79,8 +93,11 @@ class TenantWatch:
     def limits_of(self, tenant: str) -> LimitTerms:
         return self._known.limits_of(tenant)
 
+    def _is_fresh(self) -> bool:
+        return self._now_s() - self._read_s <= STALE_AFTER_S
+
     def _check_fresh(self) -> None:
-        if self._now_s() - self._read_s > STALE_AFTER_S:
+        if not self._is_fresh():
             raise Unavailable("whose keys are valid is not known at the moment; try again")
 
     async def _run(self) -> None:

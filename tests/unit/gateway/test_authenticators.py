@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tenant_world import START_S, TenantWorld, made_key
 
 from pilotlight_gateway.tenants import tenant_orders
 from pilotlight_gateway.tenants.authenticators import TenantAuthenticator
+from pilotlight_gateway.tenants.configured_tokens import ConfiguredTokens
 from pilotlight_gateway.tenants.tenant_records import TenantSettings
 from pilotlight_protocol.errors import Unauthorized, Unavailable
 
@@ -24,7 +26,8 @@ def bearer(text: str) -> dict[str, str]:
 
 async def door(world: TenantWorld, *, open_until_a_tenant: bool = True) -> TenantAuthenticator:
     await world.watch.refresh()
-    return TenantAuthenticator(world.watch, open_until_a_tenant=open_until_a_tenant)
+    tokens = ConfiguredTokens(world.watch.tenant)
+    return TenantAuthenticator(world.watch, tokens, open_until_a_tenant=open_until_a_tenant)
 
 
 async def test_the_door_is_open_until_there_is_a_tenant_and_never_again(world: TenantWorld) -> None:
@@ -110,13 +113,33 @@ async def test_keys_that_nobody_has_take_no_memory(world: TenantWorld) -> None:
     assert (before, len(before)) == (after, 3)
 
 
+@pytest.mark.looptime
 async def test_no_key_is_taken_while_the_store_does_not_answer(world: TenantWorld) -> None:
     world.tenant("acme")
     key = world.key("acme")
     authenticator = await door(world)
-    world.now_s += 10
+    world.now_s += 1.1
     for headers in (bearer(key.shown), bearer(made_key().shown)):
         with pytest.raises(Unavailable):
             await authenticator.caller(headers)
     await world.watch.refresh()
     assert (await authenticator.caller(bearer(key.shown))).tenant == "acme"
+
+
+@pytest.mark.looptime
+async def test_a_key_that_was_taken_back_is_refused_within_a_second_also_by_a_slow_store(world: TenantWorld) -> None:
+    """Who asks meanwhile waits for the store, and is told what it says."""
+    world.tenant("acme")
+    key, other = world.key("acme"), world.key("acme")
+    authenticator = await door(world)
+    world.store.change("acme", tenant_orders.revoke_key("acme", key.id, START_S))
+    world.now_s += 1.0
+    assert (await authenticator.caller(bearer(key.shown))).tenant == "acme"
+    world.now_s += 0.01
+    asked = [asyncio.create_task(authenticator.caller(bearer(each.shown))) for each in (key, other)]
+    await asyncio.sleep(2.9)
+    assert not any(task.done() for task in asked)
+    await world.watch.refresh()
+    with pytest.raises(Unauthorized):
+        await asked[0]
+    assert (await asked[1]).tenant == "acme"
