@@ -3,7 +3,8 @@
     x-pilotlight-tell: SEED                 tell, in comments of the stream, of which tokens it is made
     :~begin                                 a record is told; bytes are counted from here on, comments left out
     :~prompt CRC32                          of the prompt's token ids
-    :~tokens PROMPT OUTPUT [[event, …], …]  tokens so far, and the events that what follows was made of, as they came
+    :~tokens P O C [[event, …], …]          tokens of prompt and output and cached ones so far, and the events that
+                                            what follows was made of, as they came
     :~time UNIX_SECONDS                     it says that time, after its first tokens
     :~several                               it is made of more than one generation, and cannot go on elsewhere
     :~lost MESSAGE                          the tokens stopped coming; somebody else may have the rest
@@ -22,6 +23,7 @@ import zlib
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -104,9 +106,15 @@ def prompt_line(crc: int) -> bytes:
     return line(b"%b%d" % (_PROMPT, crc))
 
 
-def tokens_line(prompt_tokens: int, output_tokens: int, batches: Sequence[bytes]) -> bytes:
+class TokenCounts(NamedTuple):
+    prompt: int
+    output: int
+    cached: int
+
+
+def tokens_line(counts: TokenCounts, batches: Sequence[bytes]) -> bytes:
     """`batches`: each as `batch_json` wrote it."""
-    return line(b"%b%d %d [%b]" % (_TOKENS, prompt_tokens, output_tokens, b",".join(batches)))
+    return line(b"%b%d %d %d [%b]" % (_TOKENS, *counts, b",".join(batches)))
 
 
 def time_line(unix_s: int) -> bytes:
@@ -145,12 +153,12 @@ def told_lines(piece: bytes) -> tuple[bytes, list[bytes]]:
     return b"".join(kept)[1:], said
 
 
-def tokens_so_far(told: bytes) -> tuple[int, int] | None:
-    """Prompt and output tokens, where this line tells them."""
+def tokens_so_far(told: bytes) -> TokenCounts | None:
+    """Where this line tells them."""
     if not told.startswith(_TOKENS):
         return None
-    _, prompt, output, _ = told.split(b" ", 3)
-    return int(prompt), int(output)
+    _, prompt, output, cached, _ = told.split(b" ", 4)
+    return TokenCounts(int(prompt), int(output), int(cached))
 
 
 def loss_in(told: bytes) -> str | None:
@@ -167,7 +175,7 @@ def read_told(record: bytes) -> Told:
             if told.startswith(_PROMPT):
                 prompt = int(told[len(_PROMPT) :])
             elif told.startswith(_TOKENS):
-                batches += _batches.decode(told.split(b" ", 3)[3])
+                batches += _batches.decode(told.split(b" ", 4)[4])
             elif told.startswith(_TIME):
                 times_s.append(int(told[len(_TIME) :]))
             elif told == SEVERAL:

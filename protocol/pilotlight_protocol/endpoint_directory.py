@@ -63,7 +63,7 @@ class TransformerMeaning(msgspec.Struct, frozen=True):
 
 
 class PodsAddress(msgspec.Struct, frozen=True):
-    """Where the endpoint's pods are reached: the platform's ingress and the `Host` that names the endpoint there."""
+    """Where pods are reached: the platform's ingress and the `Host` that names the endpoint there, or one pod."""
 
     url: str
     host: str
@@ -75,7 +75,8 @@ class EndpointEntry(msgspec.Struct, frozen=True):
     `model_names`: what its components call the model, the first its own and then its adapters'. `lease`: what its
     predictor asks the warm pool for, None where it has an engine of its own or runs a foreign container. `text`: None
     where its transformer is not ours, or there is none. `spec_digest` changes with everything but `pods_ready`, the
-    number of pods of the component that clients reach which take requests now.
+    number of pods of the component that clients reach which take requests now. `replicas`: where each of them is
+    reached, for a gateway that chooses among them; none: `pods` alone, behind which somebody else chooses.
     """
 
     namespace: str
@@ -89,6 +90,7 @@ class EndpointEntry(msgspec.Struct, frozen=True):
     lease: LeaseRequest | None = None
     text: TextFiles | None = None
     bounds: RequestBounds = RequestBounds()
+    replicas: tuple[PodsAddress, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:

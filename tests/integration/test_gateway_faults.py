@@ -11,12 +11,14 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from endpoint_entries import entry
 from waiting import until_async
 
-from pilotlight_gateway.pods_way.pods_way import PodsWay, Timing
+from pilotlight_gateway.pods_way.pods_way import PodsWay
+from pilotlight_gateway.pods_way.replica_set import Timing
 from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Place
 from pilotlight_gateway.resilience.patience import PatienceSettings
 from pilotlight_protocol.endpoint_directory import PodsAddress
@@ -36,6 +38,8 @@ class Upstream:
         self.script = list(script)
         self.requests: list[bytes] = []
         self.gone = 0
+        self.metrics = b""
+        self.asked_metrics = 0
         self._running: dict[asyncio.Task[Any] | None, asyncio.StreamWriter] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,6 +63,10 @@ class Upstream:
         """Whether the connection goes on."""
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+        if head.startswith(b"GET /metrics"):
+            self.asked_metrics += 1
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(self.metrics), self.metrics))
+            return True
         self.requests.append(head + await reader.readexactly(length))
         return await self._do(self.script.pop(0) if len(self.script) > 1 else self.script[0], reader, writer)
 
@@ -104,8 +112,9 @@ class Upstream:
 
 
 class Front:
-    def __init__(self, way: PodsWay, port: int, pods_ready: int) -> None:
+    def __init__(self, way: PodsWay, port: int, pods_ready: int, listen: Any) -> None:
         self._way = way
+        self._listen = listen
         self._entry = entry(
             "chat",
             pods=PodsAddress(f"http://127.0.0.1:{port}", "chat.team.localhost"),
@@ -113,11 +122,21 @@ class Front:
             timeout_s=20.0,
         )
 
+    async def beside(self, upstream: Upstream) -> None:
+        """Another replica."""
+        replicas = self._entry.replicas or (self._entry.pods,)
+        address = PodsAddress(f"http://127.0.0.1:{await self._listen(upstream)}", "chat.team.localhost")
+        self._entry = msgspec.structs.replace(self._entry, replicas=(*replicas, address))
+
+    def leave_first_port(self) -> None:
+        nobody = PodsAddress("http://127.0.0.1:1", "chat.team.localhost")
+        self._entry = msgspec.structs.replace(self._entry, replicas=(nobody, *self._entry.replicas[1:]))
+
     def wake(self) -> None:
         self._way.wake(self._entry)
 
-    async def ask(self, path: str = "/v1/chat/completions", **headers: str) -> Any:
-        context = RequestContext("r1", {"content-type": "application/json", **headers}, b'{"model":"chat"}')
+    async def ask(self, path: str = "/v1/chat/completions", body: bytes = b'{"model":"chat"}', **headers: str) -> Any:
+        context = RequestContext("r1", {"content-type": "application/json", **headers}, body)
         self.request = GatewayRequest(
             context, Place("POST", path, path, path, path, None), Asked("chat"), Caller("team"), self._entry, "chat"
         )
@@ -128,14 +147,19 @@ class Front:
 async def fronted() -> AsyncIterator[Any]:
     async with contextlib.AsyncExitStack() as stack:
 
-        async def made(upstream: Upstream, pods_ready: int = 1) -> Front:
+        async def listen(upstream: Upstream) -> int:
             server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
             stack.push_async_callback(server.wait_closed)
             stack.push_async_callback(upstream.end)
             stack.callback(server.close)
-            way = PodsWay(Timing(2.0, 1.0, PatienceSettings(ceiling_s=1.0)), jitter=lambda: 0.0)
+            port: int = server.sockets[0].getsockname()[1]
+            return port
+
+        async def made(upstream: Upstream, pods_ready: int = 1) -> Front:
+            port = await listen(upstream)
+            way = PodsWay(Timing(2.0, 1.0), PatienceSettings(ceiling_s=1.0), jitter=lambda: 0.0)
             stack.push_async_callback(way.close)
-            return Front(way, server.sockets[0].getsockname()[1], pods_ready)
+            return Front(way, port, pods_ready, listen)
 
         yield made
 
@@ -264,6 +288,72 @@ async def test_pods_are_woken_once_at_a_time(fronted: Any) -> None:
     assert request.startswith(b"GET /v2/health/ready HTTP/1.1\r\nhost: chat.team.localhost")
     front.wake()
     await until_async(lambda: len(upstream.requests) == 2)
+
+
+@pytest.mark.parametrize("fault", ["reset", "status 500", "status 502", "status 503", "status 503 60", "nobody"])
+async def test_what_fails_at_one_replica_is_sent_to_another(fronted: Any, fault: str) -> None:
+    bad, good = Upstream(fault), Upstream("streams")
+    front = await fronted(bad)
+    await front.beside(good)
+    if fault == "nobody":
+        front.leave_first_port()
+    for _ in range(8):
+        assert b"".join(await read(await front.ask())) == b"".join(TOKENS)
+    assert len(good.requests) == 8
+
+
+async def test_a_replica_that_fails_again_and_again_gets_nothing(fronted: Any) -> None:
+    bad, good = Upstream("dies"), Upstream("streams")
+    front = await fronted(bad)
+    await front.beside(good)
+    for _ in range(60):
+        with contextlib.suppress(Unavailable):
+            await read(await front.ask())
+    asked = len(bad.requests)
+    assert asked < 40
+    for _ in range(10):
+        assert await read(await front.ask())
+    assert len(bad.requests) <= asked + 1
+
+
+async def test_one_prompt_goes_to_one_replica_and_many_to_all(fronted: Any) -> None:
+    upstreams = [Upstream("whole") for _ in range(3)]
+    front = await fronted(upstreams[0])
+    for upstream in upstreams[1:]:
+        await front.beside(upstream)
+    for _ in range(6):
+        await front.ask(body=b'{"model":"chat","messages":"' + b"a" * 2000 + b'"}')
+    assert sorted(len(upstream.requests) for upstream in upstreams) == [0, 0, 6]
+    for letter in range(60):
+        await front.ask(body=b'{"model":"chat","messages":"' + b"%d" % letter * 500 + b'"}')
+    assert min(len(upstream.requests) for upstream in upstreams) > 5
+
+
+async def test_load_is_what_was_sent_and_has_not_ended(fronted: Any) -> None:
+    upstreams = [Upstream("stalls") for _ in range(2)]
+    front = await fronted(upstreams[0])
+    await front.beside(upstreams[1])
+    streams = [await front.ask() for _ in range(8)]
+    assert [len(upstream.requests) for upstream in upstreams] == [4, 4]
+    for stream in streams:
+        await stream.events.aclose()
+    await until_async(lambda: all(upstream.gone == 4 for upstream in upstreams))
+
+
+async def test_engines_are_asked_for_their_metrics(fronted: Any) -> None:
+    full, free = Upstream("whole"), Upstream("whole")
+    full.metrics = b"vllm:num_requests_running 1.0\nvllm:kv_cache_usage_perc 0.97\n"
+    front = await fronted(full)
+    await front.beside(free)
+
+    async def settled() -> bool:
+        before = len(full.requests)
+        for _ in range(6):
+            await front.ask()
+        return len(full.requests) == before
+
+    await until_async(settled, 20)
+    assert full.asked_metrics
 
 
 async def test_keys_stay_here_and_usage_is_read(fronted: Any) -> None:

@@ -20,7 +20,8 @@ from fault_proxy import FaultProxy
 from server_ports import free_port
 from transformer_process import transformer
 
-from pilotlight_gateway.pods_way.pods_way import PodsWay, Timing
+from pilotlight_gateway.pods_way.pods_way import PodsWay
+from pilotlight_gateway.pods_way.replica_set import Timing
 from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Place
 from pilotlight_gateway.resilience.patience import PatienceSettings
 from pilotlight_protocol.endpoint_directory import PodsAddress
@@ -64,7 +65,7 @@ class Front:
     def __init__(self, proxy: FaultProxy) -> None:
         self.proxy = proxy
         patience = PatienceSettings(floor_s=0.5, ceiling_s=2.0)
-        self.way = PodsWay(Timing(connect_s=2.0, patience=patience), jitter=lambda: 0.0)
+        self.way = PodsWay(Timing(connect_s=2.0), patience, jitter=lambda: 0.0)
         self._entry = entry(
             "demo", pods=PodsAddress(proxy.url, "demo.team.localhost"), pods_ready=1, timeout_s=30.0, lease=None
         )

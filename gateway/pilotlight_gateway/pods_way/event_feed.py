@@ -89,7 +89,8 @@ class EventFeed:
             self._several = True
         counts = tokens_so_far(line)
         if counts is not None:
-            self._usage.prompt_tokens, self._usage.output_tokens = counts
+            usage = self._usage
+            usage.prompt_tokens, usage.output_tokens, usage.cached_tokens = counts
             self.has_tokens = True
         if len(self._record) + len(line) > MOST_RECORD_BYTES:
             self._several = True
@@ -101,6 +102,10 @@ class EventFeed:
         """What came behind the last whole event."""
         rest, self._part = self._part, b""
         return self._pass(self._heard(rest) if self._told else rest)
+
+    @property
+    def output_tokens(self) -> int:
+        return self._usage.output_tokens
 
     @property
     def is_told(self) -> bool:

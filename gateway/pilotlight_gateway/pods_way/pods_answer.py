@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
+from pilotlight_gateway.pods_way.pods_exchange import Exchange
 from pilotlight_gateway.request_steps import TokenUsage
 from pilotlight_protocol.errors import PayloadTooLarge
-from pilotlight_wire.connection_pool import ConnectionPool
-from pilotlight_wire.http_connection import ConnectionLost, HttpConnection, Silence
+from pilotlight_wire.http_connection import ConnectionLost, Silence
 
 LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
 
 
 class _Usage(msgspec.Struct):
@@ -17,6 +21,14 @@ class _Usage(msgspec.Struct):
     completion_tokens: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    cache_read_input_tokens: int | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        details = self.prompt_tokens_details or self.input_tokens_details
+        return (details.cached_tokens if details is not None else self.cache_read_input_tokens) or 0
 
 
 class _Answered(msgspec.Struct):
@@ -35,20 +47,20 @@ _answers = msgspec.json.Decoder(_Answered)
 _refusals = msgspec.json.Decoder(_Refusal)
 
 
-async def whole(pool: ConnectionPool, connection: HttpConnection) -> bytes:
-    """Hands the connection back. Raises PilotlightError."""
+async def whole(exchange: Exchange) -> bytes:
+    """Closes the exchange. Raises PilotlightError."""
     body = bytearray()
     try:
-        while piece := await connection.read():
+        while piece := await exchange.connection.read():
             body += piece
             if len(body) > LONGEST_ANSWER_BYTES:
                 raise PayloadTooLarge(
                     f"the answer is larger than {LONGEST_ANSWER_BYTES} bytes; ask for less, or stream"
                 )
     except (ConnectionLost, Silence) as error:
-        raise pool.explain(error) from error
+        raise exchange.upstream.pool.explain(error) from error
     finally:
-        pool.release(connection)
+        exchange.close()
     return bytes(body)
 
 
@@ -62,6 +74,7 @@ def note_usage(body: bytes, usage: TokenUsage) -> None:
     if told is not None:
         usage.prompt_tokens += told.prompt_tokens or told.input_tokens or 0
         usage.output_tokens += told.completion_tokens or told.output_tokens or 0
+        usage.cached_tokens += told.cached_tokens
 
 
 def refusal(body: bytes, status: int) -> str:

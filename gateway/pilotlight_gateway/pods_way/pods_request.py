@@ -24,16 +24,19 @@ _FORWARDED = "x-forwarded-"
 
 @dataclass(frozen=True, slots=True)
 class PodsRequest:
-    """`headers`: all but the length of the body."""
+    """`headers`: all but the length of the body and the host."""
 
     method: str
     target: str
     headers: Mapping[str, str]
     body: bytes
 
-    def raw(self) -> bytes:
+    def raw(self, host: str) -> bytes:
+        """For the replica that is called so."""
         lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
-        head = f"{self.method} {self.target} HTTP/1.1\r\n{lines}content-length: {len(self.body)}\r\n\r\n"
+        head = (
+            f"{self.method} {self.target} HTTP/1.1\r\nhost: {host}\r\n{lines}content-length: {len(self.body)}\r\n\r\n"
+        )
         return head.encode("latin-1") + self.body
 
 
@@ -56,7 +59,6 @@ def _headers(request: GatewayRequest) -> dict[str, str]:
         for name, value in given.items()
         if name not in _KEPT_HERE and name not in named and not name.startswith(_FORWARDED)
     }
-    headers["host"] = request.entry.pods.host
     headers["x-request-id"] = request.context.request_id
     return headers
 

@@ -13,10 +13,10 @@ from typing import Protocol
 
 from pilotlight_gateway.metrics import RESUMES
 from pilotlight_gateway.pods_way.event_feed import EventFeed
+from pilotlight_gateway.pods_way.pods_exchange import Exchange
 from pilotlight_gateway.resilience.patience import Patience, PatienceSettings
 from pilotlight_protocol.errors import DeadlineExceeded, PilotlightError, Unavailable
-from pilotlight_wire.connection_pool import ConnectionPool
-from pilotlight_wire.http_connection import ConnectionLost, HttpConnection, Silence
+from pilotlight_wire.http_connection import ConnectionLost, Silence
 from pilotlight_wire.poured_events import Sink
 
 MOST_RESUMES = 3
@@ -43,16 +43,30 @@ class Source(Protocol):
         """The next bytes must come within that time, again and again."""
         ...
 
+    def passed(self, output_tokens: int) -> None:
+        """So many in all, up to now."""
+        ...
+
+    def broke(self) -> None:
+        """It ended before its end, or said nothing for too long."""
+        ...
+
     async def close(self) -> None:
         """Ends the work behind it."""
         ...
 
 
 class PodsSource:
-    def __init__(self, pool: ConnectionPool, connection: HttpConnection, patience_s: float) -> None:
-        self._pool = pool
-        self._connection = connection
+    def __init__(self, exchange: Exchange, patience_s: float) -> None:
+        self._exchange = exchange
+        self._connection = exchange.connection
+        self.passed = exchange.passed
         self.expect_within(patience_s)
+
+    @property
+    def name(self) -> str:
+        """The replica's."""
+        return self._exchange.upstream.name
 
     async def read(self) -> bytes:
         try:
@@ -75,8 +89,11 @@ class PodsSource:
         self._patience_s = patience_s
         self._connection.expect_within(patience_s)
 
+    def broke(self) -> None:
+        self._exchange.broke(asyncio.get_running_loop().time())
+
     async def close(self) -> None:
-        self._pool.release(self._connection)
+        self._exchange.close()
 
 
 GoOn = Callable[[EventFeed, int], Awaitable[Source]]
@@ -133,9 +150,11 @@ class PodsStream:
                     return
 
     def _fed(self, piece: bytes) -> bytes:
-        events = self._feed.feed(piece)
-        if self._feed.has_tokens:
+        feed = self._feed
+        events = feed.feed(piece)
+        if feed.has_tokens:
             self._watch()
+            self._source.passed(feed.output_tokens)
         return events
 
     def _check(self, *, is_over: bool) -> None:
@@ -162,6 +181,7 @@ class PodsStream:
         self._resumes += 1
         if self._feed.ended:
             return False
+        self._source.broke()
         if not self._feed.can_go_on:
             RESUMES.labels("impossible").inc()
             raise lost

@@ -79,5 +79,11 @@ class ShortSource:
     def expect_within(self, patience_s: float) -> None:
         return
 
+    def passed(self, output_tokens: int) -> None:
+        return
+
+    def broke(self) -> None:
+        return
+
     async def close(self) -> None:
         await close_events(self._events)

@@ -56,6 +56,10 @@ class Breaker:
             return "closed"
         return "open" if now_s < self._open_until_s else "half_open"
 
+    @property
+    def is_closed(self) -> bool:
+        return self._open_until_s is None
+
     def admits(self, now_s: float) -> bool:
         standing = self.standing(now_s)
         return standing == "closed" or (standing == "half_open" and not self._probing)

@@ -170,7 +170,7 @@ def timeless(stream: bytes) -> bytes:
 
 
 def events_told(lines: Sequence[bytes]) -> list[dict[str, Any]]:
-    batches = [json.loads(line.split(b" ", 3)[3]) for line in lines if line.startswith(b"tokens ")]
+    batches = [json.loads(line.split(b" ", 4)[4]) for line in lines if line.startswith(b"tokens ")]
     return [event for told in batches for batch in told for event in batch]
 
 

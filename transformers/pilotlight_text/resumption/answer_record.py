@@ -13,6 +13,7 @@ from pilotlight_protocol.answer_record import (
     SEVERAL,
     Batch,
     Seed,
+    TokenCounts,
     Told,
     batch_json,
     line,
@@ -37,6 +38,7 @@ class AnswerRecord:
         self._streams = 0
         self._prompt_tokens = 0
         self._output_tokens = 0
+        self._cached_tokens = 0
         self._lines: list[bytes] = []
         self._batches: list[bytes] = []
 
@@ -61,7 +63,9 @@ class AnswerRecord:
             return b""
         lines, self._lines = self._lines, []
         if self._batches:
-            lines.append(tokens_line(self._prompt_tokens, self._output_tokens, self._batches))
+            lines.append(
+                tokens_line(TokenCounts(self._prompt_tokens, self._output_tokens, self._cached_tokens), self._batches)
+            )
             self._batches.clear()
         return b"".join(lines)
 
@@ -88,6 +92,7 @@ class AnswerRecord:
             self._output_tokens += len(event.output_ids)
             if event.prompt_tokens is not None:
                 self._prompt_tokens += event.prompt_tokens
+                self._cached_tokens += event.cached_tokens or 0
         if is_new:
             self._batches.append(batch_json(batch))
 

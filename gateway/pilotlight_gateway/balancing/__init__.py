@@ -1,0 +1,1 @@
+"""Which of an endpoint's replicas a request goes to. Pure: clock and randomness are passed in."""
