@@ -47,3 +47,52 @@ def test_rows_beyond_the_indices_are_nobodys() -> None:
         lora_kernels.bgmv_expand(shrunk, lora_b, expanded, indices)
         assert not shrunk.any()
         assert (expanded == 1).all()
+
+
+class Layer(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """As vLLM's: two slices, a stack of places each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lora_a_stacked = tuple(torch.zeros(PLACES, 1, RANK, INPUTS) for _ in range(2))
+        self.lora_b_stacked = tuple(torch.zeros(PLACES, 1, OUTPUTS, RANK) for _ in range(2))
+
+    def reset_lora(self, index: int) -> None:
+        for stacked in (*self.lora_a_stacked, *self.lora_b_stacked):
+            stacked[index] = 0
+
+    def set_lora(self, index: int, lora_a: list[torch.Tensor | None], lora_b: list[torch.Tensor | None]) -> None:
+        self.reset_lora(index)
+        for stacks, given in ((self.lora_a_stacked, lora_a), (self.lora_b_stacked, lora_b)):
+            for stacked, weights in zip(stacks, given, strict=True):
+                if weights is not None:
+                    stacked[index, 0] = weights
+
+
+def test_a_layer_is_multiplied_as_soon_as_an_adapter_changes_it_and_as_long() -> None:
+    from pilotlight_engine.vllm_adapter import lora_kernels  # imports vLLM
+
+    layer = Layer()
+    lora_kernels.watch(torch.nn.Sequential(layer, torch.nn.Linear(2, 2)))
+    inputs, indices = torch.randn(4, INPUTS), torch.tensor([0, 1, -1, 1])
+    held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def check() -> None:
+        for number in range(2):
+            shrunk, expanded = torch.full((4, RANK), 9.0), torch.ones(4, OUTPUTS)
+            lora_kernels.bgmv_shrink(inputs, layer.lora_a_stacked[number], shrunk, indices)
+            lora_kernels.bgmv_expand_slice(shrunk, layer.lora_b_stacked[number], expanded, indices, 0, OUTPUTS, False)
+            for row, adapter in enumerate(indices.tolist()):
+                a, b = held.get(adapter, (torch.zeros(RANK, INPUTS), torch.zeros(OUTPUTS, RANK)))
+                own = b @ (a @ inputs[row]) if number == 1 else torch.zeros(OUTPUTS)
+                torch.testing.assert_close(expanded[row], own, rtol=1e-3, atol=1e-3)
+
+    check()
+    for place in (1, 0):
+        held[place] = torch.randn(RANK, INPUTS), torch.randn(OUTPUTS, RANK)
+        layer.set_lora(place, [None, held[place][0]], [None, held[place][1]])
+        check()
+    for place in (0, 1):
+        layer.reset_lora(place)
+        del held[place]
+        check()

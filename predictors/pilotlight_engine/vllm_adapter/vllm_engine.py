@@ -27,6 +27,7 @@ from vllm.v1.metrics.loggers import StatLoggerManager
 from pilotlight_engine.boot.boot_failures import told
 from pilotlight_engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
 from pilotlight_engine.vllm_adapter import (
+    lora_kernels,
     model_defaults,
     pooler,
     vllm_boot,
@@ -93,6 +94,8 @@ class VllmEngine:
         self._core = self._engine.engine_core.engine_core
         if config.parallel_config.world_size == 1:
             vllm_boot.remove_rendezvous(self._core.model_executor.driver_worker.worker.distributed_init_method)
+            if config.lora_config is not None:
+                lora_kernels.watch(self._model())
         # A constraint is checked where it is compiled, off this thread.
         self._engine.input_processor.structured_outputs_config = None
         self.constrained = ConstrainedRequests(self._core)
