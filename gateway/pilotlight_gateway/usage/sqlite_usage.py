@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pilotlight_gateway.usage.usage_rows import Amounts, Counted
+from pilotlight_gateway.usage.usage_rows import Amounts, Counted, Total
 from pilotlight_protocol.errors import Unavailable
 
 FILE_NAME = "usage.sqlite3"
@@ -54,7 +54,7 @@ class SqliteUsage:
 
     def totals(
         self, columns: Sequence[str], first_day: int, last_day: int, tenant: str | None, endpoint: str | None, most: int
-    ) -> list[tuple[tuple[str | int, ...], Amounts]]:
+    ) -> list[Total]:
         assert set(columns) <= set(_KEY)
         where, given = ["day BETWEEN ? AND ?"], [first_day, last_day]
         for column, value in (("tenant", tenant), ("endpoint", endpoint)):

@@ -5,7 +5,6 @@ GET  /v1/usage?from=&to=&by=&endpoint=&tenant=
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,6 @@ from pilotlight_gateway.usage.prices import PriceTable
 from pilotlight_gateway.usage.usage_book import UsageBook
 from pilotlight_gateway.usage.usage_report import (
     MOST_ROWS,
-    Row,
     UsageQuestion,
     csv_of,
     read_question,
@@ -25,8 +23,8 @@ from pilotlight_gateway.usage.usage_report import (
     shown_amounts,
     today,
 )
-from pilotlight_gateway.usage.usage_rows import Amounts
-from pilotlight_protocol.errors import Forbidden, InvalidInput
+from pilotlight_gateway.usage.usage_rows import Amounts, Total
+from pilotlight_protocol.errors import Forbidden, InvalidInput, TooManyRequests
 from pilotlight_wire.handlers import Reply, RequestContext
 
 CSV = "text/csv"
@@ -37,6 +35,7 @@ class UsageApi:
         self._book = book
         self._prices = prices
         self._wall_s = wall_s
+        self._asking: set[str] = set()
 
     def routes(self) -> list[OwnRoute]:
         return [OwnRoute("GET", "/v1/usage", self._usage)]
@@ -47,7 +46,14 @@ class UsageApi:
         if tenant != caller.tenant and caller.role != "admin":
             raise Forbidden("this needs an admin's key; without `tenant` it is about your own usage")
         question = read_question(query, today(self._wall_s()), tenant)
-        rows, currency = await self._rows(question), self._prices().currency
+        if caller.tenant in self._asking:
+            raise TooManyRequests("your last question about usage is being answered; ask one after the other")
+        self._asking.add(caller.tenant)
+        try:
+            rows = await self._rows(question)
+        finally:
+            self._asking.discard(caller.tenant)
+        currency = self._prices().currency
         if CSV in context.headers.get("accept", ""):
             return Reply(csv_of(question, rows, currency).encode(), content_type=f"{CSV}; charset=utf-8")
         return Reply(msgspec.json.encode(report(question, rows, currency)))
@@ -59,12 +65,9 @@ class UsageApi:
         taken = rows[0][1] if rows else Amounts()
         return {"since": question.first.isoformat(), **shown_amounts(taken), "currency": self._prices().currency}
 
-    async def _rows(self, question: UsageQuestion) -> list[Row]:
-        await self._book.flush()
+    async def _rows(self, question: UsageQuestion) -> list[Total]:
         first, last = question.days
-        rows = await asyncio.to_thread(
-            self._book.store.totals, question.by, first, last, question.tenant, question.endpoint, MOST_ROWS + 1
-        )
+        rows = await self._book.totals(question.by, first, last, question.tenant, question.endpoint, MOST_ROWS + 1)
         if len(rows) > MOST_ROWS:
             raise InvalidInput(f"that is more than {MOST_ROWS} lines; ask for fewer days, or by less", param="by")
         return rows

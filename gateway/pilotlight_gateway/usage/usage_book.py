@@ -9,16 +9,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 from pilotlight_gateway.request_steps import GatewayRequest
 from pilotlight_gateway.usage.prices import PriceTable, Rates
-from pilotlight_gateway.usage.usage_rows import Amounts, Counted, UsageKey, merge
+from pilotlight_gateway.usage.usage_rows import Amounts, Counted, Total, UsageKey, merge
 from pilotlight_protocol.errors import Unavailable
 
 FLUSH_S = 2.0
 DAY_S = 86_400
 _MOST_RATES = 65_536
+_T = TypeVar("_T")
 
 _log = logging.getLogger("pilotlight.gateway.usage")
 
@@ -30,7 +32,7 @@ class UsageStore(Protocol):
 
     def totals(
         self, columns: Sequence[str], first_day: int, last_day: int, tenant: str | None, endpoint: str | None, most: int
-    ) -> list[tuple[tuple[str | int, ...], Amounts]]:
+    ) -> list[Total]:
         """By the columns (`day`, `tenant`, `endpoint`, `model`), in their order; at most so many."""
         ...
 
@@ -43,7 +45,9 @@ class UsageBook:
     def __init__(
         self, store: UsageStore, prices: Callable[[], PriceTable], wall_s: Callable[[], float] = time.time
     ) -> None:
-        self.store = store
+        self._store = store
+        # Of its own: long questions must not take the threads that others wait for.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="usage")
         self._prices = prices
         self._wall_s = wall_s
         self._pending: Counted = {}
@@ -86,13 +90,23 @@ class UsageBook:
         # Whoever leaves while it is written takes nothing of it along.
         await asyncio.shield(writing)
 
+    async def totals(
+        self, columns: Sequence[str], first_day: int, last_day: int, tenant: str | None, endpoint: str | None, most: int
+    ) -> list[Total]:
+        """Of everything that was counted before. Raises Unavailable."""
+        await self.flush()
+        return await self._in_thread(lambda: self._store.totals(columns, first_day, last_day, tenant, endpoint, most))
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
     async def _write(self) -> None:
         async with self._writing:
             batch, self._pending = self._pending, {}
             if not batch:
                 return
             try:
-                await asyncio.to_thread(self.store.add, batch)
+                await self._in_thread(lambda: self._store.add(batch))
             except BaseException:
                 merge(batch, self._pending)
                 self._pending = batch
@@ -111,7 +125,8 @@ class UsageBook:
             await self.flush()
         except Unavailable as error:
             _log.error("the usage of the last moments is lost: %s (%r)", error.message, error.__cause__)
-        await asyncio.to_thread(self.store.close)
+        await self._in_thread(self._store.close)
+        self._thread.shutdown(wait=False)
 
     async def _run(self) -> None:
         while True:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from pilotlight_gateway.usage.prices import shown_cost
-from pilotlight_gateway.usage.usage_rows import Amounts
+from pilotlight_gateway.usage.usage_rows import Amounts, Total
 from pilotlight_protocol.errors import InvalidInput
 
 COLUMNS = ("day", "tenant", "endpoint", "model")
@@ -19,8 +19,6 @@ MOST_DAYS = 400
 MOST_ROWS = 50_000
 _EPOCH = date(1970, 1, 1)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-
-Row = tuple[tuple[str | int, ...], Amounts]
 
 
 class UsageQuestion(msgspec.Struct, frozen=True):
@@ -77,7 +75,7 @@ def today(now_s: float) -> date:
     return datetime.fromtimestamp(now_s, UTC).date()
 
 
-def report(question: UsageQuestion, rows: Sequence[Row], currency: str) -> dict[str, Any]:
+def report(question: UsageQuestion, rows: Sequence[Total], currency: str) -> dict[str, Any]:
     """As JSON. Costs are texts: exact decimals, which not every reader of JSON numbers keeps."""
     total = Amounts()
     for _, amounts in rows:
@@ -92,7 +90,7 @@ def report(question: UsageQuestion, rows: Sequence[Row], currency: str) -> dict[
     }
 
 
-def csv_of(question: UsageQuestion, rows: Sequence[Row], currency: str) -> str:
+def csv_of(question: UsageQuestion, rows: Sequence[Total], currency: str) -> str:
     """With a line of headings. What a spreadsheet would take for a formula is text in it (OWASP: CSV injection)."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\r\n")

@@ -37,6 +37,8 @@ class Amounts:
 
 
 Counted = dict[UsageKey, Amounts]
+Total = tuple[tuple[str | int, ...], Amounts]
+"""What makes the line, in the order that was asked for, and what was taken."""
 
 
 def merge(into: Counted, counted: Counted) -> None:
