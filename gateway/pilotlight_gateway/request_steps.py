@@ -142,7 +142,8 @@ class GatewayRequest:
     """One request whose endpoint is known. `model_name`: as the endpoint's components call the model or adapter.
     `routed`: where a route chose the endpoint; then it may become another one before the answer has begun, and `why` is
     that of its choice. `elsewhere`: another endpoint would answer now, so that there is nothing to wait for.
-    `answers_as`: what the answer calls the model, "" for its `model_name`."""
+    `answers_as`: what the answer calls the model, "" for its `model_name`. `booked`: of `usage`, what was booked for
+    endpoints that were asked before."""
 
     context: RequestContext
     place: Place
@@ -155,6 +156,7 @@ class GatewayRequest:
     why: str = ""
     elsewhere: bool = False
     answers_as: str = ""
+    booked: TokenUsage | None = None
 
 
 class Authenticator(Protocol):
@@ -228,6 +230,10 @@ class Records(Protocol):
         """The first part of the answer is there, `first_s` after the request came."""
         ...
 
+    def left(self, request: GatewayRequest, entry: EndpointEntry, model_name: str) -> None:
+        """Another endpoint is asked from now on; what was taken since the last call was this one's."""
+        ...
+
     def ended(self, request: GatewayRequest, status: int) -> None:
         """Called once, when the answer has ended in whatever way."""
         ...
@@ -278,6 +284,9 @@ NO_TURNS = NoTurns()
 
 class NoRecords:
     def begun(self, request: GatewayRequest, first_s: float) -> None:
+        return
+
+    def left(self, request: GatewayRequest, entry: EndpointEntry, model_name: str) -> None:
         return
 
     def ended(self, request: GatewayRequest, status: int) -> None:

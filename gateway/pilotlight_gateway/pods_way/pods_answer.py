@@ -17,18 +17,28 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
+    """Of every surface: OpenAI's chat and completions, its Responses, V2's, and Anthropic's Messages, whose prompt has
+    `input_tokens` and those that it read from the cache."""
+
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
 
     @property
-    def cached_tokens(self) -> int:
-        details = self.prompt_tokens_details or self.input_tokens_details
-        return (details.cached_tokens if details is not None else self.cache_read_input_tokens) or 0
+    def cached(self) -> int:
+        details = self.prompt_tokens_details or self.input_tokens_details or _Details()
+        return self.cache_read_input_tokens or self.cached_tokens or details.cached_tokens or 0
+
+    @property
+    def prompt(self) -> int:
+        beside = (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
+        return (self.prompt_tokens or self.input_tokens or 0) + beside
 
 
 class _Answered(msgspec.Struct):
@@ -72,9 +82,9 @@ def note_usage(body: bytes, usage: TokenUsage) -> None:
     except msgspec.MsgspecError:
         return
     if told is not None:
-        usage.prompt_tokens += told.prompt_tokens or told.input_tokens or 0
+        usage.prompt_tokens += told.prompt
+        usage.cached_tokens += told.cached
         usage.output_tokens += told.completion_tokens or told.output_tokens or 0
-        usage.cached_tokens += told.cached_tokens
 
 
 def refusal(body: bytes, status: int) -> str:

@@ -10,11 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from pilotlight_gateway.request_steps import GatewayRequest
 from pilotlight_gateway.usage.prices import PriceTable, Rates
 from pilotlight_gateway.usage.usage_rows import Amounts, Counted, Total, UsageKey, merge
+from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import Unavailable
 
 FLUSH_S = 2.0
@@ -63,18 +65,30 @@ class UsageBook:
 
     def ended(self, request: GatewayRequest, status: int) -> None:
         """A request has ended, in whatever way. What took nothing and came to nothing is not counted."""
-        usage = request.usage
-        if request.place.method != "POST" or (status >= 400 and not usage.total):
-            return
-        entry = request.entry
-        rates = self._rates_for(entry.namespace, entry.name, request.model_name)
-        amounts = self._amounts(request.caller.tenant, f"{entry.namespace}/{entry.name}", request.model_name)
-        cached = min(usage.cached_tokens, usage.prompt_tokens)
-        amounts.requests += 1
-        amounts.prompt_tokens += usage.prompt_tokens
+        if request.place.method == "POST" and (status < 400 or request.usage.total):
+            self._took(request, request.entry, request.model_name).requests += 1
+
+    def left(self, request: GatewayRequest, entry: EndpointEntry, model_name: str) -> None:
+        """What was taken since the last call was this endpoint's; another one is asked from now on."""
+        if request.usage.total:
+            self._took(request, entry, model_name)
+            request.booked = replace(request.usage)
+
+    def _took(self, request: GatewayRequest, entry: EndpointEntry, model_name: str) -> Amounts:
+        usage, booked = request.usage, request.booked
+        prompt, cached, output = usage.prompt_tokens, usage.cached_tokens, usage.output_tokens
+        if booked is not None:
+            prompt, cached, output = (
+                prompt - booked.prompt_tokens, cached - booked.cached_tokens, output - booked.output_tokens
+            )  # fmt: skip
+        cached = min(cached, prompt)
+        amounts = self._amounts(request.caller.tenant, f"{entry.namespace}/{entry.name}", model_name)
+        amounts.prompt_tokens += prompt
         amounts.cached_tokens += cached
-        amounts.output_tokens += usage.output_tokens
-        amounts.cost += rates.of_tokens(usage.prompt_tokens, cached, usage.output_tokens)
+        amounts.output_tokens += output
+        rates = self._rates_for(entry.namespace, entry.name, model_name)
+        amounts.cost += rates.of_tokens(prompt, cached, output)
+        return amounts
 
     def held_slot(self, namespace: str, endpoint: str, model: str, slot_ms: int) -> None:
         """An endpoint's leases held a slot; its namespace pays."""
