@@ -28,6 +28,7 @@ from pilotlight_gateway.endpoints.socket_platform import SocketPlatform
 from pilotlight_gateway.gateway_app import GatewayRouter, OwnRoute
 from pilotlight_gateway.grpc_door.endpoints_plane import EndpointsPlane
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
+from pilotlight_gateway.later_work import PLATFORM_STARTS_S, LaterWork
 from pilotlight_gateway.limits.accounts import Accounts, MemoryAccounts
 from pilotlight_gateway.limits.kept_budgets import KeptBudgets
 from pilotlight_gateway.limits.sqlite_budgets import FILE_NAME as BUDGETS_FILE_NAME
@@ -36,8 +37,7 @@ from pilotlight_gateway.limits.tenant_limits import TenantLimits
 from pilotlight_gateway.pipeline import Pipeline, Steps
 from pilotlight_gateway.pods_way.pods_way import PodsWay
 from pilotlight_gateway.priorities.fair_turns import FairTurns
-from pilotlight_gateway.priorities.queue_settings import DEFAULTS as QUEUE_DEFAULTS
-from pilotlight_gateway.request_steps import Authenticator, GatewayRequest, Limits, NoLimits, OpenDoor, Way
+from pilotlight_gateway.request_steps import GatewayRequest, Limits, NoLimits, OpenDoor, Way
 from pilotlight_gateway.rollout.rollouts import FILE_NAME as ROLLOUTS
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.mirrors import Mirrors
@@ -143,7 +143,7 @@ class Gateway:
         short = ShortWay(PoolAddress(self._settings.pool_url, self._settings.pool_key), texts, stored, table)
         pods = PodsWay(short=short)
         watch_tenants = None if self._tenants is None else TenantWatch(self._tenants)
-        authenticator: Authenticator = OpenDoor()
+        authenticator: OpenDoor | TenantAuthenticator = OpenDoor()
         limits: Limits = NoLimits()
         own: list[OwnRoute] = []
         opened: list[Opened] = [self._rollouts]
@@ -160,21 +160,31 @@ class Gateway:
         records = EndpointRecords(ColdStarts(), None if self._usage is None else UsageBook(self._usage, self._prices))
         own += self._endpoints_api(table, records, watch_tenants)
         once = AnswersOnce()
+        folder = self._settings.state_dir
+        later = None if folder is None else LaterWork(folder, authenticator.caller_again, lambda: self._config.config)
+        jobs = None if later is None else later.jobs
         ways: dict[WayName, Way] = {"short": short, "pods": pods}
-        turns = FairTurns(lambda: QUEUE_DEFAULTS)
+        turns = FairTurns(lambda: self._config.config.queue)
         routes = Routes(table, Mirrors(self._is_busy), self._rollouts)
         self._config.tell(routes.apply)
         own = [*own, *RouteList(routes).routes()]
-        steps = Steps(authenticator, table, limits, once, _Chooser(short), ways, pods.wake, turns, routes, records)
-        paths = any_endpoints_routes(stored)
+        steps = Steps(
+            authenticator, table, limits, once, _Chooser(short), ways, pods.wake, turns, routes, records, jobs
+        )
         pipeline = Pipeline(steps)
+        closed: list[Closed] = [once, routes, short, pods]
+        if later is not None:
+            later.run_by(pipeline)
+            own += later.routes()
+            closed.insert(0, later)
+        paths = any_endpoints_routes(stored)
         router = GatewayRouter(pipeline, table, routes, paths, self._limiter, own)
         app = HttpApp(router, self._limiter, self._server_settings, predict_observer("gateway"))
         plane = EndpointsPlane(pipeline, lambda: table.known, routes.names, self._limiter)
         http2 = grpc_on(GrpcServer(plane, self._limiter, self._server_settings), self._server_settings)
         server = DrainedServer(app, self._limiter, self._server_settings, http2=http2)
         opened += self._books(records, table)
-        return server.run(self._lifespan(table, opened, [once, routes, short, pods]))
+        return server.run(self._lifespan(table, opened, later, closed))
 
     def _is_busy(self) -> bool:
         return self._limiter.in_flight > self._settings.max_concurrent_requests * _BUSY_SHARE
@@ -225,7 +235,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _lifespan(
-        self, table: EndpointTable, opened: Sequence[Opened], closed: Sequence[Closed]
+        self, table: EndpointTable, opened: Sequence[Opened], later: LaterWork | None, closed: Sequence[Closed]
     ) -> AsyncIterator[None]:
         watching = None
         for each in opened:
@@ -234,6 +244,8 @@ class Gateway:
             table.apply(self._known)
         elif self._settings.directory is not None:
             watching = asyncio.create_task(watch(self._settings.directory, table.apply), name="endpoint directory")
+        if later is not None:
+            later.start(0.0 if self._known is not None else PLATFORM_STARTS_S)
         try:
             yield
         finally:

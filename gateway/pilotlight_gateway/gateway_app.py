@@ -23,7 +23,7 @@ from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.http_app import Match, RouteTable, route_of
 from pilotlight_serving.metrics import exposed
 from pilotlight_text.openai_api.model_cards import ModelCard, ModelList
-from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
+from pilotlight_wire.handlers import JSON, Reply, RequestContext, Route, Stream
 from pilotlight_wire.http_exchange import Scope
 
 OWNER = "pilotlight"
@@ -36,6 +36,8 @@ class OwnRoute:
     method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     handler: Callable[[RequestContext, Caller], Awaitable[Reply | Stream]]
+    content_types: tuple[str, ...] = (JSON,)
+    reads_body: bool = True
 
 
 class GatewayRouter:
@@ -108,7 +110,7 @@ class GatewayRouter:
         async def handle(context: RequestContext) -> Reply | Stream:
             return await route.handler(context, await self._pipeline.caller(context))
 
-        return Route(route.method, route.path, handle)
+        return Route(route.method, route.path, handle, content_types=route.content_types, reads_body=route.reads_body)
 
     def _with_caller(
         self, handler: Callable[[RequestContext], Awaitable[Reply | Stream]]

@@ -26,6 +26,7 @@ from pilotlight_gateway.request_steps import (
     Caller,
     Choice,
     GatewayRequest,
+    Later,
     Limits,
     NoRoutes,
     Once,
@@ -69,7 +70,8 @@ _named = msgspec.json.Decoder(_Named)
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """`wake`: starts the pods of an endpoint beside the request."""
+    """`wake`: starts the pods of an endpoint beside the request. `later`: who takes what its client does not wait for,
+    asked where a request says what it prefers."""
 
     authenticator: Authenticator
     table: EndpointTable
@@ -81,6 +83,7 @@ class Steps:
     turns: Turns = NO_TURNS
     router: Router = field(default_factory=NoRoutes)
     records: Records = NO_RECORDS
+    later: Later | None = None
 
 
 class Pipeline:
@@ -90,17 +93,28 @@ class Pipeline:
 
     async def answer(self, place: Place, context: RequestContext) -> Reply | Stream:
         started_s = time.perf_counter()
-        caller = await self.caller(context)
+        return await self._answer(await self.caller(context), place, context, started_s)
+
+    async def answer_as(self, caller: Caller, place: Place, context: RequestContext) -> Reply | Stream:
+        """A request of the gateway's own, for a caller that is known."""
+        context.headers = {**context.headers, TENANT: caller.tenant}
+        return await self._answer(caller, place, context, time.perf_counter())
+
+    async def _answer(self, caller: Caller, place: Place, context: RequestContext, started_s: float) -> Reply | Stream:
         asked = asked_of(context.body) if place.model is None else Asked(place.model)
         routed = None if not asked.model else self._steps.router.find(caller, asked.model, place, context)
         target = self._target(caller, asked.model, routed)
         request = GatewayRequest(context, place, asked, caller, target.entry, target.model_name)
         if routed is not None:
             request.routed, request.place = routed, routed.place
-        return await self._steps.once.answer(request, lambda: self._run(request, started_s))
+        return await self._steps.once.answer(request, lambda: self._run(request, place, started_s))
 
-    async def _run(self, request: GatewayRequest, started_s: float) -> Reply | Stream:
+    async def _run(self, request: GatewayRequest, asked_at: Place, started_s: float) -> Reply | Stream:
         context = request.context
+        if self._steps.later is not None and "prefer" in context.headers:
+            kept = await self._steps.later.accept(request, asked_at)
+            if kept is not None:
+                return kept
         reservation = await self._steps.limits.reserve(request)
         context.response_headers.update(reservation.headers)
         outcome = _Outcome(started_s, request, reservation, self._steps.records)

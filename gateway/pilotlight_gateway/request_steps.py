@@ -16,6 +16,7 @@ import msgspec
 from pilotlight_gateway.cascade.cascade_spec import CascadeSpec
 from pilotlight_gateway.ways import ChosenWay
 from pilotlight_protocol.endpoint_directory import EndpointEntry
+from pilotlight_protocol.errors import Unauthorized
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
 Role = Literal["admin", "tenant"]
@@ -205,6 +206,13 @@ class Turns(Protocol):
         ...
 
 
+class Later(Protocol):
+    async def accept(self, request: GatewayRequest, place: Place) -> Reply | None:
+        """The answer to a request that is to run later, None to one that runs now. `place`: as its client sent it.
+        Raises TooManyRequests."""
+        ...
+
+
 class Once(Protocol):
     async def answer(self, request: GatewayRequest, run: Run) -> Reply | Stream:
         """What `run` answers, or what an equal request is or was answered. Raises Conflict."""
@@ -243,6 +251,12 @@ class OpenDoor:
     """Everybody is the tenant `default`, and may use all there is: one person's machine."""
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
+        return Caller("default", namespaces=None)
+
+    def caller_again(self, tenant: str, key_id: str) -> Caller:
+        """Of who asked for something that is done now. Raises Unauthorized."""
+        if tenant != "default" or key_id:
+            raise Unauthorized("this was asked for with an API key, and keys are not known here any more")
         return Caller("default", namespaces=None)
 
 

@@ -22,7 +22,7 @@ from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRe
 from pilotlight_serving.errors import MethodNotAllowed, RouteNotFound, bug, no_such_model
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
-from pilotlight_wire.http_exchange import BodyAborted, HttpAnswer, Receive, Scope, Send, server_timing
+from pilotlight_wire.http_exchange import BodyAborted, HttpAnswer, Receive, Scope, Send, body_pieces, server_timing
 
 _ALL_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 
@@ -138,7 +138,10 @@ class _Exchange:
         if route.method in ("POST", "PATCH"):
             settings = self._app.settings
             check_content_type(context, route)
-            context.body = await self._answer.body(settings.max_body_bytes, settings.body_stall_timeout_s)
+            if route.reads_body:
+                context.body = await self._answer.body(settings.max_body_bytes, settings.body_stall_timeout_s)
+            else:
+                context.pieces = body_pieces(self._answer.receive, settings.body_stall_timeout_s, chunked=False)
         result = await route.handler(context)
         if isinstance(result, Reply):
             context.response_headers.update(result.headers)

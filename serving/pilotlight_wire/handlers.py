@@ -24,7 +24,8 @@ class RequestContext:
     `headers`: lower-case names (gRPC: the call's metadata). `body`: whole and within the size limit (gRPC: empty).
     `model_name`: from the path or the gRPC message, "" for routes without one. `server_timing`: phase -> milliseconds,
     sent as `Server-Timing` and observed as a histogram. `response_headers`: sent when the response starts.
-    `path_parameters`: what stands where the route's path has a name in braces.
+    `path_parameters`: what stands where the route's path has a name in braces. `pieces`: the body as it arrives, for a
+    route that reads it itself; `body` is empty then.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class RequestContext:
     response_headers: dict[str, str] = field(default_factory=dict)
     path_parameters: Mapping[str, str] = field(default_factory=dict)
     query_string: bytes = b""
+    pieces: AsyncIterator[bytes] | None = None
 
     @property
     def query(self) -> dict[str, str]:
@@ -72,7 +74,8 @@ class Route:
     name or version.
 
     `counted`: the request holds a place of the concurrency bound, delays the end of a drain and is timed in
-    `request_predict_seconds`; False for probes and metadata. `content_types`: what a body may be.
+    `request_predict_seconds`; False for probes and metadata. `content_types`: what a body may be. `reads_body`: the
+    body is read before the handler runs, within the server's limit; else the handler reads its pieces, and bounds them.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -80,6 +83,7 @@ class Route:
     handler: Handler
     counted: bool = True
     content_types: tuple[str, ...] = (JSON,)
+    reads_body: bool = True
 
 
 @dataclass(frozen=True, slots=True)

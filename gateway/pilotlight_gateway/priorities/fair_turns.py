@@ -117,7 +117,7 @@ class _Taken(Ticket):
 
     def __init__(self, turns: FairTurns, request: GatewayRequest, endpoint: EndpointTurns, rank: int) -> None:
         asked, size = request.asked, len(request.context.body)
-        choices = 1 if asked.n is None or asked.n < 1 else asked.n
+        choices = 1 if asked.n is None or asked.n < 1 else min(asked.n, request.entry.bounds.max_sequences)
         output, most = endpoint.rate.usual_output_tokens, asked.most_tokens
         if most is not None and most < output:
             output = most

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import msgspec
 
+from pilotlight_gateway.configuration.section import Section
+
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 
-class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class QueueSettings(Section, frozen=True):
     """`in_flight`: requests that one replica answers at once, None: as many as its predictor takes in a batch.
 
     `waiting`, `waiting_bytes`: of all tenants before one endpoint; `…_of_tenant`: of one of them. `longest_wait_s`:
@@ -29,6 +31,3 @@ class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_share: _Share = 0.5
     normal_share: _Share = 0.15
     low_share: _Share = 0.05
-
-
-DEFAULTS = QueueSettings()

@@ -78,6 +78,15 @@ class KnownTenants:
         self._shown[digest] = (math.inf if record.expires_s is None else record.expires_s, caller)
         return caller
 
+    def caller_again(self, tenant: str, key_id: str, now_s: float) -> Caller:
+        """Of a key that was good once: it or the one it was rotated to must be good now. Raises Unauthorized."""
+        record, known = self._keys.get(key_id), self.tenant(tenant)
+        while record is not None and record.state(now_s) == "expired":
+            record = None if record.successor is None else self._keys.get(record.successor)
+        if record is None or known is None or record.tenant != tenant:
+            raise Unauthorized("the API key that asked for this is not valid any more; ask again with another one")
+        return caller_for(known, record)
+
 
 def caller_for(tenant: TenantRecord, key: KeyRecord) -> Caller:
     settings = tenant.settings

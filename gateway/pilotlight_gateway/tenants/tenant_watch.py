@@ -86,6 +86,11 @@ class TenantWatch:
         self._check_fresh()
         return self._known.caller_of(key, self._wall_s())
 
+    def caller_again(self, tenant: str, key_id: str) -> Caller:
+        """Of a key that was good when something was asked for that is done now. Raises as `caller_of`."""
+        self._check_fresh()
+        return self._known.caller_again(tenant, key_id, self._wall_s())
+
     def tenant(self, name: str) -> TenantRecord | None:
         self._check_fresh()
         return self._known.tenant(name)

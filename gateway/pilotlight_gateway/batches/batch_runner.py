@@ -1,0 +1,248 @@
+"""Runs the batches that are accepted: each at its turn, from where it was left, to its files.
+
+Responsible for the tasks that run batches, and for their end. What one of them does with its lines is `batch_run`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from pilotlight_gateway.batches.batch_records import Batch, BatchError, BatchState, came_to
+from pilotlight_gateway.batches.batch_run import ERRORS, OUTPUT, BatchRun, Means, OutputTooLarge
+from pilotlight_gateway.batches.batch_settings import BatchSettings
+from pilotlight_gateway.batches.file_folder import FileFolder, new_id
+from pilotlight_gateway.batches.file_records import FileRecord
+from pilotlight_gateway.batches.sqlite_batches import Change, SqliteBatches
+from pilotlight_gateway.jobs.job_queue import JobQueue
+from pilotlight_gateway.jobs.job_runner import LOOK_S, OWN_S, CallerAgain, Run
+from pilotlight_gateway.jobs.job_settings import JobSettings
+from pilotlight_protocol.errors import Unauthorized, Unavailable
+
+TELL_S = 1.0
+"""How often the counts of a batch that runs are told."""
+
+_log = logging.getLogger("pilotlight.gateway.batches")
+
+
+class BatchRunner:
+    """Between `start` and `close`."""
+
+    def __init__(
+        self,
+        store: SqliteBatches,
+        files: FileFolder,
+        run: Run,
+        caller_again: CallerAgain,
+        settings: Callable[[], BatchSettings],
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._run = run
+        self._caller_again = caller_again
+        self._settings = settings
+        self._wall_s = wall_s
+        self._queue = JobQueue()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cancelling: set[str] = set()
+        self._more = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._looking = asyncio.create_task(self._look(), name="batches")
+
+    async def add(self, batch: Batch) -> None:
+        """Raises TooManyRequests."""
+        await asyncio.to_thread(self._store.add, batch, self._settings())
+        self._queue.put(batch.tenant, batch.id)
+        self._more.set()
+
+    async def cancel(self, batch: Batch) -> Batch | None:
+        """It as it is then; what has ended, or nearly has, stays as it is."""
+        now_s = self._wall_s()
+
+        def cancelling(old: Batch) -> Batch | None:
+            return came_to(old, "cancelling", now_s) if old.state in ("validating", "in_progress") else None
+
+        changed = await self._change(batch.id, cancelling)
+        if changed is not None and changed.state == "cancelling":
+            self._cancelling.add(batch.id)
+            task = self._tasks.get(batch.id)
+            if task is not None:
+                task.cancel()
+        return changed
+
+    async def close(self) -> None:
+        """What runs is taken up by the next process."""
+        tasks = [*self._tasks.values(), *([] if self._looking is None else [self._looking])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await asyncio.to_thread(self._store.close)
+
+    async def _look(self) -> None:
+        while not await self._owns():  # noqa: ASYNC110 - it is another process that ends
+            await asyncio.sleep(OWN_S)
+        looked_s = float("-inf")
+        while True:
+            self._more.clear()
+            try:
+                if self._wall_s() - looked_s > LOOK_S:
+                    looked_s = self._wall_s()
+                    await self._look_through(looked_s)
+            except Unavailable as error:
+                _log.error("%s (%r)", error.message, error.__cause__)
+            settings = self._settings()
+            at_once = JobSettings(running=settings.running, running_of_tenant=settings.running_of_tenant)
+            while (found := self._queue.next(at_once, self._wall_s())) is not None:
+                tenant, batch_id = found
+                self._tasks[batch_id] = asyncio.create_task(self._batch(tenant, batch_id), name=batch_id)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._more.wait()
+
+    async def _owns(self) -> bool:
+        """Two gateways of one folder: the other one runs batches while it lives."""
+        try:
+            if not await asyncio.to_thread(self._store.own):
+                return False
+            await asyncio.to_thread(self._files.sweep)
+        except Unavailable as error:
+            _log.error("%s (%r)", error.message, error.__cause__)
+            return False
+        return True
+
+    async def _look_through(self, now_s: float) -> None:
+        """Take up what an earlier process left and another one added; forget what is old."""
+        for batch in await asyncio.to_thread(self._store.not_ended):
+            if batch.id not in self._tasks and not self._queue.knows(batch.tenant, batch.id):
+                self._queue.put(batch.tenant, batch.id)
+        for file_id in await asyncio.to_thread(self._store.expired_files, now_s):
+            await asyncio.to_thread(self._store.delete_file, file_id)
+            await asyncio.to_thread(self._files.delete, file_id)
+        await asyncio.to_thread(self._store.delete_ended_before, now_s - self._settings().kept_s)
+
+    async def _change(self, batch_id: str, change: Change, files: tuple[FileRecord, ...] = ()) -> Batch | None:
+        return await asyncio.to_thread(self._store.change, batch_id, change, files)
+
+    async def _batch(self, tenant: str, batch_id: str) -> None:
+        try:
+            batch = await asyncio.to_thread(self._store.batch, batch_id)
+            if batch is not None and not batch.ended:
+                if batch.outcome is None:
+                    batch = await self._worked(batch)
+                await self._published(batch)
+        except Unavailable as error:
+            # It is looked through again in a while.
+            _log.error("%s: %s (%r)", batch_id, error.message, error.__cause__)
+        except Exception:
+            _log.exception("%s failed", batch_id)
+        finally:
+            self._tasks.pop(batch_id, None)
+            self._cancelling.discard(batch_id)
+            self._queue.left(tenant)
+            self._more.set()
+
+    async def _worked(self, batch: Batch) -> Batch:
+        """With its outcome: nothing of it runs any more."""
+        run = BatchRun(batch, Means(self._files, self._run, self._caller_again, self._settings(), self._wall_s))
+        try:
+            outcome, errors = await self._outcome(batch, run)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if batch.id not in self._cancelling or task is None:
+                raise
+            task.uncancel()
+            outcome, errors = "cancelled", ()
+        finally:
+            run.close()
+        now_s, ids = self._wall_s(), (new_id("file-"), new_id("file-"))
+
+        def ending(old: Batch) -> Batch | None:
+            if old.outcome is not None:
+                return None
+            state: BatchState = "cancelling" if outcome == "cancelled" else "finalizing"
+            counts = {"total": run.total, "completed": run.completed, "failed": run.failed}
+            files = {"output_file_id": ids[0], "error_file_id": ids[1]}
+            return came_to(old, state, now_s, outcome=outcome, errors=errors, **counts, **files)
+
+        changed = await self._change(batch.id, ending)
+        assert changed is not None
+        return changed
+
+    async def _outcome(self, batch: Batch, run: BatchRun) -> tuple[BatchState, tuple[BatchError, ...]]:
+        if batch.state == "cancelling":
+            return "cancelled", ()
+        await run.read_through()
+        lines = self._settings().lines
+        if not run.total:
+            return "failed", (BatchError("empty_file", "the input file has no line"),)
+        if run.total > lines:
+            return "failed", (BatchError("too_many_lines", f"the input file has more than {lines} lines"),)
+        now_s = self._wall_s()
+
+        def begins(old: Batch) -> Batch | None:
+            return came_to(old, "in_progress", now_s, total=run.total) if old.state == "validating" else None
+
+        await self._change(batch.id, begins)
+        telling = asyncio.create_task(self._tell(batch.id, run))
+        try:
+            async with asyncio.timeout(max(0.0, batch.expires_s - now_s)):
+                await run.lines()
+            return "completed", ()
+        except TimeoutError:
+            await run.expire()
+            return "expired", ()
+        except OutputTooLarge:
+            return "failed", (
+                BatchError("output_too_large", "the answers take more room than you have; split the batch"),
+            )
+        except Unauthorized as error:
+            return "failed", (BatchError("invalid_api_key", error.message),)
+        finally:
+            telling.cancel()
+            await asyncio.wait({telling})
+
+    async def _tell(self, batch_id: str, run: BatchRun) -> None:
+        told = (0, 0)
+        while True:
+            await asyncio.sleep(TELL_S)
+            counts = run.completed, run.failed
+            if counts != told:
+                told = counts
+                with contextlib.suppress(Unavailable):
+                    await self._change(batch_id, lambda old: _counted(old, *counts))  # noqa: B023 - called at once
+
+    async def _published(self, batch: Batch) -> None:
+        """Its files are there, and it has ended. Done again by the next process where this one ends before that."""
+        assert batch.outcome is not None
+        now_s, kept_s = self._wall_s(), self._settings().kept_s
+        files = []
+        for part, file_id in ((OUTPUT, batch.output_file_id), (ERRORS, batch.error_file_id)):
+            assert file_id is not None
+            size = await asyncio.to_thread(self._files.publish, batch.id, part, file_id)
+            if size:
+                name = f"{batch.id}_{part}.jsonl"
+                files.append(FileRecord(file_id, batch.tenant, name, "batch_output", size, now_s, now_s + kept_s))
+        there = {file.id for file in files}
+
+        def over(old: Batch) -> Batch | None:
+            assert old.outcome is not None
+            output = old.output_file_id if old.output_file_id in there else None
+            errors = old.error_file_id if old.error_file_id in there else None
+            return came_to(old, old.outcome, now_s, output_file_id=output, error_file_id=errors)
+
+        await self._change(batch.id, over, tuple(files))
+
+
+def _counted(batch: Batch, completed: int, failed: int) -> Batch | None:
+    if batch.outcome is not None or batch.ended:
+        return None
+    return msgspec.structs.replace(batch, completed=completed, failed=failed)
