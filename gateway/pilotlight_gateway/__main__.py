@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from pilotlight_engine.leasing.leased_holder import PoolAddress
@@ -28,6 +29,7 @@ from pilotlight_gateway.endpoints.socket_platform import SocketPlatform
 from pilotlight_gateway.gateway_app import GatewayRouter, OwnRoute
 from pilotlight_gateway.grpc_door.endpoints_plane import EndpointsPlane
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
+from pilotlight_gateway.jobs.job_runner import CallerAgain
 from pilotlight_gateway.later_work import PLATFORM_STARTS_S, LaterWork
 from pilotlight_gateway.limits.accounts import Accounts, MemoryAccounts
 from pilotlight_gateway.limits.kept_budgets import KeptBudgets
@@ -161,7 +163,7 @@ class Gateway:
         own += self._endpoints_api(table, records, watch_tenants)
         once = AnswersOnce()
         folder = self._settings.state_dir
-        later = None if folder is None else LaterWork(folder, authenticator.caller_again, lambda: self._config.config)
+        later = None if folder is None else self._later_work(folder, authenticator.caller_again)
         jobs = None if later is None else later.jobs
         ways: dict[WayName, Way] = {"short": short, "pods": pods}
         turns = FairTurns(lambda: self._config.config.queue)
@@ -185,6 +187,9 @@ class Gateway:
         server = DrainedServer(app, self._limiter, self._server_settings, http2=http2)
         opened += self._books(records, table)
         return server.run(self._lifespan(table, opened, later, closed))
+
+    def _later_work(self, folder: Path, caller_again: CallerAgain) -> LaterWork:
+        return LaterWork(folder, caller_again, lambda: self._config.config, lambda: self._limiter.draining)
 
     def _is_busy(self) -> bool:
         return self._limiter.in_flight > self._settings.max_concurrent_requests * _BUSY_SHARE

@@ -32,14 +32,20 @@ PLATFORM_STARTS_S = 20.0
 class LaterWork:
     """`jobs` implements `request_steps.Later`. `run_by` before `start`; `close` before the ways are closed."""
 
-    def __init__(self, folder: Path, caller_again: CallerAgain, config: Callable[[], GatewayConfig]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        caller_again: CallerAgain,
+        config: Callable[[], GatewayConfig],
+        is_draining: Callable[[], bool],
+    ) -> None:
         jobs, batches, files = (
             SqliteJobs(folder / JOBS_FILE),
             SqliteBatches(folder / BATCHES_FILE),
             FileFolder(folder / FILES_FOLDER),
         )
-        self._job_runner = JobRunner(jobs, self._run, caller_again, lambda: config().jobs)
-        self._batch_runner = BatchRunner(batches, files, self._run, caller_again, lambda: config().batches)
+        self._job_runner = JobRunner(jobs, self._run, caller_again, lambda: config().jobs, is_draining)
+        self._batch_runner = BatchRunner(batches, files, self._run, caller_again, lambda: config().batches, is_draining)
         self.jobs = Jobs(jobs, self._job_runner, lambda: config().jobs, time.time)
         self._files = Files(batches, files, lambda: config().batches, time.time)
         self._batches = Batches(batches, self._files, self._batch_runner, lambda: config().batches, time.time)

@@ -44,6 +44,10 @@ _log = logging.getLogger("pilotlight.gateway.batches")
 _NO_ROOM = (TooManyRequests.http_status, Unavailable.http_status)
 
 
+class LeftForNext(Exception):
+    """The gateway ends; the next one goes on from what is written."""
+
+
 class OutputTooLarge(Exception):
     """What was answered takes more bytes than the tenant may have."""
 
@@ -56,6 +60,7 @@ class Means:
     run: Run
     caller_again: CallerAgain
     settings: BatchSettings
+    is_draining: Callable[[], bool] = lambda: False
     wall_s: Callable[[], float] = time.time
 
 
@@ -110,11 +115,14 @@ class BatchRun:
         self._done = output | errors
 
     async def lines(self) -> None:
-        """Run what is not done. Raises OutputTooLarge, Unauthorized; cancelled, it leaves what is written."""
+        """Run what is not done. Raises OutputTooLarge, LeftForNext, Unauthorized; cancelled, it leaves what is
+        written."""
         width = Width(self._means.settings.lines_at_once)
         try:
             async with asyncio.TaskGroup() as group:
                 async for line in self._left():
+                    if self._means.is_draining():
+                        break
                     if isinstance(line, BadLine):
                         await self._write(ERRORS, bad_line(self.batch.id, line))
                     else:
@@ -122,6 +130,8 @@ class BatchRun:
                         group.create_task(self._line(line, width), name=line_id(self.batch.id, line.number))
         except* (PilotlightError, OutputTooLarge) as failures:
             raise first_of(failures) from None
+        if self._means.is_draining():
+            raise LeftForNext
 
     async def expire(self) -> None:
         """Write of each line that is left that there was no time for it."""
@@ -144,18 +154,23 @@ class BatchRun:
 
     async def _line(self, line: BatchLine, width: Width) -> None:
         try:
-            status, body, request_id = await self._answered(line, width)
+            answered = await self._answered(line, width)
+            if answered is None:
+                return
+            status, body, request_id = answered
             written = answered_line(self.batch.id, line, status, request_id, body)
             await self._write(OUTPUT if status < 400 else ERRORS, written)
             self._done.add(line.number)
         finally:
             width.leave()
 
-    async def _answered(self, line: BatchLine, width: Width) -> tuple[int, bytes, str]:
-        """Status, body and request id of what it was answered, when there was room for it."""
+    async def _answered(self, line: BatchLine, width: Width) -> tuple[int, bytes, str] | None:
+        """Status, body and request id of what it was answered, when there was room; None: not in this process."""
         batch, means = self.batch, self._means
         request = line_request(batch.endpoint, line.body)
         while True:
+            if self._means.is_draining():
+                return None
             # Raises where the key is not good any more: that ends the batch, and is no line's failure.
             caller = means.caller_again(batch.tenant, batch.key_id)
             request_id = line_id(batch.id, line.number)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from pilotlight_gateway.batches.batch_records import Batch, BatchError, BatchState, came_to
-from pilotlight_gateway.batches.batch_run import ERRORS, OUTPUT, BatchRun, Means, OutputTooLarge
+from pilotlight_gateway.batches.batch_run import ERRORS, OUTPUT, BatchRun, LeftForNext, Means, OutputTooLarge
 from pilotlight_gateway.batches.batch_settings import BatchSettings
 from pilotlight_gateway.batches.file_folder import FileFolder, new_id
 from pilotlight_gateway.batches.file_records import FileRecord
@@ -22,7 +22,7 @@ from pilotlight_gateway.batches.sqlite_batches import Change, SqliteBatches
 from pilotlight_gateway.jobs.job_queue import JobQueue
 from pilotlight_gateway.jobs.job_runner import LOOK_S, OWN_S, CallerAgain, Run
 from pilotlight_gateway.jobs.job_settings import JobSettings
-from pilotlight_protocol.errors import Unauthorized, Unavailable
+from pilotlight_protocol.errors import Conflict, PilotlightError, Unauthorized, Unavailable
 
 TELL_S = 1.0
 """How often the counts of a batch that runs are told."""
@@ -40,6 +40,7 @@ class BatchRunner:
         run: Run,
         caller_again: CallerAgain,
         settings: Callable[[], BatchSettings],
+        is_draining: Callable[[], bool] = lambda: False,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -47,6 +48,7 @@ class BatchRunner:
         self._run = run
         self._caller_again = caller_again
         self._settings = settings
+        self._is_draining = is_draining
         self._wall_s = wall_s
         self._queue = JobQueue()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -97,11 +99,11 @@ class BatchRunner:
                 if self._wall_s() - looked_s > LOOK_S:
                     looked_s = self._wall_s()
                     await self._look_through(looked_s)
-            except Unavailable as error:
+            except PilotlightError as error:
                 _log.error("%s (%r)", error.message, error.__cause__)
             settings = self._settings()
             at_once = JobSettings(running=settings.running, running_of_tenant=settings.running_of_tenant)
-            while (found := self._queue.next(at_once, self._wall_s())) is not None:
+            while not self._is_draining() and (found := self._queue.next(at_once, self._wall_s())) is not None:
                 tenant, batch_id = found
                 self._tasks[batch_id] = asyncio.create_task(self._batch(tenant, batch_id), name=batch_id)
             with contextlib.suppress(TimeoutError):
@@ -125,8 +127,9 @@ class BatchRunner:
             if batch.id not in self._tasks and not self._queue.knows(batch.tenant, batch.id):
                 self._queue.put(batch.tenant, batch.id)
         for file_id in await asyncio.to_thread(self._store.expired_files, now_s):
-            await asyncio.to_thread(self._store.delete_file, file_id)
-            await asyncio.to_thread(self._files.delete, file_id)
+            with contextlib.suppress(Conflict):  # a batch reads it now
+                await asyncio.to_thread(self._store.delete_file, file_id)
+                await asyncio.to_thread(self._files.delete, file_id)
         await asyncio.to_thread(self._store.delete_ended_before, now_s - self._settings().kept_s)
 
     async def _change(self, batch_id: str, change: Change, files: tuple[FileRecord, ...] = ()) -> Batch | None:
@@ -139,6 +142,8 @@ class BatchRunner:
                 if batch.outcome is None:
                     batch = await self._worked(batch)
                 await self._published(batch)
+        except LeftForNext:
+            _log.info("%s is left for the next process", batch_id)
         except Unavailable as error:
             # It is looked through again in a while.
             _log.error("%s: %s (%r)", batch_id, error.message, error.__cause__)
@@ -152,7 +157,9 @@ class BatchRunner:
 
     async def _worked(self, batch: Batch) -> Batch:
         """With its outcome: nothing of it runs any more."""
-        run = BatchRun(batch, Means(self._files, self._run, self._caller_again, self._settings(), self._wall_s))
+        run = BatchRun(
+            batch, Means(self._files, self._run, self._caller_again, self._settings(), self._is_draining, self._wall_s)
+        )
         try:
             outcome, errors = await self._outcome(batch, run)
         except asyncio.CancelledError:

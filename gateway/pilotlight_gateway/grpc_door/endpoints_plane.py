@@ -36,7 +36,7 @@ from pilotlight_wire.hop_headers import parse_retry_after
 
 _JSON_LENGTH = "inference-header-content-length"
 _OF_THE_CALL = frozenset(
-    ("content-type", "content-length", "te", "host", "connection", "transfer-encoding", _JSON_LENGTH)
+    ("content-type", "content-length", "te", "host", "connection", "transfer-encoding", _JSON_LENGTH, "prefer")
 )
 _FAILED_FROM = 400
 

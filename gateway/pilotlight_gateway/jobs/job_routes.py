@@ -26,7 +26,7 @@ from pilotlight_gateway.jobs.sqlite_jobs import SqliteJobs
 from pilotlight_gateway.jobs.stored_request import StoredRequest
 from pilotlight_gateway.request_steps import Caller, GatewayRequest, Place
 from pilotlight_gateway.surfaces import makes_tokens
-from pilotlight_protocol.errors import Conflict, InvalidInput
+from pilotlight_protocol.errors import Conflict, InvalidInput, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
 MOST_LISTED = 100
@@ -86,13 +86,10 @@ class Jobs:
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + later.wait_s
         while (left_s := ends_s - loop.time()) > 0:
-            try:
-                async with asyncio.timeout(left_s):
-                    await self._runner.changed(job.id)
-            except TimeoutError:
-                return None
+            news = self._runner.news(job.id)
             found = await asyncio.to_thread(self._store.job, job.id)
             if found is None or not found.ended:
+                await self._runner.wait(job.id, news, left_s)
                 continue
             if found.response_status is None:
                 return None
@@ -137,14 +134,16 @@ class Jobs:
         yield b": %b\n\n" % job.state.encode()
         attempt, sent = None, 0
         while not job.ended:
-            answer = self._runner.answer(job.id)
+            news, answer = self._runner.news(job.id), self._runner.answer(job.id)
             if answer is not None and answer.attempt != attempt:
                 attempt = answer.attempt
                 async for event in _live(answer, position_in(given, attempt)):
                     sent += 1
                     yield event
             else:
-                await self._runner.changed(job.id)
+                await self._runner.wait(job.id, news)
+                if self._runner.is_draining():
+                    raise Unavailable("this server is shutting down; read the rest with Last-Event-ID in a moment")
                 yield b": waiting\n\n"
             job = _there(await asyncio.to_thread(self._store.job, job.id))
             if sent and (job.state == "queued" or job.attempts != attempt):

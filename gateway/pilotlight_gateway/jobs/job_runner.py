@@ -45,12 +45,14 @@ class JobRunner:
         run: Run,
         caller_again: CallerAgain,
         settings: Callable[[], JobSettings],
+        is_draining: Callable[[], bool] = lambda: False,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._run = run
         self._caller_again = caller_again
         self._settings = settings
+        self.is_draining = is_draining
         self._wall_s = wall_s
         self._queue = JobQueue()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -88,14 +90,18 @@ class JobRunner:
         """What is made for it now."""
         return self._answers.get(job_id)
 
-    async def changed(self, job_id: str) -> None:
-        """Return when the job has begun, or ended, or may have."""
-        event = self._told.setdefault(job_id, asyncio.Event())
+    def news(self, job_id: str) -> asyncio.Event:
+        """Set when the job begins or ends; take it before looking how the job is."""
+        return self._told.setdefault(job_id, asyncio.Event())
+
+    async def wait(self, job_id: str, news: asyncio.Event, longest_s: float = LOOK_S) -> None:
+        """Until there is `news`, or something may be new: another process may run the job."""
         try:
-            async with asyncio.timeout(LOOK_S):
-                await event.wait()
+            async with asyncio.timeout(min(longest_s, LOOK_S)):
+                await news.wait()
         except TimeoutError:
-            self._told.pop(job_id, None)
+            if self._told.get(job_id) is news:
+                del self._told[job_id]
 
     def _tell(self, job_id: str) -> None:
         event = self._told.pop(job_id, None)
@@ -121,9 +127,10 @@ class JobRunner:
                 if self._wall_s() - looked_s > LOOK_S:
                     looked_s = self._wall_s()
                     await self._look_through(looked_s)
-            except Unavailable as error:
+            except PilotlightError as error:
                 _log.error("%s (%r)", error.message, error.__cause__)
-            while (found := self._queue.next(self._settings(), self._wall_s())) is not None:
+            # What has not begun when the gateway ends is the next process's.
+            while not self.is_draining() and (found := self._queue.next(self._settings(), self._wall_s())) is not None:
                 tenant, job_id = found
                 self._tasks[job_id] = asyncio.create_task(self._job(tenant, job_id), name=f"job {job_id}")
             with contextlib.suppress(TimeoutError):

@@ -10,11 +10,16 @@ from pilotlight_gateway.request_steps import Place
 from pilotlight_protocol.request_priority import PRIORITY_HEADER
 from pilotlight_wire.handlers import RequestContext
 
-KEPT_HEADERS = frozenset({"content-type", "accept", "x-model-version", "x-session-id", "traceparent", PRIORITY_HEADER})
+KEPT_HEADERS = frozenset(
+    ("content-type", "accept", "inference-header-content-length", "anthropic-version", "anthropic-beta")
+    + ("x-model-version", "x-session-id", "traceparent", PRIORITY_HEADER)
+)
 """Only what is known to be none: a header of a name that we do not know may be a password."""
 
 
 class StoredRequest(msgspec.Struct, frozen=True):
+    """Without its query, which may hold a key."""
+
     method: str
     target: str
     path: str
@@ -28,7 +33,7 @@ class StoredRequest(msgspec.Struct, frozen=True):
     def of(cls, place: Place, context: RequestContext) -> StoredRequest:
         kept = kept_headers(context.headers)
         return cls(
-            place.method, place.target, place.path, place.component_path, place.route, place.model, kept, context.body
+            place.method, place.path, place.path, place.component_path, place.route, place.model, kept, context.body
         )
 
     @property

@@ -124,7 +124,7 @@ class World:
         self.answers: Callable[[RequestContext], Reply] = lambda context: Reply(b"{}")
         self.opened = asyncio.Event()
         self.opened.set()
-        self.runner = JobRunner(self.store, self.run, self.caller, lambda: self.settings, lambda: self.now_s)
+        self.runner = JobRunner(self.store, self.run, self.caller, lambda: self.settings, wall_s=lambda: self.now_s)
 
     def caller(self, tenant: str, key_id: str) -> Caller:
         return Caller(tenant, key_id)
