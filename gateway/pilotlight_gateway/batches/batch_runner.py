@@ -20,7 +20,7 @@ from pilotlight_gateway.batches.file_folder import FileFolder, new_id
 from pilotlight_gateway.batches.file_records import FileRecord
 from pilotlight_gateway.batches.sqlite_batches import Change, SqliteBatches
 from pilotlight_gateway.jobs.job_queue import JobQueue
-from pilotlight_gateway.jobs.job_runner import LOOK_S, OWN_S, CallerAgain, Run
+from pilotlight_gateway.jobs.job_runner import LOOK_S, OWN_S, CallerAgain, Run, check_can_run_later
 from pilotlight_gateway.jobs.job_settings import JobSettings
 from pilotlight_protocol.errors import Conflict, PilotlightError, Unauthorized, Unavailable
 
@@ -60,7 +60,8 @@ class BatchRunner:
         self._looking = asyncio.create_task(self._look(), name="batches")
 
     async def add(self, batch: Batch) -> None:
-        """Raises TooManyRequests."""
+        """Raises Forbidden, FileNotKept, TooManyRequests."""
+        check_can_run_later(self._caller_again, batch.tenant, batch.key_id)
         await asyncio.to_thread(self._store.add, batch, self._settings())
         self._queue.put(batch.tenant, batch.id)
         self._more.set()

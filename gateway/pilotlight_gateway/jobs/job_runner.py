@@ -20,7 +20,14 @@ from pilotlight_gateway.jobs.job_settings import JobSettings
 from pilotlight_gateway.jobs.sqlite_jobs import Change, SqliteJobs
 from pilotlight_gateway.jobs.stored_request import StoredRequest
 from pilotlight_gateway.request_steps import Caller
-from pilotlight_protocol.errors import InternalError, PilotlightError, TooManyRequests, Unavailable
+from pilotlight_protocol.errors import (
+    Forbidden,
+    InternalError,
+    PilotlightError,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.hop_headers import parse_retry_after
 
@@ -66,7 +73,8 @@ class JobRunner:
         self._looking = asyncio.create_task(self._look(), name="jobs")
 
     async def add(self, job: Job, request: StoredRequest) -> None:
-        """Raises TooManyRequests."""
+        """Raises Forbidden, TooManyRequests."""
+        check_can_run_later(self._caller_again, job.tenant, job.key_id)
         await asyncio.to_thread(self._store.add, job, request, self._settings())
         self._queue.put(job.tenant, job.id)
         self._more.set()
@@ -256,6 +264,14 @@ class JobRunner:
         changed = await self._change(job.id, back)
         if changed is not None and changed.state == "queued":
             self._queue.put(job.tenant, job.id, self._wall_s() + min(LONGEST_PAUSE_S, pause_s))
+
+
+def check_can_run_later(caller_again: CallerAgain, tenant: str, key_id: str) -> None:
+    """Raises Forbidden for who would not be known again: an identity provider's token is good for minutes."""
+    try:
+        caller_again(tenant, key_id)
+    except Unauthorized as error:
+        raise Forbidden("what runs later is asked for with an API key; a token would not be valid any more") from error
 
 
 def _pause_s(error: PilotlightError | None, answer: JobAnswer) -> float | None:

@@ -7,6 +7,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from pilotlight_gateway.jobs.prefer import LaterAnswer, later_answer
 from pilotlight_gateway.jobs.sqlite_jobs import FILE_NAME, SqliteJobs
 from pilotlight_gateway.jobs.stored_request import StoredRequest, kept_headers
 from pilotlight_gateway.request_steps import Caller
-from pilotlight_protocol.errors import Conflict, InvalidInput, TooManyRequests, Unavailable
+from pilotlight_protocol.errors import Conflict, Forbidden, InvalidInput, TooManyRequests, Unauthorized, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
 REQUEST = StoredRequest("POST", "/v1/x", "/v1/x", "/v1/x", "/v1/x", None, {}, b"the body")
@@ -127,6 +128,8 @@ class World:
         self.runner = JobRunner(self.store, self.run, self.caller, lambda: self.settings, wall_s=lambda: self.now_s)
 
     def caller(self, tenant: str, key_id: str) -> Caller:
+        if not key_id:
+            raise Unauthorized("no such key")
         return Caller(tenant, key_id)
 
     async def run(self, caller: Caller, request: StoredRequest, context: RequestContext) -> Reply | Stream:
@@ -235,4 +238,12 @@ async def test_a_tenant_keeps_no_more_than_its_part(tmp_path: Path, bounds: dict
     await world.runner.add(world.job("theirs", "other"), REQUEST)
     world.store.delete("one")
     await world.runner.add(world.job("three"), REQUEST)
+    await world.runner.close()
+
+
+async def test_who_would_not_be_known_again_is_told_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    with pytest.raises(Forbidden, match="API key"):
+        await world.runner.add(msgspec.structs.replace(world.job("one"), key_id=""), REQUEST)
+    assert world.store.not_ended() == []
     await world.runner.close()
