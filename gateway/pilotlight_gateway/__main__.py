@@ -107,8 +107,9 @@ class _Chooser:
         self._short = short
 
     def choose(self, request: GatewayRequest) -> ChosenWay:
-        tokens = makes_tokens(request.place.method, request.place.component_path)
-        return choose_way(request.entry, WayFacts(self._short.running(request.entry.key), tokens))
+        place, running = request.place, self._short.running(request.entry.key)
+        tokens = makes_tokens(place.method, place.component_path)
+        return choose_way(request.entry, WayFacts(running, tokens, place.component_path.endswith("/responses")))
 
 
 class Gateway:

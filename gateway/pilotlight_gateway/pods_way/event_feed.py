@@ -5,7 +5,9 @@ Responsible for bytes and counts. It must not know where they come from, or who 
 
 from __future__ import annotations
 
+import re
 import zlib
+from dataclasses import replace
 
 from pilotlight_gateway.request_steps import TokenUsage
 from pilotlight_protocol.answer_record import (
@@ -22,6 +24,7 @@ from pilotlight_protocol.answer_record import (
 MOST_RECORD_BYTES = 4 * 1024 * 1024
 """A longer record is dropped: its stream cannot go on elsewhere."""
 
+_USED = re.compile(rb'"(prompt_tokens|input_tokens|completion_tokens|output_tokens)": ?([0-9]{1,9})\b')
 _LOST = b"\n" + MARK + b"lost "
 
 
@@ -34,6 +37,7 @@ class EventFeed:
 
     def __init__(self, usage: TokenUsage, lasts: tuple[bytes, ...]) -> None:
         self._usage = usage
+        self._before = replace(usage)
         self._lasts = lasts
         self._part = b""
         self._crc = 0
@@ -58,7 +62,17 @@ class EventFeed:
             return self._pass(self._heard(events))
         self.has_tokens = True
         self._usage.output_tokens += events.count(b"\ndata:") + events.startswith(b"data:")
+        if b'"usage":{' in events:
+            self._note_usage(events)
         return self._pass(events)
+
+    def _note_usage(self, events: bytes) -> None:
+        """What a stream says it took: the prompt in its first event or its last, the output exactly in the last."""
+        for name, number in _USED.findall(events):
+            if name == b"prompt_tokens" or name == b"input_tokens":
+                self._usage.prompt_tokens = self._before.prompt_tokens + int(number)
+            elif int(number) > 1:
+                self._usage.output_tokens = self._before.output_tokens + int(number)
 
     def _pass(self, events: bytes) -> bytes:
         self.passed += len(events)
@@ -89,8 +103,10 @@ class EventFeed:
             self._several = True
         counts = tokens_so_far(line)
         if counts is not None:
-            usage = self._usage
-            usage.prompt_tokens, usage.output_tokens, usage.cached_tokens = counts
+            usage, before = self._usage, self._before
+            usage.prompt_tokens = before.prompt_tokens + counts.prompt
+            usage.output_tokens = before.output_tokens + counts.output
+            usage.cached_tokens = before.cached_tokens + counts.cached
             self.has_tokens = True
         if len(self._record) + len(line) > MOST_RECORD_BYTES:
             self._several = True
@@ -99,22 +115,30 @@ class EventFeed:
             self._record += line + b"\n"
 
     def rest(self) -> bytes:
-        """What came behind the last whole event."""
+        """What came behind the last whole event, where that is the end and no half of one."""
         rest, self._part = self._part, b""
-        return self._pass(self._heard(rest) if self._told else rest)
+        if self._told or rest.startswith(MARK):
+            rest = self._heard(rest[: rest.rfind(b"\n") + 1])
+        is_last = self.may_end or (not self._told and any(last in rest for last in self._lasts))
+        return self._pass(rest) if is_last else b""
 
     @property
     def output_tokens(self) -> int:
-        return self._usage.output_tokens
+        return self._usage.output_tokens - self._before.output_tokens
 
     @property
     def is_told(self) -> bool:
         return self._told
 
     @property
+    def is_of_tokens(self) -> bool:
+        """Its events come as tokens are generated, as far as anybody knows."""
+        return self._told or bool(self._lasts)
+
+    @property
     def may_end(self) -> bool:
         """The end of its bytes is the end of the answer, as far as anybody knows."""
-        return self.ended or not (self._told or self._lasts)
+        return self.ended or not self.is_of_tokens
 
     @property
     def can_go_on(self) -> bool:

@@ -60,6 +60,7 @@ class PodsSource:
     def __init__(self, exchange: Exchange, patience_s: float) -> None:
         self._exchange = exchange
         self._connection = exchange.connection
+        self._closed = False
         self.passed = exchange.passed
         self.expect_within(patience_s)
 
@@ -93,7 +94,9 @@ class PodsSource:
         self._exchange.broke(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        self._exchange.close()
+        if not self._closed:  # a connection given back twice would be somebody else's, too
+            self._closed = True
+            self._exchange.close()
 
 
 GoOn = Callable[[EventFeed, int], Awaitable[Source]]
@@ -153,7 +156,8 @@ class PodsStream:
         feed = self._feed
         events = feed.feed(piece)
         if feed.has_tokens:
-            self._watch()
+            if feed.is_of_tokens:
+                self._watch()
             self._source.passed(feed.output_tokens)
         return events
 
