@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +45,7 @@ from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.mirrors import Mirrors
 from pilotlight_gateway.routing.route_list import RouteList
 from pilotlight_gateway.routing.routes import Routes
+from pilotlight_gateway.routing.target_waits import EndpointFacts, TargetWaits
 from pilotlight_gateway.settings import GatewaySettings, parse_settings
 from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
 from pilotlight_gateway.short_way.short_way import ShortWay
@@ -64,6 +65,7 @@ from pilotlight_gateway.usage.sqlite_usage import SqliteUsage
 from pilotlight_gateway.usage.usage_api import UsageApi
 from pilotlight_gateway.usage.usage_book import UsageBook
 from pilotlight_gateway.ways import ChosenWay, WayFacts, WayName, choose_way
+from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.drained_server import DrainedServer, grpc_on
@@ -168,7 +170,9 @@ class Gateway:
         jobs = None if later is None else later.jobs
         ways: dict[WayName, Way] = {"short": short, "pods": pods}
         turns = FairTurns(lambda: self._config.config.queue)
-        routes = Routes(table, Mirrors(self._is_busy), self._rollouts)
+        wakes: dict[WayName, Callable[[EndpointEntry], None]] = {"short": short.warm, "pods": pods.wake}
+        facts = EndpointFacts(short.has_engine, turns.wait_s, lambda entry, way: wakes[way](entry))
+        routes = Routes(table, Mirrors(self._is_busy), self._rollouts, TargetWaits(facts))
         self._config.tell(routes.apply)
         own = [*own, *RouteList(routes).routes()]
         steps = Steps(

@@ -164,8 +164,8 @@ class Pipeline:
                 self._steps.records.begun(request, time.perf_counter() - started_s)
                 return result
         except TimeoutError as error:
-            if request.routed is not None:
-                request.routed.observe(Attempted(request.why, failed=True))
+            if request.routed is not None and request.choice is not None:
+                request.routed.observe(Attempted(request.choice, failed=True))
             raise DeadlineExceeded(f"nothing came within the endpoint's timeout of {timeout_s:g} s") from error
 
     async def _by_its_route(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:

@@ -90,39 +90,40 @@ class Place:
     model: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """One endpoint that may answer. `why`: what in a route chose it, in words that name no endpoint. `place`: how many
-    targets stand before it, also those that there are not."""
+    targets stand before it, also those that there are not. `is_cold`: it had to start, when it was chosen."""
 
     entry: EndpointEntry
     model_name: str
     why: str
     place: int = 0
+    is_cold: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Attempted:
+class Attempted(msgspec.Struct, frozen=True):
     """How it went with one of a route's choices. `failed`: by the endpoint's fault. `first_event_s`: until a stream
-    began, None where that tells nothing: no stream, or an engine that had to be got first."""
+    began, None where that tells nothing: no stream, or an engine that had to be got first. `start_s`: how long that
+    was waited for by a choice that was cold, `eta_s`: how long it will be, as one says that could not answer."""
 
-    why: str
+    choice: Choice
     failed: bool
     first_event_s: float | None = None
+    start_s: float | None = None
+    eta_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cascade:
+class Cascade(msgspec.Struct, frozen=True):
     """`first`: who answers before the route's choices, which answer where that is not good enough."""
 
     spec: CascadeSpec
     first: tuple[Choice, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
+class Routed(msgspec.Struct, frozen=True):
     """What the route `name` comes to for one request: the first of `choices` answers, another one where those before
-    it cannot. `label`: what metrics may call the route. `place`: the request's, where the route changed it.
+    it cannot. `label`: what metrics may call the route. `place`: the request's, where the route changed it. `note`: why
+    the first target is not the first choice, "" where it is.
 
     `observe` is told of every attempt, `ended` when the answer has ended, and `began` when it has begun; that one gets
     what else would answer a request, past limits and idempotency.
@@ -133,6 +134,7 @@ class Routed:
     choices: tuple[Choice, ...]
     place: Place
     cascade: Cascade | None = None
+    note: str = ""
     observe: Callable[[Attempted], None] = lambda attempted: None
     ended: Callable[[GatewayRequest], None] = lambda request: None
     began: Callable[[GatewayRequest, Answering], None] = lambda request, answering: None
@@ -141,8 +143,8 @@ class Routed:
 @dataclass(slots=True)
 class GatewayRequest:
     """One request whose endpoint is known. `model_name`: as the endpoint's components call the model or adapter.
-    `routed`: where a route chose the endpoint; then it may become another one before the answer has begun, and `why` is
-    that of its choice. `elsewhere`: another endpoint would answer now, so that there is nothing to wait for.
+    `routed`: where a route chose the endpoint; then it may become another one before the answer has begun, as
+    `choice` says. `elsewhere`: another endpoint would answer now, so that there is nothing to wait for.
     `answers_as`: what the answer calls the model, "" for its `model_name`. `booked`: of `usage`, what was booked for
     endpoints that were asked before."""
 
@@ -154,7 +156,7 @@ class GatewayRequest:
     model_name: str
     usage: TokenUsage = field(default_factory=TokenUsage)
     routed: Routed | None = None
-    why: str = ""
+    choice: Choice | None = None
     elsewhere: bool = False
     answers_as: str = ""
     booked: TokenUsage | None = None

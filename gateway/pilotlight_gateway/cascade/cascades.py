@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import msgspec
+
 from pilotlight_gateway.cascade.asked_logprobs import (
     events_without_logprobs,
     wants_json,
@@ -47,7 +49,7 @@ async def answered_in_cascade(
         context.body = asks
     _count_anew(request)
     try:
-        result = await answered(request, replace(route, choices=cascade.first), attempt)
+        result = await answered(request, msgspec.structs.replace(route, choices=cascade.first), attempt)
     except PilotlightError as error:
         # Also what it says of the request may be true of itself alone, as a context that is too long.
         context.body = body

@@ -82,6 +82,17 @@ class EndpointTable:
         key = self._key_of(caller, name)
         return None if key is None else Target(self._entries[key], self._by_name[name][key])
 
+    def of_namespace(self, name: str) -> Target | None:
+        """What `namespace/endpoint` or `namespace/model` means in that namespace, whoever may use it."""
+        found = self._by_name.get(name)
+        if found is None:
+            return None
+        namespace = name.partition("/")[0]
+        keys = [key for key in found if key[0] == namespace]
+        if len(keys) > 1:
+            keys = [key for key in keys if f"{namespace}/{key[1]}" == name]
+        return Target(self._entries[keys[0]], found[keys[0]]) if len(keys) == 1 else None
+
     def _allows(self, caller: Caller, name: str) -> bool:
         """One of the endpoint's spellings is allowed to this key, and means the same."""
         allowed = caller.allowed_models or frozenset()

@@ -68,6 +68,10 @@ class EndpointTurns:
     def is_unused(self) -> bool:
         return not self.in_flight and not self.waiting
 
+    def wait_s(self, now_s: float) -> float:
+        """How long those who wait now will, all together, as far as the rate is known."""
+        return self.rate.takes_s(sum(band.tokens for band in self._bands), now_s)
+
     def enter(self, ticket: Ticket, now_s: float) -> Entered:
         """One that goes has started; it is ended by `end`, and one that waits by `give_up`."""
         rank = ticket.rank

@@ -40,6 +40,11 @@ class FairTurns:
         self._endpoints: dict[EndpointKey, EndpointTurns] = {}
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
 
+    def wait_s(self, key: EndpointKey) -> float:
+        """How long one that comes to this endpoint now waits, about."""
+        endpoint = self._endpoints.get(key)
+        return 0.0 if endpoint is None or not endpoint.waiting else endpoint.wait_s(self._now_s())
+
     async def take(self, request: GatewayRequest) -> Turn:
         """Raises InvalidInput, TooManyRequests, Unavailable."""
         context, place = request.context, request.place

@@ -44,6 +44,11 @@ class WorkRate:
         self._since_s, self._lately = now_s, 0
         return self._per_s
 
+    def takes_s(self, tokens: float, now_s: float) -> float:
+        """For so many tokens of work."""
+        rate = self.per_s(now_s)
+        return RETRY_AFTER_UNKNOWN_S if rate <= 0 else min(RETRY_AFTER_MAX_S, tokens / rate)
+
     def turned_away(self, tokens: int, ahead_tokens: float, now_s: float) -> float:
         """When to come back: after `ahead_tokens` of others' work."""
         rate = self.per_s(now_s)

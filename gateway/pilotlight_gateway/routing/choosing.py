@@ -28,7 +28,7 @@ def choose(route: RouteSpec, facts: RequestFacts, canary_percent: float, token_r
         if holds(rule, facts, token_ratio):
             return dict.fromkeys(rule.targets, f"rule {number}")
     own = dict.fromkeys(route.targets, OWN_TARGETS)
-    if route.canary is not None and share_point(route.name, facts.identity) < canary_percent:
+    if route.canary is not None and share_point(route.name, facts.identity()) < canary_percent:
         canary = dict.fromkeys(route.canary.targets, CANARY)
         return {**canary, **own, **canary}
     return own
@@ -42,7 +42,7 @@ def holds(rule: RuleSpec, facts: RequestFacts, token_ratio: float) -> bool:
     below, above = rule.prompt_tokens_below, rule.prompt_tokens_above
     if below is None and above is None:
         return True
-    tokens = facts.estimated_prompt_tokens * token_ratio
+    tokens = facts.prompt_tokens() * token_ratio
     return (below is None or tokens < below) and (above is None or tokens > above)
 
 

@@ -16,6 +16,7 @@ from pilotlight_gateway.metrics import routed
 from pilotlight_gateway.request_steps import Answering, Attempted, Choice, GatewayRequest, Routed
 from pilotlight_gateway.resilience.retries import is_repeatable
 from pilotlight_gateway.routing.asked_name import AskedName
+from pilotlight_gateway.routing.target_waits import start_s
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError, Unavailable
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, Stream
@@ -23,15 +24,8 @@ from pilotlight_wire.handlers import Reply, Stream
 ROUTE_HEADER = "x-pilotlight-route"
 UNLABELLED = "other"
 _ELSEWHERE = frozenset((404, 502, 503))
-_GETTING_AN_ENGINE = ("lease", "activate")
-_GOT_AT_ONCE_MS = 50.0
+GOT_AT_ONCE_S = 0.05
 _log = logging.getLogger("pilotlight.gateway.routing")
-
-
-def _first_only(route: Routed, choice: Choice, attempted: Attempted) -> None:
-    """What is tried for another's failure says less of who is asked first."""
-    if not choice.place:
-        route.observe(attempted)
 
 
 async def by_route(request: GatewayRequest, route: Routed, attempt: Answering) -> Reply | Stream:
@@ -47,18 +41,19 @@ async def answered(request: GatewayRequest, route: Routed, attempt: Answering) -
     """`attempt` answers the request as it is then; a stream has begun when it returns. Raises what the last one did."""
     context, body = request.context, request.context.body
     headers, last = dict(context.response_headers), route.choices[-1]
-    failed = "404" if route.choices[0].place else ""
+    failed = route.note or ("404" if route.choices[0].place else "")
     for choice in route.choices:
         shown = f"fallback {choice.place}" if choice.place else choice.why
         context.response_headers = {**headers, ROUTE_HEADER: f"{shown}; {failed}" if failed else shown}
         may_go_on = choice is not last and is_repeatable(request.place.method, request.place.path)
-        request.entry, request.model_name, request.why = choice.entry, choice.model_name, choice.why
+        request.entry, request.model_name, request.choice = choice.entry, choice.model_name, choice
         request.elsewhere, request.answers_as, context.body = may_go_on, "", body
         began_s = time.perf_counter()
         try:
             result = await attempt(request)
         except PilotlightError as error:
-            _first_only(route, choice, Attempted(choice.why, error.http_status >= 500))
+            eta_s = error.retry_after_s if isinstance(error, Unavailable) else None
+            route.observe(Attempted(choice, error.http_status >= 500, eta_s=eta_s))
             if not (may_go_on and isinstance(error, Unavailable | ModelNotFound)):
                 raise
             failed = str(error.http_status)
@@ -66,7 +61,7 @@ async def answered(request: GatewayRequest, route: Routed, attempt: Answering) -
             if not (may_go_on and isinstance(result, Reply) and result.status in _ELSEWHERE):
                 routed(route.label or UNLABELLED, shown).inc()
                 return _watched(result, request, route, choice, time.perf_counter() - began_s)
-            _first_only(route, choice, Attempted(choice.why, result.status >= 500))
+            route.observe(Attempted(choice, result.status >= 500))
             failed = str(result.status)
         _log.info(
             "request %s: target %d of its route answers %s, the next", context.request_id, choice.place + 1, failed
@@ -79,14 +74,15 @@ def _watched(
 ) -> Reply | Stream:
     own_name = request.answers_as or choice.model_name
     name = None if own_name == route.name else AskedName(route.name)
+    waited_s = start_s(request)
+    was_got = choice.is_cold and (isinstance(result, Stream) or result.status < 400)
+    started_s = waited_s if was_got else None
     if isinstance(result, Reply):
-        _first_only(route, choice, Attempted(choice.why, result.status >= 500))
+        route.observe(Attempted(choice, result.status >= 500, start_s=started_s))
         return result if name is None else name.in_reply(result)
-    phases = request.context.server_timing
-    was_cold = any(phases.get(phase, 0.0) > _GOT_AT_ONCE_MS for phase in _GETTING_AN_ENGINE)
 
     def ended(failed: bool) -> None:
-        _first_only(route, choice, Attempted(choice.why, failed, None if was_cold else first_event_s))
+        route.observe(Attempted(choice, failed, None if waited_s > GOT_AT_ONCE_S else first_event_s, started_s))
 
     result.events = _RoutedEvents(result.events, name, ended)
     return result

@@ -107,5 +107,5 @@ def copy_of(original: GatewayRequest, choice: Choice) -> GatewayRequest:
         model_name=name,
         usage=TokenUsage(),
         routed=None,
-        why=choice.why,
+        choice=choice,
     )

@@ -6,17 +6,19 @@ A body that is not what a surface takes is the surface's to refuse: here it has 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import msgspec
 
+TIMEOUT_HEADER = "x-request-timeout"
 SESSION_HEADER = "x-session-id"
 VERSION_HEADER = "x-model-version"
 BYTES_PER_TOKEN = 4
 """Of UTF-8: English has 4 to 5 a token, Chinese 3 bytes a character and about as many characters as tokens."""
 
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _NO_TEXT = frozenset(("role", "type", "id", "url", "image_url", "input_audio", "file_data", "data", "signature"))
 """Fields whose strings are names, addresses or pictures."""
 
@@ -62,14 +64,22 @@ class RequestFacts:
         self.version = headers.get(VERSION_HEADER, "") or path_version
         self._fallback = fallback_identity
         self._body = body
+        self._tokens: int | None = None
 
-    @cached_property
     def identity(self) -> str:
         """Whose request it is as far as it should go where the last one went. One tenant's are nobody else's."""
         session = self.headers.get(SESSION_HEADER)
         said = self._said_user()
         kind, who = ("user", said) if said else ("session", session) if session else ("key", self._fallback)
         return f"{self.tenant}\n{kind}\n{who}"
+
+    @property
+    def most_s(self) -> float | None:
+        """How long the client waits, where it says so in a way that can be read."""
+        said = self.headers.get(TIMEOUT_HEADER)
+        if said is None or not _SECONDS.fullmatch(said):
+            return None
+        return float(said)
 
     def _said_user(self) -> str | None:
         try:
@@ -80,14 +90,20 @@ class RequestFacts:
             return None
         return None if metadata is None else metadata.user_id
 
-    @cached_property
-    def estimated_prompt_tokens(self) -> int:
-        try:
-            prompt = _prompt.decode(self._body)
-        except (msgspec.DecodeError, RecursionError):
-            return 0
-        text_bytes, tokens = _sizes([getattr(prompt, name) for name in prompt.__struct_fields__])
-        return tokens + math.ceil(text_bytes / BYTES_PER_TOKEN)
+    def prompt_tokens(self) -> int:
+        """Estimated."""
+        if self._tokens is None:
+            self._tokens = _estimated(self._body)
+        return self._tokens
+
+
+def _estimated(body: bytes) -> int:
+    try:
+        prompt = _prompt.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return 0
+    text_bytes, tokens = _sizes([getattr(prompt, name) for name in prompt.__struct_fields__])
+    return tokens + math.ceil(text_bytes / BYTES_PER_TOKEN)
 
 
 def _sizes(roots: list[Any]) -> tuple[int, int]:

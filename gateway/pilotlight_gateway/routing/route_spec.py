@@ -90,7 +90,9 @@ class RouteSpec(Section, frozen=True):
     `tenants`: who may; without it, all. They need no right to the targets: who writes this file gives it. For anybody
     else there is no such name. `targets`: the first of them answers; another one, in this order, where those before it
     cannot. A version that the client names comes before `rules`, the first of these that holds before the canary.
-    `label`: what metrics, which everybody may read, call it; without one it is counted with all such.
+    `patience_s`: a target that is cold, or has a queue, for longer than that is not waited for where another one
+    answers sooner; without it, where the request's time (`x-request-timeout` in seconds, else the endpoint's) is over
+    before. `label`: what metrics, which everybody may read, call it; without one it is counted with all such.
     """
 
     name: Name
@@ -101,6 +103,7 @@ class RouteSpec(Section, frozen=True):
     canary: CanarySpec | None = None
     mirror: MirrorSpec | None = None
     cascade: CascadeSpec | None = None
+    patience_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
     label: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
     def __post_init__(self) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
+import msgspec
+
 from pilotlight_gateway.configuration.gateway_config import GatewayConfig
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.errors import no_such_model
@@ -25,12 +27,15 @@ from pilotlight_gateway.request_steps import (
 )
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.choosing import CANARY, OWN_TARGETS, Chosen, choose
+from pilotlight_gateway.routing.cold_choice import TooLate, is_soon, order
 from pilotlight_gateway.routing.mirrors import Mirrors
 from pilotlight_gateway.routing.prompt_lengths import PromptLengths
 from pilotlight_gateway.routing.request_facts import RequestFacts
 from pilotlight_gateway.routing.route_spec import MirrorSpec, RouteSpec
 from pilotlight_gateway.routing.route_table import RouteTable
+from pilotlight_gateway.routing.target_waits import TargetWaits
 from pilotlight_gateway.surfaces import component_path, model_path, without_version
+from pilotlight_protocol.errors import Unavailable
 from pilotlight_wire.handlers import RequestContext
 
 
@@ -42,11 +47,13 @@ class Routes:
         endpoints: EndpointTable,
         mirrors: Mirrors,
         rollouts: Rollouts,
+        waits: TargetWaits,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._endpoints = endpoints
         self._mirrors = mirrors
         self.rollouts = rollouts
+        self._waits = waits
         self._chance = chance
         self._lengths = PromptLengths()
         self._table = RouteTable()
@@ -77,16 +84,43 @@ class Routes:
         chosen = choose(route, facts, self.rollouts.share(route), self._lengths.ratio(name))
         if chosen is None:
             raise no_such_model(name, facts.version)
+        choices, note = self._in_order(tuple(self._choices(chosen)), route.patience_s, facts.most_s)
         return Routed(
             name,
             route.label,
-            tuple(self._choices(chosen)),
+            choices,
             _unversioned(place) if route.versions else place,
             self._cascade(route, chosen),
+            note,
             observe=partial(self._observe, route),
             ended=partial(self._ended, route, facts),
             began=partial(self._began, route),
         )
+
+    def _in_order(
+        self, choices: tuple[Choice, ...], patience_s: float | None, most_s: float | None
+    ) -> tuple[tuple[Choice, ...], str]:
+        """As they are asked. Raises Unavailable where all are too late. What is too cold is woken."""
+        if not choices:
+            return choices, ""
+        first = self._waits.wait(choices[0].entry, most_s)
+        if not first.is_cold and is_soon(first, patience_s):
+            return choices, ""
+        waits = [first, *(self._waits.wait(choice.entry, most_s) for choice in choices[1:])]
+        found = order(waits, patience_s)
+        if isinstance(found, TooLate):
+            self._waits.wake(choices[found.place].entry)
+            raise Unavailable(
+                f"nothing can answer within {waits[found.place].most_s:g} s: it takes {found.eta_s:.1f} s to start",
+                retry_after_s=found.eta_s,
+            )
+        if found.note and waits[0].is_cold:
+            self._waits.wake(choices[0].entry)
+        ordered = tuple(
+            msgspec.structs.replace(choices[place], is_cold=True) if waits[place].is_cold else choices[place]
+            for place in found.places
+        )
+        return ordered, found.note
 
     def _cascade(self, route: RouteSpec, chosen: Chosen) -> Cascade | None:
         """Where neither a version nor a rule has chosen."""
@@ -111,18 +145,24 @@ class Routes:
     def _choices(self, chosen: Chosen) -> Iterator[Choice]:
         """Those that there are."""
         for place, (name, why) in enumerate(chosen.items()):
-            # The route's right stands for the caller's: it is asked as the namespace itself.
-            target = self._endpoints.find(Caller(name.partition("/")[0]), name)
+            # The route's right stands for the caller's.
+            target = self._endpoints.of_namespace(name)
             if target is not None:
                 yield Choice(target.entry, target.model_name, why, place)
 
     def _observe(self, route: RouteSpec, attempted: Attempted) -> None:
-        if route.canary is not None and attempted.why in (CANARY, OWN_TARGETS):
-            self.rollouts.observe(route, attempted.why == CANARY, attempted.failed, attempted.first_event_s)
+        choice = attempted.choice
+        if attempted.start_s is not None:
+            self._waits.started(choice.entry, attempted.start_s)
+        elif attempted.eta_s is not None:
+            self._waits.told(choice.entry, attempted.eta_s)
+        # What is tried in place of another target says less of how that one does.
+        if route.canary is not None and not choice.place and choice.why in (CANARY, OWN_TARGETS):
+            self.rollouts.observe(route, choice.why == CANARY, attempted.failed, attempted.first_event_s)
 
     def _ended(self, route: RouteSpec, facts: RequestFacts, request: GatewayRequest) -> None:
         if any(rule.depends_on_length for rule in route.rules):
-            self._lengths.observe(route.name, facts.estimated_prompt_tokens, request.usage.prompt_tokens)
+            self._lengths.observe(route.name, facts.prompt_tokens(), request.usage.prompt_tokens)
 
     def _began(self, route: RouteSpec, request: GatewayRequest, answering: Answering) -> None:
         mirror = route.mirror

@@ -89,6 +89,15 @@ class LeasedText:
         since = self._hopeless_since
         return since is not None and asyncio.get_running_loop().time() - since > RETRY_HOPELESS_S
 
+    @property
+    def has_engine(self) -> bool:
+        return self._holder.held
+
+    async def warm(self) -> None:
+        """Get an engine that requests to come may use. Raises Unavailable."""
+        async with self.use(makes_tokens=True):
+            await self._holder.engine(self._holder.first_wait_s)
+
     @contextlib.asynccontextmanager
     async def use(self, makes_tokens: bool) -> AsyncIterator[None]:
         """The model has its text inside; with `makes_tokens` the engine is asked for beside loading it.

@@ -7,6 +7,7 @@ entry is another one, in either case after the requests that run. It must not de
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
 
 from pilotlight_engine.leasing.leased_holder import PoolAddress
@@ -20,10 +21,13 @@ from pilotlight_gateway.short_way.leased_text import LeasedText
 from pilotlight_gateway.short_way.text_cache import TextCache
 from pilotlight_gateway.surfaces import makes_tokens
 from pilotlight_protocol.endpoint_directory import EndpointEntry
+from pilotlight_protocol.errors import PilotlightError
 from pilotlight_serving.http_app import route_of
 from pilotlight_text.responses_api.stored_responses import StoredResponses
 from pilotlight_text.text_model import VERSION
 from pilotlight_wire.handlers import Reply, Stream
+
+_log = logging.getLogger("pilotlight.gateway.short")
 
 
 class ShortWay:
@@ -36,12 +40,29 @@ class ShortWay:
         self._table = table
         self._open: dict[EndpointKey, LeasedText] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._warming: dict[EndpointKey, asyncio.Task[None]] = {}
         table.subscribe(self._changed)
 
     def running(self, key: EndpointKey) -> int:
         """Requests of that endpoint that are answered here now."""
         endpoint = self._open.get(key)
         return 0 if endpoint is None else endpoint.running
+
+    def has_engine(self, key: EndpointKey) -> bool:
+        endpoint = self._open.get(key)
+        return endpoint is not None and endpoint.has_engine
+
+    def warm(self, entry: EndpointEntry) -> None:
+        """Let it get an engine for requests to come. Returns at once."""
+        if entry.key not in self._warming:
+            task = self._warming[entry.key] = asyncio.create_task(self._warm(entry), name=f"warm-{entry.name}")
+            task.add_done_callback(lambda _: self._warming.pop(entry.key, None))
+
+    async def _warm(self, entry: EndpointEntry) -> None:
+        try:
+            await self._endpoint(entry).warm()
+        except PilotlightError as error:
+            _log.info("no engine for %s/%s beforehand: %s", *entry.key, error)
 
     def _changed(self, keys: set[EndpointKey]) -> None:
         """The directory has news of these."""
@@ -99,10 +120,9 @@ class ShortWay:
         ENDPOINTS_OPEN.dec()
 
     async def close(self) -> None:
-        for task in self._closing:
+        ending = [*self._closing, *self._warming.values()]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(
-            *self._closing, *(endpoint.close() for endpoint in self._open.values()), return_exceptions=True
-        )
+        await asyncio.gather(*ending, *(endpoint.close() for endpoint in self._open.values()), return_exceptions=True)
         self._open.clear()
         await self._texts.close()

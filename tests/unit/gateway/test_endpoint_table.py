@@ -91,3 +91,16 @@ def test_the_table_is_what_was_told(answers) -> None:
             assert found is not None
             assert found.entry == each
     assert known._by_name.keys() == {name for each in there.values() for name in spellings(each)}
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(("team", "other")), NAMES, st.sampled_from(("a", "b", "team/a", "other/b"))),
+        max_size=5,
+        unique_by=lambda made: made[:2],
+    ),
+    st.sampled_from(("team/a", "team/b", "other/a", "other/b", "team/team/a", "third/a", "a")),
+)
+def test_a_name_with_its_namespace_means_what_it_means_there(made: list[tuple[str, str, str]], name: str) -> None:
+    known = table(*(entry(each, namespace, model_names=(model,)) for namespace, each, model in made))
+    assert known.of_namespace(name) == known.find(Caller(name.partition("/")[0]), name)

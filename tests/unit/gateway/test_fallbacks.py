@@ -99,7 +99,9 @@ async def test_the_first_that_can_answers_by_the_name_that_was_asked_for(script:
     assert told["x-ratelimit"] == "1"
     assert told["x-of-attempt"] == f"e{len(script) - 1}"
     assert "x-of-a-failed-one" not in told
-    assert [attempt.failed for attempt in endpoints.attempts] == [len(script) > 1 and script[0] not in ("gone", "404")]
+    assert [(attempt.choice.place, attempt.failed) for attempt in endpoints.attempts] == [
+        (place, word not in ("gone", "404", "whole", "stream")) for place, word in enumerate(script)
+    ]
     assert told[ROUTE_HEADER].startswith("target" if len(script) == 1 else f"fallback {len(script) - 1}; ")
 
 

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from pilotlight_gateway.configuration.gateway_config import GatewayConfig
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
-from pilotlight_gateway.request_steps import Caller, Place, Routed
+from pilotlight_gateway.request_steps import Attempted, Caller, Place, Routed
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.mirrors import Mirrors
 from pilotlight_gateway.routing.route_list import RouteList
 from pilotlight_gateway.routing.route_spec import CanarySpec, RouteSpec, VersionSpec
 from pilotlight_gateway.routing.route_table import RouteTable
 from pilotlight_gateway.routing.routes import Routes
-from pilotlight_protocol.errors import Forbidden, ModelNotFound
+from pilotlight_gateway.routing.target_waits import EndpointFacts, TargetWaits
+from pilotlight_protocol.errors import Forbidden, ModelNotFound, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext
 
 TENANTS = ("team", "other", "third")
@@ -48,12 +49,26 @@ def test_a_tenants_own_route_then_everybodys(
         assert (expected in list(table.visible(caller))) == (expected is not None)
 
 
-def routes(*specs: RouteSpec) -> Routes:
+class Warmth:
+    """What the gateway's other parts know of endpoints."""
+
+    def __init__(self) -> None:
+        self.cold: set[str] = set()
+        self.queues: dict[str, float] = {}
+        self.woken: list[str] = []
+        self.facts = EndpointFacts(
+            lambda key: key[1] not in self.cold,
+            lambda key: self.queues.get(key[1], 0.0),
+            lambda entry, way: self.woken.append(entry.name),
+        )
+
+
+def routes(*specs: RouteSpec, world: Warmth = Warmth()) -> Routes:  # noqa: B008 - everything is warm in it
     endpoints = EndpointTable()
     endpoints.apply(
         whole(entry("chat"), entry("large", "prod", model_names=("org/base", "tuned")), entry("x", "other"))
     )
-    made = Routes(endpoints, Mirrors(lambda: False), Rollouts(), lambda: 0.5)
+    made = Routes(endpoints, Mirrors(lambda: False), Rollouts(), TargetWaits(world.facts), lambda: 0.5)
     made.apply(GatewayConfig(routes=specs))
     return made
 
@@ -62,8 +77,8 @@ PATH = "/v1/chat/completions"
 CHAT = Place("POST", PATH, PATH, PATH, PATH, None)
 
 
-def find(known: Routes, name: str, place: Place = CHAT, version: str = "") -> Routed | None:
-    headers = {"x-model-version": version}
+def find(known: Routes, name: str, place: Place = CHAT, version: str = "", timeout: str = "") -> Routed | None:
+    headers = {"x-model-version": version, "x-request-timeout": timeout}
     return known.find(Caller("team"), name, place, RequestContext("r1", headers, b'{"model": "a"}'))
 
 
@@ -146,3 +161,49 @@ async def test_an_admin_sees_all_routes_and_how_canaries_do() -> None:
     reply = await route.handler(context, Caller("team", role="admin"))
     assert isinstance(reply, Reply)
     assert [each["route"]["name"] for each in json.loads(reply.body)["routes"]] == ["s"]
+
+
+async def test_a_target_that_is_cold_for_longer_than_patience_is_woken_and_another_answers() -> None:
+    world = Warmth()
+    known = routes(RouteSpec(name="s", targets=("prod/large", "team/chat"), patience_s=2.0), world=world)
+    world.cold = {"large"}
+    routed = find(known, "s")
+    assert keys(routed) == [("prod", "large"), ("team", "chat")]  # nothing is known of its start
+    assert routed is not None
+    assert routed.choices[0].is_cold
+    routed.observe(Attempted(routed.choices[0], failed=False, start_s=12.0))
+    routed = find(known, "s")
+    assert keys(routed) == [("team", "chat"), ("prod", "large")]
+    assert routed is not None
+    assert (routed.note, world.woken) == ("cold 12.0 s", ["large"])
+    world.queues["chat"] = 30.0
+    assert keys(find(known, "s")) == [("prod", "large"), ("team", "chat")]
+    world.cold, world.queues = set(), {"large": 5.0}
+    routed = find(known, "s")
+    assert routed is not None
+    assert (routed.choices[0].entry.name, routed.note, world.woken) == ("chat", "queue 5.0 s", ["large"])
+
+
+def test_where_all_are_too_late_the_client_is_told_when_and_the_soonest_is_woken() -> None:
+    world = Warmth()
+    known = routes(RouteSpec(name="s", targets=("prod/large", "team/chat")), world=world)
+    world.cold = {"large", "chat"}
+    routed = find(known, "s")
+    assert routed is not None
+    for choice, start_s in zip(routed.choices, (40.0, 8.0), strict=True):
+        routed.observe(Attempted(choice, failed=False, start_s=start_s))
+    with pytest.raises(Unavailable, match=r"within 5 s: it takes 8\.0 s to start") as refused:
+        find(known, "s", timeout="5")
+    assert (refused.value.retry_after_header, world.woken) == ("8", ["chat"])
+    assert keys(find(known, "s", timeout="10")) == [("team", "chat"), ("prod", "large")]
+    assert keys(find(known, "s", timeout="soon")) == [("prod", "large"), ("team", "chat")]
+
+
+def test_what_the_pool_says_of_a_start_counts_until_then() -> None:
+    world = Warmth()
+    known = routes(RouteSpec(name="s", targets=("prod/large", "team/chat"), patience_s=2.0), world=world)
+    world.cold = {"large"}
+    routed = find(known, "s")
+    assert routed is not None
+    routed.observe(Attempted(routed.choices[0], failed=True, eta_s=20.0))
+    assert keys(find(known, "s")) == [("team", "chat"), ("prod", "large")]

@@ -1,0 +1,62 @@
+"""Which target is asked first when some are cold: the predicted starts of those against the queues of warm ones. Pure.
+
+    the first that answers within the route's patience and the request's time     is asked
+    none does                                                                     the one that answers soonest
+    that is too late, too                                                         nobody is: 503 with its time
+
+What is not known is hoped for: such a target keeps its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Before a target begins to answer. `seconds`: None where nobody knows. `most_s`: of the request's time there."""
+
+    seconds: float | None
+    is_cold: bool
+    most_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Places of the targets as they are asked. `note`: why the first one is not, "" where it is."""
+
+    places: tuple[int, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TooLate:
+    """`place`: the target that answers soonest, in `eta_s`."""
+
+    place: int
+    eta_s: float
+
+
+def is_soon(wait: Wait, patience_s: float | None) -> bool:
+    if wait.seconds is None:
+        return True
+    return wait.seconds <= wait.most_s and (patience_s is None or wait.seconds <= patience_s)
+
+
+def order(waits: Sequence[Wait], patience_s: float | None) -> Order | TooLate:
+    """`waits`: of the targets in the route's order, one at least."""
+    places = range(len(waits))
+    first = next((place for place in places if is_soon(waits[place], patience_s)), None)
+    if first is None:
+        # Each of them is known, or it would be soon.
+        first = min(places, key=lambda place: waits[place].seconds or 0.0)
+        eta_s = waits[first].seconds or 0.0
+        if eta_s > waits[first].most_s:
+            return TooLate(first, eta_s)
+    if first == 0:
+        return Order(tuple(places))
+    skipped = waits[0]
+    note = f"{'cold' if skipped.is_cold else 'queue'} {skipped.seconds or 0.0:.1f} s"
+    return Order((first, *(place for place in places if place != first)), note)
