@@ -36,6 +36,7 @@ from pilotlight_gateway.limits.kept_budgets import KeptBudgets
 from pilotlight_gateway.limits.sqlite_budgets import FILE_NAME as BUDGETS_FILE_NAME
 from pilotlight_gateway.limits.sqlite_budgets import SqliteBudgets
 from pilotlight_gateway.limits.tenant_limits import TenantLimits
+from pilotlight_gateway.metrics import TEXT_WORKER_BYTES
 from pilotlight_gateway.pipeline import Pipeline, Steps
 from pilotlight_gateway.pods_way.pods_way import PodsWay
 from pilotlight_gateway.priorities.fair_turns import FairTurns
@@ -50,7 +51,7 @@ from pilotlight_gateway.settings import GatewaySettings, parse_settings
 from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
 from pilotlight_gateway.short_way.short_way import ShortWay
 from pilotlight_gateway.short_way.text_cache import TextCache
-from pilotlight_gateway.short_way.text_loader import ThreadedLoader
+from pilotlight_gateway.short_way.text_loader import WorkerLoader
 from pilotlight_gateway.surfaces import makes_tokens
 from pilotlight_gateway.tenants.admin_routes import TenantAdministration
 from pilotlight_gateway.tenants.authenticators import TenantAuthenticator
@@ -75,7 +76,7 @@ from pilotlight_serving.log_lines import log_to_stderr
 from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_text.responses_api.stored_responses import StoredResponses
-from pilotlight_text.templates.template_workers import TemplateWorkers
+from pilotlight_text.text_workers.worker_room import WorkerRoom
 
 _BUSY_SHARE = 0.5
 
@@ -85,7 +86,6 @@ _log = logging.getLogger("pilotlight.gateway")
 def main() -> int:
     settings = parse_settings(sys.argv[1:], os.environ)
     log_to_stderr(settings.log_level)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are the parallelism here
     try:
         return Gateway(settings).run()
     except BrokenConfig as error:
@@ -130,8 +130,6 @@ class Gateway:
         self._process = uuid.uuid4().hex
         self._usage = None if settings.state_dir is None else SqliteUsage(settings.state_dir / USAGE_FILE_NAME)
         self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
-        self._templates = TemplateWorkers()
-        self._loader = ThreadedLoader(self._templates, settings.environment)
         self._server_settings = ServerSettings(
             http_port=settings.port,
             host=settings.host,
@@ -143,7 +141,10 @@ class Gateway:
 
     def run(self) -> int:
         stored = StoredResponses()
-        texts = TextCache(self._loader, self._settings.text_cache_bytes)
+        room = WorkerRoom(self._settings.text_cache_bytes * 3 // 4)
+        TEXT_WORKER_BYTES.set_function(lambda: room.in_use_bytes)
+        loader = WorkerLoader(room, self._settings.environment)
+        texts = TextCache(loader, self._settings.text_cache_bytes // 4)
         table = EndpointTable()
         short = ShortWay(PoolAddress(self._settings.pool_url, self._settings.pool_key), texts, stored, table)
         pods = PodsWay(short=short)
@@ -151,7 +152,7 @@ class Gateway:
         authenticator: OpenDoor | TenantAuthenticator = OpenDoor()
         limits: Limits = NoLimits()
         own: list[OwnRoute] = []
-        opened: list[Opened] = [self._rollouts]
+        opened: list[Opened] = [room, self._rollouts]
         if self._config_watch is not None:
             opened.append(self._config_watch)
         if self._tenants is not None and watch_tenants is not None:
@@ -179,7 +180,7 @@ class Gateway:
             authenticator, table, limits, once, _Chooser(short), ways, pods.wake, turns, routes, records, jobs
         )
         pipeline = Pipeline(steps)
-        closed: list[Closed] = [once, routes, short, pods]
+        closed: list[Closed] = [once, routes, short, pods, loader]
         if later is not None:
             later.run_by(pipeline)
             own += later.routes()
@@ -263,8 +264,6 @@ class Gateway:
                 watching.cancel()
             for ended in (*closed, *reversed(opened)):
                 await ended.close()
-            self._loader.close()
-            await self._templates.close()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ RESUMES = Counter("pilotlight_gateway_resumes", "Streams that were cut after the
 WENT = {way: WAYS.labels(way) for way in ("short", "pods")}
 PROMPT_TOKENS, OUTPUT_TOKENS = TOKENS.labels("prompt"), TOKENS.labels("output")
 ENDPOINTS_OPEN = Gauge("pilotlight_gateway_endpoints_open", "Endpoints of which this process holds more than an entry")
-TEXT_BYTES = Gauge("pilotlight_gateway_text_bytes", "Estimated memory of cached tokenizers and templates")
+TEXT_BYTES = Gauge("pilotlight_gateway_text_bytes", "Memory in this process of texts that are loaded")
+TEXT_WORKER_BYTES = Gauge(
+    "pilotlight_gateway_text_worker_bytes", "Memory of the processes that hold tokenizers and templates"
+)
 TEXTS = Counter("pilotlight_gateway_texts", "Tokenizers and templates asked of the cache", ["outcome"])
 REFUSED = Counter("pilotlight_gateway_refused", "Requests refused by the short way's admission", ["reason"])
 SEQUENCES = Gauge("pilotlight_gateway_sequences_in_flight", "Admitted sequences that have not ended")

@@ -105,7 +105,12 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--allowed_origins", type=allowed_origins, default="*", help="web origins that may call, or '' for none")
     add("--max_concurrent_requests", type=int, default=4096, help="requests in flight")
     add("--max_body_bytes", type=int, default=16 * 1024 * 1024, help="largest request body, unpacked")
-    add("--text_cache_mib", type=int, default=1024, help="memory for tokenizers and templates, estimated")
+    add(
+        "--text_cache_mib",
+        type=int,
+        default=1024,
+        help="memory for tokenizers and templates, three quarters in processes of their own",
+    )
     add("--drain_timeout_s", type=float, default=REQUEST_TIMEOUT_S, help="for requests in flight after SIGTERM")
     add("--log_level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     parser.epilog = (

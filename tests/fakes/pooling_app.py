@@ -15,7 +15,7 @@ from pilotlight_protocol.errors import PilotlightError
 from pilotlight_protocol.pooling import PoolingTask
 from pilotlight_text.pooling_source import PooledAnswer, PoolingCall
 from pilotlight_text.templates.chat_template import ChatTemplate
-from pilotlight_text.text_model import LoadedText, TextCodec
+from pilotlight_text.text_model import LoadedText, library_codec
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenStream
 from pilotlight_text.tokenization.pooling_traits import PoolingTraits
 
@@ -41,7 +41,7 @@ def words_tokenizer() -> Tokenizer:
 
 def pooling_text(task: PoolingTask, longest: int | None = LONGEST, *, lower_case: bool = False) -> LoadedText:
     traits = PoolingTraits(task, task == "classify", True, lower_case)
-    codec = TextCodec(words_tokenizer(), max_model_len=longest)
+    codec = library_codec(words_tokenizer(), max_model_len=longest)
     template = ChatTemplate({}, {}, InlineTemplates(), max_output_chars=1000)
     return LoadedText(codec, template, int(time.time()), pooling=traits)
 

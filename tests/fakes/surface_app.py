@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import httpx
 from fake_token_source import Answer, FakeTokenSource
-from text_app import TextApp, demo_text
+from text_app import TextApp, demo_ids, demo_text
 
 
 def ids(text: str) -> list[int]:
-    return demo_text().codec._encode(text, add_special_tokens=False)
+    return demo_ids(text)
 
 
 def saying(*texts: str, reason: Literal["stop", "length"] = "stop", cut: bool = False) -> TextApp:

@@ -12,7 +12,9 @@ from typing import Any, cast
 import httpx
 from fake_token_source import FakeTokenSource
 from inline_templates import InlineTemplates
+from tokenizers import Tokenizer
 
+from pilotlight_models import bundled_model_path
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.data_plane import DataPlane
 from pilotlight_serving.http_app import HttpApp, ModelRouter
@@ -32,6 +34,15 @@ MODEL_URI = "bundled://demo-awq"
 def own_text() -> LoadedText:
     """For a model that closes it, when it is unloaded or its server ends."""
     return load_text(MODEL_URI, 512, InlineTemplates(), {})
+
+
+@cache
+def demo_tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(bundled_model_path("demo-awq") / "tokenizer.json"))
+
+
+def demo_ids(text: str, special: bool = False) -> list[int]:
+    return list(demo_tokenizer().encode(text, add_special_tokens=special).ids)
 
 
 @cache

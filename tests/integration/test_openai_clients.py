@@ -18,7 +18,7 @@ import pydantic
 import pytest
 from component_process import RunningComponent
 from fake_token_predictor import FakeTokenPredictor, Script
-from text_app import demo_text
+from text_app import demo_ids, demo_text
 from tool_model import tool_model
 from transformer_process import transformer
 
@@ -66,10 +66,7 @@ def client(base_url: str) -> Iterator[openai.OpenAI]:
 
 def saying(*texts: str) -> list[Script]:
     """One event per token, and an end of sequence."""
-    encode = demo_text().codec._encode
-    return [
-        Script(deltas=[[token] for token in encode(f"{text}<|im_end|>", False)], finish_reason="stop") for text in texts
-    ]
+    return [Script(deltas=[[token] for token in demo_ids(f"{text}<|im_end|>")], finish_reason="stop") for text in texts]
 
 
 def prompts(predictor: FakeTokenPredictor) -> list[str]:

@@ -15,7 +15,7 @@ from conversation_kinds import KINDS
 from fake_token_source import FakeTokenSource
 from inline_templates import InlineTemplates
 from spoken_turns import said_by_client
-from text_app import TextApp, demo_text
+from text_app import TextApp, demo_ids
 
 from pilotlight_engine.contract import GenerateRequest
 from pilotlight_predictor.token_tensors import Completion
@@ -99,7 +99,7 @@ def test_vllm_derenders_what_we_generate() -> None:
 
 async def test_we_derender_what_vllm_generates_and_vllm_reads_the_state() -> None:
     vllms = protocol()
-    tokens = demo_text().codec._encode("It sleeps.", False)
+    tokens = demo_ids("It sleeps.")
     choice = vllms.GenerateTokensStreamChoice(index=0, token_ids=tokens)
     chunk = vllms.GenerateTokensStreamResponse(request_id="r", choices=[choice]).model_dump()
     body = {"stream": True, "generate_chunk": chunk, "chat_request": ASKED, "prompt_token_ids": [5]}

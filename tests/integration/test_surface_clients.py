@@ -15,7 +15,7 @@ import openai
 import pydantic
 import pytest
 from fake_token_predictor import FakeTokenPredictor, Script
-from text_app import demo_text
+from text_app import demo_ids, demo_text
 from tool_model import tool_model
 from transformer_process import transformer
 
@@ -61,8 +61,8 @@ def claude(base: str, request: pytest.FixtureRequest) -> Iterator[anthropic.Anth
 
 def saying(*texts: str, reason: str = "stop") -> list[Script]:
     """One event per token, and an end of sequence."""
-    encode, end = demo_text().codec._encode, "<|im_end|>" if reason == "stop" else ""
-    return [Script(deltas=[[token] for token in encode(text + end, False)], finish_reason=reason) for text in texts]
+    end = "<|im_end|>" if reason == "stop" else ""
+    return [Script(deltas=[[token] for token in demo_ids(text + end)], finish_reason=reason) for text in texts]
 
 
 def prompts(predictor: FakeTokenPredictor) -> list[str]:

@@ -14,20 +14,16 @@ import openai
 import pytest
 from component_process import RunningComponent, tail
 from fake_token_predictor import FakeTokenPredictor, Script
-from inline_templates import InlineTemplates
 from server_ports import free_port
-from transformer_process import MODEL_URI, transformer
+from text_app import demo_ids
+from transformer_process import transformer
 from waiting import until
-
-from pilotlight_text.tokenization.text_loading import load_text
 
 pytestmark = pytest.mark.integration
 
-CODEC = load_text(MODEL_URI, None, InlineTemplates(), {}).codec
-
 
 def tokens(text: str) -> list[int]:
-    return CODEC._encode(text, add_special_tokens=False)
+    return demo_ids(text)
 
 
 def deltas(text: str) -> list[list[int]]:

@@ -19,6 +19,7 @@ import tritonclient.http as triton_http
 from component_process import RunningComponent, running
 from inline_templates import InlineTemplates
 from server_ports import free_port
+from text_app import demo_ids
 from transformer_process import MODEL_URI, transformer
 
 from pilotlight_text.tokenization.text_loading import load_text
@@ -31,7 +32,7 @@ REFUSED_TOKEN, VOCABULARY = 13, 1000
 
 
 def expected_text(prompt: str, count: int) -> str:
-    last = CODEC._encode(prompt, add_special_tokens=True)[-1]
+    last = demo_ids(prompt, special=True)[-1]
     return CODEC.decode([(last + step) % VOCABULARY for step in range(1, count + 1)])
 
 

@@ -1,9 +1,9 @@
 """What the routes share: the model's names, its tokenizer and template once they are loaded, and prompts to text.
 
-Responsible for saying "not ready yet" until they are, for running the `tokenizers` library where it does not hold up
-the event loop, and for refusing a prompt that cannot fit before time is spent on it. Readiness never asks the source of
-tokens: scaled to zero, it is woken by the first request and not by a probe. It must not know how a request or an answer
-is written (OpenAI, V2).
+Responsible for saying "not ready yet" until they are, for running the `tokenizers` library, where it is in this
+process, so that it does not hold up the event loop, and for refusing a prompt that cannot fit before time is spent on
+it. Readiness never asks the source of tokens: scaled to zero, it is woken by the first request and not by a probe. It
+must not know how a request or an answer is written (OpenAI, V2).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenizers import Tokenizer
@@ -25,10 +24,13 @@ from pilotlight_protocol.generation import GenerationParameters
 from pilotlight_protocol.pooling import not_generating
 from pilotlight_text.detokenization.detokenizer import Vocabulary, vocabulary_of
 from pilotlight_text.detokenization.text_stream import ChoiceText, Completion, TextStream
+from pilotlight_text.detokenization.token_texts import LibraryTexts, TokenTexts
 from pilotlight_text.resumption.current_record import token_stream
 from pilotlight_text.templates.chat_template import ChatTemplate
-from pilotlight_text.token_level import token_level
+from pilotlight_text.token_level import bad_words_of, token_level
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenSource
+from pilotlight_text.tokenization.text_encoder import JobEncoder, TextEncoder, tokenizer_fails
+from pilotlight_text.tokenization.tokenizer_jobs import Job, NoRoom, done
 from pilotlight_text.tokenization.truncation import Truncation
 from pilotlight_wire.handlers import RequestContext
 
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
     from pilotlight_text.pooling_source import PooledAnswer, PoolingCall
     from pilotlight_text.tokenization.pooling_traits import PoolingTraits
 
-_log = logging.getLogger("pilotlight.transformer")
+_log = logging.getLogger("pilotlight.text")
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 VERSION = "1"
 CONCURRENT_PROMPTS = 32
@@ -59,12 +61,10 @@ DEFAULT_CHARS_LIMIT = 4_000_000
 class TextCodec:
     """`max_model_len` is the context length in tokens, or None where only the predictor knows it."""
 
-    def __init__(self, tokenizer: Tokenizer, *, max_model_len: int | None, threads: int = 4) -> None:
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        self._tokenizer = tokenizer
-        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="tokenizer")
-        self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
+    def __init__(self, encoder: TextEncoder, texts: TokenTexts, *, max_model_len: int | None) -> None:
+        self.encoder = encoder
+        self._texts = texts
+        self.vocabulary: Vocabulary = vocabulary_of(texts)
         self.max_model_len = max_model_len
         self.max_chars = CHARS_PER_TOKEN_LIMIT * max_model_len if max_model_len else DEFAULT_CHARS_LIMIT
 
@@ -83,44 +83,30 @@ class TextCodec:
         self.check_ids(kept, param)
         return kept
 
-    def encode_word(self, word: str) -> list[int]:
-        """Token ids of a few characters, nothing around them."""
-        return self._encode(word, add_special_tokens=False)
-
-    def offsets_of(self, text: str, add_special_tokens: bool) -> list[int]:
+    async def offsets_of(self, text: str, add_special_tokens: bool) -> list[int]:
         """Where in `text` each of its tokens begins, in characters: int[seq]. For a text that `encode` has taken."""
-        return [begins for begins, _ in self._tokenizer.encode(text, add_special_tokens=add_special_tokens).offsets]
+        return await self.encoder.starts(text, add_special_tokens)
 
-    @cached_property
+    @property
     def special_tokens(self) -> Mapping[str, int]:
         """The text of each token that detokenization skips, and its id."""
-        added = self._tokenizer.get_added_tokens_decoder()
-        return {token.content: token_id for token_id, token in added.items() if token.special}
+        return self._texts.special
 
     async def tokens_of(self, text: str, *, add_special_tokens: bool, param: str) -> list[int]:
         """Token ids of any text, also of one that is no prompt for this model. Raises InvalidInput over the limit."""
         if len(text) > max(self.max_chars, DEFAULT_CHARS_LIMIT):
             self.check_chars(len(text), param)
-        if len(text) <= INLINE_CHARS:
-            return self._encode(text, add_special_tokens)
-        return await self._in_thread(self._encode, text, add_special_tokens)
-
-    async def with_tokenizer(self, work: Callable[[Tokenizer], T], chars: int) -> T:
-        """What `work` makes of the tokenizer, in a thread where it reads many characters. Raises InvalidInput."""
-        if chars <= INLINE_CHARS:
-            return _guarded(work, self._tokenizer, chars)
-        return await self._in_thread(_guarded, work, self._tokenizer, chars)
+        return await self.encoder.ids(text, add_special_tokens)
 
     async def text_of(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
         if len(ids) <= INLINE_CHARS:
             return self._decode(ids)
-        return await self._in_thread(self._decode, ids)
+        return await asyncio.to_thread(self._decode, ids)
 
     def token_text(self, token_id: int) -> str | None:
         """The token as the vocabulary spells it; None where it has none of that id."""
-        text: str | None = self._tokenizer.id_to_token(token_id)
-        return text
+        return self._texts.text(token_id)
 
     def check_chars(self, chars: int, param: str) -> None:
         if chars > self.max_chars:
@@ -149,32 +135,60 @@ class TextCodec:
         return detokenizer.push(ids) + detokenizer.finish() if ids else ""
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+        self.encoder.close()
 
     def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
-        return text
-
-    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        def encode(tokenizer: Tokenizer) -> list[int]:
-            # The batch call skips the offsets that nobody reads here: 20 % faster for one text, too.
-            ids: list[int] = tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
-            return ids
-
-        return _guarded(encode, self._tokenizer, len(text))
+        tokens = map(self._texts.text, ids)
+        return self._texts.joined([token for token in tokens if token is not None])
 
 
-def _guarded(work: Callable[[Tokenizer], T], tokenizer: Tokenizer, chars: int) -> T:
+class LibraryEncoder(JobEncoder):
+    """With the tokenizer in this process, for one that serves one tenant; in threads where a text is long."""
+
+    def __init__(self, tokenizer: Tokenizer, threads: int = 4) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="tokenizer")
+
+    async def ids(self, text: str, special: bool) -> list[int]:
+        if len(text) <= INLINE_CHARS:
+            return _guarded(_ids, len(text), self._tokenizer, text, special)
+        return await self._in_thread(_ids, len(text), self._tokenizer, text, special)
+
+    async def done(self, job: Job) -> Any:
+        if job.chars <= INLINE_CHARS:
+            return _guarded(done, job.chars, self._tokenizer, job)
+        return await self._in_thread(done, job.chars, self._tokenizer, job)
+
+    async def _in_thread(self, work: Callable[..., _T], chars: int, *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, _guarded, work, chars, *arguments)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _guarded(work: Callable[..., _T], chars: int, *arguments: Any) -> _T:
     try:
-        return work(tokenizer)
+        return work(*arguments)
+    except NoRoom:
+        raise
     except BaseException as error:  # what panics in the library is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         _log.warning("the tokenizers library on a text of %d characters: %s", chars, str(error)[:500])
-        raise InvalidInput("the model's tokenizer fails on this text") from error
+        raise tokenizer_fails() from error
+
+
+def _ids(tokenizer: Tokenizer, text: str, special: bool) -> list[int]:
+    # The batch call skips the offsets that nobody reads here: 20 % faster for one text, too.
+    ids: list[int] = tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids
+    return ids
+
+
+def library_codec(tokenizer: Tokenizer, *, max_model_len: int | None) -> TextCodec:
+    """With the tokenizer in this process."""
+    return TextCodec(LibraryEncoder(tokenizer), LibraryTexts(tokenizer), max_model_len=max_model_len)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,11 +305,12 @@ class TextModel:
         loaded, include_stop = self.loaded(), request.include_stop_str_in_output
         codec = loaded.codec
         codec.check_room(request.prompt_ids, request.parameters.max_tokens)
+        words = bad_words_of(request.parameters)
         level = token_level(
             request.parameters,
             include_stop=include_stop,
             hidden_tokens=lambda: codec.special_tokens if request.skip_special_tokens else {},
-            encode=codec.encode_word,
+            encoded=dict(zip(words, await codec.encoder.ids_of_each(words), strict=True)) if words else {},
             end=loaded.end,
         )
         tokens = await token_stream(

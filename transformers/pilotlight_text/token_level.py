@@ -36,11 +36,11 @@ def token_level(
     *,
     include_stop: bool,
     hidden_tokens: Callable[[], Mapping[str, int]],
-    encode: Callable[[str], list[int]],
+    encoded: Mapping[str, list[int]],
     end: int | None = None,
 ) -> TokenLevel:
-    """`hidden_tokens`: text to id of those that the request does not get to see. `encode`: without special tokens
-    around. `end`: one that the engine does not know of. Raises InvalidInput: a bad word that is no token."""
+    """`hidden_tokens`: text to id of those that the request does not get to see. `encoded`: the ids of each of
+    `bad_words_of`. `end`: one that the engine does not know of. Raises InvalidInput: a bad word that is no token."""
     copies = asked.n > 1 and asked.is_greedy
     ended = with_end(asked, end)
     if not (copies or asked.stop or asked.bad_words or ended is not asked):
@@ -56,7 +56,7 @@ def token_level(
     if stop_tokens:
         changes["stop_token_ids"] = [*asked.stop_token_ids, *stop_tokens]
     if asked.bad_words:
-        words = [*asked.bad_words_token_ids, *bad_word_ids(asked.bad_words, encode)]
+        words = [*asked.bad_words_token_ids, *bad_word_ids(asked.bad_words, encoded)]
         changes |= {"bad_words": [], "bad_words_token_ids": words}
     return TokenLevel(msgspec.structs.replace(asked, **changes), stops, stop_tokens, copies)
 
@@ -68,12 +68,24 @@ def with_end(asked: GenerationParameters, end: int | None) -> GenerationParamete
     return msgspec.structs.replace(asked, stop_token_ids=[*asked.stop_token_ids, end])
 
 
-def bad_word_ids(words: Sequence[str], encode: Callable[[str], list[int]]) -> list[list[int]]:
+def bad_words_of(asked: GenerationParameters) -> list[str]:
+    """What is to be encoded, nothing around it."""
+    return (
+        [spelled for word in dict.fromkeys(asked.bad_words) for spelled in _spellings(word)] if asked.bad_words else []
+    )
+
+
+def _spellings(word: str) -> tuple[str, str]:
+    """As it begins a text, and as it stands in one."""
+    return word.lstrip(), " " + word.lstrip()
+
+
+def bad_word_ids(words: Sequence[str], encoded: Mapping[str, list[int]]) -> list[list[int]]:
     """Each word as it begins a text and as it stands in one, where that is another first token (vLLM's
     `SamplingParams.update_from_tokenizer`)."""
     sequences: list[list[int]] = []
     for word in dict.fromkeys(words):
-        begins, within = encode(word.lstrip()), encode(" " + word.lstrip())
+        begins, within = (encoded[spelled] for spelled in _spellings(word))
         if not begins:
             raise InvalidInput(f"'bad_words': {word!r} is no token of this model", param="bad_words")
         sequences.append(begins)

@@ -1,4 +1,4 @@
-"""Tokenizers and templates that are loaded: shared by content, bounded in bytes, loaded once for all who wait.
+"""Texts that are loaded: shared by content, bounded in bytes of this process, loaded once for all who wait.
 
     its files' addresses known    ──▶ the loaded text       a dictionary look-up
     unknown ──▶ files read, hashed ──▶ equal to a loaded one, or loaded now
@@ -18,20 +18,26 @@ from typing import Protocol
 
 from pilotlight_gateway.metrics import TEXT_BYTES, TEXTS
 from pilotlight_protocol.endpoint_directory import TextFiles
+from pilotlight_protocol.errors import Unavailable
 from pilotlight_text.text_model import LoadedText
+from pilotlight_text.text_workers.loading import WorkerText
 
-MAX_BYTES = 1024 * 1024 * 1024
+MAX_BYTES = 256 * 1024 * 1024
+REFUSED_S = 30.0
 
 _log = logging.getLogger("pilotlight.gateway.text")
 
 
 @dataclass(frozen=True, slots=True)
 class UnloadedText:
-    """Files that were read. `digest`: of all that a loaded text is made of. `load` runs off the loop."""
+    """Files that were read. `digest`: of all that a text is made of. `load` raises TextRefused, Unavailable."""
 
     digest: str
-    size_bytes: int
-    load: Callable[[], Awaitable[LoadedText]]
+    load: Callable[[], Awaitable[WorkerText]]
+
+
+class TextRefused(Unavailable):
+    """What was read is no text, and would be none again."""
 
 
 class TextLoader(Protocol):
@@ -54,6 +60,7 @@ class TextCache:
         self._digests: dict[TextFiles, str] = {}
         self._texts: OrderedDict[str, _Cached] = OrderedDict()
         self._bytes = 0
+        self._refused: dict[str, tuple[float, TextRefused]] = {}
         self._loading: dict[str | TextFiles, asyncio.Task[str]] = {}
 
     @contextlib.asynccontextmanager
@@ -110,12 +117,24 @@ class TextCache:
         return await self._joined(unloaded.digest, lambda: self._load(unloaded))
 
     async def _load(self, unloaded: UnloadedText) -> str:
-        text = await unloaded.load()
+        self._refuse_again(unloaded.digest)
+        try:
+            loaded = await unloaded.load()
+        except TextRefused as error:
+            self._refused[unloaded.digest] = (asyncio.get_running_loop().time() + REFUSED_S, error)
+            raise
         TEXTS.labels("loaded").inc()
-        self._texts[unloaded.digest] = _Cached(text, unloaded.size_bytes)
-        self._bytes += unloaded.size_bytes
+        self._texts[unloaded.digest] = _Cached(loaded.text, loaded.size_bytes)
+        self._bytes += loaded.size_bytes
         TEXT_BYTES.set(self._bytes)
         return unloaded.digest
+
+    def _refuse_again(self, digest: str) -> None:
+        """What could not be loaded a moment ago costs nobody another try. Raises Unavailable."""
+        now_s = asyncio.get_running_loop().time()
+        self._refused = {each: refusal for each, refusal in self._refused.items() if refusal[0] > now_s}
+        if (refusal := self._refused.get(digest)) is not None:
+            raise TextRefused(refusal[1].message, retry_after_s=refusal[1].retry_after_s)
 
     def _make_room(self) -> None:
         if self._bytes <= self._max_bytes:

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from pilotlight_gateway.short_way.text_cache import TextCache, UnloadedText
+from pilotlight_gateway.short_way.text_cache import REFUSED_S, TextCache, TextRefused, UnloadedText
 from pilotlight_protocol.endpoint_directory import TextFiles
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_text.text_model import LoadedText
+from pilotlight_text.text_workers.loading import WorkerText
 
 
 class Codec:
@@ -31,6 +32,7 @@ class Loader:
         self.gate.set()
         self.loading = asyncio.Event()
         self.broken = False
+        self.refused: dict[str, Unavailable] = {}
 
     async def read(self, files: TextFiles) -> UnloadedText:
         self.reads.append(files.model_uri)
@@ -38,13 +40,15 @@ class Loader:
             raise Unavailable("no such files")
         content = files.model_uri.partition("@")[0]
 
-        async def load() -> LoadedText:
+        async def load() -> WorkerText:
             self.loads.append(content)
             self.loading.set()
             await self.gate.wait()
-            return cast(LoadedText, SimpleNamespace(codec=Codec()))
+            if content in self.refused:
+                raise self.refused[content]
+            return WorkerText(cast(LoadedText, SimpleNamespace(codec=Codec())), 10)
 
-        return UnloadedText(content, 10, load)
+        return UnloadedText(content, load)
 
 
 def files(name: str) -> TextFiles:
@@ -127,3 +131,19 @@ async def test_after_its_spec_has_changed_the_files_are_read_again_but_equal_one
     cache.forget(files("a"))
     assert await used(cache, "a") is before
     assert (loader.reads, loader.loads) == (["a", "a"], ["a"])
+
+
+@pytest.mark.looptime
+async def test_what_is_no_text_is_tried_again_by_nobody_for_a_while() -> None:
+    loader = Loader()
+    loader.refused = {"bad": TextRefused("no tokenizer", retry_after_s=30), "late": Unavailable("no room")}
+    cache = TextCache(loader)
+    for name in ("bad", "bad@elsewhere", "bad", "late", "late"):
+        with pytest.raises(Unavailable, match="no tokenizer" if "bad" in name else "no room"):
+            await used(cache, name)
+    assert loader.loads == ["bad", "late", "late"]
+    await used(cache, "good")
+    await asyncio.sleep(REFUSED_S + 1)
+    loader.refused.clear()
+    await used(cache, "bad")
+    assert loader.loads[-2:] == ["good", "bad"]

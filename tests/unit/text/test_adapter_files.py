@@ -14,7 +14,8 @@ from tokenizers.models import WordLevel
 from pilotlight_models import bundled_model_path
 from pilotlight_text.templates.template_sources import template_sources
 from pilotlight_text.text_model import LoadedText
-from pilotlight_text.tokenization.adapter_files import read_adapter_files, tokenizer_obstacle, with_template_of
+from pilotlight_text.tokenization.adapter_files import read_adapter_files, with_template_of
+from pilotlight_text.tokenization.adapter_tokens import tokenizer_obstacle
 from pilotlight_text.tokenization.text_loading import load_text
 from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError, read
 

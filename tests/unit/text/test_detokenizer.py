@@ -2,87 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizer_kinds import ALL, EXACT, byte_fallback, byte_level, unigram
+from tokenizers import Tokenizer, models
 
 from pilotlight_text.detokenization.detokenizer import (
     ByteFallbackVocabulary,
     ByteLevelVocabulary,
     StreamVocabulary,
     Vocabulary,
-    vocabulary_of,
 )
-
-CORPUS = [
-    "the quick brown fox jumps over the lazy dog",
-    "naïve café — 你好，世界 😀👍🏽 \n\ttabs  and   spaces",
-    "Ünïcödé İstanbul ßtraße",
-    'def f(x): return {"a": x[0]}',
-] * 4
+from pilotlight_text.detokenization.detokenizer import vocabulary_of as of_texts
+from pilotlight_text.detokenization.token_texts import LibraryTexts, PackedTexts, highest_id, packed
 
 
-@cache
-def byte_level() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=alphabet, special_tokens=["<s>", "</s>"], show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.add_tokens([AddedToken("é", special=False), AddedToken("<你>", special=False)])
-    return tokenizer
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    return of_texts(LibraryTexts(tokenizer))
 
 
 @cache
-def byte_fallback(*, strip: bool, fuse: bool = True) -> Tokenizer:
-    """Llama 2's scheme: BPE over SentencePiece text whose unknown characters fall back to bytes."""
-    bytes_vocab = {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
-    vocab = {"<unk>": 0, "<s>": 1, "</s>": 2, **bytes_vocab}
-    for token in ["▁", *"abcdefghijklmnopqrstuvwxyz", "▁t", "he", "▁the", "▁a", "▁▁"]:
-        vocab[token] = len(vocab)
-    merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("▁", "a"), ("▁", "▁")]
-    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    stages = [decoders.Replace("▁", " "), decoders.ByteFallback()]
-    stages += [decoders.Fuse()] if fuse else []
-    stages += [decoders.Strip(" ", 1, 0)] if strip else []
-    tokenizer.decoder = decoders.Sequence(stages)
-    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
-    return tokenizer
-
-
-@cache
-def unigram() -> Tokenizer:
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=120, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    return tokenizer
+def packed_vocabulary(name: str) -> Vocabulary:
+    tokenizer = ALL[name]()
+    return of_texts(PackedTexts(packed(tokenizer, highest_id(tokenizer))))
 
 
 def id_of(tokenizer: Tokenizer, token: str) -> int:
     found = tokenizer.token_to_id(token)
     assert found is not None, token
     return found
-
-
-EXACT: dict[str, Callable[[], Tokenizer]] = {
-    "byte-level": byte_level,
-    "byte-fallback": lambda: byte_fallback(strip=True),
-    "byte-fallback without strip": lambda: byte_fallback(strip=False),
-    "byte-fallback without fuse": lambda: byte_fallback(strip=False, fuse=False),
-}
-ALL = EXACT | {"metaspace unigram": unigram}
 
 
 def pieces(vocabulary: Vocabulary, ids: Sequence[int], cuts: Sequence[int], *, skip: bool = True) -> list[str]:
@@ -104,6 +56,7 @@ def test_the_decoder_chooses_the_vocabulary() -> None:
         "byte-fallback without strip": ByteFallbackVocabulary,
         "byte-fallback without fuse": ByteFallbackVocabulary,
         "metaspace unigram": StreamVocabulary,
+        "word pieces": StreamVocabulary,
     }
     assert type(vocabulary_of(byte_fallback(strip=True, fuse=False))) is StreamVocabulary
     assert type(vocabulary_of(Tokenizer(models.BPE()))) is StreamVocabulary
@@ -119,8 +72,9 @@ def test_any_ids_in_any_cut_equal_the_full_decode(name: str, data: st.DataObject
     tokenizer = EXACT[name]()
     beyond_the_vocabulary = tokenizer.get_vocab_size() + 3
     ids = data.draw(st.lists(st.integers(0, beyond_the_vocabulary), max_size=40))
-    shown = "".join(pieces(vocabulary_of(tokenizer), ids, cuts, skip=skip))
-    assert shown == tokenizer.decode(ids, skip_special_tokens=skip)
+    whole = tokenizer.decode(ids, skip_special_tokens=skip)
+    for vocabulary in (vocabulary_of(tokenizer), packed_vocabulary(name)):
+        assert "".join(pieces(vocabulary, ids, cuts, skip=skip)) == whole
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -130,6 +84,7 @@ def test_any_text_comes_back_whole_and_no_character_is_split(name: str, text: st
     tokenizer = ALL[name]()
     ids = tokenizer.encode(text).ids
     out = pieces(vocabulary_of(tokenizer), ids, cuts)
+    assert out == pieces(packed_vocabulary(name), ids, cuts)
     whole = tokenizer.decode(ids, skip_special_tokens=True)
     assert "".join(out) == whole
     if "\N{REPLACEMENT CHARACTER}" not in whole:

@@ -16,9 +16,9 @@ from text_app import TextApp
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_text.ignored_fields import IGNORED_HEADER
 from pilotlight_text.pooling_api.pooling import CALLS_AT_ONCE, ROWS_AT_ONCE
-from pilotlight_text.pooling_api.rows import longest_first
 from pilotlight_text.templates.chat_template import ChatTemplate
 from pilotlight_text.templates.template_sources import template_source
+from pilotlight_text.tokenization.tokenizer_jobs import longest_first
 
 EMBEDDINGS, RERANK, SCORE = "/v1/embeddings", "/v1/rerank", "/v1/score"
 DOCUMENTS = ["a dog ran", "the cat sat on the mat", "far away"]

@@ -15,7 +15,7 @@ from pilotlight_engine.process.limited_worker import OUT_OF_MEMORY
 from pilotlight_protocol.errors import ContextLengthExceeded, InvalidInput
 from pilotlight_text.templates import worker_main
 from pilotlight_text.templates.chat_template import ChatTemplate
-from pilotlight_text.templates.limited_process import MIB, ProcessEnded, ProcessLimits, command, why_ended
+from pilotlight_text.templates.limited_process import MIB, ProcessEnded, ProcessLimits, command, ended
 from pilotlight_text.templates.template_sources import template_source
 from pilotlight_text.templates.template_workers import SUSPECT_S, TemplateWorkers
 from pilotlight_text.templates.worker_connection import WorkerConnection
@@ -148,7 +148,7 @@ LIMITS = ProcessLimits(cpu_s=0.5, wall_s=5.0, memory_bytes=64 * MIB)
     ],
 )
 def test_why_a_process_ended(status: int | None, told: str) -> None:
-    assert told in why_ended(status, LIMITS)
+    assert told in str(ended(status, LIMITS))
 
 
 def test_a_limited_process_is_isolated() -> None:

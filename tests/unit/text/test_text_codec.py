@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_text.text_model import INLINE_CHARS, TextCodec
+from pilotlight_text.text_model import INLINE_CHARS, library_codec
 
 
 def letters() -> Tokenizer:
@@ -21,7 +21,7 @@ def letters() -> Tokenizer:
 
 
 async def test_encode_and_decode() -> None:
-    codec = TextCodec(letters(), max_model_len=None)
+    codec = library_codec(letters(), max_model_len=None)
     ids = await codec.encode("héllo", add_special_tokens=True)
     assert ids[0] == 256
     assert len(ids) == 7, "the truncation configured in tokenizer.json is off"
@@ -31,14 +31,14 @@ async def test_encode_and_decode() -> None:
 
 
 async def test_a_long_text_in_a_thread_gives_the_same_ids() -> None:
-    codec = TextCodec(letters(), max_model_len=None)
+    codec = library_codec(letters(), max_model_len=None)
     short = await codec.encode("ab", add_special_tokens=False)
     assert await codec.encode("ab" * INLINE_CHARS, add_special_tokens=False) == short * INLINE_CHARS
     codec.close()
 
 
 async def test_limits_name_the_numbers() -> None:
-    codec = TextCodec(letters(), max_model_len=10)
+    codec = library_codec(letters(), max_model_len=10)
     assert len(await codec.encode("a" * 9, add_special_tokens=False)) == 9
     with pytest.raises(InvalidInput, match=r"maximum context length is 10 tokens.* 11 tokens .10 in the prompt"):
         await codec.encode("a" * 10, add_special_tokens=False)

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_text.text_model import TextCodec
+from pilotlight_text.text_model import library_codec
 from pilotlight_text.tokenization.text_growth import MOST, growth
 from pilotlight_text.tokenization.tokenizer_check import TokenizerRefused, check
 
@@ -68,7 +68,7 @@ def test_a_tokenizer_that_expands_is_refused_before_it_is_loaded(name: str) -> N
 async def test_a_tokenizer_that_panics_is_told_as_the_models_fault() -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
-    codec = TextCodec(tokenizer, max_model_len=2048)
+    codec = library_codec(tokenizer, max_model_len=2048)
     try:
         assert await codec.encode("a", add_special_tokens=False) == [0]
         with pytest.raises(InvalidInput, match="tokenizer fails on this text"):

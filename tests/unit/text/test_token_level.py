@@ -8,25 +8,26 @@ import pytest
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters
-from pilotlight_text.token_level import TokenLevel, bad_word_ids, token_level
+from pilotlight_text.token_level import TokenLevel, bad_word_ids, bad_words_of, token_level
 from pilotlight_text.tokenization.truncation import Truncation
 
 WORDS = {"ugly": [7], " ugly": [8], "bad day": [1, 2], " bad day": [3, 2], "same": [4], " same": [4], "x": [5]}
 
 
-def encode(text: str) -> list[int]:
-    return WORDS.get(text, [6, 6, 6] if text.strip() else [])
+def encoded(*words: str) -> dict[str, list[int]]:
+    spelled = bad_words_of(GenerationParameters(bad_words=list(words)))
+    return {text: WORDS.get(text, [6, 6, 6] if text.strip() else []) for text in spelled}
 
 
 def level(**parameters: Any) -> TokenLevel:
     hidden = {"<|end|>": 2, "<|turn|>": 3}
     asked = GenerationParameters(**parameters)
-    return token_level(asked, include_stop=False, hidden_tokens=lambda: hidden, encode=encode)
+    return token_level(asked, include_stop=False, hidden_tokens=lambda: hidden, encoded=encoded(*asked.bad_words))
 
 
 def test_what_holds_no_text_goes_down_as_it_is() -> None:
     asked = GenerationParameters(temperature=0.5, n=2, stop_token_ids=[4], logit_bias={5: 1.0})
-    made = token_level(asked, include_stop=False, hidden_tokens=dict, encode=encode)
+    made = token_level(asked, include_stop=False, hidden_tokens=dict, encoded={})
     assert made.parameters is asked
     assert (made.stops, made.stop_tokens, made.copies) == (None, {}, False)
 
@@ -43,7 +44,7 @@ def test_stop_strings_stay_and_special_tokens_become_ids() -> None:
 @pytest.mark.parametrize("parameters", [{"ignore_eos": True}, {"stop_token_ids": [2]}])
 def test_an_end_of_its_own_ends_as_the_engines_does(parameters: dict[str, Any]) -> None:
     def ended(asked: GenerationParameters) -> TokenLevel:
-        return token_level(asked, include_stop=False, hidden_tokens=lambda: {"<|end|>": 2}, encode=encode, end=2)
+        return token_level(asked, include_stop=False, hidden_tokens=lambda: {"<|end|>": 2}, encoded={}, end=2)
 
     made = ended(GenerationParameters(stop_token_ids=[9]))
     assert (made.parameters.stop_token_ids, made.stop_tokens) == ([9, 2], {2: None})
@@ -59,7 +60,8 @@ def test_choices_at_temperature_0_are_generated_once() -> None:
 
 
 def test_bad_words_begin_a_text_and_stand_in_one() -> None:
-    assert bad_word_ids(["ugly", "bad day", "same", " x", "ugly"], encode) == [[7], [8], [1, 2], [3, 2], [4], [5]]
+    words = ["ugly", "bad day", "same", " x", "ugly"]
+    assert bad_word_ids(words, encoded(*words)) == [[7], [8], [1, 2], [3, 2], [4], [5]]
     made = level(bad_words=["ugly"], bad_words_token_ids=[[9]])
     assert made.parameters == GenerationParameters(bad_words_token_ids=[[9], [7], [8]])
     with pytest.raises(InvalidInput, match="no token") as caught:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fake_token_source import FakeTokenSource
-from text_app import TextApp, demo_text
+from text_app import TextApp, demo_ids, demo_text, demo_tokenizer
 
 from pilotlight_text.text_model import DEFAULT_CHARS_LIMIT
 
@@ -22,7 +22,7 @@ async def asked(path: str, body: Any) -> tuple[int, Any]:
 
 
 def ids(text: str, *, special: bool = False) -> list[int]:
-    return demo_text().codec._encode(text, special)
+    return demo_ids(text, special)
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1", "/openai/v1"])
@@ -39,7 +39,7 @@ async def test_a_prompt(prefix: str, special: bool | None) -> None:
 
 async def test_the_tokens_as_the_vocabulary_spells_them() -> None:
     _, answer = await asked("/tokenize", {"prompt": "Once upon", "return_token_strs": True})
-    tokenizer = demo_text().codec._tokenizer
+    tokenizer = demo_tokenizer()
     assert answer["token_strs"] == [tokenizer.id_to_token(token) for token in answer["tokens"]]
     assert "".join(answer["token_strs"]).endswith("Once\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}upon")
 

@@ -19,10 +19,9 @@ from pilotlight_models import bundled_model_path
 from pilotlight_text.answer_parts.chosen_format import ChosenFormat
 from pilotlight_text.answer_parts.format_choice import chosen_formats
 from pilotlight_text.answer_parts.format_reading import marks_of
-from pilotlight_text.detokenization.detokenizer import special_tokens
 from pilotlight_text.templates.chat_template import ChatTemplate
 from pilotlight_text.templates.template_sources import template_source
-from pilotlight_text.text_model import TextCodec
+from pilotlight_text.text_model import library_codec
 
 WRITERS = {
     "hermes": written.hermes,
@@ -48,13 +47,13 @@ def app_of(family: str, text: str) -> TextApp:
     choice = chosen_formats([FAMILIES[family]])
     marks = marks_of(choice.calls, choice.reasoning)
     tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
-    codec = TextCodec(tokenizer, max_model_len=2048)
+    codec = library_codec(tokenizer, max_model_len=2048)
     template = ChatTemplate(
         {"default": template_source(FAMILIES[family])}, {}, InlineTemplates(), max_output_chars=10_000
     )
-    chosen = ChosenFormat(choice.calls, choice.reasoning, partial(special_tokens, tokenizer))
-    ids = codec._encode(text, add_special_tokens=False)
-    end = tokenizer.token_to_id(next(iter(special_tokens(tokenizer) - set(marks))))
+    chosen = ChosenFormat(choice.calls, choice.reasoning, partial(frozenset, codec.special_tokens))
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    end = tokenizer.token_to_id(next(iter(codec.special_tokens.keys() - set(marks))))
     assert end is not None
     app = TextApp(FakeTokenSource(Answer([[token] for token in [*ids, end]], reason="stop")))
     app.model._model.set_loaded(replace(demo_text(), codec=codec, template=template, answer_format=chosen))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fake_token_source import Answer, FakeTokenSource
 from marked_answers import MarkedFormat
-from text_app import TextApp, demo_text, events_of
+from text_app import TextApp, demo_ids, demo_text, events_of
 from tool_model import tool_text
 
 from pilotlight_text.answer_parts.chosen_format import ChosenFormat
@@ -23,8 +23,7 @@ BODY = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "to
 
 
 def app_saying(*texts: str, **options: Any) -> TextApp:
-    codec = demo_text().codec
-    batches = [codec._encode(text, add_special_tokens=False) for text in texts]
+    batches = [demo_ids(text) for text in texts]
     app = TextApp(FakeTokenSource(Answer(batches, **options)))
     app.model._model.set_loaded(tool_text(MarkedFormat()))
     return app
@@ -119,7 +118,7 @@ async def test_the_tokens_of_reasoning_are_counted(fields: dict[str, Any], strea
     asked = {**BODY, **fields, "stream": stream, **({"stream_options": {"include_usage": True}} if stream else {})}
     answer = await stopping("[", "so it is", "]", "hi").post(CHAT, asked)
     usage = events_of(answer)[-2]["usage"] if stream else answer.json()["usage"]
-    thought = len(demo_text().codec._encode("so it is", False)) * fields.get("n", 1)
+    thought = len(demo_ids("so it is")) * fields.get("n", 1)
     assert usage["completion_tokens_details"] == {"reasoning_tokens": thought}
     none = await stopping("hi").post(CHAT, asked)
     usage = events_of(none)[-2]["usage"] if stream else none.json()["usage"]
@@ -149,8 +148,8 @@ async def test_what_was_cut_keeps_its_reason() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_log_probabilities_of_everything_that_is_shown(stream: bool) -> None:
     texts = ("[so]", "hi", "@now{};")
-    tokens = sum(len(demo_text().codec._encode(text, False)) for text in (*texts, "."))
-    hidden = len(demo_text().codec._encode(texts[0], False))
+    tokens = sum(len(demo_ids(text)) for text in (*texts, "."))
+    hidden = len(demo_ids(texts[0]))
     for fields, count in (({}, tokens), ({"include_reasoning": False}, tokens - hidden)):
         if stream:
             chunks = await deltas_of(stopping(*texts), logprobs=True, **fields)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_token_source import Answer, FakeTokenSource
-from text_app import TextApp, demo_text, events_of
+from text_app import TextApp, demo_ids, demo_text, events_of
 
 from pilotlight_protocol.errors import ContextLengthExceeded
 from pilotlight_text import ignored_fields
@@ -28,7 +28,7 @@ SAMPLE = {
 
 
 def ids(text: str) -> list[int]:
-    return demo_text().codec.encode_word(text)
+    return demo_ids(text)
 
 
 def special(text: str) -> int:

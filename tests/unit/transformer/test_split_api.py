@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_token_source import Answer, FakeTokenSource
-from text_app import TextApp, demo_text
+from text_app import TextApp, demo_ids, demo_text
 
 from pilotlight_protocol.tokens_api import decode_generate_tokens, parameters_of
 
@@ -18,7 +18,7 @@ TEXT = "It sleeps. \N{GRINNING FACE} And wakes: caf\N{LATIN SMALL LETTER E WITH 
 
 
 def ids(text: str) -> list[int]:
-    return demo_text().codec._encode(text, False)
+    return demo_ids(text)
 
 
 async def posted(path: str, body: Any, source: FakeTokenSource | None = None) -> Any:

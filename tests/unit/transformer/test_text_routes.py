@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fake_token_source import Answer, FakeTokenSource
-from text_app import TextApp, demo_text, events_of, own_text
+from text_app import TextApp, demo_ids, demo_text, events_of, own_text
 
 from pilotlight_protocol.errors import BY_STATUS, InvalidInput, Unavailable
 from pilotlight_text.text_model import LoadedText
@@ -21,7 +21,7 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 
 
 def ids(text: str) -> list[int]:
-    return demo_text().codec._encode(text, add_special_tokens=False)
+    return demo_ids(text)
 
 
 def saying(*texts: str, **options: Any) -> FakeTokenSource:

@@ -7,7 +7,7 @@ This is the hottest path of the component: a token costs one table look-up and i
     decoder in tokenizer.json                     vocabulary              a token in the table is
     ByteLevel                                     ByteLevelVocabulary     its bytes
     Replace*, ByteFallback [, Fuse [, Strip]]     ByteFallbackVocabulary  its text, or one byte of a character
-    anything else                                 StreamVocabulary        (the library's own DecodeStream)
+    anything else                                 StreamVocabulary        (the decoder itself, over a window)
 
 Tables fill as tokens are met: building one for 128k tokens up front would cost a cold start 60 ms.
 """
@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Protocol
 
 import msgspec
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+
+from pilotlight_text.detokenization.token_texts import TokenTexts
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _STREAM_CONTEXT_TOKENS = 24
+_SHORT_WINDOW_TOKENS = 64
 
 _utf_8_decode = codecs.utf_8_decode
 
@@ -66,33 +67,28 @@ class _Stage(msgspec.Struct):
     decoders: list[_Stage] = msgspec.field(default_factory=list)
 
 
-def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+def vocabulary_of(texts: TokenTexts) -> Vocabulary:
     """The fastest vocabulary that is exact for this tokenizer's decoder."""
-    stages = _stages(tokenizer)
+    stages = _stages(texts.decoder)
     if [stage.type for stage in stages if stage.type != "Fuse"] == ["ByteLevel"]:
-        return ByteLevelVocabulary(tokenizer)
+        return ByteLevelVocabulary(texts)
     replacements: list[tuple[str, str]] = []
     while stages and stages[0].type == "Replace" and stages[0].pattern and stages[0].pattern.literal:
         replacements.append((stages[0].pattern.literal, stages[0].content))
         del stages[0]
     kinds = [stage.type for stage in stages]
     if kinds in (["ByteFallback"], ["ByteFallback", "Fuse"]):
-        return ByteFallbackVocabulary(tokenizer, replacements, strip="")
+        return ByteFallbackVocabulary(texts, replacements, strip="")
     if kinds == ["ByteFallback", "Fuse", "Strip"] and (stages[2].start, stages[2].stop) == (1, 0):
-        return ByteFallbackVocabulary(tokenizer, replacements, strip=stages[2].content)
-    return StreamVocabulary(tokenizer)
+        return ByteFallbackVocabulary(texts, replacements, strip=stages[2].content)
+    return StreamVocabulary(texts)
 
 
-def _stages(tokenizer: Tokenizer) -> list[_Stage]:
-    if tokenizer.decoder is None:
+def _stages(decoder: bytes) -> list[_Stage]:
+    if not decoder:
         return []
-    stage = msgspec.json.decode(tokenizer.decoder.__getstate__(), type=_Stage)
+    stage = msgspec.json.decode(decoder, type=_Stage)
     return list(stage.decoders) if stage.type == "Sequence" else [stage]
-
-
-def special_tokens(tokenizer: Tokenizer) -> frozenset[str]:
-    """The texts of those that a detokenizer leaves out."""
-    return frozenset(token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -115,13 +111,13 @@ def _byte_level(token: str) -> bytes:
 class _BytesTable(dict[int, bytes]):
     """Token id to bytes; those of `hidden` tokens are none."""
 
-    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[str]) -> None:
+    def __init__(self, texts: TokenTexts, hidden: Container[str]) -> None:
         super().__init__()
-        self._tokenizer = tokenizer
+        self._text = texts.text
         self._hidden = hidden
 
     def __missing__(self, token_id: int) -> bytes:
-        token = self._tokenizer.id_to_token(token_id)
+        token = self._text(token_id)
         data = b"" if token is None or token in self._hidden else _byte_level(token)
         self[token_id] = data
         return data
@@ -130,9 +126,9 @@ class _BytesTable(dict[int, bytes]):
 class ByteLevelVocabulary:
     """Byte-level BPE (GPT-2, Llama 3, Qwen): every token is a string of bytes."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._shown = _BytesTable(tokenizer, frozenset())
-        self._skipping = _BytesTable(tokenizer, special_tokens(tokenizer))
+    def __init__(self, texts: TokenTexts) -> None:
+        self._shown = _BytesTable(texts, ())
+        self._skipping = _BytesTable(texts, texts.special)
 
     def detokenizer(self, context_ids: Sequence[int] = (), *, skip_special_tokens: bool = True) -> ByteLevelDetokenizer:
         return ByteLevelDetokenizer(self._skipping if skip_special_tokens else self._shown)
@@ -170,9 +166,9 @@ class ByteLevelDetokenizer:
 class _PieceTable(dict[int, "str | bytes | None"]):
     """Token id to text, to the one byte it stands for, or to None where it is skipped (a `hidden` token)."""
 
-    def __init__(self, tokenizer: Tokenizer, replacements: Sequence[tuple[str, str]], hidden: frozenset[str]) -> None:
+    def __init__(self, texts: TokenTexts, replacements: Sequence[tuple[str, str]], hidden: Container[str]) -> None:
         super().__init__()
-        self._tokenizer = tokenizer
+        self._text = texts.text
         self._replacements = replacements
         self._hidden = hidden
 
@@ -182,7 +178,7 @@ class _PieceTable(dict[int, "str | bytes | None"]):
         return bytes([int(token[3:5], 16)]) if _BYTE_TOKEN.fullmatch(token) else token
 
     def __missing__(self, token_id: int) -> str | bytes | None:
-        token = self._tokenizer.id_to_token(token_id)
+        token = self._text(token_id)
         piece = None if token is None or token in self._hidden else self._piece(token)
         self[token_id] = piece
         return piece
@@ -191,9 +187,9 @@ class _PieceTable(dict[int, "str | bytes | None"]):
 class ByteFallbackVocabulary:
     """SentencePiece BPE with byte fallback (Llama 2, Mistral, Gemma): tokens are text, rare characters are bytes."""
 
-    def __init__(self, tokenizer: Tokenizer, replacements: Sequence[tuple[str, str]], *, strip: str) -> None:
-        self._shown = _PieceTable(tokenizer, replacements, frozenset())
-        self._skipping = _PieceTable(tokenizer, replacements, special_tokens(tokenizer))
+    def __init__(self, texts: TokenTexts, replacements: Sequence[tuple[str, str]], *, strip: str) -> None:
+        self._shown = _PieceTable(texts, replacements, ())
+        self._skipping = _PieceTable(texts, replacements, texts.special)
         self._strip = strip
 
     def detokenizer(
@@ -252,56 +248,75 @@ class ByteFallbackDetokenizer:
 
 
 class StreamVocabulary:
-    """Any other decoder, through the library's DecodeStream: twice the cost per token, and as exact as it is."""
+    """Any other decoder, asked again with each push: three times the cost per token."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, texts: TokenTexts) -> None:
+        self._texts = texts
 
     def detokenizer(self, context_ids: Sequence[int] = (), *, skip_special_tokens: bool = True) -> StreamDetokenizer:
-        context = list(context_ids[-_STREAM_CONTEXT_TOKENS:])
-        return StreamDetokenizer(self._tokenizer, context, skip_special_tokens=skip_special_tokens)
+        hidden: Container[str] = self._texts.special if skip_special_tokens else ()
+        return StreamDetokenizer(self._texts, context_ids[-_STREAM_CONTEXT_TOKENS:], hidden)
 
     def token_bytes(self, token_id: int) -> bytes:
-        text: str = self._tokenizer.decode([token_id], skip_special_tokens=False)
-        return text.encode()
+        token = self._texts.text(token_id)
+        return b"" if token is None else self._texts.joined([token]).encode()
 
 
 class StreamDetokenizer:
-    """DecodeStream plus what it lacks: the rest at the end, and a way on where it loses its prefix."""
+    """As the library's DecodeStream: what a window of tokens decodes to beyond what its older half did. It has the rest
+    at the end, and a way on where a window does not begin as its older half does.
 
-    def __init__(self, tokenizer: Tokenizer, context_ids: list[int], *, skip_special_tokens: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skips = skip_special_tokens
-        self._stream: DecodeStream | None = DecodeStream(ids=context_ids, skip_special_tokens=skip_special_tokens)
-        self._ids = context_ids
-        self._pieces = [self._decode()]
+    What gives no text for long is looked at seldom, and so costs as much per token as any other.
+    """
+
+    def __init__(self, texts: TokenTexts, context_ids: Sequence[int], hidden: Container[str]) -> None:
+        self._text = texts.text
+        self._joined = texts.joined
+        self._hidden = hidden
+        self._all = self._tokens(context_ids)
+        self._window = list(self._all)
+        self._older = len(self._window)
+        self._prefix = self._joined(self._window).rstrip(_REPLACEMENT)
+        self._shown = [self._prefix]
+        self._lost = False
+        self._look_at = 0
 
     def push(self, token_ids: Sequence[int]) -> str:
-        self._ids += token_ids
-        if self._stream is not None:
-            try:
-                steps = [self._stream.step(self._tokenizer, token_id) or "" for token_id in token_ids]
-            except Exception:  # the library raises a bare Exception: "Invalid prefix encountered"
-                self._stream = None
-            else:
-                return self._emit("".join(steps))
-        return self._emit(self._rest(self._decode().rstrip(_REPLACEMENT)))
+        tokens = self._tokens(token_ids)
+        self._all += tokens
+        self._window += tokens
+        looked_at = self._all if self._lost else self._window
+        if not tokens or len(looked_at) < self._look_at:
+            return ""
+        text = self._rest(self._joined(self._all).rstrip(_REPLACEMENT)) if self._lost else self._step()
+        if text:
+            self._shown.append(text)
+        self._look_at = len(looked_at) + len(looked_at) // 16 if len(looked_at) > _SHORT_WINDOW_TOKENS else 0
+        return text
 
     def held_chars(self) -> int:
         return 0  # nobody can tell
 
     def finish(self) -> str:
-        return self._rest(self._decode())
+        return self._rest(self._joined(self._all))
 
-    def _emit(self, text: str) -> str:
-        if text:
-            self._pieces.append(text)
+    def _tokens(self, token_ids: Sequence[int]) -> list[str]:
+        tokens = map(self._text, token_ids)
+        return [token for token in tokens if token is not None and token not in self._hidden]
+
+    def _step(self) -> str:
+        whole = self._joined(self._window)
+        if len(whole) <= len(self._prefix) or whole.endswith(_REPLACEMENT):
+            return ""
+        if not whole.startswith(self._prefix):
+            self._lost = True
+            return self._rest(self._joined(self._all).rstrip(_REPLACEMENT))
+        text = whole[len(self._prefix) :]
+        del self._window[: self._older]
+        self._older = len(self._window)
+        self._prefix = self._joined(self._window)
         return text
 
     def _rest(self, full: str) -> str:
-        shown = "".join(self._pieces)
+        shown = "".join(self._shown)
         return full[len(shown) :] if full.startswith(shown) else ""
-
-    def _decode(self) -> str:
-        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=self._skips)
-        return text

@@ -79,7 +79,7 @@ class Completions:
                 if not request.echo:
                     prompts.append(Prompt("", ids))
                 elif isinstance(given, str) and truncation is None:
-                    offsets = codec.offsets_of(given, special) if request.logprobs is not None else None
+                    offsets = await codec.offsets_of(given, special) if request.logprobs is not None else None
                     prompts.append(Prompt(given, ids, offsets))
                 else:
                     prompts.append(Prompt(codec.decode(ids, skip_special_tokens=hides), ids))

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
 from pilotlight_protocol.pooling import PoolingParameters, PoolingTask, not_pooling
 from pilotlight_text.pooling_api.answers import PromptUsage
-from pilotlight_text.pooling_api.rows import Cut, RowMaker, Side
+from pilotlight_text.pooling_api.rows import Cut, RowMaker
 from pilotlight_text.pooling_source import PooledAnswer, PoolingCall, PoolingRow
 from pilotlight_text.text_model import TextModel, add_facts
 from pilotlight_text.tokenization.pooling_traits import PoolingTraits
+from pilotlight_text.tokenization.tokenizer_jobs import Side
 from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.hop_headers import forwarded_headers
 

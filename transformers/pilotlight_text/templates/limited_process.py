@@ -32,22 +32,27 @@ class ProcessLimits:
 
 
 class ProcessEnded(Exception):
-    """It ended before it had answered; the message says what limit it met."""
+    """It ended before it had answered; the message says what limit it met. `at_limit`: it met one of its own, and would
+    again."""
+
+    def __init__(self, why: str, at_limit: bool = True) -> None:
+        super().__init__(why)
+        self.at_limit = at_limit
 
 
 def command(task: Task, limits: ProcessLimits) -> list[str]:
     return limited_worker.command("pilotlight_text.templates.worker_main", task, limits.cpu_s, limits.memory_bytes)
 
 
-def why_ended(status: int | None, limits: ProcessLimits) -> str:
+def ended(status: int | None, limits: ProcessLimits) -> ProcessEnded:
     """What to tell of an exit status (negative: a signal); None: it was killed for the wall clock."""
     if status is None:
-        return f"did not end within {limits.wall_s:g} s"
+        return ProcessEnded(f"did not end within {limits.wall_s:g} s")
     if status == -signal.SIGPROF:
-        return f"took more than {limits.cpu_s:g} s of CPU time"
+        return ProcessEnded(f"took more than {limits.cpu_s:g} s of CPU time")
     if status in (OUT_OF_MEMORY, -signal.SIGABRT):  # Rust's allocator aborts
-        return f"took more than {limits.memory_bytes // MIB} MiB of memory"
-    return f"ended its process with status {status}"
+        return ProcessEnded(f"took more than {limits.memory_bytes // MIB} MiB of memory")
+    return ProcessEnded(f"ended its process with status {status}", at_limit=False)
 
 
 def answer_of(task: Task, data: bytes, limits: ProcessLimits) -> bytes:
@@ -63,7 +68,7 @@ def answer_of(task: Task, data: bytes, limits: ProcessLimits) -> bytes:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ProcessEnded(why_ended(None, limits)) from None
+        raise ended(None, limits) from None
     if done.returncode != 0:
-        raise ProcessEnded(why_ended(done.returncode, limits))
+        raise ended(done.returncode, limits)
     return done.stdout

@@ -9,9 +9,10 @@ import os
 import signal
 import socket
 from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Sequence
 
 from pilotlight_engine.process.limited_worker import BEGUN, HEADER
-from pilotlight_text.templates.limited_process import ProcessEnded, ProcessLimits, command, why_ended
+from pilotlight_text.templates.limited_process import ProcessLimits, command, ended
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 _REAP_DEADLINE_S = 5.0
@@ -42,14 +43,23 @@ class WorkerConnection(asyncio.Protocol):
         except TimeoutError:
             raise OSError(errno.ETIME, f"a process did not start within {_START_DEADLINE_S:g} s") from None
 
-    def ask(self, job: bytes) -> asyncio.Future[bytes]:
-        """The answer to come. It fails with ProcessEnded; whoever waits for it may go, the worker ends it alone."""
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, job: bytes, limits: ProcessLimits | None = None) -> asyncio.Future[bytes]:
+        """The answer to come. It fails with ProcessEnded; whoever waits for it may go, the worker ends it alone.
+
+        `limits`: of this job, where each has its own.
+        """
         assert self._answer is None
+        if limits is not None:
+            self._limits = limits
         assert self._transport is not None
         loop = asyncio.get_running_loop()
         self._answer = loop.create_future()
         self._deadline = loop.call_later(self._limits.wall_s, self._is_late)
-        self._transport.write(HEADER.pack(len(job)) + job)
+        self._transport.writelines((HEADER.pack(len(job)), job))
         return self._answer
 
     def _is_late(self) -> None:
@@ -111,7 +121,7 @@ class WorkerConnection(asyncio.Protocol):
             status = await self._process.wait()
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
-            answer.set_exception(ProcessEnded(why_ended(None if self._too_late else status, self._limits)))
+            answer.set_exception(ended(None if self._too_late else status, self._limits))
 
     def _stop_clock(self) -> None:
         if self._deadline is not None:
@@ -120,12 +130,17 @@ class WorkerConnection(asyncio.Protocol):
 
 
 async def start_worker(limits: ProcessLimits) -> WorkerConnection:
-    """Returns when the process can work: how long it took to start is no fault of what it renders first."""
+    """Of templates."""
+    return await started(command("render", limits), limits)
+
+
+async def started(command_line: Sequence[str], limits: ProcessLimits) -> WorkerConnection:
+    """Returns when the process can work: how long it took to start is no fault of what it is asked first."""
     ours, theirs = socket.socketpair()
     try:
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *command("render", limits), stdin=theirs.fileno(), stdout=DEVNULL, stderr=DEVNULL, env={}
+                *command_line, stdin=theirs.fileno(), stdout=DEVNULL, stderr=DEVNULL, env={}
             )
         ours.setblocking(False)
         connection = WorkerConnection(process, limits)

@@ -49,7 +49,7 @@ def _run(task: str, cpu_s: float, memory_bytes: int) -> None:
         limit_cpu(cpu_s)
         write_all(1, looked_at_tokenizer(tokenizers, _read_to_end(0)))
         return
-    _rehearse()
+    rehearse()
     _give_up(memory_bytes)
     if task == "compile":
         limit_cpu(cpu_s)
@@ -64,7 +64,7 @@ def _run(task: str, cpu_s: float, memory_bytes: int) -> None:
         write_frame(0, answer)
 
 
-def _rehearse() -> None:
+def rehearse() -> None:
     """Have imported what Python and Jinja import at the first need of it, when no file can be opened any more."""
     import html  # noqa: F401
     import pprint  # noqa: F401
@@ -87,6 +87,9 @@ class Renderer:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, jinja2.Template] = OrderedDict()
+
+    def keep(self, digest: str, template: jinja2.Template) -> None:
+        self._kept[digest] = template
 
     def answer(self, job: bytes) -> bytes:
         from pilotlight_text.templates.jinja_template import TemplateRefused, TextTooLong, probed_template, rendered

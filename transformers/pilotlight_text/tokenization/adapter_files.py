@@ -1,18 +1,14 @@
 """What an adapter's folder says about text: a chat template, a tokenizer, tokens and an end of its own.
 
-Responsible for reading, and for whether a base can be told what the adapter's tokenizer makes of a text. Most adapters
-bring copies of their base's files, written anew.
+Responsible for reading, and for which of them count. Most adapters bring copies of their base's files, written anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
-
-from tokenizers import Tokenizer
 
 from pilotlight_models.folder_files import FileRefused, read_file, read_object, read_text
 from pilotlight_text.templates.template_sources import special_tokens_of
@@ -68,47 +64,13 @@ def with_template_of(adapter: AdapterFiles, base: TokenizerFiles) -> TokenizerFi
     )
 
 
-def tokenizer_obstacle(base: Tokenizer, own: Tokenizer, rows: int | None) -> str:
-    """Why the base cannot be told what `own`, the adapter's tokenizer, makes of a text; "" where it can.
-
-    `rows`: tokens that the base has weights for. Words must be the base's, as outputs are constrained by those; what is
-    added on top, or has the place of what the base added, may be the adapter's.
-    """
-    words, own_words = _by_id(base), _by_id(own)
-    rows = rows or max(words, default=-1) + 1
-    without = [token_id for token_id in own_words if token_id >= rows]
-    if without:
-        return (
-            "its tokenizer has tokens that the base has no weights for "
-            f"({len(without)}, the first is {_shown(own_words[without[0]])})"
-        )
-    added = base.get_added_tokens_decoder()
-    for token_id, word in words.items():
-        if token_id not in added and own_words.get(token_id) != word:
-            theirs = _shown(own_words[token_id]) if token_id in own_words else "nothing"
-            return f"token {token_id} is {_shown(word)} to the base's tokenizer and {theirs} to its own"
-    return ""
-
-
-def token_obstacle(base: Tokenizer, adapter: AdapterFiles) -> str:
-    """Why an adapter without a tokenizer cannot be told a text by its base's; "" where it can."""
-    for text, token_id in adapter.tokens:
-        if base.token_to_id(text) != token_id:
-            return (
-                f"it was trained with {_shown(text)} as token {token_id}, which its base's tokenizer does not have, "
-                "and brings no tokenizer.json"
-            )
-    return ""
-
-
-def own_end(adapter: AdapterFiles, base: TokenizerFiles, tokenizer: Tokenizer) -> int | None:
+def own_end(adapter: AdapterFiles, base: TokenizerFiles) -> str | None:
     """The token that ends what the adapter says, where its base ends with another (trained on chats, over a base that
     was not); None where the engine knows it."""
     ends = adapter.eos_token
-    if ends is None or ends == special_tokens_of(base.special_tokens_map, base.tokenizer_config).get("eos_token"):
+    if ends == special_tokens_of(base.special_tokens_map, base.tokenizer_config).get("eos_token"):
         return None
-    token_id: int | None = tokenizer.token_to_id(ends)
-    return token_id
+    return ends
 
 
 def _tokenizer_json(folder: Path) -> bytes:
@@ -125,11 +87,3 @@ def _added(config: Mapping[str, Any], added: Mapping[str, Any]) -> Iterator[tupl
         text = entry.get("content") if isinstance(entry, dict) else None
         if isinstance(text, str) and len(token_id) < 20 and token_id.isascii() and token_id.isdigit():
             yield text, int(token_id)
-
-
-def _by_id(tokenizer: Tokenizer) -> dict[int, str]:
-    return dict(sorted((token_id, text) for text, token_id in tokenizer.get_vocab(with_added_tokens=True).items()))
-
-
-def _shown(text: str) -> str:
-    return repr("".join(islice(text, 64)))

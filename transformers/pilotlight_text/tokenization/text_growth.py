@@ -10,11 +10,41 @@ import base64
 import binascii
 from collections.abc import Mapping
 
+import msgspec
+
 MOST = 128.0
 """Llama's normalizer comes to 12: `▁` in front and for each space."""
 
 _MAY_MATCH_NOTHING = "*?|^$\\(["
 _ORDINARY_CHARMAP_BYTES = 64
+_NONE = msgspec.Raw(b"")
+
+
+class GrowthRefused(Exception):
+    """The message says which of its steps cannot be read, or makes a text how much longer."""
+
+
+class _Steps(msgspec.Struct):
+    normalizer: msgspec.Raw = _NONE
+    decoder: msgspec.Raw = _NONE
+
+
+_decoder = msgspec.json.Decoder(_Steps)
+
+
+def check_growth(tokenizer_json: bytes) -> None:
+    """Raises GrowthRefused."""
+    try:
+        steps = _decoder.decode(tokenizer_json)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise GrowthRefused(f"it is not a tokenizer's JSON: {error}") from error
+    for name, step in (("normalizer", steps.normalizer), ("decoder", steps.decoder)):
+        try:
+            grown = growth(msgspec.json.decode(step)) if memoryview(step).nbytes else 1.0
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise GrowthRefused(f"its {name} cannot be read: {error}") from error
+        if grown > MOST:
+            raise GrowthRefused(f"its {name} may make a text {grown:.3g} times as long; at most {MOST:g} is served")
 
 
 def growth(step: object) -> float:

@@ -14,12 +14,11 @@ from tokenizers import Tokenizer
 
 from pilotlight_text.answer_parts.chosen_format import ChosenFormat
 from pilotlight_text.answer_parts.format_choice import AS_THE_TEMPLATE_SAYS, NamedParsers, chosen_formats
-from pilotlight_text.detokenization.detokenizer import special_tokens
 from pilotlight_text.templates.chat_template import ChatTemplate, TemplateRunner
 from pilotlight_text.templates.known_templates import KNOWN_DIGESTS
 from pilotlight_text.templates.limited_process import MIB, ProcessEnded, ProcessLimits, answer_of
 from pilotlight_text.templates.template_sources import TemplateSource, special_tokens_of, template_sources
-from pilotlight_text.text_model import LoadedText, TextCodec
+from pilotlight_text.text_model import LoadedText, TextCodec, library_codec
 from pilotlight_text.tokenization import tokenizer_check
 from pilotlight_text.tokenization.tokenizer_check import TokenizerRefused
 from pilotlight_text.tokenization.tokenizer_files import TokenizerFiles, TokenizerFilesError, model_folder, read
@@ -77,42 +76,64 @@ def text_of(
         from pilotlight_text.tokenization import adapter_files
 
         tokenizer = _adapters_tokenizer(adapter, files, tokenizer)
-        end = adapter_files.own_end(adapter, files, tokenizer)
+        ends = adapter_files.own_end(adapter, files)
+        end = None if ends is None else tokenizer.token_to_id(ends)
         files = adapter_files.with_template_of(adapter, files)
-    codec = TextCodec(tokenizer, max_model_len=max_model_len or files.context_length)
+    sources = sources_of(files)
     try:
-        sources = template_sources(files.tokenizer_config, files.template, files.named_templates)
         _check_templates(sources)
     except ValueError as error:
         raise TokenizerFilesError(str(error)) from error
+    codec = library_codec(tokenizer, max_model_len=max_model_len or files.context_length)
+    return loaded_text(files, sources, codec, templates, parsers, end)
+
+
+def sources_of(files: TokenizerFiles) -> dict[str, TemplateSource]:
+    """Raises TokenizerFilesError."""
+    try:
+        return template_sources(files.tokenizer_config, files.template, files.named_templates)
+    except ValueError as error:
+        raise TokenizerFilesError(str(error)) from error
+
+
+def loaded_text(
+    files: TokenizerFiles,
+    sources: Mapping[str, TemplateSource],
+    codec: TextCodec,
+    templates: TemplateRunner,
+    parsers: NamedParsers,
+    end: int | None,
+) -> LoadedText:
+    """`files`, `sources`: with what an adapter has of its own."""
     template_tokens = special_tokens_of(files.special_tokens_map, files.tokenizer_config)
     template = ChatTemplate(sources, template_tokens, templates, max_output_chars=codec.max_chars)
-    answer_format = _answer_format(sources, parsers, tokenizer)
+    answer_format = _answer_format(sources, parsers, codec)
     return LoadedText(codec, template, int(time.time()), answer_format, files.sampling_defaults, files.pooling, end)
 
 
 def _adapters_tokenizer(adapter: AdapterFiles, base: TokenizerFiles, tokenizer: Tokenizer) -> Tokenizer:
     """The adapter's, or `tokenizer`, its base's, where it brings none. Raises TokenizerFilesError."""
-    from pilotlight_text.tokenization import adapter_files
+    from pilotlight_text.tokenization import adapter_tokens
 
     if adapter.tokenizer_json in (b"", base.tokenizer_json):
-        own, obstacle = tokenizer, "" if adapter.tokenizer_json else adapter_files.token_obstacle(tokenizer, adapter)
+        own = tokenizer
+        obstacle = "" if adapter.tokenizer_json else adapter_tokens.token_obstacle(tokenizer, adapter.tokens)
     else:
         own = _tokenizer(adapter.tokenizer_json, "the adapter's tokenizer.json")
-        obstacle = adapter_files.tokenizer_obstacle(tokenizer, own, base.vocab_size)
+        obstacle = adapter_tokens.tokenizer_obstacle(tokenizer, own, base.vocab_size)
     if obstacle:
         raise TokenizerFilesError(f"the adapter cannot be served with this base: {obstacle}")
     return own
 
 
 def _answer_format(
-    sources: Mapping[str, TemplateSource], parsers: NamedParsers, tokenizer: Tokenizer
+    sources: Mapping[str, TemplateSource], parsers: NamedParsers, codec: TextCodec
 ) -> ChosenFormat | None:
     choice = chosen_formats([source.source for source in sources.values()], parsers)
     _log.info("in answers, %s", choice.why)
     if choice.calls is None and choice.reasoning is None:
         return None
-    return ChosenFormat(choice.calls, choice.reasoning, partial(special_tokens, tokenizer))
+    return ChosenFormat(choice.calls, choice.reasoning, partial(frozenset, codec.special_tokens))
 
 
 def _tokenizer(tokenizer_json: bytes, name: str = "tokenizer.json") -> Tokenizer:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import msgspec
 
 from pilotlight_text.templates.limited_process import MIB, ProcessEnded, ProcessLimits, answer_of
-from pilotlight_text.tokenization.text_growth import MOST, growth
+from pilotlight_text.tokenization.text_growth import GrowthRefused, check_growth
 
 MEMORY_BYTES = 1024 * MIB
 MAX_BYTES = 128 * MIB
@@ -55,7 +55,10 @@ def check(tokenizer_json: bytes) -> None:
     if len(tokenizer_json) > MAX_BYTES:
         raise TokenizerRefused(f"it has {len(tokenizer_json)} bytes; at most {MAX_BYTES} are read")
     estimate = memory_estimate(tokenizer_json)
-    _check_growth(tokenizer_json)
+    try:
+        check_growth(tokenizer_json)
+    except GrowthRefused as refusal:
+        raise TokenizerRefused(str(refusal)) from None
     if estimate is not None and estimate <= MEMORY_BYTES:
         return
     try:
@@ -64,17 +67,6 @@ def check(tokenizer_json: bytes) -> None:
         raise TokenizerRefused(f"loading it {ended}") from ended
     if complaint:
         raise TokenizerRefused(complaint.decode("utf-8", "replace"))
-
-
-def _check_growth(tokenizer_json: bytes) -> None:
-    parts = _decoder.decode(tokenizer_json)
-    for name, step in (("normalizer", parts.normalizer), ("decoder", parts.decoder)):
-        try:
-            grown = growth(msgspec.json.decode(step)) if _length(step) else 1.0
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise TokenizerRefused(f"its {name} cannot be read: {error}") from error
-        if grown > MOST:
-            raise TokenizerRefused(f"its {name} may make a text {grown:.3g} times as long; at most {MOST:g} is served")
 
 
 def memory_estimate(tokenizer_json: bytes) -> int | None:
