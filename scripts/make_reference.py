@@ -45,7 +45,7 @@ ENVIRONMENT = {
     "PILOTLIGHT_LOG_LEVEL": "transformer: INFO unless set",
     "PILOTLIGHT_POOL_KEY": "predictor: the tenant's lease key, where the pool wants one",
     "PILOTLIGHT_POOL_URL": "predictor: default of `--pool_url`; `pilotlight up` sets it",
-    "PILOTLIGHT_REDIS_URL": "gateway: the Redis that replicas share their limits by, with its password",
+    "PILOTLIGHT_REDIS_URL": "gateway: the Redis that replicas share limits and named requests by, with its password",
     "PILOTLIGHT_PREWARM": "predictor: the annotation `pilotlight.dev/prewarm`; `pilotlight up` sets it",
     "PILOTLIGHT_STORE": "every process: the model store's folder, `~/.cache/pilotlight/store` unless set",
     "PILOTLIGHT_API_KEY": "`pilotlight endpoint` and `usage`: default of `--key`",

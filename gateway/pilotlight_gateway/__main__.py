@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pilotlight_engine.leasing.leased_holder import PoolAddress
 from pilotlight_gateway.commands import random_key
@@ -29,10 +29,12 @@ from pilotlight_gateway.endpoints.socket_platform import SocketPlatform
 from pilotlight_gateway.gateway_app import GatewayRouter, OwnRoute
 from pilotlight_gateway.grpc_door.endpoints_plane import EndpointsPlane
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
+from pilotlight_gateway.idempotency.shared_answers import SharedAnswers
 from pilotlight_gateway.jobs.job_runner import CallerAgain
 from pilotlight_gateway.later_work import PLATFORM_STARTS_S, LaterWork
 from pilotlight_gateway.limits.accounts import Accounts, MemoryAccounts
 from pilotlight_gateway.limits.kept_budgets import KeptBudgets
+from pilotlight_gateway.limits.redis_accounts import RedisAccounts
 from pilotlight_gateway.limits.sqlite_budgets import FILE_NAME as BUDGETS_FILE_NAME
 from pilotlight_gateway.limits.sqlite_budgets import SqliteBudgets
 from pilotlight_gateway.limits.tenant_limits import TenantLimits
@@ -78,6 +80,9 @@ from pilotlight_serving.settings import ServerSettings
 from pilotlight_text.responses_api.stored_responses import StoredResponses
 from pilotlight_text.text_workers.worker_room import WorkerRoom
 
+if TYPE_CHECKING:
+    from pilotlight_gateway.redis_link import RedisLink
+
 _BUSY_SHARE = 0.5
 
 _log = logging.getLogger("pilotlight.gateway")
@@ -114,6 +119,12 @@ class _Chooser:
         return choose_way(request.entry, WayFacts(running, tokens, place.component_path.endswith("/responses")))
 
 
+def _redis_link(url: str) -> RedisLink:
+    from pilotlight_gateway.redis_link import RedisLink  # with its client, which only several replicas need
+
+    return RedisLink(url)
+
+
 class Gateway:
     """Everything put together; `run` once. Must be made before the event loop runs."""
 
@@ -129,6 +140,7 @@ class Gateway:
             self._tenants = SqliteTenants(settings.state_dir / FILE_NAME)
         self._process = uuid.uuid4().hex
         self._usage = None if settings.state_dir is None else SqliteUsage(settings.state_dir / USAGE_FILE_NAME)
+        self._redis = _redis_link(settings.redis_url) if settings.redis_url else None
         self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
         self._server_settings = ServerSettings(
             http_port=settings.port,
@@ -155,6 +167,8 @@ class Gateway:
         opened: list[Opened] = [room, self._rollouts]
         if self._config_watch is not None:
             opened.append(self._config_watch)
+        if self._redis is not None:
+            opened.append(self._redis)
         if self._tenants is not None and watch_tenants is not None:
             tokens = ConfiguredTokens(watch_tenants.tenant)
             self._config.tell(lambda config: tokens.apply(config.identity_providers))
@@ -165,7 +179,7 @@ class Gateway:
             own = TenantAdministration(self._tenants, random_key, time.time, watch_tenants.refresh).routes()
         records = EndpointRecords(ColdStarts(), None if self._usage is None else UsageBook(self._usage, self._prices))
         own += self._endpoints_api(table, records, watch_tenants)
-        once = AnswersOnce()
+        once = AnswersOnce(shared=self._shared_answers())
         folder = self._settings.state_dir
         later = None if folder is None else self._later_work(folder, authenticator.caller_again)
         jobs = None if later is None else later.jobs
@@ -200,19 +214,20 @@ class Gateway:
     def _is_busy(self) -> bool:
         return self._limiter.in_flight > self._settings.max_concurrent_requests * _BUSY_SHARE
 
+    def _shared_answers(self) -> SharedAnswers | None:
+        if self._redis is None:
+            return None
+        return SharedAnswers(self._redis, self._settings.limits_without_redis, self._process)
+
     def _accounts(self, opened: list[Opened]) -> Accounts:
         """Those of this process alone, or those in Redis; what has to be started is added to `opened`."""
         assert self._settings.state_dir is not None
         memory = MemoryAccounts(budgets=KeptBudgets(SqliteBudgets(self._settings.state_dir / BUDGETS_FILE_NAME)))
         opened.append(memory)
-        if not self._settings.redis_url:
+        if self._redis is None:
             return memory
-        from pilotlight_gateway.limits.redis_accounts import RedisAccounts
-        from pilotlight_gateway.redis_link import RedisLink
-
-        link = RedisLink(self._settings.redis_url)
-        accounts = RedisAccounts(link, memory, self._settings.limits_without_redis, self._process)
-        opened += [link, accounts]
+        accounts = RedisAccounts(self._redis, memory, self._settings.limits_without_redis, self._process)
+        opened.append(accounts)
         return accounts
 
     def _prices(self) -> PriceTable:

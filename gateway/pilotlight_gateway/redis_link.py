@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from pilotlight_protocol.errors import InvalidInput, Unavailable
+from pilotlight_gateway.redis_calls import RedisAway, ScriptCall
+from pilotlight_protocol.errors import InvalidInput
 
 DEADLINE_S = 0.25
 """Of one call: many times what a script takes, and short beside a first token."""
@@ -30,33 +29,8 @@ AWAY_RETRY_S = 1.0
 _log = logging.getLogger("pilotlight.gateway.redis")
 
 
-class RedisAway(Unavailable):
-    """It may have done what it was asked, or not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    text: str
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-        object.__setattr__(self, "sha", digest)
-
-
-@dataclass(frozen=True, slots=True)
-class ScriptCall:
-    script: Script
-    keys: Sequence[str]
-    arguments: Sequence[str | bytes | int | float]
-
-    @property
-    def words(self) -> tuple[Any, ...]:
-        return "EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments
-
-
 class RedisLink:
-    """Between `start` and `close`. `url`: with its secret, which is in no message. What is called may be sent twice."""
+    """Implements RedisCalls, between `start` and `close`. `url`: with its secret, which is in no message."""
 
     def __init__(self, url: str, deadline_s: float = DEADLINE_S) -> None:
         self._deadline_s = deadline_s
@@ -65,13 +39,13 @@ class RedisLink:
         self._gone.set()
         self._on_return: list[Callable[[], None]] = []
         self._watching: asyncio.Task[None] | None = None
+        self._last_refusal = ""
 
     @property
     def there(self) -> bool:
         return not self._gone.is_set()
 
     def on_return(self, returned: Callable[[], None]) -> None:
-        """`returned` is called each time when it answers again."""
         self._on_return.append(returned)
 
     async def start(self) -> None:
@@ -91,11 +65,9 @@ class RedisLink:
                 await self._client.aclose()
 
     async def call(self, call: ScriptCall) -> Any:
-        """Raises RedisAway."""
         return (await self._in_time(lambda: self._run([call])))[0]
 
     async def call_all(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """In one round trip, in their order. Raises RedisAway, also where only some of them failed."""
         answers: list[Any] = await self._in_time(lambda: self._run(calls))
         return answers
 
@@ -113,9 +85,18 @@ class RedisLink:
                 except RedisConnectionError:
                     # A connection may be closed under a call by a server that is well.
                     return await run()
+        except ResponseError as error:
+            # It is there and says no: out of memory, a read-only replica. Others need not wait for it.
+            self._refused(error)
+            raise _away() from error
         except (RedisError, OSError, TimeoutError) as error:
             self._lost(error)
             raise _away() from error
+
+    def _refused(self, error: ResponseError) -> None:
+        if str(error) != self._last_refusal:
+            self._last_refusal = str(error)
+            _log.error("Redis refuses: %s", error)
 
     async def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         answers = await self._sent(calls)
@@ -183,4 +164,6 @@ def _client(url: str, deadline_s: float) -> Redis:
 
 
 def _away() -> RedisAway:
-    return RedisAway("the limits cannot be counted at the moment; try again", retry_after_s=AWAY_RETRY_S)
+    return RedisAway(
+        "what replicas know together cannot be asked for at the moment; try again", retry_after_s=AWAY_RETRY_S
+    )

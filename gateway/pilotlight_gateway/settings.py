@@ -23,8 +23,9 @@ WithoutRedis = Literal["local", "refuse"]
 class GatewaySettings:
     """`directory`: the platform's control socket; `endpoints`: a file instead. `pool_url`: "" without a warm pool.
     `auth`: who is asked for a key: everybody, nobody, or everybody from the first tenant on.
-    `redis_url`: "" for one replica, whose limits are kept in memory; with its secret. `limits_without_redis`: while
-    Redis is away, each replica counts for itself, or lets nothing in. `config`: what an operator changes while it runs.
+    `redis_url`: "" for one replica, which keeps limits and named requests in memory; with its secret.
+    `limits_without_redis`: while Redis is away, each replica is for itself, or lets nothing in that needs it.
+    `config`: what an operator changes while it runs.
     `environment`: the store's settings, and secrets with them."""
 
     host: str = ""
@@ -95,12 +96,17 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--pool_url", default=environment.get(POOL_URL_VARIABLE, ""), help="the warm pool: http(s):// or unix:///path")
     add("--auth", default="keys", choices=get_args(Auth), help="who is asked for a key")
     add("--state_dir", type=Path, default=None, help="where tenants, keys and budgets are kept")
-    add("--redis_url", default="", metavar="URL", help="what replicas share their limits by: redis(s):// or unix://")
+    add(
+        "--redis_url",
+        default="",
+        metavar="URL",
+        help="what replicas share limits and named requests by: redis(s):// or unix://",
+    )
     add(
         "--limits_without_redis",
         default="local",
         choices=get_args(WithoutRedis),
-        help="while Redis is away: each replica counts for itself, or refuses",
+        help="while Redis is away: each replica is for itself, or refuses",
     )
     add("--allowed_origins", type=allowed_origins, default="*", help="web origins that may call, or '' for none")
     add("--max_concurrent_requests", type=int, default=4096, help="requests in flight")

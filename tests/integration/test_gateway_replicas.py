@@ -42,9 +42,13 @@ class Replicas:
         self._session = session
         self._next = itertools.cycle(range(len(gateways)))
 
-    async def ask(self, tenant: str, replica: int | None = None, **fields: Any) -> tuple[int, dict[str, str]]:
+    async def ask(
+        self, tenant: str, replica: int | None = None, request_id: str = "", **fields: Any
+    ) -> tuple[int, dict[str, str]]:
         gateway = self.gateways[next(self._next) if replica is None else replica]
         headers = {"authorization": f"Bearer {self._keys[tenant]}"}
+        if request_id:
+            headers["idempotency-key"] = request_id
         body = {"model": "chat", "prompt": "x", **fields}
         async with self._session.post(f"{gateway.base}/v1/completions", json=body, headers=headers) as response:
             await response.read()
@@ -179,17 +183,24 @@ async def test_without_redis_each_counts_for_itself_or_refuses(tmp_path: Path, w
             server.end()
 
 
-async def test_a_killed_replica_gives_its_places_back(tmp_path: Path) -> None:
+async def test_a_killed_replica_gives_its_places_back_and_leaves_its_answers(tmp_path: Path) -> None:
     server, terms = RedisServer(tmp_path), {"team": LimitTerms(concurrency=3)}
     server.start()
     try:
         async with replicas(tmp_path, server, terms, count=2) as (front, backend):
+            assert [(await front.ask("team", each, "named"))[0] for each in (0, 1)] == [200, 200]
+            tokens = backend.tokens["team"]
+            assert tokens == PROMPT_TOKENS + 1
             held = [asyncio.create_task(front.ask("team", 0, delay_s=60)) for _ in range(3)]
             await until_async(lambda: backend.running["team"] == 3)
             assert (await front.ask("team", 1))[0] == 429
             front.gateways[0].process.kill()
             for answer in await asyncio.gather(*held, return_exceptions=True):
                 assert isinstance(answer, aiohttp.ClientError)
+
+            assert (await front.ask("team", 1, "named"))[0] == 200
+            assert (await front.ask("team", 1, "named", max_tokens=2))[0] == 409
+            assert backend.tokens["team"] == tokens
 
             async def let_in() -> int:
                 return (await front.ask("team", 1))[0]

@@ -22,7 +22,8 @@ from pilotlight_gateway.limits.limit_terms import Granted, LimitTerms, Refused
 from pilotlight_gateway.limits.redis_accounts import RedisAccounts, account_key
 from pilotlight_gateway.limits.redis_scripts import RENEW, RESERVE, SETTLE
 from pilotlight_gateway.limits.tenant_account import TenantAccount
-from pilotlight_gateway.redis_link import RedisAway, RedisLink, Script, ScriptCall
+from pilotlight_gateway.redis_calls import RedisAway, Script, ScriptCall
+from pilotlight_gateway.redis_link import RedisLink
 from pilotlight_gateway.settings import WithoutRedis
 from pilotlight_protocol.errors import InvalidInput
 
@@ -306,6 +307,20 @@ async def test_who_leaves_while_it_is_asked_takes_nothing(server: RedisServer) -
             return isinstance(await accounts.reserve("team", terms, "left-2", 1), Granted)
 
         await until_async(granted, deadline_s=redis_accounts.PLACE_S / 2)
+
+
+async def test_a_redis_that_refuses_to_write_is_no_reason_to_wait_for_it(server: RedisServer) -> None:
+    terms = LimitTerms(concurrency=9)
+    async with replica(server, "full") as (accounts, link), replica(server, "full-local", "local") as (local, _):
+        await link.command("REPLICAOF", "127.0.0.1", "9")
+        try:
+            with pytest.raises(RedisAway):
+                await accounts.reserve("team", terms, "full-1", 1)
+            assert isinstance(await local.reserve("team", terms, "full-2", 1), Granted)
+            assert link.there
+        finally:
+            await link.command("REPLICAOF", "NO", "ONE")
+        assert isinstance(await accounts.reserve("team", terms, "full-3", 1), Granted)
 
 
 @pytest.mark.parametrize("url", ["http://user:secret@x", "redis://x:secret@host:port/0", "secret"])

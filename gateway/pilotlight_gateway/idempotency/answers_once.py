@@ -16,9 +16,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from pilotlight_gateway.idempotency.kept_answer import KeptAnswer
+from pilotlight_gateway.idempotency.kept_answer import KeptAnswer, position_asked
+from pilotlight_gateway.idempotency.shared_answers import AnswerElsewhere, OwnedAnswer, SharedAnswers
+from pilotlight_gateway.idempotency.told_answer import end_told, told_while_made
 from pilotlight_gateway.request_steps import GatewayRequest, Run
-from pilotlight_protocol.errors import Conflict, TooManyRequests
+from pilotlight_protocol.errors import Conflict, DeadlineExceeded, TooManyRequests
 from pilotlight_wire.handlers import Reply, Stream
 
 KEPT_S = 300.0
@@ -34,10 +36,15 @@ _Key = tuple[str, str]
 
 
 class AnswersOnce:
-    """Implements `request_steps.Once`, in the memory of one process. `close` ends what runs."""
+    """Implements `request_steps.Once`, in the memory of one process. `close` ends what runs. `shared`: what other
+    replicas make and have made."""
 
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.monotonic, shared: SharedAnswers | None = None) -> None:
         self._now_s = now_s
+        self._shared = shared
+        self._claiming: dict[_Key, asyncio.Event] = {}
+        self._owned: dict[_Key, OwnedAnswer] = {}
+        self._looking: set[asyncio.Task[None]] = set()
         self._answers: OrderedDict[_Key, KeptAnswer] = OrderedDict()
         self._ended_s: OrderedDict[_Key, float] = OrderedDict()
         self._running: dict[_Key, asyncio.Task[None]] = {}
@@ -46,34 +53,72 @@ class AnswersOnce:
         key = _key(request)
         if key is None:
             return await run()
+        position_asked(request.context)  # what is wrong with it is told before anything runs
         self._drop_old()
-        answer = self._answers.get(key)
         fingerprint = _fingerprint(request)
+        while (answer := self._answers.get(key)) is None and (claiming := self._claiming.get(key)) is not None:
+            await claiming.wait()
         if answer is None:
-            if "last-event-id" in request.context.headers:
-                # Another run would give other events under the same numbers.
-                raise Conflict(f"what the id {key[1]!r} was answered is not kept any more; ask anew, with another id")
             if sum(tenant == key[0] for tenant, _ in self._running) >= MOST_RUNNING_OF_TENANT:
                 raise TooManyRequests(
                     f"{MOST_RUNNING_OF_TENANT} requests with ids of their own run already; send it again later",
                     retry_after_s=1,
                 )
+            elsewhere = await self._claim(key, fingerprint, request)
+            if elsewhere is not None:
+                return await self._follow(elsewhere, request)
+            if key not in self._owned and "last-event-id" in request.context.headers:
+                # Another run would give other events under the same numbers.
+                raise Conflict(f"what the id {key[1]!r} was answered is not kept any more; ask anew, with another id")
             answer = self._answers[key] = KeptAnswer(fingerprint, lambda: self._abandoned(key))
-            self._running[key] = asyncio.create_task(self._make(key, answer, request, run), name="named request")
+            making = self._make(key, answer, request, run, self._owned.get(key))
+            self._running[key] = asyncio.create_task(making, name="named request")
         elif answer.fingerprint != fingerprint:
             raise Conflict(f"another request had the id {key[1]!r} within the last minutes; take a new one")
         return await answer.follow(request.context)
 
-    async def _make(self, key: _Key, answer: KeptAnswer, request: GatewayRequest, run: Run) -> None:
+    async def _claim(self, key: _Key, fingerprint: bytes, request: GatewayRequest) -> AnswerElsewhere | None:
+        """None where it is this process's to make."""
+        if self._shared is None:
+            return None
+        self._claiming[key] = asyncio.Event()
+        try:
+            resumes = "last-event-id" in request.context.headers
+            claimed = await self._shared.claim(key, fingerprint, resumes=resumes)
+        finally:
+            self._claiming.pop(key).set()
+        if isinstance(claimed, OwnedAnswer):
+            self._owned[key] = claimed
+            return None
+        return claimed
+
+    async def _follow(self, elsewhere: AnswerElsewhere, request: GatewayRequest) -> Reply | Stream:
+        try:
+            async with asyncio.timeout(request.entry.timeout_s):
+                return await elsewhere.follow(request.context, position_asked(request.context))
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"nothing came within the endpoint's timeout of {request.entry.timeout_s:g} s"
+            ) from error
+
+    async def _make(
+        self, key: _Key, answer: KeptAnswer, request: GatewayRequest, run: Run, owned: OwnedAnswer | None
+    ) -> None:
         error: BaseException | None = None
         try:
-            await answer.take(await run(), request.context)
+            if owned is None:
+                await answer.take(await run(), request.context)
+            else:
+                await told_while_made(owned, answer, run, request.context)
         except BaseException as raised:
             error = raised
             if isinstance(raised, asyncio.CancelledError):
                 raise
         finally:
             answer.end(error)
+            if owned is not None:
+                await end_told(owned, answer, failed=error is not None)
+                del self._owned[key]
             del self._running[key]
             if error is None and not answer.failed:
                 self._ended_s[key] = self._now_s()
@@ -82,12 +127,27 @@ class AnswersOnce:
                 self._answers.pop(key, None)
 
     def _abandoned(self, key: _Key) -> None:
-        def end() -> None:
-            answer, task = self._answers.get(key), self._running.get(key)
-            if answer is not None and task is not None and not answer.readers:
-                task.cancel()
+        asyncio.get_running_loop().call_later(RETURN_WITHIN_S, self._end_unread, key)
 
-        asyncio.get_running_loop().call_later(RETURN_WITHIN_S, end)
+    def _end_unread(self, key: _Key) -> None:
+        answer, task, owned = self._answers.get(key), self._running.get(key), self._owned.get(key)
+        if answer is None or task is None or answer.readers:
+            return
+        if owned is None:
+            task.cancel()
+            return
+        looking = asyncio.create_task(self._end_unfollowed(key, answer, owned, task))
+        self._looking.add(looking)
+        looking.add_done_callback(self._looking.discard)
+
+    async def _end_unfollowed(
+        self, key: _Key, answer: KeptAnswer, owned: OwnedAnswer, task: asyncio.Task[None]
+    ) -> None:
+        """Somebody may read it at another replica."""
+        if await owned.is_followed():
+            self._abandoned(key)
+        elif not answer.readers:
+            task.cancel()
 
     def _drop_old(self) -> None:
         while self._ended_s:

@@ -17,7 +17,7 @@ from pilotlight_wire.handlers import Reply, RequestContext, Stream
 LONGEST_ANSWER_BYTES = 16 * 1024 * 1024
 _EVENT_STREAM = "text/event-stream"
 _BETWEEN_EVENTS = re.compile(rb"\r?\n\r?\n")
-_FIRST_FAILURE = 400
+FIRST_FAILURE = 400
 
 
 class KeptAnswer:
@@ -39,9 +39,16 @@ class KeptAnswer:
         self._phases_ms: dict[str, float] = {}
 
     @property
+    def is_stream(self) -> bool:
+        return bool(self._content_type)
+
+    def events_from(self, position: int) -> list[bytes]:
+        return self._events[position:]
+
+    @property
     def failed(self) -> bool:
         """It is a refusal or a failure that came as an answer."""
-        return self._reply is not None and self._reply.status >= _FIRST_FAILURE
+        return self._reply is not None and self._reply.status >= FIRST_FAILURE
 
     # The side of who makes it
 
@@ -86,7 +93,7 @@ class KeptAnswer:
 
     async def follow(self, context: RequestContext) -> Reply | Stream:
         """Raises what the making of it raised."""
-        position = _position(context)
+        position = position_asked(context)
         self.readers += 1
         try:
             while self._reply is None and not self._content_type and not self.ended:
@@ -143,7 +150,8 @@ class _Reader:
             self._answer.leave()
 
 
-def _position(context: RequestContext) -> int:
+def position_asked(context: RequestContext) -> int:
+    """So many events the client has. Raises InvalidInput."""
     given = context.headers.get("last-event-id")
     if given is None:
         return 0

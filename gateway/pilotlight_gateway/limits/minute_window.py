@@ -11,20 +11,23 @@ from pilotlight_gateway.limits.limit_terms import WINDOW_S
 
 
 class MinuteWindow:
-    __slots__ = ("_buckets", "used")
+    __slots__ = ("_buckets", "_oldest", "used")
 
     def __init__(self) -> None:
         self._buckets: deque[list[int]] = deque()
+        self._oldest = 0
         self.used = 0
 
     def roll(self, second: int) -> None:
         """Forget what is out of the window."""
-        oldest = second - WINDOW_S
-        while self._buckets and self._buckets[0][0] < oldest:
+        self._oldest = second - WINDOW_S
+        while self._buckets and self._buckets[0][0] < self._oldest:
             self.used -= self._buckets.popleft()[1]
 
     def add(self, second: int, amount: int) -> None:
         """Take `amount` in the bucket of `second`, or give it back where negative; what fell out is let be."""
+        if second < self._oldest:
+            return
         if self._buckets and second < self._buckets[-1][0]:
             for bucket in reversed(self._buckets):
                 if bucket[0] == second:

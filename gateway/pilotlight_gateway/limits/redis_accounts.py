@@ -22,7 +22,7 @@ from pilotlight_gateway.limits.held_reservations import (
 )
 from pilotlight_gateway.limits.limit_terms import UNLIMITED, Granted, LimitTerms, Refused, Standing
 from pilotlight_gateway.limits.redis_scripts import RENEW, RESERVE, SETTLE
-from pilotlight_gateway.redis_link import RedisAway, RedisLink, ScriptCall
+from pilotlight_gateway.redis_calls import RedisAway, RedisCalls, ScriptCall
 from pilotlight_gateway.settings import WithoutRedis
 
 PLACE_S = 15
@@ -40,7 +40,7 @@ class RedisAccounts:
 
     def __init__(
         self,
-        link: RedisLink,
+        link: RedisCalls,
         local: Accounts,
         without: WithoutRedis,
         process: str,

@@ -13,7 +13,7 @@ it (a restart without a log) learns it again.
 
 from __future__ import annotations
 
-from pilotlight_gateway.redis_link import Script
+from pilotlight_gateway.redis_calls import Script
 
 _ACCOUNT_KEPT_S = 62 * 86_400
 """A month's budget and the month after it."""

@@ -79,6 +79,15 @@ def test_budgets_end_with_their_day_and_month(terms: LimitTerms, spent: str, lef
     assert isinstance(account.reserve(terms, "c", 10, NOON_S + left_s), Granted)
 
 
+def test_what_ends_when_its_minute_is_over_gives_nothing_to_the_next_one() -> None:
+    account, terms = TenantAccount(KEEP_S), LimitTerms(tokens_per_minute=100)
+    account.reserve(terms, "a", 100, NOON_S)
+    assert account.settle("a", 1, NOON_S + 61)
+    told = account.reserve(terms, "b", 60, NOON_S + 61)
+    assert told.standing.tokens == 60
+    assert refused(account.reserve(terms, "c", 60, NOON_S + 61)) == ("tokens_per_minute", 61.0)
+
+
 def test_an_answer_that_ends_after_midnight_is_of_the_day_it_began() -> None:
     account, terms = TenantAccount(KEEP_S), LimitTerms(tokens_per_day=10)
     midnight_s = NOON_S + 12 * 3600

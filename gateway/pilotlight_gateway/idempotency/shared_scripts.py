@@ -1,0 +1,119 @@
+"""The records of named requests in Redis, as scripts by its clock. Keys of one tenant share a hash tag:
+
+    pilotlight:once:{tenant}            a sorted set: the ids of its records, by when they were last written
+    pilotlight:once:{tenant}:bytes      a hash: bytes by id, and of all of them ('')
+    pilotlight:once:{tenant}:<id>       a hash: fingerprint, owner, until (the owner's lease), followed (until somebody
+                                        elsewhere reads), head ('' until the answer has begun), finished
+    pilotlight:once:{tenant}:<id>:e     a list: its events, or the one body
+
+Every script but APPEND may be sent twice; APPEND says how many events there were before.
+"""
+
+from __future__ import annotations
+
+from pilotlight_gateway.redis_calls import Script
+
+_COMMON = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+local index, id = KEYS[1], ARGV[1]
+local record, events = index .. ':' .. id, index .. ':' .. id .. ':e'
+local function forget(old)
+  local size = tonumber(redis.call('HGET', index .. ':bytes', old) or '0')
+  redis.call('DEL', index .. ':' .. old, index .. ':' .. old .. ':e')
+  redis.call('HDEL', index .. ':bytes', old)
+  if size ~= 0 then redis.call('HINCRBY', index .. ':bytes', '', -size) end
+  redis.call('ZREM', index, old)
+end
+local function written(kept_s)
+  redis.call('ZADD', index, now, id)
+  for _, key in ipairs({index, index .. ':bytes', record, events}) do redis.call('EXPIRE', key, kept_s) end
+end
+"""
+
+# ARGV: id, fingerprint, owner, lease_s, kept_s, most records of the tenant, 1 to find one and make none.
+# Answers mine, other, gone, or elsewhere: there is something to read.
+CLAIM = Script(
+    _COMMON
+    + """
+local fingerprint, owner, lease_s, kept_s = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local known = redis.call('HMGET', record, 'fingerprint', 'owner', 'until', 'head')
+if known[1] then
+  if known[1] ~= fingerprint then return 'other' end
+  if known[4] ~= '' then return 'elsewhere' end
+  if tonumber(known[3]) > now and known[2] ~= owner then return 'elsewhere' end
+end
+if ARGV[7] == '1' then return 'gone' end
+for _, old in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now - kept_s)) do forget(old) end
+while redis.call('ZCARD', index) >= tonumber(ARGV[6]) do forget(redis.call('ZRANGE', index, 0, 0)[1]) end
+redis.call('HSET', record, 'fingerprint', fingerprint, 'owner', owner, 'until', now + lease_s, 'head', '')
+written(kept_s)
+return 'mine'
+"""
+)
+
+# ARGV: id, owner, lease_s, kept_s, most bytes of the tenant, head, finished (1 or 0), events before, then events.
+# Answers 1; 0 where the record is not there any more; -1 where it is another's.
+APPEND = Script(
+    _COMMON
+    + """
+local owner, lease_s, kept_s, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local known = redis.call('HGET', record, 'owner')
+if not known then return 0 end
+if known ~= owner then return -1 end
+local size, before = 0, redis.call('LLEN', events)
+for i = 9 + before - tonumber(ARGV[8]), #ARGV do
+  size = size + #ARGV[i]
+  redis.call('RPUSH', events, ARGV[i])
+end
+redis.call('HSET', record, 'head', ARGV[6], 'until', now + lease_s)
+if ARGV[7] == '1' then redis.call('HSET', record, 'finished', '1') end
+redis.call('HINCRBY', index .. ':bytes', id, size)
+local all = redis.call('HINCRBY', index .. ':bytes', '', size)
+written(kept_s)
+while all > most do
+  local oldest = redis.call('ZRANGE', index, 0, 0)[1]
+  forget(oldest)
+  if oldest == id then return 0 end
+  all = tonumber(redis.call('HGET', index .. ':bytes', '') or '0')
+end
+return 1
+"""
+)
+
+# ARGV: id, owner. The answer failed, or nobody wants it any more.
+FORGET = Script(
+    _COMMON
+    + """
+if redis.call('HGET', record, 'owner') == ARGV[2] then forget(id) end
+return 1
+"""
+)
+
+# ARGV: id, position, most events, how long this reading counts, fingerprint.
+# Answers {what, head, events...}: what is finished where these are the last ones, running, broken, gone.
+READ = Script(
+    _COMMON
+    + """
+local known = redis.call('HMGET', record, 'until', 'head', 'finished', 'fingerprint')
+if not known[1] or known[4] ~= ARGV[5] then return {'gone', ''} end
+redis.call('HSET', record, 'followed', now + tonumber(ARGV[4]))
+local first, most = tonumber(ARGV[2]), tonumber(ARGV[3])
+local found = redis.call('LRANGE', events, first, first + most - 1)
+local what = 'running'
+if known[3] then
+  if first + #found >= redis.call('LLEN', events) then what = 'finished' end
+elseif tonumber(known[1]) <= now and #found == 0 then
+  what = 'broken'
+end
+return {what, known[2], unpack(found)}
+"""
+)
+
+# ARGV: id. Answers 1 where somebody elsewhere reads it.
+FOLLOWED = Script(
+    _COMMON
+    + """
+return tonumber(redis.call('HGET', record, 'followed') or '0') > now and 1 or 0
+"""
+)
