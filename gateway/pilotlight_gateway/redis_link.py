@@ -71,10 +71,6 @@ class RedisLink:
         answers: list[Any] = await self._in_time(lambda: self._run(calls))
         return answers
 
-    async def command(self, *words: Any) -> Any:
-        """Raises RedisAway."""
-        return await self._in_time(lambda: self._client.execute_command(*words))
-
     async def _in_time(self, run: Callable[[], Any]) -> Any:
         if not self.there:
             raise _away()

@@ -22,30 +22,32 @@ class CountingBackend:
         self.most_running: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.port = 0
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[CountingBackend]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
             server.close()
-            while self._connections:
-                for writer in list(self._connections):
-                    writer.transport.abort()
-                await asyncio.sleep(0)
+            for serving in list(self._serving):
+                serving.cancel()
+            await asyncio.gather(*self._serving, return_exceptions=True)
             await server.wait_closed()
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
         try:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 while True:
                     await self._exchange(reader, writer)
         finally:
-            self._connections.discard(writer)
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

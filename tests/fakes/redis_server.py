@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+from redis.asyncio import Redis
 from server_ports import free_port, until_open
 from waiting import until
 
@@ -31,6 +33,13 @@ class RedisServer:
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(self._argv, stdout=output, stderr=subprocess.STDOUT)
         until_open(self.port, self._process)
+
+    async def command(self, *words: Any) -> Any:
+        client: Any = Redis.from_url(self.url)
+        try:
+            return await client.execute_command(*words)
+        finally:
+            await client.aclose()
 
     def end(self) -> None:
         if self._process is not None:

@@ -24,7 +24,6 @@ from waiting import until_async
 
 from pilotlight_gateway.limits.limit_terms import LimitTerms
 from pilotlight_gateway.limits.redis_accounts import PLACE_S, account_key
-from pilotlight_gateway.redis_link import RedisLink
 from pilotlight_gateway.tenants.tenant_records import TenantSettings
 from pilotlight_protocol.endpoint_directory import PodsAddress
 
@@ -89,13 +88,8 @@ async def replicas(
 
 
 async def all_told(server: RedisServer, tenant: str, requests: int) -> bool:
-    link = RedisLink(server.url)
-    await link.start()
-    try:
-        account = await link.command("HGETALL", account_key(tenant))
-        return sum(int(amount) for name, amount in account.items() if name.startswith(b"q")) == requests
-    finally:
-        await link.close()
+    account = await server.command("HGETALL", account_key(tenant))
+    return sum(int(amount) for name, amount in account.items() if name.startswith(b"q")) == requests
 
 
 async def load(clients: int, once: Callable[[], Awaitable[None]], until: asyncio.Event) -> None:

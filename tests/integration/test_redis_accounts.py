@@ -74,14 +74,15 @@ def by_the_tests_clock(script: Script) -> Script:
 class Turned:
     """The scripts under a clock that the test turns."""
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: RedisLink, server: RedisServer) -> None:
         self._link = link
+        self._server = server
         self._reserve, self._settle, self._renew = map(by_the_tests_clock, (RESERVE, SETTLE, RENEW))
 
     async def at(self, now_s: float) -> None:
         whole = int(now_s)
-        await self._link.command("DEL", CLOCK)
-        await self._link.command("RPUSH", CLOCK, whole, round((now_s - whole) * 1e6))
+        await self._server.command("DEL", CLOCK)
+        await self._server.command("RPUSH", CLOCK, whole, round((now_s - whole) * 1e6))
 
     async def reserve(self, terms: LimitTerms, name: str, tokens: int, place_s: float = 7200) -> tuple[str, float, Any]:
         limits = [
@@ -130,8 +131,8 @@ STEPS = st.lists(
 def test_redis_and_memory_give_the_same_answers(server: RedisServer, steps: Any, terms: LimitTerms) -> None:
     async def compare() -> None:
         async with linked(server) as link:
-            await link.command("FLUSHALL")
-            scripts, account, now_s = Turned(link), TenantAccount(keep_s=1e9), START_S
+            await server.command("FLUSHALL")
+            scripts, account, now_s = Turned(link, server), TenantAccount(keep_s=1e9), START_S
             running: dict[str, int] = {}
             for step, (what, number, tokens, pause_s) in enumerate(steps):
                 now_s = round(now_s + pause_s, 3)
@@ -166,8 +167,8 @@ def whole_minute() -> LimitTerms:
 
 async def test_a_place_expires_unless_it_is_renewed(server: RedisServer, whole_minute: LimitTerms) -> None:
     async with linked(server) as link:
-        await link.command("FLUSHALL")
-        scripts, terms = Turned(link), LimitTerms(concurrency=2)
+        await server.command("FLUSHALL")
+        scripts, terms = Turned(link, server), LimitTerms(concurrency=2)
         await scripts.at(START_S)
         for name in "ab":
             assert (await scripts.reserve(terms, name, 1, place_s=15))[0] == ""
@@ -181,8 +182,8 @@ async def test_a_place_expires_unless_it_is_renewed(server: RedisServer, whole_m
 
 async def test_what_arrives_twice_or_too_late_changes_nothing(server: RedisServer, whole_minute: LimitTerms) -> None:
     async with linked(server) as link:
-        await link.command("FLUSHALL")
-        scripts = Turned(link)
+        await server.command("FLUSHALL")
+        scripts = Turned(link, server)
         await scripts.at(START_S)
         for _ in range(2):
             assert await scripts.reserve(whole_minute, "a", 60) == ("", 0, [1, 60, 61.0, 61.0])
@@ -201,8 +202,8 @@ async def test_a_redis_that_lost_everything_learns_what_runs_and_what_it_took(
     server: RedisServer, whole_minute: LimitTerms
 ) -> None:
     async with linked(server) as link:
-        scripts = Turned(link)
-        await link.command("FLUSHALL")
+        scripts = Turned(link, server)
+        await server.command("FLUSHALL")
         await scripts.at(START_S)
         await scripts.renew("a", int(START_S), 60)
         assert await scripts.settle("b", 30, int(START_S))
@@ -216,8 +217,8 @@ async def test_a_redis_that_lost_everything_learns_what_runs_and_what_it_took(
 @pytest.mark.parametrize("name", ["a", "a}:r:x", "{a", "a:running", "ä", ""])
 async def test_no_name_reaches_another_tenants_account(server: RedisServer, name: str) -> None:
     terms, others = LimitTerms(requests_per_minute=1), [name, *(other for other in ("b", "a:r:b") if other != name)]
-    async with replica(server, f"names-{name}") as (accounts, link):
-        await link.command("FLUSHALL")
+    async with replica(server, f"names-{name}") as (accounts, _):
+        await server.command("FLUSHALL")
         for tenant in others:
             assert isinstance(await accounts.reserve(tenant, terms, "1", 1), Granted)
             assert isinstance(await accounts.reserve(tenant, terms, "2", 1), Refused)
@@ -274,7 +275,7 @@ async def test_counted_here_while_it_is_away_and_told_when_it_is_back(tmp_path: 
             await until_async(lambda: link.there and second_link.there)
 
             async def taken() -> Any:
-                return await link.command("HGETALL", account_key("team"))
+                return await server.command("HGETALL", account_key("team"))
 
             def is_all(fields: Any) -> bool:
                 days = [int(amount) for name, amount in fields.items() if name.startswith(b"d")]
@@ -295,8 +296,8 @@ async def test_counted_here_while_it_is_away_and_told_when_it_is_back(tmp_path: 
 
 async def test_who_leaves_while_it_is_asked_takes_nothing(server: RedisServer) -> None:
     terms = LimitTerms(concurrency=1)
-    async with replica(server, "left") as (accounts, link):
-        await link.command("FLUSHALL")
+    async with replica(server, "left") as (accounts, _):
+        await server.command("FLUSHALL")
         asking = asyncio.create_task(accounts.reserve("team", terms, "left-1", 1))
         await asyncio.sleep(0)
         asking.cancel()
@@ -312,14 +313,14 @@ async def test_who_leaves_while_it_is_asked_takes_nothing(server: RedisServer) -
 async def test_a_redis_that_refuses_to_write_is_no_reason_to_wait_for_it(server: RedisServer) -> None:
     terms = LimitTerms(concurrency=9)
     async with replica(server, "full") as (accounts, link), replica(server, "full-local", "local") as (local, _):
-        await link.command("REPLICAOF", "127.0.0.1", "9")
+        await server.command("REPLICAOF", "127.0.0.1", "9")
         try:
             with pytest.raises(RedisAway):
                 await accounts.reserve("team", terms, "full-1", 1)
             assert isinstance(await local.reserve("team", terms, "full-2", 1), Granted)
             assert link.there
         finally:
-            await link.command("REPLICAOF", "NO", "ONE")
+            await server.command("REPLICAOF", "NO", "ONE")
         assert isinstance(await accounts.reserve("team", terms, "full-3", 1), Granted)
 
 

@@ -112,7 +112,7 @@ async def replica(
 @contextlib.asynccontextmanager
 async def two(server: RedisServer, work: Work) -> AsyncIterator[tuple[Replica, Replica]]:
     async with replica(server, work, "one") as one, replica(server, work, "two") as other:
-        await one.link.command("FLUSHALL")
+        await server.command("FLUSHALL")
         yield one, other
 
 
@@ -210,6 +210,27 @@ async def test_a_failure_may_be_tried_again_at_once(server: RedisServer, work: W
             assert await read(await one.ask(str(number))) == b"".join(EVENTS)
             assert await read(await other.ask(str(number))) == b"".join(EVENTS)
         assert work.runs == 20
+
+
+async def test_who_was_taken_for_dead_shows_nothing_of_its_own(
+    server: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(server, work) as (one, other):
+        work.reply = Reply(b"{}")
+        slow = asyncio.create_task(one.ask())
+        await until_async(lambda: work.runs == 1)
+        # It stood still for longer than its lease: another one took over, and it comes back before it has an answer.
+        (record,) = await server.command("KEYS", "pilotlight:once:{team}:????????????????*")
+        await server.command("HSET", record, "until", "1")
+        second = asyncio.create_task(other.ask())
+        await until_async(lambda: work.runs == 2)
+        monkeypatch.setattr(shared_answers, "LEASE_S", 0)
+        await asyncio.sleep(told_answer.TELL_S * 4)
+        monkeypatch.undo()
+        work.open()
+        with pytest.raises(Unavailable, match="another gateway"):
+            await slow
+        assert (await second).body == b"{}"
 
 
 async def test_what_is_too_long_to_be_kept_is_not_run_again(
@@ -332,9 +353,9 @@ async def test_what_redis_keeps_of_a_tenant_is_bounded(
         for number in range(12):
             await read(await one.ask(str(number)))
             await until_async(lambda: not one.once._running)
-        keys = await one.link.command("KEYS", "*:e")
+        keys = await server.command("KEYS", "*:e")
         assert 1 <= len(keys) <= 3
-        sizes = await one.link.command("HGETALL", "pilotlight:once:{team}:bytes")
+        sizes = await server.command("HGETALL", "pilotlight:once:{team}:bytes")
         assert int(sizes.pop(b"")) == sum(map(int, sizes.values())) <= 3 * len(b"".join(EVENTS))
         assert await read(await other.ask("11")) == b"".join(EVENTS)
         assert work.runs == 12

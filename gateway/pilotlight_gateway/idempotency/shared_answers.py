@@ -117,6 +117,7 @@ class OwnedAnswer:
         self._told = 0
         self._size_bytes = 0
         self._is_shared = True
+        self._is_taken = False
 
     async def begin(self, head: Head, events: Sequence[bytes] = (), *, finished: bool = False) -> None:
         """Before anything of it is shown. Raises Unavailable where another replica makes it by now."""
@@ -148,6 +149,8 @@ class OwnedAnswer:
             return False
 
     async def _append(self, events: Sequence[bytes], *, finished: bool) -> int:
+        if self._is_taken:
+            return -1
         if not self._is_shared:
             return 0
         self._size_bytes += sum(map(len, events))
@@ -161,6 +164,7 @@ class OwnedAnswer:
             self._is_shared = False
             return 0
         self._told += len(events)
+        self._is_taken = written < 0
         if self._head is not None and not self._head.kept:
             self._is_shared = False
         return written
