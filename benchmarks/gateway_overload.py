@@ -4,7 +4,7 @@
 
 A canned backend streams in so many slots and no more, as an engine whose batch is full. Requests of twelve tenants in
 three classes come at random, at a rate that nobody slows down. Peak is what as many clients as there are slots get
-done, one request after another; unloaded is high priority alone. A tenth of the low requests is patient: sent away, it
+done, one request after another; unloaded is high priority alone. One in fifty low requests is patient: sent away, it
 comes back after `Retry-After` until it is answered. The gateway has one core, backend and load the other.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import os
 import random
+import re
 import statistics
 import sys
 import tempfile
@@ -42,20 +43,24 @@ from pilotlight_protocol.endpoint_directory import DirectoryAnswer, EndpointEntr
 SLOTS, FIRST_MS, INTERVAL_MS = 64, 150.0, 20.0
 TENANTS = 12
 SHARES = {"high": 0.02, "normal": 0.38, "low": 0.6}
-PATIENT = 0.1
+PATIENT = 0.02
 FEWEST_TOKENS, MOST_TOKENS = 20, 60
 LONGEST_S = 180.0
+TELL_S = 15.0
+_WAITED = re.compile(rb"\\bturn;dur=([0-9.]+)")
 PICTURE = ROOT / "docs" / "pictures" / "overload.png"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Times since the run began. `first_s`: to the first token; of one that was sent away 0. `tries`: all of them."""
+    """Times since the run began. `first_s`: to the first token; `waited_s` of that for its turn, as the gateway says.
+    Of one that was sent away both are 0. `tries`: all of them."""
 
     priority: str
     begun_s: float
     status: int
     first_s: float
+    waited_s: float
     end_s: float
     tokens: int
     tries: int
@@ -67,26 +72,30 @@ class Client:
         self._chance = random.Random(11)
         self.begun_s = time.perf_counter()
         self.asked: list[Asked] = []
+        self.running = 0
         self.untold = 0
         """Those sent away without a Retry-After."""
+        self.high_away: list[bytes] = []
 
     async def ask(self, priority: str, patient: bool = False) -> None:
         tokens = self._chance.randint(FEWEST_TOKENS, MOST_TOKENS)
         key, begun_s, tries = self._chance.choice(self._keys), self.now_s(), 0
+        self.running += 1
         while True:
             tries += 1
-            status, first_s, retry_after_s = await self._once(priority, key, tokens)
+            status, first_s, told_s = await self._once(priority, key, tokens)
             if status == 200 or not patient:
                 break
-            await asyncio.sleep(retry_after_s)
-        got = tokens if status == 200 else 0
-        self.asked.append(Asked(priority, begun_s, status, first_s, self.now_s(), got, tries))
+            await asyncio.sleep(told_s)
+        self.running -= 1
+        got, waited_s = (tokens, told_s) if status == 200 else (0, 0.0)
+        self.asked.append(Asked(priority, begun_s, status, first_s, waited_s, self.now_s(), got, tries))
 
     def now_s(self) -> float:
         return time.perf_counter() - self.begun_s
 
     async def _once(self, priority: str, key: str, tokens: int) -> tuple[int, float, float]:
-        """Status, seconds to the first token, and when to come back."""
+        """Status, seconds to the first token, and how long it waited for its turn or when it is to come back."""
         body: dict[str, object] = {"model": "bench/demo", "messages": [], "stream": True, "max_tokens": tokens}
         headers = {"authorization": f"Bearer {key}", "x-pilotlight-priority": priority}
         host, port, raw = request_bytes(self._url, body, headers)
@@ -100,10 +109,19 @@ class Client:
         if status == 200:
             if rest.count(b'"content"') != tokens:
                 raise RuntimeError(f"{rest.count(b'content')} tokens instead of {tokens}: {rest[-300:]!r}")
-            return status, stream.arrivals[0] - stream.started, 0.0
+            waited = _WAITED.search(head)
+            return status, stream.arrivals[0] - stream.started, 0.0 if waited is None else float(waited[1]) / 1000
         told = head.lower().partition(b"\r\nretry-after: ")[2].partition(b"\r\n")[0]
         self.untold += not told
+        if priority == "high":
+            self.high_away.append(rest[-300:])
         return status, 0.0, float(told or 1)
+
+    async def tell(self) -> None:
+        while True:
+            await asyncio.sleep(TELL_S)
+            counts = dict(Counter(each.status for each in self.asked))
+            print(f"{self.now_s():5.0f} s: {self.running} requests run or wait, {counts}", flush=True)
 
     async def at_random(self, per_s: float, seconds: float, pick: Callable[[], tuple[str, bool]]) -> None:
         """Requests at that rate, however long they take; returns when all of them have ended."""
@@ -165,22 +183,43 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 async def phase(url: str, keys: Sequence[str], run: Callable[[Client], Awaitable[None]]) -> Client:
     client = Client(url, keys)
-    await run(client)
+    telling = asyncio.create_task(client.tell())
+    try:
+        await run(client)
+    finally:
+        telling.cancel()
     return client
 
 
 def by_class(overloaded: Client, seconds: float) -> Table:
     shown = Table(title="by class, during the overload")
-    for column in ("class", "asked", "answered", "sent away", "TTFT p50 s", "TTFT p99 s", "patient: answered, last s"):
+    for column in (
+        "class",
+        "asked",
+        "answered",
+        "sent away",
+        "TTFT p50 s",
+        "TTFT p99 s",
+        "of it waited p99",
+        "patient: answered, last s",
+    ):
         shown.add_column(column, justify="right")
     for name in SHARES:
         mine = [each for each in overloaded.asked if each.priority == name and each.begun_s < seconds]
         answered = [each for each in mine if each.status == 200]
         patient = [each for each in answered if each.tries > 1]
         first = [each.first_s for each in answered]
+        waited = [each.waited_s for each in answered]
         last = f"{len(patient)}, {max(each.end_s for each in patient):.0f}" if patient else "-"
         row = (str(len(mine)), str(len(answered)), str(len(mine) - len(answered)))
-        shown.add_row(name, *row, f"{percentile(first, 0.5):.2f}", f"{percentile(first, 0.99):.2f}", last)
+        shown.add_row(
+            name,
+            *row,
+            f"{percentile(first, 0.5):.2f}",
+            f"{percentile(first, 0.99):.2f}",
+            f"{percentile(waited, 0.99):.2f}",
+            last,
+        )
     return shown
 
 
@@ -215,6 +254,8 @@ async def measured(url: str, keys: Sequence[str], args: argparse.Namespace) -> i
         f"high priority p99 {p99:.3f} s, {p99 / base:.2f} of unloaded"
     )
     console.print(title, f"statuses {dict(statuses)}, {over.untold} without Retry-After")
+    for body in over.high_away[:3]:
+        print(body.decode("utf-8", "replace"))
     first = {
         name: [(each.begun_s, each.first_s) for each in over.asked if each.priority == name and each.status == 200]
         for name in SHARES

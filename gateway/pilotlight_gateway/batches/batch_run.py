@@ -28,6 +28,7 @@ from pilotlight_gateway.batches.batch_records import Batch
 from pilotlight_gateway.batches.batch_settings import BatchSettings
 from pilotlight_gateway.batches.file_folder import FileFolder
 from pilotlight_gateway.jobs.job_runner import CallerAgain, Run
+from pilotlight_gateway.jobs.later_metrics import BATCH_LINES
 from pilotlight_gateway.jobs.stored_request import StoredRequest
 from pilotlight_gateway.priorities.fair_turns import PHASE as WAITED
 from pilotlight_gateway.surfaces import component_path
@@ -214,6 +215,7 @@ class BatchRun:
             writer.write(line)
             writer.flush()
             self._size_bytes += len(line)
+            BATCH_LINES.labels(part).inc()
             if part == OUTPUT:
                 self.completed += 1
             else:

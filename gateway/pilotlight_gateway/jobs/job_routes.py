@@ -89,7 +89,7 @@ class Jobs:
             news = self._runner.news(job.id)
             found = await asyncio.to_thread(self._store.job, job.id)
             if found is None or not found.ended:
-                await self._runner.wait(job.id, news, left_s)
+                await self._runner.wait(news, left_s)
                 continue
             if found.response_status is None:
                 return None
@@ -141,7 +141,7 @@ class Jobs:
                     sent += 1
                     yield event
             else:
-                await self._runner.wait(job.id, news)
+                await self._runner.wait(news)
                 if self._runner.is_draining():
                     raise Unavailable("this server is shutting down; read the rest with Last-Event-ID in a moment")
                 yield b": waiting\n\n"

@@ -11,12 +11,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from weakref import WeakValueDictionary
 
 from pilotlight_gateway.jobs import job_records
 from pilotlight_gateway.jobs.job_answer import JobAnswer
 from pilotlight_gateway.jobs.job_queue import JobQueue
 from pilotlight_gateway.jobs.job_records import Job, JobError
 from pilotlight_gateway.jobs.job_settings import JobSettings
+from pilotlight_gateway.jobs.later_metrics import JOBS
 from pilotlight_gateway.jobs.sqlite_jobs import Change, SqliteJobs
 from pilotlight_gateway.jobs.stored_request import StoredRequest
 from pilotlight_gateway.request_steps import Caller
@@ -66,7 +68,8 @@ class JobRunner:
         self._answers: dict[str, JobAnswer] = {}
         self._cancelled: set[str] = set()
         self._more = asyncio.Event()
-        self._told: dict[str, asyncio.Event] = {}
+        # As long as somebody waits for it.
+        self._told: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -100,16 +103,16 @@ class JobRunner:
 
     def news(self, job_id: str) -> asyncio.Event:
         """Set when the job begins or ends; take it before looking how the job is."""
-        return self._told.setdefault(job_id, asyncio.Event())
+        event = self._told.get(job_id)
+        if event is None:
+            event = self._told[job_id] = asyncio.Event()
+        return event
 
-    async def wait(self, job_id: str, news: asyncio.Event, longest_s: float = LOOK_S) -> None:
+    async def wait(self, news: asyncio.Event, longest_s: float = LOOK_S) -> None:
         """Until there is `news`, or something may be new: another process may run the job."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(longest_s, LOOK_S)):
                 await news.wait()
-        except TimeoutError:
-            if self._told.get(job_id) is news:
-                del self._told[job_id]
 
     def _tell(self, job_id: str) -> None:
         event = self._told.pop(job_id, None)
@@ -185,7 +188,18 @@ class JobRunner:
         await asyncio.to_thread(self._store.delete_expired, now_s)
 
     async def _change(self, job_id: str, change: Change, result: bytes | None = None) -> Job | None:
-        return await asyncio.to_thread(self._store.change, job_id, change, result)
+        ends: list[Job] = []
+
+        def noted(old: Job) -> Job | None:
+            new = change(old)
+            if new is not None and new.ended:
+                ends.append(new)
+            return new
+
+        changed = await asyncio.to_thread(self._store.change, job_id, noted, result)
+        for job in ends:
+            JOBS.labels(job.state).inc()
+        return changed
 
     async def _job(self, tenant: str, job_id: str) -> None:
         try:
