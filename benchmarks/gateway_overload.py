@@ -26,9 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import psutil
 from gateway_peers import ROOT
 from overload_picture import draw
-from processes import free_port, server
+from processes import cpu_seconds, free_port, server
 from rich.console import Console
 from rich.table import Table
 from stream_load import TimedStream, request_bytes
@@ -47,7 +48,7 @@ PATIENT = 0.02
 FEWEST_TOKENS, MOST_TOKENS = 20, 60
 LONGEST_S = 180.0
 TELL_S = 15.0
-_WAITED = re.compile(rb"\\bturn;dur=([0-9.]+)")
+_WAITED = re.compile(rb"\bturn;dur=([0-9.]+)")
 PICTURE = ROOT / "docs" / "pictures" / "overload.png"
 
 
@@ -200,7 +201,7 @@ def by_class(overloaded: Client, seconds: float) -> Table:
         "sent away",
         "TTFT p50 s",
         "TTFT p99 s",
-        "of it waited p99",
+        "waited p99 s",
         "patient: answered, last s",
     ):
         shown.add_column(column, justify="right")
@@ -223,7 +224,7 @@ def by_class(overloaded: Client, seconds: float) -> Table:
     return shown
 
 
-async def measured(url: str, keys: Sequence[str], args: argparse.Namespace) -> int:
+async def measured(url: str, keys: Sequence[str], gateway: psutil.Process, args: argparse.Namespace) -> int:
     slot_s = (FIRST_MS + INTERVAL_MS * (FEWEST_TOKENS + MOST_TOKENS) / 2) / 1000
     capacity_per_s = args.slots / slot_s
     chance = random.Random(5)
@@ -238,7 +239,9 @@ async def measured(url: str, keys: Sequence[str], args: argparse.Namespace) -> i
     )
     peaked = await phase(url, keys, lambda client: client.one_after_another(args.slots, args.unloaded))
     print("unloaded and peak are measured; overload begins", flush=True)
+    spent_s = cpu_seconds(gateway)
     over = await phase(url, keys, lambda client: client.at_random(args.times * capacity_per_s, args.seconds, pick))
+    busy = (cpu_seconds(gateway) - spent_s) / over.now_s()
     settle_s = 3.0
     peak = statistics.fmean(delivered_per_s(peaked.asked, settle_s, args.unloaded - 1))
     delivered = delivered_per_s(over.asked, 0, args.seconds)
@@ -253,6 +256,7 @@ async def measured(url: str, keys: Sequence[str], args: argparse.Namespace) -> i
         f"{args.times:g} times capacity for {args.seconds:g} s: {goodput:,.0f} tokens/s, {goodput / peak:.1%} of peak; "
         f"high priority p99 {p99:.3f} s, {p99 / base:.2f} of unloaded"
     )
+    console.print(f"the gateway's core was busy {busy:.0%} of the time")
     console.print(title, f"statuses {dict(statuses)}, {over.untold} without Retry-After")
     for body in over.high_away[:3]:
         print(body.decode("utf-8", "replace"))
@@ -286,8 +290,8 @@ def main() -> int:
         keys = tenants(folder)
         ready = f"http://127.0.0.1:{port}/readyz"
         argv = gateway_argv(folder, port, backend, args.slots)
-        stack.enter_context(server("overload-gateway", argv, ready, LOGS, program=on_core(0)))
-        return asyncio.run(measured(f"http://127.0.0.1:{port}/v1/chat/completions", keys, args))
+        gateway = stack.enter_context(server("overload-gateway", argv, ready, LOGS, program=on_core(0)))
+        return asyncio.run(measured(f"http://127.0.0.1:{port}/v1/chat/completions", keys, gateway, args))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from pilotlight_protocol.errors import PilotlightError
+from pilotlight_gateway.jobs.job_records import json_or_text
 
 _LONGEST_ID_CHARS = 512
 
@@ -95,15 +95,10 @@ def line_id(batch_id: str, number: int) -> str:
 
 
 def answered_line(batch_id: str, line: BatchLine, status: int, request_id: str, body: bytes) -> bytes:
-    response: dict[str, Any] = {"status_code": status, "request_id": request_id, "body": _json_or_text(body)}
+    response: dict[str, Any] = {"status_code": status, "request_id": request_id, "body": json_or_text(body)}
     return _line(
         {"id": line_id(batch_id, line.number), "custom_id": line.custom_id, "response": response, "error": None}
     )
-
-
-def failed_line(batch_id: str, line: BatchLine, request_id: str, error: PilotlightError, body: bytes) -> bytes:
-    """A request that was refused, as its client would have been told."""
-    return answered_line(batch_id, line, error.http_status, request_id, body)
 
 
 def bad_line(batch_id: str, bad: BadLine) -> bytes:
@@ -123,14 +118,6 @@ def numbers_written(batch_id: str, lines: Iterable[bytes]) -> set[int]:
         if found.startswith(prefix) and number.isdigit():
             numbers.add(int(number))
     return numbers
-
-
-def _json_or_text(body: bytes) -> Any:
-    try:
-        msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return body.decode("utf-8", "replace")
-    return msgspec.Raw(b" ".join(body.splitlines()) if b"\n" in body or b"\r" in body else body)
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -102,6 +102,8 @@ class BatchRunner:
                     await self._look_through(looked_s)
             except PilotlightError as error:
                 _log.error("%s (%r)", error.message, error.__cause__)
+            except Exception:
+                _log.exception("what is kept could not be looked through")
             settings = self._settings()
             at_once = JobSettings(running=settings.running, running_of_tenant=settings.running_of_tenant)
             while not self._is_draining() and (found := self._queue.next(at_once, self._wall_s())) is not None:

@@ -134,6 +134,8 @@ class Files:
         file = await self.file_of(caller.tenant, context.path_parameters["file"])
         opened = await asyncio.to_thread(self._folder.opened, file.id)
         context.response_headers["content-disposition"] = "attachment"
+        # So that a client does not take what is cut for whole.
+        context.response_headers["content-length"] = str(file.size_bytes)
         return Stream(_Pieces(opened), "application/octet-stream")
 
 

@@ -120,9 +120,17 @@ def shown(job: Job, result: bytes | None) -> dict[str, Any]:
 def _response(job: Job, result: bytes | None) -> dict[str, Any]:
     body: Any = None
     if result is not None:
-        is_json = job.content_type.partition(";")[0].strip() == "application/json"
-        body = msgspec.Raw(result) if is_json and result else result.decode("utf-8", "replace")
+        body = json_or_text(result)
     return {"status_code": job.response_status, "content_type": job.content_type, "body": body}
+
+
+def json_or_text(body: bytes) -> Any:
+    """As it is shown inside of other JSON, on one line."""
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return body.decode("utf-8", "replace")
+    return msgspec.Raw(b" ".join(body.splitlines()) if b"\n" in body or b"\r" in body else body)
 
 
 def _seconds(time_s: float | None) -> int | None:

@@ -140,6 +140,8 @@ class JobRunner:
                     await self._look_through(looked_s)
             except PilotlightError as error:
                 _log.error("%s (%r)", error.message, error.__cause__)
+            except Exception:
+                _log.exception("what is kept could not be looked through")
             # What has not begun when the gateway ends is the next process's.
             while not self.is_draining() and (found := self._queue.next(self._settings(), self._wall_s())) is not None:
                 tenant, job_id = found
