@@ -101,6 +101,8 @@ def list_tenants(state_dir: Path | None) -> None:
             if record.deleted_s is None:
                 limits = record.settings.limits
                 shown = [f"{name}={value}" for name in limits.__struct_fields__ if (value := getattr(limits, name))]
+                quotas = ("max_endpoints", "max_replicas")
+                shown += [f"{name}={value}" for name in quotas if (value := getattr(record.settings, name)) is not None]
                 click.echo("  ".join((record.name, record.settings.priority, *shown)))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 ANY_ORIGIN = "*"
-_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
+_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 _EXPOSED = "x-request-id, server-timing, retry-after, x-pilotlight-param"
 _PREFLIGHT_LASTS_S = 600
 

@@ -56,9 +56,11 @@ def _shown(told: dict[str, Any]) -> str:
     by = told["by"]
     headings = [*(word.upper() for word in by), *_NUMBERS[:-1], f"COST {told['currency']}"]
     rows = [[*(each[word] for word in by), *_numbers(each)] for each in told["usage"]]
-    if by:
+    if by and rows:
         rows.append([*("total" if place == 0 else "" for place in range(len(by))), *_numbers(told["total"])])
     title = f"{told['from']} to {told['to']}, by UTC"
+    if not rows:
+        return f"{title}: nothing was taken"
     return f"{title}\n{text_table(headings, rows, right=headings[len(by) :])}"
 
 

@@ -107,7 +107,7 @@ class EndpointOrders:
         self._check_replicas(namespace, spec)
         most = self.rules_of(namespace).most_endpoints
         if sum(held.generation is not None for held in there) >= most:
-            raise QuotaReached(f"there are {most} endpoints already, as many as there may be; delete one first")
+            raise QuotaReached(f"there are as many endpoints already as there may be ({most}); delete one first")
 
     def _check_replicas(self, namespace: str, spec: EndpointSpec) -> None:
         most = self.rules_of(namespace).most_replicas

@@ -97,8 +97,9 @@ class EndpointOrders:
                 order.spec,
             )
             await asyncio.to_thread(self._kept.write, endpoint)
-            self._applier.apply_desired(desired)
+            # From here on it is an order's, whatever becomes of its first pods.
             self._ordered[name] = endpoint
+            self._applier.apply_desired(desired)
             return Applied(endpoint.generation, self._news.place)
 
     async def delete(self, name: EndpointName, generation: int | None) -> Deleted | NotApplied:

@@ -17,12 +17,15 @@ from pilotlight_gateway.endpoints.endpoint_spec import EndpointSpec
 from pilotlight_gateway.endpoints.inference_service import inference_service
 from pilotlight_local.controller.controller import Controller
 from pilotlight_local.controller.routing_table import RoutingTable
+from pilotlight_local.embedded import endpoint_entries, endpoint_publisher
 from pilotlight_local.embedded.applying import Applier, load
+from pilotlight_local.embedded.endpoint_entries import RoutedEndpoint
 from pilotlight_local.embedded.endpoint_news import EndpointNews
 from pilotlight_local.embedded.endpoint_orders import EndpointOrders, load_kept
 from pilotlight_local.embedded.endpoint_publisher import EndpointPublisher
 from pilotlight_local.embedded.kept_endpoints import KeptEndpoints
 from pilotlight_local.ingress.routes import EndpointName
+from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.endpoint_orders import Applied, ApplyOrder, Deleted, HeldEndpoint, HeldEndpoints, NotApplied
 from pilotlight_specs import Component, Obstacle
 from pilotlight_specs.kpa import default_config
@@ -70,14 +73,20 @@ class Platform:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.start_pod: Any = FakePod
         self.table = RoutingTable(random.Random(1), cast(Any, None))
         self.news = EndpointNews("e1")
-        publisher = EndpointPublisher(
+        publisher = self.publisher = EndpointPublisher(
             self.table.endpoints.get, self.news, lambda uri: None, "http://127.0.0.1:1", has_pool=True
         )
         nobody = cast(Any, Nobody())
         self.controller = Controller(
-            self.table, nobody, cast(Any, FakePod), nobody, random.Random(1), changed=publisher.look
+            self.table,
+            nobody,
+            lambda *order: cast(Any, self.start_pod(*order)),
+            nobody,
+            random.Random(1),
+            changed=publisher.look,
         )
         obstacles = cast(Any, NoObstacles)
         applier = self.applier = Applier(self.controller, CONFIG, obstacles, None, publisher)
@@ -126,6 +135,25 @@ async def test_an_order_is_told_at_once_and_kept(platform: Platform) -> None:
     assert {revision.component for revision in held.revisions} == {"predictor", "transformer"}
 
 
+async def test_an_entry_is_made_again_only_when_more_than_its_pods_has_changed(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(endpoint: RoutedEndpoint, *rest: Any, **more: Any) -> EndpointEntry:
+        made.append(endpoint.name)
+        return endpoint_entries.entry_of(endpoint, *rest, **more)
+
+    monkeypatch.setattr(endpoint_publisher, "entry_of", counted)
+    await platform.apply(0)
+    first = (await platform.news.after("", 0, 0.0)).changed
+    for _ in range(3):
+        platform.publisher.look(CHAT)
+    assert (made, (await platform.news.after("", 0, 0.0)).changed) == (["chat"], first)
+    await platform.apply_file()
+    assert len(made) == 2
+
+
 async def test_only_the_generation_that_is_there_is_replaced(platform: Platform) -> None:
     assert await platform.apply(1) == NotApplied()
     await platform.apply(0)
@@ -145,6 +173,18 @@ async def test_what_cannot_start_changes_nothing(platform: Platform) -> None:
         "it is broken",
     )
     assert platform.held() == Platform(platform.folder).held() == []
+
+
+async def test_an_order_whose_first_pods_cannot_start_stays_an_order(platform: Platform) -> None:
+    def broken(*order: object) -> None:
+        raise PermissionError("its folder")
+
+    platform.start_pod = broken
+    with pytest.raises(PermissionError):
+        await platform.apply(0, min_replicas=1)
+    assert [held.generation for held in platform.held()] == [1]
+    platform.start_pod = FakePod
+    assert isinstance(await platform.apply(1), Applied)
 
 
 async def test_an_order_is_of_the_endpoint_that_it_names(platform: Platform) -> None:
