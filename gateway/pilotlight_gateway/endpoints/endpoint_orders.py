@@ -19,8 +19,9 @@ from pilotlight_gateway.endpoints.endpoint_spec import EndpointSpec, differences
 from pilotlight_gateway.endpoints.errors import EndpointNotFound, NotThatGeneration, QuotaReached
 from pilotlight_gateway.endpoints.inference_service import Manifest, inference_service
 from pilotlight_gateway.endpoints.news_waiter import NewsWaiter
+from pilotlight_gateway.endpoints.order_rate import MOST_A_MINUTE, OrderRate
 from pilotlight_protocol.endpoint_orders import NEW, Applied, Deleted, HeldEndpoint, Refusal
-from pilotlight_protocol.errors import Conflict, InvalidInput, PilotlightError, Unavailable
+from pilotlight_protocol.errors import Conflict, InvalidInput, PilotlightError, TooManyRequests, Unavailable
 
 MOST_TRIES = 3
 _COMPONENTS_WORDS = re.compile(r"^pilotlight_\w+ refuses them: (argument )?(--[\w-]+: )?")
@@ -37,6 +38,7 @@ class EndpointOrders:
         self._platform = platform
         self._news = news
         self.rules_of = rules_of
+        self._rate = OrderRate()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def held(self, namespace: str | None) -> list[HeldEndpoint]:
@@ -93,7 +95,14 @@ class EndpointOrders:
         raise _other_generation(name, known.generation)
 
     async def _applied(self, namespace: str, spec: EndpointSpec, generation: int) -> bool:
-        """False where another generation is there. Raises InvalidInput for what the platform finds wrong."""
+        """False where another generation is there. Raises InvalidInput for what the platform finds wrong, and
+        TooManyRequests."""
+        wait_s = self._rate.wait_s(namespace, asyncio.get_running_loop().time())
+        if wait_s:
+            raise TooManyRequests(
+                f"endpoints can be made and changed {MOST_A_MINUTE} times a minute; send it again later",
+                retry_after_s=wait_s,
+            )
         manifest = inference_service(spec, namespace)
         answer = await self._platform.apply(namespace, spec.name, manifest.data, msgspec.json.encode(spec), generation)
         if isinstance(answer, Applied):

@@ -15,6 +15,7 @@ from pilotlight_gateway.endpoints.endpoint_orders import EndpointOrders
 from pilotlight_gateway.endpoints.endpoint_rules import EndpointRules
 from pilotlight_gateway.endpoints.endpoints_api import EndpointsApi
 from pilotlight_gateway.endpoints.news_waiter import NewsWaiter
+from pilotlight_gateway.endpoints.order_rate import MOST_A_MINUTE
 from pilotlight_gateway.request_steps import Caller
 from pilotlight_protocol.endpoint_orders import NewsPlace, Refusal
 from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
@@ -201,6 +202,21 @@ async def test_a_web_page_needs_a_key() -> None:
         error = await api.refused(method, f"/v1/endpoints{path}", CHAT, Caller("default", namespaces=None), origin=page)
         assert error.http_status == 403
     await api.ask("POST", "/v1/endpoints", CHAT, authorization="Bearer plk_x", origin=page)
+
+
+@pytest.mark.looptime
+async def test_orders_have_a_rate_of_each_tenant() -> None:
+    api = Api()
+    await api.ask("POST", "/v1/endpoints", CHAT)
+    for number in range(MOST_A_MINUTE - 1):
+        await api.ask("PATCH", "/v1/endpoints/chat", {"max_replicas": 2 + number % 2})
+    error = await api.refused("PATCH", "/v1/endpoints/chat", {"timeout_s": 9})
+    assert (error.http_status, error.retry_after_header) == (429, "60")
+    same = {**CHAT, "max_replicas": 2}
+    assert (await api.reply("POST", "/v1/endpoints", same))[0].status == 200, "what changes nothing is no order"
+    await api.ask("POST", "/v1/endpoints", CHAT, OTHER)
+    await asyncio.sleep(61)
+    await api.ask("PATCH", "/v1/endpoints/chat", {"timeout_s": 9})
 
 
 @pytest.mark.looptime
