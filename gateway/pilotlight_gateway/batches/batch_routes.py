@@ -5,7 +5,6 @@ POST  /v1/batches     GET  /v1/batches     GET  /v1/batches/{batch}     POST  /v
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from pilotlight_gateway.batches.file_folder import new_id
 from pilotlight_gateway.batches.file_routes import PREFIXES, Files, page
 from pilotlight_gateway.batches.sqlite_batches import SqliteBatches
 from pilotlight_gateway.gateway_app import OwnRoute
+from pilotlight_gateway.jobs.disk_threads import on_disk
 from pilotlight_gateway.jobs.job_routes import listed
 from pilotlight_gateway.request_steps import Caller
 from pilotlight_protocol.errors import InvalidInput
@@ -95,7 +95,7 @@ class Batches:
     async def _list(self, context: RequestContext, caller: Caller) -> Reply:
         query = context.query
         limit = listed(query.get("limit"))
-        found = await asyncio.to_thread(self._store.batches, caller.tenant, query.get("after"), limit + 1)
+        found = await on_disk(self._store.batches, caller.tenant, query.get("after"), limit + 1)
         return _json(page([shown_batch(batch) for batch in found], limit))
 
     async def _get(self, context: RequestContext, caller: Caller) -> Reply:
@@ -105,7 +105,7 @@ class Batches:
         return _json(shown_batch(_there(await self._runner.cancel(await self._own(context, caller)))))
 
     async def _own(self, context: RequestContext, caller: Caller) -> Batch:
-        batch = await asyncio.to_thread(self._store.batch, context.path_parameters["batch"])
+        batch = await on_disk(self._store.batch, context.path_parameters["batch"])
         return _there(batch if batch is not None and batch.tenant == caller.tenant else None)
 
 

@@ -27,6 +27,7 @@ from pilotlight_gateway.batches.batch_lines import (
 from pilotlight_gateway.batches.batch_records import Batch
 from pilotlight_gateway.batches.batch_settings import BatchSettings
 from pilotlight_gateway.batches.file_folder import FileFolder
+from pilotlight_gateway.jobs.disk_threads import on_disk
 from pilotlight_gateway.jobs.job_runner import CallerAgain, Run
 from pilotlight_gateway.jobs.later_metrics import BATCH_LINES
 from pilotlight_gateway.jobs.stored_request import StoredRequest
@@ -104,7 +105,7 @@ class BatchRun:
 
     async def read_through(self) -> None:
         """Count the lines of the input, and find those that an earlier process wrote."""
-        await asyncio.to_thread(self._read_through)
+        await on_disk(self._read_through)
 
     def _read_through(self) -> None:
         batch, means = self.batch, self._means
@@ -146,7 +147,7 @@ class BatchRun:
         batch, settings = self.batch, self._means.settings
         reader = LineReader(batch.endpoint, settings.line_bytes)
         lines = self._means.files.lines(batch.input_file_id, settings.line_bytes)
-        while chunk := await asyncio.to_thread(lambda: list(itertools.islice(lines, CHUNK_LINES))):
+        while chunk := await on_disk(lambda: list(itertools.islice(lines, CHUNK_LINES))):
             for number, text in chunk:
                 # A line that is done is read too: its custom id is taken.
                 line = reader.read(number, text)
@@ -199,7 +200,7 @@ class BatchRun:
             await asyncio.sleep(min(LONGEST_PAUSE_S, pause_s))
 
     async def _write(self, part: str, line: bytes) -> None:
-        await asyncio.to_thread(self._append, part, line)
+        await on_disk(self._append, part, line)
         if self._size_bytes > self._means.settings.bytes_of_tenant:
             raise OutputTooLarge
 

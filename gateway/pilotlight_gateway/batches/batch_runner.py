@@ -19,6 +19,7 @@ from pilotlight_gateway.batches.batch_settings import BatchSettings
 from pilotlight_gateway.batches.file_folder import FileFolder, new_id
 from pilotlight_gateway.batches.file_records import FileRecord
 from pilotlight_gateway.batches.sqlite_batches import Change, SqliteBatches
+from pilotlight_gateway.jobs.disk_threads import on_disk
 from pilotlight_gateway.jobs.job_queue import JobQueue
 from pilotlight_gateway.jobs.job_runner import LOOK_S, OWN_S, CallerAgain, Run, check_can_run_later
 from pilotlight_gateway.jobs.job_settings import JobSettings
@@ -62,7 +63,7 @@ class BatchRunner:
     async def add(self, batch: Batch) -> None:
         """Raises Forbidden, FileNotKept, TooManyRequests."""
         check_can_run_later(self._caller_again, batch.tenant, batch.key_id)
-        await asyncio.to_thread(self._store.add, batch, self._settings())
+        await on_disk(self._store.add, batch, self._settings())
         self._queue.put(batch.tenant, batch.id)
         self._more.set()
 
@@ -88,7 +89,7 @@ class BatchRunner:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await asyncio.to_thread(self._store.close)
+        await on_disk(self._store.close)
 
     async def _look(self) -> None:
         while not await self._owns():  # noqa: ASYNC110 - it is another process that ends
@@ -116,9 +117,9 @@ class BatchRunner:
     async def _owns(self) -> bool:
         """Two gateways of one folder: the other one runs batches while it lives."""
         try:
-            if not await asyncio.to_thread(self._store.own):
+            if not await on_disk(self._store.own):
                 return False
-            await asyncio.to_thread(self._files.sweep)
+            await on_disk(self._files.sweep)
         except Unavailable as error:
             _log.error("%s (%r)", error.message, error.__cause__)
             return False
@@ -126,21 +127,21 @@ class BatchRunner:
 
     async def _look_through(self, now_s: float) -> None:
         """Take up what an earlier process left and another one added; forget what is old."""
-        for batch in await asyncio.to_thread(self._store.not_ended):
+        for batch in await on_disk(self._store.not_ended):
             if batch.id not in self._tasks and not self._queue.knows(batch.tenant, batch.id):
                 self._queue.put(batch.tenant, batch.id)
-        for file_id in await asyncio.to_thread(self._store.expired_files, now_s):
+        for file_id in await on_disk(self._store.expired_files, now_s):
             with contextlib.suppress(Conflict):  # a batch reads it now
-                await asyncio.to_thread(self._store.delete_file, file_id)
-                await asyncio.to_thread(self._files.delete, file_id)
-        await asyncio.to_thread(self._store.delete_ended_before, now_s - self._settings().kept_s)
+                await on_disk(self._store.delete_file, file_id)
+                await on_disk(self._files.delete, file_id)
+        await on_disk(self._store.delete_ended_before, now_s - self._settings().kept_s)
 
     async def _change(self, batch_id: str, change: Change, files: tuple[FileRecord, ...] = ()) -> Batch | None:
-        return await asyncio.to_thread(self._store.change, batch_id, change, files)
+        return await on_disk(self._store.change, batch_id, change, files)
 
     async def _batch(self, tenant: str, batch_id: str) -> None:
         try:
-            batch = await asyncio.to_thread(self._store.batch, batch_id)
+            batch = await on_disk(self._store.batch, batch_id)
             if batch is not None and not batch.ended:
                 if batch.outcome is None:
                     batch = await self._worked(batch)
@@ -237,7 +238,7 @@ class BatchRunner:
         files = []
         for part, file_id in ((OUTPUT, batch.output_file_id), (ERRORS, batch.error_file_id)):
             assert file_id is not None
-            size = await asyncio.to_thread(self._files.publish, batch.id, part, file_id)
+            size = await on_disk(self._files.publish, batch.id, part, file_id)
             if size:
                 name = f"{batch.id}_{part}.jsonl"
                 files.append(FileRecord(file_id, batch.tenant, name, "batch_output", size, now_s, now_s + kept_s))

@@ -5,7 +5,6 @@ POST  /v1/files     GET  /v1/files     GET, DELETE  /v1/files/{file}     GET  /v
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, BinaryIO
 
@@ -17,6 +16,7 @@ from pilotlight_gateway.batches.file_records import FileNotKept, FileRecord, Pur
 from pilotlight_gateway.batches.multipart_upload import Upload, read_upload
 from pilotlight_gateway.batches.sqlite_batches import SqliteBatches
 from pilotlight_gateway.gateway_app import OwnRoute
+from pilotlight_gateway.jobs.disk_threads import on_disk
 from pilotlight_gateway.jobs.job_routes import listed
 from pilotlight_gateway.request_steps import Caller
 from pilotlight_protocol.errors import InvalidInput, TooManyRequests, UnsupportedMediaType
@@ -60,7 +60,7 @@ class Files:
 
     async def file_of(self, tenant: str, file_id: str) -> FileRecord:
         """Raises FileNotKept: another tenant's is told from none in nothing."""
-        file = await asyncio.to_thread(self._store.file, file_id)
+        file = await on_disk(self._store.file, file_id)
         if file is None or file.tenant != tenant or file.expires_s <= self._wall_s():
             raise FileNotKept("there is no such file: GET /v1/files lists yours")
         return file
@@ -81,7 +81,7 @@ class Files:
 
     async def _received(self, context: RequestContext, caller: Caller) -> Reply:
         settings = self._settings()
-        room = await asyncio.to_thread(self._store.room, caller.tenant, settings)
+        room = await on_disk(self._store.room, caller.tenant, settings)
         file_id = new_id("file-")
         try:
             with self._folder.writer(file_id, _PART) as part:
@@ -98,10 +98,10 @@ class Files:
                 now_s,
                 now_s + kept_s,
             )
-            if not await asyncio.to_thread(self._folder.publish, file_id, _PART, file_id):
+            if not await on_disk(self._folder.publish, file_id, _PART, file_id):
                 raise InvalidInput("the file is empty", param="file")
             try:
-                await asyncio.to_thread(self._store.add_file, file, settings)
+                await on_disk(self._store.add_file, file, settings)
             except BaseException:
                 self._folder.delete(file_id)
                 raise
@@ -116,9 +116,7 @@ class Files:
         if order not in ("asc", "desc"):
             raise InvalidInput("order must be asc or desc", param="order")
         purpose = _purpose(query.get("purpose"))
-        found = await asyncio.to_thread(
-            self._store.files, caller.tenant, purpose, query.get("after"), limit + 1, order == "desc"
-        )
+        found = await on_disk(self._store.files, caller.tenant, purpose, query.get("after"), limit + 1, order == "desc")
         return _json(page([shown_file(file) for file in found], limit))
 
     async def _get(self, context: RequestContext, caller: Caller) -> Reply:
@@ -126,13 +124,13 @@ class Files:
 
     async def _delete(self, context: RequestContext, caller: Caller) -> Reply:
         file = await self.file_of(caller.tenant, context.path_parameters["file"])
-        await asyncio.to_thread(self._store.delete_file, file.id)
-        await asyncio.to_thread(self._folder.delete, file.id)
+        await on_disk(self._store.delete_file, file.id)
+        await on_disk(self._folder.delete, file.id)
         return _json({"id": file.id, "object": "file", "deleted": True})
 
     async def _content(self, context: RequestContext, caller: Caller) -> Stream:
         file = await self.file_of(caller.tenant, context.path_parameters["file"])
-        opened = await asyncio.to_thread(self._folder.opened, file.id)
+        opened = await on_disk(self._folder.opened, file.id)
         context.response_headers["content-disposition"] = "attachment"
         # So that a client does not take what is cut for whole.
         context.response_headers["content-length"] = str(file.size_bytes)
@@ -149,7 +147,7 @@ class _Pieces:
         return self
 
     async def __anext__(self) -> bytes:
-        piece = await asyncio.to_thread(self._file.read, PIECE_BYTES)
+        piece = await on_disk(self._file.read, PIECE_BYTES)
         if not piece:
             raise StopAsyncIteration
         return piece

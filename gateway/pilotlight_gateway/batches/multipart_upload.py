@@ -5,7 +5,6 @@ The form itself is parsed by python-multipart, which reads as far as it is given
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -13,6 +12,7 @@ from typing import Any, BinaryIO
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from pilotlight_gateway.jobs.disk_threads import on_disk
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge
 
 LONGEST_FIELD_BYTES = 1024
@@ -121,7 +121,7 @@ async def read_upload(pieces: AsyncIterator[bytes], content_type: str, file: Bin
             parser.write(piece)
             if form.pieces:
                 written, form.pieces = b"".join(form.pieces), []
-                await asyncio.to_thread(file.write, written)
+                await on_disk(file.write, written)
         parser.finalize()
     except FormParserError as error:
         raise InvalidInput(f"the form cannot be read: {error}", param="file") from error

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from pilotlight_gateway.gateway_app import OwnRoute
+from pilotlight_gateway.jobs.disk_threads import on_disk
 from pilotlight_gateway.jobs.job_answer import EVENT_STREAM, JobAnswer, as_event, events_of, position_in
 from pilotlight_gateway.jobs.job_records import Job, JobNotFound, shown
 from pilotlight_gateway.jobs.job_runner import JobRunner
@@ -87,13 +88,13 @@ class Jobs:
         ends_s = loop.time() + later.wait_s
         while (left_s := ends_s - loop.time()) > 0:
             news = self._runner.news(job.id)
-            found = await asyncio.to_thread(self._store.job, job.id)
+            found = await on_disk(self._store.job, job.id)
             if found is None or not found.ended:
                 await self._runner.wait(news, left_s)
                 continue
             if found.response_status is None:
                 return None
-            body = await asyncio.to_thread(self._store.result, job.id)
+            body = await on_disk(self._store.result, job.id)
             headers = {"content-location": f"{_PATH}/{job.id}", "preference-applied": f"wait={later.wait_s:g}"}
             return Reply(body or b"", found.response_status, found.content_type, headers)
         return None
@@ -101,13 +102,13 @@ class Jobs:
     async def _list(self, context: RequestContext, caller: Caller) -> Reply:
         query = context.query
         limit = listed(query.get("limit"))
-        jobs = await asyncio.to_thread(self._store.of_tenant, caller.tenant, query.get("after"), limit + 1)
+        jobs = await on_disk(self._store.of_tenant, caller.tenant, query.get("after"), limit + 1)
         data = [shown(job, None) for job in jobs[:limit]]
         return _json({"object": "list", "data": data, "has_more": len(jobs) > limit})
 
     async def _get(self, context: RequestContext, caller: Caller) -> Reply:
         job = await self._own(context, caller)
-        result = await asyncio.to_thread(self._store.result, job.id) if job.ended else None
+        result = await on_disk(self._store.result, job.id) if job.ended else None
         return _json(shown(job, result))
 
     async def _cancel(self, context: RequestContext, caller: Caller) -> Reply:
@@ -118,7 +119,7 @@ class Jobs:
         """Cancels it, and forgets it."""
         job = await self._own(context, caller)
         await self._runner.cancel(job)
-        await asyncio.to_thread(self._store.delete, job.id)
+        await on_disk(self._store.delete, job.id)
         return _json({"id": job.id, "object": "job", "deleted": True})
 
     async def _events(self, context: RequestContext, caller: Caller) -> Stream:
@@ -145,11 +146,11 @@ class Jobs:
                 if self._runner.is_draining():
                     raise Unavailable("this server is shutting down; read the rest with Last-Event-ID in a moment")
                 yield b": waiting\n\n"
-            job = _there(await asyncio.to_thread(self._store.job, job.id))
+            job = _there(await on_disk(self._store.job, job.id))
             if sent and (job.state == "queued" or job.attempts != attempt):
                 raise Conflict("the job has to begin again; read its events from the first one")
         if not sent and job.response_status is not None:
-            body = await asyncio.to_thread(self._store.result, job.id) or b""
+            body = await on_disk(self._store.result, job.id) or b""
             for event in _kept(job, body)[position_in(given, job.attempts) :]:
                 yield event
         if job.error is not None:
@@ -158,7 +159,7 @@ class Jobs:
             yield as_event(job.attempts, 0, b'{"error":{"status":499,"message":"the job was cancelled"}}', "error")
 
     async def _own(self, context: RequestContext, caller: Caller) -> Job:
-        job = await asyncio.to_thread(self._store.job, context.path_parameters["job"])
+        job = await on_disk(self._store.job, context.path_parameters["job"])
         return _there(job if job is not None and job.tenant == caller.tenant else None)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
 from pilotlight_gateway.jobs import job_records
+from pilotlight_gateway.jobs.disk_threads import on_disk
 from pilotlight_gateway.jobs.job_answer import JobAnswer
 from pilotlight_gateway.jobs.job_queue import JobQueue
 from pilotlight_gateway.jobs.job_records import Job, JobError
@@ -78,7 +79,7 @@ class JobRunner:
     async def add(self, job: Job, request: StoredRequest) -> None:
         """Raises Forbidden, TooManyRequests."""
         check_can_run_later(self._caller_again, job.tenant, job.key_id)
-        await asyncio.to_thread(self._store.add, job, request, self._settings())
+        await on_disk(self._store.add, job, request, self._settings())
         self._queue.put(job.tenant, job.id)
         self._more.set()
 
@@ -126,7 +127,7 @@ class JobRunner:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await asyncio.to_thread(self._store.close)
+        await on_disk(self._store.close)
 
     async def _look(self) -> None:
         while not await self._owns():  # noqa: ASYNC110 - it is another process that ends
@@ -153,7 +154,7 @@ class JobRunner:
     async def _owns(self) -> bool:
         """Two gateways of one folder: the other one runs jobs while it lives."""
         try:
-            return await asyncio.to_thread(self._store.own)
+            return await on_disk(self._store.own)
         except Unavailable as error:
             _log.error("%s (%r)", error.message, error.__cause__)
             return False
@@ -165,7 +166,7 @@ class JobRunner:
     async def _look_through(self, now_s: float) -> None:
         """Take up what an earlier process left and another one added; end what is too late."""
         settings = self._settings()
-        for job in await asyncio.to_thread(self._store.not_ended):
+        for job in await on_disk(self._store.not_ended):
             if job.id in self._tasks:
                 continue
             if job.state == "running":
@@ -187,7 +188,7 @@ class JobRunner:
                 continue
             if not self._queue.knows(job.tenant, job.id):
                 self._queue.put(job.tenant, job.id)
-        await asyncio.to_thread(self._store.delete_expired, now_s)
+        await on_disk(self._store.delete_expired, now_s)
 
     async def _change(self, job_id: str, change: Change, result: bytes | None = None) -> Job | None:
         ends: list[Job] = []
@@ -198,7 +199,7 @@ class JobRunner:
                 ends.append(new)
             return new
 
-        changed = await asyncio.to_thread(self._store.change, job_id, noted, result)
+        changed = await on_disk(self._store.change, job_id, noted, result)
         for job in ends:
             JOBS.labels(job.state).inc()
         return changed
@@ -229,7 +230,7 @@ class JobRunner:
 
     async def _attempt(self, job_id: str) -> None:
         job = await self._begin(job_id)
-        request = await asyncio.to_thread(self._store.request, job_id)
+        request = await on_disk(self._store.request, job_id)
         if job is None or request is None:
             return
         answer = self._answers[job_id] = JobAnswer(job.attempts)
