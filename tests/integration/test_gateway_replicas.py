@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -27,9 +29,10 @@ from pilotlight_gateway.limits.redis_accounts import PLACE_S, account_key
 from pilotlight_gateway.tenants.tenant_records import TenantSettings
 from pilotlight_protocol.endpoint_directory import PodsAddress
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 REPLICAS = 3
+UNDER_LOAD_S = 100.0
 
 
 class Replicas:
@@ -127,29 +130,33 @@ async def test_limits_are_exact_over_replicas_also_while_redis_is_started_again(
                 if status in (429, 503) and int(headers.get("retry-after", 0)) < 1:
                     without_retry_after.append((tenant, status))
 
-            over = asyncio.Event()
-            loads = [asyncio.create_task(load(12, lambda tenant=tenant: once(tenant), over)) for tenant in terms]  # type: ignore[misc]
+            over, began_s = asyncio.Event(), time.monotonic()
+            loads = [asyncio.create_task(load(6, lambda tenant=tenant: once(tenant), over)) for tenant in terms]  # type: ignore[misc]
             try:
-                await until_async(lambda: statuses["requests"][200] >= 40 and statuses["tokens"][200] >= 40)
+                await until_async(
+                    lambda: statuses["requests"][200] >= 40 and statuses["tokens"][200] >= 40, UNDER_LOAD_S
+                )
                 await asyncio.to_thread(server.kill)
                 refused = sum(each[503] for each in statuses.values())
-                await until_async(lambda: sum(each[503] for each in statuses.values()) > refused)
+                await until_async(lambda: sum(each[503] for each in statuses.values()) > refused, UNDER_LOAD_S)
                 await asyncio.to_thread(server.start)
                 before = statuses["places"][200]
                 for tenant in ("requests", "tokens", "day"):
                     seen = statuses[tenant][429]
-                    await until_async(lambda tenant=tenant, seen=seen: statuses[tenant][429] > seen + 100)  # type: ignore[misc]
-                await until_async(lambda: statuses["places"][200] > before + 20)
+                    await until_async(lambda tenant=tenant, seen=seen: statuses[tenant][429] > seen + 30, UNDER_LOAD_S)  # type: ignore[misc]
+                await until_async(lambda: statuses["places"][200] > before + 20, UNDER_LOAD_S)
             finally:
                 over.set()
                 await asyncio.gather(*loads)
+            # One, unless the machine is so busy that it took longer than a minute.
+            minutes = math.ceil((time.monotonic() - began_s) / 60)
     finally:
         server.end()
     assert {status for each in statuses.values() for status in each} <= {200, 429, 503}
     assert not without_retry_after
-    assert abs(statuses["requests"][200] - 150) <= 1
+    assert 149 <= statuses["requests"][200] <= 150 * minutes + 1
     assert backend.tokens["requests"] == statuses["requests"][200] * (PROMPT_TOKENS + 1)
-    assert 9_900 <= backend.tokens["tokens"] <= 10_000
+    assert 9_900 <= backend.tokens["tokens"] <= 10_000 * minutes
     assert 4_950 <= backend.tokens["day"] <= 5_000
     assert backend.most_running["places"] == 5
 
