@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from component_process import RunningComponent, running
-from endpoint_entries import whole
+from endpoint_entries import entry, whole
 from pods_backend import PodsBackend
 from server_ports import free_port
 from waiting import until_async
@@ -65,7 +65,9 @@ async def backends() -> AsyncIterator[tuple[PodsBackend, PodsBackend]]:
 @pytest_asyncio.fixture
 async def front(backends: tuple[PodsBackend, PodsBackend], tmp_path: Path) -> AsyncIterator[Front]:
     endpoints, config, port = tmp_path / "endpoints.json", tmp_path / "gateway.yaml", free_port()
-    endpoints.write_bytes(msgspec.json.encode(whole(*(backend.entry() for backend in backends))))
+    endpoints.write_bytes(
+        msgspec.json.encode(whole(*(backend.entry() for backend in backends), entry("texts", "prod")))
+    )
     config.write_text(routes("prod/large", "prod/small"), encoding="utf-8")
     argv = ["-m", "pilotlight_gateway", f"--port={port}", f"--endpoints={endpoints}", "--auth=open"]
     argv += [f"--config={config}", "--host=127.0.0.1", f"--state_dir={tmp_path / 'state'}"]
@@ -180,3 +182,17 @@ async def test_a_mirror_sees_copies_and_the_client_nothing_of_it(
         assert b"small" not in await answer.read()
     await until_async(lambda: front.metric('pilotlight_gateway_mirrored_total{outcome="answered"} 6.0'))
     assert await front.metric('pilotlight_gateway_tokens_total{kind="prompt"} 15.0')
+
+
+async def test_an_endpoint_on_the_short_way_knows_the_routes_name(front: Front) -> None:
+    front.configure(routes("prod/texts") + routes("prod/small", name="texts").removeprefix("routes:\n"))
+    await until_async(lambda: front.metric('config_reloads_total{outcome="applied"} 1.0'))
+    for name, way in (("smart", "short"), ("prod/texts", "short"), ("texts", "pods")):
+        asked = {"model": name, "prompt": "What is a token?"}
+        async with front.client.post("/tokenize", json=asked) as answer:
+            assert answer.headers["x-pilotlight-way"].startswith(way), await answer.text()
+            assert answer.status == 200
+            if way == "short":
+                assert (await answer.json())["count"] > 0
+    async with front.client.get("/v2/models/smart") as answer:
+        assert (await answer.json())["name"] == "smart"

@@ -72,7 +72,8 @@ async def answered_in_cascade(
 async def _escalated(
     request: GatewayRequest, route: Routed, attempt: Answering, first: _First, why: str
 ) -> Reply | Stream:
-    headers, spent, entry = request.context.response_headers, request.usage, request.entry
+    headers, spent = request.context.response_headers, request.usage
+    of_first = request.entry, request.model_name, request.choice
     _count_anew(request)
     try:
         result = await answered(request, route, attempt)
@@ -80,7 +81,8 @@ async def _escalated(
         if first.broken:
             raise
         # There is an answer, and nobody has a better one.
-        request.usage, request.entry, request.context.response_headers = spent, entry, headers
+        request.usage, request.context.response_headers = spent, headers
+        request.entry, request.model_name, request.choice = of_first
         USAGE.set(spent)
         headers[ROUTE_HEADER] = f"cascade; {why}, but {error.http_status}"
         cascaded("kept, as the other failed").inc()

@@ -10,5 +10,5 @@ from __future__ import annotations
 import msgspec
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """A field that nobody knows is refused by its name."""

@@ -30,8 +30,10 @@ def with_model(body: bytes, model_name: str) -> bytes:
 class AskedName:
     """Puts the name into answers wherever a surface names the model."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, of_metadata: bool = False) -> None:
+        """`of_metadata`: V2's, where the model is the object's `name`."""
         self._name = msgspec.Raw(msgspec.json.encode(name))
+        self._naming = (*_NAMING, "name") if of_metadata else _NAMING
 
     def in_reply(self, reply: Reply) -> Reply:
         return replace(reply, body=self._in_object(reply.body)) if reply.content_type.startswith(JSON) else reply
@@ -54,7 +56,7 @@ class AskedName:
         except msgspec.DecodeError:
             return data
         changed = False
-        for field in _NAMING:
+        for field in self._naming:
             if field in fields and bytes(fields[field]) != b"null":
                 fields[field], changed = self._name, True
         for field in _AROUND:

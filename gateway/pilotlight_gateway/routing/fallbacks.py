@@ -73,7 +73,8 @@ def _watched(
     result: Reply | Stream, request: GatewayRequest, route: Routed, choice: Choice, first_event_s: float
 ) -> Reply | Stream:
     own_name = request.answers_as or choice.model_name
-    name = None if own_name == route.name else AskedName(route.name)
+    of_metadata = request.place.method == "GET" and request.place.model is not None
+    name = None if own_name == route.name else AskedName(route.name, of_metadata=of_metadata)
     waited_s = start_s(request)
     was_got = choice.is_cold and (isinstance(result, Stream) or result.status < 400)
     started_s = waited_s if was_got else None

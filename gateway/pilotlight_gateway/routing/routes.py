@@ -84,13 +84,16 @@ class Routes:
         chosen = choose(route, facts, self.rollouts.share(route), self._lengths.ratio(name))
         if chosen is None:
             raise no_such_model(name, facts.version)
-        choices, note = self._in_order(tuple(self._choices(chosen)), route.patience_s, facts.most_s)
+        cascade = self._cascade(route, chosen)
+        choices, note = tuple(self._choices(chosen)), ""
+        if cascade is None:  # whose first answer may be all that is needed
+            choices, note = self._in_order(choices, route.patience_s, facts.most_s)
         return Routed(
             name,
             route.label,
             choices,
             _unversioned(place) if route.versions else place,
-            self._cascade(route, chosen),
+            cascade,
             note,
             observe=partial(self._observe, route),
             ended=partial(self._ended, route, facts),

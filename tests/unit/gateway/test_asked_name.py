@@ -61,3 +61,10 @@ def test_a_reply_without_a_model_passes_as_it_is(body: bytes) -> None:
 def test_a_request_keeps_everything_else(fields: dict[str, object]) -> None:
     fields["model"] = "asked"
     assert json.loads(with_model(json.dumps(fields).encode(), "own")) == {**fields, "model": "own"}
+
+
+def test_a_models_metadata_have_its_name_where_nothing_else_has() -> None:
+    body = b'{"name": "own", "versions": ["1"]}'
+    named = AskedName(ASKED, of_metadata=True).in_reply(Reply(body))
+    assert json.loads(named.body) == {"name": ASKED, "versions": ["1"]}
+    assert AskedName(ASKED).in_reply(Reply(body)) == Reply(body)

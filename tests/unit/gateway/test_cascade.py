@@ -159,6 +159,7 @@ async def test_where_the_other_one_cannot_the_first_answer_stands() -> None:
         world = World(small, Unavailable("no"))
         answer = await world.run()
         assert world.told == "cascade; low confidence, but 503"
+        assert (world.request.entry.name, world.request.model_name) == ("small", "small")
         assert world.request.usage.output_tokens == (4 if isinstance(answer, list) else 5)
         assert usage_now() is world.request.usage
         assert "bad" in str(answer) or len(answer) == 4
