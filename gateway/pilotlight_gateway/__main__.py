@@ -38,10 +38,11 @@ from pilotlight_gateway.limits.redis_accounts import RedisAccounts
 from pilotlight_gateway.limits.sqlite_budgets import FILE_NAME as BUDGETS_FILE_NAME
 from pilotlight_gateway.limits.sqlite_budgets import SqliteBudgets
 from pilotlight_gateway.limits.tenant_limits import TenantLimits
-from pilotlight_gateway.metrics import TEXT_WORKER_BYTES
+from pilotlight_gateway.metrics import ENDPOINTS, TEXT_WORKER_BYTES
 from pilotlight_gateway.pipeline import Pipeline, Steps
 from pilotlight_gateway.pods_way.pods_way import PodsWay
 from pilotlight_gateway.priorities.fair_turns import FairTurns
+from pilotlight_gateway.request_log import RequestLog
 from pilotlight_gateway.request_steps import GatewayRequest, Limits, NoLimits, OpenDoor, Way
 from pilotlight_gateway.rollout.rollouts import FILE_NAME as ROLLOUTS
 from pilotlight_gateway.rollout.rollouts import Rollouts
@@ -70,7 +71,7 @@ from pilotlight_gateway.usage.usage_book import UsageBook
 from pilotlight_gateway.ways import ChosenWay, WayFacts, WayName, choose_way
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import PilotlightError
-from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, logged_in_a_line
 from pilotlight_serving.drained_server import DrainedServer, grpc_on
 from pilotlight_serving.grpc_server import GrpcServer
 from pilotlight_serving.http_app import HttpApp
@@ -141,7 +142,9 @@ class Gateway:
         self._process = uuid.uuid4().hex
         self._usage = None if settings.state_dir is None else SqliteUsage(settings.state_dir / USAGE_FILE_NAME)
         self._redis = _redis_link(settings.redis_url) if settings.redis_url else None
-        self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
+        self._log = RequestLog(settings.request_log) if settings.request_log else None
+        ended = logged_in_a_line if self._log is None else self._log.ended
+        self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests, ended)
         self._server_settings = ServerSettings(
             http_port=settings.port,
             host=settings.host,
@@ -158,6 +161,7 @@ class Gateway:
         loader = WorkerLoader(room, self._settings.environment)
         texts = TextCache(loader, self._settings.text_cache_bytes // 4)
         table = EndpointTable()
+        ENDPOINTS.set_function(lambda: len(table))
         short = ShortWay(PoolAddress(self._settings.pool_url, self._settings.pool_key), texts, stored, table)
         pods = PodsWay(short=short)
         watch_tenants = None if self._tenants is None else TenantWatch(self._tenants)
@@ -165,6 +169,8 @@ class Gateway:
         limits: Limits = NoLimits()
         own: list[OwnRoute] = []
         opened: list[Opened] = [room, self._rollouts]
+        if self._log is not None:
+            opened.append(self._log)
         if self._config_watch is not None:
             opened.append(self._config_watch)
         if self._redis is not None:

@@ -20,7 +20,18 @@ SECONDS = Histogram(
     ["route", "priority"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
+FIRST_BYTE = Histogram(
+    "pilotlight_gateway_first_byte_seconds",
+    "Seconds until an answer began, by route and priority",
+    ["route", "priority"],
+    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
 TOKENS = Counter("pilotlight_gateway_tokens", "Tokens of answered requests, also of cut ones", ["kind"])
+LIMITED = Counter("pilotlight_gateway_limited", "Requests refused by their tenant's limits, by which", ["limit"])
+RETRIES = Counter("pilotlight_gateway_retries", "Requests sent again before their first byte, by why", ["why"])
+BREAKERS = Gauge("pilotlight_gateway_breakers", "Replicas whose breaker is open, or half open", ["standing"])
+ENDPOINTS = Gauge("pilotlight_gateway_endpoints", "Endpoints that the directory tells of")
+LOG_LINES_LOST = Counter("pilotlight_gateway_log_lines_lost", "Lines of the request log that nobody took in time")
 RESUMES = Counter("pilotlight_gateway_resumes", "Streams that were cut after their first byte, by outcome", ["outcome"])
 WENT = {way: WAYS.labels(way) for way in ("short", "pods")}
 PROMPT_TOKENS, OUTPUT_TOKENS = TOKENS.labels("prompt"), TOKENS.labels("output")
@@ -50,6 +61,11 @@ PROMISED = QueueGauges(SEQUENCES, PROMISED_TOKENS, REFUSED.labels)
 def seconds(route: str, priority: str) -> Histogram:
     """Looked up once: there are as many as routes times priorities."""
     return SECONDS.labels(route, priority)
+
+
+@cache
+def first_byte(route: str, priority: str) -> Histogram:
+    return FIRST_BYTE.labels(route, priority)
 
 
 @cache

@@ -15,7 +15,7 @@ from pilotlight_gateway.directory.endpoint_table import EndpointTable, Target
 from pilotlight_gateway.errors import no_such_model, nothing_known_yet
 from pilotlight_gateway.held_events import Held, HeldEvents
 from pilotlight_gateway.metering import USAGE
-from pilotlight_gateway.metrics import OUTPUT_TOKENS, PROMPT_TOKENS, WENT, requests, seconds
+from pilotlight_gateway.metrics import OUTPUT_TOKENS, PROMPT_TOKENS, WENT, first_byte, requests, seconds
 from pilotlight_gateway.request_steps import (
     NO_RECORDS,
     NO_TURN,
@@ -107,6 +107,7 @@ class Pipeline:
         request = GatewayRequest(context, place, asked, caller, target.entry, target.model_name)
         if routed is not None:
             request.routed, request.place = routed, routed.place
+        context.about = request
         return await self._steps.once.answer(request, lambda: self._run(request, place, started_s))
 
     async def _run(self, request: GatewayRequest, asked_at: Place, started_s: float) -> Reply | Stream:
@@ -161,7 +162,8 @@ class Pipeline:
         try:
             with self._timeouts.of(timeout_s):
                 result = await self._by_its_route(request, started_s, outcome)
-                self._steps.records.begun(request, time.perf_counter() - started_s)
+                request.first_byte_s = time.perf_counter() - started_s
+                self._steps.records.begun(request, request.first_byte_s)
                 return result
         except TimeoutError as error:
             if request.routed is not None and request.choice is not None:
@@ -271,6 +273,8 @@ class _Outcome:
         route, priority, usage = self.request.place.route, self.request.caller.priority, self.request.usage
         requests(route, priority, self.status).inc()
         seconds(route, priority).observe(time.perf_counter() - self.started_s)
+        if self.request.first_byte_s is not None:
+            first_byte(route, priority).observe(self.request.first_byte_s)
         if usage.total:
             PROMPT_TOKENS.inc(usage.prompt_tokens)
             OUTPUT_TOKENS.inc(usage.output_tokens)

@@ -146,7 +146,7 @@ class GatewayRequest:
     `routed`: where a route chose the endpoint; then it may become another one before the answer has begun, as
     `choice` says. `elsewhere`: another endpoint would answer now, so that there is nothing to wait for.
     `answers_as`: what the answer calls the model, "" for its `model_name`. `booked`: of `usage`, what was booked for
-    endpoints that were asked before."""
+    endpoints that were asked before. `first_byte_s`: until the answer began."""
 
     context: RequestContext
     place: Place
@@ -160,6 +160,7 @@ class GatewayRequest:
     elsewhere: bool = False
     answers_as: str = ""
     booked: TokenUsage | None = None
+    first_byte_s: float | None = None
 
 
 class Authenticator(Protocol):

@@ -44,6 +44,7 @@ class GatewaySettings:
     drain_timeout_s: float = REQUEST_TIMEOUT_S
     text_cache_bytes: int = 1 << 30
     log_level: str = "INFO"
+    request_log: float = 1.0
     config: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -75,6 +76,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         drain_timeout_s=given.drain_timeout_s,
         text_cache_bytes=given.text_cache_mib << 20,
         log_level=given.log_level,
+        request_log=given.request_log,
         config=given.config,
         environment=environment,
     )
@@ -118,9 +120,23 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="memory for tokenizers and templates, three quarters in processes of their own",
     )
     add("--drain_timeout_s", type=float, default=REQUEST_TIMEOUT_S, help="for requests in flight after SIGTERM")
+    add(
+        "--request_log",
+        type=_share,
+        default=1.0,
+        metavar="SHARE",
+        help="of answered requests, for a line each on standard output; failed ones have theirs unless it is 0",
+    )
     add("--log_level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     parser.epilog = (
         f"The pool's lease key is read from ${POOL_KEY_VARIABLE}, the URL of Redis also from ${REDIS_URL_VARIABLE}, "
         "where its password is not seen by who lists processes."
     )
     return parser
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0.0 <= share <= 1.0:
+        raise argparse.ArgumentTypeError("a share is a number from 0 to 1")
+    return share

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from pilotlight_protocol.errors import Unavailable
@@ -15,15 +16,40 @@ from pilotlight_wire.handlers import RequestContext
 FAILED_RETRY_AFTER_S = 60.0
 
 _LOGS = {transport: logging.getLogger(f"pilotlight.{transport}") for transport in ("http", "grpc")}
+_FAILED_FROM = 400
+
+Transport = Literal["http", "grpc"]
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRequest:
+    """`what`: method and path, or the model of a gRPC call. `status`: HTTP's number or gRPC's name."""
+
+    transport: Transport
+    what: str
+    status: str
+    seconds: float
+    context: RequestContext
+
+    @property
+    def failed(self) -> bool:
+        return int(self.status) >= _FAILED_FROM if self.status.isdigit() else self.status != "OK"
+
+
+def logged_in_a_line(ended: EndedRequest) -> None:
+    log, request_id = _LOGS[ended.transport], ended.context.request_id
+    log.info("%s %s %.1f ms id=%s", ended.what, ended.status, ended.seconds * 1000, request_id)
 
 
 class ConcurrencyLimiter:
-    """`draining`: a signal to end has come; `refusing`: no new request is taken any more.
+    """`ended` is told of each request that is over. `draining`: a signal to end has come; `refusing`: no new request is
+    taken any more.
 
     `why_ending`: what clients are told then; None where another replica can serve them.
     """
 
-    def __init__(self, max_concurrent: int) -> None:
+    def __init__(self, max_concurrent: int, ended: Callable[[EndedRequest], None] = logged_in_a_line) -> None:
+        self.ended = ended
         self._max_concurrent = max_concurrent
         self.in_flight = 0
         self.draining = False
@@ -69,7 +95,7 @@ class CountedRequest:
         self,
         limiter: ConcurrencyLimiter,
         context: RequestContext,
-        transport: Literal["http", "grpc"],
+        transport: Transport,
         observe: Callable[[float], None],
     ) -> None:
         limiter.enter()
@@ -88,4 +114,4 @@ class CountedRequest:
         answered(self._transport, status).inc()
         for phase, milliseconds in context.server_timing.items():
             phase_seconds(phase.partition(";")[0]).observe(milliseconds / 1000)
-        _LOGS[self._transport].info("%s %s %.1f ms id=%s", what, status, elapsed_s * 1000, context.request_id)
+        self._limiter.ended(EndedRequest(self._transport, what, status, elapsed_s, context))

@@ -25,7 +25,7 @@ class RequestContext:
     `model_name`: from the path or the gRPC message, "" for routes without one. `server_timing`: phase -> milliseconds,
     sent as `Server-Timing` and observed as a histogram. `response_headers`: sent when the response starts.
     `path_parameters`: what stands where the route's path has a name in braces. `pieces`: the body as it arrives, for a
-    route that reads it itself; `body` is empty then.
+    route that reads it itself; `body` is empty then. `about`: what a server's own steps know of the request, for its log.
     """
 
     request_id: str
@@ -38,6 +38,7 @@ class RequestContext:
     path_parameters: Mapping[str, str] = field(default_factory=dict)
     query_string: bytes = b""
     pieces: AsyncIterator[bytes] | None = None
+    about: object = None
 
     @property
     def query(self) -> dict[str, str]:

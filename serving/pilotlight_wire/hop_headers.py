@@ -5,12 +5,14 @@ How a server writes its own stands in `http_exchange`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pilotlight_protocol.answer_record import RESUME, TELL
 
 _FORWARDED = frozenset({"traceparent", "tracestate"})
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}").match
 OWN_PREFIX = "x-pilotlight-"
 REQUEST_ID = "x-request-id"
 ELSEWHERE = "x-pilotlight-elsewhere"
@@ -38,6 +40,15 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
         for name, value in headers.items()
         if (name in _FORWARDED or name.startswith(OWN_PREFIX)) and value.isprintable()
     }
+
+
+def trace_id(headers: Mapping[str, str]) -> str:
+    """Of a request's `traceparent` (W3C Trace Context), "" where there is none."""
+    given = headers.get("traceparent")
+    if given is None:
+        return ""
+    parsed = _TRACEPARENT(given)
+    return "" if parsed is None else parsed[1]
 
 
 def passed_back(headers: Mapping[str, str]) -> dict[str, str]:

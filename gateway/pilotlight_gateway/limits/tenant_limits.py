@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pilotlight_gateway.limits.accounts import Accounts
 from pilotlight_gateway.limits.limit_terms import UNLIMITED, LimitTerms, Refused, Spent, rate_limit_headers
 from pilotlight_gateway.limits.request_estimate import estimated_prompt_tokens, reserved_tokens
+from pilotlight_gateway.metrics import LIMITED
 from pilotlight_gateway.request_steps import GatewayRequest, NoReservation, Reservation, TokenUsage
 from pilotlight_protocol.errors import TooManyRequests
 
@@ -45,6 +46,7 @@ class TenantLimits:
         headers = rate_limit_headers(terms, told.standing)
         if isinstance(told, Refused):
             request.context.response_headers.update(headers)
+            LIMITED.labels(told.spent).inc()
             raise TooManyRequests(
                 _SPENT[told.spent].format(limit=getattr(terms, told.spent)), retry_after_s=told.retry_after_s
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pilotlight_gateway.balancing.carried_request import CarriedRequest
 from pilotlight_gateway.balancing.replica_choice import ChoiceSettings, another_admits, choose, prefix_of
 from pilotlight_gateway.limits.request_estimate import estimated_prompt_tokens
+from pilotlight_gateway.metrics import RETRIES
 from pilotlight_gateway.pods_way.metrics_watch import MetricsWatch
 from pilotlight_gateway.pods_way.pods_request import PodsRequest
 from pilotlight_gateway.pods_way.replica_set import EndpointUpstreams, ReplicaSet, Upstream
@@ -92,6 +93,7 @@ class PodsExchange:
                 raise answer.error
             if answer.exchange is not None:
                 answer.exchange.upstream.pool.settle(answer.exchange.connection)
+            RETRIES.labels(answer.failure.kind).inc()
             _log.info("request %s is sent again in %.2f s: %s", request.context.request_id, wait_s, answer.failure)
             await asyncio.sleep(wait_s)
         raise AssertionError

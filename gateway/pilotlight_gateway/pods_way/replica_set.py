@@ -5,11 +5,14 @@ It must not know what is sent to them.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from pilotlight_gateway.balancing.replica_choice import Replica
+from pilotlight_gateway.metrics import BREAKERS
 from pilotlight_gateway.resilience.breaker import Breaker, BreakerSettings
 from pilotlight_gateway.resilience.retries import RetryBudget, RetrySettings
 from pilotlight_protocol.endpoint_directory import EndpointEntry, PodsAddress
@@ -55,6 +58,13 @@ class ReplicaSet:
         self._retries = retries
         self._pools: dict[str, ConnectionPool] = {}
         self._endpoints: OrderedDict[tuple[str, str], EndpointUpstreams] = OrderedDict()
+        for standing in ("open", "half_open"):
+            BREAKERS.labels(standing).set_function(partial(self._standing, standing))
+
+    def _standing(self, standing: str) -> int:
+        now_s = asyncio.get_running_loop().time()
+        known = (upstream for endpoint in self._endpoints.values() for upstream in endpoint.upstreams)
+        return sum(upstream.breaker.standing(now_s) == standing for upstream in known)
 
     def of(self, entry: EndpointEntry, now_s: float) -> EndpointUpstreams:
         """What is known of an address stays known while the endpoint has it."""
