@@ -138,9 +138,11 @@ class Pipeline:
         except Unauthorized:
             context.response_headers["www-authenticate"] = "Bearer"
             raise
-        headers = {**context.headers, TENANT: caller.tenant}
-        for name in HOP_ONLY & headers.keys() - {TENANT}:
-            del headers[name]
+        headers = dict(context.headers)
+        if not HOP_ONLY.isdisjoint(headers):
+            for name in HOP_ONLY:
+                headers.pop(name, None)
+        headers[TENANT] = caller.tenant
         context.headers = headers
         return caller
 

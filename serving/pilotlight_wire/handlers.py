@@ -25,7 +25,8 @@ class RequestContext:
     `model_name`: from the path or the gRPC message, "" for routes without one. `server_timing`: phase -> milliseconds,
     sent as `Server-Timing` and observed as a histogram. `response_headers`: sent when the response starts.
     `path_parameters`: what stands where the route's path has a name in braces. `pieces`: the body as it arrives, for a
-    route that reads it itself; `body` is empty then. `about`: what a server's own steps know of the request, for its log.
+    route that reads it itself; `body` is empty then. `about`: what a server's own steps know of the request, for its
+    log.
     """
 
     request_id: str

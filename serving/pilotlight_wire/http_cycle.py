@@ -154,6 +154,7 @@ class HttpCycle:
         """The body, which `receive` then does not give any more; None where it is not here as a whole."""
         if self._more or self.gone:
             return None
+        self._connection.resume_reading()  # else nobody would see the client leave
         self._news = False
         body, self._body = self._body, b""
         return bytes(body)

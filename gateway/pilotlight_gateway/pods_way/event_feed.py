@@ -79,7 +79,9 @@ class EventFeed:
         if self._told:
             self._crc = zlib.crc32(events, self._crc)
         elif not self.ended:
-            self.ended = any(last in events for last in self._lasts)
+            for last in self._lasts:
+                if last in events:
+                    self.ended = True
         return events
 
     def _heard(self, events: bytes) -> bytes:

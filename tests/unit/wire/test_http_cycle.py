@@ -13,7 +13,7 @@ from memory_transport import MemoryTransport, connect
 from pilotlight_wire.edge_bounds import EdgeBounds
 from pilotlight_wire.http_edge import HttpEdge
 from pilotlight_wire.http_exchange import HttpAnswer
-from pilotlight_wire.http_protocol import CYCLE
+from pilotlight_wire.http_protocol import CYCLE, DISCONNECT
 
 pytestmark = pytest.mark.looptime
 
@@ -148,6 +148,24 @@ async def test_a_body_that_nobody_reads_stops_its_client() -> None:
     transport.protocol.data_received(b"x" * 100_000)
     await settle()
     assert b"200000" in transport.written
+
+
+@pytest.mark.parametrize("size", [10, 100_000, 1_000_000])
+async def test_a_client_that_leaves_while_its_answer_is_made_is_seen_whatever_its_body(size: int) -> None:
+    seen: list[str] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        answer = HttpAnswer(scope, receive, send, EdgeBounds().cors, "/")
+        seen.append(str(len(await answer.body(2_000_000, 20.0))))
+        scope[DISCONNECT] = lambda: seen.append("gone")
+        await asyncio.sleep(100)
+
+    transport = connection(app)
+    transport.protocol.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+    await settle()
+    assert not transport.paused
+    transport.protocol.connection_lost(None)
+    assert seen == [str(size), "gone"]
 
 
 async def test_a_client_that_reads_too_slowly_is_waited_for() -> None:
