@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
-from pilotlight_protocol.errors import PilotlightError, UnsupportedMediaType
+from pilotlight_protocol.errors import InvalidInput, PilotlightError, UnsupportedMediaType
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRequest
 from pilotlight_serving.errors import MethodNotAllowed, RouteNotFound, bug, no_such_model
 from pilotlight_serving.settings import ServerSettings
@@ -121,6 +121,8 @@ class _Exchange:
                 answer.client_gone = True
             except PilotlightError as error:
                 await self._fail(error)
+            except RecursionError:  # of what decodes JSON: nothing else here goes as deep as a client says
+                await self._fail(InvalidInput("the body is nested too deeply"))
             except Exception:
                 _log.exception("request %s failed", self._context.request_id)
                 await self._fail(bug())

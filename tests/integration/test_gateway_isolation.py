@@ -1,0 +1,186 @@
+"""32 tenants at one gateway: nothing of one is read, changed or told from nothing by another, on any route."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tenants_gateway import COMMON, TenantsGateway, host_of, own_model, tenant, tenants_gateway
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(170)]
+
+TENANTS = 32
+NOBODYS = "nobody-s"
+"""As long as the name of a tenant's model, and of none."""
+CHAT = {"messages": [{"role": "user", "content": "hello"}]}
+OVER_MODELS: dict[str, dict[str, Any]] = {
+    "chat/completions": CHAT,
+    "completions": {"prompt": "hello"},
+    "responses": {"input": "hello"},
+    "messages": {**CHAT, "max_tokens": 8},
+    "embeddings": {"input": "hello"},
+    "rerank": {"query": "a", "documents": ["b"]},
+    "score": {"text_1": "a", "text_2": "b"},
+    "tokenize": {"prompt": "hello"},
+    "detokenize": {"tokens": [1, 2]},
+    "messages/count_tokens": CHAT,
+}
+V2_BODY = {"text_input": "hello", "inputs": [], "parameters": {"max_tokens": 4}}
+Asked = tuple[str, str, Any, dict[str, str]]
+"""Method, target, JSON body, headers; `{name}` and `{tenant}` stand for whom it is about."""
+
+ABOUT_A_NAME: list[Asked] = [
+    *(
+        ("POST", f"{prefix}/{path}", {"model": "{name}", **body}, {})
+        for prefix in ("/v1", "/openai/v1")
+        for path, body in OVER_MODELS.items()
+    ),
+    ("POST", "/v1/chat/completions", {"model": "{name}", "stream": True, **CHAT}, {}),
+    ("POST", "/v1/chat/completions", {"model": "{tenant}/{name}", **CHAT}, {}),
+    ("POST", "/v1/chat/completions", {"model": "{name}.{tenant}", **CHAT}, {}),
+    ("POST", "/v1/chat/completions", {"model": "{name}", **CHAT}, {"x-model-version": "1"}),
+    ("POST", "/v1/chat/completions", {"model": "{name}", **CHAT}, {"prefer": "respond-async"}),
+    ("POST", "/v1/chat/completions", {"model": "{name}", **CHAT}, {"x-pilotlight-tenant": "{tenant}"}),
+    ("POST", "/v1/chat/completions", {"model": "{name}", **CHAT}, {"host": "{name}.{tenant}.localhost"}),
+    ("GET", "/v1/models/{name}", None, {}),
+    ("GET", "/v1/models/{tenant}/{name}", None, {}),
+    ("GET", "/openai/v1/models/{name}", None, {}),
+    ("GET", "/v2/models/{name}", None, {}),
+    ("GET", "/v2/models/{name}/ready", None, {}),
+    ("GET", "/v2/models/{name}/versions/1", None, {}),
+    ("POST", "/v2/models/{name}/infer", V2_BODY, {}),
+    ("POST", "/v2/models/{name}/generate", V2_BODY, {}),
+    ("POST", "/v2/models/{name}/generate_stream", V2_BODY, {}),
+    ("GET", "/v1/endpoints/{name}", None, {}),
+    ("PATCH", "/v1/endpoints/{name}", {"max_replicas": 1}, {}),
+    ("DELETE", "/v1/endpoints/{name}", None, {}),
+    ("GET", "/v1/usage?tenant={tenant}", None, {}),
+    ("GET", "/v1/usage?endpoint={name}", None, {}),
+    ("GET", "/v1/tenants", None, {}),
+    ("DELETE", "/v1/tenants/{tenant}", None, {}),
+    ("GET", "/v1/tenants/{tenant}/keys", None, {}),
+    ("POST", "/v1/tenants/{tenant}/keys", {}, {}),
+    ("POST", "/v1/tenants/{tenant}/settings", {"limits": {}}, {}),
+    ("GET", "/v1/jobs?tenant={tenant}", None, {}),
+    ("GET", "/v1/routes", None, {}),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TenantsGateway]:
+    with tenants_gateway(tmp_path_factory.mktemp("gateway"), TENANTS) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def http(world: TenantsGateway) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=world.gateway.base, timeout=30) as client:
+        yield client
+
+
+def ask(http: httpx.Client, key: str, asked: Asked, name: str, of_tenant: str) -> httpx.Response:
+    def spelled(text: str) -> str:
+        return text.replace("{name}", name).replace("{tenant}", of_tenant)
+
+    method, target, body, headers = asked
+    content = None if body is None else spelled(json.dumps(body)).encode()
+    sent = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    sent |= {header: spelled(value) for header, value in headers.items()}
+    return http.request(method, spelled(target), content=content, headers=sent)
+
+
+def told(answer: httpx.Response, name: str, of_tenant: str) -> tuple[int, str, dict[str, str]]:
+    """All that the client sees, but for what is another each time anyhow, with the names it asked by put aside."""
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z?", "TIME", answer.text).replace(name, "NAME").replace(of_tenant, "TENANT")
+    each = {"date", "x-request-id", "server-timing", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"}
+    each |= {"x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens", "content-length"}
+    headers = {header: value for header, value in answer.headers.items() if header not in each}
+    return answer.status_code, text, headers
+
+
+NUMBERS = st.integers(0, TENANTS - 1)
+
+
+@settings(max_examples=120, deadline=None)
+@given(mine=NUMBERS, other=NUMBERS, asked=st.sampled_from(ABOUT_A_NAME), narrow=st.booleans())
+def test_what_another_has_is_told_from_nothing_in_nothing(
+    world: TenantsGateway, http: httpx.Client, mine: int, other: int, asked: Asked, narrow: bool
+) -> None:
+    if mine == other:
+        other = (other + 1) % TENANTS
+    key = (world.narrow_keys if narrow else world.keys)[mine]
+    asked_before = len(world.hosts)
+    theirs = told(ask(http, key, asked, own_model(other), tenant(other)), own_model(other), tenant(other))
+    nobodys = told(ask(http, key, asked, NOBODYS, "tenantXX"), NOBODYS, "tenantXX")
+    assert theirs == nobodys
+    assert theirs[0] < 500 or theirs[0] in (501, 503)
+    names = {host.split(".")[1] for host in world.hosts[asked_before:]}
+    assert names <= {tenant(mine)}, "nobody else's endpoint was asked"
+    assert not [number for number in range(TENANTS) if number != mine and own_model(number) in theirs[1]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(mine=NUMBERS, stream=st.booleans(), common=st.booleans(), prefix=st.sampled_from(["/v1", "/openai/v1"]))
+def test_a_name_that_all_have_is_ones_own(
+    world: TenantsGateway, http: httpx.Client, mine: int, stream: bool, common: bool, prefix: str
+) -> None:
+    name = COMMON if common else own_model(mine)
+    asked: Asked = ("POST", f"{prefix}/chat/completions", {"model": "{name}", "stream": stream, **CHAT}, {})
+    answer = ask(http, world.keys[mine], asked, name, tenant(mine))
+    assert answer.status_code == 200
+    assert host_of(name, mine) in answer.text
+    listed = http.get(f"{prefix}/models", headers={"authorization": f"Bearer {world.keys[mine]}"}).json()
+    assert sorted(card["id"] for card in listed["data"]) == sorted([COMMON, own_model(mine)])
+
+
+@settings(max_examples=30, deadline=None)
+@given(pair=st.lists(NUMBERS, min_size=2, max_size=2, unique=True), stream=st.booleans())
+def test_a_request_id_is_its_tenants(world: TenantsGateway, http: httpx.Client, pair: list[int], stream: bool) -> None:
+    """The second joins nothing, is given nothing of the first, and conflicts with nothing."""
+    headers = {"x-request-id": f"same-{uuid4().hex}"}
+    for each, content in zip(pair, ("hello", "something else"), strict=True):
+        body = {"model": "{name}", "stream": stream, "messages": [{"role": "user", "content": content}]}
+        answer = ask(http, world.keys[each], ("POST", "/v1/chat/completions", body, headers), COMMON, tenant(each))
+        assert (answer.status_code, host_of(COMMON, each) in answer.text) == (200, True)
+    rest: Asked = ("POST", "/v1/chat/completions", body, {**headers, "last-event-id": "1"})
+    again = ask(http, world.keys[pair[0]], rest, COMMON, tenant(pair[0]))
+    assert host_of(COMMON, pair[1]) not in again.text
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    mine=NUMBERS,
+    kind=st.sampled_from(["responses", "jobs", "files", "batches"]),
+    verb=st.sampled_from(["GET", "DELETE", "POST"]),
+    number=st.integers(0, 2**60),
+)
+def test_what_is_kept_under_an_id_is_nobodys_to_guess(
+    world: TenantsGateway, http: httpx.Client, mine: int, kind: str, verb: str, number: int
+) -> None:
+    headers = {"authorization": f"Bearer {world.keys[mine]}"}
+    for path in (f"/v1/{kind}/{kind[:-1]}_{number:x}", f"/v1/{kind}/{number}/cancel", f"/v1/{kind}/{number}/content"):
+        assert http.request(verb, path, headers=headers).status_code in (400, 404, 405)
+
+
+def test_without_a_key_nothing_is_told(world: TenantsGateway, http: httpx.Client) -> None:
+    for asked in ABOUT_A_NAME:
+        known = told(ask(http, "plk_no", asked, own_model(3), tenant(3)), own_model(3), tenant(3))
+        unknown = told(ask(http, "plk_no", asked, NOBODYS, "tenantXX"), NOBODYS, "tenantXX")
+        assert known == unknown
+        assert known[0] in (401, 404, 405), asked
+
+
+def test_metrics_and_log_name_nobody(world: TenantsGateway, http: httpx.Client) -> None:
+    """Last: all of the above has left its traces."""
+    shown = http.get("/metrics").text
+    assert not re.findall(r"tenant\d\d|model\d\d", shown)
+    log = world.gateway.log.read_text(errors="replace")
+    assert not [key for key in (*world.keys, *world.narrow_keys) if key in log]
+    assert "Traceback" not in log
