@@ -1,8 +1,9 @@
 """Correctness under churn: 50 endpoints on 2 slots, random arrivals, and every 20 s something is killed or stopped.
 
-    python benchmarks/churn.py [--minutes 10] [--apart]
+    python benchmarks/churn.py [--minutes 10] [--apart] [--no-gateway]
 
-Killed with SIGKILL: a random engine, the service, the zygote, a predictor, and the engine under a stream that runs.
+Half of the traffic goes through a gateway's short way. Killed with SIGKILL: a random engine, the service, the zygote, a
+predictor, the gateway, and the engine under a stream that runs.
 Stopped with SIGSTOP: an engine, for some seconds or for good. The oracle comes first: what plain torch says each
 float32 model answers, and what an engine answers that was booted for that model alone. Then the traffic. Passes when
 every completed answer is its model's own, no tenant finds another's prompt cached, nothing hangs, no stream is cut off
@@ -32,6 +33,7 @@ from rich.table import Table
 from churn_harness.apart import ApartChurnPool
 from churn_harness.bucket import bucket, uri_of
 from churn_harness.driver import APART_KINDS, KINDS, Churn, ChurnPlan
+from churn_harness.gateway_door import GatewayDoor
 from churn_harness.models import Endpoint, make_endpoints, trained_endpoints, twin
 from churn_harness.oracle import booted_answers
 from churn_harness.pool import ChurnPool, ThinPredictor
@@ -91,9 +93,10 @@ async def traffic(
     thin = [
         ThinPredictor(each, free_port(), pool.url, folder / f"{each.name}.log") for each in endpoints[: args.predictors]
     ]
-    kinds = APART_KINDS if args.apart else KINDS
+    kinds = (APART_KINDS if args.apart else KINDS) + (("gateway",) if args.gateway else ())
     plan = ChurnPlan(60 * args.minutes, args.kill_every_s, args.clients, args.think_s, args.seed, kinds)
-    churn = Churn(pool, thin, endpoints, plan, twins)
+    door = GatewayDoor(folder / "gateway", free_port(), pool.url, endpoints) if args.gateway else None
+    churn = Churn(pool, thin, endpoints, plan, twins, door)
     watcher = asyncio.create_task(watch(churn.tally))
     try:
         tally = await churn.run()
@@ -101,9 +104,12 @@ async def traffic(
         watcher.cancel()
         for predictor in thin:
             predictor.kill()
+        if door is not None:
+            door.kill()
         if pool.process.poll() is None:
             await pool.kill()
-        keep_logs([*pool.all_logs(), *(predictor.log for predictor in thin)])
+        doors = [door.log] if door is not None else []
+        keep_logs([*pool.all_logs(), *(predictor.log for predictor in thin), *doors])
     return tally
 
 
@@ -129,7 +135,8 @@ def table(tally: Tally, args: argparse.Namespace) -> Table:
     machine = f"{args.endpoints} endpoints, {args.slots} slots, {args.minutes:g} minutes, {time.strftime('%Y-%m-%d')}"
     shown = Table(title=f"churn: {machine}", show_header=False)
     shown.add_row("completed, each as the oracle says", str(tally.completed.total()))
-    shown.add_row("  by lease / through a predictor", f"{tally.completed['lease']} / {tally.completed['predictor']}")
+    ways = " / ".join(str(tally.completed[way]) for way in ("lease", "predictor", "gateway"))
+    shown.add_row("  by lease / through a predictor / through the gateway", ways)
     shown.add_row("  endpoints that answered", f"{len(tally.models)} of {args.endpoints}")
     shown.add_row("  tokens compared", str(tally.judged_tokens))
     shown.add_row("clean failures", str(tally.failures.total()))
@@ -168,6 +175,7 @@ def main() -> None:
     parser.add_argument("--think_s", type=float, default=0.8, help="mean pause of a client between requests")
     parser.add_argument("--kill_every_s", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--no-gateway", action="store_false", dest="gateway", help="leases and predictors alone")
     parser.add_argument("--apart", action="store_true", help="coordinator and agent are two processes, killed alone")
     args = parser.parse_args()
     # So that service and predictors end with it, also when it is stopped from outside.

@@ -1,9 +1,9 @@
-"""Random requests for many models on few slots while engines, the service and predictors are killed.
+"""Random requests for many models on few slots while engines, the service, predictors and a gateway are killed.
 
-Clients ask by lease or through a predictor; some are ill-mannered: they hang up, give up in the queue, or hold a lease
-and fall silent. Some are curious: they send what another tenant has just sent and look at what was cached. The tally
-judges; wrong is also a request that outlives its deadline, a stream that ends without a reason, and a broken connection
-to something that was not killed.
+Clients ask by lease, through a predictor or through a gateway's short way; some are ill-mannered: they hang up, give up
+in the queue, or hold a lease and fall silent. Some are curious: they send what another tenant has just sent and look at
+what was cached. The tally judges; wrong is also a request that outlives its deadline, a stream that ends without a
+reason, and a broken connection to something that was not killed.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ from typing import Any
 import aiohttp
 from warmup_pool import Holder
 
+from churn_harness.gateway_door import GatewayDoor
 from churn_harness.invariants import Watch
 from churn_harness.kills import Killer
-from churn_harness.lease import CleanFailure, WrongEngine, answer_of, generate_by_lease, welcomed
+from churn_harness.lease import (
+    CLEAN_STATUSES,
+    BrokenConnection,
+    CleanFailure,
+    WrongEngine,
+    answer_of,
+    generate_by_lease,
+    welcomed,
+)
 from churn_harness.models import SHAPE, SHARED_PROMPT_TOKENS, Endpoint
-from churn_harness.pool import ChurnPool, ThinPredictor
+from churn_harness.pool import END_DEADLINE_S, ChurnPool, ThinPredictor
 from churn_harness.tally import Tally
 
 REQUEST_DEADLINE_S = 60.0
 LEASE_DEADLINE_S = 40.0
 READY_DEADLINE_S = 90.0
 SETTLE_DEADLINE_S = 30.0
-CLEAN_STATUSES = {429, 503, 504}
 HELD = ("queued", "placing", "active", "idle")
 KINDS = ("engine", "service", "predictor", "stream", "pause", "zygote", "engine", "freeze", "stream")
 APART_KINDS = ("engine", "coordinator", "predictor", "stream", "agent", "pause", "zygote", "coordinator", "freeze")
 
 
-class BrokenConnection(Exception):
-    """`suspect`: what was connected to."""
-
-    def __init__(self, suspect: str, error: BaseException) -> None:
-        super().__init__(f"{suspect}: {type(error).__name__}: {error}")
-        self.suspect, self.kind = suspect, type(error).__name__
-
-
 @dataclass(frozen=True)
 class ChurnPlan:
-    """`ill_mannered`, `curious`: shares of requests. On a machine with other work: `answers_per_kill` must have been
+    """`ill_mannered`, `curious`, `through_the_gateway` (of the rest, where there is one): shares of
+    requests. On a machine with other work: `answers_per_kill` must have been
     completed since the last kill before the next, and a run that is not `enough` goes on for `patience_s` at the most.
     """
 
@@ -59,6 +60,7 @@ class ChurnPlan:
     kinds: tuple[str, ...] = KINDS
     ill_mannered: float = 0.08
     curious: float = 0.05
+    through_the_gateway: float = 0.5
     answers_per_kill: int = 0
     enough: Callable[[Tally], bool] = lambda tally: True
     patience_s: float = 0.0
@@ -66,7 +68,7 @@ class ChurnPlan:
 
 class Churn:
     """One run. `predictors` serve some of `endpoints`; the rest is leased directly, by the driver itself. `twins` are
-    pairs of endpoints of different tenants on one model."""
+    pairs of endpoints of different tenants on one model. `door`: through which some of the requests go."""
 
     def __init__(
         self,
@@ -75,11 +77,13 @@ class Churn:
         endpoints: Sequence[Endpoint],
         plan: ChurnPlan,
         twins: Sequence[tuple[Endpoint, Endpoint]] = (),
+        door: GatewayDoor | None = None,
     ) -> None:
+        self._door = door
         self.pool, self.predictors, self.endpoints, self.plan, self.twins = pool, predictors, endpoints, plan, twins
         self.tally = Tally()
         self.tally.knows(endpoints)
-        self._killer = Killer(pool, predictors, self.tally, random.Random(f"{plan.seed}-killer"))
+        self._killer = Killer(pool, predictors, self.tally, random.Random(f"{plan.seed}-killer"), door)
         self._thin = {predictor.endpoint.name: predictor for predictor in predictors}
 
     async def run(self) -> Tally:
@@ -88,7 +92,7 @@ class Churn:
         watch = Watch(self.pool, self.tally)
         async with aiohttp.ClientSession(timeout=timeout) as self.session:
             kubelet = asyncio.create_task(self._keep_predictors())
-            await asyncio.gather(*(self._until_ready(predictor) for predictor in self.predictors))
+            await self._all_ready()
             self.tally.began_s = time.monotonic()
             self._end_s = self.tally.began_s + self.plan.duration_s
             watching = asyncio.create_task(watch.run())
@@ -99,6 +103,8 @@ class Churn:
             for predictor in self.predictors:
                 if not await predictor.stop():
                     self.tally.is_wrong(f"the predictor of {predictor.endpoint.name} did not end on SIGTERM")
+            if self._door is not None and not await asyncio.to_thread(self._door.stop, END_DEADLINE_S):
+                self.tally.is_wrong("the gateway did not end on SIGTERM")
             await self._nothing_is_held()
             watch.judge_running()
             watch.judge_ended(await self.pool.stop())
@@ -121,13 +127,17 @@ class Churn:
                 manner = dice.choice([self._hang_up, self._hang_up, self._give_up, self._give_up, self._fall_silent])
                 await self._guarded(manner(chosen, dice))
             else:
-                await self.one(chosen, prompt, priority)
+                by_gateway = self._door is not None and dice.random() < self.plan.through_the_gateway
+                await self.one(chosen, prompt, priority, by_gateway=by_gateway)
 
-    async def one(self, endpoint: Endpoint, prompt: int, priority: str) -> None:
+    async def one(self, endpoint: Endpoint, prompt: int, priority: str, *, by_gateway: bool = False) -> None:
         thin = self._thin.get(endpoint.name)
         began_s = time.monotonic()
-        how = "predictor" if thin else "lease"
-        work = self._stream(thin, prompt) if thin else self._lease(endpoint, prompt, priority)
+        how = "gateway" if by_gateway else "predictor" if thin else "lease"
+        if by_gateway:
+            work = self._through_the_door(endpoint, prompt)
+        else:
+            work = self._stream(thin, prompt) if thin else self._lease(endpoint, prompt, priority)
         tokens = await self._guarded(work, f"{endpoint.name} by {how}", how)
         if tokens is not None:
             self.tally.completes(endpoint, prompt, tokens, how, time.monotonic() - began_s)
@@ -195,6 +205,21 @@ class Churn:
                     shot = await self._shoot(endpoint)
         self.tally.is_wrong(f"{endpoint.name}: the stream was cut off after {len(tokens)} tokens, without a reason")
         raise CleanFailure("the stream was cut off")
+
+    async def _through_the_door(self, endpoint: Endpoint, prompt: int) -> list[int]:
+        assert self._door is not None
+        tokens, shot = list[int](), False
+        self.tally.asks(endpoint)
+        try:
+            async for some in self._door.answer(self.session, endpoint, prompt):
+                tokens += some
+                if self._killer.aim and not shot and 0 < len(tokens) < endpoint.output_tokens // 2:
+                    shot = await self._shoot(endpoint)
+        except CleanFailure:
+            self.tally.resumed["ended with an error event"] += shot
+            raise
+        self.tally.resumed["went on, token-exact"] += shot and endpoint.agrees(prompt, tokens)
+        return tokens
 
     async def _shoot(self, endpoint: Endpoint) -> bool:
         """Kill the engine under a stream that runs."""
@@ -341,13 +366,19 @@ class Churn:
             for predictor in self.predictors:
                 if predictor.keep_alive():
                     self.tally.blames(predictor.endpoint.name)
+            if self._door is not None and self._door.keep_alive():
+                self.tally.blames(self._door.name)
             await asyncio.sleep(0.5)
 
-    async def _until_ready(self, predictor: ThinPredictor) -> None:
+    async def _all_ready(self) -> None:
+        urls = [f"http://127.0.0.1:{predictor.port}" for predictor in self.predictors]
+        await asyncio.gather(*map(self._until_ready, urls if self._door is None else [*urls, self._door.url]))
+
+    async def _until_ready(self, url: str) -> None:
         async with asyncio.timeout(READY_DEADLINE_S):
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
-                    async with self.session.get(f"http://127.0.0.1:{predictor.port}/v2/health/ready") as answer:
+                    async with self.session.get(f"{url}/v2/health/ready") as answer:
                         if answer.status == 200:
                             return
                 await asyncio.sleep(0.2)
@@ -355,11 +386,13 @@ class Churn:
     async def _settle(self) -> None:
         """Once nobody kills any more every endpoint answers."""
         self._killer.aim = False
-        await asyncio.gather(*(self._until_ready(predictor) for predictor in self.predictors))
+        await self._all_ready()
         before = self.tally.failures.total()
         sample = random.Random(self.plan.seed).sample(self.endpoints, min(4, len(self.endpoints)))
         asked = [*sample, *(predictor.endpoint for predictor in self.predictors)]
         await asyncio.gather(*(self.one(endpoint, 0, "interactive") for endpoint in asked))
+        if self._door is not None:
+            await asyncio.gather(*(self.one(endpoint, 0, "interactive", by_gateway=True) for endpoint in asked))
         if self.tally.failures.total() > before:
             self.tally.is_wrong(f"requests fail after the last kill: {dict(self.tally.failures)}")
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import psutil
 
 from churn_harness.apart import ApartChurnPool
+from churn_harness.gateway_door import GatewayDoor
 from churn_harness.pool import ChurnPool, ThinPredictor
 from churn_harness.tally import Tally
 
@@ -24,8 +25,15 @@ PAUSE_S = (1.0, 4.0)
 class Killer:
     """`kill` does one thing and returns whether there was anything to do it to. `aim` is taken by the next stream."""
 
-    def __init__(self, pool: ChurnPool, predictors: Sequence[ThinPredictor], tally: Tally, dice: random.Random) -> None:
-        self._pool, self._predictors, self._tally, self._dice = pool, predictors, tally, dice
+    def __init__(
+        self,
+        pool: ChurnPool,
+        predictors: Sequence[ThinPredictor],
+        tally: Tally,
+        dice: random.Random,
+        door: GatewayDoor | None = None,
+    ) -> None:
+        self._pool, self._predictors, self._tally, self._dice, self._door = pool, predictors, tally, dice, door
         self.aim = False
 
     async def kill(self, kind: str) -> bool:
@@ -34,6 +42,12 @@ class Killer:
                 predictor = self._dice.choice(self._predictors)
                 self._tally.kills_now(kind, predictor.endpoint.name)
                 predictor.kill()
+                return True
+            case "gateway":
+                if self._door is None:
+                    return False
+                self._tally.kills_now(kind, self._door.name)
+                self._door.kill()
                 return True
             case "service":
                 self._tally.kills_now(kind, "service", "engine")

@@ -11,6 +11,16 @@ from warmup_pool import Holder
 from churn_harness.models import Endpoint
 from pilotlight_protocol import engine_frames as f
 
+CLEAN_STATUSES = {429, 503, 504}
+
+
+class BrokenConnection(Exception):
+    """`suspect`: what was connected to."""
+
+    def __init__(self, suspect: str, error: BaseException) -> None:
+        super().__init__(f"{suspect}: {type(error).__name__}: {error}")
+        self.suspect, self.kind = suspect, type(error).__name__
+
 
 class CleanFailure(Exception):
     """An answer that says what happened: a typed status, an error event, a lease's end with its reason."""
