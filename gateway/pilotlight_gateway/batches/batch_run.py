@@ -11,9 +11,8 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from pilotlight_gateway.batches.batch_lines import (
     BadLine,
@@ -26,7 +25,7 @@ from pilotlight_gateway.batches.batch_lines import (
 )
 from pilotlight_gateway.batches.batch_records import Batch
 from pilotlight_gateway.batches.batch_settings import BatchSettings
-from pilotlight_gateway.batches.file_folder import FileFolder
+from pilotlight_gateway.batches.file_folder import FileFolder, PartWriter
 from pilotlight_gateway.jobs.disk_threads import on_disk
 from pilotlight_gateway.jobs.job_runner import CallerAgain, Run
 from pilotlight_gateway.jobs.later_metrics import BATCH_LINES
@@ -42,6 +41,7 @@ from pilotlight_wire.hop_headers import parse_retry_after
 OUTPUT, ERRORS = "output", "errors"
 CHUNK_LINES = 64
 LONGEST_PAUSE_S = 300.0
+LONGEST_DISK_PAUSE_S = 10.0
 _log = logging.getLogger("pilotlight.gateway.batches")
 _NO_ROOM = (TooManyRequests.http_status, Unavailable.http_status)
 
@@ -64,6 +64,7 @@ class Means:
     settings: BatchSettings
     is_draining: Callable[[], bool] = lambda: False
     wall_s: Callable[[], float] = time.time
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 class Width:
@@ -99,9 +100,10 @@ class BatchRun:
         self._means = means
         self._done: set[int] = set()
         self._size_bytes = 0
-        self._writers: dict[str, BinaryIO] = {}
+        self._writers: dict[str, PartWriter] = {}
         self._writing = threading.Lock()
         self._closed = False
+        self._has_disk = asyncio.Event()
 
     async def read_through(self) -> None:
         """Count the lines of the input, and find those that an earlier process wrote."""
@@ -120,13 +122,14 @@ class BatchRun:
         """Run what is not done. Raises OutputTooLarge, LeftForNext, Unauthorized; cancelled, it leaves what is
         written."""
         width = Width(self._means.settings.lines_at_once)
+        await self._until_there_is_disk()
         try:
             async with asyncio.TaskGroup() as group:
                 async for line in self._left():
                     if self._means.is_draining():
                         break
                     if isinstance(line, BadLine):
-                        await self._write(ERRORS, bad_line(self.batch.id, line))
+                        await self._written(ERRORS, line.number, bad_line(self.batch.id, line))
                     else:
                         await width.take()
                         group.create_task(self._line(line, width), name=line_id(self.batch.id, line.number))
@@ -136,12 +139,22 @@ class BatchRun:
             raise LeftForNext
 
     async def expire(self) -> None:
-        """Write of each line that is left that there was no time for it."""
+        """Write of each line that is left that there was no time for it. Raises Unavailable where there is no disk."""
         async for line in self._left():
             bad = BadLine(
                 line.number, line.custom_id, "batch_expired", "the batch's time was over before this request ran"
             )
-            await self._write(ERRORS, bad_line(self.batch.id, bad))
+            await self._write(ERRORS, bad.number, bad_line(self.batch.id, bad))
+
+    async def _until_there_is_disk(self) -> None:
+        """What is answered and cannot be kept would be run, and billed, again."""
+        while not self._means.is_draining():
+            try:
+                await on_disk(self._means.files.try_write, self.batch.id)
+                break
+            except Unavailable as error:
+                await self._means.pause(_told(self.batch.id, error))
+        self._has_disk.set()
 
     async def _left(self) -> AsyncIterator[BatchLine | BadLine]:
         batch, settings = self.batch, self._means.settings
@@ -161,8 +174,7 @@ class BatchRun:
                 return
             status, body, request_id = answered
             written = answered_line(self.batch.id, line, status, request_id, body)
-            await self._write(OUTPUT if status < 400 else ERRORS, written)
-            self._done.add(line.number)
+            await self._written(OUTPUT if status < 400 else ERRORS, line.number, written)
         finally:
             width.leave()
 
@@ -171,12 +183,17 @@ class BatchRun:
         batch, means = self.batch, self._means
         request = line_request(batch.endpoint, line.body)
         while True:
+            await self._has_disk.wait()
             if self._means.is_draining():
                 return None
-            # Raises where the key is not good any more: that ends the batch, and is no line's failure.
-            caller = means.caller_again(batch.tenant, batch.key_id)
             request_id = line_id(batch.id, line.number)
             context = RequestContext(request_id, dict(request.headers), request.body)
+            try:
+                # Where the key is not good any more, that ends the batch, and is no line's failure.
+                caller = means.caller_again(batch.tenant, batch.key_id)
+            except Unavailable as error:
+                await means.pause(error.retry_after_s)
+                continue
             try:
                 answer = await means.run(caller, request, context)
                 assert isinstance(answer, Reply), "a line does not stream"
@@ -197,24 +214,44 @@ class BatchRun:
                     return answer.status, answer.body, request_id
                 pause_s = parse_retry_after(answer.headers.get("retry-after")) or 1.0
             width.went(waited=True)
-            await asyncio.sleep(min(LONGEST_PAUSE_S, pause_s))
+            await means.pause(min(LONGEST_PAUSE_S, pause_s))
 
-    async def _write(self, part: str, line: bytes) -> None:
-        await on_disk(self._append, part, line)
+    async def _written(self, part: str, number: int, line: bytes) -> None:
+        """As soon as there is a disk; until then no other line is begun."""
+        while True:
+            try:
+                await self._write(part, number, line)
+                break
+            except Unavailable as error:
+                self._has_disk.clear()
+                if self._means.is_draining():
+                    break
+                await self._means.pause(_told(self.batch.id, error))
+        self._has_disk.set()
+
+    async def _write(self, part: str, number: int, line: bytes) -> None:
+        appending = asyncio.ensure_future(on_disk(self._append, part, number, line))
+        try:
+            await asyncio.shield(appending)
+        except asyncio.CancelledError:
+            # The thread goes on: whether it is written is known before anybody asks what is left.
+            await asyncio.wait({appending})
+            raise
         if self._size_bytes > self._means.settings.bytes_of_tenant:
             raise OutputTooLarge
 
-    def _append(self, part: str, line: bytes) -> None:
-        """In a thread, which goes on where its line's task is cancelled: what is written is counted with it."""
+    def _append(self, part: str, number: int, line: bytes) -> None:
+        """In a thread, which goes on where its line's task is cancelled: what is written is done, and counted, with
+        it. Raises Unavailable."""
         with self._writing:
-            if self._closed:
+            if self._closed or number in self._done:
                 return
             writer = self._writers.get(part)
             if writer is None:
                 writer = self._writers[part] = self._means.files.writer(self.batch.id, part)
-                self._size_bytes += writer.tell()
+                self._size_bytes += writer.size_bytes
             writer.write(line)
-            writer.flush()
+            self._done.add(number)
             self._size_bytes += len(line)
             BATCH_LINES.labels(part).inc()
             if part == OUTPUT:
@@ -233,6 +270,12 @@ class BatchRun:
 def line_request(endpoint: str, body: bytes) -> StoredRequest:
     headers = {"content-type": JSON, PRIORITY_HEADER: "idle"}
     return StoredRequest("POST", endpoint, endpoint, component_path(endpoint), endpoint, None, headers, body)
+
+
+def _told(batch_id: str, error: Unavailable) -> float:
+    """How long it is waited for."""
+    _log.error("%s waits: %s (%r)", batch_id, error.message, error.__cause__)
+    return min(LONGEST_DISK_PAUSE_S, error.retry_after_s)
 
 
 def first_of(failures: BaseExceptionGroup[Exception]) -> Exception:

@@ -203,6 +203,9 @@ class BatchRunner:
             return came_to(old, "in_progress", now_s, total=run.total) if old.state == "validating" else None
 
         await self._change(batch.id, begins)
+        if now_s >= batch.expires_s:
+            await run.expire()
+            return "expired", ()
         telling = asyncio.create_task(self._tell(batch.id, run))
         try:
             async with asyncio.timeout(max(0.0, batch.expires_s - now_s)):

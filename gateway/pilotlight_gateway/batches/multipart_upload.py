@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -20,6 +20,10 @@ LONGEST_PART_BYTES = 16 << 10
 """Of one that is no file, with its headers."""
 
 MOST_PARTS = 16
+
+
+class Written(Protocol):
+    def write(self, piece: bytes, /) -> int: ...
 
 
 @dataclass
@@ -104,7 +108,7 @@ class _Form:
         self.ended = True
 
 
-async def read_upload(pieces: AsyncIterator[bytes], content_type: str, file: BinaryIO, room_bytes: int) -> Upload:
+async def read_upload(pieces: AsyncIterator[bytes], content_type: str, file: Written, room_bytes: int) -> Upload:
     """Everything that the form says; its file is written to `file`. Raises InvalidInput, PayloadTooLarge."""
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
