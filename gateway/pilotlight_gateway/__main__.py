@@ -163,7 +163,7 @@ class Gateway:
         table = EndpointTable()
         ENDPOINTS.set_function(lambda: len(table))
         short = ShortWay(PoolAddress(self._settings.pool_url, self._settings.pool_key), texts, stored, table)
-        pods = PodsWay(short=short)
+        pods = PodsWay(short=short, table=table)
         watch_tenants = None if self._tenants is None else TenantWatch(self._tenants)
         authenticator: OpenDoor | TenantAuthenticator = OpenDoor()
         limits: Limits = NoLimits()

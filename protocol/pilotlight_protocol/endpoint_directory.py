@@ -77,6 +77,7 @@ class EndpointEntry(msgspec.Struct, frozen=True):
     where its transformer is not ours, or there is none. `spec_digest` changes with everything but `pods_ready`, the
     number of pods of the component that clients reach which take requests now. `replicas`: where each of them is
     reached, for a gateway that chooses among them; none: `pods` alone, behind which somebody else chooses.
+    `is_split`: between revisions, which may be different models.
     """
 
     namespace: str
@@ -91,6 +92,7 @@ class EndpointEntry(msgspec.Struct, frozen=True):
     text: TextFiles | None = None
     bounds: RequestBounds = RequestBounds()
     replicas: tuple[PodsAddress, ...] = ()
+    is_split: bool = False
 
     @property
     def key(self) -> tuple[str, str]:

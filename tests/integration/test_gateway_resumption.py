@@ -12,14 +12,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from component_process import RunningComponent, running
-from endpoint_entries import entry
+from endpoint_entries import entry, whole
 from fault_proxy import FaultProxy
 from server_ports import free_port
 from transformer_process import transformer
 
+from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.pods_way.pods_way import PodsWay
 from pilotlight_gateway.pods_way.replica_set import Timing
 from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Place
@@ -119,14 +121,14 @@ def nameless(stream: bytes) -> bytes:
 @pytest.mark.parametrize("fault", ["dies 10", "stalls 10", "cut 10", "dies 1", "dies 0", "dies 40"])
 @pytest.mark.parametrize("kind", ASKED)
 async def test_a_stream_goes_on_with_the_same_bytes(front: Front, kind: str, fault: str) -> None:
-    whole = await front.said(kind)
+    undisturbed = await front.said(kind)
     usage = front.request.usage
     assert usage.output_tokens == TOKENS
     assert usage.prompt_tokens > 0
     front.proxy.requests.clear()
     front.proxy.script = [fault]
     again = await front.said(kind)
-    assert said_in(again) == said_in(whole)
+    assert said_in(again) == said_in(undisturbed)
     assert front.request.usage == usage
     assert len(front.proxy.requests) == 2 or fault == "dies 40"  # there may be fewer events than tokens
     assert len(set(re.findall(rb'"created(?:_at)?":(\d+)', again))) <= 1
@@ -155,13 +157,13 @@ def text_of(stream: bytes) -> str:
 
 
 async def test_a_stream_that_breaks_again_and_again(front: Front) -> None:
-    whole = await front.said("chat")
+    undisturbed = await front.said("chat")
     front.proxy.script = ["dies 10", "stalls 10", "status 503", "dies 10"]
-    assert said_in(await front.said("chat")) == said_in(whole)
+    assert said_in(await front.said("chat")) == said_in(undisturbed)
     front.proxy.script = ["dies 5"] * 9
     with pytest.raises(Unavailable):
         await front.said("chat")
-    assert text_of(whole).startswith(text_of(b"".join(front.pieces)))
+    assert text_of(undisturbed).startswith(text_of(b"".join(front.pieces)))
 
 
 @pytest.mark.parametrize("changes", [{"temperature": 1, "seed": 7}, {"presence_penalty": 1.0}])
@@ -172,22 +174,37 @@ async def test_what_cannot_go_on_ends_with_a_clear_error(front: Front, changes: 
     assert 0 < front.request.usage.output_tokens < TOKENS
 
 
+@pytest.mark.parametrize("changes", [{"is_split": True}, {"spec_digest": "another"}])
+async def test_another_revision_does_not_go_on_with_what_one_began(front: Front, changes: dict[str, Any]) -> None:
+    table = EndpointTable()
+    table.apply(whole(front._entry))
+    way = front.way = PodsWay(Timing(connect_s=2.0), jitter=lambda: 0.0, table=table)
+    front.proxy.script = ["dies 10"]
+    if "is_split" in changes:
+        front._entry = msgspec.structs.replace(front._entry, **changes)
+    else:
+        table.apply(whole(msgspec.structs.replace(front._entry, **changes)))
+    with pytest.raises(Unavailable, match="another one by now"):
+        await front.said("chat")
+    await way.close()
+
+
 async def test_an_endpoint_without_text_of_ours_is_told_nothing_and_ends_with_an_error(front: Front) -> None:
     front._entry = entry("demo", pods=front._entry.pods, pods_ready=1, timeout_s=30.0, lease=None, text=None)
-    whole = await front.said("chat")
+    undisturbed = await front.said("chat")
     assert b"x-pilotlight-tell" not in front.proxy.requests[0]
     for fault, error in (("dies 10", Unavailable), ("cut 10", Unavailable), ("stalls 10", DeadlineExceeded)):
         front.proxy.script = [fault]
         expected: type[PilotlightError] = error
         with pytest.raises(expected):
             await front.said("chat")
-        assert text_of(whole).startswith(text_of(b"".join(front.pieces)))
+        assert text_of(undisturbed).startswith(text_of(b"".join(front.pieces)))
     front.proxy.script = ["dies 0"]
-    assert said_in(await front.said("chat")) == said_in(whole)
+    assert said_in(await front.said("chat")) == said_in(undisturbed)
 
 
 async def test_a_stream_that_never_breaks_shows_nothing_of_what_is_told(front: Front) -> None:
-    whole = await front.said("chat")
+    undisturbed = await front.said("chat")
     assert b"x-pilotlight-tell" in front.proxy.requests[0]
-    assert b":~" not in whole
-    assert whole.endswith(b"data: [DONE]\n\n")
+    assert b":~" not in undisturbed
+    assert undisturbed.endswith(b"data: [DONE]\n\n")

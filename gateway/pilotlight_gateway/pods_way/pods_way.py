@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.pods_way import pods_answer
 from pilotlight_gateway.pods_way.event_feed import EventFeed
 from pilotlight_gateway.pods_way.pods_exchange import Exchange, PodsExchange
@@ -43,7 +44,8 @@ _PASSED_BACK = ("retry-after", "inference-header-content-length", "allow")
 
 
 class PodsWay:
-    """Implements `request_steps.Way`. `jitter`: from 0 to less than 1. `short`: where a cut stream goes on."""
+    """Implements `request_steps.Way`. `jitter`: from 0 to less than 1. `short`: where a cut stream goes on.
+    `table`: of the endpoints as they are now, None where they never change."""
 
     def __init__(
         self,
@@ -52,7 +54,9 @@ class PodsWay:
         retries: RetrySettings = RetrySettings(),  # noqa: B008
         jitter: Callable[[], float] = random.random,
         short: Way | None = None,
+        table: EndpointTable | None = None,
     ) -> None:
+        self._table = table
         self._patience = patience
         self._short = short
         self._replicas = ReplicaSet(timing, retries)
@@ -114,6 +118,8 @@ class PodsWay:
         if not is_repeatable(request.place.method, request.place.path):
             raise Unavailable("the request may do harm twice")
         resumption, body = feed.go_on(asked.body)
+        if resumption is not None and not self._is_as_it_was(request.entry):
+            raise Unavailable("the endpoint's model may be another one by now; send the request again")
         more = {} if resumption is None else {RESUME: resumption.header}
         again = replace(asked, headers={**asked.headers, **more}, body=body)
         if resumption is not None and self._short is not None and resumes % 2 and goes_short(request.entry):
@@ -124,6 +130,11 @@ class PodsWay:
             return PodsSource(exchange, _left_s(ends_s))
         said = await pods_answer.whole(exchange)
         raise Unavailable(pods_answer.refusal(said, exchange.connection.status))
+
+    def _is_as_it_was(self, entry: EndpointEntry) -> bool:
+        """Whoever answers for it now has the model that the answer began with."""
+        now = entry if self._table is None else self._table.get(entry.key)
+        return now is not None and now.spec_digest == entry.spec_digest and not entry.is_split
 
     async def close(self) -> None:
         waking = list(self._waking.values())

@@ -70,6 +70,7 @@ def entry_of(
         lease=lease,
         text=text,
         bounds=bounds or RequestBounds(),
+        is_split=endpoint.is_split,
     )
     digest = hashlib.sha256(msgspec.msgpack.encode(entry)).hexdigest()[:16]
     return msgspec.structs.replace(entry, spec_digest=digest, pods_ready=endpoint.pods_ready)
