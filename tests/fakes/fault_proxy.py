@@ -17,13 +17,15 @@ from collections.abc import Iterable
 
 
 class FaultProxy:
-    """`script`: a word for each exchange with POST, then `pass`. `port`: of the upstream."""
+    """`script`: a word for each exchange with POST, then `pass`. `port`: of the upstream. `broken`: answers that it
+    broke after their head; `left`: clients that left."""
 
     def __init__(self, port: int, script: Iterable[str] = ()) -> None:
         self.script = list(script)
         self.upstream_port = port
         self.requests: list[bytes] = []
         self.left = 0
+        self.broken = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -118,6 +120,7 @@ class FaultProxy:
             _chunk(up_reader) if b"chunked" in answer_head or kind == "cut" else up_reader.read(65536)
         ):
             if cuts and passed >= events:
+                self.broken += 1
                 if kind == "dies":
                     writer.transport.abort()
                 return kind == "stalls"

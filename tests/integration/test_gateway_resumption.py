@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from component_process import RunningComponent, running
-from endpoint_entries import entry, whole
+from endpoint_entries import LEASE, entry, whole
 from fault_proxy import FaultProxy
 from server_ports import free_port
 from transformer_process import transformer
@@ -28,7 +28,7 @@ from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Plac
 from pilotlight_gateway.resilience.patience import PatienceSettings
 from pilotlight_protocol.endpoint_directory import PodsAddress
 from pilotlight_protocol.errors import DeadlineExceeded, PilotlightError, Unavailable
-from pilotlight_wire.handlers import RequestContext, Stream
+from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.poured_events import pour
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -172,6 +172,32 @@ async def test_what_cannot_go_on_ends_with_a_clear_error(front: Front, changes: 
     with pytest.raises(Unavailable, match="cannot go on elsewhere"):
         await front.said("chat", **changes)
     assert 0 < front.request.usage.output_tokens < TOKENS
+
+
+class NoEngine:
+    """A short way that has none."""
+
+    def __init__(self) -> None:
+        self.asked: list[GatewayRequest] = []
+
+    async def answer(self, request: GatewayRequest) -> Reply | Stream:
+        self.asked.append(request)
+        raise Unavailable("no engine")
+
+    async def close(self) -> None:
+        return
+
+
+async def test_what_does_not_go_on_here_is_asked_of_pods(front: Front) -> None:
+    undisturbed = await front.said("chat")
+    short = NoEngine()
+    way = front.way = PodsWay(Timing(connect_s=2.0), jitter=lambda: 0.0, short=short)
+    front._entry = msgspec.structs.replace(front._entry, lease=LEASE)
+    front.proxy.script = ["dies 10"]
+    assert said_in(await front.said("chat")) == said_in(undisturbed)
+    assert [request.entry.name for request in short.asked] == ["demo"]
+    assert front.request.usage.output_tokens == TOKENS
+    await way.close()
 
 
 @pytest.mark.parametrize("changes", [{"is_split": True}, {"spec_digest": "another"}])

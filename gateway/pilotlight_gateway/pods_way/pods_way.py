@@ -117,14 +117,17 @@ class PodsWay:
         there of another replica than the one that was lost."""
         if not is_repeatable(request.place.method, request.place.path):
             raise Unavailable("the request may do harm twice")
+        ends_s = asyncio.get_running_loop().time() + LOSS_S
         resumption, body = feed.go_on(asked.body)
         if resumption is not None and not self._is_as_it_was(request.entry):
             raise Unavailable("the endpoint's model may be another one by now; send the request again")
         more = {} if resumption is None else {RESUME: resumption.header}
         again = replace(asked, headers={**asked.headers, **more}, body=body)
         if resumption is not None and self._short is not None and resumes % 2 and goes_short(request.entry):
-            return await short_source(self._short, request, again, LOSS_S)
-        ends_s = asyncio.get_running_loop().time() + LOSS_S
+            try:
+                return await short_source(self._short, request, again, LOSS_S / 2)
+            except PilotlightError as error:
+                _log.info("request %s does not go on here: %s", request.context.request_id, error.message)
         exchange = await self._exchanges.begin(request, again, ends_s, avoid=lost)
         if exchange.connection.status == 200:
             return PodsSource(exchange, _left_s(ends_s))
