@@ -1,7 +1,7 @@
 """The table of faults, over two real endpoints on vLLM: every stream says exactly what an undisturbed greedy run says.
 
 pods' way   two endpoints of one model stand for two replicas, each behind a proxy that breaks what it is told to break
-short way   the engine itself is killed, or stands still
+short way   what the engine's end does to its streams is tested with the warm pool (test_local_pool.py)
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -25,7 +24,7 @@ import yaml
 from fault_proxy import FaultProxy
 from front_door import DEADLINE_S, QUESTION, FrontDoor, endpoint
 from pooled_platform import pooled_platform
-from process_table import children, processes
+from process_table import processes
 from waiting import until, until_async
 
 from pilotlight_engine.leasing.leased_holder import PoolAddress
@@ -39,18 +38,18 @@ from pilotlight_gateway.request_steps import GatewayRequest, NoLimits, OpenDoor,
 from pilotlight_gateway.resilience.patience import PatienceSettings
 from pilotlight_gateway.short_way.short_way import ShortWay
 from pilotlight_gateway.short_way.text_cache import TextCache
-from pilotlight_gateway.short_way.text_loader import ThreadedLoader
+from pilotlight_gateway.short_way.text_loader import WorkerLoader
 from pilotlight_gateway.ways import ChosenWay
 from pilotlight_protocol.endpoint_directory import DirectoryAnswer, EndpointEntry, PodsAddress
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 from pilotlight_protocol.leases import POOL_URL_VARIABLE
 from pilotlight_text.responses_api.stored_responses import StoredResponses
-from pilotlight_text.templates.template_workers import TemplateWorkers
+from pilotlight_text.text_workers.worker_room import WorkerRoom
 from pilotlight_wire.handlers import RequestContext, Stream
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-TOKENS, MANY_TOKENS = 200, 600
+TOKENS = 200
 PATH = "/v1/chat/completions"
 BODY = {
     "model": "chat",
@@ -103,8 +102,8 @@ class Gate:
         for proxy in self.proxies:
             proxy.script = self.script
         self._entries = entries
-        self._templates = TemplateWorkers()
-        self._loader = ThreadedLoader(self._templates, os.environ)
+        self._room = WorkerRoom(1 << 30)
+        self._loader = WorkerLoader(self._room, os.environ)
         self._table = EndpointTable()
         texts = TextCache(self._loader)
         self.short = ShortWay(PoolAddress(pool, ""), texts, StoredResponses(), self._table)
@@ -122,7 +121,8 @@ class Gate:
         self._pipeline = Pipeline(steps)
         self._front: Any = "auto" if goes_short else "pods"
 
-    def open(self) -> None:
+    async def open(self) -> None:
+        await self._room.start()
         hosts = [self._entries[name].pods.host for name in ("chat", "beside")]
         replicas = tuple(PodsAddress(proxy.url, host) for proxy, host in zip(self.proxies, hosts, strict=True))
         entry = msgspec.structs.replace(
@@ -150,16 +150,16 @@ class Gate:
         await self._once.close()
         await self.pods.close()
         await self.short.close()
-        self._loader.close()
-        await self._templates.close()
+        await self._loader.close()
+        await self._room.close()
 
 
-def said_in(stream: str, tokens: int = TOKENS) -> str:
-    """The text of a whole stream of so many tokens."""
+def said_in(stream: str) -> str:
+    """The text of a whole stream of TOKENS tokens."""
     events = [line[6:] for line in stream.split("\n") if line.startswith("data: ")]
     assert events[-1] == "[DONE]", stream[-500:]
     chunks = [json.loads(event) for event in events[:-1]]
-    assert chunks[-1]["usage"]["completion_tokens"] == tokens
+    assert chunks[-1]["usage"]["completion_tokens"] == TOKENS
     assert len({(chunk["id"], chunk["created"]) for chunk in chunks}) == 1
     choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
     assert sum("role" in choice["delta"] for choice in choices) == 1
@@ -185,7 +185,7 @@ async def gates(door: FrontDoor) -> AsyncIterator[Any]:
             stack.push_async_callback(gate.close)
             for proxy in gate.proxies:
                 await stack.enter_async_context(proxy)
-            gate.open()
+            await gate.open()
             return gate
 
         yield made
@@ -245,24 +245,3 @@ async def test_a_client_that_drops_ends_the_work(door: FrontDoor, model: str, ki
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     writer.close()
     await until_async(lambda: asyncio.to_thread(lambda: not door.working()), 30, "the engine works on for nobody")
-
-
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-async def test_the_engine_dies_or_stands_still_on_the_short_way(door: FrontDoor, fault: signal.Signals) -> None:
-    body = {**BODY, "max_tokens": MANY_TOKENS}
-    lines: list[str] = []
-    async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
-        undisturbed = (await client.post(f"{door.url}{PATH}", json=body)).text
-        async with client.stream("POST", f"{door.url}{PATH}", json=body) as answer:
-            assert answer.headers["x-pilotlight-way"].startswith("short")
-            async for line in answer.aiter_lines():
-                lines.append(line)
-                if len(lines) == 20:
-                    kill_engines(door, fault)
-    assert said_in("\n".join(lines), MANY_TOKENS) == said_in(undisturbed, MANY_TOKENS)
-
-
-def kill_engines(door: FrontDoor, fault: signal.Signals) -> None:
-    (pool,) = processes(str(door.state), "pilotlight_pool")
-    for engine in {host for zygote in children(pool) for host in children(zygote)}:
-        os.kill(engine, fault)
