@@ -65,7 +65,12 @@ def key() -> None:
 @tenant.command("create")
 @click.argument("name")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="A model its keys may ask for; all without one.")
-@click.option("--namespace", "namespaces", multiple=True, help="A namespace whose endpoints it may use beside its own.")
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    help="A namespace whose endpoints it may use beside its own; the first one's by short names, too.",
+)
 @click.option("--priority", type=click.Choice(["high", "normal", "low"]), default="normal", show_default=True)
 @click.option("--requests-per-minute", type=click.IntRange(min=1))
 @click.option("--tokens-per-minute", type=click.IntRange(min=1), help="Of prompts and answers.")
@@ -110,7 +115,7 @@ def list_tenants(state_dir: Path | None) -> None:
 @click.argument("name")
 @state_dir_option
 def delete_tenant(name: str, state_dir: Path | None) -> None:
-    """Delete a tenant and revoke its keys. Its endpoints stay."""
+    """Delete a tenant and revoke its keys. Its endpoints stay, and its name is nobody's ever again."""
     with _store(state_dir) as store:
         store.change(name, tenant_orders.delete_tenant(name, time.time()))
     click.echo(f"tenant {name} deleted, its keys are revoked")

@@ -149,7 +149,7 @@ class GatewayRouter:
         caller = await self._pipeline.caller(context)
         name = context.path_parameters["model_name"]
         if not self._routes.knows(caller, name):
-            raise no_such_model(name)
+            raise no_such_model(name, full_names=self._table.full_names(caller, name))
         return Reply(msgspec.json.encode(self._shown(name)))
 
     def _shown(self, name: str) -> ModelCard:

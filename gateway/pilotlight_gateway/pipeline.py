@@ -156,7 +156,8 @@ class Pipeline:
             return target
         if not self._steps.table.known:
             raise nothing_known_yet()
-        raise no_such_model(name)
+        # Where there is a route of the name, that it answers nothing now is no reason to name other models.
+        raise no_such_model(name, full_names=() if routed is not None else self._steps.table.full_names(caller, name))
 
     async def _in_time(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
         """The answer, or its beginning: a stream's first event has come, and the end of it ends what is held."""

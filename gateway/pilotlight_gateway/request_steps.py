@@ -27,16 +27,17 @@ Answering = Callable[["GatewayRequest"], Awaitable[Reply | Stream]]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `namespaces`: whose endpoints it may use, None for all; its own, `tenant`, always.
+    """Who asks. `namespaces`: whose endpoints it may use, None for all; its own, `tenant`, always. The first one's it
+    may ask for by short names (`endpoint_table`).
 
-    `allowed_models`: the names it may ask for, in any of an endpoint's spellings; None for all it may use.
+    `allowed_models`: what it may ask for is what these names mean to it, in any spelling; None for all it may use.
     """
 
     tenant: str
     key_id: str = ""
     role: Role = "tenant"
     priority: PriorityClass = "normal"
-    namespaces: frozenset[str] | None = frozenset()
+    namespaces: tuple[str, ...] | None = ()
     allowed_models: frozenset[str] | None = None
 
     def may_use(self, namespace: str) -> bool:

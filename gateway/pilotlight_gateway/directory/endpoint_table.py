@@ -1,8 +1,11 @@
 """Which endpoint a name means to a caller, over all that a platform has told of. Pure.
 
-    endpoint            of the caller's own namespace, else the only one of that name that it may use
-    namespace/endpoint  that one
-    a model's name      as the endpoint's components call it, its adapters' too; read the same two ways
+    namespace/name  in that namespace, where the caller may use it, and nowhere else
+    name            in the caller's own namespace, else in the first one that an operator listed for it
+
+`name` is an endpoint's, or a model's as the endpoint's components call it, an adapter's too. So what comes or goes in
+another namespace never changes what a name means. A caller that may use all there is has no list: a name means what it
+means in the only namespace that has it.
 
 An endpoint that the caller may not use is told from none in nothing.
 """
@@ -77,51 +80,38 @@ class EndpointTable:
                 del self._by_name[name]
 
     def find(self, caller: Caller, name: str) -> Target | None:
-        if caller.allowed_models is not None and not self._allows(caller, name):
+        meant = self._meant(caller, name)
+        if meant is None or (caller.allowed_models is not None and not self._allows(caller, name, meant)):
             return None
-        key = self._key_of(caller, name)
-        return None if key is None else Target(self._entries[key], self._by_name[name][key])
+        key, model_name = meant
+        return Target(self._entries[key], model_name)
+
+    def full_names(self, caller: Caller, name: str) -> list[str]:
+        """What the caller may write in place of a name that means nothing to it."""
+        found = self._by_name.get(name, {})
+        full = sorted({f"{namespace}/{name}" for namespace, _ in found if caller.may_use(namespace)})
+        return [each for each in full if self.find(caller, each) is not None]
 
     def of_namespace(self, name: str) -> Target | None:
         """What `namespace/endpoint` or `namespace/model` means in that namespace, whoever may use it."""
         found = self._by_name.get(name)
         if found is None:
             return None
-        namespace = name.partition("/")[0]
-        keys = [key for key in found if key[0] == namespace]
-        if len(keys) > 1:
-            keys = [key for key in keys if f"{namespace}/{key[1]}" == name]
-        return Target(self._entries[keys[0]], found[keys[0]]) if len(keys) == 1 else None
+        key = _only(found, name.partition("/")[0], name)
+        return None if key is None else Target(self._entries[key], found[key])
 
-    def _allows(self, caller: Caller, name: str) -> bool:
-        """One of the endpoint's spellings is allowed to this key, and means the same."""
+    def _allows(self, caller: Caller, name: str, meant: tuple[EndpointKey, str]) -> bool:
+        """One of the names that are allowed to this key means the same to it."""
         allowed = caller.allowed_models or frozenset()
-        if name in allowed:
-            return True
-        key = self._key_of(caller, name)
-        if key is None:
-            return False
-        wanted = self._by_name[name][key]
-        return any(self._by_name.get(each, {}).get(key) == wanted for each in allowed)
+        return name in allowed or any(self._meant(caller, each) == meant for each in allowed)
 
-    def _key_of(self, caller: Caller, name: str) -> EndpointKey | None:
+    def _meant(self, caller: Caller, name: str) -> tuple[EndpointKey, str] | None:
         found = self._by_name.get(name)
         if found is None:
             return None
-        if len(found) == 1:
-            (only,) = found
-            return only if caller.may_use(only[0]) else None
-        usable = [key for key in found if caller.may_use(key[0])]
-        for choice in (
-            [key for key in usable if f"{key[0]}/{key[1]}" == name],
-            [key for key in usable if key == (caller.tenant, name)],
-            [key for key in usable if key[0] == caller.tenant],
-            [key for key in usable if key[1] == name],
-            usable,
-        ):
-            if len(choice) == 1:
-                return choice[0]
-        return None
+        namespace = _namespace_meant(caller, name, found)
+        key = None if namespace is None else _only(found, namespace, name)
+        return None if key is None else (key, found[key])
 
     def names(self, caller: Caller) -> Iterator[tuple[str, EndpointEntry]]:
         """Every model that the caller may ask for, by its shortest name that means it."""
@@ -133,6 +123,31 @@ class EndpointTable:
                     if self.find(caller, name) == Target(entry, model_name):
                         yield name, entry
                         break
+
+
+def _namespace_meant(caller: Caller, name: str, found: Mapping[EndpointKey, str]) -> str | None:
+    """Must not depend on what other namespaces have, where an operator listed them."""
+    prefix, slash, _ = name.partition("/")
+    of_prefix = bool(slash) and caller.may_use(prefix)
+    if caller.namespaces is not None:
+        if of_prefix:
+            return prefix
+        if any(namespace == caller.tenant for namespace, _ in found):
+            return caller.tenant
+        return next((each for each in caller.namespaces if each != caller.tenant), None)
+    having = {namespace for namespace, _ in found}
+    for namespace in (prefix, caller.tenant) if of_prefix else (caller.tenant,):
+        if namespace in having:
+            return namespace
+    return having.pop() if len(having) == 1 else None
+
+
+def _only(found: Mapping[EndpointKey, str], namespace: str, name: str) -> EndpointKey | None:
+    """The endpoint that has the name in the namespace: one that is called so, else the only one with such a model."""
+    keys = [key for key in found if key[0] == namespace]
+    if len(keys) > 1:
+        keys = [key for key in keys if name in (key[1], f"{namespace}/{key[1]}")]
+    return keys[0] if len(keys) == 1 else None
 
 
 def spellings(entry: EndpointEntry) -> Mapping[str, str]:

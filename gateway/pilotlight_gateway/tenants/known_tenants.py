@@ -93,4 +93,4 @@ def caller_for(tenant: TenantRecord, key: KeyRecord) -> Caller:
     allowed: frozenset[str] | None = frozenset(settings.models) or None
     if key.models:
         allowed = frozenset(key.models) if allowed is None else allowed.intersection(key.models)
-    return Caller(tenant.name, key.id, key.role, settings.priority, frozenset(settings.namespaces), allowed)
+    return Caller(tenant.name, key.id, key.role, settings.priority, settings.namespaces, allowed)

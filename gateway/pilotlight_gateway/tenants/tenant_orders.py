@@ -21,7 +21,10 @@ def create_tenant(name: str, settings: TenantSettings, now_s: float) -> Decide:
     checked_name(name)
 
     def decide(tenant: TenantRecord | None, keys: Sequence[KeyRecord]) -> Change:
-        if tenant is not None and tenant.deleted_s is None:
+        if tenant is not None and tenant.deleted_s is not None:
+            # Endpoints, jobs, files, answers, usage and budgets are kept under the name, and go on being the old one's.
+            raise Conflict(f"there was a tenant {name}, whose name is not given again; take another one", param="name")
+        if tenant is not None:
             raise Conflict(f"there is a tenant {name} already", param="name")
         return Change(TenantRecord(name, now_s, settings))
 
@@ -36,7 +39,7 @@ def change_settings(name: str, settings: TenantSettings) -> Decide:
 
 
 def delete_tenant(name: str, now_s: float) -> Decide:
-    """Its keys are revoked with it: a tenant of the same name that is made later has none of them."""
+    """Its keys are revoked with it."""
 
     def decide(tenant: TenantRecord | None, keys: Sequence[KeyRecord]) -> Change:
         gone = msgspec.structs.replace(_there(name, tenant), deleted_s=now_s)

@@ -22,9 +22,9 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?").fullmatch
 
 
 class TenantSettings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """`models`: the names its keys may ask for, empty for all. `namespaces`: whose endpoints it may use beside its own.
-    `priority`: the highest its requests may have. `max_endpoints`: on demand, and `max_replicas`: of each, where not as
-    many as anybody's."""
+    """`models`: the names its keys may ask for, empty for all. `namespaces`: whose endpoints it may use beside its own,
+    the first one's by short names, too. `priority`: the highest its requests may have. `max_endpoints`: on demand, and
+    `max_replicas`: of each, where not as many as anybody's."""
 
     priority: PriorityClass = "normal"
     models: tuple[str, ...] = ()

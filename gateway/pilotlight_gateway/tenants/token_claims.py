@@ -50,7 +50,7 @@ def caller_of(claims: Mapping[str, Any], provider: IdentityProvider, tenant: Ten
         key_id=_subject(claims, provider),
         role="admin" if is_admin else "tenant",
         priority=_capped(claims, provider, settings.priority),
-        namespaces=frozenset(settings.namespaces),
+        namespaces=settings.namespaces,
         allowed_models=frozenset(settings.models) or None,
     )
 

@@ -48,6 +48,67 @@ def test_a_key_that_may_use_some_models_only() -> None:
     assert [name for name, _ in known.names(caller)] == ["other"]
 
 
+def test_a_short_name_is_ones_own_or_the_first_namespaces_that_was_listed() -> None:
+    caller = Caller("a", namespaces=("shared", "b"))
+    first = entry("llama-prod", "shared", model_names=("llama",))
+    newcomer, other = entry("llama", "b"), entry("gpt", "b")
+    known = table(first, newcomer, other)
+    assert known.find(caller, "llama") == Target(first, "llama")
+    assert known.find(caller, "b/llama") == Target(newcomer, "llama")
+    assert known.find(caller, "gpt") is None
+    assert known.full_names(caller, "gpt") == ["b/gpt"]
+    assert known.full_names(Caller("c", namespaces=("shared",)), "gpt") == []
+    assert known.full_names(Caller("a", namespaces=("shared", "b"), allowed_models=frozenset({"llama"})), "gpt") == []
+    assert [name for name, _ in known.names(caller)] == ["b/gpt", "b/llama", "llama-prod"]
+
+
+def test_a_key_for_some_models_reaches_what_these_names_mean_to_it() -> None:
+    mine, theirs = entry("llama", "a"), entry("llama", "b")
+    caller = Caller("a", namespaces=("b",), allowed_models=frozenset({"llama"}))
+    known = table(mine, theirs)
+    assert known.find(caller, "llama") == known.find(caller, "a/llama") == Target(mine, "llama")
+    assert known.find(caller, "b/llama") is None
+    alone = table(theirs)
+    assert alone.find(caller, "llama") == alone.find(caller, "b/llama") == Target(theirs, "llama")
+
+
+SPACES = ("team", "shared", "b", "other")
+SPELLINGS = ("a", "b", "org/a", "b/a", "shared/a", "team/a", "other/a", "b/org/a", "b/b/a", "shared/b", "other/b")
+MADE = st.builds(
+    lambda namespace, name, models: entry(name, namespace, model_names=tuple(models)),
+    st.sampled_from(SPACES),
+    st.sampled_from(("a", "b", "c")),
+    st.lists(st.sampled_from(("a", "b", "org/a", "b/a", "shared/a", "team/a")), min_size=1, max_size=2, unique=True),
+)
+
+
+@given(
+    there=st.lists(MADE, max_size=6, unique_by=lambda made: made.key),
+    newcomer=MADE,
+    listed=st.lists(st.sampled_from(SPACES), max_size=3, unique=True),
+    allowed=st.none() | st.frozensets(st.sampled_from(SPELLINGS), max_size=3),
+)
+def test_who_makes_an_endpoint_changes_no_name_in_another_namespace(
+    there: list[EndpointEntry],
+    newcomer: EndpointEntry,
+    listed: list[str],
+    allowed: frozenset[str] | None,
+) -> None:
+    caller = Caller("team", namespaces=tuple(listed), allowed_models=allowed)
+    before = table(*there)
+    after = table(*(each for each in there if each.key != newcomer.key), newcomer)
+    for name in SPELLINGS:
+        meant, means = before.find(caller, name), after.find(caller, name)
+        if newcomer.namespace != "team" and meant is not None and meant.entry.namespace != newcomer.namespace:
+            assert means == meant
+        for found in (meant, means):
+            assert found is None or caller.may_use(found.entry.namespace)
+        prefix, _, _ = name.partition("/")
+        if means is not None and "/" in name and caller.may_use(prefix):
+            assert means.entry.namespace == prefix
+        assert all(after.find(caller, full) is not None for full in after.full_names(caller, name))
+
+
 NAMES = st.sampled_from(("a", "b", "c"))
 ANSWERS = st.lists(
     st.tuples(

@@ -185,6 +185,15 @@ async def test_a_foreign_endpoint_is_told_from_none_in_nothing(world: World) -> 
     assert said[0] == said[1]
 
 
+async def test_what_needs_its_namespace_is_told_how_it_is_named(world: World) -> None:
+    world.table.apply(whole(entry("llama", "b"), entry("llama", "c"), entry("llama", "not-mine")))
+    world.callers = {"k": Caller("team", namespaces=("shared", "b", "c"))}
+    context = request()
+    context.body = json.dumps({"model": "llama"}).encode()
+    with pytest.raises(ModelNotFound, match=r"write 'b/llama' or 'c/llama'$"):
+        await world.pipeline().answer(CHAT, context)
+
+
 async def test_only_the_gateway_says_whose_a_request_is(world: World) -> None:
     context = request(**{"x-pilotlight-tenant": "other", "x-pilotlight-elsewhere": "1"})
     await world.pipeline().answer(CHAT, context)

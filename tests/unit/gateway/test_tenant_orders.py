@@ -93,9 +93,24 @@ def test_a_deleted_tenants_keys_are_revoked_for_good(world: TenantWorld) -> None
     world.tenant("acme")
     key = world.key("acme")
     world.store.change("acme", tenant_orders.delete_tenant("acme", START_S + 1))
-    world.tenant("acme")
     (record,) = world.store.keys("acme")
     assert (record.id, record.state(START_S + 2)) == (key.id, "revoked")
+
+
+def test_a_deleted_tenants_name_is_nobodys_again(world: TenantWorld) -> None:
+    """What was kept under it would be the new one's."""
+    world.tenant("acme")
+    world.store.change("acme", tenant_orders.delete_tenant("acme", START_S + 1))
+    for store in (world.store, SqliteTenants(world.path)):
+        for settings in (TenantSettings(), TenantSettings("high")):
+            with pytest.raises(Conflict, match="not given again"):
+                store.change("acme", tenant_orders.create_tenant("acme", settings, START_S + 2))
+        with pytest.raises(TenantNotFound):
+            store.change("acme", tenant_orders.change_settings("acme", TenantSettings()))
+        with pytest.raises(TenantNotFound):
+            store.change("acme", tenant_orders.create_key("acme", made_key(), START_S + 2))
+    (record,) = world.store.tenants()
+    assert record.deleted_s == START_S + 1
 
 
 @pytest.mark.parametrize("name", ["", "Acme", "a_b", "-a", "a" * 64, "a/b", "a\n"])
