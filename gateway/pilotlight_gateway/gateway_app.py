@@ -5,8 +5,9 @@ Responsible for which requests name a model and where. What becomes of them is t
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -19,6 +20,7 @@ from pilotlight_gateway.pipeline import Pipeline
 from pilotlight_gateway.request_steps import Caller, Place
 from pilotlight_gateway.routing.routes import Routes
 from pilotlight_gateway.surfaces import component_path, model_path
+from pilotlight_protocol.errors import Forbidden
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.http_app import Match, RouteTable, route_of
 from pilotlight_serving.metrics import exposed
@@ -27,6 +29,7 @@ from pilotlight_wire.handlers import JSON, Reply, RequestContext, Route, Stream
 from pilotlight_wire.http_exchange import Scope
 
 OWNER = "pilotlight"
+_LOOPBACK_ORIGIN = re.compile(r"https?://((?:localhost|127\.0\.0\.1|\[::1\])(?::\d{1,5})?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,9 @@ class GatewayRouter:
 
     def _for_caller(self, route: OwnRoute) -> Route:
         async def handle(context: RequestContext) -> Reply | Stream:
-            return await route.handler(context, await self._pipeline.caller(context))
+            caller = await self._pipeline.caller(context)
+            _check_no_web_page(caller, context.headers)
+            return await route.handler(context, caller)
 
         return Route(route.method, route.path, handle, content_types=route.content_types, reads_body=route.reads_body)
 
@@ -154,6 +159,20 @@ class GatewayRouter:
 
     def _shown(self, name: str) -> ModelCard:
         return ModelCard(name, "model", self._started_s, OWNER)
+
+
+def _check_no_web_page(caller: Caller, headers: Mapping[str, str]) -> None:
+    """Any page in somebody's browser can reach an open door, also with a header that looks like a key. It may neither
+    read nor change what is kept there. Raises Forbidden."""
+    origin = headers.get("origin")
+    if caller.key_id or origin is None:
+        return
+    # A name that is not loopback's may be one that its owner lets point here.
+    of_loopback = _LOOPBACK_ORIGIN.fullmatch(origin)
+    if of_loopback is None or of_loopback[1] != headers.get("host"):
+        raise Forbidden(
+            "a web page gets nothing that is kept here while this server's door is open: make a tenant and a key"
+        )
 
 
 def _matched(match: Match | None, context: RequestContext) -> Route:

@@ -1,4 +1,5 @@
-"""Keeps what a process knows of tenants as new as the store: asks it four times a second, in a thread.
+"""Keeps what a process knows of tenants as new as the store: asks it four times a second, in a thread of
+its own: what waits for the loop's threads (a packed body of somebody without a key, say) must not make it late.
 
 So a key that is revoked anywhere is refused everywhere within a second. Where the store has not answered for that long,
 nobody knows whether a key is still good: who shows one waits for the store's next answer, for a while.
@@ -11,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from pilotlight_gateway.limits.limit_terms import LimitTerms
 from pilotlight_gateway.request_steps import Caller
@@ -36,6 +38,7 @@ class TenantWatch:
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tenants")
         self._known = KnownTenants()
         self._now_s = now_s
         self._wall_s = wall_s
@@ -53,7 +56,8 @@ class TenantWatch:
         """Know all that is in the store by now."""
         async with self._asking:
             asked_s = self._now_s()
-            changes = await asyncio.to_thread(self._store.changes, self._known.upto)
+            loop = asyncio.get_running_loop()
+            changes = await loop.run_in_executor(self._thread, self._store.changes, self._known.upto)
             if changes is not None:
                 self._known.apply(changes)
             self._read_s = asked_s
@@ -75,6 +79,7 @@ class TenantWatch:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     @property
     def ever_had_a_tenant(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,25 @@ async def test_the_door_is_open_until_there_is_a_tenant_and_never_again(world: T
     await world.watch.refresh()
     with pytest.raises(Unauthorized):
         await authenticator.caller({})
+
+
+async def test_keys_are_read_also_while_every_thread_of_the_loop_is_busy(world: TenantWorld) -> None:
+    loop, busy = asyncio.get_running_loop(), threading.Event()
+    threads = ThreadPoolExecutor(1)
+    loop.set_default_executor(threads)
+    held = loop.run_in_executor(None, busy.wait)
+    try:
+        world.tenant("acme")
+        async with asyncio.timeout(10):
+            await world.watch.refresh()
+        assert world.watch.tenant("acme") is not None
+        assert not held.done()
+    finally:
+        busy.set()
+        await held
+        await world.watch.close()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        await world.watch.refresh()
 
 
 async def test_a_door_on_a_network_is_never_open(world: TenantWorld) -> None:

@@ -196,14 +196,6 @@ async def test_what_the_platform_finds_wrong_names_the_field(
     assert (error.param, error.message[: len(message)]) == (param, message)
 
 
-async def test_a_web_page_needs_a_key() -> None:
-    api, page = Api(), "https://evil.example"
-    for method, path in (("POST", ""), ("PATCH", "/chat"), ("DELETE", "/chat")):
-        error = await api.refused(method, f"/v1/endpoints{path}", CHAT, Caller("default", namespaces=None), origin=page)
-        assert error.http_status == 403
-    await api.ask("POST", "/v1/endpoints", CHAT, authorization="Bearer plk_x", origin=page)
-
-
 @pytest.mark.looptime
 async def test_orders_have_a_rate_of_each_tenant() -> None:
     api = Api()
