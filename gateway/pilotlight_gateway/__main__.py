@@ -120,10 +120,11 @@ class _Chooser:
         return choose_way(request.entry, WayFacts(running, tokens, place.component_path.endswith("/responses")))
 
 
-def _redis_link(url: str) -> RedisLink:
-    from pilotlight_gateway.redis_link import RedisLink  # with its client, which only several replicas need
+def _redis_links(url: str) -> tuple[RedisLink, RedisLink]:
+    """For limits, and for named answers: large ones must not keep limits waiting."""
+    from pilotlight_gateway.redis_link import LARGE_DEADLINE_S, RedisLink  # with its client, which only replicas need
 
-    return RedisLink(url)
+    return RedisLink(url), RedisLink(url, LARGE_DEADLINE_S)
 
 
 class Gateway:
@@ -141,7 +142,7 @@ class Gateway:
             self._tenants = SqliteTenants(settings.state_dir / FILE_NAME)
         self._process = uuid.uuid4().hex
         self._usage = None if settings.state_dir is None else SqliteUsage(settings.state_dir / USAGE_FILE_NAME)
-        self._redis = _redis_link(settings.redis_url) if settings.redis_url else None
+        self._redis = _redis_links(settings.redis_url) if settings.redis_url else None
         self._log = RequestLog(settings.request_log) if settings.request_log else None
         ended = logged_in_a_line if self._log is None else self._log.ended
         self._limiter = ConcurrencyLimiter(settings.max_concurrent_requests, ended)
@@ -174,7 +175,7 @@ class Gateway:
         if self._config_watch is not None:
             opened.append(self._config_watch)
         if self._redis is not None:
-            opened.append(self._redis)
+            opened += self._redis
         if self._tenants is not None and watch_tenants is not None:
             tokens = ConfiguredTokens(watch_tenants.tenant)
             self._config.tell(lambda config: tokens.apply(config.identity_providers))
@@ -223,7 +224,7 @@ class Gateway:
     def _shared_answers(self) -> SharedAnswers | None:
         if self._redis is None:
             return None
-        return SharedAnswers(self._redis, self._settings.limits_without_redis, self._process)
+        return SharedAnswers(self._redis[1], self._settings.limits_without_redis, self._process)
 
     def _accounts(self, opened: list[Opened]) -> Accounts:
         """Those of this process alone, or those in Redis; what has to be started is added to `opened`."""
@@ -232,7 +233,7 @@ class Gateway:
         opened.append(memory)
         if self._redis is None:
             return memory
-        accounts = RedisAccounts(self._redis, memory, self._settings.limits_without_redis, self._process)
+        accounts = RedisAccounts(self._redis[0], memory, self._settings.limits_without_redis, self._process)
         opened.append(accounts)
         return accounts
 

@@ -1,7 +1,9 @@
 """One Redis as the gateway uses it: scripts and commands with a deadline each, and whether it is there at all.
 
-Once a call has failed nobody waits for the next one: all are refused at once until a PING has come back, which is tried
-several times a second. It must not know what is kept there.
+A call that is not answered in time says little: its answer may be large, every connection in use, this process behind.
+A PING over a connection of its own then says whether Redis is there. Once it is not, nobody waits for the next call:
+all are refused at once until a PING has come back, which is tried several times a second. It must not know what is kept
+there.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pilotlight_gateway.redis_calls import RedisAway, ScriptCall
 from pilotlight_protocol.errors import InvalidInput
 
 DEADLINE_S = 0.25
 """Of one call: many times what a script takes, and short beside a first token."""
+LARGE_DEADLINE_S = 1.0
+"""Where answers of some megabytes are read."""
 PROBE_S = 0.2
 MOST_CONNECTIONS = 32
 AWAY_RETRY_S = 1.0
@@ -30,11 +35,20 @@ _log = logging.getLogger("pilotlight.gateway.redis")
 
 
 class RedisLink:
-    """Implements RedisCalls, between `start` and `close`. `url`: with its secret, which is in no message."""
+    """Implements RedisCalls, between `start` and `close`. `url`: with its secret, which is in no message. `connect`: a
+    client of so many connections at most."""
 
-    def __init__(self, url: str, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        deadline_s: float = DEADLINE_S,
+        connect: Callable[[str, float, int], Any] | None = None,
+    ) -> None:
         self._deadline_s = deadline_s
-        self._client: Any = _client(url, deadline_s)
+        connect = connect or _client
+        self._client: Any = connect(url, deadline_s, MOST_CONNECTIONS)
+        self._prober: Any = connect(url, deadline_s, 1)
+        self._asking: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
         self._gone.set()
         self._on_return: list[Callable[[], None]] = []
@@ -56,13 +70,15 @@ class RedisLink:
         self._watching = asyncio.create_task(self._watch(), name="Redis")
 
     async def close(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watching
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
-            async with asyncio.timeout(self._deadline_s):
-                await self._client.aclose()
+        for task in (self._watching, self._asking):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        for client in (self._client, self._prober):
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(self._deadline_s):
+                    await client.aclose()
 
     async def call(self, call: ScriptCall) -> Any:
         return (await self._in_time(lambda: self._run([call])))[0]
@@ -85,9 +101,22 @@ class RedisLink:
             # It is there and says no: out of memory, a read-only replica. Others need not wait for it.
             self._refused(error)
             raise _away() from error
-        except (RedisError, OSError, TimeoutError) as error:
+        except (TimeoutError, RedisTimeoutError) as error:
+            self._doubted()
+            raise _away() from error
+        except (RedisError, OSError) as error:
             self._lost(error)
             raise _away() from error
+
+    def _doubted(self) -> None:
+        if self.there and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.create_task(self._ask(), name="Redis: is it there")
+
+    async def _ask(self) -> None:
+        try:
+            await self._ping()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._lost(error)
 
     def _refused(self, error: ResponseError) -> None:
         if str(error) != self._last_refusal:
@@ -130,8 +159,7 @@ class RedisLink:
 
     async def _probe(self) -> None:
         try:
-            async with asyncio.timeout(self._deadline_s):
-                await self._client.execute_command("PING")
+            await self._ping()
         except (RedisError, OSError, TimeoutError) as error:
             _log.debug("Redis is not back: %s", error or type(error).__name__)
             return
@@ -140,13 +168,20 @@ class RedisLink:
         for returned in self._on_return:
             returned()
 
+    async def _ping(self) -> None:
+        async with asyncio.timeout(self._deadline_s):
+            try:
+                await self._prober.execute_command("PING")
+            except RedisConnectionError:  # it may have been closed since the last one
+                await self._prober.execute_command("PING")
 
-def _client(url: str, deadline_s: float) -> Redis:
+
+def _client(url: str, deadline_s: float, most_connections: int) -> Redis:
     try:
         pool = BlockingConnectionPool.from_url(
             url,
-            max_connections=MOST_CONNECTIONS,
-            timeout=deadline_s,
+            max_connections=most_connections,
+            timeout=None,  # to wait for one is part of a call's time, and not a connection that is lost
             # Each call has its deadline here; with one of its own redis-py sends under `wait_for`, which on Python 3.11
             # may swallow that its task was cancelled.
             socket_timeout=None,

@@ -23,7 +23,7 @@ from pilotlight_gateway.limits.redis_accounts import RedisAccounts, account_key
 from pilotlight_gateway.limits.redis_scripts import RENEW, RESERVE, SETTLE
 from pilotlight_gateway.limits.tenant_account import TenantAccount
 from pilotlight_gateway.redis_calls import RedisAway, Script, ScriptCall
-from pilotlight_gateway.redis_link import RedisLink
+from pilotlight_gateway.redis_link import MOST_CONNECTIONS, RedisLink
 from pilotlight_gateway.settings import WithoutRedis
 from pilotlight_protocol.errors import InvalidInput
 
@@ -330,3 +330,22 @@ def test_a_wrong_url_is_refused_without_being_shown(url: str) -> None:
         RedisLink(url)
     assert "secret" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+async def test_who_waits_for_a_connection_waits_for_no_redis_that_is_away(server: RedisServer) -> None:
+    link = RedisLink(server.url)
+    await link.start()
+    holding = [asyncio.create_task(link._client.blpop("nothing", timeout=60)) for _ in range(MOST_CONNECTIONS)]
+    try:
+        await until_async(lambda: len(link._client.connection_pool._in_use_connections) == MOST_CONNECTIONS)
+        for _ in range(3):
+            with pytest.raises(RedisAway):
+                await link.call(ScriptCall(Script("return 1"), [], []))
+            assert link.there
+    finally:
+        for task in holding:
+            task.cancel()
+        await asyncio.gather(*holding, return_exceptions=True)
+    assert await link.call(ScriptCall(Script("return 1"), [], [])) == 1
+    assert link.there
+    await link.close()

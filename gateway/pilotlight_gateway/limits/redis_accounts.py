@@ -127,7 +127,7 @@ class RedisAccounts:
                 if loop.time() >= self._renew_at_s:
                     self._renew_at_s = loop.time() + RENEW_S
                     await self._renew()
-            if not self._link.there:
+            if not self._link.there or loop.time() >= self._renew_at_s:
                 self._renew_at_s = loop.time() + RENEW_S
 
     async def _tell_ended(self) -> None:
