@@ -50,7 +50,9 @@ ROUTED = Counter("pilotlight_gateway_routed", "Requests by a route, by its label
 CANARY_SHARE = Gauge("pilotlight_gateway_canary_percent", "The share of a labelled route's canary", ["label"])
 CANARIES_TAKEN_BACK = Counter("pilotlight_gateway_canaries_taken_back", "Canaries that did worse", ["label"])
 CASCADED = Counter("pilotlight_gateway_cascaded", "First answers of cascades, by what became of them", ["outcome"])
-UNBILLED = Counter("pilotlight_gateway_unbilled_tokens", "Tokens of first answers that nobody got", ["kind"])
+UNBILLED = Counter(
+    "pilotlight_gateway_unbilled_tokens", "Tokens of answers that nobody got, as another one was given", ["kind"]
+)
 MIRRORED = Counter("pilotlight_gateway_mirrored", "Copies of requests to a route's mirror", ["outcome"])
 
 PROMISED = QueueGauges(SEQUENCES, PROMISED_TOKENS, REFUSED.labels)

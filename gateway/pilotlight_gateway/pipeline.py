@@ -177,15 +177,11 @@ class Pipeline:
         routed = request.routed
         if routed is None:
             return await self._begun(request, started_s, outcome, outcome)
-        result = await by_route(request, routed, lambda request: self._attempted(request, started_s, outcome))
+        result = await by_route(request, routed, lambda request: self._begun(request, started_s, outcome))
         routed.began(request, lambda copy: self._by_a_way(copy, time.perf_counter()))
         if isinstance(result, Stream):
             result.events = HeldEvents(result.events, outcome)
         return result
-
-    async def _attempted(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
-        outcome.goes_to(request.entry, request.model_name)
-        return await self._begun(request, started_s, outcome)
 
     async def _begun(self, request: GatewayRequest, started_s: float, outcome: _Outcome, *held: Held) -> Reply | Stream:
         """One endpoint's answer, whose stream has begun; the end of that ends what is held."""
@@ -252,13 +248,6 @@ class _Outcome:
     turn: Turn = NO_TURN
     status: int = 200
     open: bool = True
-    at: tuple[EndpointEntry, str] | None = None
-
-    def goes_to(self, entry: EndpointEntry, model_name: str) -> None:
-        """What was taken so far was of the endpoint before, whose price is another."""
-        if self.at is not None:
-            self.records.left(self.request, *self.at)
-        self.at = entry, model_name
 
     async def aclose(self) -> None:
         if not self.open:

@@ -124,7 +124,8 @@ class Cascade(msgspec.Struct, frozen=True):
 class Routed(msgspec.Struct, frozen=True):
     """What the route `name` comes to for one request: the first of `choices` answers, another one where those before
     it cannot. `label`: what metrics may call the route. `place`: the request's, where the route changed it. `note`: why
-    the first target is not the first choice, "" where it is.
+    the first target is not the first choice, "" where it is. `said`: what the request says
+    beside its body that the route depends on: the version, and the headers of its rules.
 
     `observe` is told of every attempt, `ended` when the answer has ended, and `began` when it has begun; that one gets
     what else would answer a request, past limits and idempotency.
@@ -136,6 +137,7 @@ class Routed(msgspec.Struct, frozen=True):
     place: Place
     cascade: Cascade | None = None
     note: str = ""
+    said: Mapping[str, str] = {}
     observe: Callable[[Attempted], None] = lambda attempted: None
     ended: Callable[[GatewayRequest], None] = lambda request: None
     began: Callable[[GatewayRequest, Answering], None] = lambda request, answering: None
@@ -146,8 +148,8 @@ class GatewayRequest:
     """One request whose endpoint is known. `model_name`: as the endpoint's components call the model or adapter.
     `routed`: where a route chose the endpoint; then it may become another one before the answer has begun, as
     `choice` says. `elsewhere`: another endpoint would answer now, so that there is nothing to wait for.
-    `answers_as`: what the answer calls the model, "" for its `model_name`. `booked`: of `usage`, what was booked for
-    endpoints that were asked before. `first_byte_s`: until the answer began."""
+    `answers_as`: what the answer calls the model, "" for its `model_name`. `usage`: of the endpoint that is asked now.
+    `first_byte_s`: until the answer began."""
 
     context: RequestContext
     place: Place
@@ -160,7 +162,6 @@ class GatewayRequest:
     choice: Choice | None = None
     elsewhere: bool = False
     answers_as: str = ""
-    booked: TokenUsage | None = None
     first_byte_s: float | None = None
 
 
@@ -242,10 +243,6 @@ class Records(Protocol):
         """The first part of the answer is there, `first_s` after the request came."""
         ...
 
-    def left(self, request: GatewayRequest, entry: EndpointEntry, model_name: str) -> None:
-        """Another endpoint is asked from now on; what was taken since the last call was this one's."""
-        ...
-
     def ended(self, request: GatewayRequest, status: int) -> None:
         """Called once, when the answer has ended in whatever way."""
         ...
@@ -302,9 +299,6 @@ NO_TURNS = NoTurns()
 
 class NoRecords:
     def begun(self, request: GatewayRequest, first_s: float) -> None:
-        return
-
-    def left(self, request: GatewayRequest, entry: EndpointEntry, model_name: str) -> None:
         return
 
     def ended(self, request: GatewayRequest, status: int) -> None:

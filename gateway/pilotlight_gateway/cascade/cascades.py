@@ -19,9 +19,9 @@ from pilotlight_gateway.cascade.asked_logprobs import (
 )
 from pilotlight_gateway.cascade.cascade_spec import CascadeSpec
 from pilotlight_gateway.cascade.first_answer import FirstAnswer, why_not_good
-from pilotlight_gateway.metering import USAGE
-from pilotlight_gateway.metrics import cascaded, unbilled
-from pilotlight_gateway.request_steps import Answering, Cascade, GatewayRequest, Routed, TokenUsage
+from pilotlight_gateway.metering import USAGE, count_anew, count_unbilled
+from pilotlight_gateway.metrics import cascaded
+from pilotlight_gateway.request_steps import Answering, Cascade, GatewayRequest, Routed
 from pilotlight_gateway.routing.fallbacks import ROUTE_HEADER, answered
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_serving.http_app import close_events
@@ -47,7 +47,6 @@ async def answered_in_cascade(
     asks = with_logprobs(body, request.place.path.endswith(_CHAT))
     if cascade.spec.mean_logprob_below is not None and asks is not None:
         context.body = asks
-    _count_anew(request)
     try:
         result = await answered(request, msgspec.structs.replace(route, choices=cascade.first), attempt)
     except PilotlightError as error:
@@ -74,12 +73,14 @@ async def _escalated(
 ) -> Reply | Stream:
     headers, spent = request.context.response_headers, request.usage
     of_first = request.entry, request.model_name, request.choice
-    _count_anew(request)
+    count_anew(request)
     try:
         result = await answered(request, route, attempt)
     except PilotlightError as error:
         if first.broken:
+            count_unbilled(spent)
             raise
+        count_unbilled(request.usage)
         # There is an answer, and nobody has a better one.
         request.usage, request.context.response_headers = spent, headers
         request.entry, request.model_name, request.choice = of_first
@@ -89,18 +90,11 @@ async def _escalated(
         return first.answer()
     await first.close()
     cascaded(why).inc()
-    unbilled("prompt").inc(spent.prompt_tokens)
-    unbilled("output").inc(spent.output_tokens)
+    count_unbilled(spent)
     told = request.context.response_headers
     told[ROUTE_HEADER] = f"escalated; {why}"
     told[ESCALATION_HEADER] = f"unbilled; prompt_tokens={spent.prompt_tokens}, output_tokens={spent.output_tokens}"
     return result
-
-
-def _count_anew(request: GatewayRequest) -> None:
-    """What is counted from now on is all that the request is billed for."""
-    request.usage = TokenUsage()
-    USAGE.set(request.usage)
 
 
 class _First:

@@ -1,6 +1,7 @@
 """A request that its client named is run once: a second one with its id joins it, or gets what it was answered.
 
-    x-request-id, Idempotency-Key   same tenant, same id, same request: one execution
+    x-request-id, Idempotency-Key   same tenant, same id, same request: one execution; what a route's rules and
+                                    versions look at is of the request
     another request with that id    409
     Last-Event-ID                   the events after that one
 
@@ -16,6 +17,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+import msgspec
+
 from pilotlight_gateway.idempotency.kept_answer import KeptAnswer, position_asked
 from pilotlight_gateway.idempotency.shared_answers import AnswerElsewhere, OwnedAnswer, SharedAnswers
 from pilotlight_gateway.idempotency.told_answer import end_told, told_while_made
@@ -30,6 +33,8 @@ MOST_BYTES_OF_TENANT = 32 * 1024 * 1024
 MOST_ANSWERS_OF_TENANT = 1024
 MOST_RUNNING_OF_TENANT = 256
 _ID_HEADERS = ("idempotency-key", "x-request-id")
+_MEANT_HEADERS = frozenset(("x-model-version", "inference-header-content-length"))
+"""Which change what a body means, at every endpoint. What a route depends on beside them, it says itself."""
 _LONGEST_ID_CHARS = 256
 
 _Key = tuple[str, str]
@@ -56,8 +61,13 @@ class AnswersOnce:
         position_asked(request.context)  # what is wrong with it is told before anything runs
         self._drop_old()
         fingerprint = _fingerprint(request)
-        while (answer := self._answers.get(key)) is None and (claiming := self._claiming.get(key)) is not None:
-            await claiming.wait()
+        while (answer := self._answers.get(key)) is None:
+            if (claiming := self._claiming.get(key)) is not None:
+                await claiming.wait()
+            elif (ending := self._running.get(key)) is not None:
+                await asyncio.wait((ending,))
+            else:
+                break
         if answer is None:
             if sum(tenant == key[0] for tenant, _ in self._running) >= MOST_RUNNING_OF_TENANT:
                 raise TooManyRequests(
@@ -116,25 +126,28 @@ class AnswersOnce:
                 raise
         finally:
             answer.end(error)
-            if owned is not None:
-                await end_told(owned, answer, failed=error is not None)
-                del self._owned[key]
-            del self._running[key]
-            if error is None and not answer.failed:
-                self._ended_s[key] = self._now_s()
-                self._make_room(key[0])
-            else:
+            is_kept = error is None and not answer.failed
+            if not is_kept:
                 self._answers.pop(key, None)
+            try:
+                if owned is not None:
+                    await end_told(owned, answer, failed=error is not None)
+            finally:
+                self._owned.pop(key, None)
+                del self._running[key]
+                if is_kept:
+                    self._ended_s[key] = self._now_s()
+                    self._make_room(key[0])
 
     def _abandoned(self, key: _Key) -> None:
         asyncio.get_running_loop().call_later(RETURN_WITHIN_S, self._end_unread, key)
 
     def _end_unread(self, key: _Key) -> None:
         answer, task, owned = self._answers.get(key), self._running.get(key), self._owned.get(key)
-        if answer is None or task is None or answer.readers:
+        if answer is None or task is None or answer.readers or answer.ended:
             return
         if owned is None:
-            task.cancel()
+            self._end(key, task)
             return
         looking = asyncio.create_task(self._end_unfollowed(key, answer, owned, task))
         self._looking.add(looking)
@@ -146,8 +159,13 @@ class AnswersOnce:
         """Somebody may read it at another replica."""
         if await owned.is_followed():
             self._abandoned(key)
-        elif not answer.readers:
-            task.cancel()
+        elif not answer.readers and not answer.ended and self._running.get(key) is task:
+            self._end(key, task)
+
+    def _end(self, key: _Key, task: asyncio.Task[None]) -> None:
+        """Nobody joins it any more: who comes meanwhile waits until it has ended, and runs anew."""
+        self._answers.pop(key, None)
+        task.cancel()
 
     def _drop_old(self) -> None:
         while self._ended_s:
@@ -197,6 +215,9 @@ def _key(request: GatewayRequest) -> _Key | None:
 def _fingerprint(request: GatewayRequest) -> bytes:
     # Which endpoint a route chooses may change while the request stays the same.
     meant = f"{request.entry.namespace}/{request.entry.name}" if request.routed is None else "a route"
-    digest = hashlib.sha256(f"{request.place.target}\n{meant}\n".encode())
+    said = {} if request.routed is None else request.routed.said
+    headers = {name: value for name, value in request.context.headers.items() if name in _MEANT_HEADERS}
+    digest = hashlib.sha256(msgspec.json.encode((request.place.target, meant, said, headers), order="sorted"))
+    digest.update(b"\n")
     digest.update(request.context.body)
     return digest.digest()

@@ -3,7 +3,8 @@
     it is gone (404), busy, broken or left alone (502, 503)    the next one, if running it twice does no harm
     anything else                                              is the answer
 
-The answer bears the name that was asked for. Must not: know what endpoints are, or in which order they come.
+The answer bears the name that was asked for, and is all that is billed. Must not: know what endpoints are, or in which
+order they come.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
+from pilotlight_gateway.metering import count_anew, count_unbilled
 from pilotlight_gateway.metrics import routed
 from pilotlight_gateway.request_steps import Answering, Attempted, Choice, GatewayRequest, Routed
 from pilotlight_gateway.resilience.retries import is_repeatable
@@ -48,6 +50,8 @@ async def answered(request: GatewayRequest, route: Routed, attempt: Answering) -
         may_go_on = choice is not last and is_repeatable(request.place.method, request.place.path)
         request.entry, request.model_name, request.choice = choice.entry, choice.model_name, choice
         request.elsewhere, request.answers_as, context.body = may_go_on, "", body
+        count_unbilled(request.usage)  # of one that could not answer
+        count_anew(request)
         began_s = time.perf_counter()
         try:
             result = await attempt(request)

@@ -6,7 +6,7 @@ It stands on what the directory has told of and must not know how an endpoint is
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -95,6 +95,7 @@ class Routes:
             _unversioned(place) if route.versions else place,
             cascade,
             note,
+            _said(route, facts),
             observe=partial(self._observe, route),
             ended=partial(self._ended, route, facts),
             began=partial(self._began, route),
@@ -175,6 +176,16 @@ class Routes:
     def _mirror(self, mirror: MirrorSpec, route_name: str, request: GatewayRequest, answering: Answering) -> None:
         for choice in self._choices({mirror.target: "mirror"}):
             self._mirrors.begin(choice, route_name, mirror.most_running, request, answering)
+
+
+def _said(route: RouteSpec, facts: RequestFacts) -> Mapping[str, str]:
+    """Its version under a name that no header has."""
+    said = {"": facts.version} if facts.version else {}
+    for rule in route.rules:
+        for match in rule.headers:
+            if (value := facts.headers.get(match.name)) is not None:
+                said[match.name] = value
+    return said
 
 
 def _version_of(place: Place) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pilotlight_gateway.endpoints.cold_starts import ColdStarts
 from pilotlight_gateway.request_steps import GatewayRequest
 from pilotlight_gateway.usage.usage_book import UsageBook
-from pilotlight_protocol.endpoint_directory import EndpointEntry
 
 
 class EndpointRecords:
@@ -17,10 +16,6 @@ class EndpointRecords:
 
     def begun(self, request: GatewayRequest, first_s: float) -> None:
         self.cold_starts.begun(request, first_s)
-
-    def left(self, request: GatewayRequest, entry: EndpointEntry, model_name: str) -> None:
-        if self.book is not None:
-            self.book.left(request, entry, model_name)
 
     def ended(self, request: GatewayRequest, status: int) -> None:
         if self.book is not None:

@@ -10,13 +10,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from pilotlight_gateway.request_steps import GatewayRequest
 from pilotlight_gateway.usage.prices import PriceTable, Rates
 from pilotlight_gateway.usage.usage_rows import Amounts, Counted, Total, UsageKey, merge
-from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import Unavailable
 
 FLUSH_S = 2.0
@@ -66,29 +64,18 @@ class UsageBook:
     def ended(self, request: GatewayRequest, status: int) -> None:
         """A request has ended, in whatever way. What took nothing and came to nothing is not counted."""
         if request.place.method == "POST" and (status < 400 or request.usage.total):
-            self._took(request, request.entry, request.model_name).requests += 1
+            self._took(request)
 
-    def left(self, request: GatewayRequest, entry: EndpointEntry, model_name: str) -> None:
-        """What was taken since the last call was this endpoint's; another one is asked from now on."""
-        if request.usage.total:
-            self._took(request, entry, model_name)
-            request.booked = replace(request.usage)
-
-    def _took(self, request: GatewayRequest, entry: EndpointEntry, model_name: str) -> Amounts:
-        usage, booked = request.usage, request.booked
-        prompt, cached, output = usage.prompt_tokens, usage.cached_tokens, usage.output_tokens
-        if booked is not None:
-            prompt, cached, output = (
-                prompt - booked.prompt_tokens, cached - booked.cached_tokens, output - booked.output_tokens
-            )  # fmt: skip
-        cached = min(cached, prompt)
+    def _took(self, request: GatewayRequest) -> None:
+        entry, model_name, usage = request.entry, request.model_name, request.usage
+        cached = min(usage.cached_tokens, usage.prompt_tokens)
         amounts = self._amounts(request.caller.tenant, f"{entry.namespace}/{entry.name}", model_name)
-        amounts.prompt_tokens += prompt
+        amounts.requests += 1
+        amounts.prompt_tokens += usage.prompt_tokens
         amounts.cached_tokens += cached
-        amounts.output_tokens += output
+        amounts.output_tokens += usage.output_tokens
         rates = self._rates_for(entry.namespace, entry.name, model_name)
-        amounts.cost += rates.of_tokens(prompt, cached, output)
-        return amounts
+        amounts.cost += rates.of_tokens(usage.prompt_tokens, cached, usage.output_tokens)
 
     def held_slot(self, namespace: str, endpoint: str, model: str, slot_ms: int) -> None:
         """An endpoint's leases held a slot; its namespace pays."""

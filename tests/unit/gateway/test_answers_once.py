@@ -11,7 +11,7 @@ from endpoint_entries import entry
 
 from pilotlight_gateway.idempotency import answers_once, kept_answer
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
-from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Place
+from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Place, Routed
 from pilotlight_protocol.errors import Conflict, InvalidInput, TooManyRequests, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
@@ -25,15 +25,25 @@ class World:
         self.runs = 0
         self.closed = 0
         self.events: list[bytes | Exception] = list(EVENTS)
-        self.pause_s = 0.0
+        self.pause_s = self.closing_s = 0.0
         self.reply: Reply | None = None
 
-    async def ask(self, tenant: str = "team", body: bytes = b"{}", method: str = "POST", **headers: Any) -> Any:
+    async def ask(
+        self,
+        tenant: str = "team",
+        body: bytes = b"{}",
+        method: str = "POST",
+        said: dict[str, str] | None = None,
+        **headers: Any,
+    ) -> Any:
+        """`said`: to a route, None where there is none."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         context = RequestContext("r", named, body)
         request = GatewayRequest(
             context, Place(method, "/x", "/x", "/x", "/x", None), Asked(), Caller(tenant), entry("chat"), "chat"
         )
+        if said is not None:
+            request.routed = Routed("chat", "", (), request.place, said=said)
 
         async def run() -> Reply | Stream:
             self.runs += 1
@@ -54,6 +64,7 @@ class World:
                 yield event
         finally:
             self.closed += 1
+            await asyncio.sleep(self.closing_s)
 
 
 @pytest.fixture
@@ -82,6 +93,38 @@ async def test_a_second_one_joins_and_a_third_gets_it_again(world: World, header
     assert both == [NUMBERED, NUMBERED]
     assert await read(await world.ask(**named)) == NUMBERED
     assert (world.runs, world.closed) == (1, 1)
+
+
+MEANINGS: list[tuple[dict[str, str], dict[str, str] | None]] = [
+    ({}, None),
+    ({}, {}),
+    ({"x-model-version": "1"}, None),
+    ({"x-model-version": "2"}, None),
+    ({"inference-header-content-length": "2"}, None),
+    ({"inference-header-content-length": "1"}, None),
+    ({"x-tier": "gold"}, {"x-tier": "gold"}),
+    ({"x-tier": "tin"}, {"x-tier": "tin"}),
+    ({}, {"": "1"}),
+    ({}, {"": "2"}),
+]
+
+
+@pytest.mark.parametrize("first", MEANINGS)
+@pytest.mark.parametrize("second", MEANINGS)
+async def test_what_changes_the_meaning_is_of_the_request(world: World, first: Any, second: Any) -> None:
+    """Never another version's answer with 200."""
+    world.reply = Reply(b"{}")
+    asked = [
+        world.ask(x_request_id="a", said=said, x_other=str(at), **headers)
+        for at, (headers, said) in enumerate((first, second))
+    ]
+    await asked[0]
+    if first == second:
+        await asked[1]
+    else:
+        with pytest.raises(Conflict):
+            await asked[1]
+    assert world.runs == 1
 
 
 async def self_read(world: World, **headers: Any) -> list[bytes]:
@@ -138,6 +181,18 @@ async def test_who_leaves_before_the_answer_begins_ends_it_too(world: World) -> 
     await asyncio.sleep(answers_once.RETURN_WITHIN_S + 1)
     assert not world.once._running
     assert not world.once._answers
+
+
+@pytest.mark.looptime
+async def test_who_comes_back_while_it_is_ended_is_answered_anew(world: World) -> None:
+    world.pause_s, world.closing_s = 1.0, 3.0
+    world.events = [b"data: x\n\n"] * 20
+    await read(await world.ask(x_request_id="a"), most=1)
+    await asyncio.sleep(answers_once.RETURN_WITHIN_S + 1)
+    assert (world.closed, len(world.once._running)) == (1, 1)
+    joined = await asyncio.gather(*(asyncio.create_task(self_read(world, x_request_id="a")) for _ in range(3)))
+    assert [len(each) for each in joined] == [20] * 3
+    assert world.runs == 2
 
 
 async def test_a_failure_is_told_to_all_and_tried_again_by_the_next(world: World) -> None:

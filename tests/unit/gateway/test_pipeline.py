@@ -13,7 +13,7 @@ from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.metering import usage_now
 from pilotlight_gateway.pipeline import Pipeline, Steps, asked_of
-from pilotlight_gateway.request_steps import Caller, GatewayRequest, Place, TokenUsage
+from pilotlight_gateway.request_steps import Caller, Choice, GatewayRequest, Place, Routed, TokenUsage
 from pilotlight_gateway.ways import ChosenWay
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
@@ -138,6 +138,31 @@ async def test_a_whole_answer_is_committed_at_once(world: World) -> None:
     world.replies = Reply(b"{}")
     assert await world.pipeline().answer(CHAT, request()) is world.replies
     assert world.committed == [TokenUsage(0, 4)]
+
+
+async def test_what_a_target_took_that_died_is_nobodys(world: World) -> None:
+    endpoints = [entry("one"), entry("two")]
+    choices = tuple(Choice(each, each.name, "target", place) for place, each in enumerate(endpoints))
+
+    class Smart:
+        def find(self, caller: Caller, name: str, place: Place, context: RequestContext) -> Routed:
+            return Routed(name, "", choices, place)
+
+    class Dying:
+        async def answer(self, request: GatewayRequest) -> Reply | Stream:
+            usage_now().output_tokens += 900
+            if request.entry.name == "one":
+                raise Unavailable("died")
+            return Reply(b"{}")
+
+        async def close(self) -> None:
+            return
+
+    steps = Steps(
+        world, world.table, world, AnswersOnce(), world, {"short": Dying()}, world.woken.append, router=Smart()
+    )
+    await Pipeline(steps).answer(CHAT, request())
+    assert world.committed == [TokenUsage(0, 900)]
 
 
 @pytest.mark.parametrize("after", [0, 1])

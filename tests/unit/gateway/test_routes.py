@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from endpoint_entries import entry, whole
 from hypothesis import given
@@ -15,7 +16,7 @@ from pilotlight_gateway.request_steps import Attempted, Caller, Place, Routed
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.mirrors import Mirrors
 from pilotlight_gateway.routing.route_list import RouteList
-from pilotlight_gateway.routing.route_spec import CanarySpec, RouteSpec, VersionSpec
+from pilotlight_gateway.routing.route_spec import CanarySpec, HeaderMatch, RouteSpec, RuleSpec, VersionSpec
 from pilotlight_gateway.routing.route_table import RouteTable
 from pilotlight_gateway.routing.routes import Routes
 from pilotlight_gateway.routing.target_waits import EndpointFacts, TargetWaits
@@ -130,6 +131,23 @@ def test_a_version_by_header_or_by_path() -> None:
     assert routed is not None
     plain = "/v2/models/smart/infer"
     assert routed.place == Place("POST", f"{plain}?a=1", plain, "/v2/models/m/infer", "r", "smart")
+
+
+def test_it_says_what_it_depends_on_and_nothing_else() -> None:
+    headers = (HeaderMatch(name="x-tier", values=("gold",)), HeaderMatch(name="x-none", prefix="a"))
+    rule = RuleSpec(targets=("team/chat",), headers=headers)
+    known = routes(msgspec.structs.replace(VERSIONED, rules=(rule,)))
+    context = RequestContext("r", {"x-tier": "tin", "x-other": "1", "x-model-version": "v2"}, b"{}")
+    routed = known.find(Caller("team"), "smart", CHAT, context)
+    assert routed is not None
+    assert routed.said == {"": "v2", "x-tier": "tin"}
+    path = "/v2/models/smart/versions/v2/infer"
+    by_path = find(known, "smart", place=Place("POST", path, path, path, "r", "smart"))
+    assert by_path is not None
+    assert by_path.said == {"": "v2"}
+    plain = find(known, "smart")
+    assert plain is not None
+    assert plain.said == {}
 
 
 def test_a_version_that_there_is_not_names_no_other() -> None:

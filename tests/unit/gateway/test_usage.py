@@ -113,28 +113,6 @@ async def test_every_token_is_counted_once_and_priced_as_of_then(world: World) -
     assert (told["from"], told["to"], told["currency"]) == ("2026-11-01", TODAY, "USD")
 
 
-async def test_each_endpoint_that_was_asked_has_its_own_part_and_price(world: World) -> None:
-    world.prices = PriceTable(default=Price(Decimal(1)), models={"large": Price(Decimal(10))})
-    request = GatewayRequest(
-        RequestContext("r", {}),
-        Place("POST", "/", "/", "/", "/", None),
-        Asked("m"),
-        Caller("team"),
-        entry("large"),
-        "large",
-    )
-    request.usage.prompt_tokens, request.usage.output_tokens = 5, 1
-    world.book.left(request, entry("small"), "small")
-    request.usage.prompt_tokens += 7
-    world.book.left(request, entry("large"), "large")
-    world.book.ended(request, 200)
-    lines = (await world.told(Caller("team"), "by=endpoint"))["usage"]
-    assert [(line["endpoint"], line["requests"], line["prompt_tokens"], line["cost"]) for line in lines] == [
-        ("team/large", 1, 7, "0.00007"),
-        ("team/small", 0, 5, "0.000005"),
-    ]
-
-
 async def test_what_took_nothing_is_not_counted(world: World) -> None:
     world.took(0, 0, 0, status=400)
     world.took(0, 0, 0, method="GET")
