@@ -34,13 +34,14 @@ _LOOPBACK_ORIGIN = re.compile(r"https?://((?:localhost|127\.0\.0\.1|\[::1\])(?::
 
 @dataclass(frozen=True, slots=True)
 class OwnRoute:
-    """A route over no model, answered for a known caller."""
+    """A route over no model, answered for a known caller. `is_free`: it is none of the tenant's requests a minute."""
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     handler: Callable[[RequestContext, Caller], Awaitable[Reply | Stream]]
     content_types: tuple[str, ...] = (JSON,)
     reads_body: bool = True
+    is_free: bool = False
 
 
 class GatewayRouter:
@@ -110,8 +111,10 @@ class GatewayRouter:
         ]
 
     def _for_caller(self, route: OwnRoute) -> Route:
+        known = self._pipeline.caller if route.is_free else self._pipeline.counted_caller
+
         async def handle(context: RequestContext) -> Reply | Stream:
-            caller = await self._pipeline.caller(context)
+            caller = await known(context)
             _check_no_web_page(caller, context.headers)
             return await route.handler(context, caller)
 
@@ -121,7 +124,7 @@ class GatewayRouter:
         self, handler: Callable[[RequestContext], Awaitable[Reply | Stream]]
     ) -> Callable[[RequestContext], Awaitable[Reply | Stream]]:
         async def handle(context: RequestContext) -> Reply | Stream:
-            await self._pipeline.caller(context)
+            await self._pipeline.counted_caller(context)
             return await handler(context)
 
         return handle

@@ -21,6 +21,7 @@ from pilotlight_gateway.jobs.sqlite_jobs import SqliteJobs
 from pilotlight_gateway.jobs.stored_request import StoredRequest
 from pilotlight_gateway.pipeline import Pipeline
 from pilotlight_gateway.request_steps import Caller
+from pilotlight_gateway.routing.route_spec import headers_of_rules
 from pilotlight_protocol.errors import ModelNotFound, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
@@ -46,7 +47,9 @@ class LaterWork:
         )
         self._job_runner = JobRunner(jobs, self._run, caller_again, lambda: config().jobs, is_draining)
         self._batch_runner = BatchRunner(batches, files, self._run, caller_again, lambda: config().batches, is_draining)
-        self.jobs = Jobs(jobs, self._job_runner, lambda: config().jobs, time.time)
+        self.jobs = Jobs(
+            jobs, self._job_runner, lambda: config().jobs, time.time, lambda: headers_of_rules(config().routes)
+        )
         self._files = Files(batches, files, lambda: config().batches, time.time)
         self._batches = Batches(batches, self._files, self._batch_runner, lambda: config().batches, time.time)
         self._pipeline: Pipeline | None = None

@@ -112,10 +112,10 @@ class Pipeline:
 
     async def _run(self, request: GatewayRequest, asked_at: Place, started_s: float) -> Reply | Stream:
         context = request.context
-        if self._steps.later is not None and "prefer" in context.headers:
-            kept = await self._steps.later.accept(request, asked_at)
-            if kept is not None:
-                return kept
+        later = self._steps.later
+        if later is not None and "prefer" in context.headers and later.wanted(context, asked_at):
+            await self._steps.limits.count(request.caller, context)
+            return await later.accept(request, asked_at)
         reservation = await self._steps.limits.reserve(request)
         context.response_headers.update(reservation.headers)
         outcome = _Outcome(started_s, request, reservation, self._steps.records)
@@ -144,6 +144,12 @@ class Pipeline:
                 headers.pop(name, None)
         headers[TENANT] = caller.tenant
         context.headers = headers
+        return caller
+
+    async def counted_caller(self, context: RequestContext) -> Caller:
+        """Of a request that asks for no model: it is one of its tenant's too."""
+        caller = await self.caller(context)
+        await self._steps.limits.count(caller, context)
         return caller
 
     def _target(self, caller: Caller, name: str | None, routed: Routed | None) -> Target | Choice:

@@ -194,6 +194,10 @@ class Limits(Protocol):
         """Raises TooManyRequests with the time to wait."""
         ...
 
+    async def count(self, caller: Caller, context: RequestContext) -> None:
+        """One request that takes no token, and is over as soon as it is counted. Raises as `reserve`."""
+        ...
+
 
 class Turn(Protocol):
     def refused(self) -> None:
@@ -212,9 +216,14 @@ class Turns(Protocol):
 
 
 class Later(Protocol):
-    async def accept(self, request: GatewayRequest, place: Place) -> Reply | None:
-        """The answer to a request that is to run later, None to one that runs now. `place`: as its client sent it.
-        Raises TooManyRequests."""
+    """`place`: as its client sent it."""
+
+    def wanted(self, context: RequestContext, place: Place) -> bool:
+        """Whether it is to run later, and not now."""
+        ...
+
+    async def accept(self, request: GatewayRequest, place: Place) -> Reply:
+        """The answer to one that is `wanted`. Raises Forbidden, TooManyRequests."""
         ...
 
 
@@ -276,6 +285,9 @@ class NoReservation:
 class NoLimits:
     async def reserve(self, request: GatewayRequest) -> Reservation:
         return NoReservation()
+
+    async def count(self, caller: Caller, context: RequestContext) -> None:
+        return
 
 
 class _NoTurn:

@@ -30,7 +30,7 @@ def started() -> Iterator[GatedBackend]:
 
 @pytest.fixture(scope="module")
 def gateway(started: GatedBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    few = TenantSettings(limits=LimitTerms(requests_per_minute=3))
+    few = TenantSettings(limits=LimitTerms(tokens_per_minute=1000))
     tenants = {"team": TenantSettings(), "other": TenantSettings(), "stranger": TenantSettings(), "few": few}
     made = GatewayProcess(tmp_path_factory.mktemp("gateway"), started.port, tenants)
     made.start()
@@ -177,11 +177,11 @@ def test_a_file_that_is_no_batch(team: Client, backend: GatedBackend) -> None:
 
 def test_limits_hold_for_each_line(gateway: GatewayProcess, backend: GatedBackend) -> None:
     with client_of(gateway, "few") as few:
-        batch_id = created(few, *(line(f"q{number}") for number in range(5)))
-        until(lambda: completed(few, batch_id) == 3)
-        assert len(backend.asked) == 3
+        batch_id = created(few, *(line(f"q{number}", max_tokens=999) for number in range(5)))
+        until(lambda: completed(few, batch_id) == 1)
+        assert len(backend.asked) == 1
         assert few.batches.cancel(batch_id).status == "cancelling"
-        assert ended(few, batch_id).request_counts.completed == 3
+        assert ended(few, batch_id).request_counts.completed == 1
 
 
 def test_what_waits_is_everybody_elses_turn_first(gateway: GatewayProcess, team: Client, backend: GatedBackend) -> None:

@@ -56,12 +56,14 @@ class OutputTooLarge(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What every batch's run stands on."""
+    """What every batch's run stands on. `charge`: bytes that a batch may write in all where it needs so many, as
+    `SqliteBatches.charge`."""
 
     files: FileFolder
     run: Run
     caller_again: CallerAgain
     settings: BatchSettings
+    charge: Callable[[Batch, int], int]
     is_draining: Callable[[], bool] = lambda: False
     wall_s: Callable[[], float] = time.time
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -99,7 +101,7 @@ class BatchRun:
         self.total = self.completed = self.failed = 0
         self._means = means
         self._done: set[int] = set()
-        self._size_bytes = 0
+        self._size_bytes = self._charged_bytes = 0
         self._writers: dict[str, PartWriter] = {}
         self._writing = threading.Lock()
         self._closed = False
@@ -117,6 +119,7 @@ class BatchRun:
         errors = numbers_written(batch.id, means.files.written(batch.id, ERRORS))
         self.completed, self.failed = len(output), len(errors)
         self._done = output | errors
+        self._size_bytes = sum(means.files.part_bytes(batch.id, part) for part in (OUTPUT, ERRORS))
 
     async def lines(self) -> None:
         """Run what is not done. Raises OutputTooLarge, LeftForNext, Unauthorized; cancelled, it leaves what is
@@ -139,7 +142,7 @@ class BatchRun:
             raise LeftForNext
 
     async def expire(self) -> None:
-        """Write of each line that is left that there was no time for it. Raises Unavailable where there is no disk."""
+        """Write of each line that is left that there was no time for it. Raises OutputTooLarge, Unavailable."""
         async for line in self._left():
             bad = BadLine(
                 line.number, line.custom_id, "batch_expired", "the batch's time was over before this request ran"
@@ -150,11 +153,24 @@ class BatchRun:
         """What is answered and cannot be kept would be run, and billed, again."""
         while not self._means.is_draining():
             try:
-                await on_disk(self._means.files.try_write, self.batch.id)
+                await on_disk(self._check_room)
                 break
             except Unavailable as error:
                 await self._means.pause(_told(self.batch.id, error))
         self._has_disk.set()
+
+    def _check_room(self) -> None:
+        with self._writing:
+            self._charge(max(1, self._size_bytes))
+        self._means.files.try_write(self.batch.id)
+
+    def _charge(self, size_bytes: int) -> None:
+        """Raises OutputTooLarge, Unavailable."""
+        if size_bytes > self._charged_bytes:
+            try:
+                self._charged_bytes = self._means.charge(self.batch, size_bytes)
+            except TooManyRequests as error:
+                raise OutputTooLarge from error
 
     async def _left(self) -> AsyncIterator[BatchLine | BadLine]:
         batch, settings = self.batch, self._means.settings
@@ -237,19 +253,17 @@ class BatchRun:
             # The thread goes on: whether it is written is known before anybody asks what is left.
             await asyncio.wait({appending})
             raise
-        if self._size_bytes > self._means.settings.bytes_of_tenant:
-            raise OutputTooLarge
 
     def _append(self, part: str, number: int, line: bytes) -> None:
         """In a thread, which goes on where its line's task is cancelled: what is written is done, and counted, with
-        it. Raises Unavailable."""
+        it. Raises OutputTooLarge, Unavailable."""
         with self._writing:
             if self._closed or number in self._done:
                 return
+            self._charge(self._size_bytes + len(line))
             writer = self._writers.get(part)
             if writer is None:
                 writer = self._writers[part] = self._means.files.writer(self.batch.id, part)
-                self._size_bytes += writer.size_bytes
             writer.write(line)
             self._done.add(number)
             self._size_bytes += len(line)

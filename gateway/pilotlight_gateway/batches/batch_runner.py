@@ -28,6 +28,9 @@ from pilotlight_protocol.errors import Conflict, PilotlightError, Unauthorized, 
 TELL_S = 1.0
 """How often the counts of a batch that runs are told."""
 
+_TOO_LARGE = BatchError(
+    "output_too_large", "the answers take more room than you have; delete files that are not needed, or split the batch"
+)
 _log = logging.getLogger("pilotlight.gateway.batches")
 
 
@@ -161,9 +164,11 @@ class BatchRunner:
 
     async def _worked(self, batch: Batch) -> Batch:
         """With its outcome: nothing of it runs any more."""
-        run = BatchRun(
-            batch, Means(self._files, self._run, self._caller_again, self._settings(), self._is_draining, self._wall_s)
+        settings = self._settings()
+        means = Means(
+            self._files, self._run, self._caller_again, settings, self._charge, self._is_draining, self._wall_s
         )
+        run = BatchRun(batch, means)
         try:
             outcome, errors = await self._outcome(batch, run)
         except asyncio.CancelledError:
@@ -204,25 +209,31 @@ class BatchRunner:
 
         await self._change(batch.id, begins)
         if now_s >= batch.expires_s:
-            await run.expire()
-            return "expired", ()
+            return await self._expired(run)
         telling = asyncio.create_task(self._tell(batch.id, run))
         try:
             async with asyncio.timeout(max(0.0, batch.expires_s - now_s)):
                 await run.lines()
             return "completed", ()
         except TimeoutError:
-            await run.expire()
-            return "expired", ()
+            return await self._expired(run)
         except OutputTooLarge:
-            return "failed", (
-                BatchError("output_too_large", "the answers take more room than you have; split the batch"),
-            )
+            return "failed", (_TOO_LARGE,)
         except Unauthorized as error:
             return "failed", (BatchError("invalid_api_key", error.message),)
         finally:
             telling.cancel()
             await asyncio.wait({telling})
+
+    async def _expired(self, run: BatchRun) -> tuple[BatchState, tuple[BatchError, ...]]:
+        try:
+            await run.expire()
+        except OutputTooLarge:
+            return "expired", (_TOO_LARGE,)
+        return "expired", ()
+
+    def _charge(self, batch: Batch, size_bytes: int) -> int:
+        return self._store.charge(batch.id, batch.tenant, size_bytes, self._settings())
 
     async def _tell(self, batch_id: str, run: BatchRun) -> None:
         told = (0, 0)

@@ -116,6 +116,10 @@ class FileFolder:
             raise _no_disk() from error
         return size
 
+    def part_bytes(self, file_id: str, part: str) -> int:
+        path = self._part(file_id, part)
+        return path.stat().st_size if path.exists() else 0
+
     def discard(self, file_id: str, part: str) -> None:
         self._part(file_id, part).unlink(missing_ok=True)
 

@@ -16,10 +16,14 @@ from pilotlight_gateway.batches.batch_records import Batch
 from pilotlight_gateway.batches.batch_settings import BatchSettings
 from pilotlight_gateway.batches.file_records import FileNotKept, FileRecord, Purpose
 from pilotlight_gateway.sqlite_file import SqliteFile
-from pilotlight_protocol.errors import Conflict, TooManyRequests
+from pilotlight_protocol.errors import Conflict, TooManyRequests, Unavailable
 
 FILE_NAME = "batches.sqlite3"
 FULL_RETRY_S = 60.0
+AHEAD_BYTES = 1 << 20
+"""What a batch is charged beyond what it writes now: one transaction for many lines."""
+
+_FULL = "as many files are kept as may be, or as many bytes; delete some that are not needed"
 _MIGRATIONS = (
     """
     CREATE TABLE files (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, purpose TEXT NOT NULL, created_s REAL NOT NULL,
@@ -30,6 +34,9 @@ _MIGRATIONS = (
                           input TEXT NOT NULL, record BLOB NOT NULL);
     CREATE INDEX batches_tenant ON batches (tenant, created_s);
     CREATE INDEX batches_open ON batches (ended, input);
+    """,
+    """
+    ALTER TABLE batches ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
     """,
 )
 Change = Callable[[Batch], Batch | None]
@@ -100,7 +107,7 @@ class SqliteBatches:
                     retry_after_s=FULL_RETRY_S,
                 )
             row = (batch.id, batch.tenant, batch.created_s, batch.input_file_id, msgspec.json.encode(batch))
-            connection.execute("INSERT INTO batches VALUES (?, ?, 0, ?, ?, ?)", row)
+            connection.execute("INSERT INTO batches VALUES (?, ?, 0, ?, ?, ?, 0)", row)
 
     def batch(self, batch_id: str) -> Batch | None:
         with self._file.transaction("DEFERRED") as connection:
@@ -123,11 +130,25 @@ class SqliteBatches:
             changed = None if batch is None else change(batch)
             if changed is None:
                 return batch
-            row = (changed.ended, msgspec.json.encode(changed), batch_id)
-            connection.execute("UPDATE batches SET ended = ?, record = ? WHERE id = ?", row)
+            # What it wrote is files now.
+            row = (changed.ended, msgspec.json.encode(changed), not changed.ended, batch_id)
+            connection.execute("UPDATE batches SET ended = ?, record = ?, written = written * ? WHERE id = ?", row)
             for file in files:
                 _put_file(connection, file)
             return changed
+
+    def charge(self, batch_id: str, tenant: str, size_bytes: int, settings: BatchSettings) -> int:
+        """How many bytes the batch may write in all: at least `size_bytes`, and some more; they are taken from now on.
+        Raises TooManyRequests where its tenant has no room for them, Unavailable where nobody has."""
+        with self._file.transaction() as connection:
+            own, everybodys = _left(connection, tenant, settings, batch_id)
+            if own < size_bytes:
+                raise _full()
+            if everybodys < size_bytes:
+                raise Unavailable(_FULL, retry_after_s=FULL_RETRY_S)
+            charged = min(size_bytes + AHEAD_BYTES, own, everybodys)
+            connection.execute("UPDATE batches SET written = MAX(written, ?) WHERE id = ?", (charged, batch_id))
+            return charged
 
     def delete_ended_before(self, created_s: float) -> None:
         with self._file.transaction() as connection:
@@ -138,21 +159,27 @@ class SqliteBatches:
 
 
 def _room(connection: sqlite3.Connection, tenant: str, settings: BatchSettings) -> int:
-    number, taken = connection.execute(
-        "SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM files WHERE tenant = ?", (tenant,)
-    ).fetchone()
-    (all_taken,) = connection.execute("SELECT COALESCE(SUM(bytes), 0) FROM files").fetchone()
-    room = min(settings.bytes_of_tenant - taken, settings.files_bytes - all_taken)
+    (number,) = connection.execute("SELECT COUNT(*) FROM files WHERE tenant = ?", (tenant,)).fetchone()
+    room = min(_left(connection, tenant, settings))
     if number >= settings.files_of_tenant or room <= 0:
         raise _full()
     return int(min(room, settings.file_bytes))
 
 
+def _left(connection: sqlite3.Connection, tenant: str, settings: BatchSettings, but_of: str = "") -> tuple[int, int]:
+    """Bytes that the tenant may keep beside what it has, and that all may. What batches write, `but_of` this one, is
+    kept too."""
+    taken = "SELECT COALESCE(SUM(bytes), 0) FROM files"
+    written = "SELECT COALESCE(SUM(written), 0) FROM batches WHERE ended = 0 AND id != ?"
+    (all_taken,) = connection.execute(f"SELECT ({taken}) + ({written})", (but_of,)).fetchone()
+    (own_taken,) = connection.execute(
+        f"SELECT ({taken} WHERE tenant = ?) + ({written} AND tenant = ?)", (tenant, but_of, tenant)
+    ).fetchone()
+    return settings.bytes_of_tenant - own_taken, settings.files_bytes - all_taken
+
+
 def _full() -> TooManyRequests:
-    return TooManyRequests(
-        "as many files are kept as may be, or as many bytes; delete some that are not needed",
-        retry_after_s=FULL_RETRY_S,
-    )
+    return TooManyRequests(_FULL, retry_after_s=FULL_RETRY_S)
 
 
 def _put_file(connection: sqlite3.Connection, file: FileRecord) -> None:

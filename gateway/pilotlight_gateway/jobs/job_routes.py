@@ -35,7 +35,7 @@ _PATH = "/v1/jobs"
 
 
 class Jobs:
-    """Implements `request_steps.Later`."""
+    """Implements `request_steps.Later`. `routed_by`: the headers that the rules of routes look at."""
 
     def __init__(
         self,
@@ -43,11 +43,13 @@ class Jobs:
         runner: JobRunner,
         settings: Callable[[], JobSettings],
         wall_s: Callable[[], float],
+        routed_by: Callable[[], frozenset[str]],
     ) -> None:
         self._store = store
         self._runner = runner
         self._settings = settings
         self._wall_s = wall_s
+        self._routed_by = routed_by
 
     def routes(self) -> list[OwnRoute]:
         job = f"{_PATH}/{{job}}"
@@ -59,12 +61,13 @@ class Jobs:
             OwnRoute("POST", f"{job}/cancel", self._cancel),
         ]
 
-    async def accept(self, request: GatewayRequest, place: Place) -> Reply | None:
-        """The answer to a request that becomes a job; None where it does not. Raises TooManyRequests."""
+    def wanted(self, context: RequestContext, place: Place) -> bool:
+        return _later(context) is not None and makes_tokens(place.method, place.component_path)
+
+    async def accept(self, request: GatewayRequest, place: Place) -> Reply:
         context = request.context
-        later = later_answer(context.headers.get("prefer", ""))
-        if later is None or not makes_tokens(place.method, place.component_path):
-            return None
+        later = _later(context)
+        assert later is not None, "wanted"
         now_s = self._wall_s()
         job = Job(
             f"job_{secrets.token_hex(16)}",
@@ -75,7 +78,7 @@ class Jobs:
             now_s,
             now_s + self._settings().deadline_s,
         )
-        await self._runner.add(job, StoredRequest.of(place, context))
+        await self._runner.add(job, StoredRequest.of(place, context, self._routed_by()))
         answered = await self._waited(job, later)
         if answered is not None:
             return answered
@@ -161,6 +164,10 @@ class Jobs:
     async def _own(self, context: RequestContext, caller: Caller) -> Job:
         job = await on_disk(self._store.job, context.path_parameters["job"])
         return _there(job if job is not None and job.tenant == caller.tenant else None)
+
+
+def _later(context: RequestContext) -> LaterAnswer | None:
+    return later_answer(context.headers.get("prefer", ""))
 
 
 def _there(job: Job | None) -> Job:

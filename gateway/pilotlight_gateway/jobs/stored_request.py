@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -15,6 +15,10 @@ KEPT_HEADERS = frozenset(
     + ("x-model-version", "x-session-id", "traceparent", PRIORITY_HEADER)
 )
 """Only what is known to be none: a header of a name that we do not know may be a password."""
+CREDENTIALS = frozenset(
+    ("authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "x-amz-security-token")
+)
+"""Not kept, whatever a rule says."""
 
 
 class StoredRequest(msgspec.Struct, frozen=True):
@@ -30,8 +34,9 @@ class StoredRequest(msgspec.Struct, frozen=True):
     body: bytes
 
     @classmethod
-    def of(cls, place: Place, context: RequestContext) -> StoredRequest:
-        kept = kept_headers(context.headers)
+    def of(cls, place: Place, context: RequestContext, routed_by: Collection[str] = ()) -> StoredRequest:
+        """`routed_by`: headers that rules look at, so that it runs where it would have run now."""
+        kept = kept_headers(context.headers, routed_by)
         return cls(
             place.method, place.path, place.path, place.component_path, place.route, place.model, kept, context.body
         )
@@ -41,5 +46,6 @@ class StoredRequest(msgspec.Struct, frozen=True):
         return Place(self.method, self.target, self.path, self.component_path, self.route, self.model)
 
 
-def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name in KEPT_HEADERS}
+def kept_headers(headers: Mapping[str, str], routed_by: Collection[str] = ()) -> dict[str, str]:
+    kept = KEPT_HEADERS.union(routed_by) - CREDENTIALS
+    return {name: value for name, value in headers.items() if name in kept}

@@ -12,8 +12,9 @@ from pilotlight_gateway.limits.accounts import Accounts
 from pilotlight_gateway.limits.limit_terms import UNLIMITED, LimitTerms, Refused, Spent, rate_limit_headers
 from pilotlight_gateway.limits.request_estimate import estimated_prompt_tokens, reserved_tokens
 from pilotlight_gateway.metrics import LIMITED
-from pilotlight_gateway.request_steps import GatewayRequest, NoReservation, Reservation, TokenUsage
+from pilotlight_gateway.request_steps import Caller, GatewayRequest, NoReservation, Reservation, TokenUsage
 from pilotlight_protocol.errors import TooManyRequests
+from pilotlight_wire.handlers import RequestContext
 
 _SPENT: dict[Spent, str] = {
     "requests_per_minute": "the limit of {limit} requests a minute is reached; send it again after Retry-After",
@@ -41,16 +42,31 @@ class TenantLimits:
         asked = request.asked
         prompt = estimated_prompt_tokens(len(request.context.body))
         tokens = reserved_tokens(terms, prompt, _at_least(0, asked.most_tokens), _choices(asked.n))
+        reservation_id, headers = await self._granted(tenant, terms, tokens, request.context)
+        return _Reserved(self._accounts, tenant, reservation_id, prompt, headers)
+
+    async def count(self, caller: Caller, context: RequestContext) -> None:
+        terms = LimitTerms(requests_per_minute=self._terms_of(caller.tenant).requests_per_minute)
+        if terms == UNLIMITED:
+            return
+        reservation_id, headers = await self._granted(caller.tenant, terms, 0, context)
+        self._accounts.settle(caller.tenant, reservation_id, 0)
+        context.response_headers.update(headers)
+
+    async def _granted(
+        self, tenant: str, terms: LimitTerms, tokens: int, context: RequestContext
+    ) -> tuple[str, dict[str, str]]:
+        """The reservation's id, and what the client is told. Raises TooManyRequests."""
         reservation_id = f"{self._process}-{next(self._numbers)}"
         told = await self._accounts.reserve(tenant, terms, reservation_id, tokens)
         headers = rate_limit_headers(terms, told.standing)
         if isinstance(told, Refused):
-            request.context.response_headers.update(headers)
+            context.response_headers.update(headers)
             LIMITED.labels(told.spent).inc()
             raise TooManyRequests(
                 _SPENT[told.spent].format(limit=getattr(terms, told.spent)), retry_after_s=told.retry_after_s
             )
-        return _Reserved(self._accounts, tenant, reservation_id, prompt, headers)
+        return reservation_id, headers
 
 
 class _Reserved:

@@ -112,6 +112,10 @@ class RouteSpec(Section, frozen=True):
             raise ValueError(f"the route '{self.name}' has a version twice")
 
 
+def headers_of_rules(routes: Iterable[RouteSpec]) -> frozenset[str]:
+    return frozenset(match.name for route in routes for rule in route.rules for match in rule.headers)
+
+
 def check_names(routes: Iterable[RouteSpec]) -> None:
     """Raises ValueError: a name means two things to the same tenant."""
     seen = set[tuple[str, str | None]]()

@@ -44,8 +44,8 @@ class TenantRecord(msgspec.Struct, frozen=True):
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
-    """`digest`: of the whole key. `models`: fewer than the tenant's, empty for as many. `successor`: the id of the key
-    that it was rotated to."""
+    """`digest`: of the whole key. `models`: what it may ask for, fewer than the tenant's, empty for as many; what the
+    tenant keeps is all its keys'. `successor`: the id of the key that it was rotated to."""
 
     id: str
     tenant: str

@@ -164,3 +164,12 @@ async def test_a_key_that_was_taken_back_is_refused_within_a_second_also_by_a_sl
     with pytest.raises(Unauthorized):
         await asked[0]
     assert (await asked[1]).tenant == "acme"
+
+
+async def test_what_runs_later_may_use_no_more_models_than_the_key_that_asked(world: TenantWorld) -> None:
+    world.tenant("acme", TenantSettings(models=("chat", "small")))
+    keys = [world.key("acme", models=models) for models in (("small",), (), ("other",))]
+    authenticator = await door(world)
+    for key in keys:
+        asked = await authenticator.caller(bearer(key.shown))
+        assert authenticator.caller_again("acme", key.id) == asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -16,16 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import until_async
 
-from pilotlight_gateway.batches.batch_records import Batch
-from pilotlight_gateway.batches.batch_run import ERRORS, OUTPUT, BatchRun, Means
+from pilotlight_gateway.batches.batch_records import Batch, came_to
+from pilotlight_gateway.batches.batch_run import ERRORS, OUTPUT, BatchRun, Means, OutputTooLarge
 from pilotlight_gateway.batches.batch_runner import BatchRunner
 from pilotlight_gateway.batches.batch_settings import BatchSettings
 from pilotlight_gateway.batches.file_folder import FileFolder, PartWriter, new_id
 from pilotlight_gateway.batches.file_records import FileRecord
-from pilotlight_gateway.batches.sqlite_batches import FILE_NAME, SqliteBatches
+from pilotlight_gateway.batches.sqlite_batches import AHEAD_BYTES, FILE_NAME, SqliteBatches
 from pilotlight_gateway.jobs.stored_request import StoredRequest
 from pilotlight_gateway.request_steps import Caller
-from pilotlight_protocol.errors import Unavailable
+from pilotlight_protocol.errors import TooManyRequests, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext
 
 ENDPOINT = "/v1/completions"
@@ -85,12 +86,15 @@ class World:
         self.folder.publish(self.input_id, "upload", self.input_id)
         self.batch = Batch(new_id("batch_"), "team", "key", ENDPOINT, self.input_id, "24h", 0.0, 9e9)
         self.asked: Counter[str] = Counter()
+        self.quota_bytes = 1 << 30
         self.pauses: list[float] = []
         self.paused: Callable[[], None] = lambda: None
         self.stale: Iterator[bool] = iter(())
         self.opened = asyncio.Event()
         self.opened.set()
-        self.run = BatchRun(self.batch, Means(self.folder, self.answer, self.caller, BatchSettings(), pause=self.pause))
+        self.run = BatchRun(
+            self.batch, Means(self.folder, self.answer, self.caller, BatchSettings(), self.charge, pause=self.pause)
+        )
 
     def caller(self, tenant: str, key_id: str) -> Caller:
         if next(self.stale, False):
@@ -106,6 +110,11 @@ class World:
         self.pauses.append(seconds)
         self.paused()
         await asyncio.sleep(0)
+
+    def charge(self, batch: Batch, size_bytes: int) -> int:
+        if self.quota_bytes < size_bytes:
+            raise TooManyRequests("full")
+        return min(size_bytes + 100, self.quota_bytes)
 
     def written(self, part: str) -> list[str]:
         return [json.loads(line)["id"] for line in self.folder.written(self.batch.id, part)]
@@ -245,3 +254,67 @@ async def test_what_is_too_late_ends_first_and_waits_for_a_disk_to_say_so(tmp_pa
     assert ended is not None
     assert (ended.state, ended.total, ended.failed, ended.completed) == ("expired", 5, 5, 0)
     assert not world.asked
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 3000), st.booleans(), st.lists(st.booleans(), min_size=12, max_size=12))
+async def test_no_more_is_written_than_there_is_room_for(
+    tmp_path_factory: pytest.TempPathFactory, room: int, expires: bool, bad: list[bool]
+) -> None:
+    lines = [BAD if each else good(number) for number, each in enumerate(bad)]
+    world = World(tmp_path_factory.mktemp("batch"), lines)
+    world.quota_bytes = room
+    await world.run.read_through()
+    with contextlib.suppress(OutputTooLarge):
+        await (world.run.expire() if expires else world.run.lines())
+    world.run.close()
+    size = sum(world.folder.part_bytes(world.batch.id, part) for part in (OUTPUT, ERRORS))
+    assert size <= room
+    assert len(world.written(OUTPUT)) + len(world.written(ERRORS)) == world.run.completed + world.run.failed
+    assert room or not world.asked
+
+
+class Kept:
+    """Batches of two tenants, with what they were charged."""
+
+    def __init__(self, folder: Path, settings: BatchSettings) -> None:
+        self.settings = settings
+        self.store = SqliteBatches(folder / FILE_NAME)
+        for tenant in ("a", "b"):
+            self.store.add_file(FileRecord(f"in-{tenant}", tenant, "in", "batch", 10, 0.0, 9e9), BatchSettings())
+        for batch_id in ("a1", "a2", "b1"):
+            batch = Batch(batch_id, batch_id[0], "key", ENDPOINT, f"in-{batch_id[0]}", "24h", 0.0, 9e9)
+            self.store.add(batch, BatchSettings())
+
+    def charge(self, batch_id: str, size_bytes: int) -> int:
+        return self.store.charge(batch_id, batch_id[0], size_bytes, self.settings)
+
+    def end(self, batch_id: str, size_bytes: int) -> None:
+        output = FileRecord(f"out-{batch_id}", batch_id[0], "out", "batch_output", size_bytes, 0.0, 9e9)
+        self.store.change(batch_id, lambda batch: came_to(batch, "completed", 0.0), (output,))
+
+
+def test_what_batches_write_is_taken_of_their_tenants_room_and_of_everybodys(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, BatchSettings(bytes_of_tenant=110, files_bytes=170))
+    assert kept.charge("a1", 60) == 100
+    with pytest.raises(TooManyRequests):
+        kept.charge("a2", 1)
+    with pytest.raises(TooManyRequests):
+        kept.store.room("a", kept.settings)
+    with pytest.raises(TooManyRequests):
+        kept.charge("b1", 101)
+    with pytest.raises(Unavailable):
+        kept.charge("b1", 51)
+    assert kept.charge("a1", 100) == 100
+    kept.end("a1", 60)
+    assert kept.charge("a2", 1) == 40
+    assert kept.charge("b1", 50) == 50
+    with pytest.raises(TooManyRequests):
+        kept.charge("a2", 41)
+    kept.store.close()
+
+
+def test_little_is_charged_ahead(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, BatchSettings())
+    assert kept.charge("a1", 1) == 1 + AHEAD_BYTES
+    kept.store.close()

@@ -22,6 +22,9 @@ from pilotlight_gateway.jobs.prefer import LaterAnswer, later_answer
 from pilotlight_gateway.jobs.sqlite_jobs import FILE_NAME, SqliteJobs
 from pilotlight_gateway.jobs.stored_request import StoredRequest, kept_headers
 from pilotlight_gateway.request_steps import Caller
+from pilotlight_gateway.routing.choosing import choose
+from pilotlight_gateway.routing.request_facts import RequestFacts
+from pilotlight_gateway.routing.route_spec import CanarySpec, HeaderMatch, RouteSpec, RuleSpec, headers_of_rules
 from pilotlight_protocol.errors import Conflict, Forbidden, InvalidInput, TooManyRequests, Unauthorized, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
@@ -50,6 +53,27 @@ def test_what_a_client_prefers(prefer: str, wanted: LaterAnswer | None) -> None:
 def test_only_headers_that_are_no_secret_are_kept() -> None:
     headers = {"authorization": "Bearer x", "x-api-key": "x", "cookie": "x", "x-my-token": "x", "accept": "y"}
     assert kept_headers(headers) == {"accept": "y"}
+    assert kept_headers(headers, {"x-my-token", "cookie", "authorization", "x-api-key"}) == {
+        "accept": "y",
+        "x-my-token": "x",
+    }
+
+
+NAMES = st.sampled_from(["x-region", "x-tier", "x-session-id", "x-other"])
+
+
+@settings(max_examples=100)
+@given(st.lists(NAMES, max_size=3), st.dictionaries(NAMES, st.sampled_from(["eu", "us"])), st.integers(0, 100))
+def test_a_job_runs_where_the_request_would_have_run(named: list[str], headers: dict[str, str], percent: int) -> None:
+    rules = tuple(
+        RuleSpec((f"rule/{number}",), headers=(HeaderMatch(name, ("eu",)),)) for number, name in enumerate(named)
+    )
+    route = RouteSpec("chat", ("us/m",), rules=rules, canary=CanarySpec(("new/m",), percent=percent))
+
+    def chosen(headers: dict[str, str]) -> object:
+        return choose(route, RequestFacts("t", headers, b"{}", fallback_identity="k"), percent)
+
+    assert chosen(kept_headers(headers, headers_of_rules([route]))) == chosen(headers)
 
 
 @settings(max_examples=60)

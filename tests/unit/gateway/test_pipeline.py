@@ -10,10 +10,16 @@ import pytest
 from endpoint_entries import entry, whole
 
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
+from pilotlight_gateway.gateway_app import GatewayRouter, OwnRoute
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.metering import usage_now
 from pilotlight_gateway.pipeline import Pipeline, Steps, asked_of
 from pilotlight_gateway.request_steps import Caller, Choice, GatewayRequest, Place, Routed, TokenUsage
+from pilotlight_gateway.rollout.rollouts import Rollouts
+from pilotlight_gateway.routing.mirrors import Mirrors
+from pilotlight_gateway.routing.routes import Routes
+from pilotlight_gateway.routing.target_waits import EndpointFacts, TargetWaits
+from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
 from pilotlight_gateway.ways import ChosenWay
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
@@ -24,6 +30,8 @@ from pilotlight_protocol.errors import (
     Unauthorized,
     Unavailable,
 )
+from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
+from pilotlight_text.responses_api.stored_responses import ResponseNotFound, StoredResponses
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
 PATH = "/v1/chat/completions"
@@ -38,6 +46,8 @@ class World:
         self.table.apply(whole(entry("chat", timeout_s=5.0), entry("chat", "other")))
         self.callers: Mapping[str, Caller] = {"k": Caller("team")}
         self.committed: list[TokenUsage] = []
+        self.counted: list[str] = []
+        self.accepted: list[GatewayRequest] = []
         self.woken: list[EndpointEntry] = []
         self.wakes = False
         self.refuses: Exception | None = None
@@ -48,7 +58,8 @@ class World:
         self.headers = {"x-ratelimit-remaining-requests": "3"}
 
     def pipeline(self) -> Pipeline:
-        return Pipeline(Steps(self, self.table, self, AnswersOnce(), self, {"short": self}, self.woken.append))
+        steps = Steps(self, self.table, self, AnswersOnce(), self, {"short": self}, self.woken.append, later=self)
+        return Pipeline(steps)
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
         try:
@@ -61,11 +72,23 @@ class World:
             raise self.refuses
         return self
 
+    async def count(self, caller: Caller, context: RequestContext) -> None:
+        self.counted.append(caller.tenant)
+        if self.refuses is not None:
+            raise self.refuses
+
     async def commit(self, usage: TokenUsage) -> None:
         self.committed.append(usage)
 
     def choose(self, request: GatewayRequest) -> ChosenWay:
         return ChosenWay("short", "a test", self.wakes)
+
+    def wanted(self, context: RequestContext, place: Place) -> bool:
+        return context.headers["prefer"] == "respond-async"
+
+    async def accept(self, request: GatewayRequest, place: Place) -> Reply:
+        self.accepted.append(request)
+        return Reply(b"{}", 202)
 
     async def answer(self, request: GatewayRequest) -> Reply | Stream:
         self.seen.append(request)
@@ -243,3 +266,42 @@ def test_a_body_that_asks_for_no_model(body: bytes) -> None:
 )
 def test_what_is_wrong_beside_the_model_is_left_to_the_surface(body: bytes) -> None:
     assert asked_of(body).model == "a"
+
+
+async def test_what_is_kept_for_later_is_a_request_of_its_tenants_before_it_is_kept(world: World) -> None:
+    kept = await world.pipeline().answer(CHAT, request(prefer="respond-async"))
+    assert isinstance(kept, Reply)
+    assert (kept.status, world.counted, len(world.accepted)) == (202, ["team"], 1)
+    await read(await world.pipeline().answer(CHAT, request(prefer="wait=3")))
+    assert (world.counted, len(world.committed)) == (["team"], 1)
+    world.refuses = TooManyRequests("later", retry_after_s=3)
+    with pytest.raises(TooManyRequests):
+        await world.pipeline().answer(CHAT, request(prefer="respond-async"))
+    assert len(world.accepted) == 1
+
+
+async def test_a_route_of_the_gateways_own_counts_and_one_that_is_free_does_not(world: World) -> None:
+    async def handler(context: RequestContext, caller: Caller) -> Reply:
+        return Reply(caller.tenant.encode())
+
+    facts = EndpointFacts(lambda key: False, lambda key: 0.0, lambda entry, way: None)
+    own = [OwnRoute("GET", "/v1/own", handler), OwnRoute("DELETE", "/v1/free", handler, is_free=True)]
+    routes = Routes(world.table, Mirrors(lambda: False), Rollouts(), TargetWaits(facts))
+    stored = any_endpoints_routes(StoredResponses())
+    router = GatewayRouter(world.pipeline(), world.table, routes, stored, ConcurrencyLimiter(1), own)
+
+    async def asked(method: str, path: str) -> Reply | Stream:
+        context = request()
+        return await router.route({"method": method, "raw_path": path.encode()}, context).handler(context)
+
+    await asked("DELETE", "/v1/free")
+    assert world.counted == []
+    await asked("GET", "/v1/own")
+    assert world.counted == ["team"]
+    with pytest.raises(ResponseNotFound):
+        await asked("GET", "/v1/responses/resp_1")
+    assert world.counted == ["team"] * 2
+    world.refuses = TooManyRequests("later", retry_after_s=3)
+    with pytest.raises(TooManyRequests):
+        await asked("GET", "/v1/own")
+    await asked("DELETE", "/v1/free")

@@ -79,3 +79,16 @@ async def test_an_answer_that_can_never_fit_is_refused_for_good() -> None:
     world = World(LimitTerms(tokens_per_minute=100))
     with pytest.raises(InvalidInput, match="may take 400 tokens"):
         await world.limits.reserve(world.request(max_tokens=200, n=2))
+
+
+async def test_what_asks_for_no_model_counts_among_the_requests_and_nothing_else() -> None:
+    world = World(LimitTerms(requests_per_minute=3, tokens_per_minute=100, concurrency=1))
+    await world.limits.reserve(world.request(max_tokens=99))
+    context = RequestContext("r", {}, b"")
+    for _ in range(2):
+        await world.limits.count(Caller("team"), context)
+    assert context.response_headers["x-ratelimit-remaining-requests"] == "0"
+    with pytest.raises(TooManyRequests, match="3 requests a minute"):
+        await world.limits.count(Caller("team"), RequestContext("r", {}, b""))
+    for _ in range(5):
+        await world.limits.count(Caller("other"), RequestContext("r", {}, b""))
