@@ -3,7 +3,7 @@
     python scripts/make_reference.py [--check]
 
 What can be read from the code is; what a name means and the code does not say in one place stands here, and
-`tests/unit/layout/test_reference.py` fails when a name is missing or nobody uses it any more.
+`tests/unit/layout/test_docs.py` fails when a name is missing or nobody uses it any more.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from endpoint_entries import entry
 from redis_server import RedisServer
 from waiting import until_async
 
-from pilotlight_gateway.idempotency import answers_once, shared_answers, told_answer
+from pilotlight_gateway.idempotency import answers_once, kept_answer, shared_answers, told_answer
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.idempotency.shared_answers import SharedAnswers
 from pilotlight_gateway.redis_link import RedisLink
@@ -361,3 +361,17 @@ async def test_what_redis_keeps_of_a_tenant_is_bounded(
         assert work.runs == 12
         await read(await other.ask("0"))
         assert work.runs == 13
+
+
+async def test_what_one_replica_has_no_room_to_keep_is_whole_there_and_refused_elsewhere(
+    server: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_answer, "LONGEST_ANSWER_BYTES", 40)
+    async with two(server, work) as (one, other):
+        work.open()
+        assert await read(await one.ask()) == b"".join(EVENTS)
+        await until_async(lambda: not one.once._running, 10)
+        for replica in (one, other):
+            with pytest.raises(Conflict, match="too great a length"):
+                await replica.ask()
+        assert work.runs == 1

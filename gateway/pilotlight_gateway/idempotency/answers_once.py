@@ -6,7 +6,8 @@
     Last-Event-ID                   the events after that one
 
 Who leaves may come back for a few seconds; then the work is ended. A failure is told to all who wait, and not kept: a
-later one tries again. Ids that no client sent cost nothing of this.
+later one tries again. What there is no room to keep goes on to its readers; who asks for it later is refused. Ids
+that no client sent cost nothing of this.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 import msgspec
@@ -36,6 +37,7 @@ _ID_HEADERS = ("idempotency-key", "x-request-id")
 _MEANT_HEADERS = frozenset(("x-model-version", "inference-header-content-length"))
 """Which change what a body means, at every endpoint. What a route depends on beside them, it says itself."""
 _LONGEST_ID_CHARS = 256
+_ALL = ""  # is no tenant
 
 _Key = tuple[str, str]
 
@@ -51,6 +53,7 @@ class AnswersOnce:
         self._owned: dict[_Key, OwnedAnswer] = {}
         self._looking: set[asyncio.Task[None]] = set()
         self._answers: OrderedDict[_Key, KeptAnswer] = OrderedDict()
+        self._bytes_of: Counter[str] = Counter()
         self._ended_s: OrderedDict[_Key, float] = OrderedDict()
         self._running: dict[_Key, asyncio.Task[None]] = {}
 
@@ -80,7 +83,7 @@ class AnswersOnce:
             if key not in self._owned and "last-event-id" in request.context.headers:
                 # Another run would give other events under the same numbers.
                 raise Conflict(f"what the id {key[1]!r} was answered is not kept any more; ask anew, with another id")
-            answer = self._answers[key] = KeptAnswer(fingerprint, lambda: self._abandoned(key))
+            answer = self._answers[key] = KeptAnswer(fingerprint, lambda: self._abandoned(key), _Room(self, key[0]))
             making = self._make(key, answer, request, run, self._owned.get(key))
             self._running[key] = asyncio.create_task(making, name="named request")
         elif answer.fingerprint != fingerprint:
@@ -126,9 +129,10 @@ class AnswersOnce:
                 raise
         finally:
             answer.end(error)
-            is_kept = error is None and not answer.failed
+            is_kept = error is None and not answer.failed and self._answers.get(key) is answer
             if not is_kept:
                 self._answers.pop(key, None)
+                answer.stop_keeping()
             try:
                 if owned is not None:
                     await end_told(owned, answer, failed=error is not None)
@@ -137,7 +141,7 @@ class AnswersOnce:
                 del self._running[key]
                 if is_kept:
                     self._ended_s[key] = self._now_s()
-                    self._make_room(key[0])
+                    self._drop_too_many(key[0])
 
     def _abandoned(self, key: _Key) -> None:
         asyncio.get_running_loop().call_later(RETURN_WITHIN_S, self._end_unread, key)
@@ -174,24 +178,39 @@ class AnswersOnce:
                 return
             self._drop(key)
 
+    def count(self, tenant: str, more_bytes: int) -> None:
+        """Of answers that are made, kept, or read after that."""
+        for of in (tenant, _ALL):
+            self._bytes_of[of] += more_bytes
+            if not self._bytes_of[of]:
+                del self._bytes_of[of]
+
+    def has_room(self, tenant: str) -> bool:
+        if self._is_full(tenant):
+            self._make_room(tenant)
+        return not self._is_full(tenant)
+
+    def _is_full(self, tenant: str) -> bool:
+        return self._bytes_of[tenant] > MOST_BYTES_OF_TENANT or self._bytes_of[_ALL] > MOST_BYTES
+
     def _make_room(self, tenant: str) -> None:
-        """The oldest of the tenant go first, then the oldest of all."""
-        for bound, keys in (
-            (MOST_BYTES_OF_TENANT, [key for key in self._ended_s if key[0] == tenant]),
-            (MOST_BYTES, list(self._ended_s)),
-        ):
-            kept = sum(self._answers[key].size_bytes for key in keys)
-            left = len(keys)
-            for key in keys:
-                if kept <= bound and (bound == MOST_BYTES or left <= MOST_ANSWERS_OF_TENANT):
+        """The oldest of the tenant go first, then the oldest of all. What is not kept goes when it is read."""
+        kept = [key for key in self._ended_s if self._answers[key].is_kept]
+        for of, most in ((tenant, MOST_BYTES_OF_TENANT), (_ALL, MOST_BYTES)):
+            for key in kept:
+                if self._bytes_of[of] <= most:
                     break
-                kept -= self._answers[key].size_bytes
-                left -= 1
-                self._drop(key)
+                if of in (key[0], _ALL) and key in self._ended_s:
+                    self._drop(key)
+
+    def _drop_too_many(self, tenant: str) -> None:
+        own = [key for key in self._ended_s if key[0] == tenant]
+        for key in own[: max(0, len(own) - MOST_ANSWERS_OF_TENANT)]:
+            self._drop(key)
 
     def _drop(self, key: _Key) -> None:
         del self._ended_s[key]
-        self._answers.pop(key, None)
+        self._answers.pop(key).stop_keeping()
 
     async def close(self) -> None:
         running = list(self._running.values())
@@ -199,6 +218,20 @@ class AnswersOnce:
             task.cancel()
         if running:
             await asyncio.wait(running)
+
+
+class _Room:
+    """Implements `kept_answer.Room`, for one tenant."""
+
+    def __init__(self, once: AnswersOnce, tenant: str) -> None:
+        self._once = once
+        self._tenant = tenant
+
+    def count(self, more_bytes: int) -> None:
+        self._once.count(self._tenant, more_bytes)
+
+    def is_left(self) -> bool:
+        return self._once.has_room(self._tenant)
 
 
 def _key(request: GatewayRequest) -> _Key | None:

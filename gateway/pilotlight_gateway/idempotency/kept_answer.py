@@ -1,7 +1,8 @@
 """One answer that several may read while it is made, and for a while after: its readers, its events, its end.
 
 An event-stream's events are numbered by `id:` lines, so that a reader who lost its connection asks for the rest by
-`Last-Event-ID`. It must not know whose it is, or how it is made.
+`Last-Event-ID`. What there is no room to keep goes on to those who read it, as fast as the slowest of them does. It
+must not know whose it is, or how it is made.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from typing import Protocol
 
-from pilotlight_protocol.errors import InvalidInput, Unavailable
+from pilotlight_protocol.errors import Conflict, InvalidInput, Unavailable
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
@@ -20,43 +22,63 @@ _BETWEEN_EVENTS = re.compile(rb"\r?\n\r?\n")
 FIRST_FAILURE = 400
 
 
+class Room(Protocol):
+    """What may be kept of answers."""
+
+    def count(self, more_bytes: int) -> None: ...
+
+    def is_left(self) -> bool: ...
+
+
 class KeptAnswer:
     """`fingerprint`: of the request. `abandoned` is called when the last reader has left before the end."""
 
-    def __init__(self, fingerprint: bytes, abandoned: Callable[[], None]) -> None:
+    def __init__(self, fingerprint: bytes, abandoned: Callable[[], None], room: Room) -> None:
         self.fingerprint = fingerprint
-        self.readers = 0
         self.size_bytes = 0
         self.ended = False
+        self.is_kept = True
         self._abandoned = abandoned
+        self._room = room
         self._changed = asyncio.Event()
+        self._readers: set[_Reader] = set()
         self._reply: Reply | None = None
+        self._status = 0
+        self._has_begun = False
         self._content_type = ""
         self._events: list[bytes] = []
+        self._dropped = 0  # events before those
         self._part = b""
         self._error: BaseException | None = None
         self._headers: dict[str, str] = {}
         self._phases_ms: dict[str, float] = {}
 
     @property
+    def readers(self) -> int:
+        return len(self._readers)
+
+    @property
     def is_stream(self) -> bool:
         return bool(self._content_type)
 
-    def events_from(self, position: int) -> list[bytes]:
-        return self._events[position:]
+    def events_from(self, position: int) -> list[bytes] | None:
+        """None where they are not kept."""
+        return None if self.is_stream and not self.is_kept else self._events[position:]
 
     @property
     def failed(self) -> bool:
         """It is a refusal or a failure that came as an answer."""
-        return self._reply is not None and self._reply.status >= FIRST_FAILURE
+        return self._status >= FIRST_FAILURE
 
     # The side of who makes it
 
     async def take(self, result: Reply | Stream, context: RequestContext) -> None:
-        """Keep all of it, as it comes. Raises what the stream does."""
+        """All of it, as it comes. Raises what the stream does."""
         self._headers, self._phases_ms = dict(context.response_headers), dict(context.server_timing)
+        self._has_begun = True
         if isinstance(result, Reply):
-            self._reply, self.size_bytes = result, len(result.body)
+            self._reply, self._status = result, result.status
+            self._grow(len(result.body))
             self._wake()
             return
         self._content_type = result.content_type
@@ -64,25 +86,58 @@ class KeptAnswer:
         try:
             async for piece in result.events:
                 self._add(piece)
+                while self._events and not self.is_kept:
+                    await self._changed.wait()
         finally:
             await close_events(result.events)
 
     def _add(self, piece: bytes) -> None:
-        self.size_bytes += len(piece)
-        if self.size_bytes > LONGEST_ANSWER_BYTES:
-            raise Unavailable(f"the answer is longer than the {LONGEST_ANSWER_BYTES >> 20} MiB that are kept of one")
-        if not self._content_type.startswith(_EVENT_STREAM):
-            self._events.append(piece)
-        else:
-            *whole, self._part = _BETWEEN_EVENTS.split(self._part + piece)
-            for event in whole:
-                self._events.append(b"id: %d\n%b\n\n" % (len(self._events) + 1, event))
+        whole, part = [piece], b""
+        if self._content_type.startswith(_EVENT_STREAM):
+            *whole, part = _BETWEEN_EVENTS.split(self._part + piece)
+            first = self._dropped + len(self._events) + 1
+            whole = [b"id: %d\n%b\n\n" % (number, event) for number, event in enumerate(whole, first)]
+        more_bytes = sum(map(len, whole)) + len(part) - len(self._part)
+        self._events += whole
+        self._part = part
+        self._grow(more_bytes)
         self._wake()
+        if len(part) > LONGEST_ANSWER_BYTES:
+            raise Unavailable(f"an event of the answer is longer than {LONGEST_ANSWER_BYTES >> 20} MiB")
+
+    def _grow(self, more_bytes: int) -> None:
+        self.size_bytes += more_bytes
+        self._room.count(more_bytes)
+        if self.is_kept and (self.size_bytes > LONGEST_ANSWER_BYTES or not self._room.is_left()):
+            self.stop_keeping()
+
+    def stop_keeping(self) -> None:
+        """Who reads it gets all the same what there is of it, and is to come."""
+        self.is_kept = False
+        self._drop_read()
+
+    def _drop_read(self) -> None:
+        before_bytes = self.size_bytes
+        if self._reply is not None:
+            if not self._readers:
+                self._reply, self.size_bytes = None, 0
+        else:
+            made = self._dropped + len(self._events)
+            read = min((reader.position for reader in self._readers), default=made) - self._dropped
+            self.size_bytes -= sum(map(len, self._events[:read]))
+            self._dropped += len(self._events[:read])
+            del self._events[:read]
+        if self.size_bytes != before_bytes:
+            self._room.count(self.size_bytes - before_bytes)
+            self._wake()
 
     def end(self, error: BaseException | None = None) -> None:
         if self._part:
             self._events.append(self._part)
+            self._part = b""
         self._error, self.ended = error, True
+        if not self.is_kept:
+            self._drop_read()
         self._wake()
 
     def _wake(self) -> None:
@@ -92,62 +147,77 @@ class KeptAnswer:
     # The side of those who read it
 
     async def follow(self, context: RequestContext) -> Reply | Stream:
-        """Raises what the making of it raised."""
+        """Raises what the making of it raised, and Conflict for what was not kept."""
         position = position_asked(context)
-        self.readers += 1
+        if self._is_gone(position):
+            raise Conflict("this request was answered, at too great a length to be kept; ask anew, with another id")
+        reader = _Reader(self, position)
+        self._readers.add(reader)
         try:
-            while self._reply is None and not self._content_type and not self.ended:
+            while not self._has_begun and not self.ended:
                 await self._changed.wait()
-            if self._reply is None and not self._content_type:
+            if not self._has_begun:
                 assert self._error is not None
                 raise self._error
         except BaseException:
-            self.leave()
+            self.leave(reader)
             raise
         context.response_headers.update(self._headers)
         context.server_timing.update(self._phases_ms)
         if self._reply is not None:
-            self.leave()
             reply = self._reply
+            self.leave(reader)
             return Reply(reply.body, reply.status, reply.content_type, dict(reply.headers))
-        return Stream(_Reader(self, position), self._content_type)
+        return Stream(reader, self._content_type)
 
-    async def event(self, position: int) -> bytes | None:
-        """None behind the last one. Raises what ended it."""
-        while position >= len(self._events):
+    def _is_gone(self, position: int) -> bool:
+        if self.is_kept or not self._has_begun:
+            return False
+        return position < self._dropped if self.is_stream else self._reply is None
+
+    async def event(self, reader: _Reader) -> bytes | None:
+        """The next one; None behind the last. Raises what ended it."""
+        while (at := reader.position - self._dropped) >= len(self._events):
             if self.ended:
                 if self._error is not None:
                     raise self._error
                 return None
             await self._changed.wait()
-        return self._events[position]
+        event = self._events[at]
+        reader.position += 1
+        if not self.is_kept:
+            self._drop_read()
+        return event
 
-    def leave(self) -> None:
-        self.readers -= 1
-        if not self.readers and not self.ended:
+    def leave(self, reader: _Reader) -> None:
+        self._readers.discard(reader)
+        if not self.is_kept:
+            self._drop_read()
+        if not self._readers and not self.ended:
             self._abandoned()
 
 
 class _Reader:
+    """`position`: so many events it has."""
+
     def __init__(self, answer: KeptAnswer, position: int) -> None:
+        self.position = position
         self._answer = answer
-        self._position = position
         self._reading = True
 
     def __aiter__(self) -> _Reader:
         return self
 
     async def __anext__(self) -> bytes:
-        event = await self._answer.event(self._position)
+        event = await self._answer.event(self)
         if event is None:
             raise StopAsyncIteration
-        self._position += 1
         return event
 
     async def aclose(self) -> None:
         if self._reading:
             self._reading = False
-            self._answer.leave()
+            self._answer.leave(self)
 
 
 def position_asked(context: RequestContext) -> int:

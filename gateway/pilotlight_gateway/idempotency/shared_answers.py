@@ -132,7 +132,7 @@ class OwnedAnswer:
         """So many events are."""
         return self._told
 
-    async def tell(self, events_from: Callable[[int], Sequence[bytes]], *, finished: bool = False) -> None:
+    async def tell(self, events_from: Callable[[int], Sequence[bytes] | None], *, finished: bool = False) -> None:
         """The events behind those that are told, and that it is still made. May be cancelled, and then called again."""
         async with self._telling:
             if await self._append(events_from(self._told), finished=finished) != 1:
@@ -148,14 +148,16 @@ class OwnedAnswer:
         except RedisAway:
             return False
 
-    async def _append(self, events: Sequence[bytes], *, finished: bool) -> int:
+    async def _append(self, events: Sequence[bytes] | None, *, finished: bool) -> int:
+        """`events`: None where they are not kept."""
         if self._is_taken:
             return -1
         if not self._is_shared:
             return 0
-        self._size_bytes += sum(map(len, events))
-        if self._size_bytes > LONGEST_ANSWER_BYTES and self._head is not None:
+        self._size_bytes += sum(map(len, events or ()))
+        if (events is None or self._size_bytes > LONGEST_ANSWER_BYTES) and self._head is not None:
             self._head, events, finished = msgspec.structs.replace(self._head, kept=False), (), True
+        events = events or ()
         head = b"" if self._head is None else msgspec.json.encode(self._head)
         try:
             written = await self._shared.append(self._key, self._owner, head, events, self._told, finished=finished)

@@ -53,6 +53,7 @@ async def _tell(owned: OwnedAnswer, answer: KeptAnswer) -> None:
     while True:
         await asyncio.sleep(TELL_S)
         is_due = loop.time() - told_s > shared_answers.LEASE_S / 3
-        if is_due or answer.events_from(owned.told):
+        events = answer.events_from(owned.told)
+        if is_due or events is None or events:
             await owned.tell(answer.events_from)
             told_s = loop.time()

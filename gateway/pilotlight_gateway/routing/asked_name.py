@@ -13,6 +13,7 @@ from pilotlight_wire.handlers import JSON, Reply
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _NAMING = ("model", "model_name")
+_JSON_LENGTH = "inference-header-content-length"
 _AROUND = ("message", "response")
 """Anthropic's first event and those of OpenAI's Responses have the model one level below."""
 
@@ -36,7 +37,18 @@ class AskedName:
         self._naming = (*_NAMING, "name") if of_metadata else _NAMING
 
     def in_reply(self, reply: Reply) -> Reply:
-        return replace(reply, body=self._in_object(reply.body)) if reply.content_type.startswith(JSON) else reply
+        if reply.content_type.startswith(JSON):
+            return replace(reply, body=self._in_object(reply.body))
+        for name, value in reply.headers.items():
+            if name.lower() == _JSON_LENGTH and value.isdecimal():
+                return self._in_binary(reply, name, int(value))
+        return reply
+
+    def _in_binary(self, reply: Reply, header: str, json_length: int) -> Reply:
+        """V2's: a JSON object, and tensors behind it."""
+        head = self._in_object(reply.body[:json_length])
+        headers = {**reply.headers, header: str(len(head))}
+        return replace(reply, body=head + reply.body[json_length:], headers=headers)
 
     def in_events(self, piece: bytes) -> bytes:
         """`piece`: whole server-sent events."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from endpoint_entries import entry
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pilotlight_gateway.idempotency import answers_once, kept_answer
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
@@ -277,10 +279,87 @@ async def test_what_is_kept_is_bounded(world: World, monkeypatch: pytest.MonkeyP
     assert sum(key[0] == "third" for key in world.once._answers) == 8
 
 
-async def test_an_answer_that_is_too_long_is_cut_with_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_answer, "LONGEST_ANSWER_BYTES", 10)
-    with pytest.raises(Unavailable, match="longer than"):
-        await read(await world.ask(x_request_id="a"))
+@pytest.mark.parametrize(
+    ("where", "bound"),
+    [
+        (kept_answer, "LONGEST_ANSWER_BYTES"),
+        (answers_once, "MOST_BYTES_OF_TENANT"),
+        (answers_once, "MOST_BYTES"),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True])
+async def test_what_is_not_kept_is_given_to_its_readers_and_told_to_who_comes_later(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: Any, bound: str, whole: bool
+) -> None:
+    monkeypatch.setattr(where, bound, 40)
+    world.events = [b"data: %d\n\n" % number for number in range(1, 30)]
+    world.reply = Reply(b"x" * 41) if whole else None
+    first, second = await asyncio.gather(*(world.ask(x_request_id="a") for _ in range(2)))
+    if whole:
+        assert first.body == second.body == b"x" * 41
+    else:
+        both = await asyncio.gather(read(first), read(second))
+        assert both[0] == both[1] == [b"id: %d\ndata: %d\n\n" % (number, number) for number in range(1, 30)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    with pytest.raises(Conflict, match="too great a length"):
+        await world.ask(x_request_id="a")
+    assert (world.runs, world.once._bytes_of.total()) == (1, 0)
+
+
+@pytest.mark.looptime
+async def test_who_lost_its_connection_gets_on_where_it_was_as_long_as_that_is_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_answer, "LONGEST_ANSWER_BYTES", 40)
+    world.events = [b"data: %d\n\n" % number for number in range(1, 9)]
+    world.pause_s = 1.0
+    slow, quick = await asyncio.gather(*(world.ask(x_request_id="a") for _ in range(2)))
+    for _ in range(4):
+        await asyncio.gather(anext(quick.events), anext(slow.events))
+    await quick.events.aclose()
+    with pytest.raises(Conflict):
+        await world.ask(x_request_id="a", last_event_id="1")
+    again = await world.ask(x_request_id="a", last_event_id="4")
+    rest = await asyncio.gather(read(again), read(slow))
+    assert rest[0] == rest[1] == [b"id: %d\ndata: %d\n\n" % (number, number) for number in range(5, 9)]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 60), st.integers(0, 12)), min_size=1, max_size=12),
+)
+@settings(max_examples=30)
+def test_running_answers_never_hold_more_than_the_bounds(asked: list[tuple[str, int, int]]) -> None:
+    """Whatever their readers do: an event of each may be on its way beside that."""
+
+    async def run(world: World, tenant: str, number: int, size: int, most: int) -> None:
+        world.events = [b"data: %b\n\n" % (b"x" * size)] * 10
+        result = await world.ask(tenant=tenant, x_request_id=str(number))
+        try:
+            for _ in range(most):
+                await asyncio.sleep(0)
+                await anext(result.events, None)
+            await asyncio.sleep(0)
+            check(world)
+        finally:
+            await result.events.aclose()
+
+    def check(world: World) -> None:
+        for tenant, most in (("a", 200), ("b", 200), ("", 300)):
+            on_their_way = sum(tenant in ("", each) for each, _, _ in asked) * 80
+            assert 0 <= world.once._bytes_of[tenant] <= most + on_their_way
+
+    async def run_all() -> None:
+        world = World()
+        await asyncio.gather(*(run(world, tenant, at, size, most) for at, (tenant, size, most) in enumerate(asked)))
+        await world.once.close()
+        kept = sum(answer.size_bytes for answer in world.once._answers.values())
+        assert world.once._bytes_of.total() == 2 * kept
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers_once, "MOST_BYTES_OF_TENANT", 200)
+        patch.setattr(answers_once, "MOST_BYTES", 300)
+        asyncio.run(run_all())
 
 
 @pytest.mark.parametrize("given", ["x", "-1", "1.5", "9" * 10])

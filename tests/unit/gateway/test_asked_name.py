@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from pilotlight_gateway.routing.asked_name import AskedName, with_model
 from pilotlight_wire.handlers import Reply
 
+OCTETS = "application/octet-stream"
+
 ASKED = 'sm"art\n'
 
 
@@ -40,6 +42,25 @@ def test_wherever_a_surface_names_the_model(shape) -> None:
     assert data[-1] == b"[DONE]"
     result = AskedName(ASKED).in_reply(Reply(json.dumps(shape("own")).encode()))
     assert json.loads(result.body) == shape(ASKED)
+
+
+@given(st.sampled_from(("own", "a" * 40)), st.binary(max_size=40), st.booleans())
+def test_a_binary_answer_has_it_too_and_the_same_tensors(own: str, tensors: bytes, of_pods: bool) -> None:
+    output = {"name": "y", "shape": [len(tensors)], "datatype": "UINT8"}
+    response = {"model_name": own, "outputs": [{**output, "parameters": {"binary_data_size": len(tensors)}}]}
+    head = json.dumps(response).encode()
+    header = "inference-header-content-length" if of_pods else "Inference-Header-Content-Length"
+    result = AskedName(ASKED).in_reply(Reply(head + tensors, 200, OCTETS, {"allow": "x", header: str(len(head))}))
+    length = int(result.headers[header])
+    assert json.loads(result.body[:length]) == {**response, "model_name": ASKED}
+    assert (result.body[length:], result.headers["allow"], len(result.headers)) == (tensors, "x", 2)
+
+
+@pytest.mark.parametrize("told", ["", "x", "-1", "3"])
+def test_a_binary_answer_whose_length_is_none_passes_as_it_is(told: str) -> None:
+    reply = Reply(b'{"model_name": "own"}', 200, OCTETS, {"inference-header-content-length": told})
+    body = AskedName(ASKED).in_reply(reply).body
+    assert body == reply.body
 
 
 @given(st.lists(st.binary(max_size=30), max_size=4))
