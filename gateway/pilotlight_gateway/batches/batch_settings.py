@@ -13,10 +13,10 @@ _Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=400 * 86_400.0)]
 
 
 class BatchSettings(Section, frozen=True):
-    """`file_bytes`: of one; `files_of_tenant`, `bytes_of_tenant`: its files, what batches wrote among them;
-    `files_bytes`: everybody's. `lines`, `line_bytes`: of a batch's input. `batches_of_tenant`: that have not ended.
-    `running`, `running_of_tenant`: batches at once; `lines_at_once`: of one of them. `window_s`: how long a batch may
-    take; `kept_s`: how long files and ended batches are kept."""
+    """`file_bytes`: of one; `files_of_tenant`, `bytes_of_tenant`: its files, what batches write among them, two files
+    each; `files_bytes`: everybody's. `lines`, `line_bytes`: of a batch's input. `batches_of_tenant`: that have not
+    ended. `running`, `running_of_tenant`: batches at once; `lines_at_once`: of one of them. `window_s`: how long a
+    batch may take; `kept_s`: how long files and ended batches are kept."""
 
     file_bytes: _Count = 200 << 20
     files_of_tenant: _Count = 1000

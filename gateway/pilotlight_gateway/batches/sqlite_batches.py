@@ -20,6 +20,8 @@ from pilotlight_protocol.errors import Conflict, TooManyRequests, Unavailable
 
 FILE_NAME = "batches.sqlite3"
 FULL_RETRY_S = 60.0
+FILES_OF_BATCH = 2
+"""That it may write: its output, and its errors."""
 AHEAD_BYTES = 1 << 20
 """What a batch is charged beyond what it writes now: one transaction for many lines."""
 
@@ -106,6 +108,8 @@ class SqliteBatches:
                     f"{number} of your batches have not ended, as many as may be; wait for one",
                     retry_after_s=FULL_RETRY_S,
                 )
+            if _number_of_files(connection, batch.tenant) + (number + 1) * FILES_OF_BATCH > settings.files_of_tenant:
+                raise _full()
             row = (batch.id, batch.tenant, batch.created_s, batch.input_file_id, msgspec.json.encode(batch))
             connection.execute("INSERT INTO batches VALUES (?, ?, 0, ?, ?, ?, 0)", row)
 
@@ -130,9 +134,8 @@ class SqliteBatches:
             changed = None if batch is None else change(batch)
             if changed is None:
                 return batch
-            # What it wrote is files now.
-            row = (changed.ended, msgspec.json.encode(changed), not changed.ended, batch_id)
-            connection.execute("UPDATE batches SET ended = ?, record = ?, written = written * ? WHERE id = ?", row)
+            row = (changed.ended, msgspec.json.encode(changed), batch_id)
+            connection.execute("UPDATE batches SET ended = ?, record = ? WHERE id = ?", row)
             for file in files:
                 _put_file(connection, file)
             return changed
@@ -159,11 +162,15 @@ class SqliteBatches:
 
 
 def _room(connection: sqlite3.Connection, tenant: str, settings: BatchSettings) -> int:
-    (number,) = connection.execute("SELECT COUNT(*) FROM files WHERE tenant = ?", (tenant,)).fetchone()
     room = min(_left(connection, tenant, settings))
-    if number >= settings.files_of_tenant or room <= 0:
+    if _number_of_files(connection, tenant) >= settings.files_of_tenant or room <= 0:
         raise _full()
     return int(min(room, settings.file_bytes))
+
+
+def _number_of_files(connection: sqlite3.Connection, tenant: str) -> int:
+    (number,) = connection.execute("SELECT COUNT(*) FROM files WHERE tenant = ?", (tenant,)).fetchone()
+    return int(number)
 
 
 def _left(connection: sqlite3.Connection, tenant: str, settings: BatchSettings, but_of: str = "") -> tuple[int, int]:

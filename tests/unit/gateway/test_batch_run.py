@@ -7,15 +7,17 @@ import contextlib
 import errno
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from waiting import until_async
+from waiting import DEADLINE_S, until_async
 
 from pilotlight_gateway.batches.batch_records import Batch, came_to
 from pilotlight_gateway.batches.batch_run import ERRORS, OUTPUT, BatchRun, Means, OutputTooLarge
@@ -200,18 +202,38 @@ async def test_at_the_end_of_its_time_each_line_is_told_once(
     loop = asyncio.get_running_loop()
     await world.run.read_through()
     running = asyncio.create_task(world.run.lines())
-    left = writes
+    left, cancelled = writes + 1, threading.Event()  # the first is on trial
+    ended_before_its_line_was_written = False
+
+    async def cancel() -> None:
+        nonlocal ended_before_its_line_was_written
+        running.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        ended_before_its_line_was_written = running.done()
+        cancelled.set()
 
     def cut() -> None:
         """While a line is being written."""
         nonlocal left
         left -= 1
         if not left:
-            loop.call_soon_threadsafe(running.cancel)
+            asyncio.run_coroutine_threadsafe(cancel(), loop)
+            assert cancelled.wait(DEADLINE_S)
 
     world.folder.writes = cut
     await asyncio.wait({running})
+    assert await asyncio.to_thread(cancelled.wait, DEADLINE_S)
+    assert not ended_before_its_line_was_written
     await world.run.expire()
+    world.check_whole()
+
+
+async def test_a_line_that_is_written_is_not_written_again(tmp_path: Path) -> None:
+    world = World(tmp_path, [good(0)])
+    await world.run.read_through()
+    await world.run.lines()
+    await world.run._write(ERRORS, 1, b"{}\n")
     world.check_whole()
 
 
@@ -311,6 +333,20 @@ def test_what_batches_write_is_taken_of_their_tenants_room_and_of_everybodys(tmp
     assert kept.charge("b1", 50) == 50
     with pytest.raises(TooManyRequests):
         kept.charge("a2", 41)
+    kept.store.close()
+
+
+def test_the_files_that_batches_may_write_are_among_those_that_a_tenant_may_have(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, BatchSettings(files_of_tenant=7))
+    another = Batch("a3", "a", "key", ENDPOINT, "in-a", "24h", 0.0, 9e9)
+    kept.store.add(another, kept.settings)
+    with pytest.raises(TooManyRequests):
+        kept.store.add(msgspec.structs.replace(another, id="a4"), kept.settings)
+    kept.end("a1", 1)  # of two files it wrote one
+    with pytest.raises(TooManyRequests):
+        kept.store.add(msgspec.structs.replace(another, id="a4"), kept.settings)
+    kept.end("a2", 1)
+    kept.store.add(msgspec.structs.replace(another, id="a4"), kept.settings)
     kept.store.close()
 
 
