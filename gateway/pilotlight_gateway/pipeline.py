@@ -225,11 +225,11 @@ def asked_of(body: bytes) -> Asked:
     what is wrong with it; so is a body that is no JSON object, which asks for no model."""
     try:
         return _asked.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         pass
     try:
         return Asked(_named.decode(body).model)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInput(f"the body is no JSON object with a 'model' that is text: {error}", param="model") from error
 
 

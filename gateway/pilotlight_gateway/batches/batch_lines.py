@@ -67,7 +67,7 @@ class LineReader:
             return BadLine(number, None, "line_too_long", f"the line is longer than {self._line_bytes} bytes")
         try:
             asked = _lines.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return BadLine(number, None, "invalid_json_line", f"the line is no request of a batch: {error}")
         custom_id = asked.custom_id
         if not custom_id or len(custom_id) > _LONGEST_ID_CHARS:
@@ -85,7 +85,7 @@ class LineReader:
         try:
             if _streams.decode(body).stream:
                 return BadLine(number, custom_id, "stream_not_supported", "a batch's requests are answered whole")
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return BadLine(number, custom_id, "invalid_request", "body must be an object, and its stream true or false")
         return BatchLine(number, custom_id, body)
 
@@ -112,7 +112,7 @@ def numbers_written(batch_id: str, lines: Iterable[bytes]) -> set[int]:
     for line in lines:
         try:
             found = _written.decode(line).id
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             continue
         number = found.removeprefix(prefix)
         if found.startswith(prefix) and number.isdigit():

@@ -26,7 +26,7 @@ _wants = msgspec.json.Decoder(_WantsJson)
 def wants_json(body: bytes) -> bool:
     try:
         asked = _wants.decode(body).response_format
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return False
     return asked is not None and asked.type in ("json_object", "json_schema")
 
@@ -35,7 +35,7 @@ def with_logprobs(body: bytes, is_chat: bool) -> bytes | None:
     """None where the client asks for them itself, or the body is no object."""
     try:
         fields = _OBJECT.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     if bytes(fields.get("logprobs", b"null")) not in _UNASKED:
         return None
@@ -50,7 +50,7 @@ def without_logprobs(data: bytes) -> bytes:
     try:
         fields = _OBJECT.decode(data)
         choices = _OBJECTS.decode(fields["choices"])
-    except (msgspec.MsgspecError, KeyError):
+    except (msgspec.MsgspecError, RecursionError, KeyError):
         return data
     for choice in choices:
         if "logprobs" in choice:

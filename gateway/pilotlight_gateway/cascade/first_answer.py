@@ -70,7 +70,7 @@ class FirstAnswer:
         """A whole answer, or the JSON of one event."""
         try:
             answer = _answers.decode(data)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return
         for choice in answer.choices:
             self._take(self.choices.setdefault(choice.index, SeenChoice()), choice)
@@ -117,6 +117,6 @@ def why_not_good(spec: CascadeSpec, answer: FirstAnswer, wants_json: bool) -> st
 def _is_json(text: str) -> bool:
     try:
         msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
     return True

@@ -115,7 +115,7 @@ class EndpointsPlane:
         reply = await self._whole("GET", "", b"", context)
         try:
             told = _metadata.decode(reply.body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise _no_v2() from error
         inputs, outputs = (
             tuple(TensorMetadata(each.name, each.datatype, tuple(each.shape)) for each in tensors)
@@ -202,7 +202,7 @@ def _is_passed_on(name: str, value: str) -> bool:
 def _error_of(reply: Reply) -> PilotlightError:
     try:
         message = _errors.decode(reply.body).error
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         message = f"the endpoint answered {reply.status}"
     headers: Mapping[str, str] = {name.lower(): value for name, value in reply.headers.items()}
     retry_after_s = parse_retry_after(headers.get("retry-after"))

@@ -62,7 +62,7 @@ def answer_of(data: bytes, request_id: str | None) -> InferResponse:
     """Raises what the event says went wrong."""
     try:
         event = _events.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise InternalError("an event of the endpoint's stream is none of V2's") from error
     if event.error is not None:
         raise from_status(event.status, event.error)

@@ -128,7 +128,7 @@ def json_or_text(body: bytes) -> Any:
     """As it is shown inside of other JSON, on one line."""
     try:
         msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return body.decode("utf-8", "replace")
     return msgspec.Raw(b" ".join(body.splitlines()) if b"\n" in body or b"\r" in body else body)
 

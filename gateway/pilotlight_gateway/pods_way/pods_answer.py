@@ -79,7 +79,7 @@ def note_usage(body: bytes, usage: TokenUsage) -> None:
         return
     try:
         told = _answers.decode(body).usage
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return
     if told is not None:
         usage.prompt_tokens += told.prompt
@@ -91,6 +91,6 @@ def refusal(body: bytes, status: int) -> str:
     """What an error's body says, in any surface's shape."""
     try:
         said = _refusals.decode(body).error
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return f"status {status}"
     return (said if isinstance(said, str) else said.message) or f"status {status}"

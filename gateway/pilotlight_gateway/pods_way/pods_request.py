@@ -11,6 +11,7 @@ import msgspec
 from pilotlight_gateway.request_steps import GatewayRequest
 from pilotlight_gateway.surfaces import model_path
 from pilotlight_protocol.answer_record import RESUME, TELL
+from pilotlight_protocol.errors import InvalidInput
 from pilotlight_wire.hop_headers import OUTPUT_TOKENS
 
 _KEPT_HERE = frozenset(
@@ -65,6 +66,9 @@ def _headers(request: GatewayRequest) -> dict[str, str]:
 
 def _with_model(body: bytes, model_name: str) -> bytes:
     """The body with its `model` as the pods call it, everything else byte for byte."""
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except RecursionError as error:  # how deeply one may read depends on how deeply one is called
+        raise InvalidInput("the body is nested too deeply") from error
     fields["model"] = msgspec.Raw(msgspec.json.encode(model_name))
     return msgspec.json.encode(fields)

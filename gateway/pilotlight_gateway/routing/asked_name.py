@@ -22,7 +22,7 @@ def with_model(body: bytes, model_name: str) -> bytes:
     """The body of a request with this for its `model`; as it is where it is no JSON object."""
     try:
         fields = _OBJECT.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return body
     fields["model"] = msgspec.Raw(msgspec.json.encode(model_name))
     return msgspec.json.encode(fields)
@@ -65,7 +65,7 @@ class AskedName:
     def _in_object(self, data: bytes) -> bytes:
         try:
             fields = _OBJECT.decode(data)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return data
         changed = False
         for field in self._naming:

@@ -15,8 +15,14 @@ import msgspec
 TIMEOUT_HEADER = "x-request-timeout"
 SESSION_HEADER = "x-session-id"
 VERSION_HEADER = "x-model-version"
+LARGEST_READ_BYTES = 64 * 1024
+"""Of a body whose texts are looked at for the prompt's length: a larger one would hold everybody up."""
+
 BYTES_PER_TOKEN = 4
 """Of UTF-8: English has 4 to 5 a token, Chinese 3 bytes a character and about as many characters as tokens."""
+
+_PICTURE = b";base64,"
+_MOST_PICTURES = 256
 
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _NO_TEXT = frozenset(("role", "type", "id", "url", "image_url", "input_audio", "file_data", "data", "signature"))
@@ -86,9 +92,14 @@ class RequestFacts:
             if user := _user.decode(self._body).user:
                 return user
             metadata = _metadata_user.decode(self._body).metadata
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return None
         return None if metadata is None else metadata.user_id
+
+    @property
+    def is_read(self) -> bool:
+        """The prompt's length is estimated from its texts, not from the size of the body."""
+        return len(self._body) <= LARGEST_READ_BYTES
 
     def prompt_tokens(self) -> int:
         """Estimated."""
@@ -98,12 +109,26 @@ class RequestFacts:
 
 
 def _estimated(body: bytes) -> int:
+    if len(body) > LARGEST_READ_BYTES:
+        return math.ceil((len(body) - _picture_bytes(body)) / BYTES_PER_TOKEN)
     try:
         prompt = _prompt.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return 0
     text_bytes, tokens = _sizes([getattr(prompt, name) for name in prompt.__struct_fields__])
     return tokens + math.ceil(text_bytes / BYTES_PER_TOKEN)
+
+
+def _picture_bytes(body: bytes) -> int:
+    """Of the data URLs in it, found without reading it as JSON."""
+    size = at = 0
+    for _ in range(_MOST_PICTURES):
+        begin = body.find(_PICTURE, at)
+        at = body.find(b'"', begin)
+        if begin < 0 or at < 0:
+            break
+        size += at - begin
+    return size
 
 
 def _sizes(roots: list[Any]) -> tuple[int, int]:

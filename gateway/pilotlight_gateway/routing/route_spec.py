@@ -37,6 +37,7 @@ class RuleSpec(Section, frozen=True):
 
     `prompt_tokens_below`, `prompt_tokens_above`: the length of the prompt, estimated: a quarter of the UTF-8 bytes of
     its text, corrected by what the route's requests really took; tokens that are sent as ids are counted.
+    Of a body over 64 KiB, a quarter of all its bytes but pictures'.
     """
 
     targets: Targets

@@ -165,7 +165,7 @@ class Routes:
             self.rollouts.observe(route, choice.why == CANARY, attempted.failed, attempted.first_event_s)
 
     def _ended(self, route: RouteSpec, facts: RequestFacts, request: GatewayRequest) -> None:
-        if any(rule.depends_on_length for rule in route.rules):
+        if facts.is_read and any(rule.depends_on_length for rule in route.rules):
             self._lengths.observe(route.name, facts.prompt_tokens(), request.usage.prompt_tokens)
 
     def _began(self, route: RouteSpec, request: GatewayRequest, answering: Answering) -> None:

@@ -133,7 +133,7 @@ def parse_keys(content: bytes) -> tuple[SigningKey, ...]:
     """Those of a JWKS that can check a signature; others are passed over. Raises ValueError."""
     try:
         found = _key_sets.decode(content).keys
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"it is no JSON Web Key Set: {error}") from error
     if len(found) > MOST_KEYS:
         raise ValueError(f"it has more than {MOST_KEYS} keys")

@@ -69,7 +69,7 @@ def test_what_is_no_event_of_ours_passes_as_it_is(pieces: list[bytes]) -> None:
         assert read(pieces) == b"".join(pieces)
 
 
-@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b'{"a": 1}', b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b'{"a": 1}', b"\xff", b'{"model": ' + b"[" * 50_000])
 def test_a_reply_without_a_model_passes_as_it_is(body: bytes) -> None:
     assert AskedName(ASKED).in_reply(Reply(body)) == Reply(body)
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilotlight_gateway.routing import request_facts
 from pilotlight_gateway.routing.choosing import choose, share_point
 from pilotlight_gateway.routing.prompt_lengths import PromptLengths
 from pilotlight_gateway.routing.request_facts import RequestFacts
@@ -86,6 +87,29 @@ def test_a_version_then_the_first_rule_then_the_canary(asked: RequestFacts, why:
 )
 def test_how_long_a_prompt_is(body: Any, tokens: int) -> None:
     assert facts(body=body).prompt_tokens() == tokens
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        (b'{"messages":[' + b",".join([b'{"content":"a"}'] * 10_000) + b"]}", 40_004),
+        (b'{"prompt":[' + b",".join([b"12"] * 40_000) + b"]}", 30_003),
+        (b'{"url":"data:image/png;base64,' + b"A" * 400_000 + b'","text":"' + b"b" * 4000 + b'"}', 1009),
+        (b'"' + b";base64," * 100_000, 200_001),
+        (b"[" * 200_000, 50_000),
+    ],
+)
+def test_a_large_body_is_as_long_as_its_bytes(body: bytes, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_facts, "_prompt", None)  # it is not read
+    asked = RequestFacts("team", {}, body, fallback_identity="k")
+    assert asked.prompt_tokens() == tokens
+    assert not asked.is_read
+
+
+def test_a_body_that_is_nested_too_deeply_has_no_user() -> None:
+    asked = RequestFacts("team", {}, b'{"x":' + b"[" * 50_000, fallback_identity="k")
+    assert asked.identity() == "team\nkey\nk"
+    assert asked.prompt_tokens() == 0
 
 
 JSON = st.recursive(

@@ -35,6 +35,7 @@ from pilotlight_text.responses_api.stored_responses import ResponseNotFound, Sto
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
 PATH = "/v1/chat/completions"
+DEEP = b'{"model": "a", "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 CHAT = Place("POST", f"{PATH}?x=1", PATH, PATH, PATH, None)
 
 
@@ -255,7 +256,7 @@ async def test_before_the_platform_has_told_anything(world: World) -> None:
         await world.pipeline().answer(CHAT, request())
 
 
-@pytest.mark.parametrize("body", [b"", b"[1", b"[]", b'"a"', b'{"model": 7}', b'{"model": ["a"]}'])
+@pytest.mark.parametrize("body", [b"", b"[1", b"[]", b'"a"', b'{"model": 7}', b'{"model": ["a"]}', DEEP])
 def test_a_body_that_asks_for_no_model(body: bytes) -> None:
     with pytest.raises(InvalidInput):
         asked_of(body)

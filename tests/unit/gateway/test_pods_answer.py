@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from pilotlight_gateway.pods_way.pods_answer import note_usage
+from pilotlight_gateway.cascade.asked_logprobs import without_logprobs
+from pilotlight_gateway.cascade.first_answer import FirstAnswer
+from pilotlight_gateway.jobs.job_records import json_or_text
+from pilotlight_gateway.pods_way.pods_answer import note_usage, refusal
 from pilotlight_gateway.request_steps import TokenUsage
 
 
@@ -35,3 +38,19 @@ def test_usage_is_read_in_every_surfaces_words(usage: Any, counted: TokenUsage) 
     noted = TokenUsage()
     note_usage(json.dumps({"usage": usage}).encode(), noted)
     assert noted == counted
+
+
+DEEP = b'{"usage": {"x": ' + b"[" * 50_000 + b"]" * 50_000 + b'}, "error": 1}'
+
+
+def test_an_answer_that_is_nested_too_deeply_is_as_no_json() -> None:
+    noted = TokenUsage()
+    note_usage(DEEP, noted)
+    assert noted == TokenUsage()
+    assert refusal(DEEP, 500) == "status 500"
+    first = FirstAnswer()
+    first.take(DEEP)
+    first.take_events(b"data: " + DEEP + b"\n\n")
+    assert not first.choices
+    assert isinstance(json_or_text(DEEP), str)
+    assert without_logprobs(DEEP.replace(b"usage", b"logprobs")) == DEEP.replace(b"usage", b"logprobs")
