@@ -89,6 +89,8 @@ class HttpAnswer:
         self.cycle: HttpCycle | None = scope.get(CYCLE)
         self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if len(self.headers) < len(self.raw_headers):
+            self.headers = joined_headers(self.raw_headers)
         self.request_id = request_id(self.headers.get("x-request-id"))
         self.status = 0
         self.client_gone = False
@@ -220,6 +222,14 @@ class HttpAnswer:
                         return
         except TimeoutError:
             return
+
+
+def joined_headers(raw: RawHeaders) -> dict[str, str]:
+    """Different values of one name as one list (RFC 9110 section 5.3): none of them wins in silence."""
+    values: dict[str, dict[str, None]] = {}
+    for name, value in raw:
+        values.setdefault(name.decode("latin-1"), {})[value.decode("latin-1")] = None
+    return {name: ", ".join(said) for name, said in values.items()}
 
 
 def _raw(headers: Mapping[str, str]) -> RawHeaders:

@@ -1,8 +1,10 @@
 """HTTP/1.1 on one connection: httptools' parser on the transport, and the bounds of what a client may send and leave.
 
 A request line and headers must arrive within a deadline and a size, an answer must be read; a request that cannot be
-parsed gets the error shape of this server; a lost connection is told to the running request at once instead of through
-`receive()`. Of the four forms of a request target (RFC 9112 section 3.2) the app sees two: a path, and `*`.
+parsed gets the error shape of this server, once those before it are answered; a lost connection is told to the running
+request at once instead of through `receive()`. A client that shuts its writing side has left: a close looks the same
+until something is written to it, and work that nobody waits for would go on to its end. Of the four forms of a request
+target (RFC 9112 section 3.2) the app sees two: a path, and `*`.
 """
 
 from __future__ import annotations
@@ -98,7 +100,10 @@ class HttpProtocol(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._hosts = 0
+        self._codings: list[bytes] = []
         self._expects_continue = False
+        self._refusal: bytes | None = None
+        """What is said when the requests before the one at fault are answered; nothing is read any more."""
 
     # asyncio's side
 
@@ -126,6 +131,8 @@ class HttpProtocol(asyncio.Protocol):
         self._on_closed()
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
         if self._latest is not None:
             self._state.idle.stop(self)
         if self._in_head:
@@ -180,6 +187,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._url, self._headers, self._hosts, self._expects_continue = b"", [], 0, False
+        self._codings = []
         self._bytes_between_pieces = 0
         if not self._in_head:
             self._in_head, self._header_bytes = True, 0
@@ -193,35 +201,44 @@ class HttpProtocol(asyncio.Protocol):
         name = name.lower()
         if name == b"host":
             self._hosts += 1
+        elif name == b"transfer-encoding":
+            self._codings.append(value.strip().lower())
         elif name == b"expect" and value.lower() == b"100-continue":
             self._expects_continue = True
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._in_body = False, True
+        self._in_head = False
         if self._head_is_timed:
             self._head_is_timed = False
             self._state.late_heads.stop(self)
         parser = self._parser
-        if self._hosts > 1:
-            raise ValueError("two hosts")
+        version = parser.get_http_version()
+        if self._hosts > 1 or (self._hosts == 0 and version != "1.0"):
+            raise ValueError("no host, or two")
+        if self._codings not in ([], [b"chunked"]):
+            self._refuse(
+                501, "a Transfer-Encoding other than 'chunked' is not spoken here; send Content-Encoding: gzip"
+            )
+            raise ValueError("the parser goes no further")
         method = parser.get_method()
         if method == b"CONNECT":
             self._refuse(405, "this is no proxy: CONNECT is not spoken here", b"allow: GET, HEAD, POST, OPTIONS\r\n")
-            return
+            raise ValueError("the parser goes no further")
         if parser.should_upgrade():
             raise ValueError("an Upgrade header in pieces, or of a pipelined request")
         if len(self._waiting) >= MAX_PIPELINED:
-            self._refuse(400, f"at most {MAX_PIPELINED} requests may be sent before the first is answered")
+            self._refuse(
+                400, f"at most {MAX_PIPELINED} requests may be sent before the first is answered", at_once=True
+            )
             raise ValueError("the parser goes no further")
-        version = parser.get_http_version()
         cycle = HttpCycle(
             self,
             self._scope(method.decode("ascii"), version),
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             expects_continue=self._expects_continue,
         )
-        self._latest = cycle
+        self._latest, self._in_body = cycle, True
         if self.cycle is None or self.cycle.complete:
             self._start(cycle)
         else:
@@ -313,6 +330,9 @@ class HttpProtocol(asyncio.Protocol):
         self.resume_reading()
         if self._waiting:
             self._start(self._waiting.popleft())
+        elif self._refusal is not None:
+            self.transport.write(self._refusal)
+            self.transport.close()
         else:
             self._state.idle.start(self, self.transport.close)
 
@@ -323,13 +343,22 @@ class HttpProtocol(asyncio.Protocol):
         else:
             self.cycle.keep_alive = False
 
-    def _refuse(self, status: int, message: str, headers: bytes = b"") -> None:
-        if self.transport.is_closing():
+    def _refuse(self, status: int, message: str, headers: bytes = b"", *, at_once: bool = False) -> None:
+        """End the connection with this: when the whole requests before the one at fault are answered, or `at_once`."""
+        if self.transport.is_closing() or self._refusal is not None:
             return
-        if self.cycle is not None and self.cycle.started and not self.cycle.complete:
+        answering = self.cycle is not None and not self.cycle.complete
+        at_fault = self._latest if self._in_body else None
+        if answering and (at_once or at_fault is self.cycle) and self.cycle is not None and self.cycle.started:
             self.transport.abort()  # in the midst of an answer nothing else can be said
             return
         body = msgspec.json.encode({"error": message})
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(status_line(status) + headers + head + body)
+        refusal = status_line(status) + headers + head + body
+        if answering and at_fault is not self.cycle and not at_once:
+            if at_fault is not None:
+                self._waiting.remove(at_fault)
+            self._refusal = refusal
+            return
+        self.transport.write(refusal)
         self.transport.close()

@@ -82,6 +82,12 @@ async def test_options_of_the_server_as_a_whole() -> None:
         (b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n", b"405"),
         (b"GET gopher://x/ HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", b"501"),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"501",
+        ),
         (b"NONSENSE\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 2000 + b"\r\n\r\n", b"431"),
     ],
@@ -97,6 +103,39 @@ async def test_what_cannot_be_served_is_told_as_json_and_the_connection_ends(
     assert b"content-type: application/json" in head
     assert body.startswith(b'{"error":')
     assert (transport.closed, app.seen, app.closed) == (True, [], 1)
+
+
+async def test_http_1_0_needs_no_host() -> None:
+    app, transport = connection()
+    transport.protocol.data_received(b"GET / HTTP/1.0\r\n\r\n")
+    await settle()
+    assert app.seen == ["GET / "]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"NONSENSE\r\n\r\n", b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /b HTTP/1.1\r\nHost: x\r\n" + b"A" * 2000]
+    + [b"POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"],
+)
+@pytest.mark.parametrize("good", [1, 3])
+async def test_whole_requests_before_one_at_fault_are_answered(good: int, garbage: bytes) -> None:
+    app, transport = connection()
+    transport.protocol.data_received(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * good + garbage)
+    transport.protocol.data_received(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+    for _ in range(good):
+        await settle()
+    assert app.seen == ["GET /a x"] * good
+    assert transport.written.startswith(b"HTTP/1.1 200 ")
+    assert transport.written.count(b"date: ") == good
+    assert transport.written.endswith(b'"}')
+    assert transport.closed
+
+
+async def test_a_client_that_shuts_its_writing_side_has_left() -> None:
+    _, transport = connection()
+    transport.protocol.data_received(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    await settle()
+    assert not transport.protocol.eof_received(), "what asyncio closes the transport for"
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
