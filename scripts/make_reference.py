@@ -75,7 +75,7 @@ HEADERS = {
     "x-pilotlight-escalation": "answer of a cascade: what the first answer took, which nobody is billed for",
     "x-pilotlight-mirror": "request to a route's mirror, 1: a copy, whose answer nobody sees",
     "x-model-version": "request: a version of the route that the model names; another one is 404",
-    "x-request-timeout": "request: seconds that the client waits; a route's target that is too late is not asked",
+    "x-request-timeout": "request: seconds until the answer must begin, else 504; a target too late is not asked",
     "x-session-id": "request: what a canary keeps together, where the body says no user",
     "x-pilotlight-way": "answer of the gateway: short or pods, and why",
     "x-pilotlight-progress": "request, 1: a stream that waits says why in SSE comments",

@@ -86,7 +86,7 @@ class GatewayRouter:
         query = context.query_string.decode("latin-1")
         target, model = f"{path}?{query}" if query else path, None if named is None else named.model
         place = Place(method, target, path, of_component, route.path, model)
-        found = replace(route, handler=partial(self._pipeline.answer, place))
+        found = replace(route, handler=partial(self._pipeline.answer, place), admit=self._pipeline.admit)
         if target == path == route.path:
             self._plain[method, path] = found
         return found
@@ -118,7 +118,8 @@ class GatewayRouter:
             _check_no_web_page(caller, context.headers)
             return await route.handler(context, caller)
 
-        return Route(route.method, route.path, handle, content_types=route.content_types, reads_body=route.reads_body)
+        kinds, reads_body, admit = route.content_types, route.reads_body, self._pipeline.admit
+        return Route(route.method, route.path, handle, content_types=kinds, reads_body=reads_body, admit=admit)
 
     def _with_caller(
         self, handler: Callable[[RequestContext], Awaitable[Reply | Stream]]

@@ -5,6 +5,7 @@ authenticate ▶ which endpoints ▶ once ▶ reserve ▶ turn ▶ which way ▶
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ from pilotlight_gateway.request_steps import (
     WayChooser,
 )
 from pilotlight_gateway.routing.fallbacks import by_route
+from pilotlight_gateway.routing.request_facts import TIMEOUT_HEADER, client_waits_s
 from pilotlight_gateway.ways import WAY_HEADER, WayName
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
@@ -131,6 +133,10 @@ class Pipeline:
             await outcome.aclose()
         return result
 
+    async def admit(self, context: RequestContext) -> None:
+        """Refuse who may not ask before anything of a large body is taken. Raises Unauthorized, Forbidden."""
+        await self.caller(context)
+
     async def caller(self, context: RequestContext) -> Caller:
         """Whose request it is; headers that only hops may set are no client's."""
         try:
@@ -167,22 +173,40 @@ class Pipeline:
 
     async def _in_time(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
         """The answer, or its beginning: a stream's first event has come, and the end of it ends what is held."""
-        timeout_s = request.entry.timeout_s
+        timeout_s, waits_s = request.entry.timeout_s, client_waits_s(request.context.headers)
+        if waits_s is not None and waits_s < timeout_s:
+            return await self._while_waited_for(request, started_s, outcome, waits_s)
         try:
             with self._timeouts.of(timeout_s):
-                result = await self._by_its_route(request, started_s, outcome)
-                request.first_byte_s = time.perf_counter() - started_s
-                self._steps.records.begun(request, request.first_byte_s)
-                return result
+                return await self._by_its_route(request, started_s, outcome)
         except TimeoutError as error:
             if request.routed is not None and request.choice is not None:
                 request.routed.observe(Attempted(request.choice, failed=True))
             raise DeadlineExceeded(f"nothing came within the endpoint's timeout of {timeout_s:g} s") from error
 
+    async def _while_waited_for(
+        self, request: GatewayRequest, started_s: float, outcome: _Outcome, waits_s: float
+    ) -> Reply | Stream:
+        """In the client's own time, which is less than the endpoint's; that it is over is no fault of the endpoint."""
+        left_s = waits_s - (time.perf_counter() - started_s)
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._by_its_route(request, started_s, outcome)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"nothing came within the {waits_s:g} s of {TIMEOUT_HEADER}") from error
+
     async def _by_its_route(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
-        routed = request.routed
-        if routed is None:
-            return await self._begun(request, started_s, outcome, outcome)
+        if request.routed is None:
+            result = await self._begun(request, started_s, outcome, outcome)
+        else:
+            result = await self._routed(request, request.routed, started_s, outcome)
+        request.first_byte_s = time.perf_counter() - started_s
+        self._steps.records.begun(request, request.first_byte_s)
+        return result
+
+    async def _routed(
+        self, request: GatewayRequest, routed: Routed, started_s: float, outcome: _Outcome
+    ) -> Reply | Stream:
         result = await by_route(request, routed, lambda request: self._begun(request, started_s, outcome))
         routed.began(request, lambda copy: self._by_a_way(copy, time.perf_counter()))
         if isinstance(result, Stream):

@@ -21,9 +21,11 @@ from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unsupporte
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRequest
 from pilotlight_serving.errors import MethodNotAllowed, RouteNotFound, bug, no_such_model
 from pilotlight_serving.settings import ServerSettings
+from pilotlight_wire.bodies_held import BodiesHeld, HeldBytes
 from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
 from pilotlight_wire.http_exchange import BodyAborted, HttpAnswer, Receive, Scope, Send, body_pieces, server_timing
 
+_WITH_BODY = ("POST", "PATCH")
 _ALL_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 
 _log = logging.getLogger("pilotlight.http")
@@ -83,6 +85,7 @@ class HttpApp:
         self.limiter = limiter
         self.settings = settings
         self.observe_predict = observe_predict
+        self.bodies = BodiesHeld(max(settings.max_bodies_bytes, 2 * settings.max_body_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = HttpAnswer(scope, receive, send, self.settings.cors, scope["path"])
@@ -95,12 +98,13 @@ class HttpApp:
 class _Exchange:
     """One request that runs a route's handler."""
 
-    __slots__ = ("_answer", "_app", "_context", "_scope")
+    __slots__ = ("_answer", "_app", "_context", "_held", "_scope")
 
     def __init__(self, app: HttpApp, scope: Scope, answer: HttpAnswer) -> None:
         self._app = app
         self._scope = scope
         self._answer = answer
+        self._held = HeldBytes(app.bodies)
         self._context = RequestContext(answer.request_id, answer.headers)
 
     async def run(self) -> None:
@@ -112,6 +116,14 @@ class _Exchange:
                 route = self._app.router.route(self._scope, self._context)
                 if route.counted:
                     counted = CountedRequest(limiter, self._context, "http", self._app.observe_predict)
+                if route.admit is not None and not answer.body_is_here and route.method in _WITH_BODY:
+                    try:
+                        await route.admit(self._context)
+                    except PilotlightError as error:
+                        if counted is not None:  # what it still sends is thrown away for a while, without a place
+                            counted.end(self._what(), str(error.http_status))
+                            counted = None
+                        raise
                 await self._run(route)
             except asyncio.CancelledError:
                 if answer.client_gone:
@@ -132,16 +144,20 @@ class _Exchange:
         finally:
             if counted is not None:
                 status = 499 if answer.client_gone else answer.status
-                counted.end(f"{self._scope['method']} {self._scope['raw_path'].decode('ascii')}", str(status))
+                counted.end(self._what(), str(status))
+            self._held.give_back()
             answer.over()
+
+    def _what(self) -> str:
+        return f"{self._scope['method']} {self._scope['raw_path'].decode('ascii')}"
 
     async def _run(self, route: Route) -> None:
         context = self._context
-        if route.method in ("POST", "PATCH"):
+        if route.method in _WITH_BODY:
             settings = self._app.settings
             check_content_type(context, route)
             if route.reads_body:
-                context.body = await self._answer.body(settings.max_body_bytes, settings.body_stall_timeout_s)
+                context.body = await self._answer.body(settings, self._held)
             else:
                 context.pieces = body_pieces(self._answer.receive, settings.body_stall_timeout_s, chunked=False)
         result = await route.handler(context)

@@ -78,6 +78,8 @@ class Route:
     `counted`: the request holds a place of the concurrency bound, delays the end of a drain and is timed in
     `request_predict_seconds`; False for probes and metadata. `content_types`: what a body may be. `reads_body`: the
     body is read before the handler runs, within the server's limit; else the handler reads its pieces, and bounds them.
+    `admit`: asked with the head of a request whose body is not here yet, before any of it is read; raises what the
+    client is refused with, which gives its place back at once. The handler asks again.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -86,6 +88,7 @@ class Route:
     counted: bool = True
     content_types: tuple[str, ...] = (JSON,)
     reads_body: bool = True
+    admit: Callable[[RequestContext], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,9 +150,13 @@ class HttpCycle:
 
     # The app's side
 
+    @property
+    def body_is_here(self) -> bool:
+        return not self._more and not self.gone
+
     def whole_body(self) -> bytes | None:
         """The body, which `receive` then does not give any more; None where it is not here as a whole."""
-        if self._more or self.gone:
+        if not self.body_is_here:
             return None
         self._connection.resume_reading()  # else nobody would see the client leave
         self._news = False

@@ -22,7 +22,9 @@ from pilotlight_protocol.errors import (
     PilotlightError,
     UnsupportedMediaType,
 )
+from pilotlight_wire.bodies_held import HeldBytes
 from pilotlight_wire.cors import CorsPolicy
+from pilotlight_wire.edge_bounds import EdgeBounds
 from pilotlight_wire.http_cycle import HttpCycle
 from pilotlight_wire.http_protocol import ABORT, CYCLE, DISCONNECT, SERVER_WIDE
 from pilotlight_wire.poured_events import pour
@@ -125,15 +127,21 @@ class HttpAnswer:
             self.body_unread = False
         return message
 
-    async def body(self, limit_bytes: int, stall_timeout_s: float) -> bytes:
+    @property
+    def body_is_here(self) -> bool:
+        """All of it came with its head."""
+        return self.cycle is not None and self.cycle.body_is_here
+
+    async def body(self, bounds: EdgeBounds, held: HeldBytes) -> bytes:
         """As `read_body`; a body that came with its head is taken without waiting."""
         whole = None if self.cycle is None else self.cycle.whole_body()
         if whole is None:
-            return await read_body(self.receive, self.headers, limit_bytes, stall_timeout_s)
+            return await read_body(self.receive, self.headers, bounds, held)
         self.body_unread = False
-        if len(whole) > limit_bytes:
-            raise _too_large(limit_bytes)
-        return await _unpacked(whole, self.headers, limit_bytes)
+        if len(whole) > bounds.max_body_bytes:
+            raise _too_large(bounds.max_body_bytes)
+        held.take(len(whole))
+        return await _unpacked(whole, self.headers, bounds.max_body_bytes, held)
 
     async def start(self, status: int, headers: RawHeaders) -> None:
         """`headers`: beside the request id, CORS and `connection`, which are added here."""
@@ -244,35 +252,55 @@ class BodyAborted(Exception):
     """The client closed the connection before its body was whole."""
 
 
-async def read_body(receive: Receive, headers: Mapping[str, str], limit_bytes: int, stall_timeout_s: float) -> bytes:
-    """The whole unpacked body, at most `limit_bytes` long; `stall_timeout_s` is the longest pause between pieces."""
+async def read_body(receive: Receive, headers: Mapping[str, str], bounds: EdgeBounds, held: HeldBytes) -> bytes:
+    """The whole unpacked body, within a size, a pause between pieces, a rate and a time in all."""
+    limit_bytes, pace = bounds.max_body_bytes, _Pace(bounds)
     declared = headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes)
-    message = await _next_piece(receive, stall_timeout_s)
-    body: bytes = message.get("body", b"")
-    if len(body) > limit_bytes:
-        raise _too_large(limit_bytes)
-    if message.get("more_body"):
-        pieces = bytearray(body)
-        while message.get("more_body"):
-            message = await _next_piece(receive, stall_timeout_s)
-            pieces += message.get("body", b"")
-            if len(pieces) > limit_bytes:
-                raise _too_large(limit_bytes)
-        body = bytes(pieces)
-    return await _unpacked(body, headers, limit_bytes)
+    pieces = bytearray()
+    more = True
+    while more:
+        message = await _next_piece(receive, pace.wait_s(len(pieces)))
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        if len(pieces) + len(piece) > limit_bytes:
+            raise _too_large(limit_bytes)
+        held.take(len(piece))
+        if not more and not pieces:
+            return await _unpacked(piece, headers, limit_bytes, held)
+        pieces += piece
+    return await _unpacked(bytes(pieces), headers, limit_bytes, held)
 
 
-async def _unpacked(body: bytes, headers: Mapping[str, str], limit_bytes: int) -> bytes:
+class _Pace:
+    """How long the next piece of a body may take, so that nobody holds a place by a byte now and then."""
+
+    def __init__(self, bounds: EdgeBounds) -> None:
+        self._bounds = bounds
+        self._now_s = asyncio.get_running_loop().time
+        self._started_s = self._now_s()
+
+    def wait_s(self, received_bytes: int) -> float:
+        """Raises BodyStalled."""
+        bounds, past_s = self._bounds, self._now_s() - self._started_s
+        most_s = min(bounds.body_timeout_s, bounds.body_stall_timeout_s + received_bytes / bounds.min_body_bytes_s)
+        if past_s >= most_s:
+            raise BodyStalled(f"{received_bytes} bytes of the body arrived within {most_s:g} s; send it faster")
+        return min(bounds.body_stall_timeout_s, most_s - past_s)
+
+
+async def _unpacked(body: bytes, headers: Mapping[str, str], limit_bytes: int, held: HeldBytes) -> bytes:
     coding = headers.get("content-encoding", "identity").strip().lower()
     if coding in ("identity", ""):
         return body
     if coding not in ("gzip", "deflate"):
         raise UnsupportedMediaType(f"Content-Encoding '{coding}' is not spoken here; send gzip, deflate or none")
     if len(body) < _UNPACK_IN_THREAD_BYTES:
-        return unpack(body, coding, limit_bytes)
-    return await asyncio.to_thread(unpack, body, coding, limit_bytes)
+        unpacked = unpack(body, coding, limit_bytes)
+    else:
+        unpacked = await asyncio.to_thread(unpack, body, coding, limit_bytes)
+    held.take(len(unpacked))
+    return unpacked
 
 
 async def body_pieces(receive: Receive, stall_timeout_s: float, chunked: bool) -> AsyncIterator[bytes]:

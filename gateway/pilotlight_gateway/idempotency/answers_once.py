@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from pilotlight_gateway.idempotency.kept_answer import KeptAnswer, position_aske
 from pilotlight_gateway.idempotency.shared_answers import AnswerElsewhere, OwnedAnswer, SharedAnswers
 from pilotlight_gateway.idempotency.told_answer import end_told, told_while_made
 from pilotlight_gateway.request_steps import GatewayRequest, Run
+from pilotlight_gateway.routing.request_facts import client_waits_s
 from pilotlight_protocol.errors import Conflict, DeadlineExceeded, TooManyRequests
 from pilotlight_wire.handlers import Reply, Stream
 
@@ -106,13 +108,13 @@ class AnswersOnce:
         return claimed
 
     async def _follow(self, elsewhere: AnswerElsewhere, request: GatewayRequest) -> Reply | Stream:
+        waits_s = client_waits_s(request.context.headers)
+        most_s = min(request.entry.timeout_s, math.inf if waits_s is None else waits_s)
         try:
-            async with asyncio.timeout(request.entry.timeout_s):
+            async with asyncio.timeout(most_s):
                 return await elsewhere.follow(request.context, position_asked(request.context))
         except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"nothing came within the endpoint's timeout of {request.entry.timeout_s:g} s"
-            ) from error
+            raise DeadlineExceeded(f"nothing came within {most_s:g} s") from error
 
     async def _make(
         self, key: _Key, answer: KeptAnswer, request: GatewayRequest, run: Run, owned: OwnedAnswer | None

@@ -81,11 +81,7 @@ class RequestFacts:
 
     @property
     def most_s(self) -> float | None:
-        """How long the client waits, where it says so in a way that can be read."""
-        said = self.headers.get(TIMEOUT_HEADER)
-        if said is None or not _SECONDS.fullmatch(said):
-            return None
-        return float(said)
+        return client_waits_s(self.headers)
 
     def _said_user(self) -> str | None:
         try:
@@ -106,6 +102,12 @@ class RequestFacts:
         if self._tokens is None:
             self._tokens = _estimated(self._body)
         return self._tokens
+
+
+def client_waits_s(headers: Mapping[str, str]) -> float | None:
+    """How long the client waits, where it says so in a way that can be read."""
+    said = headers.get(TIMEOUT_HEADER)
+    return None if said is None or not _SECONDS.fullmatch(said) else float(said)
 
 
 def _estimated(body: bytes) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import pytest
 from endpoint_entries import entry, whole
@@ -31,8 +32,9 @@ from pilotlight_protocol.errors import (
     Unavailable,
 )
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
+from pilotlight_serving.http_app import RouteTable
 from pilotlight_text.responses_api.stored_responses import ResponseNotFound, StoredResponses
-from pilotlight_wire.handlers import Reply, RequestContext, Stream
+from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
 
 PATH = "/v1/chat/completions"
 DEEP = b'{"model": "a", "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
@@ -205,6 +207,40 @@ async def test_an_answer_that_does_not_begin_in_the_endpoints_time(world: World)
         await world.pipeline().answer(CHAT, request())
     assert world.closed
     assert world.committed == [TokenUsage()]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [("2", "2 s of x-request-timeout"), ("9", "timeout of 5 s"), ("x", "timeout of 5 s"), ("0", "0 s of")],
+)
+async def test_an_answer_that_does_not_begin_while_its_client_waits(world: World, said: str, words: str) -> None:
+    world.silent = True
+    started_s = asyncio.get_running_loop().time()
+    with pytest.raises(DeadlineExceeded, match=words):
+        await world.pipeline().answer(CHAT, request(**{"x-request-timeout": said}))
+    took_s = asyncio.get_running_loop().time() - started_s
+    assert took_s == pytest.approx({"2": 2, "0": 0}.get(said, 5), abs=0.5)
+    assert world.committed == [TokenUsage()]
+
+
+async def handled(*_: object) -> Reply:
+    return Reply(b"{}")
+
+
+@pytest.mark.parametrize("path", [PATH, f"{PATH}/", f"{PATH}?x=1", "/v1/own"])
+async def test_every_route_with_a_body_admits_by_the_head(world: World, path: str) -> None:
+    routes = RouteTable([Route("POST", PATH, handled)])
+    none: Any = None
+    own = [OwnRoute("POST", "/v1/own", handled)]
+    router = GatewayRouter(world.pipeline(), world.table, none, routes, ConcurrencyLimiter(1), own)
+    raw, _, query = path.partition("?")
+    scope = {"method": "POST", "raw_path": raw.encode(), "query_string": query.encode()}
+    admit = router.route(scope, RequestContext("r1", {})).admit
+    assert admit is not None
+    await admit(RequestContext("r1", {"x-api-key": "k"}))
+    with pytest.raises(Unauthorized):
+        await admit(RequestContext("r1", {}))
 
 
 @pytest.mark.parametrize("wakes", [False, True])

@@ -13,6 +13,7 @@ from asgi_client import Answered, ask
 from counting_model import CountingModel
 from prometheus_client import REGISTRY
 
+from pilotlight_protocol.errors import Unauthorized
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.data_plane import DataPlane
 from pilotlight_serving.http_app import HttpApp, ModelRouter
@@ -20,7 +21,9 @@ from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.openapi_document import openapi_document
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.v2_routes import V2Routes
+from pilotlight_wire.bodies_held import HeldBytes
 from pilotlight_wire.cors import CorsPolicy
+from pilotlight_wire.handlers import Reply, RequestContext, Route
 
 MODEL = "/v2/models/counter"
 VALUES = {"name": "values", "shape": [2], "datatype": "INT32", "data": [1, 2]}
@@ -326,3 +329,63 @@ async def test_model_control_is_off_unless_asked_for() -> None:
     shell = Shell(replace(SETTINGS, model_control=False))
     assert (await shell.post("/v2/repository/models/counter/unload", {})).status == 403
     assert (await Shell().post("/v2/repository/models/org%2Fadapter/load", {})).status == 404
+
+
+class Doorkeeper:
+    """Routes with a body, for whoever shows a key."""
+
+    def __init__(self, shell: Shell) -> None:
+        self.shell = shell
+        self.handled = 0
+        self.held_at_end: list[int] = []
+
+    async def admit(self, context: RequestContext) -> None:
+        assert not context.body
+        if "x-api-key" not in context.headers:
+            raise Unauthorized("no key")
+
+    async def handle(self, context: RequestContext) -> Reply:
+        self.handled += 1
+        self.held_at_end.append(self.shell.app.bodies.held_bytes)
+        return Reply(b"%d" % len(context.body))
+
+    def route(self, scope: Any, context: RequestContext) -> Route:
+        return Route("POST", "/", self.handle, admit=self.admit)
+
+
+@pytest.fixture
+def door() -> Doorkeeper:
+    shell = Shell()
+    keeper = Doorkeeper(shell)
+    shell.app.router = keeper
+    return keeper
+
+
+@pytest.mark.looptime
+async def test_who_is_not_admitted_is_told_so_before_the_body_and_has_no_place_while_it_is_thrown_away(
+    door: Doorkeeper,
+) -> None:
+    in_flight: list[int] = []
+
+    def told(answered: Answered) -> bool:
+        in_flight.append(door.shell.limiter.in_flight)
+        return False
+
+    answered = await ask(door.shell.app, "POST", "/", headers=JSON, pieces=[b"x"] * 3, leave_when=told)
+    assert (answered.status, answered.headers["connection"], answered.ended) == (401, "close", True)
+    assert set(in_flight) == {0}
+    assert (door.handled, door.shell.app.bodies.held_bytes, door.shell.limiter.in_flight) == (0, 0, 0)
+
+
+async def test_what_a_body_has_is_given_back_when_its_request_has_ended(door: Doorkeeper) -> None:
+    answered = await ask(door.shell.app, "POST", "/", headers=JSON | {"x-api-key": "k"}, body=b"x" * 1000)
+    assert answered.body == b"1000"
+    assert door.held_at_end == [1000]
+    assert (door.shell.app.bodies.held_bytes, door.shell.limiter.in_flight) == (0, 0)
+
+
+async def test_beyond_what_all_bodies_may_have_one_is_refused_for_a_while(door: Doorkeeper) -> None:
+    HeldBytes(door.shell.app.bodies).take(door.shell.app.bodies.most_bytes - 999)
+    answered = await ask(door.shell.app, "POST", "/", headers=JSON | {"x-api-key": "k"}, body=b"x" * 1000)
+    assert (answered.status, answered.headers["retry-after"], door.handled) == (503, "1", 0)
+    assert door.shell.app.bodies.held_bytes == door.shell.app.bodies.most_bytes - 999

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from memory_transport import MemoryTransport, connect
 
+from pilotlight_wire.bodies_held import BodiesHeld, HeldBytes
 from pilotlight_wire.edge_bounds import EdgeBounds
 from pilotlight_wire.http_edge import HttpEdge
 from pilotlight_wire.http_exchange import HttpAnswer
@@ -156,7 +157,7 @@ async def test_a_client_that_leaves_while_its_answer_is_made_is_seen_whatever_it
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         answer = HttpAnswer(scope, receive, send, EdgeBounds().cors, "/")
-        seen.append(str(len(await answer.body(2_000_000, 20.0))))
+        seen.append(str(len(await answer.body(EdgeBounds(max_body_bytes=2_000_000), HeldBytes(BodiesHeld(2_000_000))))))
         scope[DISCONNECT] = lambda: seen.append("gone")
         await asyncio.sleep(100)
 
@@ -225,7 +226,7 @@ async def test_the_pieces_that_requests_come_in_make_no_difference(seed: int, at
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         answer = HttpAnswer(scope if at_hand else {**scope, CYCLE: None}, receive, send, EdgeBounds().cors, "/")
-        body = await answer.body(1000, 20.0)
+        body = await answer.body(EdgeBounds(max_body_bytes=1000), HeldBytes(BodiesHeld(1000)))
         if chance.random() < 0.3:
             await asyncio.sleep(1)
         seen.append(scope["raw_path"] + b" " + scope["query_string"] + b" " + body)

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
+from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, Unavailable, UnsupportedMediaType
+from pilotlight_wire.bodies_held import BodiesHeld, HeldBytes
+from pilotlight_wire.edge_bounds import EdgeBounds
 from pilotlight_wire.http_exchange import BodyAborted, BodyStalled, pack, read_body, unpack
 
 LIMIT = 100
+BOUNDS = EdgeBounds(max_body_bytes=LIMIT, body_stall_timeout_s=20, body_timeout_s=60, min_body_bytes_s=1)
 
 
 def pieces(*bodies: bytes, ends: bool = True) -> Callable[[], Awaitable[dict[str, Any]]]:
@@ -32,7 +35,7 @@ def pieces(*bodies: bytes, ends: bool = True) -> Callable[[], Awaitable[dict[str
 
 async def read(receive: Callable[[], Awaitable[dict[str, Any]]], **headers: str) -> bytes:
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await read_body(receive, given, LIMIT, stall_timeout_s=0.01)
+    return await read_body(receive, given, BOUNDS, HeldBytes(BodiesHeld(10 * LIMIT)))
 
 
 async def test_whole_and_in_pieces() -> None:
@@ -76,6 +79,7 @@ def test_broken_gzip(broken: bytes) -> None:
         unpack(broken, "gzip", LIMIT)
 
 
+@pytest.mark.looptime
 async def test_a_client_that_stalls() -> None:
     with pytest.raises(BodyStalled):
         await read(pieces(b"ab", ends=False))
@@ -97,3 +101,34 @@ def test_answers_are_packed_as_the_client_takes_them(accepted: str, coding: str 
     body, chosen = pack(b"hello" * 10, accepted)
     assert chosen == coding
     assert (unpack(body, coding, LIMIT) if coding else body) == b"hello" * 10
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(("every_s", "size", "ended_s"), [(19, 1, 21), (5, 1, 24), (3, 4, 60), (0.1, 0, 20)])
+async def test_a_body_that_trickles_in_has_an_end(every_s: float, size: int, ended_s: float) -> None:
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(every_s)
+        return {"type": "http.request", "body": b"x" * size, "more_body": True}
+
+    started_s = asyncio.get_running_loop().time()
+    with pytest.raises(BodyStalled):
+        await read(receive)
+    assert asyncio.get_running_loop().time() - started_s == pytest.approx(ended_s, abs=1)
+
+
+async def test_what_all_bodies_have_is_bounded() -> None:
+    held = BodiesHeld(250)
+    requests = [HeldBytes(held) for _ in range(4)]
+    for request in requests[:2]:
+        await read_body(pieces(b"x" * 60, b"x" * 40), {}, BOUNDS, request)
+    for headers, body in (({}, b"x" * 60), ({"content-encoding": "gzip"}, gzip.compress(b"x" * 60))):
+        with pytest.raises(Unavailable) as refused:
+            await read_body(pieces(body), headers, BOUNDS, requests[2])
+        assert refused.value.retry_after_header == "1"
+        requests[2].give_back()
+    requests[0].give_back()
+    assert await read_body(pieces(b"x" * 60), {}, BOUNDS, requests[3]) == b"x" * 60
+    for request in requests:
+        request.give_back()
+        request.give_back()
+    assert held.held_bytes == 0
