@@ -165,7 +165,7 @@ def test_flags_that_mean_nothing_name_themselves(flag: str, value: str) -> None:
         parse([*NEEDED, flag, value])
 
 
-def test_the_run_folder_is_private_ours_alone_and_swept(tmp_path: Path) -> None:
+def test_run_folder_is_ours(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir(mode=0o755)
     (folder / "cpu-0.1.sock").touch()
