@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
 import pytest
 from endpoint_entries import entry, whole
@@ -231,9 +230,8 @@ async def handled(*_: object) -> Reply:
 @pytest.mark.parametrize("path", [PATH, f"{PATH}/", f"{PATH}?x=1", "/v1/own"])
 async def test_every_route_with_a_body_admits_by_the_head(world: World, path: str) -> None:
     routes = RouteTable([Route("POST", PATH, handled)])
-    none: Any = None
     own = [OwnRoute("POST", "/v1/own", handled)]
-    router = GatewayRouter(world.pipeline(), world.table, none, routes, ConcurrencyLimiter(1), own)
+    router = GatewayRouter(world.pipeline(), world.table, None, routes, ConcurrencyLimiter(1), own)  # type: ignore[arg-type]
     raw, _, query = path.partition("?")
     scope = {"method": "POST", "raw_path": raw.encode(), "query_string": query.encode()}
     admit = router.route(scope, RequestContext("r1", {})).admit
