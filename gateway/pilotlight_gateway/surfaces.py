@@ -13,12 +13,11 @@ _V2_MODELS = "/v2/models/"
 _VERBS = frozenset({"infer", "generate", "generate_stream", "ready"})
 _ERROR = b'"error"'
 _LAST_EVENTS = {
-    "/completions": (b"data: [DONE]", _ERROR),
+    "/completions": (b"data: [DONE]", b"data:[DONE]", _ERROR),
     "/messages": (b'"message_stop"', _ERROR),
     "/responses": (b'"response.completed"', b'"response.incomplete"', b'"response.failed"', _ERROR),
-    "/generate_stream": (b'"finish_reason":"', _ERROR),
-    "/generate": (b'"finish_reason":"', _ERROR),
 }
+"""Not of V2's streams: foreign servers end theirs with no sign that all of them have."""
 _NO_ENGINE = ("/tokenize", "/detokenize", "/render", "/derender", "/count_tokens")
 
 PLACEHOLDER = "m"

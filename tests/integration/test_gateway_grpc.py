@@ -63,7 +63,9 @@ def gateway(
 
 def ran(code: str, gateway: RunningComponent, key: str) -> None:
     """In a process of its own: these clients cannot be imported beside each other."""
-    command = [sys.executable, "-c", code, str(gateway.port), key]
+    # Ends at an error too, though the threads of a client's stream go on.
+    ended = f"import os, sys, traceback\ntry: exec({code!r})\nexcept BaseException: traceback.print_exc(); os._exit(1)"
+    command = [sys.executable, "-c", ended, str(gateway.port), key]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
