@@ -70,7 +70,7 @@ HEADERS = {
     "x-pilotlight-output-tokens": "request to a predictor: tokens at the prompt's end that were generated elsewhere",
     "x-pilotlight-resume": "request of a gateway: go on with a broken answer; what was told follows the body",
     "x-pilotlight-tell": "request of a gateway: tell in comments of the stream of which tokens it is made",
-    "x-pilotlight-tenant": "request: whose stored responses these are, as a gateway in front says",
+    "x-pilotlight-tenant": "request: whose it is, as a gateway says: of stored responses and cached prefixes",
     "x-pilotlight-route": "answer of the gateway: what in the route of that name chose the endpoint, and what failed",
     "x-pilotlight-escalation": "answer of a cascade: what the first answer took, which nobody is billed for",
     "x-pilotlight-mirror": "request to a route's mirror, 1: a copy, whose answer nobody sees",

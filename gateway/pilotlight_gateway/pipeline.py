@@ -55,7 +55,7 @@ from pilotlight_protocol.errors import (
 )
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
-from pilotlight_wire.hop_headers import HOP_ONLY, TENANT
+from pilotlight_wire.hop_headers import TENANT, of_client
 from pilotlight_wire.shared_timer import SharedTimeouts
 
 _CLIENT_GONE = 499
@@ -138,18 +138,14 @@ class Pipeline:
         await self.caller(context)
 
     async def caller(self, context: RequestContext) -> Caller:
-        """Whose request it is; headers that only hops may set are no client's."""
+        """Whose request it is. Its headers are those of the client from here on, and what the gateway says."""
         try:
             caller = await self._steps.authenticator.caller(context.headers)
         except Unauthorized:
             context.response_headers["www-authenticate"] = "Bearer"
             raise
-        headers = dict(context.headers)
-        if not HOP_ONLY.isdisjoint(headers):
-            for name in HOP_ONLY:
-                headers.pop(name, None)
+        headers = context.headers = of_client(context.headers)
         headers[TENANT] = caller.tenant
-        context.headers = headers
         return caller
 
     async def counted_caller(self, context: RequestContext) -> Caller:

@@ -41,8 +41,8 @@ from pilotlight_protocol.pooling import (
     not_pooling,
     parse_pooling_parameters,
 )
-from pilotlight_protocol.request_priority import in_class
 from pilotlight_protocol.v2 import InferRequest, InferResponse
+from pilotlight_wire.engine_parameters import for_engine
 from pilotlight_wire.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
 from pilotlight_wire.hop_headers import output_tokens_of
 
@@ -205,7 +205,7 @@ class TokensModel:
         rows = pool_prompts(request, self._limits.max_batch)
         parameters = parse_pooling_parameters(v2_parameters(request.parameters))
         check_pooling(parameters, pooling)
-        parameters = in_class(parameters, context.headers)
+        parameters = for_engine(parameters, context.headers)
         prompts = [prompt for prompt, _ in rows]
         fit_pooling(prompts, self._limits, info.vocab_size, info.max_model_len)
         traceparent = context.headers.get("traceparent")
@@ -244,7 +244,7 @@ class TokensModel:
         # A client may send the same x-request-id twice at once; the engine must tell its requests apart.
         request_id = f"{context.request_id}-{next(self._numbers)}"
         headers = context.headers
-        parameters, rest = in_class(parameters, headers), output_tokens_of(headers)
+        parameters, rest = for_engine(parameters, headers), output_tokens_of(headers)
         return GenerateRequest(request_id, prompt, parameters, lora, headers.get("traceparent"), rest)
 
     async def _complete_all(

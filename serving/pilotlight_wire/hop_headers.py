@@ -27,6 +27,13 @@ HOP_ONLY = frozenset({TENANT, ELSEWHERE, OUTPUT_TOKENS, TELL, RESUME})
 """What only hops behind a gateway say; a client's is none."""
 
 
+def of_client(headers: Mapping[str, str]) -> dict[str, str]:
+    """Of a client's request's headers (lower-case names) those that are its own and go further: no hop's, and none that
+    it names in `Connection`. Done before a gateway says anything itself, of which nobody can name anything away."""
+    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
+    return {name: value for name, value in headers.items() if name not in HOP_ONLY and name not in named}
+
+
 def output_tokens_of(headers: Mapping[str, str]) -> int:
     """0 where there are none, or no number of them."""
     told = headers.get(OUTPUT_TOKENS, "")

@@ -54,11 +54,8 @@ def pods_request(request: GatewayRequest) -> PodsRequest:
 
 def _headers(request: GatewayRequest) -> dict[str, str]:
     given = request.context.headers
-    kept_here = _KEPT_HERE
-    if "connection" in given:
-        kept_here |= {name.strip().lower() for name in given["connection"].split(",")}
     headers = {
-        name: value for name, value in given.items() if name not in kept_here and not name.startswith(_FORWARDED)
+        name: value for name, value in given.items() if name not in _KEPT_HERE and not name.startswith(_FORWARDED)
     }
     headers["x-request-id"] = request.context.request_id
     return headers

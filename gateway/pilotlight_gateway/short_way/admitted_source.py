@@ -21,8 +21,8 @@ from pilotlight_gateway.request_steps import TokenUsage
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import TokenEvent
 from pilotlight_protocol.pooling import check_pooling, not_generating, not_pooling
-from pilotlight_protocol.request_priority import in_class
 from pilotlight_text.token_source import AnswerFacts, TokenRequest, TokenSource, TokenStream
+from pilotlight_wire.engine_parameters import for_engine
 from pilotlight_wire.hop_headers import output_tokens_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class AdmittedSource:
             if info.pooling is not None:
                 raise not_generating(info.pooling.task)
             prompts = [request.input_ids]
-            asked = in_class(request.parameters, request.metadata)
+            asked = for_engine(request.parameters, request.metadata)
             rest = Rest.of(output_tokens_of(request.metadata), info)
             parameters = fit(prompts, asked, self._limits, info.vocab_size, info.max_model_len, rest)
             held.enter_context(self._queue.place(info, stats, prompts, parameters))
@@ -69,7 +69,7 @@ class AdmittedSource:
         check_pooling(call.parameters, info.pooling)
         prompts = [row.input_ids for row in call.rows]
         fit_pooling(prompts, self._limits, info.vocab_size, info.max_model_len)
-        parameters = in_class(call.parameters, call.metadata)
+        parameters = for_engine(call.parameters, call.metadata)
         name = self._engine_names[call.model_name]
         with self._queue.pooling_place(info, stats, prompts):
             answer = await self._engines.pool(replace(call, model_name=name, parameters=parameters))

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
 import pytest
 from endpoint_entries import entry, whole
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.gateway_app import GatewayRouter, OwnRoute
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.metering import usage_now
 from pilotlight_gateway.pipeline import Pipeline, Steps, asked_of
+from pilotlight_gateway.pods_way.pods_request import pods_request
+from pilotlight_gateway.priorities.fair_turns import FairTurns
+from pilotlight_gateway.priorities.queue_settings import QueueSettings
 from pilotlight_gateway.request_steps import Caller, Choice, GatewayRequest, Place, Routed, TokenUsage
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.mirrors import Mirrors
@@ -59,9 +65,11 @@ class World:
         self.seen: list[GatewayRequest] = []
         self.headers = {"x-ratelimit-remaining-requests": "3"}
 
+    def steps(self) -> Steps:
+        return Steps(self, self.table, self, AnswersOnce(), self, {"short": self}, self.woken.append, later=self)
+
     def pipeline(self) -> Pipeline:
-        steps = Steps(self, self.table, self, AnswersOnce(), self, {"short": self}, self.woken.append, later=self)
-        return Pipeline(steps)
+        return Pipeline(self.steps())
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
         try:
@@ -282,6 +290,21 @@ async def test_only_the_gateway_says_whose_a_request_is(world: World) -> None:
     await world.pipeline().answer(CHAT, context)
     assert context.headers["x-pilotlight-tenant"] == "team"
     assert "x-pilotlight-elsewhere" not in context.headers
+
+
+@given(st.sets(st.sampled_from(["X-Pilotlight-Tenant", "x-pilotlight-priority", "x-request-id", "x-own", "close"])))
+async def test_what_the_gateway_says_is_named_away_by_nobody(named: set[str]) -> None:
+    world, context = World(), request(**{"x-pilotlight-priority": "high", "x-own": "1", "connection": ", ".join(named)})
+    turns = FairTurns(QueueSettings)
+    await Pipeline(replace(world.steps(), turns=turns)).answer(CHAT, context)
+    sent = pods_request(world.seen[0]).headers
+    assert (sent["x-pilotlight-tenant"], sent["x-pilotlight-priority"], sent["x-request-id"]) == (
+        "team",
+        "normal",
+        "r1",
+    )
+    assert "connection" not in sent
+    assert ("x-own" in sent) == ("x-own" not in named)
 
 
 async def test_before_the_platform_has_told_anything(world: World) -> None:

@@ -62,6 +62,29 @@ async def test_generate_has_usage_and_the_first_choice_on_top() -> None:
     assert [output["index"] for output in answer["outputs"]] == [0, 1]
 
 
+async def test_prefixes_are_found_by_their_own_tenants_requests_alone() -> None:
+    provider = ScriptedProvider()
+    async with serving(provider) as (model, _):
+        for tenant in ("a", "b"):
+            for ask, body in (
+                (model.generate, {"input_ids": [1]}),
+                (model.generate_stream, {"input_ids": [1]}),
+                (model.generate_tokens, {"token_ids": [1], "sampling_params": {}}),
+            ):
+                given = context(body)
+                given.headers = {"x-pilotlight-tenant": tenant}
+                answer = await ask(given)
+                if isinstance(answer, Stream):
+                    assert [event async for event in answer.events]
+            given = context()
+            given.headers = {"x-pilotlight-tenant": tenant}
+            await model.infer(infer_request([[1]]), given)
+        salts = [request.parameters.cache_salt for request in provider.engines[0].seen]
+    assert len(salts) == 8
+    assert set(salts[:4]).isdisjoint(salts[4:])
+    assert len(set(salts)) == 2
+
+
 async def events(model: TokensModel, body: dict[str, Any]) -> list[dict[str, Any]]:
     given = context(body)
     stream = await model.generate_stream(given)

@@ -35,7 +35,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "mm_payload": "of images and sound, which are refused",
     "mm_processor_kwargs": "of images and sound, which are refused",
     "prediction": "makes an answer faster, not another one",
-    "prompt_cache_key": "prefixes are cached per endpoint; 'cache_salt' keeps them apart",
+    "prompt_cache_key": "prefixes are cached per endpoint and tenant; 'cache_salt' keeps them apart",
     "prompt_cache_options": "prefixes are cached as long as there is room",
     "prompt_cache_retention": "prefixes are cached as long as there is room",
     "return_mm_kwargs": "of images and sound, which are refused",
