@@ -66,11 +66,13 @@ class Asked(msgspec.Struct):
 
 @dataclass(slots=True)
 class TokenUsage:
-    """What a request has taken so far, counted where its tokens pass. `cached_tokens`: of the prompt's."""
+    """What a request has taken so far, counted where its tokens pass. `cached_tokens`: of the prompt's. `uncounted`:
+    somebody works for it who tells what it took only at the end."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    uncounted: bool = False
 
     @property
     def total(self) -> int:

@@ -175,6 +175,11 @@ class HttpConnection(asyncio.Protocol):
         return self._uploading is not None and not self._uploading.done()
 
     @property
+    def ends_by_close(self) -> bool:
+        """Nothing but the end of the connection says where the answer ends, so one that was cut looks whole."""
+        return self._until_close
+
+    @property
     def reusable(self) -> bool:
         return self._complete and self._keep_alive and not self._is_uploading and not self.lost
 

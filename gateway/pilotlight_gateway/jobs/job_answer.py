@@ -63,6 +63,7 @@ class JobAnswer:
                 *whole, part = _BETWEEN_EVENTS.split(part + piece)
                 for event in whole:
                     self._add(numbered(self.attempt, len(self._events) + 1, event))
+                self._check(len(part))
         finally:
             await close_events(answer.events)
         if part:
@@ -70,12 +71,15 @@ class JobAnswer:
 
     def _add(self, event: bytes) -> None:
         self._size_bytes += len(event)
-        if self._size_bytes > LONGEST_RESULT_BYTES:
+        self._check()
+        self._events.append(event)
+        self._wake()
+
+    def _check(self, more_bytes: int = 0) -> None:
+        if self._size_bytes + more_bytes > LONGEST_RESULT_BYTES:
             raise PayloadTooLarge(
                 f"the answer is longer than the {LONGEST_RESULT_BYTES >> 20} MiB that are kept of one"
             )
-        self._events.append(event)
-        self._wake()
 
     def end(self) -> None:
         self._ended = True

@@ -43,7 +43,7 @@ class TenantLimits:
         prompt = estimated_prompt_tokens(len(request.context.body))
         tokens = reserved_tokens(terms, prompt, _at_least(0, asked.most_tokens), _choices(asked.n))
         reservation_id, headers = await self._granted(tenant, terms, tokens, request.context)
-        return _Reserved(self._accounts, tenant, reservation_id, prompt, headers)
+        return _Reserved(self._accounts, tenant, reservation_id, prompt, tokens, headers)
 
     async def count(self, caller: Caller, context: RequestContext) -> None:
         terms = LimitTerms(requests_per_minute=self._terms_of(caller.tenant).requests_per_minute)
@@ -70,16 +70,24 @@ class TenantLimits:
 
 
 class _Reserved:
-    """`prompt_tokens`: estimated, for where nobody counts them: a stream that tells no usage, or is cut before."""
+    """`prompt_tokens`: estimated, for where nobody counts them: a stream that tells no usage, or is cut before.
+    `tokens`: reserved, for an answer whose count nobody waited for."""
 
     def __init__(
-        self, accounts: Accounts, tenant: str, reservation_id: str, prompt_tokens: int, headers: Mapping[str, str]
+        self,
+        accounts: Accounts,
+        tenant: str,
+        reservation_id: str,
+        prompt_tokens: int,
+        tokens: int,
+        headers: Mapping[str, str],
     ) -> None:
         self.headers = headers
         self._accounts = accounts
         self._tenant = tenant
         self._id = reservation_id
         self._prompt_tokens = prompt_tokens
+        self._tokens = tokens
 
     async def commit(self, usage: TokenUsage) -> None:
         """Whatever was let in is one request of its minute, also where it failed and took no token: else who asks for
@@ -87,6 +95,8 @@ class _Reserved:
         tokens = usage.total
         if usage.output_tokens and not usage.prompt_tokens:
             tokens += self._prompt_tokens
+        if usage.uncounted:
+            tokens = max(tokens, self._tokens)
         self._accounts.settle(self._tenant, self._id, tokens)
 
 

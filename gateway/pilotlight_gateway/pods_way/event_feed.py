@@ -20,9 +20,13 @@ from pilotlight_protocol.answer_record import (
     tokens_so_far,
     told_lines,
 )
+from pilotlight_protocol.errors import Unavailable
 
 MOST_RECORD_BYTES = 4 * 1024 * 1024
 """A longer record is dropped: its stream cannot go on elsewhere."""
+
+LONGEST_EVENT_BYTES = 16 * 1024 * 1024
+"""A record of the prompt, or its logprobs, come in one piece; what has no end is no event."""
 
 _USED = re.compile(rb'"(prompt_tokens|input_tokens|completion_tokens|output_tokens)": ?([0-9]{1,9})\b')
 _LOST = b"\n" + MARK + b"lost "
@@ -39,7 +43,7 @@ class EventFeed:
         self._usage = usage
         self._before = replace(usage)
         self._lasts = lasts
-        self._part = b""
+        self._part = bytearray()
         self._crc = 0
         self._record = bytearray()
         self._told = False
@@ -50,12 +54,11 @@ class EventFeed:
         self.lost: str | None = None
 
     def feed(self, piece: bytes) -> bytes:
-        """The whole events of it, without what is told between them: an error event must not follow half of one."""
+        """The whole events of it, without what is told between them: an error event must not follow half of one.
+        Raises Unavailable for one that does not end."""
         events = piece
         if self._part or not piece.endswith(b"\n\n"):
-            piece = self._part + piece
-            cut = max(_after(piece, b"\n\n"), _after(piece, b"\r\n\r\n"))
-            events, self._part = piece[:cut], piece[cut:]
+            events = self._whole(piece)
         if not events:
             return events
         if self._told or events.startswith(MARK) or b"\n" + MARK in events:
@@ -65,6 +68,20 @@ class EventFeed:
         if b'"usage":{' in events:
             self._note_usage(events)
         return self._pass(events)
+
+    def _whole(self, piece: bytes) -> bytes:
+        """What is kept is looked at once, however small the pieces are that it comes in."""
+        seam = bytes(self._part[-3:])
+        cut = max(_after(seam + piece, b"\n\n"), _after(seam + piece, b"\r\n\r\n")) - len(seam)
+        if cut <= 0:
+            self._part += piece
+            if len(self._part) > LONGEST_EVENT_BYTES:
+                self._part.clear()
+                raise Unavailable(f"the pods sent an event without an end, longer than {LONGEST_EVENT_BYTES} bytes")
+            return b""
+        events = bytes(self._part) + piece[:cut]
+        self._part = bytearray(piece[cut:])
+        return events
 
     def _note_usage(self, events: bytes) -> None:
         """What a stream says it took: the prompt in its first event or its last, the output exactly in the last."""
@@ -118,7 +135,7 @@ class EventFeed:
 
     def rest(self) -> bytes:
         """What came behind the last whole event, where that is the end and no half of one."""
-        rest, self._part = self._part, b""
+        rest, self._part = bytes(self._part), bytearray()
         if self._told or rest.startswith(MARK):
             rest = self._heard(rest[: rest.rfind(b"\n") + 1])
         is_last = self.may_end or (not self._told and any(last in rest for last in self._lasts))
@@ -149,7 +166,7 @@ class EventFeed:
 
     def go_on(self, body: bytes) -> tuple[Resumption | None, bytes]:
         """What to ask for the rest with, None for all of it, and the body to ask with. What comes is fed here, too."""
-        self._part, self.lost = b"", None
+        self._part, self.lost = bytearray(), None
         if self.passed:
             return Resumption(len(body), self.passed, self._crc), body + self._record
         self._record.clear()

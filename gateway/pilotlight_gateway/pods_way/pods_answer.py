@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 
-from pilotlight_gateway.pods_way.pods_exchange import Exchange
 from pilotlight_gateway.request_steps import TokenUsage
 from pilotlight_protocol.errors import PayloadTooLarge
-from pilotlight_wire.http_connection import ConnectionLost, Silence
+from pilotlight_wire.connection_pool import ConnectionPool
+from pilotlight_wire.handlers import JSON
+from pilotlight_wire.http_connection import ConnectionLost, HttpConnection, Silence
 
 LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
 
@@ -57,21 +60,37 @@ _answers = msgspec.json.Decoder(_Answered)
 _refusals = msgspec.json.Decoder(_Refusal)
 
 
-async def whole(exchange: Exchange) -> bytes:
-    """Closes the exchange. Raises PilotlightError."""
+async def whole(connection: HttpConnection, pool: ConnectionPool) -> bytes:
+    """Raises PilotlightError."""
     body = bytearray()
     try:
-        while piece := await exchange.connection.read():
+        while piece := await connection.read():
             body += piece
             if len(body) > LONGEST_ANSWER_BYTES:
                 raise PayloadTooLarge(
                     f"the answer is larger than {LONGEST_ANSWER_BYTES} bytes; ask for less, or stream"
                 )
+        if _may_be_cut(connection) and not _is_json(body):
+            raise ConnectionLost(before_answer=False)
     except (ConnectionLost, Silence) as error:
-        raise exchange.upstream.pool.explain(error) from error
-    finally:
-        exchange.close()
+        raise pool.explain(error) from error
     return bytes(body)
+
+
+def _may_be_cut(connection: HttpConnection) -> bool:
+    """What an error says is passed on as it is."""
+    is_json = connection.headers.get("content-type", "").startswith(JSON)
+    return is_json and connection.ends_by_close and connection.status < 400
+
+
+def _is_json(body: bytearray) -> bool:
+    try:
+        json.loads(body)  # which knows the NaN that Python's servers write
+    except ValueError:
+        return False
+    except RecursionError:
+        return True
+    return True
 
 
 def note_usage(body: bytes, usage: TokenUsage) -> None:

@@ -1,6 +1,7 @@
-"""Sends a request to one of the endpoint's replicas, and again where that does no harm, until an answer has begun.
+"""Sends a request to one of the endpoint's replicas, and again where that does no harm, until there is an answer: all
+of it, or of a stream its head.
 
-Responsible for who is asked and how often. It must not know what is asked, or read the answer.
+Responsible for who is asked and how often. It must not know what is asked, or what the answer says.
 """
 
 from __future__ import annotations
@@ -9,33 +10,56 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pilotlight_gateway.balancing.carried_request import CarriedRequest
 from pilotlight_gateway.balancing.replica_choice import ChoiceSettings, another_admits, choose, prefix_of
 from pilotlight_gateway.limits.request_estimate import estimated_prompt_tokens
 from pilotlight_gateway.metrics import RETRIES
+from pilotlight_gateway.pods_way import pods_answer
 from pilotlight_gateway.pods_way.metrics_watch import MetricsWatch
 from pilotlight_gateway.pods_way.pods_request import PodsRequest
 from pilotlight_gateway.pods_way.replica_set import EndpointUpstreams, ReplicaSet, Upstream
 from pilotlight_gateway.request_steps import GatewayRequest
 from pilotlight_gateway.resilience.retries import Failure, RetrySettings, Situation, backoff_s, is_repeatable
+from pilotlight_gateway.surfaces import makes_tokens
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 from pilotlight_wire.connection_pool import ConnectFailed
+from pilotlight_wire.handlers import JSON
 from pilotlight_wire.hop_headers import parse_retry_after
 from pilotlight_wire.http_connection import HttpConnection
 
 _CHOICE = ChoiceSettings()
+_EVENT_STREAM = "text/event-stream"
 _log = logging.getLogger("pilotlight.gateway.pods")
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """The head of an answer has come. `carried`: where it is one of several replicas'. Close it in `finally`."""
+    """The head of an answer has come. `carried`: where it is one of several replicas'. `body`: where all of it has been
+    read, and it is closed. Close any other in `finally`."""
 
     upstream: Upstream
     connection: HttpConnection
     carried: CarriedRequest | None
+    body: bytes | None = None
+
+    @property
+    def content_type(self) -> str:
+        return self.connection.headers.get("content-type", JSON)
+
+    @property
+    def is_stream(self) -> bool:
+        return self.connection.status == 200 and self.content_type.startswith(_EVENT_STREAM)
+
+    async def whole(self) -> bytes:
+        """All of the answer; closes it. Raises PilotlightError."""
+        if self.body is not None:
+            return self.body
+        try:
+            return await pods_answer.whole(self.connection, self.upstream.pool)
+        finally:
+            self.close()
 
     def passed(self, output_tokens: int) -> None:
         """In all, up to now."""
@@ -68,9 +92,10 @@ class PodsExchange:
         """`avoid`: the name of a replica that is asked only where there is no other. Raises PilotlightError."""
         loop = asyncio.get_running_loop()
         endpoint = self._replicas.of(request.entry, loop.time())
-        repeatable = is_repeatable(request.place.method, request.place.path)
+        place = request.place
+        repeatable = is_repeatable(place.method, place.path)
         endpoint.budget.earn(loop.time())
-        tried = {place for place, upstream in enumerate(endpoint.upstreams) if upstream.name == avoid}
+        tried = {number for number, upstream in enumerate(endpoint.upstreams) if upstream.name == avoid}
         prefix = None
         if len(endpoint.upstreams) > 1:
             self._metrics.wanted()
@@ -78,7 +103,10 @@ class PodsExchange:
         for retries in itertools.count():
             now_s = loop.time()
             upstream = self._chosen(endpoint, prefix, tried, now_s)
+            # Who leaves while pods work for it, or does not wait long enough, has had their work. A cold start is none.
+            request.usage.uncounted = request.entry.pods_ready != 0 and makes_tokens(place.method, place.component_path)
             answer = await self._tried(request, asked, upstream, balanced=len(endpoint.upstreams) > 1)
+            request.usage.uncounted = False
             if isinstance(answer, Exchange):
                 return answer
             elsewhere = another_admits(endpoint.upstreams, tried, loop.time())
@@ -118,7 +146,7 @@ class PodsExchange:
     async def _tried(
         self, request: GatewayRequest, asked: PodsRequest, upstream: Upstream, *, balanced: bool
     ) -> Exchange | _Failed:
-        """The head of an answer has come, or it failed in a way that may be tried again."""
+        """An answer has come, of a stream its head, or it failed in a way that may be tried again."""
         loop, breaker = asyncio.get_running_loop(), upstream.breaker
         began_s = loop.time()
         permit = breaker.admit(began_s)
@@ -153,7 +181,8 @@ class PodsExchange:
                 carried.end()
         if connection.status not in (500, 502, 503, 504):
             breaker.succeeded(permit, loop.time(), None if is_cold else loop.time() - began_s)
-            return Exchange(upstream, connection, carried)
+            exchange = Exchange(upstream, connection, carried)
+            return exchange if exchange.is_stream else await self._read(exchange, is_cold=is_cold)
         if carried is not None:
             carried.end()
         retry_after_s = parse_retry_after(connection.headers.get("retry-after"))
@@ -163,6 +192,15 @@ class PodsExchange:
             breaker.abandoned(permit)
         failure = Failure("status", connection.status, retry_after_s)
         return _Failed(failure, None, Exchange(upstream, connection, None))
+
+    async def _read(self, exchange: Exchange, *, is_cold: bool) -> Exchange | _Failed:
+        """Nothing of it is on its way to the client yet, so that one that was cut is one that did not come."""
+        try:
+            return replace(exchange, body=await exchange.whole())
+        except Unavailable as error:
+            if not is_cold:
+                exchange.broke(asyncio.get_running_loop().time())
+            return _Failed(Failure("broken"), error)
 
     async def close(self) -> None:
         await self._metrics.close()

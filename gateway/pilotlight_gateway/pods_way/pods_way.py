@@ -31,14 +31,13 @@ from pilotlight_gateway.surfaces import last_events
 from pilotlight_protocol.answer_record import RESUME, TELL, Seed
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import PilotlightError, Unavailable
-from pilotlight_wire.handlers import JSON, Reply, Stream
+from pilotlight_wire.handlers import Reply, Stream
 from pilotlight_wire.hop_headers import parse_server_timing, passed_back
 
 LOSS_S = 60.0
 """How long one loss may keep a client waiting for the next token."""
 
 _log = logging.getLogger("pilotlight.gateway.pods")
-_EVENT_STREAM = "text/event-stream"
 _WAKING_PATH = "/v2/health/ready"
 _PASSED_BACK = ("retry-after", "inference-header-content-length", "allow")
 
@@ -90,13 +89,12 @@ class PodsWay:
         context, connection = request.context, exchange.connection
         context.server_timing.update(parse_server_timing(connection.headers.get("server-timing", "")))
         context.response_headers.update(passed_back(connection.headers))
-        content_type = connection.headers.get("content-type", JSON)
-        if connection.status == 200 and content_type.startswith(_EVENT_STREAM):
-            return Stream(self._stream(request, asked, exchange, _left_s(ends_s)), content_type)
-        body = await pods_answer.whole(exchange)
+        if exchange.is_stream:
+            return Stream(self._stream(request, asked, exchange, _left_s(ends_s)), exchange.content_type)
+        body = await exchange.whole()
         pods_answer.note_usage(body, request.usage)
         headers = {name: connection.headers[name] for name in _PASSED_BACK if name in connection.headers}
-        return Reply(body, connection.status, content_type, headers)
+        return Reply(body, connection.status, exchange.content_type, headers)
 
     def _stream(self, request: GatewayRequest, asked: PodsRequest, exchange: Exchange, left_s: float) -> PodsStream:
         feed = EventFeed(request.usage, last_events(request.place.path))
@@ -129,9 +127,9 @@ class PodsWay:
             except PilotlightError as error:
                 _log.info("request %s does not go on here: %s", request.context.request_id, error.message)
         exchange = await self._exchanges.begin(request, again, ends_s, avoid=lost)
-        if exchange.connection.status == 200:
+        if exchange.is_stream:
             return PodsSource(exchange, _left_s(ends_s))
-        said = await pods_answer.whole(exchange)
+        said = await exchange.whole()
         raise Unavailable(pods_answer.refusal(said, exchange.connection.status))
 
     def _is_as_it_was(self, entry: EndpointEntry) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import zlib
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotlight_gateway.pods_way.event_feed import MOST_RECORD_BYTES, EventFeed
+from pilotlight_gateway.pods_way.event_feed import LONGEST_EVENT_BYTES, MOST_RECORD_BYTES, EventFeed
 from pilotlight_gateway.request_steps import TokenUsage
+from pilotlight_protocol.errors import Unavailable
 
 SHOWN = b'data: {"a":":~"}\n\ndata: 2\n\ndata: 3\n\ndata: [DONE]\n\n'
 TOLD = (
@@ -90,3 +92,25 @@ def test_a_record_that_is_too_long_is_dropped_and_counts_go_on() -> None:
         feed.feed(line % number)
     assert not feed.can_go_on
     assert usage.output_tokens == MOST_RECORD_BYTES // 100_000
+
+
+@given(st.lists(st.sampled_from([b"\n", b"\r\n", b"a", b"data: "])), st.lists(st.integers(0, 1000), max_size=12))
+def test_an_event_ends_where_its_blank_line_does_however_it_comes(parts: list[bytes], cuts: list[int]) -> None:
+    stream = b"data: 1" + b"".join(parts)
+    feed, passed = EventFeed(TokenUsage(), LASTS), b""
+    for begin, end in pairwise(sorted({0, len(stream), *(cut % len(stream) for cut in cuts)})):
+        passed += feed.feed(stream[begin:end])
+        ends = [passed, *(stream[:place] for place in range(len(passed), end + 1) if _is_blank(stream[:place]))]
+        assert passed == max(ends, key=len)
+
+
+def _is_blank(stream: bytes) -> bool:
+    return stream.endswith((b"\n\n", b"\r\n\r\n"))
+
+
+def test_an_event_without_an_end_is_given_up() -> None:
+    feed, piece = EventFeed(TokenUsage(), LASTS), b"x" * (1 << 20)
+    for _ in range(LONGEST_EVENT_BYTES // len(piece)):
+        assert not feed.feed(piece)
+    with pytest.raises(Unavailable, match="without an end"):
+        feed.feed(piece)

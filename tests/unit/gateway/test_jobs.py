@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import until_async
 
-from pilotlight_gateway.jobs.job_answer import JobAnswer, events_of, position_in
+from pilotlight_gateway.jobs.job_answer import EVENT_STREAM, JobAnswer, events_of, position_in
 from pilotlight_gateway.jobs.job_queue import JobQueue
 from pilotlight_gateway.jobs.job_records import Job
 from pilotlight_gateway.jobs.job_runner import JobRunner
@@ -25,7 +25,15 @@ from pilotlight_gateway.request_steps import Caller
 from pilotlight_gateway.routing.choosing import choose
 from pilotlight_gateway.routing.request_facts import RequestFacts
 from pilotlight_gateway.routing.route_spec import CanarySpec, HeaderMatch, RouteSpec, RuleSpec, headers_of_rules
-from pilotlight_protocol.errors import Conflict, Forbidden, InvalidInput, TooManyRequests, Unauthorized, Unavailable
+from pilotlight_protocol.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    PayloadTooLarge,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
 REQUEST = StoredRequest("POST", "/v1/x", "/v1/x", "/v1/x", "/v1/x", None, {}, b"the body")
@@ -127,6 +135,15 @@ async def test_events_are_numbered_by_their_attempt() -> None:
         position_in("1.2", 2)
     with pytest.raises(InvalidInput):
         position_in("2", 2)
+
+
+async def test_an_event_without_an_end_is_kept_no_longer_than_a_result() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * (1 << 20)
+
+    with pytest.raises(PayloadTooLarge):
+        await JobAnswer(1).take(Stream(pieces(), EVENT_STREAM))
 
 
 def modes(folder: Path) -> set[int]:

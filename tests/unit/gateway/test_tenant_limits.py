@@ -66,6 +66,14 @@ async def test_a_prompt_that_nobody_counted_is_taken_as_it_was_estimated() -> No
     assert after.headers["x-ratelimit-remaining-tokens"] == str(1000 - estimate - 7 - 2)
 
 
+async def test_what_nobody_waited_for_is_taken_as_it_was_reserved() -> None:
+    world = World(LimitTerms(tokens_per_minute=1000))
+    await (await world.limits.reserve(world.request(max_tokens=99))).commit(TokenUsage(uncounted=True))
+    await (await world.limits.reserve(world.request(max_tokens=9))).commit(TokenUsage(200, 100, uncounted=True))
+    after = await world.limits.reserve(world.request(max_tokens=1))
+    assert after.headers["x-ratelimit-remaining-tokens"] == str(1000 - 100 - 300 - 2)
+
+
 async def test_another_tenant_and_one_without_limits_are_not_touched() -> None:
     world = World(LimitTerms(concurrency=1))
     await world.limits.reserve(world.request())
