@@ -186,6 +186,42 @@ def test_v2_and_the_tokenizer(door: FrontDoor) -> None:
     assert httpx.get(f"{door.url}/v2/models/chat", timeout=60).json()["platform"] == "pilotlight_gateway"
 
 
+def test_a_batch_by_openais_client(door: FrontDoor, tmp_path: Path) -> None:
+    client = openai.OpenAI(base_url=f"{door.url}/v1", api_key="none", timeout=DEADLINE_S, max_retries=0)
+    body = {"model": "chat", "messages": QUESTION, "max_tokens": 16, "temperature": 0}
+    lines = [
+        {"custom_id": f"q{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        for number in range(20)
+    ]
+    source = tmp_path / "requests.jsonl"
+    source.write_text("\n".join(map(json.dumps, lines)))
+    with source.open("rb") as file:
+        uploaded = client.files.create(file=file, purpose="batch")
+    batch = client.batches.create(input_file_id=uploaded.id, endpoint="/v1/chat/completions", completion_window="24h")
+    ended = until(
+        lambda: client.batches.retrieve(batch.id), DEADLINE_S, holds=lambda seen: seen.status not in _UNDER_WAY
+    )
+    assert ended.status == "completed"
+    written = [json.loads(line) for line in client.files.content(str(ended.output_file_id)).text.splitlines()]
+    assert {line["custom_id"] for line in written} == {line["custom_id"] for line in lines}
+    said = door.chat("chat").json()["choices"][0]["message"]["content"]
+    assert {line["response"]["body"]["choices"][0]["message"]["content"] for line in written} == {said}
+
+
+@pytest.mark.parametrize("model", ["chat", "podded"])
+def test_a_job_is_answered_both_ways(door: FrontDoor, model: str) -> None:
+    said = door.chat("chat").json()["choices"][0]["message"]["content"]
+    body = {"model": model, "messages": QUESTION, "max_tokens": 16, "temperature": 0}
+    begun = httpx.post(f"{door.url}/v1/chat/completions", json=body, headers={"prefer": "respond-async"}, timeout=60)
+    assert begun.status_code == 202
+    job = until(
+        lambda: httpx.get(f"{door.url}{begun.headers['location']}", timeout=60).json(),
+        DEADLINE_S,
+        holds=lambda seen: seen["status"] not in ("queued", "running"),
+    )
+    assert job["response"]["body"]["choices"][0]["message"]["content"] == said
+
+
 def test_from_the_first_tenant_on_keys_are_asked_for(door: FrontDoor) -> None:
     """The last one: the door does not open again."""
 
@@ -221,39 +257,3 @@ def test_from_the_first_tenant_on_keys_are_asked_for(door: FrontDoor) -> None:
     until(lambda: models(mine).status_code == 401, 10, "the key is refused")
     log = (door.state / "gateway" / "logs" / "gateway.log").read_text()
     assert not any(key in log for key in (mine, theirs, admin))
-
-
-def test_a_batch_by_openais_client(door: FrontDoor, tmp_path: Path) -> None:
-    client = openai.OpenAI(base_url=f"{door.url}/v1", api_key="none", timeout=DEADLINE_S, max_retries=0)
-    body = {"model": "chat", "messages": QUESTION, "max_tokens": 16, "temperature": 0}
-    lines = [
-        {"custom_id": f"q{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
-        for number in range(20)
-    ]
-    source = tmp_path / "requests.jsonl"
-    source.write_text("\n".join(map(json.dumps, lines)))
-    with source.open("rb") as file:
-        uploaded = client.files.create(file=file, purpose="batch")
-    batch = client.batches.create(input_file_id=uploaded.id, endpoint="/v1/chat/completions", completion_window="24h")
-    ended = until(
-        lambda: client.batches.retrieve(batch.id), DEADLINE_S, holds=lambda seen: seen.status not in _UNDER_WAY
-    )
-    assert ended.status == "completed"
-    written = [json.loads(line) for line in client.files.content(str(ended.output_file_id)).text.splitlines()]
-    assert {line["custom_id"] for line in written} == {line["custom_id"] for line in lines}
-    said = door.chat("chat").json()["choices"][0]["message"]["content"]
-    assert {line["response"]["body"]["choices"][0]["message"]["content"] for line in written} == {said}
-
-
-@pytest.mark.parametrize("model", ["chat", "podded"])
-def test_a_job_is_answered_both_ways(door: FrontDoor, model: str) -> None:
-    said = door.chat("chat").json()["choices"][0]["message"]["content"]
-    body = {"model": model, "messages": QUESTION, "max_tokens": 16, "temperature": 0}
-    begun = httpx.post(f"{door.url}/v1/chat/completions", json=body, headers={"prefer": "respond-async"}, timeout=60)
-    assert begun.status_code == 202
-    job = until(
-        lambda: httpx.get(f"{door.url}{begun.headers['location']}", timeout=60).json(),
-        DEADLINE_S,
-        holds=lambda seen: seen["status"] not in ("queued", "running"),
-    )
-    assert job["response"]["body"]["choices"][0]["message"]["content"] == said
