@@ -101,6 +101,7 @@ def told(answer: httpx.Response, name: str, of_tenant: str) -> tuple[int, str, d
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z?", "TIME", answer.text).replace(name, "NAME").replace(of_tenant, "TENANT")
     each = {"date", "x-request-id", "server-timing", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"}
     each |= {"x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens", "content-length"}
+    each |= {"connection"}  # closed where a refusal came before all of the body
     headers = {header: value for header, value in answer.headers.items() if header not in each}
     return answer.status_code, text, headers
 
