@@ -21,9 +21,18 @@ from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unsupporte
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRequest
 from pilotlight_serving.errors import MethodNotAllowed, RouteNotFound, bug, no_such_model
 from pilotlight_serving.settings import ServerSettings
-from pilotlight_wire.bodies_held import BodiesHeld, HeldBytes
 from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
-from pilotlight_wire.http_exchange import BodyAborted, HttpAnswer, Receive, Scope, Send, body_pieces, server_timing
+from pilotlight_wire.http_exchange import (
+    BodiesHeld,
+    BodyAborted,
+    HeldBytes,
+    HttpAnswer,
+    Receive,
+    Scope,
+    Send,
+    body_pieces,
+    server_timing,
+)
 
 _WITH_BODY = ("POST", "PATCH")
 _ALL_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"

@@ -20,9 +20,9 @@ from pilotlight_protocol.errors import (
     InvalidInput,
     PayloadTooLarge,
     PilotlightError,
+    Unavailable,
     UnsupportedMediaType,
 )
-from pilotlight_wire.bodies_held import HeldBytes
 from pilotlight_wire.cors import CorsPolicy
 from pilotlight_wire.edge_bounds import EdgeBounds
 from pilotlight_wire.http_cycle import HttpCycle
@@ -58,6 +58,39 @@ def timing_entry(phase: str, milliseconds: float, description: str = "") -> str:
 def server_timing(phases: Mapping[str, float]) -> str:
     """The whole header of phases with their milliseconds."""
     return ", ".join(timing_entry(phase, milliseconds) for phase, milliseconds in phases.items())
+
+
+class BodiesHeld:
+    """How many bytes of bodies all requests of one server hold: those of all its places would fill any memory."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.held_bytes = 0
+
+
+class HeldBytes:
+    """One request's, until `give_back`."""
+
+    __slots__ = ("_all", "_bytes")
+
+    def __init__(self, of_all: BodiesHeld) -> None:
+        self._all = of_all
+        self._bytes = 0
+
+    def take(self, size: int) -> None:
+        """Raises Unavailable."""
+        held = self._all
+        if held.held_bytes + size > held.most_bytes:
+            raise Unavailable(
+                f"the bodies of running requests have {held.most_bytes} bytes, the most this server takes; try again",
+                retry_after_s=1,
+            )
+        held.held_bytes += size
+        self._bytes += size
+
+    def give_back(self) -> None:
+        self._all.held_bytes -= self._bytes
+        self._bytes = 0
 
 
 class HttpAnswer:

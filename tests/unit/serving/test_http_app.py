@@ -21,9 +21,9 @@ from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.openapi_document import openapi_document
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.v2_routes import V2Routes
-from pilotlight_wire.bodies_held import HeldBytes
 from pilotlight_wire.cors import CorsPolicy
 from pilotlight_wire.handlers import Reply, RequestContext, Route
+from pilotlight_wire.http_exchange import HeldBytes
 
 MODEL = "/v2/models/counter"
 VALUES = {"name": "values", "shape": [2], "datatype": "INT32", "data": [1, 2]}
