@@ -44,6 +44,7 @@ class EventFeed:
         self._before = replace(usage)
         self._lasts = lasts
         self._part = bytearray()
+        self._before_piece = b""
         self._crc = 0
         self._record = bytearray()
         self._told = False
@@ -59,6 +60,8 @@ class EventFeed:
         events = piece
         if self._part or not piece.endswith(b"\n\n"):
             events = self._whole(piece)
+        else:
+            self._before_piece = piece
         if not events:
             return events
         if self._told or events.startswith(MARK) or b"\n" + MARK in events:
@@ -71,8 +74,9 @@ class EventFeed:
 
     def _whole(self, piece: bytes) -> bytes:
         """What is kept is looked at once, however small the pieces are that it comes in."""
-        seam = bytes(self._part[-3:])
-        cut = max(_after(seam + piece, b"\n\n"), _after(seam + piece, b"\r\n\r\n")) - len(seam)
+        seam = self._before_piece[-3:]
+        self._before_piece = seam + piece
+        cut = max(_after(self._before_piece, b"\n\n"), _after(self._before_piece, b"\r\n\r\n")) - len(seam)
         if cut <= 0:
             self._part += piece
             if len(self._part) > LONGEST_EVENT_BYTES:
@@ -166,7 +170,7 @@ class EventFeed:
 
     def go_on(self, body: bytes) -> tuple[Resumption | None, bytes]:
         """What to ask for the rest with, None for all of it, and the body to ask with. What comes is fed here, too."""
-        self._part, self.lost = bytearray(), None
+        self._part, self._before_piece, self.lost = bytearray(), b"", None
         if self.passed:
             return Resumption(len(body), self.passed, self._crc), body + self._record
         self._record.clear()
