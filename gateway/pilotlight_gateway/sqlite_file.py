@@ -19,10 +19,12 @@ BUSY_TIMEOUT_S = 5.0
 
 
 class SqliteFile:
-    """`migrations`: each brings `user_version` one further. `what` it holds: for messages. What is deleted is
-    overwritten."""
+    """`migrations`: each brings `user_version` one further. `what` it holds: for messages. With `erases`, what is
+    deleted is overwritten. Without `outlasts_power`, the latest is lost with the machine's power."""
 
-    def __init__(self, path: Path, migrations: Sequence[str], what: str) -> None:
+    def __init__(
+        self, path: Path, migrations: Sequence[str], what: str, *, erases: bool = False, outlasts_power: bool = True
+    ) -> None:
         self._lock = threading.Lock()
         self._path = path
         self._what = what
@@ -34,9 +36,9 @@ class SqliteFile:
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA secure_delete = ON")
-            # Whoever was told that it is kept finds it after the machine lost its power, too.
-            self._connection.execute("PRAGMA synchronous = FULL")
+            if erases:
+                self._connection.execute("PRAGMA secure_delete = ON")
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if outlasts_power else 'NORMAL'}")
             self._migrate(migrations)
 
     @contextlib.contextmanager
@@ -87,5 +89,5 @@ class SqliteFile:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, OverflowError) as error:
             raise Unavailable(f"the store of {self._what} does not answer; try again, or look at its disk") from error

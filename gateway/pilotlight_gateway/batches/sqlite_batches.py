@@ -47,7 +47,7 @@ _Record = TypeVar("_Record", FileRecord, Batch)
 
 class SqliteBatches:
     def __init__(self, path: Path) -> None:
-        self._file = SqliteFile(path, _MIGRATIONS, "files and batches")
+        self._file = SqliteFile(path, _MIGRATIONS, "files and batches", erases=True)
 
     def own(self) -> bool:
         """Whether this process is the one that runs batches."""

@@ -38,7 +38,7 @@ Change = Callable[[Job], Job | None]
 
 class SqliteJobs:
     def __init__(self, path: Path) -> None:
-        self._file = SqliteFile(path, _MIGRATIONS, "jobs")
+        self._file = SqliteFile(path, _MIGRATIONS, "jobs", erases=True)
 
     def add(self, job: Job, request: StoredRequest, settings: JobSettings) -> None:
         """Raises TooManyRequests."""

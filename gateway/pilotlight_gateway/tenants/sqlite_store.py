@@ -5,21 +5,16 @@ WAL, so that readers never wait for a writer; the file is its owner's alone. Mus
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from pilotlight_gateway.sqlite_file import SqliteFile
 from pilotlight_gateway.tenants.tenant_records import KeyRecord, TenantRecord
 from pilotlight_gateway.tenants.tenant_store import Change, Changes, Decide
-from pilotlight_protocol.errors import Unavailable
 
 FILE_NAME = "tenants.sqlite3"
-BUSY_TIMEOUT_S = 5.0
 _MIGRATIONS = (
     """
     CREATE TABLE counter (number INTEGER NOT NULL);
@@ -32,27 +27,16 @@ _MIGRATIONS = (
     CREATE INDEX keys_tenant ON keys (tenant);
     """,
 )
-"""Each brings `user_version` one further."""
 
 
 class SqliteTenants:
     """Implements TenantStore."""
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        with _translated():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._connection = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            # A key that was shown must be there after the machine lost its power, too.
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._migrate()
+        self._file = SqliteFile(path, _MIGRATIONS, "tenants and keys")
 
     def changes(self, after: int) -> Changes | None:
-        with self._transaction("DEFERRED") as connection:
+        with self._file.transaction("DEFERRED") as connection:
             upto = _counter(connection)
             if upto == after:
                 return None
@@ -61,15 +45,15 @@ class SqliteTenants:
         return Changes(upto, _tenants(tenants), _keys(keys))
 
     def tenants(self) -> list[TenantRecord]:
-        with self._transaction("DEFERRED") as connection:
+        with self._file.transaction("DEFERRED") as connection:
             return _tenants(connection.execute("SELECT record FROM tenants ORDER BY name").fetchall())
 
     def keys(self, tenant: str) -> list[KeyRecord]:
-        with self._transaction("DEFERRED") as connection:
+        with self._file.transaction("DEFERRED") as connection:
             return _keys_of(connection, tenant)
 
     def change(self, tenant: str, decide: Decide) -> Change:
-        with self._transaction("IMMEDIATE") as connection:
+        with self._file.transaction() as connection:
             found = connection.execute("SELECT record FROM tenants WHERE name = ?", (tenant,)).fetchall()
             change = decide(next(iter(_tenants(found)), None), _keys_of(connection, tenant))
             number = _counter(connection) + 1
@@ -83,29 +67,7 @@ class SqliteTenants:
         return change
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-
-    def _migrate(self) -> None:
-        with self._transaction("IMMEDIATE") as connection:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > len(_MIGRATIONS):
-                raise Unavailable("the file of tenants was written by a newer version of Pilotlight; run that one")
-            for script in _MIGRATIONS[version:]:
-                for statement in filter(str.strip, script.split(";")):
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
-
-    @contextlib.contextmanager
-    def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
-        with self._lock, _translated():
-            self._connection.execute(f"BEGIN {kind}")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+        self._file.close()
 
 
 def _counter(connection: sqlite3.Connection) -> int:
@@ -124,11 +86,3 @@ def _keys(rows: list[tuple[bytes]]) -> list[KeyRecord]:
 def _keys_of(connection: sqlite3.Connection, tenant: str) -> list[KeyRecord]:
     found = connection.execute("SELECT record FROM keys WHERE tenant = ?", (tenant,)).fetchall()
     return sorted(_keys(found), key=lambda key: (key.created_s, key.id))
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise Unavailable("the store of tenants and keys does not answer; try again, or look at its disk") from error
