@@ -20,10 +20,9 @@ from pilotlight_gateway.batches.file_folder import FileFolder, new_id
 from pilotlight_gateway.batches.file_records import FileRecord
 from pilotlight_gateway.batches.sqlite_batches import Change, SqliteBatches
 from pilotlight_gateway.jobs.disk_threads import on_disk
-from pilotlight_gateway.jobs.job_queue import JobQueue
-from pilotlight_gateway.jobs.job_runner import LOOK_S, OWN_S, CallerAgain, Run, check_can_run_later
-from pilotlight_gateway.jobs.job_settings import JobSettings
-from pilotlight_protocol.errors import Conflict, PilotlightError, Unauthorized, Unavailable
+from pilotlight_gateway.jobs.job_runner import CallerAgain, Run, check_can_run_later
+from pilotlight_gateway.jobs.kept_work import KeptWork
+from pilotlight_protocol.errors import Conflict, Unauthorized, Unavailable
 
 TELL_S = 1.0
 """How often the counts of a batch that runs are told."""
@@ -35,7 +34,7 @@ _log = logging.getLogger("pilotlight.gateway.batches")
 
 
 class BatchRunner:
-    """Between `start` and `close`."""
+    """Between `start` and `close`. Implements `kept_work.Kept`."""
 
     def __init__(
         self,
@@ -54,21 +53,17 @@ class BatchRunner:
         self._settings = settings
         self._is_draining = is_draining
         self._wall_s = wall_s
-        self._queue = JobQueue()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._work = KeptWork("batches", self, settings, is_draining, wall_s)
         self._cancelling: set[str] = set()
-        self._more = asyncio.Event()
-        self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._looking = asyncio.create_task(self._look(), name="batches")
+        self._work.start()
 
     async def add(self, batch: Batch) -> None:
         """Raises Forbidden, FileNotKept, TooManyRequests."""
         check_can_run_later(self._caller_again, batch.tenant, batch.key_id)
         await on_disk(self._store.add, batch, self._settings())
-        self._queue.put(batch.tenant, batch.id)
-        self._more.set()
+        self._work.add(batch.tenant, batch.id)
 
     async def cancel(self, batch: Batch) -> Batch | None:
         """It as it is then; what has ended, or nearly has, stays as it is."""
@@ -80,59 +75,24 @@ class BatchRunner:
         changed = await self._change(batch.id, cancelling)
         if changed is not None and changed.state == "cancelling":
             self._cancelling.add(batch.id)
-            task = self._tasks.get(batch.id)
-            if task is not None:
-                task.cancel()
+            self._work.cancel(batch.id)
         return changed
 
     async def close(self) -> None:
         """What runs is taken up by the next process."""
-        tasks = [*self._tasks.values(), *([] if self._looking is None else [self._looking])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._work.close()
         await on_disk(self._store.close)
 
-    async def _look(self) -> None:
-        while not await self._owns():  # noqa: ASYNC110 - it is another process that ends
-            await asyncio.sleep(OWN_S)
-        looked_s = float("-inf")
-        while True:
-            self._more.clear()
-            try:
-                if self._wall_s() - looked_s > LOOK_S:
-                    looked_s = self._wall_s()
-                    await self._look_through(looked_s)
-            except PilotlightError as error:
-                _log.error("%s (%r)", error.message, error.__cause__)
-            except Exception:
-                _log.exception("what is kept could not be looked through")
-            settings = self._settings()
-            at_once = JobSettings(running=settings.running, running_of_tenant=settings.running_of_tenant)
-            while not self._is_draining() and (found := self._queue.next(at_once, self._wall_s())) is not None:
-                tenant, batch_id = found
-                self._tasks[batch_id] = asyncio.create_task(self._batch(tenant, batch_id), name=batch_id)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._more.wait()
-
-    async def _owns(self) -> bool:
-        """Two gateways of one folder: the other one runs batches while it lives."""
-        try:
-            if not await on_disk(self._store.own):
-                return False
-            await on_disk(self._files.sweep)
-        except Unavailable as error:
-            _log.error("%s (%r)", error.message, error.__cause__)
+    async def own(self) -> bool:
+        if not await on_disk(self._store.own):
             return False
+        await on_disk(self._files.sweep)
         return True
 
-    async def _look_through(self, now_s: float) -> None:
-        """Take up what an earlier process left and another one added; forget what is old."""
+    async def look_through(self, now_s: float) -> None:
         for batch in await on_disk(self._store.not_ended):
-            if batch.id not in self._tasks and not self._queue.knows(batch.tenant, batch.id):
-                self._queue.put(batch.tenant, batch.id)
+            if not self._work.runs(batch.id) and not self._work.queue.knows(batch.tenant, batch.id):
+                self._work.queue.put(batch.tenant, batch.id)
         for file_id in await on_disk(self._store.expired_files, now_s):
             with contextlib.suppress(Conflict):  # a batch reads it now
                 await on_disk(self._store.delete_file, file_id)
@@ -142,25 +102,17 @@ class BatchRunner:
     async def _change(self, batch_id: str, change: Change, files: tuple[FileRecord, ...] = ()) -> Batch | None:
         return await on_disk(self._store.change, batch_id, change, files)
 
-    async def _batch(self, tenant: str, batch_id: str) -> None:
+    async def run(self, id_: str) -> None:
         try:
-            batch = await on_disk(self._store.batch, batch_id)
+            batch = await on_disk(self._store.batch, id_)
             if batch is not None and not batch.ended:
                 if batch.outcome is None:
                     batch = await self._worked(batch)
                 await self._published(batch)
         except LeftForNext:
-            _log.info("%s is left for the next process", batch_id)
-        except Unavailable as error:
-            # It is looked through again in a while.
-            _log.error("%s: %s (%r)", batch_id, error.message, error.__cause__)
-        except Exception:
-            _log.exception("%s failed", batch_id)
+            _log.info("%s is left for the next process", id_)
         finally:
-            self._tasks.pop(batch_id, None)
-            self._cancelling.discard(batch_id)
-            self._queue.left(tenant)
-            self._more.set()
+            self._cancelling.discard(id_)
 
     async def _worked(self, batch: Batch) -> Batch:
         """With its outcome: nothing of it runs any more."""

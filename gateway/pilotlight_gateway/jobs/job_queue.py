@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
+from typing import Protocol
 
-from pilotlight_gateway.jobs.job_settings import JobSettings
+
+class AtOnce(Protocol):
+    """How many may run, and how many of one tenant's."""
+
+    @property
+    def running(self) -> int: ...
+
+    @property
+    def running_of_tenant(self) -> int: ...
 
 
 class JobQueue:
@@ -37,16 +46,16 @@ class JobQueue:
     def knows(self, tenant: str, job_id: str) -> bool:
         return job_id in self._later_ids or job_id in self._waiting.get(tenant, ())
 
-    def next(self, settings: JobSettings, now_s: float) -> tuple[str, str] | None:
+    def next(self, most: AtOnce, now_s: float) -> tuple[str, str] | None:
         """Tenant and job."""
         while self._later and self._later[0][0] <= now_s:
             _, tenant, job_id = heapq.heappop(self._later)
             if job_id in self._later_ids:
                 self._later_ids.discard(job_id)
                 self.put(tenant, job_id)
-        if self.running >= settings.running:
+        if self.running >= most.running:
             return None
-        free = [tenant for tenant in self._waiting if self.of(tenant) < settings.running_of_tenant]
+        free = [tenant for tenant in self._waiting if self.of(tenant) < most.running_of_tenant]
         if not free:
             return None
         tenant = min(free, key=self.of)

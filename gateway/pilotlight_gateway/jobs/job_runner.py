@@ -16,9 +16,9 @@ from weakref import WeakValueDictionary
 from pilotlight_gateway.jobs import job_records
 from pilotlight_gateway.jobs.disk_threads import on_disk
 from pilotlight_gateway.jobs.job_answer import JobAnswer
-from pilotlight_gateway.jobs.job_queue import JobQueue
 from pilotlight_gateway.jobs.job_records import Job, JobError
 from pilotlight_gateway.jobs.job_settings import JobSettings
+from pilotlight_gateway.jobs.kept_work import LOOK_S, KeptWork
 from pilotlight_gateway.jobs.later_metrics import JOBS
 from pilotlight_gateway.jobs.sqlite_jobs import Change, SqliteJobs
 from pilotlight_gateway.jobs.stored_request import StoredRequest
@@ -38,16 +38,12 @@ Run = Callable[[Caller, StoredRequest, RequestContext], Awaitable[Reply | Stream
 CallerAgain = Callable[[str, str], Caller]
 """Of a tenant and a key's id, as of now. Raises Unauthorized where the key is not good any more."""
 
-LOOK_S = 10.0
-"""How often deadlines are looked at."""
-
-OWN_S = 1.0
 LONGEST_PAUSE_S = 300.0
 _log = logging.getLogger("pilotlight.gateway.jobs")
 
 
 class JobRunner:
-    """Between `start` and `close`."""
+    """Between `start` and `close`. Implements `kept_work.Kept`."""
 
     def __init__(
         self,
@@ -64,37 +60,31 @@ class JobRunner:
         self._settings = settings
         self.is_draining = is_draining
         self._wall_s = wall_s
-        self._queue = JobQueue()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._work = KeptWork("jobs", self, settings, is_draining, wall_s)
         self._answers: dict[str, JobAnswer] = {}
         self._cancelled: set[str] = set()
-        self._more = asyncio.Event()
         # As long as somebody waits for it.
         self._told: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
-        self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._looking = asyncio.create_task(self._look(), name="jobs")
+        self._work.start()
 
     async def add(self, job: Job, request: StoredRequest) -> None:
         """Raises Forbidden, TooManyRequests."""
         check_can_run_later(self._caller_again, job.tenant, job.key_id)
         await on_disk(self._store.add, job, request, self._settings())
-        self._queue.put(job.tenant, job.id)
-        self._more.set()
+        self._work.add(job.tenant, job.id)
 
     async def cancel(self, job: Job) -> Job | None:
         """It as it is then; what has ended stays as it is."""
-        self._queue.remove(job.tenant, job.id)
+        self._work.queue.remove(job.tenant, job.id)
         settings, now_s = self._settings(), self._wall_s()
 
         def cancelled(old: Job) -> Job | None:
             return None if old.ended else job_records.ended(old, "cancelled", settings, now_s)
 
         changed = await self._change(job.id, cancelled)
-        task = self._tasks.get(job.id)
-        if task is not None:
-            task.cancel()
+        self._work.cancel(job.id)
         self._tell(job.id)
         return changed
 
@@ -122,52 +112,16 @@ class JobRunner:
 
     async def close(self) -> None:
         """What runs is taken up by the next process."""
-        tasks = [*self._tasks.values(), *([] if self._looking is None else [self._looking])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._work.close()
         await on_disk(self._store.close)
 
-    async def _look(self) -> None:
-        while not await self._owns():  # noqa: ASYNC110 - it is another process that ends
-            await asyncio.sleep(OWN_S)
-        looked_s = float("-inf")
-        while True:
-            self._more.clear()
-            try:
-                if self._wall_s() - looked_s > LOOK_S:
-                    looked_s = self._wall_s()
-                    await self._look_through(looked_s)
-            except PilotlightError as error:
-                _log.error("%s (%r)", error.message, error.__cause__)
-            except Exception:
-                _log.exception("what is kept could not be looked through")
-            # What has not begun when the gateway ends is the next process's.
-            while not self.is_draining() and (found := self._queue.next(self._settings(), self._wall_s())) is not None:
-                tenant, job_id = found
-                self._tasks[job_id] = asyncio.create_task(self._job(tenant, job_id), name=f"job {job_id}")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pause_s()):
-                    await self._more.wait()
+    async def own(self) -> bool:
+        return await on_disk(self._store.own)
 
-    async def _owns(self) -> bool:
-        """Two gateways of one folder: the other one runs jobs while it lives."""
-        try:
-            return await on_disk(self._store.own)
-        except Unavailable as error:
-            _log.error("%s (%r)", error.message, error.__cause__)
-            return False
-
-    def _pause_s(self) -> float:
-        later = self._queue.next_at_s()
-        return LOOK_S if later is None else max(0.05, min(LOOK_S, later - self._wall_s()))
-
-    async def _look_through(self, now_s: float) -> None:
-        """Take up what an earlier process left and another one added; end what is too late."""
+    async def look_through(self, now_s: float) -> None:
         settings = self._settings()
         for job in await on_disk(self._store.not_ended):
-            if job.id in self._tasks:
+            if self._work.runs(job.id):
                 continue
             if job.state == "running":
                 attempts = job.attempts
@@ -178,7 +132,7 @@ class JobRunner:
 
                 await self._change(job.id, taken_up)
             elif job.expires_s <= now_s:
-                self._queue.remove(job.tenant, job.id)
+                self._work.queue.remove(job.tenant, job.id)
 
                 def late(old: Job) -> Job | None:
                     return job_records.too_late(old, settings, now_s) if old.state == "queued" else None
@@ -186,8 +140,8 @@ class JobRunner:
                 await self._change(job.id, late)
                 self._tell(job.id)
                 continue
-            if not self._queue.knows(job.tenant, job.id):
-                self._queue.put(job.tenant, job.id)
+            if not self._work.queue.knows(job.tenant, job.id):
+                self._work.queue.put(job.tenant, job.id)
         await on_disk(self._store.delete_expired, now_s)
 
     async def _change(self, job_id: str, change: Change, result: bytes | None = None) -> Job | None:
@@ -204,18 +158,12 @@ class JobRunner:
             JOBS.labels(job.state).inc()
         return changed
 
-    async def _job(self, tenant: str, job_id: str) -> None:
+    async def run(self, id_: str) -> None:
         try:
-            await self._attempt(job_id)
-        except Unavailable as error:
-            # It is looked through again in a while.
-            _log.error("job %s: %s (%r)", job_id, error.message, error.__cause__)
+            await self._attempt(id_)
         finally:
-            self._tasks.pop(job_id, None)
-            self._answers.pop(job_id, None)
-            self._queue.left(tenant)
-            self._tell(job_id)
-            self._more.set()
+            self._answers.pop(id_, None)
+            self._tell(id_)
 
     async def _begin(self, job_id: str) -> Job | None:
         now_s, begun = self._wall_s(), False
@@ -280,7 +228,7 @@ class JobRunner:
 
         changed = await self._change(job.id, back)
         if changed is not None and changed.state == "queued":
-            self._queue.put(job.tenant, job.id, self._wall_s() + min(LONGEST_PAUSE_S, pause_s))
+            self._work.queue.put(job.tenant, job.id, self._wall_s() + min(LONGEST_PAUSE_S, pause_s))
 
 
 def check_can_run_later(caller_again: CallerAgain, tenant: str, key_id: str) -> None:
