@@ -33,7 +33,7 @@ from churn_harness.lease import (
     welcomed,
 )
 from churn_harness.models import SHAPE, SHARED_PROMPT_TOKENS, Endpoint
-from churn_harness.pool import END_DEADLINE_S, ChurnPool, ThinPredictor
+from churn_harness.pool import ChurnPool, ThinPredictor
 from churn_harness.tally import Tally
 
 REQUEST_DEADLINE_S = 60.0
@@ -103,7 +103,7 @@ class Churn:
             for predictor in self.predictors:
                 if not await predictor.stop():
                     self.tally.is_wrong(f"the predictor of {predictor.endpoint.name} did not end on SIGTERM")
-            if self._door is not None and not await asyncio.to_thread(self._door.stop, END_DEADLINE_S):
+            if self._door is not None and not await self._door.stop():
                 self.tally.is_wrong("the gateway did not end on SIGTERM")
             await self._nothing_is_held()
             watch.judge_running()

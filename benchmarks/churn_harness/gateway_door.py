@@ -17,6 +17,7 @@ import msgspec
 
 from churn_harness.lease import CLEAN_STATUSES, BrokenConnection, CleanFailure, WrongEngine
 from churn_harness.models import Endpoint
+from churn_harness.pool import Restarted
 from pilotlight_protocol.endpoint_directory import (
     DirectoryAnswer,
     EndpointEntry,
@@ -32,14 +33,13 @@ TIMEOUT_S = 55.0
 
 
 @dataclass
-class GatewayDoor:
+class GatewayDoor(Restarted):
     """`python -m pilotlight_gateway`; everybody may use every endpoint."""
 
     folder: Path
     port: int
     pool_url: str
     endpoints: Sequence[Endpoint]
-    process: subprocess.Popen[bytes] | None = None
     name: str = "gateway"
 
     @property
@@ -60,29 +60,6 @@ class GatewayDoor:
         environment = {**os.environ, POOL_URL_VARIABLE: self.pool_url}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment, start_new_session=True)
-
-    def keep_alive(self) -> bool:
-        """Start it again when it has ended; returns whether it had."""
-        if self.process is not None and self.process.poll() is None:
-            return False
-        self.start()
-        return True
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def stop(self, deadline_s: float) -> bool:
-        """SIGTERM; whether it ended by itself."""
-        assert self.process is not None
-        self.process.terminate()
-        try:
-            self.process.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return False
-        return True
 
     async def answer(self, session: aiohttp.ClientSession, endpoint: Endpoint, prompt: int) -> AsyncIterator[list[int]]:
         """The tokens of a stream as they come, to its whole end. Raises CleanFailure, BrokenConnection, WrongEngine."""

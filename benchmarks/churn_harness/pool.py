@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,15 +125,47 @@ class ChurnPool:
         return found
 
 
+class Restarted(ABC):
+    """A process that is started again when it has ended, as the kubelet does. Its own process group's leader."""
+
+    process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def start(self) -> None: ...
+
+    def keep_alive(self) -> bool:
+        """Start it again when it has ended; returns whether it had."""
+        if self.process is not None and self.process.poll() is None:
+            return False
+        self.start()
+        return True
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    async def stop(self) -> bool:
+        """SIGTERM; whether it ended by itself."""
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            await asyncio.to_thread(self.process.wait, END_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            return False
+        return True
+
+
 @dataclass
-class ThinPredictor:
+class ThinPredictor(Restarted):
     """`python -m pilotlight_predictor --pool_url …` for one endpoint, as a pod would run it."""
 
     endpoint: Endpoint
     port: int
     pool_url: str
     log: Path
-    process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -161,30 +194,6 @@ class ThinPredictor:
                 stderr=log,
                 start_new_session=True,
             )
-
-    def keep_alive(self) -> bool:
-        """Start it again when it has ended, as the kubelet does; returns whether it had."""
-        if self.process is not None and self.process.poll() is None:
-            return False
-        self.start()
-        return True
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    async def stop(self) -> bool:
-        """SIGTERM; whether it ended by itself."""
-        assert self.process is not None
-        self.process.terminate()
-        try:
-            await asyncio.to_thread(self.process.wait, END_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            return False
-        return True
 
 
 def _last_pid(pattern: str, log: Path) -> int | None:
