@@ -12,7 +12,7 @@ from server_ports import free_port
 
 DEADLINE_S = 240.0
 QUICKSTART = Path(__file__).parents[2] / "inferenceservices" / "quickstart.yaml"
-QUESTION = [{"role": "user", "content": "What is a token?"}]
+QUESTION: list[Any] = [{"role": "user", "content": "What is a token?"}]
 
 
 class FrontDoor(PooledPlatform):
@@ -37,9 +37,12 @@ class FrontDoor(PooledPlatform):
         """Leases whose engine has work."""
         return [line["lease_id"] for line in self.status()["pool"]["leases"] if line["state"] == "active"]
 
-    def chat(self, model: str, **fields: Any) -> httpx.Response:
+    def ask(self, model: str, **fields: Any) -> httpx.Response:
         body = {"model": model, "messages": QUESTION, "max_tokens": 16, "temperature": 0, **fields}
-        answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=DEADLINE_S)
+        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=DEADLINE_S)
+
+    def chat(self, model: str, **fields: Any) -> httpx.Response:
+        answer = self.ask(model, **fields)
         assert answer.status_code == 200, answer.text
         return answer
 

@@ -15,14 +15,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from front_door import DEADLINE_S, QUESTION, FrontDoor
 from pooled_platform import PooledPlatform, pooled_platform
-from server_ports import free_port
 from waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-DEADLINE_S = 240.0
-QUESTION: list[Any] = [{"role": "user", "content": "What is a token?"}]
 CONFIG = """
 prices:
   currency: EUR
@@ -31,15 +29,7 @@ prices:
 MODEL = ["--model=bundled://demo-awq", "--max-model-len=1024", "--enforce-eager"]
 
 
-class Door(PooledPlatform):
-    def __init__(self, *args: Any) -> None:
-        self.gateway_port = free_port()
-        super().__init__(*args)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
-
+class Door(FrontDoor):
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pilotlight_local", *words, f"--url={self.url}"]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -48,16 +38,6 @@ class Door(PooledPlatform):
         done = self.run(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout
-
-    def is_ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    def chat(self, model: str, **fields: Any) -> httpx.Response:
-        body = {"model": model, "messages": QUESTION, "max_tokens": 16, "temperature": 0, **fields}
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=DEADLINE_S)
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +91,9 @@ def usage(door: Door) -> dict[str, Any]:
 
 def test_what_was_taken_is_what_the_answers_said(door: Door) -> None:
     door.pilotlight("endpoint", "create", "chat", *MODEL)
-    door.chat("chat")
+    door.ask("chat")
     before = usage(door)
-    answers = [door.chat("chat", n=2, temperature=1).json()["usage"], door.chat("chat", max_tokens=3).json()["usage"]]
+    answers = [door.ask("chat", n=2, temperature=1).json()["usage"], door.ask("chat", max_tokens=3).json()["usage"]]
     client = openai.OpenAI(base_url=f"{door.url}/v1", api_key="none", timeout=DEADLINE_S, max_retries=0)
     for _ in range(2):  # asked for twice by one id: it ran once
         stream = client.chat.completions.create(
@@ -156,7 +136,7 @@ def test_what_was_taken_is_what_the_answers_said(door: Door) -> None:
 def test_a_change_is_rolled_out_and_the_next_platform_has_it(door: Door) -> None:
     door.pilotlight("endpoint", "create", "chat", *MODEL)
     assert "generation 2" in door.pilotlight("endpoint", "update", "chat", "--max-output-tokens=4", "--generation=1")
-    until(lambda: door.chat("chat", max_tokens=8).status_code == 400, DEADLINE_S, "the new bound holds")
+    until(lambda: door.ask("chat", max_tokens=8).status_code == 400, DEADLINE_S, "the new bound holds")
     os.kill(door.process.pid, signal.SIGTERM)
     door.process.wait(60)
     again = Door.__new__(Door)
@@ -166,9 +146,9 @@ def test_a_change_is_rolled_out_and_the_next_platform_has_it(door: Door) -> None
         until(again.is_ready, 60, lambda: again.log.read_text()[-2000:])
         shown = json.loads(again.pilotlight("endpoint", "get", "chat", "--json"))
         assert (shown["generation"], shown["spec"]["max_output_tokens"]) == (2, 4)
-        assert again.chat("chat", max_tokens=4).status_code == 200
+        assert again.ask("chat", max_tokens=4).status_code == 200
         assert "deleted" in again.pilotlight("endpoint", "delete", "chat")
-        assert again.chat("chat", max_tokens=4).status_code == 404
+        assert again.ask("chat", max_tokens=4).status_code == 404
         assert "nothing was to be deleted" in again.pilotlight("endpoint", "delete", "chat")
         assert not list(Path(again.state, "endpoints").iterdir())
     finally:

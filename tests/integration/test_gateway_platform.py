@@ -16,61 +16,21 @@ import httpx
 import openai
 import pytest
 import yaml
-from pooled_platform import PooledPlatform, pooled_platform
-from server_ports import free_port
+from front_door import DEADLINE_S, QUESTION, FrontDoor, endpoint
+from pooled_platform import pooled_platform
 from waiting import until, until_async
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-DEADLINE_S = 240.0
-QUICKSTART = Path(__file__).parents[2] / "inferenceservices" / "quickstart.yaml"
 _UNDER_WAY = ("validating", "in_progress", "finalizing")
-QUESTION = [{"role": "user", "content": "What is a token?"}]
-
-
-class FrontDoor(PooledPlatform):
-    def __init__(self, *args: Any) -> None:
-        self.gateway_port = free_port()
-        super().__init__(*args)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
-
-    def pods(self, name: str) -> int:
-        return sum(row["ready"] for row in self.status()["components"] if row["endpoint"] == name)
-
-    def chat(self, model: str, **fields: Any) -> httpx.Response:
-        body = {"model": model, "messages": QUESTION, "max_tokens": 16, "temperature": 0, **fields}
-        answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=DEADLINE_S)
-        assert answer.status_code == 200, answer.text
-        return answer
-
-
-def endpoint(name: str, front: str) -> dict[str, Any]:
-    spec: dict[str, Any] = yaml.safe_load(QUICKSTART.read_text())
-    spec["metadata"]["name"] = name
-    spec["metadata"]["annotations"]["pilotlight.dev/front"] = front
-    args = spec["spec"]["predictor"]["containers"][0]["args"]
-    args[0] = f"--model_name={name}"
-    transformer = spec["spec"]["transformer"]["containers"][0]["args"]
-    spec["spec"]["transformer"]["containers"][0]["args"] = [arg.replace("quickstart", name) for arg in transformer]
-    return spec
 
 
 @pytest.fixture(scope="module")
 def door() -> Iterator[FrontDoor]:
     services = yaml.safe_dump_all([endpoint("chat", "auto"), endpoint("podded", "pods")])
     with pooled_platform(FrontDoor, services, DEADLINE_S) as running:
-        until(lambda: _is_ready(running.url), 60, lambda: running.log.read_text()[-2000:])
+        until(running.is_ready, 60, lambda: running.log.read_text()[-2000:])
         yield running
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def test_the_first_request_needs_no_pod_and_both_ways_say_the_same(door: FrontDoor) -> None:
