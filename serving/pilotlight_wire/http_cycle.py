@@ -65,6 +65,7 @@ class HttpCycle:
         "_chunked",
         "_connection",
         "_expects_continue",
+        "_head",
         "_is_head",
         "_left_bytes",
         "_may_chunk",
@@ -91,6 +92,8 @@ class HttpCycle:
         self._is_head = scope["method"] == "HEAD"
         self._may_chunk = scope["http_version"] == "1.1"
         self._chunked = False
+        self._head = b""
+        """Of an answer whose first piece has not come, which it goes out with."""
         self._left_bytes: int | None = None
         self._body: bytes | bytearray = b""
         self._more = True
@@ -118,6 +121,7 @@ class HttpCycle:
         transport = self._connection.transport
         if not self.started:
             transport.write(status_line(500) + self._connection.date_line + _FAILED)
+        self._send_head()
         transport.close()
 
     # The client's side
@@ -221,8 +225,14 @@ class HttpCycle:
         if not self.keep_alive and not told_close:
             said += b"connection: close\r\n"
         self.started = True
-        connection = self._connection
-        connection.transport.write(b"%b%b%b\r\n" % (status_line(status), connection.date_line, said))
+        self._head = b"%b%b%b\r\n" % (status_line(status), self._connection.date_line, said)
+        # Most heads have their first piece right behind them; the others wait for none.
+        asyncio.get_running_loop().call_soon(self._send_head)
+
+    def _send_head(self) -> None:
+        if self._head and not self.gone:
+            head, self._head = self._head, b""
+            self._connection.transport.write(head)
 
     @property
     def is_full(self) -> bool:
@@ -242,9 +252,12 @@ class HttpCycle:
             self._left_bytes -= len(piece)
             if self._left_bytes < 0:
                 raise RuntimeError("the answer is longer than its content-length")
+        if self._head:
+            piece, self._head = self._head + piece, b""
         self._connection.transport.write(piece)
 
     def _end(self) -> None:
+        self._send_head()
         if self._chunked:
             if not self._is_head:
                 self._connection.transport.write(b"0\r\n\r\n")

@@ -12,6 +12,7 @@ class MemoryTransport(asyncio.Transport):
         super().__init__()
         self.protocol = protocol
         self.written = b""
+        self.writes = 0
         self.paused = False
         self.closed = False
         self.aborted = False
@@ -21,6 +22,7 @@ class MemoryTransport(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         self.written += bytes(data)
+        self.writes += 1
 
     def writelines(self, pieces: Iterable[Any]) -> None:
         self.write(b"".join(pieces))

@@ -244,3 +244,30 @@ async def test_the_pieces_that_requests_come_in_make_no_difference(seed: int, at
     places = [transport.written.find(b"answer to /%d" % number) for number in range(len(expected))]
     assert places == sorted(places)
     assert -1 not in places
+
+
+async def test_a_head_goes_out_with_its_first_piece_and_waits_for_none() -> None:
+    headed, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["path"] == "/slow":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+            headed.set()
+            await may_answer.wait()
+            await send({"type": "http.response.body", "body": b"abc", "more_body": False})
+        else:
+            await answering(b"abc", headers=((b"content-length", b"3"),))(scope, receive, send)
+
+    transport = connection(app)
+    transport.protocol.data_received(b"GET /at-once HTTP/1.1\r\nhost: x\r\n\r\n")
+    await settle()
+    assert transport.writes == 1
+    assert transport.written.endswith(b"\r\n\r\nabc")
+    transport.protocol.data_received(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
+    await headed.wait()
+    await settle()
+    assert transport.written.endswith(b"content-length: 3\r\n\r\n")
+    may_answer.set()
+    await settle()
+    assert transport.written.endswith(b"\r\n\r\nabc")
+    assert not transport.closed
