@@ -26,6 +26,7 @@ from typing import Any
 
 import psutil
 from gateway_peers import DIRECT, ROOT, Gateway, litellm, ours, vllm_router
+from gateway_picture import draw
 from processes import cpu_seconds, free_port, server
 from request_load import RequestLoad, run_requests
 from rich.console import Console
@@ -33,6 +34,10 @@ from rich.table import Table
 from stream_load import LoadResult, run_load
 
 LOGS = ROOT / "benchmarks" / "out" / "logs"
+PICTURE = ROOT / "benchmarks" / "out" / "gateway.png"
+PER_REQUEST, PER_TOKEN = "CPU µs per request", "CPU µs per streamed token"
+FIRST, MEMORY = "ms to the first token, more than the backend itself", "MB of memory"
+GOALS = {PER_REQUEST: 150.0, PER_TOKEN: 17.0, FIRST: 0.5, MEMORY: 120.0}
 CONNECTIONS = (1, 16, 64)
 STREAMS, TOKENS = 32, 100
 BODY: dict[str, object] = {"model": "demo", "messages": [{"role": "user", "content": "Say something, please."}]}
@@ -130,6 +135,17 @@ def table(found: dict[str, Measured]) -> Table:
     return shown
 
 
+def figures(found: dict[str, Measured]) -> dict[str, dict[str, float]]:
+    base_ms = statistics.median(found[DIRECT].first_ms)
+    gateways = {name: each for name, each in found.items() if name != DIRECT}
+    return {
+        PER_REQUEST: {name: statistics.median(each.request_us[16]) for name, each in gateways.items()},
+        PER_TOKEN: {name: statistics.median(each.token_us) for name, each in gateways.items()},
+        FIRST: {name: statistics.median(each.first_ms) - base_ms for name, each in gateways.items()},
+        MEMORY: {name: each.rss_bytes / 1e6 for name, each in gateways.items()},
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
@@ -161,6 +177,8 @@ def main() -> int:
                     measure(gateway, port, process, args.seconds, found.setdefault(gateway.name, Measured()))
                 print(f"round {number + 1}: {gateway.name} done", flush=True)
     Console(width=140).print(table(found))
+    draw(figures(found), GOALS, f"before a canned backend, one core each, median of {args.rounds}", PICTURE)
+    print(f"picture: {PICTURE.relative_to(ROOT)}")
     return 0
 
 

@@ -49,7 +49,7 @@ FEWEST_TOKENS, MOST_TOKENS = 20, 60
 LONGEST_S = 180.0
 TELL_S = 15.0
 _WAITED = re.compile(rb"\bturn;dur=([0-9.]+)")
-PICTURE = ROOT / "docs" / "pictures" / "overload.png"
+PICTURE = ROOT / "benchmarks" / "out" / "overload.png"
 
 
 @dataclass(frozen=True)
@@ -264,8 +264,8 @@ async def measured(url: str, keys: Sequence[str], gateway: psutil.Process, args:
         name: [(each.begun_s, each.first_s) for each in over.asked if each.priority == name and each.status == 200]
         for name in SHARES
     }
-    if args.picture:
-        draw(delivered, peak, {name: points for name, points in first.items() if points}, base, title, PICTURE)
+    draw(delivered, peak, {name: points for name, points in first.items() if points}, base, title, PICTURE)
+    print(f"picture: {PICTURE.relative_to(ROOT)}")
     met = goodput >= 0.95 * peak and p99 <= 1.5 * base and set(statuses) <= {200, 429, 503} and not over.untold
     print("met" if met else "NOT MET")
     return 0 if met else 1
@@ -277,7 +277,6 @@ def main() -> int:
     parser.add_argument("--unloaded", type=float, default=20.0, help="seconds of each of the two phases before")
     parser.add_argument("--times", type=float, default=5.0)
     parser.add_argument("--slots", type=int, default=SLOTS)
-    parser.add_argument("--picture", action="store_true", help=f"draws {PICTURE.relative_to(ROOT)}")
     args = parser.parse_args()
     os.sched_setaffinity(0, {1})
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
