@@ -52,8 +52,8 @@ trace-request: $(READY) ## the way of one warm request through every process, fi
 soak: $(READY) ## ten minutes of mixed traffic over five endpoints with scale to zero and a revision change
 	@$(BIN)/python benchmarks/soak.py
 
-bench-policy: $(READY) ## keep-alive policies over a week of synthetic requests: cold starts against slot-hours
-	@$(BIN)/python benchmarks/policy.py
+bench-policy: $(READY) ## keep-alive policies on public traces (TRACES=FOLDER, else ../shared/traces): cold starts against slot-hours
+	@$(BIN)/python benchmarks/policy.py $(if $(TRACES),--traces $(TRACES))
 
 bench-edges: $(READY) ## what the coordinator does when a lease's work begins or ends, at 10 to 1,000 slots
 	@$(BIN)/python benchmarks/busy_edges.py

@@ -4,7 +4,11 @@
     contention      leases that compete for slots
     warm_pool       a request trace; one holder per endpoint, as a predictor holds its lease
     fixed_window    the same trace with a pod per endpoint, kept for a fixed time
-    request_trace, public_traces, servegen, synthetic   where requests come from
+    variants        the policies that are compared, ours with each part left out
+    frontier        policies at equal slot-hours
+    crowding        tenants per slot
+    costs           what things take, in seconds: the one place
+    request_trace, trace_catalog, public_traces, servegen, synthetic   where requests come from
 
 Deterministic but for the ids of leases: randomness is a seed in the trace, nowhere else.
 """

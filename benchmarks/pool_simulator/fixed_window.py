@@ -25,6 +25,7 @@ def simulate(trace: Trace, keep_s: float, boot_s: float, name: str) -> Outcome:
         wait_s = ready_s[endpoint] - at_s
         if wait_s > 0.0:
             outcome.waits_s.append(wait_s)
+            outcome.boot_waits += 1
         until_s[endpoint] = max(until_s[endpoint], max(at_s, ready_s[endpoint]) + duration_s + keep_s)
     for endpoint in range(count):
         if until_s[endpoint] > never:

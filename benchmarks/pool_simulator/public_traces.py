@@ -1,14 +1,12 @@
-"""Public traces as ours: Azure Functions 2019 and BurstGPT, read from the files their authors publish.
+"""Azure's public traces as ours, read from the files their authors publish (AzurePublicDataset, CC-BY 4.0).
 
-Azure Functions 2019 (CC-BY; Shahrad et al., ATC'20), one file per day:
-    invocations_per_function_md.anon.dNN.csv    HashOwner,HashApp,HashFunction,Trigger,1,...,1440 (counts per minute)
-    function_durations_percentiles.anon.dNN.csv HashOwner,HashApp,HashFunction,Average,... (milliseconds)
+Functions 2019 (Shahrad et al., ATC'20), one file per day or span:
+    invocations   HashOwner,HashApp,HashFunction,Trigger,1,...,1440 (counts per minute)
+    durations     HashOwner,HashApp,HashFunction,Average,... (milliseconds)
     A function is an endpoint, its owner the tenant. A minute's invocations get uniform random seconds within it.
-BurstGPT: Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type, and since release 2 also Session ID and
-    Elapsed time. Requests without response tokens failed and are left out. The trace names two models only, so its
-    conversations are dealt to `endpoints` endpoints (Zipf), a session always to one.
-
-Neither knows architectures: each endpoint gets one of `fingerprints` by a hash of its name.
+    Neither architectures nor sizes are known: each endpoint gets one of `fingerprints` by a hash of its name.
+LLM inference 2023: TIMESTAMP,ContextTokens,GeneratedTokens, a file per service. It names no tenants, so a service's
+    requests are dealt to endpoints (Zipf), a tenant each; the service is the architecture.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import csv
 import random
 import zlib
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pool_simulator.request_trace import Endpoint, InvalidTrace, Trace, build
@@ -61,31 +60,37 @@ def read_azure_functions(
     return build(endpoints, requests)
 
 
-def read_burstgpt(
-    path: Path, *, endpoints: int, fingerprints: int, seed: int, days: float, s_per_token: float = 0.02
+def read_azure_llm(
+    services: Sequence[Path], *, endpoints: int, most_per_endpoint: int, seed: int, s_per_token: float = 0.02
 ) -> Trace:
-    """The first `days` days. Duration: Elapsed time where the file has it, else response tokens x `s_per_token`."""
+    """Each service's requests dealt to `endpoints` endpoints, of which those with at most `most_per_endpoint` are kept:
+    the others are never at zero. Duration: generated tokens x `s_per_token`. Raises InvalidTrace."""
     chance = random.Random(seed)
     shares = [1.0 / (rank + 1) for rank in range(endpoints)]
-    names = [f"burstgpt-{index}" for index in range(endpoints)]
-    sessions: dict[str, int] = {}
+    kept: list[Endpoint] = []
     requests: list[tuple[float, int, float]] = []
+    for path in services:
+        dealt: list[list[tuple[float, float]]] = [[] for _ in range(endpoints)]
+        for at_s, tokens in _azure_llm_rows(path):
+            duration_s = min(_MAX_DURATION_S, tokens * s_per_token)
+            dealt[chance.choices(range(endpoints), shares)[0]].append((at_s, duration_s))
+        for rank, own in enumerate(dealt):
+            if 0 < len(own) <= most_per_endpoint:
+                requests.extend((at_s, len(kept), duration_s) for at_s, duration_s in own)
+                name = f"{path.stem}-{rank}"
+                kept.append(Endpoint(name, name, path.stem))
+    return build(kept, requests)
+
+
+def _azure_llm_rows(path: Path) -> Iterator[tuple[float, int]]:
     with path.open(newline="", encoding="utf-8") as lines:
         for line, row in enumerate(csv.DictReader(lines), start=2):
             try:
-                at_s, tokens = float(row["Timestamp"]), int(row["Response tokens"])
-                elapsed_s = float(row.get("Elapsed time") or tokens * s_per_token)
+                # Seven digits behind the point, of which Python reads six.
+                at = datetime.fromisoformat(row["TIMESTAMP"][:26]).replace(tzinfo=UTC)
+                yield at.timestamp(), int(row["GeneratedTokens"])
             except (KeyError, TypeError, ValueError) as error:
-                raise InvalidTrace(f"{path}:{line}: {error!r}; is this a BurstGPT file?") from error
-            if at_s >= days * _DAY_S:
-                break
-            if tokens == 0:
-                continue
-            session = row.get("Session ID") or f"line {line}"
-            if session not in sessions:
-                sessions[session] = chance.choices(range(endpoints), shares)[0]
-            requests.append((at_s, sessions[session], min(_MAX_DURATION_S, elapsed_s)))
-    return build([Endpoint(name, name, _fingerprint(name, fingerprints)) for name in names], requests)
+                raise InvalidTrace(f"{path}:{line}: {error!r}; is this Azure's trace of LLM inference?") from error
 
 
 def _azure_rows(path: Path) -> Iterator[tuple[str, str, str, list[tuple[int, int]]]]:

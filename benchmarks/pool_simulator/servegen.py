@@ -1,40 +1,50 @@
-"""ServeGen's production traces (arXiv 2505.09999, Apache-2.0) as ours: each client of a model is an endpoint.
+"""ServeGen's production traces (arXiv 2505.09999, Apache-2.0) as ours: each client of a model is an endpoint of a
+tenant of its own, and the model is its architecture.
 
-A folder per model has a file per client, one line per ten minutes: start_s, requests/s, CV, family (Gamma or Weibull)
-and its two parameters (shape, scale) of the seconds between arrivals. Arrivals are drawn from them. A client's bins
-before its first and after its last traffic are not idleness, they are left out.
+The archive has a folder per model with a file per client, one line per ten minutes: start_s, requests/s, CV, family
+(Gamma or Weibull) and its two parameters (shape, scale) of the seconds between arrivals. Arrivals are drawn from them.
+A client's bins before its first and after its last traffic are not idleness, they are left out.
 """
 
 from __future__ import annotations
 
 import random
-import zlib
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pool_simulator.request_trace import Endpoint, InvalidTrace, Trace, build
 
 _BIN_S = 600.0
-_DAY_S = 86_400.0
 
 
-def read_servegen(
-    folder: Path, *, day: int, days: float, fingerprints: int, most_per_client: int, mean_work_s: float, seed: int
-) -> Trace:
-    """Clients with at most `most_per_client` requests in the span: the others are never at zero."""
+def read_servegen(archive: Path, *, end_s: float, most_per_client: float, mean_work_s: float, seed: int) -> Trace:
+    """Clients with at most `most_per_client` requests until `end_s`: others are never at zero. Raises InvalidTrace."""
     chance = random.Random(seed)
-    begin_s, end_s = day * _DAY_S, (day + days) * _DAY_S
     endpoints: list[Endpoint] = []
     requests: list[tuple[float, int, float]] = []
-    for path in sorted(folder.glob("*-trace.csv")):
-        bins = [one for one in _bins(path) if begin_s <= one.begin_s < end_s]
+    for model, client, text in sorted(_clients(archive)):
+        name = f"{model}/{client}"
+        bins = [one for one in _bins(name, text) if one.begin_s < end_s]
         if not 1.0 <= sum(one.per_s * _BIN_S for one in bins) <= most_per_client:
             continue
-        name, index = path.stem.removesuffix("-trace"), len(endpoints)
-        endpoints.append(Endpoint(name, name, f"architecture-{zlib.crc32(name.encode()) % fingerprints}"))
+        index = len(endpoints)
+        endpoints.append(Endpoint(name, name, model))
         requests.extend((at_s, index, chance.expovariate(1 / mean_work_s)) for at_s in _arrivals(bins, chance))
     return build(endpoints, requests)
+
+
+def _clients(archive: Path) -> Iterator[tuple[str, str, str]]:
+    """(model, client, lines)."""
+    try:
+        with tarfile.open(archive) as files:
+            for member in files:
+                path = PurePosixPath(member.name)
+                if path.name.endswith("-trace.csv") and (file := files.extractfile(member)) is not None:
+                    yield path.parent.name, path.stem.removesuffix("-trace"), file.read().decode()
+    except tarfile.TarError as error:
+        raise InvalidTrace(f"{archive}: {error}; expected ServeGen's folders in one archive") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +56,14 @@ class _Bin:
     scale: float
 
 
-def _bins(path: Path) -> Iterator[_Bin]:
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+def _bins(name: str, text: str) -> Iterator[_Bin]:
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             begin, rate, _, family, shape, scale = line.split(",")
             if float(rate) > 0.0:
                 yield _Bin(float(begin), float(rate), family, float(shape), float(scale))
         except ValueError as error:
-            raise InvalidTrace(f"{path}:{number}: {error!r}; is this a ServeGen trace?") from error
+            raise InvalidTrace(f"{name}:{number}: {error!r}; is this a ServeGen trace?") from error
 
 
 def _arrivals(bins: list[_Bin], chance: random.Random) -> Iterator[float]:

@@ -60,14 +60,15 @@ class Durations:
     swap_s: Mapping[Tier, float]
     revoke_s: float = 0.05
     stop_s: float = 0.5
+    wake_s: float = 0.5
     ram_models: int = 64
 
 
 class VirtualAgent(MemoryAgent):
     """An agent whose commands take time. `revoked`: set for each lease that was taken back or given back."""
 
-    def __init__(self, slot_count: int, durations: Durations) -> None:
-        super().__init__(*(f"slot:{n}" for n in range(slot_count)), name="virtual")
+    def __init__(self, slot_count: int, durations: Durations, sleepers: int = 0) -> None:
+        super().__init__(*(f"slot:{n}" for n in range(slot_count)), sleepers=sleepers, name="virtual")
         self.durations = durations
         self.boots = 0
         self.revoked: dict[str, asyncio.Event] = {}
@@ -113,6 +114,8 @@ class VirtualAgent(MemoryAgent):
                 return self.durations.revoke_s
             case "stop":
                 return self.durations.stop_s
+            case "sleep" | "wake":
+                return self.durations.wake_s
         return 0.0
 
     def _tier(self, uri: str) -> Tier:

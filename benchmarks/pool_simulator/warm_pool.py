@@ -21,54 +21,54 @@ from pilotlight_pool.policy.placement.placement import PlacementSpec
 from pilotlight_pool.policy.placement.prediction import Path as EnginePath
 from pilotlight_pool.policy.placement.prediction import PredictionSpec
 from pilotlight_protocol.errors import PilotlightError
-from pilotlight_protocol.leases import LeaseAnswer, LeaseRequest
+from pilotlight_protocol.leases import Isolation, LeaseAnswer, LeaseRequest
+from pool_simulator.costs import Costs
 from pool_simulator.outcome import Outcome
 from pool_simulator.request_trace import Endpoint, Trace
-from pool_simulator.virtual_pool import Durations, SlotClock, VirtualAgent, run
+from pool_simulator.virtual_pool import SlotClock, VirtualAgent, run
 
 _DEADLINE_S = 3600.0
 _TRIES = 5
 _LAST_WAIT_S = 600.0
+# Looked at what time alone changes, a tenth as often as the product does: runs take minutes, not hours.
+_TICK_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """What the pool is made of, and its knob (`keep.price_slot_s`). Seconds; `boot_s` is a fork where there are any."""
+    """What the pool is made of, and its knobs (`keep`). `swappable`: whether engines exchange their weights at all;
+    `isolation`: "dedicated" lets no two tenants have one engine."""
 
-    slots: int = 32
-    boot_s: float = 29.0
-    swap_ram_s: float = 0.25
-    swap_disk_s: float = 1.0
-    ram_models: int = 64
+    costs: Costs
+    slots: int = 12
     lease_idle_s: float = 5.0
     keep: KeepAliveSpec = field(default_factory=KeepAliveSpec)
-
-    def durations(self) -> Durations:
-        return Durations(
-            boot_s={"ram": self.boot_s, "disk": self.boot_s},
-            swap_s={"ram": self.swap_ram_s, "disk": self.swap_disk_s},
-            ram_models=self.ram_models,
-        )
+    swappable: bool = True
+    isolation: Isolation = "shared"
 
     def settings(self) -> CoordinatorSettings:
+        costs = self.costs
         prior: dict[EnginePath, float] = {
-            "loaded": 0.005,
-            "wake": 0.5,
-            "swap": self.swap_ram_s,
-            "fork": self.boot_s,
-            "boot": self.boot_s,
+            "loaded": costs.loaded_s,
+            "wake": costs.wake_s,
+            "swap": costs.swap_ram_s,
+            "fork": costs.fork_s,
+            "boot": costs.fork_s,
         }
-        eviction = EvictionSpec(PlacementSpec(PredictionSpec(process_s=prior)))
+        eviction = EvictionSpec(PlacementSpec(PredictionSpec(process_s=prior), stop_s=costs.stop_s))
         policy = PoolPolicy(eviction=eviction, expires_s=1e7, keep_ended_s=5.0)
-        return CoordinatorSettings(policy, keep_alive=self.keep, tick_s=2.0)
+        return CoordinatorSettings(policy, keep_alive=self.keep, isolation=self.isolation, tick_s=_TICK_S)
+
+    def uri(self, endpoint: Endpoint) -> str:
+        return f"model://{endpoint.fingerprint}/{endpoint.name}{'' if self.swappable else '?boot'}"
 
 
 def simulate(trace: Trace, spec: PoolSpec, name: str) -> Outcome:
-    agent = VirtualAgent(spec.slots, spec.durations())
+    agent = VirtualAgent(spec.slots, spec.costs.durations(), spec.costs.sleepers)
 
     async def scenario(coordinator: Coordinator, clock: SlotClock) -> Outcome:
         outcome = Outcome(name, len(trace.arrivals_s))
-        holders = [_Holder(endpoint, coordinator, agent, spec.lease_idle_s) for endpoint in trace.endpoints]
+        holders = [_Holder(endpoint, coordinator, agent, spec) for endpoint in trace.endpoints]
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         requests: set[asyncio.Task[None]] = set()
@@ -100,14 +100,12 @@ def simulate(trace: Trace, spec: PoolSpec, name: str) -> Outcome:
 class _Holder:
     """One endpoint's predictor."""
 
-    def __init__(self, endpoint: Endpoint, coordinator: Coordinator, agent: VirtualAgent, idle_s: float) -> None:
+    def __init__(self, endpoint: Endpoint, coordinator: Coordinator, agent: VirtualAgent, spec: PoolSpec) -> None:
         self.leasing: asyncio.Task[LeaseAnswer] | None = None
-        self._asked = LeaseRequest(
-            f"model://{endpoint.fingerprint}/{endpoint.name}", endpoint.name, endpoint.tenant, deadline_s=_DEADLINE_S
-        )
+        self._asked = LeaseRequest(spec.uri(endpoint), endpoint.name, endpoint.tenant, deadline_s=_DEADLINE_S)
         self._lease_service = coordinator.lease_service
         self._agent = agent
-        self._idle_s = idle_s
+        self._idle_s = spec.lease_idle_s
         self._loop = asyncio.get_running_loop()
         self._lease: LeaseAnswer | None = None
         self._works = 0
@@ -134,6 +132,7 @@ class _Holder:
                 lease = await asyncio.shield(self.leasing)
                 wait_s = self._loop.time() - began_s
                 outcome.waits_s.append(wait_s)
+                outcome.boot_waits += lease.path in {"fork", "boot"}
                 if lease.path == "swap":
                     outcome.swap_waits_s.append(wait_s)
                 self.begin(duration_s)
@@ -142,6 +141,10 @@ class _Holder:
 
     async def _ready(self) -> LeaseAnswer:
         self._works = 0
+        if self._lease is not None:
+            # Taken back: its holder says that it knows, and it is forgotten.
+            self._lease_service.release(self._lease.lease_id, TRUSTED)
+            self._lease = None
         try:
             answer = await self._lease_service.request(self._asked, TRUSTED)
             while not answer.endpoint:

@@ -1,16 +1,20 @@
 """The trace simulator on traces small enough to check by hand, and the readers of public traces."""
 
+import io
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
-from pool_simulator import fixed_window, public_traces, request_trace, servegen, synthetic, warm_pool
+from pool_simulator import fixed_window, public_traces, request_trace, servegen, synthetic, variants, warm_pool
+from pool_simulator.costs import PROFILES, Costs
 from pool_simulator.outcome import Outcome
 from pool_simulator.request_trace import Endpoint, InvalidTrace
 
-SPEC = warm_pool.PoolSpec(slots=4, swap_ram_s=0.25, swap_disk_s=1.0, keep=KeepAliveSpec(price_slot_s=600.0))
+COSTS = Costs("test", 29.0, 29.0, 0.25, 1.0, 0.005, 0.5)
+SPEC = warm_pool.PoolSpec(COSTS, slots=4, keep=KeepAliveSpec(price_slot_s=600.0))
 
 
 def two_fine_tunes(*requests: tuple[float, int, float], shared: bool = True) -> request_trace.Trace:
@@ -31,8 +35,8 @@ def test_a_fixed_window_boots_waits_and_counts_its_slot_until_the_trace_ends() -
 def test_the_pool_swaps_where_the_window_boots() -> None:
     story = two_fine_tunes((0.0, 0, 5.0), (60.0, 1, 5.0), (120.0, 0, 5.0), (180.0, 2, 5.0))
     shared = warm_pool.simulate(story, SPEC, "ours")
-    # The second and the fourth endpoint come from disk, the first is still in RAM when it returns.
-    assert sorted(shared.waits_s) == pytest.approx([0.25, 1.0, 1.0, 29.0], abs=0.06)
+    # The first three of their models come from disk, the first is still in RAM when it returns.
+    assert sorted(shared.waits_s) == pytest.approx([0.25, 1.0, 1.0, 29.75], abs=0.06)
     assert (shared.boots, shared.peak_slots) == (1, 1)
     assert shared.slot_seconds == pytest.approx(180.0, abs=0.5)
     alone = warm_pool.simulate(two_fine_tunes((0.0, 0, 5.0), (60.0, 1, 5.0), shared=False), SPEC, "unshared")
@@ -42,8 +46,8 @@ def test_the_pool_swaps_where_the_window_boots() -> None:
 def test_requests_that_come_meanwhile_share_the_lease_and_its_wait() -> None:
     story = two_fine_tunes((0.0, 0, 1.0), (10.0, 0, 1.0), (30.0, 0, 9.0), (31.0, 0, 1.0))
     outcome = warm_pool.simulate(story, SPEC, "ours")
-    assert sorted(outcome.waits_s) == pytest.approx([19.0, 29.0], abs=0.06)
-    assert outcome.boots == 1
+    assert sorted(outcome.waits_s) == pytest.approx([19.75, 29.75], abs=0.06)
+    assert (outcome.boots, outcome.boot_waits) == (1, 2)
 
 
 def test_a_request_waits_for_a_slot_that_is_busy_and_an_idle_lease_gives_way() -> None:
@@ -58,7 +62,7 @@ def test_a_request_waits_for_a_slot_that_is_busy_and_an_idle_lease_gives_way() -
 def test_what_is_not_worth_keeping_is_released() -> None:
     spec = replace(SPEC, keep=KeepAliveSpec(price_slot_s=100.0))
     outcome = warm_pool.simulate(two_fine_tunes((0.0, 0, 10.0), (500.0, 0, 1.0)), spec, "ours")
-    # 29 s of boot, 10 s of work, 5 s of lease, kept for 100 s; at 500 s one boots again.
+    # 30 s of boot, 10 s of work, 5 s of lease, kept for 100 s; at 500 s one boots again.
     assert outcome.boots == 2
     assert outcome.slot_seconds == pytest.approx(144.0, abs=4.0)
 
@@ -116,42 +120,56 @@ def test_azure_functions_2019(tmp_path: Path) -> None:
         public_traces.read_azure_functions([durations], [], fingerprints=2, max_endpoints=10, seed=1)
 
 
-@pytest.mark.parametrize(
-    ("header", "rows", "durations"),
-    [
-        (
-            "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type",
-            ["5,ChatGPT,472,18,490,Conversation log", "45,GPT-4,10,0,10,API log", "118,GPT-4,417,276,693,API log"],
-            [0.36, 5.52],
-        ),
-        (
-            "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type",
-            ["5,77,3.5,ChatGPT,472,18,490,Conversation log", "90,77,4.5,ChatGPT,1,2,3,Conversation log"],
-            [3.5, 4.5],
-        ),
-    ],
-    ids=["release 1", "release 2"],
-)
-def test_burstgpt(tmp_path: Path, header: str, rows: list[str], durations: list[float]) -> None:
-    path = tmp_path / "BurstGPT_1.csv"
-    path.write_text("\n".join([header, *rows]) + "\n")
-    read = public_traces.read_burstgpt(path, endpoints=10, fingerprints=3, seed=1, days=1.0)
-    assert list(read.durations_s) == pytest.approx(durations)
-    if "Session" in header:
-        assert len(set(read.endpoint_of)) == 1
+def test_azure_llm_2023(tmp_path: Path) -> None:
+    path = tmp_path / "conv.csv"
+    rows = [f"2023-11-16 18:{minute:02}:03.9799600,374,44" for minute in range(60)]
+    path.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n")
+    read = public_traces.read_azure_llm([path], endpoints=4, most_per_endpoint=20, seed=1)
+    assert {endpoint.fingerprint for endpoint in read.endpoints} == {"conv"}
+    assert 0 < len(read.endpoints) < 4, "the busiest is never at zero"
+    assert set(read.durations_s) == {0.88}
+    assert all(round(at_s - read.arrivals_s[0]) % 60 == 0 for at_s in read.arrivals_s)
+    path.write_text("TIMESTAMP,ContextTokens\nnever,3\n")
+    with pytest.raises(InvalidTrace, match=r"conv\.csv:2.*Azure's trace"):
+        public_traces.read_azure_llm([path], endpoints=4, most_per_endpoint=20, seed=1)
+
+
+def archive(path: Path, **clients: str) -> Path:
+    with tarfile.open(path, "w:xz") as files:
+        for client, lines in clients.items():
+            info = tarfile.TarInfo(f"servegen/data/language/m-large/{client}-trace.csv")
+            info.size = len(lines)
+            files.addfile(info, io.BytesIO(lines.encode()))
+    return path
 
 
 def test_servegen(tmp_path: Path) -> None:
-    (tmp_path / "chunk-0-trace.csv").write_text(
-        "0,0,0,,0,0\n600,0.1,1.0,Gamma,1.0,10.0\n1200,0.05,1,Weibull,1.0,20.0\n"
-    )
-    (tmp_path / "chunk-1-trace.csv").write_text("0,50.0,1.0,Gamma,1.0,0.02\n")
-    read = servegen.read_servegen(
-        tmp_path, day=0, days=1.0, fingerprints=2, most_per_client=500, mean_work_s=4.0, seed=1
-    )
-    assert [endpoint.name for endpoint in read.endpoints] == ["chunk-0"], "the other one is never at zero"
+    calm = "0,0,0,,0,0\n600,0.1,1.0,Gamma,1.0,10.0\n1200,0.05,1,Weibull,1.0,20.0\n"
+    path = archive(tmp_path / "servegen.tar.xz", calm=calm, busy="0,50.0,1.0,Gamma,1.0,0.02\n")
+    read = servegen.read_servegen(path, end_s=3600.0, most_per_client=500, mean_work_s=4.0, seed=1)
+    assert [endpoint.name for endpoint in read.endpoints] == ["m-large/calm"], "the other one is never at zero"
+    assert {endpoint.fingerprint for endpoint in read.endpoints} == {"m-large"}
     assert 60 < len(read.arrivals_s) < 130
     assert read.horizon_s < 1200.0
-    (tmp_path / "chunk-2-trace.csv").write_text("0,x,1.0,Gamma,1.0,0.02\n")
-    with pytest.raises(InvalidTrace, match=r"chunk-2-trace\.csv:1"):
-        servegen.read_servegen(tmp_path, day=0, days=1.0, fingerprints=2, most_per_client=500, mean_work_s=4.0, seed=1)
+    with pytest.raises(InvalidTrace, match=r"m-large/bad:1"):
+        servegen.read_servegen(
+            archive(tmp_path / "bad.tar.xz", bad="0,x,1.0,Gamma,1.0,0.02\n"),
+            end_s=3600.0, most_per_client=500, mean_work_s=4.0, seed=1,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("costs", PROFILES.values(), ids=list(PROFILES))
+def test_every_part_can_be_left_out(costs: Costs) -> None:
+    """Three fine-tunes in turn on one slot: swaps are what saves boots, and only between tenants that share."""
+    fine_tunes = [Endpoint(f"e{n}", f"tenant-{n}", "f") for n in range(3)]
+    story = request_trace.build(fine_tunes, [(60.0 * n, n % 3, 1.0) for n in range(30)])
+    at_one_price = [replace(variant, prices=[300.0]) for variant in variants.ours(costs, slots=1)]
+    boots = {variant.name: next(variant.sweep(story)).boots for variant in at_one_price}
+    few = {name for name, count in boots.items() if count == 1}
+    assert {name for name in boots if name.startswith("without s") and name != "without sleep"} == set(boots) - few
+
+
+def test_knative_keeps_for_its_window_and_its_grace_period() -> None:
+    story = two_fine_tunes(*[(150.0 * n, 0, 1.0) for n in range(10)])
+    boots = {point.knob: point.boots for point in variants.knative(story, PROFILES["cpu"])}
+    assert (boots["60 s"], boots["120 s"]) == (10, 1)

@@ -1,0 +1,89 @@
+"""The policies that are compared: Knative's window, fixed keep-alive, ours, and ours with each part left out.
+
+Ours is the product's coordinator and its policy modules as they are; a part is left out by its own setting, by what the
+agent says of its models, or by putting another function in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from unittest import mock
+
+from pilotlight_pool.policy.placement import model_worth
+from pool_simulator import fixed_window, warm_pool
+from pool_simulator.costs import Costs
+from pool_simulator.frontier import Figures, figures
+from pool_simulator.request_trace import Trace
+
+KNATIVE = "Knative's window, vLLM's server"
+FIXED = "fixed keep-alive, our fork"
+OURS = "ours"
+# Knative's stable window is 60 s, from 6 s to 1 h; its grace period comes on top.
+WINDOWS_S = (6.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+WINDOW_S, GRACE_S = 60.0, 30.0
+KEEPS_S = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+PRICES = (10.0, 40.0, 160.0, 300.0, 2560.0)
+# Of what holds its few slots all the time whatever a cold start is worth.
+FEW_PRICES = (40.0, 300.0)
+_NEVER = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """`prices`: slot-seconds that one avoided cold start is worth."""
+
+    name: str
+    spec: warm_pool.PoolSpec
+    within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    prices: Sequence[float] = PRICES
+
+    def sweep(self, trace: Trace) -> Iterator[Figures]:
+        for price in self.prices:
+            spec = replace(self.spec, keep=replace(self.spec.keep, price_slot_s=price))
+            with self.within():
+                yield figures(warm_pool.simulate(trace, spec, self.name), f"{price:g}")
+
+
+def knative(trace: Trace, costs: Costs) -> list[Figures]:
+    """A pod per endpoint, as Knative keeps it."""
+    return [
+        figures(fixed_window.simulate(trace, window_s + GRACE_S, costs.server_s, KNATIVE), f"{window_s:g} s")
+        for window_s in WINDOWS_S
+    ]
+
+
+def fixed(trace: Trace, costs: Costs) -> list[Figures]:
+    """An engine per endpoint, kept for a fixed time, that comes as fast as ours does."""
+    return [figures(fixed_window.simulate(trace, keep_s, costs.fork_s, FIXED), f"{keep_s:g} s") for keep_s in KEEPS_S]
+
+
+def ours(costs: Costs, slots: int) -> list[Variant]:
+    """The whole policy first."""
+    base = warm_pool.PoolSpec(costs, slots=slots)
+    blind = replace(base.keep, min_gaps=_NEVER, max_standard_keep_alive_s=math.inf)
+    found = [
+        Variant(OURS, base),
+        Variant("without sharing between tenants", replace(base, isolation="dedicated"), prices=FEW_PRICES),
+        Variant("without swap", replace(base, swappable=False), prices=FEW_PRICES),
+        Variant("without the histogram (a fixed time)", replace(base, keep=blind)),
+        Variant("without greedy-dual (least recently used)", base, least_recently_used),
+    ]
+    if costs.sleepers:
+        found.append(Variant("without sleep", replace(base, costs=replace(costs, sleepers=0))))
+    return found
+
+
+@contextlib.contextmanager
+def least_recently_used() -> Iterator[None]:
+    """Whose engine is overwritten: the one used longest ago, instead of greedy-dual's choice."""
+    uses = itertools.count(1)
+
+    def used(state: model_worth.WorthState, model: str, back_s: float) -> model_worth.WorthState:
+        return replace(state, models={**state.models, model: model_worth.Worth(1, float(next(uses)))})
+
+    with mock.patch.object(model_worth, "used", used):
+        yield
