@@ -52,6 +52,7 @@ from pilotlight_gateway.routing.routes import Routes
 from pilotlight_gateway.routing.target_waits import EndpointFacts, TargetWaits
 from pilotlight_gateway.settings import GatewaySettings, parse_settings
 from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
+from pilotlight_gateway.short_way.recorded_short_way import RecordedShortWay
 from pilotlight_gateway.short_way.short_way import ShortWay
 from pilotlight_gateway.short_way.text_cache import TextCache
 from pilotlight_gateway.short_way.text_loader import WorkerLoader
@@ -190,7 +191,7 @@ class Gateway:
         folder = self._settings.state_dir
         later = None if folder is None else self._later_work(folder, authenticator.caller_again)
         jobs = None if later is None else later.jobs
-        ways: dict[WayName, Way] = {"short": short, "pods": pods}
+        ways: dict[WayName, Way] = {"short": short if self._redis is None else RecordedShortWay(short), "pods": pods}
         turns = FairTurns(lambda: self._config.config.queue)
         wakes: dict[WayName, Callable[[EndpointEntry], None]] = {"short": short.warm, "pods": pods.wake}
         facts = EndpointFacts(short.has_engine, turns.wait_s, lambda entry, way: wakes[way](entry))

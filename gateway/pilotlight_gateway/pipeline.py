@@ -43,7 +43,8 @@ from pilotlight_gateway.request_steps import (
 )
 from pilotlight_gateway.routing.fallbacks import by_route
 from pilotlight_gateway.routing.request_facts import TIMEOUT_HEADER, client_waits_s
-from pilotlight_gateway.ways import WAY_HEADER, WayName
+from pilotlight_gateway.stream_record import Began
+from pilotlight_gateway.ways import WAY_HEADER, ChosenWay, WayName
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
     DeadlineExceeded,
@@ -114,6 +115,8 @@ class Pipeline:
 
     async def _run(self, request: GatewayRequest, asked_at: Place, started_s: float) -> Reply | Stream:
         context = request.context
+        if request.record is not None and request.record.left_off is not None:
+            _as_it_began(request, request.record.left_off.began)
         later = self._steps.later
         if later is not None and "prefer" in context.headers and later.wanted(context, asked_at):
             await self._steps.limits.count(request.caller, context)
@@ -230,7 +233,11 @@ class Pipeline:
         return result
 
     async def _by_a_way(self, request: GatewayRequest, started_s: float) -> Reply | Stream:
-        chosen = self._steps.chooser.choose(request)
+        left_off = None if request.record is None else request.record.left_off
+        if left_off is None:
+            chosen = self._steps.chooser.choose(request)
+        else:
+            chosen = ChosenWay(left_off.began.way, "the answer began there")
         WENT[chosen.name].inc()
         if chosen.wakes_pods:
             self._steps.wake(request.entry)
@@ -238,6 +245,22 @@ class Pipeline:
         context.response_headers[WAY_HEADER] = chosen.header
         context.server_timing["gateway"] = (time.perf_counter() - started_s) * 1000
         return await self._steps.ways[chosen.name].answer(request)
+
+
+def _as_it_began(request: GatewayRequest, began: Began) -> None:
+    """Whoever made its beginning makes the rest. Raises Unavailable."""
+    choices = [Choice(request.entry, request.model_name, "")] if request.routed is None else request.routed.choices
+    for choice in choices:
+        entry = choice.entry
+        if entry.key == (began.namespace, began.name) and choice.model_name == began.model_name:
+            if entry.spec_digest != began.spec_digest or entry.is_split:
+                break
+            if request.routed is not None:
+                request.routed = msgspec.structs.replace(request.routed, choices=(choice,), cascade=None)
+            request.entry, request.model_name = entry, choice.model_name
+            request.context.request_id = began.request_id
+            return
+    raise Unavailable("the endpoint's model may be another one by now; ask anew, with another id")
 
 
 def asked_of(body: bytes) -> Asked:

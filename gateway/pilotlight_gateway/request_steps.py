@@ -14,7 +14,8 @@ from typing import Literal, Protocol
 import msgspec
 
 from pilotlight_gateway.cascade.cascade_spec import CascadeSpec
-from pilotlight_gateway.ways import ChosenWay
+from pilotlight_gateway.stream_record import Began, StreamRecord
+from pilotlight_gateway.ways import ChosenWay, WayName
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import Unauthorized
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
@@ -151,7 +152,8 @@ class GatewayRequest:
     `routed`: where a route chose the endpoint; then it may become another one before the answer has begun, as
     `choice` says. `elsewhere`: another endpoint would answer now, so that there is nothing to wait for.
     `answers_as`: what the answer calls the model, "" for its `model_name`. `usage`: of the endpoint that is asked now.
-    `first_byte_s`: until the answer began."""
+    `first_byte_s`: until the answer began. `record`: where another gateway may have to go on with the answer, or this
+    one goes on with another's."""
 
     context: RequestContext
     place: Place
@@ -165,6 +167,24 @@ class GatewayRequest:
     elsewhere: bool = False
     answers_as: str = ""
     first_byte_s: float | None = None
+    record: StreamRecord | None = None
+
+    @property
+    def may_stream(self) -> bool:
+        return bool(self.asked.stream) or self.place.component_path.rstrip("/").endswith("/generate_stream")
+
+    def begun_by(self, way: WayName, record: StreamRecord) -> Began:
+        entry = self.entry
+        return Began(
+            way,
+            entry.namespace,
+            entry.name,
+            entry.spec_digest,
+            self.model_name,
+            record.seed.header,
+            self.context.request_id,
+            record.reservation,
+        )
 
 
 class Authenticator(Protocol):

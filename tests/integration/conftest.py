@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from component_process import RunningComponent, running
 from pool_agent import ZygoteProcess, private_dir
+from redis_server import RedisServer
 from server_ports import free_port
 
 # An engine boots in 5 to 15 s on idle cores; the machine may be shared.
@@ -48,6 +49,15 @@ def embedding_model() -> Path:
 def cross_encoder_model() -> Path:
     """The same encoder under a classifier of one label, whose weights are random."""
     return made("make_embedding_model.py", "minilm-cross-encoder", BOOT_DEADLINE_S)
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One that keeps nothing over a restart."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), kept=False)
+    server.start()
+    yield server
+    server.end()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 # 30 November 2026, 23:58:20 UTC: a minute, a day and a month end soon.
 START_S = 1_796_083_100.0
 CLOCK = "clock"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), kept=False)
-    server.start()
-    yield server
-    server.end()
 
 
 @contextlib.asynccontextmanager
@@ -128,11 +120,11 @@ STEPS = st.lists(
         st.none() | st.integers(100, 600),
     ),
 )
-def test_redis_and_memory_give_the_same_answers(server: RedisServer, steps: Any, terms: LimitTerms) -> None:
+def test_redis_and_memory_give_the_same_answers(redis: RedisServer, steps: Any, terms: LimitTerms) -> None:
     async def compare() -> None:
-        async with linked(server) as link:
-            await server.command("FLUSHALL")
-            scripts, account, now_s = Turned(link, server), TenantAccount(keep_s=1e9), START_S
+        async with linked(redis) as link:
+            await redis.command("FLUSHALL")
+            scripts, account, now_s = Turned(link, redis), TenantAccount(keep_s=1e9), START_S
             running: dict[str, int] = {}
             for step, (what, number, tokens, pause_s) in enumerate(steps):
                 now_s = round(now_s + pause_s, 3)
@@ -165,10 +157,10 @@ def whole_minute() -> LimitTerms:
     return LimitTerms(requests_per_minute=2, tokens_per_minute=100, concurrency=2)
 
 
-async def test_a_place_expires_unless_it_is_renewed(server: RedisServer, whole_minute: LimitTerms) -> None:
-    async with linked(server) as link:
-        await server.command("FLUSHALL")
-        scripts, terms = Turned(link, server), LimitTerms(concurrency=2)
+async def test_a_place_expires_unless_it_is_renewed(redis: RedisServer, whole_minute: LimitTerms) -> None:
+    async with linked(redis) as link:
+        await redis.command("FLUSHALL")
+        scripts, terms = Turned(link, redis), LimitTerms(concurrency=2)
         await scripts.at(START_S)
         for name in "ab":
             assert (await scripts.reserve(terms, name, 1, place_s=15))[0] == ""
@@ -180,10 +172,10 @@ async def test_a_place_expires_unless_it_is_renewed(server: RedisServer, whole_m
         assert (await scripts.reserve(terms, "d", 1, place_s=15))[0] == "concurrency"
 
 
-async def test_what_arrives_twice_or_too_late_changes_nothing(server: RedisServer, whole_minute: LimitTerms) -> None:
-    async with linked(server) as link:
-        await server.command("FLUSHALL")
-        scripts = Turned(link, server)
+async def test_what_arrives_twice_or_too_late_changes_nothing(redis: RedisServer, whole_minute: LimitTerms) -> None:
+    async with linked(redis) as link:
+        await redis.command("FLUSHALL")
+        scripts = Turned(link, redis)
         await scripts.at(START_S)
         for _ in range(2):
             assert await scripts.reserve(whole_minute, "a", 60) == ("", 0, [1, 60, 61.0, 61.0])
@@ -199,11 +191,11 @@ async def test_what_arrives_twice_or_too_late_changes_nothing(server: RedisServe
 
 
 async def test_a_redis_that_lost_everything_learns_what_runs_and_what_it_took(
-    server: RedisServer, whole_minute: LimitTerms
+    redis: RedisServer, whole_minute: LimitTerms
 ) -> None:
-    async with linked(server) as link:
-        scripts = Turned(link, server)
-        await server.command("FLUSHALL")
+    async with linked(redis) as link:
+        scripts = Turned(link, redis)
+        await redis.command("FLUSHALL")
         await scripts.at(START_S)
         await scripts.renew("a", int(START_S), 60)
         assert await scripts.settle("b", 30, int(START_S))
@@ -215,17 +207,17 @@ async def test_a_redis_that_lost_everything_learns_what_runs_and_what_it_took(
 
 
 @pytest.mark.parametrize("name", ["a", "a}:r:x", "{a", "a:running", "ä", ""])
-async def test_no_name_reaches_another_tenants_account(server: RedisServer, name: str) -> None:
+async def test_no_name_reaches_another_tenants_account(redis: RedisServer, name: str) -> None:
     terms, others = LimitTerms(requests_per_minute=1), [name, *(other for other in ("b", "a:r:b") if other != name)]
-    async with replica(server, f"names-{name}") as (accounts, _):
-        await server.command("FLUSHALL")
+    async with replica(redis, f"names-{name}") as (accounts, _):
+        await redis.command("FLUSHALL")
         for tenant in others:
             assert isinstance(await accounts.reserve(tenant, terms, "1", 1), Granted)
             assert isinstance(await accounts.reserve(tenant, terms, "2", 1), Refused)
 
 
-async def test_a_huge_answer_is_no_fault_of_redis(server: RedisServer) -> None:
-    async with replica(server, "huge") as (accounts, link):
+async def test_a_huge_answer_is_no_fault_of_redis(redis: RedisServer) -> None:
+    async with replica(redis, "huge") as (accounts, link):
         for number, tokens in enumerate((10**30, 2**63, 10**18)):
             assert isinstance(await accounts.reserve("team", LimitTerms(concurrency=9), f"h{number}", tokens), Granted)
             accounts.settle("team", f"h{number}", tokens)
@@ -294,10 +286,10 @@ async def test_counted_here_while_it_is_away_and_told_when_it_is_back(tmp_path: 
             server.end()
 
 
-async def test_who_leaves_while_it_is_asked_takes_nothing(server: RedisServer) -> None:
+async def test_who_leaves_while_it_is_asked_takes_nothing(redis: RedisServer) -> None:
     terms = LimitTerms(concurrency=1)
-    async with replica(server, "left") as (accounts, _):
-        await server.command("FLUSHALL")
+    async with replica(redis, "left") as (accounts, _):
+        await redis.command("FLUSHALL")
         asking = asyncio.create_task(accounts.reserve("team", terms, "left-1", 1))
         await asyncio.sleep(0)
         asking.cancel()
@@ -310,17 +302,17 @@ async def test_who_leaves_while_it_is_asked_takes_nothing(server: RedisServer) -
         await until_async(granted, deadline_s=redis_accounts.PLACE_S / 2)
 
 
-async def test_a_redis_that_refuses_to_write_is_no_reason_to_wait_for_it(server: RedisServer) -> None:
+async def test_a_redis_that_refuses_to_write_is_no_reason_to_wait_for_it(redis: RedisServer) -> None:
     terms = LimitTerms(concurrency=9)
-    async with replica(server, "full") as (accounts, link), replica(server, "full-local", "local") as (local, _):
-        await server.command("REPLICAOF", "127.0.0.1", "9")
+    async with replica(redis, "full") as (accounts, link), replica(redis, "full-local", "local") as (local, _):
+        await redis.command("REPLICAOF", "127.0.0.1", "9")
         try:
             with pytest.raises(RedisAway):
                 await accounts.reserve("team", terms, "full-1", 1)
             assert isinstance(await local.reserve("team", terms, "full-2", 1), Granted)
             assert link.there
         finally:
-            await server.command("REPLICAOF", "NO", "ONE")
+            await redis.command("REPLICAOF", "NO", "ONE")
         assert isinstance(await accounts.reserve("team", terms, "full-3", 1), Granted)
 
 
@@ -332,8 +324,8 @@ def test_a_wrong_url_is_refused_without_being_shown(url: str) -> None:
     assert refused.value.__cause__ is None
 
 
-async def test_who_waits_for_a_connection_waits_for_no_redis_that_is_away(server: RedisServer) -> None:
-    link = RedisLink(server.url)
+async def test_who_waits_for_a_connection_waits_for_no_redis_that_is_away(redis: RedisServer) -> None:
+    link = RedisLink(redis.url)
     await link.start()
     holding = [asyncio.create_task(link._client.blpop("nothing", timeout=60)) for _ in range(MOST_CONNECTIONS)]
     try:

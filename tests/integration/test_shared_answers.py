@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from endpoint_entries import entry
 from redis_server import RedisServer
 from waiting import until_async
 
-from pilotlight_gateway.idempotency import answers_once, kept_answer, shared_answers, told_answer
+from pilotlight_gateway.idempotency import answers_once, kept_answer, owned_answer, redis_answers, told_answer
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.idempotency.shared_answers import SharedAnswers
 from pilotlight_gateway.redis_link import RedisLink
@@ -82,24 +82,14 @@ class Replica:
             task.cancel()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), kept=False)
-    server.start()
-    yield server
-    server.end()
-
-
 @pytest.fixture
 def work() -> Work:
     return Work()
 
 
 @contextlib.asynccontextmanager
-async def replica(
-    server: RedisServer, work: Work, name: str, without: WithoutRedis = "local"
-) -> AsyncIterator[Replica]:
-    link = RedisLink(server.url, deadline_s=5.0)
+async def replica(redis: RedisServer, work: Work, name: str, without: WithoutRedis = "local") -> AsyncIterator[Replica]:
+    link = RedisLink(redis.url, deadline_s=5.0)
     await link.start()
     made = Replica(link, work, name, without)
     try:
@@ -110,9 +100,9 @@ async def replica(
 
 
 @contextlib.asynccontextmanager
-async def two(server: RedisServer, work: Work) -> AsyncIterator[tuple[Replica, Replica]]:
-    async with replica(server, work, "one") as one, replica(server, work, "two") as other:
-        await server.command("FLUSHALL")
+async def two(redis: RedisServer, work: Work) -> AsyncIterator[tuple[Replica, Replica]]:
+    async with replica(redis, work, "one") as one, replica(redis, work, "two") as other:
+        await redis.command("FLUSHALL")
         yield one, other
 
 
@@ -128,8 +118,8 @@ async def read(result: Any, most: int = 99) -> bytes:
     return pieces
 
 
-async def test_who_asks_at_another_replica_joins_and_a_later_one_gets_it_again(server: RedisServer, work: Work) -> None:
-    async with two(server, work) as (one, other):
+async def test_who_asks_at_another_replica_joins_and_a_later_one_gets_it_again(redis: RedisServer, work: Work) -> None:
+    async with two(redis, work) as (one, other):
         first = asyncio.create_task(read(await one.ask()))
         joined = await other.ask()
         assert other.context.response_headers["x-run"] == "1"
@@ -144,8 +134,8 @@ async def test_who_asks_at_another_replica_joins_and_a_later_one_gets_it_again(s
         assert work.runs == 1
 
 
-async def test_a_whole_answer_is_given_again_as_it_was(server: RedisServer, work: Work) -> None:
-    async with two(server, work) as (one, other):
+async def test_a_whole_answer_is_given_again_as_it_was(redis: RedisServer, work: Work) -> None:
+    async with two(redis, work) as (one, other):
         work.reply = Reply(b'{"a": 1}', 200, "application/json", {"x-kept": "1"})
         asked = [asyncio.create_task(each.ask()) for each in (one, other)]
         await until_async(lambda: work.runs == 1)
@@ -156,8 +146,8 @@ async def test_a_whole_answer_is_given_again_as_it_was(server: RedisServer, work
         assert work.runs == 1
 
 
-async def test_another_body_is_a_conflict_and_another_tenants_id_is_not(server: RedisServer, work: Work) -> None:
-    async with two(server, work) as (one, other):
+async def test_another_body_is_a_conflict_and_another_tenants_id_is_not(redis: RedisServer, work: Work) -> None:
+    async with two(redis, work) as (one, other):
         work.open(50)
         await read(await one.ask())
         with pytest.raises(Conflict):
@@ -169,8 +159,8 @@ async def test_another_body_is_a_conflict_and_another_tenants_id_is_not(server: 
         assert work.runs == 3
 
 
-async def test_many_at_once_at_both_replicas_are_one_execution(server: RedisServer, work: Work) -> None:
-    async with two(server, work) as (one, other):
+async def test_many_at_once_at_both_replicas_are_one_execution(redis: RedisServer, work: Work) -> None:
+    async with two(redis, work) as (one, other):
 
         async def whole(replica: Replica) -> bytes:
             return await read(await replica.ask())
@@ -183,10 +173,10 @@ async def test_many_at_once_at_both_replicas_are_one_execution(server: RedisServ
 
 
 async def test_who_takes_long_to_begin_is_not_taken_for_dead(
-    server: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_answers, "LEASE_S", 1)
-    async with two(server, work) as (one, other):
+    monkeypatch.setattr(redis_answers, "LEASE_S", 1)
+    async with two(redis, work) as (one, other):
         work.reply = Reply(b"{}")
         first = asyncio.create_task(one.ask())
         await until_async(lambda: work.runs == 1)
@@ -198,8 +188,8 @@ async def test_who_takes_long_to_begin_is_not_taken_for_dead(
         assert work.runs == 1
 
 
-async def test_a_failure_may_be_tried_again_at_once(server: RedisServer, work: Work) -> None:
-    async with two(server, work) as (one, other):
+async def test_a_failure_may_be_tried_again_at_once(redis: RedisServer, work: Work) -> None:
+    async with two(redis, work) as (one, other):
         work.open(1000)
         for number in range(10):
             work.fails = True
@@ -213,18 +203,18 @@ async def test_a_failure_may_be_tried_again_at_once(server: RedisServer, work: W
 
 
 async def test_who_was_taken_for_dead_shows_nothing_of_its_own(
-    server: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with two(server, work) as (one, other):
+    async with two(redis, work) as (one, other):
         work.reply = Reply(b"{}")
         slow = asyncio.create_task(one.ask())
         await until_async(lambda: work.runs == 1)
         # It stood still for longer than its lease: another one took over, and it comes back before it has an answer.
-        (record,) = await server.command("KEYS", "pilotlight:once:{team}:????????????????*")
-        await server.command("HSET", record, "until", "1")
+        (record,) = await redis.command("KEYS", "pilotlight:once:{team}:????????????????*")
+        await redis.command("HSET", record, "until", "1")
         second = asyncio.create_task(other.ask())
         await until_async(lambda: work.runs == 2)
-        monkeypatch.setattr(shared_answers, "LEASE_S", 0)
+        monkeypatch.setattr(redis_answers, "LEASE_S", 0)
         await asyncio.sleep(told_answer.TELL_S * 4)
         monkeypatch.undo()
         work.open()
@@ -234,10 +224,10 @@ async def test_who_was_taken_for_dead_shows_nothing_of_its_own(
 
 
 async def test_what_is_too_long_to_be_kept_is_not_run_again(
-    server: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_answers, "LONGEST_ANSWER_BYTES", 3 * len(EVENTS[0]))
-    async with two(server, work) as (one, other):
+    monkeypatch.setattr(owned_answer, "LONGEST_ANSWER_BYTES", 3 * len(EVENTS[0]))
+    async with two(redis, work) as (one, other):
         first, joined = await one.ask(), await other.ask()
         work.open()
         assert await read(first) == b"".join(EVENTS)
@@ -252,10 +242,10 @@ async def test_what_is_too_long_to_be_kept_is_not_run_again(
 
 
 async def test_what_nobody_saw_is_run_again_when_its_replica_is_gone(
-    server: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_answers, "LEASE_S", 1)
-    async with two(server, work) as (one, other):
+    monkeypatch.setattr(redis_answers, "LEASE_S", 1)
+    async with two(redis, work) as (one, other):
         work.reply = Reply(b"{}")
         lost = asyncio.create_task(one.ask())
         await until_async(lambda: work.runs == 1)
@@ -271,10 +261,10 @@ async def test_what_nobody_saw_is_run_again_when_its_replica_is_gone(
 
 
 async def test_what_somebody_saw_is_not_run_again_when_its_replica_is_gone(
-    server: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_answers, "LEASE_S", 1)
-    async with two(server, work) as (one, other):
+    monkeypatch.setattr(redis_answers, "LEASE_S", 1)
+    async with two(redis, work) as (one, other):
         seen = await one.ask()
         work.open(4)
         assert await read(seen, most=4) == b"".join(EVENTS[:4])
@@ -289,8 +279,8 @@ async def test_what_somebody_saw_is_not_run_again_when_its_replica_is_gone(
         assert work.runs == 1
 
 
-async def test_a_failure_is_not_kept(server: RedisServer, work: Work) -> None:
-    async with two(server, work) as (one, other):
+async def test_a_failure_is_not_kept(redis: RedisServer, work: Work) -> None:
+    async with two(redis, work) as (one, other):
         work.fails = True
         first, joined = await one.ask(), await other.ask()
         work.open(5)
@@ -304,11 +294,11 @@ async def test_a_failure_is_not_kept(server: RedisServer, work: Work) -> None:
 
 
 async def test_work_goes_on_while_somebody_reads_it_elsewhere(
-    server: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers_once, "RETURN_WITHIN_S", 0.2)
-    monkeypatch.setattr(shared_answers, "READING_S", 0.5)
-    async with two(server, work) as (one, other):
+    monkeypatch.setattr(redis_answers, "READING_S", 0.5)
+    async with two(redis, work) as (one, other):
         work.open(1)
         await read(await one.ask(), most=1)
         joined = asyncio.create_task(read(await other.ask()))
@@ -329,8 +319,8 @@ async def test_work_goes_on_while_somebody_reads_it_elsewhere(
 async def test_without_redis_each_is_for_itself_or_refuses(
     tmp_path_factory: pytest.TempPathFactory, work: Work, without: WithoutRedis
 ) -> None:
-    server = RedisServer(tmp_path_factory.mktemp("none"))
-    async with replica(server, work, "one", without) as one:
+    nobody = RedisServer(tmp_path_factory.mktemp("none"))
+    async with replica(nobody, work, "one", without) as one:
         work.open()
         if without == "refuse":
             with pytest.raises(Unavailable):
@@ -344,18 +334,18 @@ async def test_without_redis_each_is_for_itself_or_refuses(
 
 
 async def test_what_redis_keeps_of_a_tenant_is_bounded(
-    server: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_answers, "MOST_ANSWERS_OF_TENANT", 6)
-    monkeypatch.setattr(shared_answers, "MOST_BYTES_OF_TENANT", 3 * len(b"".join(EVENTS)))
-    async with two(server, work) as (one, other):
+    monkeypatch.setattr(redis_answers, "MOST_ANSWERS_OF_TENANT", 6)
+    monkeypatch.setattr(redis_answers, "MOST_BYTES_OF_TENANT", 3 * len(b"".join(EVENTS)))
+    async with two(redis, work) as (one, other):
         work.open(1000)
         for number in range(12):
             await read(await one.ask(str(number)))
             await until_async(lambda: not one.once._running)
-        keys = await server.command("KEYS", "*:e")
+        keys = await redis.command("KEYS", "*:e")
         assert 1 <= len(keys) <= 3
-        sizes = await server.command("HGETALL", "pilotlight:once:{team}:bytes")
+        sizes = await redis.command("HGETALL", "pilotlight:once:{team}:bytes")
         assert int(sizes.pop(b"")) == sum(map(int, sizes.values())) <= 3 * len(b"".join(EVENTS))
         assert await read(await other.ask("11")) == b"".join(EVENTS)
         assert work.runs == 12
@@ -364,10 +354,10 @@ async def test_what_redis_keeps_of_a_tenant_is_bounded(
 
 
 async def test_what_one_replica_has_no_room_to_keep_is_whole_there_and_refused_elsewhere(
-    server: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_answer, "LONGEST_ANSWER_BYTES", 40)
-    async with two(server, work) as (one, other):
+    async with two(redis, work) as (one, other):
         work.open()
         assert await read(await one.ask()) == b"".join(EVENTS)
         await until_async(lambda: not one.once._running, 10)

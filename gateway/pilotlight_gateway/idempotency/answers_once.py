@@ -14,18 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import math
+import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import msgspec
 
+from pilotlight_gateway.idempotency.answer_elsewhere import AnswerElsewhere
 from pilotlight_gateway.idempotency.kept_answer import KeptAnswer, position_asked
-from pilotlight_gateway.idempotency.shared_answers import AnswerElsewhere, OwnedAnswer, SharedAnswers
+from pilotlight_gateway.idempotency.owned_answer import OwnedAnswer
+from pilotlight_gateway.idempotency.shared_answers import SharedAnswers, TakenAnswer
 from pilotlight_gateway.idempotency.told_answer import end_told, told_while_made
+from pilotlight_gateway.metering import count_anew, count_unbilled
 from pilotlight_gateway.request_steps import GatewayRequest, Run
 from pilotlight_gateway.routing.request_facts import client_waits_s
+from pilotlight_gateway.stream_record import StreamRecord
+from pilotlight_protocol.answer_record import Seed
 from pilotlight_protocol.errors import Conflict, DeadlineExceeded, TooManyRequests
 from pilotlight_wire.handlers import Reply, Stream
 
@@ -40,6 +48,7 @@ _MEANT_HEADERS = frozenset(("x-model-version", "inference-header-content-length"
 """Which change what a body means, at every endpoint. What a route depends on beside them, it says itself."""
 _LONGEST_ID_CHARS = 256
 _ALL = ""  # is no tenant
+_log = logging.getLogger("pilotlight.gateway.once")
 
 _Key = tuple[str, str]
 
@@ -58,6 +67,7 @@ class AnswersOnce:
         self._bytes_of: Counter[str] = Counter()
         self._ended_s: OrderedDict[_Key, float] = OrderedDict()
         self._running: dict[_Key, asyncio.Task[None]] = {}
+        self._closing = False
 
     async def answer(self, request: GatewayRequest, run: Run) -> Reply | Stream:
         key = _key(request)
@@ -65,7 +75,26 @@ class AnswersOnce:
             return await run()
         position_asked(request.context)  # what is wrong with it is told before anything runs
         self._drop_old()
-        fingerprint = _fingerprint(request)
+        named = _Named(key, _fingerprint(request), request, run)
+        answer = await self._known(key)
+        if answer is None:
+            self._check_running(key[0])
+            elsewhere = await self._claim(key, named.fingerprint, request)
+            if elsewhere is not None:
+                return await self._follow(elsewhere, named)
+            owned = self._owned.get(key)
+            if owned is None and "last-event-id" in request.context.headers:
+                # Another run would give other events under the same numbers.
+                raise Conflict(f"what the id {key[1]!r} was answered is not kept any more; ask anew, with another id")
+            if owned is not None and (request.routed is None or request.routed.cascade is None):
+                request.record = StreamRecord(Seed(int(time.time()), secrets.token_hex(16)))
+            answer = self._begin(named, owned)
+        elif answer.fingerprint != named.fingerprint:
+            raise Conflict(f"another request had the id {key[1]!r} within the last minutes; take a new one")
+        return await answer.follow(request.context)
+
+    async def _known(self, key: _Key) -> KeptAnswer | None:
+        """None where there is none here, and nobody is about to have it."""
         while (answer := self._answers.get(key)) is None:
             if (claiming := self._claiming.get(key)) is not None:
                 await claiming.wait()
@@ -73,24 +102,26 @@ class AnswersOnce:
                 await asyncio.wait((ending,))
             else:
                 break
-        if answer is None:
-            if sum(tenant == key[0] for tenant, _ in self._running) >= MOST_RUNNING_OF_TENANT:
-                raise TooManyRequests(
-                    f"{MOST_RUNNING_OF_TENANT} requests with ids of their own run already; send it again later",
-                    retry_after_s=1,
-                )
-            elsewhere = await self._claim(key, fingerprint, request)
-            if elsewhere is not None:
-                return await self._follow(elsewhere, request)
-            if key not in self._owned and "last-event-id" in request.context.headers:
-                # Another run would give other events under the same numbers.
-                raise Conflict(f"what the id {key[1]!r} was answered is not kept any more; ask anew, with another id")
-            answer = self._answers[key] = KeptAnswer(fingerprint, lambda: self._abandoned(key), _Room(self, key[0]))
-            making = self._make(key, answer, request, run, self._owned.get(key))
-            self._running[key] = asyncio.create_task(making, name="named request")
-        elif answer.fingerprint != fingerprint:
-            raise Conflict(f"another request had the id {key[1]!r} within the last minutes; take a new one")
-        return await answer.follow(request.context)
+        return answer
+
+    def _check_running(self, tenant: str) -> None:
+        if sum(each == tenant for each, _ in self._running) >= MOST_RUNNING_OF_TENANT:
+            raise TooManyRequests(
+                f"{MOST_RUNNING_OF_TENANT} requests with ids of their own run already; send it again later",
+                retry_after_s=1,
+            )
+
+    def _begin(self, named: _Named, owned: OwnedAnswer | None, kept: TakenAnswer | None = None) -> KeptAnswer:
+        key, record = named.key, named.request.record
+        room = _Room(self, key[0])
+        answer = KeptAnswer(named.fingerprint, lambda: self._abandoned(key), room, record)
+        if kept is not None:
+            head = kept.head
+            answer.continue_from(head.content_type, head.headers, head.phases_ms, kept.events)
+        self._answers[key] = answer
+        making = self._make(key, answer, named.request, named.run, owned)
+        self._running[key] = asyncio.create_task(making, name="named request")
+        return answer
 
     async def _claim(self, key: _Key, fingerprint: bytes, request: GatewayRequest) -> AnswerElsewhere | None:
         """None where it is this process's to make."""
@@ -107,14 +138,42 @@ class AnswersOnce:
             return None
         return claimed
 
-    async def _follow(self, elsewhere: AnswerElsewhere, request: GatewayRequest) -> Reply | Stream:
-        waits_s = client_waits_s(request.context.headers)
-        most_s = min(request.entry.timeout_s, math.inf if waits_s is None else waits_s)
+    async def _follow(self, elsewhere: AnswerElsewhere, named: _Named) -> Reply | Stream:
+        context = named.request.context
+        waits_s = client_waits_s(context.headers)
+        most_s = min(named.request.entry.timeout_s, math.inf if waits_s is None else waits_s)
         try:
             async with asyncio.timeout(most_s):
-                return await elsewhere.follow(request.context, position_asked(request.context))
+                return await elsewhere.follow(
+                    context, position_asked(context), lambda position: self._go_on(named, position)
+                )
         except TimeoutError as error:
             raise DeadlineExceeded(f"nothing came within {most_s:g} s") from error
+
+    async def _go_on(self, named: _Named, position: int) -> AsyncIterator[bytes] | None:
+        """What comes behind that event, of an answer whose replica is gone; None where it is not, or not yet."""
+        answer = await self._known(named.key)
+        if answer is None:
+            answer = await self._take_over(named, position)
+        if answer is None or answer.fingerprint != named.fingerprint:
+            return None
+        return answer.events(position)
+
+    async def _take_over(self, named: _Named, position: int) -> KeptAnswer | None:
+        assert self._shared is not None
+        self._check_running(named.key[0])
+        self._claiming[named.key] = asyncio.Event()
+        try:
+            taken = await self._shared.take_over(named.key, named.fingerprint, position)
+            if taken is None:
+                return None
+            left_off = taken.left_off
+            named.request.record = StreamRecord(Seed.read(left_off.began.seed), left_off)
+            self._owned[named.key] = taken.owned
+            _log.info("request %s goes on here behind %d events", left_off.began.request_id, len(taken.events))
+            return self._begin(named, taken.owned, taken)
+        finally:
+            self._claiming.pop(named.key).set()
 
     async def _make(
         self, key: _Key, answer: KeptAnswer, request: GatewayRequest, run: Run, owned: OwnedAnswer | None
@@ -124,12 +183,14 @@ class AnswersOnce:
             if owned is None:
                 await answer.take(await run(), request.context)
             else:
-                await told_while_made(owned, answer, run, request.context)
+                await told_while_made(owned, answer, run, request, lambda: _bill_nothing(request))
         except BaseException as raised:
             error = raised
             if isinstance(raised, asyncio.CancelledError):
                 raise
         finally:
+            if owned is None or not owned.is_taken:
+                answer.show(None)
             answer.end(error)
             is_kept = error is None and not answer.failed and self._answers.get(key) is answer
             if not is_kept:
@@ -137,7 +198,8 @@ class AnswersOnce:
                 answer.stop_keeping()
             try:
                 if owned is not None:
-                    await end_told(owned, answer, failed=error is not None)
+                    is_left = self._closing and isinstance(error, asyncio.CancelledError)
+                    await end_told(owned, answer, failed=error is not None, is_left=is_left)
             finally:
                 self._owned.pop(key, None)
                 del self._running[key]
@@ -215,11 +277,20 @@ class AnswersOnce:
         self._answers.pop(key).stop_keeping()
 
     async def close(self) -> None:
+        self._closing = True
         running = list(self._running.values())
         for task in running:
             task.cancel()
         if running:
             await asyncio.wait(running)
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    key: _Key
+    fingerprint: bytes
+    request: GatewayRequest
+    run: Run
 
 
 class _Room:
@@ -234,6 +305,12 @@ class _Room:
 
     def is_left(self) -> bool:
         return self._once.has_room(self._tenant)
+
+
+def _bill_nothing(request: GatewayRequest) -> None:
+    """Somebody else makes all of it, and is billed for all of it."""
+    count_unbilled(request.usage)
+    count_anew(request)
 
 
 def _key(request: GatewayRequest) -> _Key | None:

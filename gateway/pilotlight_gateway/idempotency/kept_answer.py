@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from pilotlight_gateway.stream_record import Passed, StreamRecord
 from pilotlight_protocol.errors import Conflict, InvalidInput, Unavailable
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
@@ -30,10 +32,26 @@ class Room(Protocol):
     def is_left(self) -> bool: ...
 
 
-class KeptAnswer:
-    """`fingerprint`: of the request. `abandoned` is called when the last reader has left before the end."""
+@dataclass(frozen=True, slots=True)
+class News:
+    """What there is of a stream behind what is kept elsewhere. `events`: None where they are not kept here. `passed`:
+    with those events; `told`: of all that passed, and maybe more, None where nobody can go on with it."""
 
-    def __init__(self, fingerprint: bytes, abandoned: Callable[[], None], room: Room) -> None:
+    events: Sequence[bytes] | None
+    passed: Passed | None = None
+    told: bytes | None = None
+
+
+class KeptAnswer:
+    """`fingerprint`: of the request. `abandoned` is called when the last reader has left before the end. `record`: what
+    the stream is made of, where that is kept elsewhere."""
+
+    def __init__(
+        self, fingerprint: bytes, abandoned: Callable[[], None], room: Room, record: StreamRecord | None = None
+    ) -> None:
+        self._record = record
+        self._passed: Passed | None = None
+        self._shown: int | None = None  # None for all
         self.fingerprint = fingerprint
         self.size_bytes = 0
         self.ended = False
@@ -61,9 +79,22 @@ class KeptAnswer:
     def is_stream(self) -> bool:
         return bool(self._content_type)
 
-    def events_from(self, position: int) -> list[bytes] | None:
-        """None where they are not kept."""
-        return None if self.is_stream and not self.is_kept else self._events[position:]
+    def news(self, events: int, told_bytes: int) -> News:
+        """Behind so many events, and so much of what is told."""
+        if self.is_stream and not self.is_kept:
+            return News(None)
+        told = None if self._record is None else self._record.told_from(told_bytes)
+        return News(self._events[events:], self._passed, told)
+
+    def show(self, events: int | None) -> None:
+        """So many at most from now on, None for all."""
+        self._shown = events
+        self._wake()
+
+    async def news_behind(self, events: int) -> None:
+        """Return when there are more, or it keeps none any more."""
+        while self._dropped + len(self._events) <= events and (self.is_kept or not self.is_stream):
+            await self._changed.wait()
 
     @property
     def failed(self) -> bool:
@@ -72,10 +103,21 @@ class KeptAnswer:
 
     # The side of who makes it
 
+    def continue_from(
+        self, content_type: str, headers: dict[str, str], phases_ms: dict[str, float], events: list[bytes]
+    ) -> None:
+        """As if it had begun here, and these had come. What is taken then is the rest."""
+        self._content_type, self._headers, self._phases_ms = content_type, headers, phases_ms
+        self._has_begun = True
+        self._passed = None if self._record is None or self._record.left_off is None else self._record.left_off.passed
+        self._events += events
+        self._grow(sum(map(len, events)))
+
     async def take(self, result: Reply | Stream, context: RequestContext) -> None:
         """All of it, as it comes. Raises what the stream does."""
-        self._headers, self._phases_ms = dict(context.response_headers), dict(context.server_timing)
-        self._has_begun = True
+        if not self._has_begun:
+            self._headers, self._phases_ms = dict(context.response_headers), dict(context.server_timing)
+            self._has_begun = True
         if isinstance(result, Reply):
             self._reply, self._status = result, result.status
             self._grow(len(result.body))
@@ -100,6 +142,7 @@ class KeptAnswer:
         more_bytes = sum(map(len, whole)) + len(part) - len(self._part)
         self._events += whole
         self._part = part
+        self._passed = None if self._record is None else self._record.position
         self._grow(more_bytes)
         self._wake()
         if len(part) > LONGEST_ANSWER_BYTES:
@@ -150,7 +193,7 @@ class KeptAnswer:
         """Raises what the making of it raised, and Conflict for what was not kept."""
         position = position_asked(context)
         if self._is_gone(position):
-            raise Conflict("this request was answered, at too great a length to be kept; ask anew, with another id")
+            raise _not_kept()
         reader = _Reader(self, position)
         self._readers.add(reader)
         try:
@@ -170,6 +213,14 @@ class KeptAnswer:
             return Reply(reply.body, reply.status, reply.content_type, dict(reply.headers))
         return Stream(reader, self._content_type)
 
+    def events(self, position: int) -> AsyncIterator[bytes]:
+        """Those behind so many. Raises Conflict for what was not kept."""
+        if self._is_gone(position):
+            raise _not_kept()
+        reader = _Reader(self, position)
+        self._readers.add(reader)
+        return reader
+
     def _is_gone(self, position: int) -> bool:
         if self.is_kept or not self._has_begun:
             return False
@@ -177,8 +228,8 @@ class KeptAnswer:
 
     async def event(self, reader: _Reader) -> bytes | None:
         """The next one; None behind the last. Raises what ended it."""
-        while (at := reader.position - self._dropped) >= len(self._events):
-            if self.ended:
+        while not self._is_shown(at := reader.position - self._dropped):
+            if self.ended and (self._shown is None or self._error is not None):
                 if self._error is not None:
                     raise self._error
                 return None
@@ -188,6 +239,9 @@ class KeptAnswer:
         if not self.is_kept:
             self._drop_read()
         return event
+
+    def _is_shown(self, at: int) -> bool:
+        return at < len(self._events) and (self._shown is None or at + self._dropped < self._shown)
 
     def leave(self, reader: _Reader) -> None:
         self._readers.discard(reader)
@@ -218,6 +272,10 @@ class _Reader:
         if self._reading:
             self._reading = False
             self._answer.leave(self)
+
+
+def _not_kept() -> Conflict:
+    return Conflict("this request was answered, at too great a length to be kept; ask anew, with another id")
 
 
 def position_asked(context: RequestContext) -> int:

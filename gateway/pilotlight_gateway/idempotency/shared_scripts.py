@@ -5,8 +5,11 @@
     pilotlight:once:{tenant}:<id>       a hash: fingerprint, owner, until (the owner's lease), followed (until somebody
                                         elsewhere reads), head ('' until the answer has begun), finished
     pilotlight:once:{tenant}:<id>:e     a list: its events, or the one body
+    pilotlight:once:{tenant}:<id>:r     what it takes to go on with a running stream behind those events: lines of
+                                        `answer_record`; the hash has how many bytes passed (`passed`), how it began
+                                        (`began`), and how often it was taken over (`taken`)
 
-Every script but APPEND may be sent twice; APPEND says how many events there were before.
+Every script may be sent twice: APPEND says where what it brings begins.
 """
 
 from __future__ import annotations
@@ -17,17 +20,17 @@ _COMMON = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local index, id = KEYS[1], ARGV[1]
-local record, events = index .. ':' .. id, index .. ':' .. id .. ':e'
+local record, events, told = index .. ':' .. id, index .. ':' .. id .. ':e', index .. ':' .. id .. ':r'
 local function forget(old)
   local size = tonumber(redis.call('HGET', index .. ':bytes', old) or '0')
-  redis.call('DEL', index .. ':' .. old, index .. ':' .. old .. ':e')
+  redis.call('DEL', index .. ':' .. old, index .. ':' .. old .. ':e', index .. ':' .. old .. ':r')
   redis.call('HDEL', index .. ':bytes', old)
   if size ~= 0 then redis.call('HINCRBY', index .. ':bytes', '', -size) end
   redis.call('ZREM', index, old)
 end
 local function written(kept_s)
   redis.call('ZADD', index, now, id)
-  for _, key in ipairs({index, index .. ':bytes', record, events}) do redis.call('EXPIRE', key, kept_s) end
+  for _, key in ipairs({index, index .. ':bytes', record, events, told}) do redis.call('EXPIRE', key, kept_s) end
 end
 """
 
@@ -52,7 +55,9 @@ return 'mine'
 """
 )
 
-# ARGV: id, owner, lease_s, kept_s, most bytes of the tenant, head, finished (1 or 0), events before, then events.
+# ARGV: id, owner, lease_s, kept_s, most bytes of the tenant, head ('' as it was), finished (1 or 0), began ('' as it
+# was), passed, where what is told begins (-1: nobody can go on with it, -2: it is as it was), told, events before, then
+# events.
 # Answers 1; 0 where the record is not there any more; -1 where it is another's.
 APPEND = Script(
     _COMMON
@@ -61,13 +66,25 @@ local owner, lease_s, kept_s, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4
 local known = redis.call('HGET', record, 'owner')
 if not known then return 0 end
 if known ~= owner then return -1 end
-local size, before = 0, redis.call('LLEN', events)
-for i = 9 + before - tonumber(ARGV[8]), #ARGV do
+local size, before, at = 0, redis.call('LLEN', events), tonumber(ARGV[10])
+for i = 13 + before - tonumber(ARGV[12]), #ARGV do
   size = size + #ARGV[i]
   redis.call('RPUSH', events, ARGV[i])
 end
-redis.call('HSET', record, 'head', ARGV[6], 'until', now + lease_s)
+redis.call('HSET', record, 'until', now + lease_s)
+if ARGV[6] ~= '' then redis.call('HSET', record, 'head', ARGV[6]) end
+size = size - redis.call('STRLEN', told)
 if ARGV[7] == '1' then redis.call('HSET', record, 'finished', '1') end
+if ARGV[7] == '1' or at == -1 then
+  redis.call('DEL', told)
+  redis.call('HDEL', record, 'passed')
+elseif at >= 0 then
+  if at == 0 then redis.call('DEL', told) end
+  redis.call('SETRANGE', told, at, ARGV[11])
+  redis.call('HSET', record, 'passed', ARGV[9])
+  if ARGV[8] ~= '' then redis.call('HSET', record, 'began', ARGV[8]) end
+end
+size = size + redis.call('STRLEN', told)
 redis.call('HINCRBY', index .. ':bytes', id, size)
 local all = redis.call('HINCRBY', index .. ':bytes', '', size)
 written(kept_s)
@@ -77,6 +94,36 @@ while all > most do
   if oldest == id then return 0 end
   all = tonumber(redis.call('HGET', index .. ':bytes', '') or '0')
 end
+return 1
+"""
+)
+
+# ARGV: id, owner, lease_s, kept_s, fingerprint, position, how often it may be taken over. Whose owner is gone is this
+# one's from now on. Answers {what}: running (it is somebody's), gone, lost (nobody can go on), beyond (somebody saw
+# more of it than there is); or {'taken', head, began, passed, told, events}.
+TAKE = Script(
+    _COMMON
+    + """
+local lease_s, kept_s = tonumber(ARGV[3]), tonumber(ARGV[4])
+local known = redis.call('HMGET', record, 'fingerprint', 'owner', 'until', 'head', 'finished', 'began', 'passed')
+if not known[1] or known[1] ~= ARGV[5] then return {'gone'} end
+if known[2] ~= ARGV[2] then
+  if known[5] or tonumber(known[3]) > now then return {'running'} end
+  if known[4] == '' or not known[6] or not known[7] then return {'lost'} end
+  if tonumber(ARGV[6]) > redis.call('LLEN', events) then return {'beyond'} end
+  if redis.call('HINCRBY', record, 'taken', 1) > tonumber(ARGV[7]) then return {'lost'} end
+end
+redis.call('HSET', record, 'owner', ARGV[2], 'until', now + lease_s)
+written(kept_s)
+return {'taken', known[4], known[6], known[7], redis.call('GET', told) or '', redis.call('LLEN', events)}
+"""
+)
+
+# ARGV: id, owner. Its owner ends: whoever comes may go on with it at once.
+LEAVE = Script(
+    _COMMON
+    + """
+if redis.call('HGET', record, 'owner') == ARGV[2] then redis.call('HSET', record, 'until', 0) end
 return 1
 """
 )

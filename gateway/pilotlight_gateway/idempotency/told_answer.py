@@ -1,59 +1,106 @@
-"""An answer that this replica makes, told to the others while it comes: that it is made, its beginning before anybody
-sees any of it, what there is of it some times a second, and its end."""
+"""An answer that this replica makes, told to the others while it comes: that it is made, its beginning and its events
+before anybody sees them, and its end. Where Redis is away, it is shown all the same, and told when that is back."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
-from pilotlight_gateway.idempotency import shared_answers
+from pilotlight_gateway.idempotency import redis_answers
+from pilotlight_gateway.idempotency.answer_elsewhere import BROKEN
 from pilotlight_gateway.idempotency.kept_answer import FIRST_FAILURE, KeptAnswer
-from pilotlight_gateway.idempotency.shared_answers import Head, OwnedAnswer
-from pilotlight_gateway.request_steps import Run
+from pilotlight_gateway.idempotency.owned_answer import OwnedAnswer, taken_over
+from pilotlight_gateway.idempotency.redis_answers import Head
+from pilotlight_gateway.redis_calls import RedisAway
+from pilotlight_gateway.request_steps import GatewayRequest, Run
+from pilotlight_protocol.errors import Unavailable
 from pilotlight_serving.http_app import close_events
-from pilotlight_wire.handlers import Reply, RequestContext
+from pilotlight_wire.handlers import Reply, Stream
 
-TELL_S = 0.05
+TELL_S = 0.02
+"""Between two tellings of one stream: what comes meanwhile goes together."""
+SHOWN_WITHIN_S = 0.25
+"""However long Redis takes to keep it."""
 
 
-async def told_while_made(owned: OwnedAnswer, answer: KeptAnswer, run: Run, context: RequestContext) -> None:
-    """As `answer.take` with what `run` answers. Raises Unavailable where another replica makes it by now."""
-    telling = asyncio.create_task(_tell(owned, answer), name="telling a named answer")
+async def told_while_made(
+    owned: OwnedAnswer, answer: KeptAnswer, run: Run, request: GatewayRequest, taken: Callable[[], None]
+) -> None:
+    """As `answer.take` with what `run` answers. Raises Unavailable where another replica makes it by now; `taken` is
+    called before this one's work ends then."""
+    making = asyncio.current_task()
+    assert making is not None
+
+    def lost() -> None:
+        taken()
+        making.cancel()
+
+    answer.show(owned.told)
+    telling = asyncio.create_task(_tell(owned, answer, lost), name="telling a named answer")
     try:
         result = await run()
-        headers, phases_ms = dict(context.response_headers), dict(context.server_timing)
-        if not isinstance(result, Reply):
-            try:
-                await owned.begin(Head(result.content_type, headers, phases_ms))
-            except BaseException:
-                await close_events(result.events)
-                raise
-        elif result.status < FIRST_FAILURE:
-            head = Head(result.content_type, headers, phases_ms, result.status, dict(result.headers))
-            await owned.begin(head, [result.body], finished=True)
-        await answer.take(result, context)
+        await _begin(owned, result, request)
+        await answer.take(result, request.context)
+    except asyncio.CancelledError:
+        if owned.is_taken and making.uncancel() == 0:
+            raise taken_over() from None
+        raise
     finally:
         telling.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await telling
 
 
-async def end_told(owned: OwnedAnswer, answer: KeptAnswer, *, failed: bool) -> None:
-    """What failed is forgotten: a later one tries again."""
-    if failed or answer.failed:
-        await owned.forget()
-    elif answer.is_stream:
-        await owned.tell(answer.events_from, finished=True)
+async def _begin(owned: OwnedAnswer, result: Reply | Stream, request: GatewayRequest) -> None:
+    headers, phases_ms = dict(request.context.response_headers), dict(request.context.server_timing)
+    if isinstance(result, Reply):
+        if owned.left_off is not None:
+            raise Unavailable(BROKEN)
+        if result.status < FIRST_FAILURE:
+            head = Head(result.content_type, headers, phases_ms, result.status, dict(result.headers))
+            await owned.begin(head, result.body)
+    elif owned.left_off is None:
+        try:
+            await owned.begin(Head(result.content_type, headers, phases_ms), record=request.record)
+        except BaseException:
+            await close_events(result.events)
+            raise
 
 
-async def _tell(owned: OwnedAnswer, answer: KeptAnswer) -> None:
-    """Ends when it is cancelled."""
-    loop = asyncio.get_running_loop()
-    told_s = loop.time()
-    while True:
+async def end_told(owned: OwnedAnswer, answer: KeptAnswer, *, failed: bool, is_left: bool) -> None:
+    """What failed is forgotten: a later one tries again. `is_left`: this replica ends before it."""
+    try:
+        if is_left and answer.is_stream:
+            await _told(owned, answer)
+            await owned.leave()
+        elif failed or answer.failed:
+            await owned.forget()
+        elif answer.is_stream:
+            await _told(owned, answer, finished=True)
+    finally:
+        answer.show(None)
+
+
+async def _told(owned: OwnedAnswer, answer: KeptAnswer, *, finished: bool = False) -> None:
+    with contextlib.suppress(RedisAway):
+        await owned.tell(answer.news, finished=finished)
+
+
+async def _tell(owned: OwnedAnswer, answer: KeptAnswer, lost: Callable[[], None]) -> None:
+    """Ends when it is cancelled, or there is nothing more to tell."""
+    while owned.is_shared:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(redis_answers.LEASE_S / 3):
+                await answer.news_behind(owned.told)
+        try:
+            async with asyncio.timeout(SHOWN_WITHIN_S):
+                await owned.tell(answer.news)
+            answer.show(owned.told)
+        except (RedisAway, TimeoutError):
+            answer.show(None)
+        if owned.is_taken:
+            lost()
+            return
         await asyncio.sleep(TELL_S)
-        is_due = loop.time() - told_s > shared_answers.LEASE_S / 3
-        events = answer.events_from(owned.told)
-        if is_due or events is None or events:
-            await owned.tell(answer.events_from)
-            told_s = loop.time()
+    answer.show(None)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from pilotlight_gateway.limits.kept_budgets import KeptBudgets
-from pilotlight_gateway.limits.limit_terms import Granted, LimitTerms, Refused
+from pilotlight_gateway.limits.limit_terms import UNLIMITED, Granted, LimitTerms, Refused
 from pilotlight_gateway.limits.tenant_account import TenantAccount
 
 KEEP_S = 7_200.0
@@ -21,6 +21,10 @@ KEEP_S = 7_200.0
 class Accounts(Protocol):
     async def reserve(self, tenant: str, terms: LimitTerms, reservation_id: str, tokens: int) -> Granted | Refused:
         """Raises Unavailable where nobody can tell whether there is room."""
+        ...
+
+    async def take_over(self, tenant: str, old_id: str, reservation_id: str, tokens: int) -> None:
+        """Hold in place of `old_id`, whose process is gone, the same for what goes on: no more is taken by it."""
         ...
 
     def settle(self, tenant: str, reservation_id: str, tokens: int) -> None:
@@ -55,6 +59,9 @@ class MemoryAccounts:
 
     async def reserve(self, tenant: str, terms: LimitTerms, reservation_id: str, tokens: int) -> Granted | Refused:
         return self._of(tenant).reserve(terms, reservation_id, tokens, self._now_s())
+
+    async def take_over(self, tenant: str, old_id: str, reservation_id: str, tokens: int) -> None:
+        self._of(tenant).reserve(UNLIMITED, reservation_id, tokens, self._now_s())
 
     def settle(self, tenant: str, reservation_id: str, tokens: int) -> None:
         self._of(tenant).settle(reservation_id, tokens, self._now_s())

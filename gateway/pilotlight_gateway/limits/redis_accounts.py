@@ -80,6 +80,16 @@ class RedisAccounts:
             self._end(reservation_id, GIVEN_BACK)
         return counted
 
+    async def take_over(self, tenant: str, old_id: str, reservation_id: str, tokens: int) -> None:
+        """What the old one took is given back before the new one is told, whose owner's word then is the last."""
+        tokens, second = min(tokens, MOST_TOKENS), int(self._now_s())
+        if self._local is not None:
+            await self._local.take_over(tenant, old_id, reservation_id, tokens)
+        self._held.hold(old_id, HeldReservation(tenant, second, tokens, told=True))
+        self._held.hold(reservation_id, HeldReservation(tenant, second, tokens, told=False))
+        self._end(old_id, GIVEN_BACK)
+        self._renew_now()
+
     def settle(self, tenant: str, reservation_id: str, tokens: int) -> None:
         if self._local is not None:
             self._local.settle(tenant, reservation_id, tokens)

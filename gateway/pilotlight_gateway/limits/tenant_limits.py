@@ -13,6 +13,7 @@ from pilotlight_gateway.limits.limit_terms import UNLIMITED, LimitTerms, Refused
 from pilotlight_gateway.limits.request_estimate import estimated_prompt_tokens, reserved_tokens
 from pilotlight_gateway.metrics import LIMITED
 from pilotlight_gateway.request_steps import Caller, GatewayRequest, NoReservation, Reservation, TokenUsage
+from pilotlight_gateway.stream_record import OpenReservation
 from pilotlight_protocol.errors import TooManyRequests
 from pilotlight_wire.handlers import RequestContext
 
@@ -42,7 +43,16 @@ class TenantLimits:
         asked = request.asked
         prompt = estimated_prompt_tokens(len(request.context.body))
         tokens = reserved_tokens(terms, prompt, _at_least(0, asked.most_tokens), _choices(asked.n))
-        reservation_id, headers = await self._granted(tenant, terms, tokens, request.context)
+        record = request.record
+        if record is not None and record.left_off is not None and record.left_off.began.reservation is not None:
+            gone = record.left_off.began.reservation
+            headers: Mapping[str, str] = {}
+            reservation_id, tokens = self._new_id(), gone.tokens
+            await self._accounts.take_over(tenant, gone.id, reservation_id, tokens)
+        else:
+            reservation_id, headers = await self._granted(tenant, terms, tokens, request.context)
+        if record is not None:
+            record.reservation = OpenReservation(reservation_id, tokens)
         return _Reserved(self._accounts, tenant, reservation_id, prompt, tokens, headers)
 
     async def count(self, caller: Caller, context: RequestContext) -> None:
@@ -57,7 +67,7 @@ class TenantLimits:
         self, tenant: str, terms: LimitTerms, tokens: int, context: RequestContext
     ) -> tuple[str, dict[str, str]]:
         """The reservation's id, and what the client is told. Raises TooManyRequests."""
-        reservation_id = f"{self._process}-{next(self._numbers)}"
+        reservation_id = self._new_id()
         told = await self._accounts.reserve(tenant, terms, reservation_id, tokens)
         headers = rate_limit_headers(terms, told.standing)
         if isinstance(told, Refused):
@@ -67,6 +77,9 @@ class TenantLimits:
                 _SPENT[told.spent].format(limit=getattr(terms, told.spent)), retry_after_s=told.retry_after_s
             )
         return reservation_id, headers
+
+    def _new_id(self) -> str:
+        return f"{self._process}-{next(self._numbers)}"
 
 
 class _Reserved:

@@ -10,6 +10,7 @@ import zlib
 from dataclasses import replace
 
 from pilotlight_gateway.request_steps import TokenUsage
+from pilotlight_gateway.stream_record import LeftOff, Passed
 from pilotlight_protocol.answer_record import (
     BEGIN,
     END,
@@ -124,6 +125,14 @@ class EventFeed:
             return
         if line == SEVERAL:
             self._several = True
+        self._count(line)
+        if len(self._record) + len(line) > MOST_RECORD_BYTES:
+            self._several = True
+            self._record.clear()
+        elif not self._several:
+            self._record += line + b"\n"
+
+    def _count(self, line: bytes) -> None:
         counts = tokens_so_far(line)
         if counts is not None:
             usage, before = self._usage, self._before
@@ -131,11 +140,6 @@ class EventFeed:
             usage.output_tokens = before.output_tokens + counts.output
             usage.cached_tokens = before.cached_tokens + counts.cached
             self.has_tokens = True
-        if len(self._record) + len(line) > MOST_RECORD_BYTES:
-            self._several = True
-            self._record.clear()
-        elif not self._several:
-            self._record += line + b"\n"
 
     def rest(self) -> bytes:
         """What came behind the last whole event, where that is the end and no half of one."""
@@ -167,6 +171,23 @@ class EventFeed:
     def can_go_on(self) -> bool:
         """Somebody else can be asked: for the rest, or for all of it where nothing has passed."""
         return not self.passed or (self._told and not self._several)
+
+    @property
+    def position(self) -> Passed:
+        return Passed(self.passed, self._crc)
+
+    def told_from(self, place: int) -> bytes | None:
+        """The record behind that place; None where there is none, or it is of no use."""
+        return bytes(self._record[place:]) if self._told and not self._several else None
+
+    def continue_from(self, left_off: LeftOff) -> None:
+        """As if what another process had of it had been fed here."""
+        self.passed, self._crc = left_off.passed.sent, left_off.passed.crc
+        if self.passed:
+            self._record += left_off.told
+            self._told = True
+            for line in left_off.told.splitlines():
+                self._count(line)
 
     def go_on(self, body: bytes) -> tuple[Resumption | None, bytes]:
         """What to ask for the rest with, None for all of it, and the body to ask with. What comes is fed here, too."""

@@ -27,6 +27,7 @@ from pilotlight_gateway.pods_way.short_source import goes_short, short_source
 from pilotlight_gateway.request_steps import GatewayRequest, Way
 from pilotlight_gateway.resilience.patience import PatienceSettings
 from pilotlight_gateway.resilience.retries import RetrySettings, is_repeatable
+from pilotlight_gateway.stream_record import StreamRecord
 from pilotlight_gateway.surfaces import last_events
 from pilotlight_protocol.answer_record import RESUME, TELL, Seed
 from pilotlight_protocol.endpoint_directory import EndpointEntry
@@ -81,23 +82,30 @@ class PodsWay:
 
     async def answer(self, request: GatewayRequest) -> Reply | Stream:
         asked = pods_request(request)
-        if request.entry.text is not None and _may_stream(request):
-            seed = Seed(int(time.time()), secrets.token_hex(16))
+        feed = EventFeed(request.usage, last_events(request.place.path))
+        record = request.record
+        if request.entry.text is not None and request.may_stream:
+            seed = Seed(int(time.time()), secrets.token_hex(16)) if record is None else record.seed
             asked = replace(asked, headers={**asked.headers, TELL: seed.header})
         ends_s = asyncio.get_running_loop().time() + request.entry.timeout_s
-        exchange = await self._exchanges.begin(request, asked, ends_s)
+        exchange = await self._exchanges.begin(request, _from_where_left(asked, record, feed), ends_s)
+        if record is not None:
+            record.make(request.begun_by("pods", record), feed)
+            if record.left_off is not None and not exchange.is_stream:
+                raise Unavailable(pods_answer.refusal(await exchange.whole(), exchange.connection.status))
         context, connection = request.context, exchange.connection
         context.server_timing.update(parse_server_timing(connection.headers.get("server-timing", "")))
         context.response_headers.update(passed_back(connection.headers))
         if exchange.is_stream:
-            return Stream(self._stream(request, asked, exchange, _left_s(ends_s)), exchange.content_type)
+            return Stream(self._stream(request, asked, exchange, feed, _left_s(ends_s)), exchange.content_type)
         body = await exchange.whole()
         pods_answer.note_usage(body, request.usage)
         headers = {name: connection.headers[name] for name in _PASSED_BACK if name in connection.headers}
         return Reply(body, connection.status, exchange.content_type, headers)
 
-    def _stream(self, request: GatewayRequest, asked: PodsRequest, exchange: Exchange, left_s: float) -> PodsStream:
-        feed = EventFeed(request.usage, last_events(request.place.path))
+    def _stream(
+        self, request: GatewayRequest, asked: PodsRequest, exchange: Exchange, feed: EventFeed, left_s: float
+    ) -> PodsStream:
         lost = exchange.upstream.name
 
         async def go_on(feed: EventFeed, resumes: int) -> Source:
@@ -147,8 +155,14 @@ class PodsWay:
         self._replicas.close()
 
 
-def _may_stream(request: GatewayRequest) -> bool:
-    return bool(request.asked.stream) or request.place.component_path.rstrip("/").endswith("/generate_stream")
+def _from_where_left(asked: PodsRequest, record: StreamRecord | None, feed: EventFeed) -> PodsRequest:
+    if record is None or record.left_off is None:
+        return asked
+    feed.continue_from(record.left_off)
+    resumption, body = feed.go_on(asked.body)
+    if resumption is None:
+        return asked
+    return replace(asked, headers={**asked.headers, RESUME: resumption.header}, body=body)
 
 
 def _left_s(ends_s: float) -> float:

@@ -108,4 +108,5 @@ def copy_of(original: GatewayRequest, choice: Choice) -> GatewayRequest:
         usage=TokenUsage(),
         routed=None,
         choice=choice,
+        record=None,
     )

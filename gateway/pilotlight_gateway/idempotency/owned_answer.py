@@ -1,0 +1,128 @@
+"""An answer that this replica makes, as the others learn of it: each telling brings what they do not have yet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from pilotlight_gateway.idempotency.kept_answer import News
+from pilotlight_gateway.idempotency.redis_answers import (
+    AS_IT_WAS,
+    NOBODY,
+    Appended,
+    GoingOn,
+    Head,
+    Key,
+    RedisAnswers,
+)
+from pilotlight_gateway.redis_calls import RedisAway
+from pilotlight_gateway.stream_record import Began, LeftOff, Passed, StreamRecord
+from pilotlight_protocol.errors import Unavailable
+
+LONGEST_ANSWER_BYTES = 4 * 1024 * 1024
+
+
+class OwnedAnswer:
+    """One that this replica makes. Where Redis is away, or has no room for it, it is made all the same.
+
+    `is_taken`: another replica makes it by now. `left_off`: what this one goes on with."""
+
+    def __init__(
+        self, records: RedisAnswers, key: Key, owner: str, head: Head | None = None, left_off: LeftOff | None = None
+    ) -> None:
+        self.is_taken = False
+        self.left_off = left_off
+        self._records = records
+        self._key = key
+        self._owner = owner
+        self._telling = asyncio.Lock()
+        self._head = head
+        self._told_head = head
+        self._began: Began | None = None
+        self._told = 0
+        self._told_bytes = 0 if left_off is None else len(left_off.told)
+        self._size_bytes = 0
+        self._is_shared = True
+
+    def has(self, events: Sequence[bytes]) -> None:
+        """So much of it is kept already."""
+        self._told, self._size_bytes = len(events), sum(map(len, events))
+
+    async def begin(self, head: Head, body: bytes | None = None, record: StreamRecord | None = None) -> None:
+        """Before anything of it is shown; `body`: all of it. Raises Unavailable where another replica makes it."""
+        self._began = None if record is None else record.began
+        told = None if record is None or record.began is None or record.told_from(0) is None else b""
+        news = News(() if body is None else (body,), Passed(0, 0), told)
+        async with self._telling:
+            self._head = head
+            with contextlib.suppress(RedisAway):
+                await self._append(news, finished=body is not None)
+        if self.is_taken:
+            raise taken_over()
+
+    @property
+    def told(self) -> int:
+        """So many events are."""
+        return self._told
+
+    @property
+    def is_shared(self) -> bool:
+        return self._is_shared
+
+    async def tell(self, news: Callable[[int, int], News], *, finished: bool = False) -> None:
+        """What there is behind what is told, and that it is still made. Raises RedisAway; then, as where it is
+        cancelled, it may be called again."""
+        async with self._telling:
+            await self._append(news(self._told, self._told_bytes), finished=finished)
+
+    async def forget(self) -> None:
+        with contextlib.suppress(RedisAway):
+            await self._records.forget(self._key, self._owner)
+
+    async def leave(self) -> None:
+        """This replica ends: another one may go on at once."""
+        with contextlib.suppress(RedisAway):
+            await self._records.leave(self._key, self._owner)
+
+    async def is_followed(self) -> bool:
+        try:
+            return self._is_shared and await self._records.is_followed(self._key)
+        except RedisAway:
+            return False
+
+    async def _append(self, news: News, *, finished: bool) -> None:
+        if self.is_taken or not self._is_shared:
+            return
+        events, told = news.events, news.told
+        size_bytes = self._size_bytes + sum(map(len, events or ()))
+        if (events is None or size_bytes > LONGEST_ANSWER_BYTES) and self._head is not None:
+            self._head, events, finished = msgspec.structs.replace(self._head, kept=False), (), True
+        events = events or ()
+        written = await self._records.append(
+            self._key, self._owner, Appended(self._new_head(), events, self._told, finished, self._more(news))
+        )
+        self._told_head = self._head
+        self._told += len(events)
+        self._size_bytes = size_bytes
+        self._told_bytes += len(told or b"")
+        self.is_taken = written < 0
+        if written < 1 or (self._head is not None and not self._head.kept):
+            self._is_shared = False
+
+    def _new_head(self) -> bytes:
+        return b"" if self._head is self._told_head else msgspec.json.encode(self._head)
+
+    def _more(self, news: News) -> GoingOn:
+        if news.told is None:
+            return NOBODY
+        if news.passed is None:
+            return AS_IT_WAS
+        began = b"" if self._told_bytes or self._began is None else msgspec.json.encode(self._began)
+        return GoingOn(self._told_bytes, news.told, began, msgspec.json.encode(news.passed))
+
+
+def taken_over() -> Unavailable:
+    return Unavailable("another gateway goes on with this answer; ask for the rest of it again", retry_after_s=1)
