@@ -17,7 +17,8 @@ from churn_harness.gateway_door import GatewayDoor
 from churn_harness.pool import ChurnPool, ThinPredictor
 from churn_harness.tally import Tally
 
-# The agent pings an engine every 5 s and waits 15 s for an answer; the rest is for a busy machine.
+# The agent pings an engine every 5 s and waits 15 s for an answer; of one that boots it sees within 12 s that it is
+# stopped. The rest is for a busy machine.
 FROZEN_FOUND_S = 35.0
 PAUSE_S = (1.0, 4.0)
 

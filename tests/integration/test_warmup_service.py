@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -108,6 +109,26 @@ async def test_a_dead_engine_ends_its_lease_at_once_and_the_slot_comes_back(star
         await pool.until(lambda: re.search(r"the engine of cpu:0 \(pid \d+\) was killed by signal 9", pool.log()), 30)
         again = await pool.lease(model)
         assert await generate(again, 2) == [1, 1]
+
+
+async def test_an_engine_that_stands_still_while_it_boots_is_replaced(
+    start: Start, models: Any, tmp_path: Path
+) -> None:
+    model = models(1, boot="hang", once=str(tmp_path / "once"))
+    async with start() as pool:
+        asked = asyncio.create_task(pool.lease(model))
+        await pool.until(lambda: "the engine of cpu:0 is pid" in pool.log() and (tmp_path / "once").exists())
+        os.kill(pool.engine_pid(), signal.SIGSTOP)
+        assert await generate(await asked, 2) == [1, 1]
+        assert "the engine was lost: it was stopped for" in pool.log()
+
+
+async def test_a_zygote_that_stands_still_is_replaced_when_an_engine_is_wanted(start: Start, models: Any) -> None:
+    async with start() as pool:
+        await pool.until(lambda: "the zygote (pid" in pool.log())
+        os.kill(pool.zygote_pid(), signal.SIGSTOP)
+        assert await generate(await pool.lease(models(1)), 2) == [1, 1]
+        assert re.search(r"the zygote \(pid \d+\) is killed: it was stopped for", pool.log())
 
 
 async def test_a_dead_zygote_takes_its_engines_along_and_is_started_again(start: Start, models: Any) -> None:

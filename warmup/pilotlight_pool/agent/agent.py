@@ -19,6 +19,7 @@ from pilotlight_pool.agent.engine_output import EngineOutput
 from pilotlight_pool.agent.engine_process import EngineProcess
 from pilotlight_pool.agent.model_files import Located, ModelFiles
 from pilotlight_pool.agent.node_models import NodeModels
+from pilotlight_pool.agent.stopped_processes import StoppedProcesses
 from pilotlight_pool.agent.swap_checks import SwapChecks
 from pilotlight_pool.agent.zygote import Zygote
 from pilotlight_pool.agent_port import (
@@ -50,6 +51,10 @@ _PING_DEADLINE_S = 15.0
 _CHECK_PERIOD_S = 10.0
 # Longer than any step and any swap: frames are answered in order.
 _CHECK_DEADLINE_S = 90.0
+# Who starts has been stopped for ten to twelve seconds when it is killed.
+_LOOK_PERIOD_S = 2.0
+_STOPPED_LOOKS = 6
+_STOOD_STILL = f"it was stopped for {_STOPPED_LOOKS * _LOOK_PERIOD_S:g} s while it started, so it was killed"
 
 
 class Agent(CommandHandlers):
@@ -79,6 +84,7 @@ class Agent(CommandHandlers):
                 tasks.create_task(self._zygote.run(), name="zygote")
                 tasks.create_task(self._asking(EngineProcess.ping, _PING_PERIOD_S, _PING_DEADLINE_S), name="pings")
                 tasks.create_task(self._asking(EngineProcess.check, _CHECK_PERIOD_S, _CHECK_DEADLINE_S), name="checks")
+                tasks.create_task(self._watching_starts(), name="starts")
         finally:
             self._listener = None
             for engine in [engine for slot in self._slots.values() for engine in slot.engines()]:
@@ -218,6 +224,17 @@ class Agent(CommandHandlers):
             serving = [engine for slot in self._slots.values() for engine in slot.engines() if engine.endpoint]
             processes = [engine.process for engine in serving if engine.process is not None]
             await asyncio.gather(*(_asked(ask(process, deadline_s)) for process in processes))
+
+    async def _watching_starts(self) -> None:
+        """Find who stands still before it can be asked: engines that boot, and the zygote while one waits for it."""
+        stopped = StoppedProcesses(_STOPPED_LOOKS)
+        while True:
+            await asyncio.sleep(_LOOK_PERIOD_S)
+            engines = [engine.process for slot in self._slots.values() for engine in slot.engines()]
+            starting: list[Zygote | EngineProcess] = [self._zygote, *(each for each in engines if each is not None)]
+            watched = {pid: each for each in starting if (pid := each.starting_pid) is not None}
+            for pid in stopped.look(watched):
+                watched[pid].kill_because(_STOOD_STILL)
 
     async def _fork(self, slot: AgentSlot, engine: EngineInstance, located: Located) -> EngineProcess:
         facts, order = slot.facts, engine.order

@@ -7,6 +7,7 @@ or the process ends, everything that waits raises EngineGone, and `on_lost` is c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -73,6 +74,7 @@ class EngineProcess(asyncio.Protocol):
         self._failed: Failed | None = None
         self._lost: asyncio.Future[ExitReport] = loop.create_future()
         self._exited: asyncio.Future[None] = loop.create_future()
+        self._pid: int | None = None
         self._pidfd: int | None = None
         self._ending = False
         self._lost_unasked = False
@@ -83,6 +85,11 @@ class EngineProcess(asyncio.Protocol):
         """It ended, or is about to, without having been told to."""
         return self._lost_unasked or not self._ending
 
+    @property
+    def starting_pid(self) -> int | None:
+        """Of the process, from its fork until it has booted or is lost."""
+        return self._pid if not (self._booted.done() or self._exited.done() or self._lost.done()) else None
+
     def watch(self, pid: int) -> None:
         """The zygote says which process it is. A pidfd never means another process, whatever becomes of the pid."""
         try:
@@ -90,6 +97,7 @@ class EngineProcess(asyncio.Protocol):
         except ProcessLookupError:
             self._has_exited()
             return
+        self._pid = pid
         asyncio.get_running_loop().add_reader(self._pidfd, self._has_exited)
 
     def not_started(self, reason: str) -> None:
@@ -158,7 +166,14 @@ class EngineProcess(asyncio.Protocol):
 
     def kill(self) -> None:
         if self._pidfd is not None and not self._exited.done():
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            # The zygote may have reaped it before we hear of its end.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def kill_because(self, reason: str) -> None:
+        """What waits for it, and `on_lost`, are told the reason."""
+        self._failed = Failed(reason)
+        self.kill()
 
     async def _ask(self, frame: AgentFrame, answer: type[_Answer], deadline_s: float) -> object:
         waiting: asyncio.Future[object] = asyncio.get_running_loop().create_future()
@@ -172,8 +187,7 @@ class EngineProcess(asyncio.Protocol):
                 # It was this process that stood still.
                 return waiting.result()
             reason = f"no answer to {type(frame).__name__} within {deadline_s:g} s, so it was killed"
-            self._failed = Failed(reason)
-            self.kill()
+            self.kill_because(reason)
             raise EngineGone(reason) from None
         finally:
             del self._waiting[answer]
@@ -199,8 +213,7 @@ class EngineProcess(asyncio.Protocol):
             for body in self._splitter.feed(data):
                 self._hear(self._decoder.decode(body))
         except (ValueError, msgspec.MsgspecError) as error:
-            self._failed = Failed(f"it does not speak the control protocol: {error}")
-            self.kill()
+            self.kill_because(f"it does not speak the control protocol: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         # A host without its control socket is on its way out; what it still does is of no use to anybody.

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -49,6 +50,7 @@ class Zygote:
     def __init__(self, settings: ZygoteSettings) -> None:
         self._settings = settings
         self._sock: socket.socket | None = None
+        self._process: asyncio.subprocess.Process | None = None
         self._ready = False
         self._started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._import_s = settings.usual_import_s
@@ -63,6 +65,18 @@ class Zygote:
     def ready_in_s(self) -> float:
         """Predicted from its last start; a start that takes longer than the last is expected to end any moment."""
         return 0.0 if self.is_ready else max(0.1, self._ready_at_s - time.monotonic())
+
+    @property
+    def starting_pid(self) -> int | None:
+        """Of the process while it imports, or while somebody waits for a fork."""
+        return self._process.pid if self._process is not None and (self._forking or not self._ready) else None
+
+    def kill_because(self, reason: str) -> None:
+        """Its engines end with it; it is started again as after any other end."""
+        if self._process is not None:
+            log.warning("the zygote (pid %d) is killed: %s", self._process.pid, reason)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def wait_ready(self) -> None:
         """Raises EngineGone when this start of it fails, or takes too long."""
@@ -110,7 +124,7 @@ class Zygote:
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._sock = ours
+        self._sock, self._process = ours, process
         try:
             await self._read(ours)
         finally:
@@ -118,7 +132,7 @@ class Zygote:
                 self._started.set_result("the zygote ended before it was ready; its output in the log says why")
             self._started = asyncio.get_running_loop().create_future()
             self._ready = False
-            self._sock = None
+            self._sock = self._process = None
             ours.close()
             for waiting in self._forking.values():
                 waiting.not_started("the zygote ended before it had forked")
@@ -163,7 +177,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
     except (TimeoutError, asyncio.CancelledError) as error:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         if isinstance(error, asyncio.CancelledError):
             raise
