@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from process_table import processes
+from process_table import children, processes
 from server_ports import free_port
 from waiting import until
 
@@ -42,6 +42,14 @@ class PooledPlatform:
         command = [sys.executable, "-m", "pilotlight_local", "status", "--json", "--state-dir", str(self.state)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return dict(json.loads(done.stdout)) if done.returncode == 0 else {"pool": {"state": "off", "leases": []}}
+
+    def pool_pid(self) -> int:
+        (pid,) = processes(str(self.state), "pilotlight_pool")
+        return pid
+
+    def engine_pids(self) -> set[int]:
+        """Engine hosts: children of the zygote, which is the pool's child."""
+        return {host for zygote in children(self.pool_pid()) for host in children(zygote)}
 
     def end(self) -> None:
         self.process.kill()

@@ -1,7 +1,7 @@
 """The table of faults, over two real endpoints on vLLM: every stream says exactly what an undisturbed greedy run says.
 
 pods' way   two endpoints of one model stand for two replicas, each behind a proxy that breaks what it is told to break
-short way   what the engine's end does to its streams is tested with the warm pool (test_local_pool.py)
+short way   what the engine's end does to its streams is in test_gateway_engine_loss.py
 """
 
 from __future__ import annotations

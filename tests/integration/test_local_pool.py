@@ -18,7 +18,6 @@ import httpx
 import pytest
 import yaml
 from pooled_platform import PooledPlatform, pooled_platform
-from process_table import children, processes
 from waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -85,14 +84,6 @@ class Platform(PooledPlatform):
         yield tokens
         thread.join(DEADLINE_S)
         assert failures == []
-
-    def pool_pid(self) -> int:
-        (pid,) = processes(str(self.state), "pilotlight_pool")
-        return pid
-
-    def engine_pids(self) -> set[int]:
-        """Engine hosts: children of the zygote, which is the pool's child."""
-        return {host for zygote in children(self.pool_pid()) for host in children(zygote)}
 
 
 @pytest.fixture(scope="module")
