@@ -49,7 +49,7 @@ integration: $(READY) ## real processes, real vLLM on the CPU
 trace-request: $(READY) ## the way of one warm request through every process, file by file, into docs/request-way.md
 	@$(BIN)/python scripts/trace_request.py
 
-soak: $(READY) ## ten minutes of mixed traffic over five endpoints with scale to zero and a revision change
+soak: $(READY) ## ten minutes of mixed traffic through the front door, with scale to zero and a revision change
 	@$(BIN)/python benchmarks/soak.py
 
 bench-policy: $(READY) ## keep-alive policies on public traces (TRACES=FOLDER, else ../shared/traces): cold starts against slot-hours
