@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -54,12 +55,11 @@ async def watch(control: ControlClient, platform: psutil.Process, readings: list
         await asyncio.sleep(PERIOD_S)
 
 
-def _reading(status: dict[str, object], platform: psutil.Process, at_s: float) -> Reading:
+def _reading(status: dict[str, Any], platform: psutil.Process, at_s: float) -> Reading:
     ready: dict[str, int] = {}
-    for row in status["components"]:  # type: ignore[attr-defined]
+    for row in status["components"]:
         ready[row["endpoint"]] = ready.get(row["endpoint"], 0) + row["ready"]
-    pool: dict[str, object] = status["pool"]  # type: ignore[assignment]
-    leases: list[dict[str, str]] = pool["leases"]  # type: ignore[assignment]
+    pool = status["pool"]
     below, held = platform.children(recursive=True), {PLATFORM: _footprint([platform])}
     services = {name: service for name, module in _MODULES.items() if (service := _running(below, module)) is not None}
     family: set[int] = set()
@@ -70,9 +70,9 @@ def _reading(status: dict[str, object], platform: psutil.Process, at_s: float) -
         held[name] = _footprint([service])
         if name == GATEWAY and started:
             held[WORKERS] = _footprint(started)
-    waiting = sum(lease["state"] in ("queued", "placing", "active", "idle") for lease in leases)
+    waiting = sum(lease["state"] in ("queued", "placing", "active", "idle") for lease in pool["leases"])
     pods = [child for child in below if child.pid not in family]
-    return Reading(at_s, len(pods), ready, str(pool["state"]), waiting, held)
+    return Reading(at_s, len(pods), ready, pool["state"], waiting, held)
 
 
 def _running(processes: Sequence[psutil.Process], module: str) -> psutil.Process | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -62,3 +63,18 @@ async def test_three_fine_tunes_share_one_engine_and_none_speaks_for_another(
         answer = await pool.ask(tenants[0], wait_s=120, deadline_s=120, engine_args={"no_such_argument": "1"})
         assert answer.status == 400, answer
         assert "no_such_argument" in answer.body["error"]
+
+
+@pytest.mark.timeout(300)
+async def test_an_engine_that_stands_still_in_its_boot_is_replaced(tenants: list[Path], tmp_path: Path) -> None:
+    prompt = Tokenizer.from_file(str(tenants[0] / "tokenizer.json")).encode(QUESTION).ids
+    settings = ("--slot", "cpu:0=4GiB", "--drain_s", "0", "--store", str(tmp_path / "store"))
+    async with Pool(tmp_path, "-m", "pilotlight_pool", *settings) as pool:
+        arguments = {"enforce_eager": "true"}
+        asked = asyncio.create_task(pool.lease(tenants[0], wait_s=120, deadline_s=120, engine_args=arguments))
+        await pool.until(lambda: "the engine of cpu:0 is pid" in pool.log(), 120)
+        stopped = pool.engine_pid()
+        os.kill(stopped, signal.SIGSTOP)
+        assert len(await generate(await asked, 7, prompt)) == 7
+        assert pool.engine_pid() != stopped
+        assert "the engine was lost: it was stopped for" in pool.log()
