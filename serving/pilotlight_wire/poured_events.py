@@ -7,7 +7,7 @@ what a piece is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 
@@ -20,6 +20,26 @@ class Sink(Protocol):
     def write(self, piece: bytes) -> None: ...
 
     async def drained(self) -> None: ...
+
+
+class ChangedSink:
+    """Writes to `sink` what `change` makes of each piece, which is never nothing."""
+
+    __slots__ = ("_change", "_sink")
+
+    def __init__(self, sink: Sink, change: Callable[[bytes], bytes]) -> None:
+        self._sink = sink
+        self._change = change
+
+    @property
+    def is_full(self) -> bool:
+        return self._sink.is_full
+
+    def write(self, piece: bytes) -> None:
+        self._sink.write(self._change(piece))
+
+    async def drained(self) -> None:
+        await self._sink.drained()
 
 
 async def pour(events: AsyncIterator[bytes], sink: Sink) -> None:

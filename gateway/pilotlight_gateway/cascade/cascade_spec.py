@@ -16,7 +16,8 @@ class CascadeSpec(Section, frozen=True):
     own targets where that answer refuses (its `refusal`, or it begins with one of `refusals`), is no JSON though JSON
     was asked for, or where the mean log probability of its tokens is below `mean_logprob_below` (none: not judged).
 
-    A stream is held back until `hold_tokens` of its tokens have come, judged by these, and then passed on as it comes.
+    A stream is held back until `hold_tokens` of its tokens have come, judged by these, and then passed on as it comes:
+    of JSON that goes on, the beginning is looked at.
     What a first answer took that nobody got is told, and billed to nobody.
     """
 

@@ -26,6 +26,7 @@ from pilotlight_gateway.routing.fallbacks import ROUTE_HEADER, answered
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, Stream
+from pilotlight_wire.poured_events import ChangedSink, Sink, pour
 
 ESCALATION_HEADER = "x-pilotlight-escalation"
 _CHAT, _TEXT = "/chat/completions", "/completions"
@@ -156,6 +157,15 @@ class _Released:
     async def __anext__(self) -> bytes:
         piece = self._held.pop() if self._held else await anext(self._events)
         return events_without_logprobs(piece) if self._strips else piece
+
+    async def pour(self, sink: Sink) -> None:
+        """`poured_events`'."""
+        into = ChangedSink(sink, events_without_logprobs) if self._strips else sink
+        while self._held:
+            into.write(self._held.pop())
+        if into.is_full:
+            await into.drained()
+        await pour(self._events, into)
 
     async def aclose(self) -> None:
         await close_events(self._events)

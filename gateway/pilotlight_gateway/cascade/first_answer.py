@@ -42,6 +42,7 @@ class _Answer(msgspec.Struct):
     choices: list[_Choice] = []
 
 
+_JSON_BEGINS = frozenset('{["-0123456789tfn')
 _answers = msgspec.json.Decoder(_Answer)
 
 
@@ -106,7 +107,7 @@ def why_not_good(spec: CascadeSpec, answer: FirstAnswer, wants_json: bool) -> st
         text = seen.text.lstrip()
         if seen.refused or (text and text.startswith(spec.refusals)):
             return "refusal"
-        if spec.invalid_json and wants_json and answer.is_whole and not seen.calls and not _is_json(seen.text):
+        if spec.invalid_json and wants_json and not seen.calls and not _may_be_json(text, is_whole=answer.is_whole):
             return "invalid JSON"
         below = spec.mean_logprob_below
         if below is not None and seen.logprobs and sum(seen.logprobs) / len(seen.logprobs) < below:
@@ -114,7 +115,10 @@ def why_not_good(spec: CascadeSpec, answer: FirstAnswer, wants_json: bool) -> st
     return ""
 
 
-def _is_json(text: str) -> bool:
+def _may_be_json(text: str, *, is_whole: bool) -> bool:
+    """Of one that goes on, the first character tells."""
+    if not is_whole:
+        return not text or text[0] in _JSON_BEGINS
     try:
         msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):

@@ -1,10 +1,11 @@
 """Which target is asked first when some are cold: the predicted starts of those against the queues of warm ones. Pure.
 
     the first that answers within the route's patience and the request's time     is asked
-    none does                                                                     the one that answers soonest
-    that is too late, too                                                         nobody is: 503 with its time
+    none does                                                                     of those in time the soonest
+    none is in time                                                               nobody is: 503 with the soonest's
 
-What is not known is hoped for: such a target keeps its place.
+Behind the first are those that answer in time, then the others, both in the route's order. What is not known is hoped
+for: such a target keeps its place.
 """
 
 from __future__ import annotations
@@ -39,10 +40,14 @@ class TooLate:
     eta_s: float
 
 
+def is_in_time(wait: Wait) -> bool:
+    return wait.seconds is None or wait.seconds <= wait.most_s
+
+
 def is_soon(wait: Wait, patience_s: float | None) -> bool:
     if wait.seconds is None:
         return True
-    return wait.seconds <= wait.most_s and (patience_s is None or wait.seconds <= patience_s)
+    return is_in_time(wait) and (patience_s is None or wait.seconds <= patience_s)
 
 
 def order(waits: Sequence[Wait], patience_s: float | None) -> Order | TooLate:
@@ -51,12 +56,13 @@ def order(waits: Sequence[Wait], patience_s: float | None) -> Order | TooLate:
     first = next((place for place in places if is_soon(waits[place], patience_s)), None)
     if first is None:
         # Each of them is known, or it would be soon.
-        first = min(places, key=lambda place: waits[place].seconds or 0.0)
-        eta_s = waits[first].seconds or 0.0
-        if eta_s > waits[first].most_s:
-            return TooLate(first, eta_s)
-    if first == 0:
-        return Order(tuple(places))
-    skipped = waits[0]
-    note = f"{'cold' if skipped.is_cold else 'queue'} {skipped.seconds or 0.0:.1f} s"
-    return Order((first, *(place for place in places if place != first)), note)
+        in_time = [place for place in places if is_in_time(waits[place])]
+        first = min(in_time or places, key=lambda place: waits[place].seconds or 0.0)
+        if not in_time:
+            return TooLate(first, waits[first].seconds or 0.0)
+    behind = sorted((place for place in places if place != first), key=lambda place: not is_in_time(waits[place]))
+    return Order((first, *behind), _why_not_the_first(waits[0]) if first else "")
+
+
+def _why_not_the_first(skipped: Wait) -> str:
+    return f"{'cold' if skipped.is_cold else 'queue'} {skipped.seconds or 0.0:.1f} s"

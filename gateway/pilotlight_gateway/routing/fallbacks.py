@@ -22,6 +22,7 @@ from pilotlight_gateway.routing.target_waits import start_s
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError, Unavailable
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, Stream
+from pilotlight_wire.poured_events import ChangedSink, Sink, pour
 
 ROUTE_HEADER = "x-pilotlight-route"
 UNLABELLED = "other"
@@ -114,6 +115,15 @@ class _RoutedEvents:
             self._ended(True)
             raise
         return piece if self._name is None else self._name.in_events(piece)
+
+    async def pour(self, sink: Sink) -> None:
+        """`poured_events`'."""
+        try:
+            await pour(self._events, sink if self._name is None else ChangedSink(sink, self._name.in_events))
+        except PilotlightError:
+            self._ended(True)
+            raise
+        self._ended(False)
 
     async def aclose(self) -> None:
         await close_events(self._events)

@@ -20,6 +20,7 @@ from pilotlight_gateway.request_steps import Asked, Caller, Cascade, Choice, Gat
 from pilotlight_gateway.routing.fallbacks import ROUTE_HEADER, by_route
 from pilotlight_protocol.errors import ContextLengthExceeded, PilotlightError, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
+from pilotlight_wire.poured_events import pour
 
 SPEC = CascadeSpec(first=("a/small",), mean_logprob_below=-1.0, hold_tokens=3)
 CHAT = "/v1/chat/completions"
@@ -54,6 +55,30 @@ def test_which_first_answer_is_good_enough(answer: dict[str, Any], wants_json: b
     assert why_not_good(SPEC, seen, wants_json) == why
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("Sure, here is", "invalid JSON"), (' {"a": ', ""), ("[1,", ""), ('"tex', ""), ("-1", ""), ("", ""), ("\n", "")],
+)
+def test_what_begins_as_no_json_needs_no_end_to_be_none(text: str, why: str) -> None:
+    seen = FirstAnswer()
+    seen.take(json.dumps(chat(text)).encode())
+    assert why_not_good(SPEC, seen, True) == why
+    assert why_not_good(SPEC, seen, False) == ""
+
+
+class Basin:
+    is_full = False
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def write(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+
+    async def drained(self) -> None:
+        return
+
+
 class World:
     """Two endpoints. `small`, `large`: replies, events, or an error."""
 
@@ -71,12 +96,17 @@ class World:
         self.request = GatewayRequest(self.context, place, Asked("smart"), Caller("team"), large_entry, "large")
         self.request.routed = Routed("smart", "", choices["large"], place, Cascade(SPEC, choices["small"]))
 
-    async def run(self) -> Any:
+    async def run(self, *, poured: bool = False) -> Any:
         assert self.request.routed is not None
         result = await by_route(self.request, self.request.routed, self._attempt)
         if isinstance(result, Reply):
             return json.loads(result.body)
-        pieces = [piece async for piece in result.events]
+        if poured:
+            basin = Basin()
+            await pour(result.events, basin)
+            pieces = basin.pieces
+        else:
+            pieces = [piece async for piece in result.events]
         await result.events.aclose()  # type: ignore[attr-defined]
         return [json.loads(piece[6:]) for piece in pieces]
 
@@ -165,9 +195,10 @@ async def test_where_the_other_one_cannot_the_first_answer_stands() -> None:
         assert "bad" in str(answer) or len(answer) == 4
 
 
-async def test_a_good_stream_is_held_and_then_goes_on() -> None:
+@pytest.mark.parametrize("poured", [False, True])
+async def test_a_good_stream_is_held_and_then_goes_on(poured: bool) -> None:
     world = World(events(-0.1, -0.1, -0.1, -9.0, -9.0), stream=True)
-    answer = await world.run()
+    answer = await world.run(poured=poured)
     assert [event["choices"][0]["delta"]["content"] for event in answer] == ["t"] * 5
     assert all(event["choices"][0]["logprobs"] is None and event["model"] == "smart" for event in answer)
     assert (world.who_answered, world.told, world.closed) == (["small"], "cascade; held 3 tokens", ["small"])

@@ -13,31 +13,38 @@ WAITS = st.lists(st.builds(Wait, st.none() | SECONDS, st.booleans(), SECONDS), m
 KEY = ("prod", "large", "short")
 
 
+def is_late(wait: Wait) -> bool:
+    return wait.seconds is not None and wait.seconds > wait.most_s
+
+
 @given(WAITS, st.none() | SECONDS)
-def test_nobody_waits_longer_than_needed_and_nothing_is_lost(waits: list[Wait], patience_s: float | None) -> None:
+def test_none_is_asked_that_is_too_late_where_another_one_is_not(waits: list[Wait], patience_s: float | None) -> None:
+    """Neither first nor in place of one that failed."""
     found = order(waits, patience_s)
-    known = [wait.seconds for wait in waits if wait.seconds is not None]
+    assert isinstance(found, TooLate) == all(map(is_late, waits))
     if isinstance(found, TooLate):
-        assert len(known) == len(waits)
-        assert found.eta_s == min(known) == waits[found.place].seconds
-        assert found.eta_s > waits[found.place].most_s
+        assert found.eta_s == min(wait.seconds or 0.0 for wait in waits) == waits[found.place].seconds
         return
+    late = [is_late(waits[place]) for place in found.places]
+    assert late == sorted(late)
+    assert not late[0]
     assert sorted(found.places) == list(range(len(waits)))
-    first = waits[found.places[0]]
-    assert (found.note == "") == (found.places[0] == 0)
-    assert list(found.places[1:]) == sorted(found.places[1:])
-    if first.seconds is None:
+
+
+@given(WAITS, st.none() | SECONDS)
+def test_the_order_is_the_routes_as_far_as_patience_and_time_allow(waits: list[Wait], patience_s: float | None) -> None:
+    found = order(waits, patience_s)
+    if isinstance(found, TooLate):
         return
-    assert first.seconds <= first.most_s
-    if patience_s is not None and first.seconds > patience_s:
-        assert first.seconds == min(known)
-        assert len(known) == len(waits)
-    # Those that stood before it were too late, or not worth the wait.
+    first, behind = found.places[0], found.places[1:]
+    assert (found.note == "") == (first == 0)
+    assert list(behind) == sorted(behind, key=lambda place: (is_late(waits[place]), place))
     limits = [wait.most_s if patience_s is None else min(wait.most_s, patience_s) for wait in waits]
-    assert all(
-        (waits[place].seconds or 0.0) > limits[place] or first.seconds <= (waits[place].seconds or 0.0)
-        for place in range(found.places[0])
-    )
+    soon = [place for place, wait in enumerate(waits) if (wait.seconds or 0.0) <= limits[place] or wait.seconds is None]
+    if soon:
+        assert first == soon[0]
+    else:
+        assert waits[first].seconds == min(wait.seconds or 0.0 for wait in waits if not is_late(wait))
 
 
 def test_without_patience_the_first_is_waited_for_as_long_as_the_request_may_last() -> None:

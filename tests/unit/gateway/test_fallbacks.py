@@ -13,6 +13,7 @@ from pilotlight_gateway.request_steps import Asked, Attempted, Caller, Choice, G
 from pilotlight_gateway.routing.fallbacks import ROUTE_HEADER, answered
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
+from pilotlight_wire.poured_events import Sink, pour
 
 PATH = "/v1/chat/completions"
 CANNOT = {
@@ -48,7 +49,9 @@ class Endpoints:
             routed=Routed("smart", "", choices, place, observe=self.attempts.append),
         )
 
-    async def run(self) -> Reply | Stream:
+    async def run(self, result: Stream | None = None) -> Reply | Stream:
+        """`result`: the first one's, in place of what the script says."""
+        self.result = result
         assert self.request.routed is not None
         return await answered(self.request, self.request.routed, self._attempt)
 
@@ -58,6 +61,8 @@ class Endpoints:
         request.context.response_headers["x-of-attempt"] = request.entry.name
         if len(self.asked) < len(self.script):
             request.context.response_headers["x-of-a-failed-one"] = "1"
+        if self.result is not None:
+            return self.result
         outcome = SCRIPT.get(word)
         if isinstance(outcome, PilotlightError):
             raise outcome
@@ -103,6 +108,56 @@ async def test_the_first_that_can_answers_by_the_name_that_was_asked_for(script:
         (place, word not in ("gone", "404", "whole", "stream")) for place, word in enumerate(script)
     ]
     assert told[ROUTE_HEADER].startswith("target" if len(script) == 1 else f"fallback {len(script) - 1}; ")
+
+
+class Poured:
+    """Events that hand their pieces on themselves, as those of pods do; asked for one by one they have none."""
+
+    def __init__(self, *pieces: bytes, lost: bool = False) -> None:
+        self._pieces = pieces
+        self._lost = lost
+
+    def __aiter__(self) -> Poured:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise AssertionError("a routed stream is read piece by piece")
+
+    async def pour(self, sink: Sink) -> None:
+        for piece in self._pieces:
+            sink.write(piece)
+        if self._lost:
+            raise Unavailable("cut")
+
+
+class Basin:
+    is_full = False
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def write(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+
+    async def drained(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("name", ["smart", "m0"])
+async def test_a_routed_stream_is_poured_and_what_became_of_it_is_told(name: str, lost: bool) -> None:
+    endpoints, basin = Endpoints("stream"), Basin()
+    pieces = [f'data: {{"model":"{name}","n":{number}}}\n\n'.encode() for number in range(3)]
+    endpoints.request.answers_as = name
+    result = await endpoints.run(Stream(Poured(*pieces, lost=lost)))
+    assert isinstance(result, Stream)
+    if lost:
+        with pytest.raises(Unavailable):
+            await pour(result.events, basin)
+    else:
+        await pour(result.events, basin)
+    assert basin.pieces == [piece.replace(name.encode(), b"smart") for piece in pieces]
+    assert [attempt.failed for attempt in endpoints.attempts] == [lost]
 
 
 @pytest.mark.parametrize("word", IS_AN_ANSWER)
