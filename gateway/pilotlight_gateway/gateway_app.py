@@ -86,7 +86,8 @@ class GatewayRouter:
         query = context.query_string.decode("latin-1")
         target, model = f"{path}?{query}" if query else path, None if named is None else named.model
         place = Place(method, target, path, of_component, route.path, model)
-        found = replace(route, handler=partial(self._pipeline.answer, place), admit=self._pipeline.admit)
+        answer, admit = partial(self._pipeline.answer, place), self._pipeline.admit
+        found = replace(route, handler=answer, admit=admit, keeps_time=True)
         if target == path == route.path:
             self._plain[method, path] = found
         return found

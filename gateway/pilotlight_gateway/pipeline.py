@@ -5,7 +5,6 @@ authenticate ▶ which endpoints ▶ once ▶ reserve ▶ turn ▶ which way ▶
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -42,7 +41,6 @@ from pilotlight_gateway.request_steps import (
     WayChooser,
 )
 from pilotlight_gateway.routing.fallbacks import by_route
-from pilotlight_gateway.routing.request_facts import TIMEOUT_HEADER, client_waits_s
 from pilotlight_gateway.stream_record import Began
 from pilotlight_gateway.ways import WAY_HEADER, ChosenWay, WayName
 from pilotlight_protocol.endpoint_directory import EndpointEntry
@@ -57,6 +55,7 @@ from pilotlight_protocol.errors import (
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.hop_headers import TENANT, of_client
+from pilotlight_wire.request_time import in_senders_time, left_s
 from pilotlight_wire.shared_timer import SharedTimeouts
 
 _CLIENT_GONE = 499
@@ -172,9 +171,9 @@ class Pipeline:
 
     async def _in_time(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
         """The answer, or its beginning: a stream's first event has come, and the end of it ends what is held."""
-        timeout_s, waits_s = request.entry.timeout_s, client_waits_s(request.context.headers)
+        timeout_s, waits_s = request.entry.timeout_s, left_s(request.context)
         if waits_s is not None and waits_s < timeout_s:
-            return await self._while_waited_for(request, started_s, outcome, waits_s)
+            return await self._while_waited_for(request, started_s, outcome)
         try:
             with self._timeouts.of(timeout_s):
                 return await self._by_its_route(request, started_s, outcome)
@@ -183,16 +182,10 @@ class Pipeline:
                 request.routed.observe(Attempted(request.choice, failed=True))
             raise DeadlineExceeded(f"nothing came within the endpoint's timeout of {timeout_s:g} s") from error
 
-    async def _while_waited_for(
-        self, request: GatewayRequest, started_s: float, outcome: _Outcome, waits_s: float
-    ) -> Reply | Stream:
+    async def _while_waited_for(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
         """In the client's own time, which is less than the endpoint's; that it is over is no fault of the endpoint."""
-        left_s = waits_s - (time.perf_counter() - started_s)
-        try:
-            async with asyncio.timeout(left_s):
-                return await self._by_its_route(request, started_s, outcome)
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"nothing came within the {waits_s:g} s of {TIMEOUT_HEADER}") from error
+        async with in_senders_time(request.context):
+            return await self._by_its_route(request, started_s, outcome)
 
     async def _by_its_route(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
         if request.routed is None:

@@ -15,6 +15,7 @@ from pilotlight_serving.errors import no_such_model
 from pilotlight_serving.http_app import close_events
 from pilotlight_serving.triton_options import take_options
 from pilotlight_wire.handlers import ModelMetadata, RequestContext, ServedModel
+from pilotlight_wire.request_time import in_senders_time
 
 SERVER_NAME = "pilotlight"
 SERVER_VERSION = "0.1.0"
@@ -109,9 +110,9 @@ class DataPlane:
     # By both
 
     async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
-        """One response. Raises DeadlineExceeded when the request's own `timeout` is over."""
+        """One response. Raises DeadlineExceeded when the request's own `timeout` is over, or its sender's time."""
         options = take_options(request.parameters)
-        async with options.deadline():
+        async with in_senders_time(context), options.deadline():
             response = await self.model.infer(request, context)
         response.parameters.update(options.sequence)
         return response
@@ -123,8 +124,9 @@ class DataPlane:
         options = take_options(request.parameters)
         responses = self.model.stream_infer(request, context)
         try:
-            async with options.deadline():
+            async with in_senders_time(context) as waiting, options.deadline():
                 async for response in responses:
+                    waiting.reschedule(None)
                     response.parameters.update(options.sequence)
                     await send(response, False)
         finally:

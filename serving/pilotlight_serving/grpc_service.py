@@ -44,6 +44,7 @@ from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.http_exchange import request_id, server_timing
+from pilotlight_wire.request_time import keep_time
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -143,9 +144,11 @@ def _context(call: Any, model_name: str, version: str) -> RequestContext:
         name: value if isinstance(value, str) else value.decode("latin-1")
         for name, value in call.invocation_metadata() or ()
     }
-    return RequestContext(
+    context = RequestContext(
         request_id(headers.get("x-request-id")), headers, model_name=model_name, model_version=version
     )
+    keep_time(context, call.time_remaining())
+    return context
 
 
 class InferenceService:

@@ -33,6 +33,7 @@ from pilotlight_wire.http_exchange import (
     body_pieces,
     server_timing,
 )
+from pilotlight_wire.request_time import TIMEOUT_HEADER, in_senders_time, keep_time
 
 _WITH_BODY = ("POST", "PATCH")
 _ALL_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
@@ -115,6 +116,8 @@ class _Exchange:
         self._answer = answer
         self._held = HeldBytes(app.bodies)
         self._context = RequestContext(answer.request_id, answer.headers)
+        if TIMEOUT_HEADER in answer.headers:
+            keep_time(self._context)
 
     async def run(self) -> None:
         answer, limiter = self._answer, self._app.limiter
@@ -169,19 +172,33 @@ class _Exchange:
                 context.body = await self._answer.body(settings, self._held)
             else:
                 context.pieces = body_pieces(self._answer.receive, settings.body_stall_timeout_s, chunked=False)
-        result = await route.handler(context)
+        if context.ends_s is None or route.keeps_time:
+            result, first = await self._begun(route)
+        else:
+            async with in_senders_time(context):
+                result, first = await self._begun(route)
         if isinstance(result, Reply):
             context.response_headers.update(result.headers)
             await self._answer.reply(result.status, result.content_type, result.body, self._headers())
         else:
-            await self._stream(result)
+            await self._stream(result, first)
 
-    async def _stream(self, stream: Stream) -> None:
+    async def _begun(self, route: Route) -> tuple[Reply | Stream, bytes]:
+        """The answer, and the first piece of one that is a stream."""
+        result = await route.handler(self._context)
+        if isinstance(result, Reply):
+            return result, b""
+        try:
+            return result, await anext(result.events, b"")
+        except BaseException:
+            await close_events(result.events)
+            raise
+
+    async def _stream(self, stream: Stream, first: bytes) -> None:
         answer, events = self._answer, stream.events
         try:
-            chunk = await anext(events, b"")
             await answer.start(200, [(b"content-type", stream.content_type.encode("latin-1")), *self._headers()])
-            await answer.piece(chunk)
+            await answer.piece(first)
             await answer.pieces(events)
         finally:
             await close_events(events)

@@ -26,7 +26,7 @@ class RequestContext:
     sent as `Server-Timing` and observed as a histogram. `response_headers`: sent when the response starts.
     `path_parameters`: what stands where the route's path has a name in braces. `pieces`: the body as it arrives, for a
     route that reads it itself; `body` is empty then. `about`: what a server's own steps know of the request, for its
-    log.
+    log. `ends_s`: by `time.monotonic`, until when its sender waits for the answer to begin, None where nobody says.
     """
 
     request_id: str
@@ -40,6 +40,7 @@ class RequestContext:
     query_string: bytes = b""
     pieces: AsyncIterator[bytes] | None = None
     about: object = None
+    ends_s: float | None = None
 
     @property
     def query(self) -> dict[str, str]:
@@ -79,7 +80,8 @@ class Route:
     `request_predict_seconds`; False for probes and metadata. `content_types`: what a body may be. `reads_body`: the
     body is read before the handler runs, within the server's limit; else the handler reads its pieces, and bounds them.
     `admit`: asked with the head of a request whose body is not here yet, before any of it is read; raises what the
-    client is refused with, which gives its place back at once. The handler asks again.
+    client is refused with, which gives its place back at once. The handler asks again. `keeps_time`: the handler
+    itself ends when the sender waits no longer; any other is ended.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -89,6 +91,7 @@ class Route:
     content_types: tuple[str, ...] = (JSON,)
     reads_body: bool = True
     admit: Callable[[RequestContext], Awaitable[None]] | None = None
+    keeps_time: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
 from pooled_platform import PooledPlatform
+from process_table import processes
 from server_ports import free_port
+from waiting import until_async
+
+from pilotlight_gateway.directory.platform_watch import watch
+from pilotlight_protocol.endpoint_directory import DirectoryAnswer, EndpointEntry
+from pilotlight_protocol.leases import POOL_URL_VARIABLE
 
 DEADLINE_S = 240.0
 QUICKSTART = Path(__file__).parents[2] / "inferenceservices" / "quickstart.yaml"
@@ -60,3 +67,23 @@ def endpoint(name: str, front: str, model_name: str | None = None) -> dict[str, 
         for arg in transformer["args"]
     ]
     return spec
+
+
+def pool_url(door: FrontDoor) -> str:
+    """Where the platform's pool is, as its gateway knows."""
+    (gateway,) = processes(str(door.state), "-m", "pilotlight_gateway")
+    environment = Path(f"/proc/{gateway}/environ").read_text(encoding="utf-8").split("\0")
+    variables = dict(each.partition("=")[::2] for each in environment)
+    return variables[POOL_URL_VARIABLE]
+
+
+async def entries_of(door: FrontDoor) -> dict[str, EndpointEntry]:
+    """What the platform tells of its endpoints, by their names."""
+    heard: list[DirectoryAnswer] = []
+    watching = asyncio.create_task(watch(door.state / "control.sock", heard.append, wait_s=1.0))
+    try:
+        await until_async(lambda: bool(heard), 30)
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})
+    return {entry.name: entry for entry in heard[0].changed}

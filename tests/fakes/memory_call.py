@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -11,19 +12,24 @@ import grpc.aio
 
 
 class MemoryCall:
-    """`messages` are serialized requests, or an iterator that gives them when it likes. `code` None: not aborted."""
+    """`messages` are serialized requests, or an iterator that gives them when it likes. `code` None: not aborted.
+    `deadline_s`: from now on, as its client has set it."""
 
     def __init__(self, *messages: bytes, metadata: Iterable[tuple[str, str | bytes]] = ()) -> None:
         self.messages: AsyncIterator[bytes] = _each(messages)
         self.written: list[bytes] = []
         self.code: grpc.StatusCode | None = None
         self.details = ""
+        self.deadline_s = math.inf
         self._metadata = tuple(metadata)
         self._trailing: tuple[tuple[str, str], ...] = ()
 
     @property
     def trailing(self) -> dict[str, str]:
         return dict(self._trailing)
+
+    def time_remaining(self) -> float:
+        return self.deadline_s
 
     def invocation_metadata(self) -> Any:
         return self._metadata

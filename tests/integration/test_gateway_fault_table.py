@@ -13,7 +13,6 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,14 +21,12 @@ import pytest
 import pytest_asyncio
 import yaml
 from fault_proxy import FaultProxy
-from front_door import DEADLINE_S, QUESTION, FrontDoor, endpoint
+from front_door import DEADLINE_S, QUESTION, FrontDoor, endpoint, entries_of, pool_url
 from pooled_platform import pooled_platform
-from process_table import processes
 from waiting import until, until_async
 
 from pilotlight_engine.leasing.leased_holder import PoolAddress
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
-from pilotlight_gateway.directory.platform_watch import watch
 from pilotlight_gateway.idempotency.answers_once import AnswersOnce
 from pilotlight_gateway.pipeline import Pipeline, Steps
 from pilotlight_gateway.pods_way.pods_way import PodsWay
@@ -42,7 +39,6 @@ from pilotlight_gateway.short_way.text_loader import WorkerLoader
 from pilotlight_gateway.ways import ChosenWay
 from pilotlight_protocol.endpoint_directory import DirectoryAnswer, EndpointEntry, PodsAddress
 from pilotlight_protocol.errors import PilotlightError, Unavailable
-from pilotlight_protocol.leases import POOL_URL_VARIABLE
 from pilotlight_text.responses_api.stored_responses import StoredResponses
 from pilotlight_text.text_workers.worker_room import WorkerRoom
 from pilotlight_wire.handlers import RequestContext, Stream
@@ -68,24 +64,6 @@ def door() -> Iterator[FrontDoor]:
     with pooled_platform(FrontDoor, services, DEADLINE_S) as running:
         until(running.is_ready, 60, lambda: running.log.read_text()[-2000:])
         yield running
-
-
-def pool_url(door: FrontDoor) -> str:
-    (gateway,) = processes(str(door.state), "-m", "pilotlight_gateway")
-    environment = Path(f"/proc/{gateway}/environ").read_text(encoding="utf-8").split("\0")
-    variables = dict(each.partition("=")[::2] for each in environment)
-    return variables[POOL_URL_VARIABLE]
-
-
-async def entries_of(door: FrontDoor) -> dict[str, EndpointEntry]:
-    heard: list[DirectoryAnswer] = []
-    watching = asyncio.create_task(watch(door.state / "control.sock", heard.append, wait_s=1.0))
-    try:
-        await until_async(lambda: bool(heard), 30)
-    finally:
-        watching.cancel()
-        await asyncio.wait({watching})
-    return {entry.name: entry for entry in heard[0].changed}
 
 
 class PodsFirst:

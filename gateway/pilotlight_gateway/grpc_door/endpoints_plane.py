@@ -33,6 +33,7 @@ from pilotlight_serving.http_app import close_events
 from pilotlight_serving.triton_options import take_options
 from pilotlight_wire.handlers import JSON, OCTETS, ModelMetadata, Reply, RequestContext, Stream, TensorMetadata
 from pilotlight_wire.hop_headers import parse_retry_after
+from pilotlight_wire.request_time import keep_time
 
 _JSON_LENGTH = "inference-header-content-length"
 _OF_THE_CALL = frozenset(
@@ -135,6 +136,7 @@ class EndpointsPlane:
 
     async def infer(self, request: InferRequest, context: RequestContext) -> InferResponse:
         options = take_options(request.parameters)
+        keep_time(context, options.timeout_s)
         body, json_length = encode_request(request)
         async with options.deadline():
             reply = await self._whole("POST", "/infer", body, context, json_length)
@@ -150,6 +152,7 @@ class EndpointsPlane:
         self, request: InferRequest, context: RequestContext, send: Callable[[InferResponse, bool], Awaitable[None]]
     ) -> None:
         options = take_options(request.parameters)
+        keep_time(context, options.timeout_s)
         async with options.deadline():
             result = await self._asked("POST", "/generate_stream", generate_body(request), context)
             if isinstance(result, Reply):

@@ -31,11 +31,11 @@ from pilotlight_gateway.idempotency.shared_answers import SharedAnswers, TakenAn
 from pilotlight_gateway.idempotency.told_answer import end_told, told_while_made
 from pilotlight_gateway.metering import count_anew, count_unbilled
 from pilotlight_gateway.request_steps import GatewayRequest, Run
-from pilotlight_gateway.routing.request_facts import client_waits_s
 from pilotlight_gateway.stream_record import StreamRecord
 from pilotlight_protocol.answer_record import Seed
 from pilotlight_protocol.errors import Conflict, DeadlineExceeded, TooManyRequests
 from pilotlight_wire.handlers import Reply, Stream
+from pilotlight_wire.request_time import left_s
 
 KEPT_S = 300.0
 RETURN_WITHIN_S = 5.0
@@ -140,7 +140,7 @@ class AnswersOnce:
 
     async def _follow(self, elsewhere: AnswerElsewhere, named: _Named) -> Reply | Stream:
         context = named.request.context
-        waits_s = client_waits_s(context.headers)
+        waits_s = left_s(context)
         most_s = min(named.request.entry.timeout_s, math.inf if waits_s is None else waits_s)
         try:
             async with asyncio.timeout(most_s):

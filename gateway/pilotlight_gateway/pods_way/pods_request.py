@@ -1,7 +1,8 @@
-"""A request as the endpoint's pods get it: the model as they call it, of its headers no hop's and no key. Pure."""
+"""A request as the endpoint's pods get it: the model as they call it, of its headers no hop's and no key."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -13,28 +14,33 @@ from pilotlight_gateway.surfaces import model_path
 from pilotlight_protocol.answer_record import RESUME, TELL
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_wire.hop_headers import OUTPUT_TOKENS
+from pilotlight_wire.request_time import TIMEOUT_HEADER, told
 
 _KEPT_HERE = frozenset(
     ("authorization", "x-api-key", "api-key", "host", "content-length", "content-encoding", "accept-encoding")
     + ("expect", "connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer")
     + ("transfer-encoding", "upgrade", "cookie", "forwarded", "idempotency-key", "last-event-id")
-    + (TELL, RESUME, OUTPUT_TOKENS)
+    + (TELL, RESUME, OUTPUT_TOKENS, TIMEOUT_HEADER)
 )
 _FORWARDED = "x-forwarded-"
 
 
 @dataclass(frozen=True, slots=True)
 class PodsRequest:
-    """`headers`: all but the length of the body and the host."""
+    """`headers`: all but the length of the body and the host, and the time that is left. `ends_s`: by
+    `time.monotonic`, until when its sender waits, None where nobody says."""
 
     method: str
     target: str
     headers: Mapping[str, str]
     body: bytes
+    ends_s: float | None = None
 
     def raw(self, host: str) -> bytes:
-        """For the replica that is called so."""
+        """For the replica that is called so, now."""
         lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        if self.ends_s is not None:
+            lines += f"{TIMEOUT_HEADER}: {told(self.ends_s - time.monotonic())}\r\n"
         head = (
             f"{self.method} {self.target} HTTP/1.1\r\nhost: {host}\r\n{lines}content-length: {len(self.body)}\r\n\r\n"
         )
@@ -49,7 +55,7 @@ def pods_request(request: GatewayRequest) -> PodsRequest:
         target = f"/v2/models/{quote(request.model_name, safe='')}{named.tail}{query}"
     elif body and request.asked.model != request.model_name:
         body = _with_model(body, request.model_name)
-    return PodsRequest(request.place.method, target, _headers(request), body)
+    return PodsRequest(request.place.method, target, _headers(request), body, request.context.ends_s)
 
 
 def _headers(request: GatewayRequest) -> dict[str, str]:

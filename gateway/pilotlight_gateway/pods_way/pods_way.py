@@ -34,6 +34,7 @@ from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import PilotlightError, Unavailable
 from pilotlight_wire.handlers import Reply, Stream
 from pilotlight_wire.hop_headers import parse_server_timing, passed_back
+from pilotlight_wire.request_time import left_s
 
 LOSS_S = 60.0
 """How long one loss may keep a client waiting for the next token."""
@@ -88,7 +89,8 @@ class PodsWay:
             seed = Seed(int(time.time()), secrets.token_hex(16)) if record is None else record.seed
             asked = replace(asked, headers={**asked.headers, TELL: seed.header})
         ends_s = asyncio.get_running_loop().time() + request.entry.timeout_s
-        exchange = await self._exchanges.begin(request, _from_where_left(asked, record, feed), ends_s)
+        left = _from_where_left(asked, record, feed)
+        exchange = await self._exchanges.begin(request, left, _begins_by(request, ends_s))
         if record is not None:
             record.make(request.begun_by("pods", record), feed)
             if record.left_off is not None and not exchange.is_stream:
@@ -128,7 +130,9 @@ class PodsWay:
         if resumption is not None and not self._is_as_it_was(request.entry):
             raise Unavailable("the endpoint's model may be another one by now; send the request again")
         more = {} if resumption is None else {RESUME: resumption.header}
-        again = replace(asked, headers={**asked.headers, **more}, body=body)
+        # Whoever has the beginning of its answer waits for the rest.
+        waited_for = asked.ends_s if resumption is None else None
+        again = replace(asked, headers={**asked.headers, **more}, body=body, ends_s=waited_for)
         if resumption is not None and self._short is not None and resumes % 2 and goes_short(request.entry):
             try:
                 return await short_source(self._short, request, again, LOSS_S / 2)
@@ -163,6 +167,12 @@ def _from_where_left(asked: PodsRequest, record: StreamRecord | None, feed: Even
     if resumption is None:
         return asked
     return replace(asked, headers={**asked.headers, RESUME: resumption.header}, body=body)
+
+
+def _begins_by(request: GatewayRequest, ends_s: float) -> float:
+    """Its sender may wait for less than the endpoint's time."""
+    waits_s = left_s(request.context)
+    return ends_s if waits_s is None else min(ends_s, asyncio.get_running_loop().time() + waits_s)
 
 
 def _left_s(ends_s: float) -> float:

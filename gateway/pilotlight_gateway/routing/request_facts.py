@@ -6,13 +6,11 @@ A body that is not what a surface takes is the surface's to refuse: here it has 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-TIMEOUT_HEADER = "x-request-timeout"
 SESSION_HEADER = "x-session-id"
 VERSION_HEADER = "x-model-version"
 LARGEST_READ_BYTES = 64 * 1024
@@ -24,7 +22,6 @@ BYTES_PER_TOKEN = 4
 _PICTURE = b";base64,"
 _MOST_PICTURES = 256
 
-_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _NO_TEXT = frozenset(("role", "type", "id", "url", "image_url", "input_audio", "file_data", "data", "signature"))
 """Fields whose strings are names, addresses or pictures."""
 
@@ -79,10 +76,6 @@ class RequestFacts:
         kind, who = ("user", said) if said else ("session", session) if session else ("key", self._fallback)
         return f"{self.tenant}\n{kind}\n{who}"
 
-    @property
-    def most_s(self) -> float | None:
-        return client_waits_s(self.headers)
-
     def _said_user(self) -> str | None:
         try:
             if user := _user.decode(self._body).user:
@@ -102,12 +95,6 @@ class RequestFacts:
         if self._tokens is None:
             self._tokens = _estimated(self._body)
         return self._tokens
-
-
-def client_waits_s(headers: Mapping[str, str]) -> float | None:
-    """How long the client waits, where it says so in a way that can be read."""
-    said = headers.get(TIMEOUT_HEADER)
-    return None if said is None or not _SECONDS.fullmatch(said) else float(said)
 
 
 def _estimated(body: bytes) -> int:

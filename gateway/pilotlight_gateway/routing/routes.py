@@ -37,6 +37,7 @@ from pilotlight_gateway.routing.target_waits import TargetWaits
 from pilotlight_gateway.surfaces import component_path, model_path, without_version
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_wire.handlers import RequestContext
+from pilotlight_wire.request_time import left_s
 
 
 class Routes:
@@ -87,7 +88,7 @@ class Routes:
         cascade = self._cascade(route, chosen)
         choices, note = tuple(self._choices(chosen)), ""
         if cascade is None:  # whose first answer may be all that is needed
-            choices, note = self._in_order(choices, route.patience_s, facts.most_s)
+            choices, note = self._in_order(choices, route.patience_s, left_s(context))
         return Routed(
             name,
             route.label,
@@ -108,14 +109,14 @@ class Routes:
         if not choices:
             return choices, ""
         first = self._waits.wait(choices[0].entry, most_s)
-        if not first.is_cold and is_soon(first, patience_s):
+        if len(choices) == 1 and not first.is_cold and is_soon(first, patience_s):
             return choices, ""
         waits = [first, *(self._waits.wait(choice.entry, most_s) for choice in choices[1:])]
         found = order(waits, patience_s)
         if isinstance(found, TooLate):
             self._waits.wake(choices[found.place].entry)
             raise Unavailable(
-                f"nothing can answer within {waits[found.place].most_s:g} s: it takes {found.eta_s:.1f} s to start",
+                f"nothing can answer within {waits[found.place].most_s:.3g} s: it takes {found.eta_s:.1f} s to start",
                 retry_after_s=found.eta_s,
             )
         if found.note and waits[0].is_cold:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from pilotlight_serving.grpc_service import HEALTH_SERVICE, SERVICE, HealthServi
 from pilotlight_serving.kserve_messages import predict_v2 as pb
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
+from pilotlight_wire.request_time import left_s
 
 pytestmark = pytest.mark.looptime
 
@@ -98,6 +100,27 @@ async def test_infer_is_the_rest_request_it_stands_for() -> None:
     assert json.loads(context.body)["parameters"] == {"max_tokens": 4}
     assert context.headers["traceparent"] == "00-1"
     assert not {"x-odd-bin", "te"} & context.headers.keys()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "deadline_s", "timeout_us", "most_s"),
+    [
+        ((), 9.0, 0, 9),
+        ((("x-request-timeout", "7"),), 9.0, 0, 7),
+        ((), math.inf, 5_000_000, 5),
+        ((), math.inf, 0, None),
+    ],
+)
+async def test_a_calls_deadline_is_its_requests_time(
+    metadata: tuple[tuple[str, str], ...], deadline_s: float, timeout_us: int, most_s: float | None
+) -> None:
+    world = World(whole(ANSWER))
+    options = {"timeout": timeout_us} if timeout_us else {}
+    call = MemoryCall(infer(**options), metadata=[KEY, *metadata])
+    call.deadline_s = deadline_s
+    await call.run(world.inference, f"{SERVICE}/ModelInfer")
+    left = left_s(world.asked[0][1])
+    assert (left is None) if most_s is None else (left is not None and most_s - 1 < left <= most_s)
 
 
 async def test_bytes_that_are_no_text_are_sent_as_they_are() -> None:

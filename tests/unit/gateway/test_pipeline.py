@@ -40,6 +40,7 @@ from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.http_app import RouteTable
 from pilotlight_text.responses_api.stored_responses import ResponseNotFound, StoredResponses
 from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
+from pilotlight_wire.request_time import keep_time
 
 PATH = "/v1/chat/completions"
 DEEP = b'{"model": "a", "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
@@ -130,7 +131,9 @@ def world() -> World:
 
 def request(key: str = "k", **headers: str) -> RequestContext:
     body = json.dumps({"model": "chat", "stream": True, "max_tokens": 9}).encode()
-    return RequestContext("r1", {"x-api-key": key, **headers}, body)
+    context = RequestContext("r1", {"x-api-key": key, **headers}, body)
+    keep_time(context)
+    return context
 
 
 async def read(result: Reply | Stream) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import cast
 
 import pytest
@@ -27,6 +28,7 @@ class ScriptedPods:
         self.answers = list(answers)
         self.asked = asyncio.Event()
         self.requests = 0
+        self.heads: list[str] = []
 
 
 class _Transport:
@@ -36,6 +38,7 @@ class _Transport:
 
     def write(self, data: bytes) -> None:
         self._pods.requests += 1
+        self._pods.heads.append(data.partition(b"\r\n\r\n")[0].decode())
         self._pods.asked.set()
         if self._pods.answers:
             loop = asyncio.get_running_loop()
@@ -73,6 +76,23 @@ async def test_an_answer_that_may_be_cut_is_whole_json_or_asked_for_again(
     assert isinstance(answer, Reply)
     assert (answer.body, pods.requests) == (WHOLE, 2)
     assert (asks.usage.total, asks.usage.uncounted) == (7, False)
+
+
+async def test_pods_are_told_what_is_left_of_the_time_at_each_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    pods, asks = ScriptedPods(CLOSED, CLOSED + WHOLE), request()
+    asks.context.headers, asks.context.ends_s = {"x-request-timeout": "9"}, time.monotonic() + 4
+    assert isinstance(await way_to(pods, monkeypatch).answer(asks), Reply)
+    said = [line for head in pods.heads for line in head.split("\r\n") if "timeout" in line]
+    assert [line.partition(": ")[0] for line in said] == ["x-request-timeout"] * 2
+    first, second = (float(line.partition(": ")[2]) for line in said)
+    assert 4 >= first >= second > 1
+
+
+async def test_nobody_is_told_of_a_time_that_nobody_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    pods, asks = ScriptedPods(CLOSED + WHOLE), request()
+    asks.context.headers = {"x-request-timeout": "soon"}
+    await way_to(pods, monkeypatch).answer(asks)
+    assert "timeout" not in pods.heads[0]
 
 
 async def test_one_that_comes_cut_again_and_again_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from pilotlight_gateway.routing.routes import Routes
 from pilotlight_gateway.routing.target_waits import EndpointFacts, TargetWaits
 from pilotlight_protocol.errors import Forbidden, ModelNotFound, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext
+from pilotlight_wire.request_time import keep_time
 
 TENANTS = ("team", "other", "third")
 NAMES = ("a", "b", "c")
@@ -80,7 +81,9 @@ CHAT = Place("POST", PATH, PATH, PATH, PATH, None)
 
 def find(known: Routes, name: str, place: Place = CHAT, version: str = "", timeout: str = "") -> Routed | None:
     headers = {"x-model-version": version, "x-request-timeout": timeout}
-    return known.find(Caller("team"), name, place, RequestContext("r1", headers, b'{"model": "a"}'))
+    context = RequestContext("r1", headers, b'{"model": "a"}')
+    keep_time(context)
+    return known.find(Caller("team"), name, place, context)
 
 
 def keys(routed: Routed | None) -> list[tuple[str, str]]:

@@ -86,6 +86,17 @@ async def test_an_answer_names_its_request_and_its_phases() -> None:
     assert "pause;dur=500" in call.trailing["server-timing"]
 
 
+async def test_what_does_not_begin_in_its_senders_time_is_ended_and_what_has_begun_goes_on() -> None:
+    shell, said = Shell(), [("x-request-timeout", "2")]
+    late = MemoryCall(infer(pause_s=5.0), metadata=said)
+    await late.run(shell.inference, f"{SERVICE}/ModelInfer")
+    assert (late.code, len(shell.model.cancelled)) == (grpc.StatusCode.DEADLINE_EXCEEDED, 1)
+    stream = MemoryCall(infer(pause_s=1.5, count=3), metadata=said)
+    await stream.run(shell.inference, f"{SERVICE}/ModelStreamInfer")
+    assert len(stream.written) == 3
+    assert not any(ModelStreamInferResponse.FromString(each).error_message for each in stream.written)
+
+
 @pytest.mark.parametrize(
     ("method", "message", "code", "words"),
     [

@@ -217,6 +217,20 @@ async def test_options_of_the_whole_server() -> None:
 STREAM = MODEL + "/generate_stream"
 
 
+@pytest.mark.looptime
+@pytest.mark.parametrize(("waits", "status"), [("2", 504), ("9", 200), ("soon", 200)])
+async def test_an_answer_that_does_not_begin_in_its_senders_time_is_ended(waits: str, status: int) -> None:
+    shell = Shell()
+    body = {"inputs": [VALUES], "parameters": {"pause_s": 5}}
+    answered = await shell.post(f"{MODEL}/infer", body, headers={"x-request-timeout": waits})
+    assert answered.status == status
+    assert len(shell.model.cancelled) == (status == 504)
+    stream = await shell.post(
+        f"{MODEL}/generate_stream", {"count": 3, "pause_s": 5}, headers={"x-request-timeout": waits}
+    )
+    assert (stream.status, stream.body.count(b"data: ")) == (200, 3)
+
+
 async def test_a_stream_is_sent_as_it_comes() -> None:
     answered = await Shell().post(STREAM, {"count": 3})
     assert answered.headers["content-type"] == "text/event-stream"

@@ -46,6 +46,25 @@ async def test_chat_whole() -> None:
     assert "tokenize" in response.headers["server-timing"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"model": "demo", "messages": MESSAGES}),
+        (COMPLETIONS, {"model": "demo", "prompt": "Once"}),
+        ("/openai/v1/responses", {"model": "demo", "input": "Once"}),
+        ("/v1/messages", {"model": "demo", "messages": MESSAGES, "max_tokens": 4}),
+        ("/v2/models/demo/generate", {"text_input": "Once"}),
+    ],
+)
+async def test_who_makes_the_tokens_is_told_what_is_left_of_the_time(path: str, body: dict[str, Any]) -> None:
+    app = TextApp(saying("Once"))
+    response = await app.post(path, body, **{"x-request-timeout": "20"})
+    assert response.status_code == 200, response.text
+    assert 1 < float(app.source.asked[0].metadata["x-request-timeout"]) <= 20
+    await app.post(path, body, **{"x-request-timeout": "soon"})
+    assert "x-request-timeout" not in app.source.asked[1].metadata
+
+
 async def test_chat_streamed() -> None:
     app = TextApp(saying("Once", " upon"))
     body = {"model": "demo", "messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}, "n": 2}

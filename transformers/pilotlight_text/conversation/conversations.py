@@ -22,7 +22,7 @@ from pilotlight_text.detokenization.text_stream import Piece, TextStream, Usage
 from pilotlight_text.ignored_fields import note_unseen
 from pilotlight_text.text_model import LoadedText, TextModel, TextRequest, add_facts, timed
 from pilotlight_wire.handlers import RequestContext
-from pilotlight_wire.hop_headers import forwarded_headers
+from pilotlight_wire.request_time import passed_on
 
 if TYPE_CHECKING:
     from pilotlight_text.conversation.choice_reader import ChoiceReader
@@ -139,7 +139,7 @@ class Conversations:
             context.request_id,
             prompt_ids,
             conversation.parameters,
-            forwarded_headers(context.headers),
+            passed_on(context),
             include_stop_str_in_output=conversation.include_stop_str_in_output,
             skip_special_tokens=conversation.skip_special_tokens,
             return_token_ids=conversation.return_token_ids,

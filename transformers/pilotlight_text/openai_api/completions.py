@@ -23,7 +23,7 @@ from pilotlight_text.prompt_streams import PromptStreams
 from pilotlight_text.text_model import TextModel, TextRequest, add_facts, timed
 from pilotlight_text.tokenization.truncation import Truncation
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
-from pilotlight_wire.hop_headers import forwarded_headers
+from pilotlight_wire.request_time import passed_on
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,7 +41,7 @@ class Completions:
         self._model.require(request.model)
         parameters = completion_parameters(request)
         prompts = await self.prompts(request, truncation_of(request, parameters), context)
-        headers = forwarded_headers(context.headers)
+        headers = passed_on(context)
         text_requests = [
             TextRequest(
                 request.model,

@@ -15,7 +15,7 @@ from pilotlight_text.text_model import TextModel, add_facts
 from pilotlight_text.tokenization.pooling_traits import PoolingTraits
 from pilotlight_text.tokenization.tokenizer_jobs import Side
 from pilotlight_wire.handlers import RequestContext
-from pilotlight_wire.hop_headers import forwarded_headers
+from pilotlight_wire.request_time import passed_on
 
 ROWS_AT_ONCE = 32
 CALLS_AT_ONCE = 2
@@ -69,7 +69,7 @@ class Pooling:
 
     async def _pool(self, number: int, rows: Sequence[PoolingRow], parameters: PoolingParameters) -> PooledAnswer:
         request_id = self._context.request_id if number == 0 else f"{self._context.request_id}-{number}"
-        headers = forwarded_headers(self._context.headers)
+        headers = passed_on(self._context)
         answer = await self._model.pool(PoolingCall(self.name, request_id, rows, parameters, headers))
         add_facts(self._context, [answer.facts])
         return answer

@@ -18,7 +18,7 @@ from pilotlight_text.v2_api.requests import (
     read_infer,
 )
 from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
-from pilotlight_wire.hop_headers import forwarded_headers
+from pilotlight_wire.request_time import passed_on
 
 
 class V2Text:
@@ -102,12 +102,12 @@ class V2Text:
 
     async def _text_requests(self, call: TextCall, context: RequestContext) -> list[TextRequest]:
         codec = self._model.loaded().codec
-        headers = forwarded_headers(context.headers)
         with timed(context, "tokenize"):
             prompts = [
                 await codec.encode(text, add_special_tokens=True, param=TEXT_INPUT, truncation=call.truncation)
                 for text in call.texts
             ]
+        headers = passed_on(context)
         return [
             TextRequest(
                 context.model_name,
