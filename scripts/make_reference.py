@@ -68,6 +68,8 @@ HEADERS = {
     "x-pilotlight-param": "answer 400: the parameter that is wrong",
     "x-pilotlight-priority": "request: high, normal, low or idle, at most its key's class; passed on as decided",
     "x-pilotlight-output-tokens": "request to a predictor: tokens at the prompt's end that were generated elsewhere",
+    "x-pilotlight-history": "request of a gateway: it keeps responses; bytes of the body, behind which stands what the "
+    "request continues",
     "x-pilotlight-resume": "request of a gateway: go on with a broken answer; what was told follows the body",
     "x-pilotlight-tell": "request of a gateway: tell in comments of the stream of which tokens it is made",
     "x-pilotlight-tenant": "request: whose it is, as a gateway says: of stored responses and cached prefixes",
@@ -75,7 +77,8 @@ HEADERS = {
     "x-pilotlight-escalation": "answer of a cascade: what the first answer took, which nobody is billed for",
     "x-pilotlight-mirror": "request to a route's mirror, 1: a copy, whose answer nobody sees",
     "x-model-version": "request: a version of the route that the model names; another one is 404",
-    "x-request-timeout": "request: seconds until the answer must begin, else 504; a target too late is not asked",
+    "x-request-timeout": "request: seconds until the answer must begin, else 504; a target too late is not asked; told "
+    "on as what is left",
     "x-session-id": "request: what a canary keeps together, where the body says no user",
     "x-pilotlight-way": "answer of the gateway: short or pods, and why",
     "x-pilotlight-progress": "request, 1: a stream that waits says why in SSE comments",

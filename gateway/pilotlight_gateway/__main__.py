@@ -40,6 +40,7 @@ from pilotlight_gateway.limits.sqlite_budgets import SqliteBudgets
 from pilotlight_gateway.limits.tenant_limits import TenantLimits
 from pilotlight_gateway.metrics import ENDPOINTS, TEXT_WORKER_BYTES
 from pilotlight_gateway.pipeline import Pipeline, Steps
+from pilotlight_gateway.pods_way.kept_responses import KeptResponses
 from pilotlight_gateway.pods_way.pods_way import PodsWay
 from pilotlight_gateway.priorities.fair_turns import FairTurns
 from pilotlight_gateway.request_log import RequestLog
@@ -118,7 +119,7 @@ class _Chooser:
     def choose(self, request: GatewayRequest) -> ChosenWay:
         place, running = request.place, self._short.running(request.entry.key)
         tokens = makes_tokens(place.method, place.component_path)
-        return choose_way(request.entry, WayFacts(running, tokens, place.component_path.endswith("/responses")))
+        return choose_way(request.entry, WayFacts(running, tokens))
 
 
 def _redis_links(url: str) -> tuple[RedisLink, RedisLink]:
@@ -165,7 +166,7 @@ class Gateway:
         table = EndpointTable()
         ENDPOINTS.set_function(lambda: len(table))
         short = ShortWay(PoolAddress(self._settings.pool_url, self._settings.pool_key), texts, stored, table)
-        pods = PodsWay(short=short, table=table)
+        pods = PodsWay(short=short, table=table, responses=KeptResponses(stored))
         watch_tenants = None if self._tenants is None else TenantWatch(self._tenants)
         authenticator: OpenDoor | TenantAuthenticator = OpenDoor()
         limits: Limits = NoLimits()

@@ -20,12 +20,10 @@ MOST_ON_SHORT_WAY = 16
 
 @dataclass(frozen=True, slots=True)
 class WayFacts:
-    """`running`: requests of the endpoint on the short way now. `makes_tokens`: an engine is needed. `keeps_answer`:
-    later requests ask for the answer by its id, and pods keep theirs where no other finds them."""
+    """`running`: requests of the endpoint on the short way now. `makes_tokens`: an engine is needed."""
 
     running: int
     makes_tokens: bool = True
-    keeps_answer: bool = False
     most_running: int = MOST_ON_SHORT_WAY
 
 
@@ -55,8 +53,6 @@ def choose_way(entry: EndpointEntry, facts: WayFacts) -> ChosenWay:
         return ChosenWay("pods", "its isolation is dedicated")
     if not facts.makes_tokens:
         return ChosenWay("short", "no engine is needed")
-    if facts.keeps_answer:
-        return ChosenWay("short", "its answer is kept here")
     if facts.running < facts.most_running:
         return ChosenWay("short", "no pod is ready" if entry.pods_ready == 0 else f"{facts.running} are on it")
     if entry.pods_ready == 0:

@@ -23,7 +23,11 @@ TENANT = "x-pilotlight-tenant"
 OUTPUT_TOKENS = "x-pilotlight-output-tokens"
 """How many tokens at the prompt's end another process generated: the request is the rest of a broken one."""
 
-HOP_ONLY = frozenset({TENANT, ELSEWHERE, OUTPUT_TOKENS, TELL, RESUME})
+HISTORY = "x-pilotlight-history"
+"""On a request for a response: its sender keeps responses. So many bytes of the body are the request's, the others the
+items of what it continues."""
+
+HOP_ONLY = frozenset({TENANT, ELSEWHERE, OUTPUT_TOKENS, TELL, RESUME, HISTORY})
 """What only hops behind a gateway say; a client's is none."""
 
 
@@ -45,7 +49,7 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in headers.items()
-        if (name in _FORWARDED or name.startswith(OWN_PREFIX)) and value.isprintable()
+        if (name in _FORWARDED or name.startswith(OWN_PREFIX)) and name != HISTORY and value.isprintable()
     }
 
 

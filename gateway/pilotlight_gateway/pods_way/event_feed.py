@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 
 from pilotlight_gateway.request_steps import TokenUsage
@@ -34,16 +35,20 @@ _LOST = b"\n" + MARK + b"lost "
 
 
 class EventFeed:
-    """`lasts`: what the last event of such a stream holds, one of them; none where nobody knows.
+    """`lasts`: what the last event of such a stream holds, one of them; none where nobody knows. `watch`: told of what
+    is on its way, whole events, before it is.
 
     `passed`: bytes on their way to the client. `has_tokens`: some were generated. `ended`: the last event has passed.
     `lost`: why they stopped, where the stream itself says so.
     """
 
-    def __init__(self, usage: TokenUsage, lasts: tuple[bytes, ...]) -> None:
+    def __init__(
+        self, usage: TokenUsage, lasts: tuple[bytes, ...], watch: Callable[[bytes], None] | None = None
+    ) -> None:
         self._usage = usage
         self._before = replace(usage)
         self._lasts = lasts
+        self._watch = watch
         self._part = bytearray()
         self._before_piece = b""
         self._crc = 0
@@ -98,6 +103,8 @@ class EventFeed:
 
     def _pass(self, events: bytes) -> bytes:
         self.passed += len(events)
+        if self._watch is not None:
+            self._watch(events)
         if self._told:
             self._crc = zlib.crc32(events, self._crc)
         elif not self.ended:

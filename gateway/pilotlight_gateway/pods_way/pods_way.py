@@ -19,6 +19,7 @@ from dataclasses import replace
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.pods_way import pods_answer
 from pilotlight_gateway.pods_way.event_feed import EventFeed
+from pilotlight_gateway.pods_way.kept_responses import KeptResponses, is_of_responses
 from pilotlight_gateway.pods_way.pods_exchange import Exchange, PodsExchange
 from pilotlight_gateway.pods_way.pods_request import PodsRequest, pods_request
 from pilotlight_gateway.pods_way.pods_stream import PodsSource, PodsStream, Source
@@ -41,12 +42,13 @@ LOSS_S = 60.0
 
 _log = logging.getLogger("pilotlight.gateway.pods")
 _WAKING_PATH = "/v2/health/ready"
+_OK = 200
 _PASSED_BACK = ("retry-after", "inference-header-content-length", "allow")
 
 
 class PodsWay:
     """Implements `request_steps.Way`. `jitter`: from 0 to less than 1. `short`: where a cut stream goes on.
-    `table`: of the endpoints as they are now, None where they never change."""
+    `table`: of the endpoints as they are now, None where they never change. `responses`: what keeps those of pods."""
 
     def __init__(
         self,
@@ -56,8 +58,10 @@ class PodsWay:
         jitter: Callable[[], float] = random.random,
         short: Way | None = None,
         table: EndpointTable | None = None,
+        responses: KeptResponses | None = None,
     ) -> None:
         self._table = table
+        self._responses = responses
         self._patience = patience
         self._short = short
         self._replicas = ReplicaSet(timing, retries)
@@ -83,11 +87,15 @@ class PodsWay:
 
     async def answer(self, request: GatewayRequest) -> Reply | Stream:
         asked = pods_request(request)
-        feed = EventFeed(request.usage, last_events(request.place.path))
+        responses = self._responses if is_of_responses(request) else None
+        watch = None if responses is None else responses.watch(request)
+        feed = EventFeed(request.usage, last_events(request.place.path), watch)
         record = request.record
         if request.entry.text is not None and request.may_stream:
             seed = Seed(int(time.time()), secrets.token_hex(16)) if record is None else record.seed
             asked = replace(asked, headers={**asked.headers, TELL: seed.header})
+        if responses is not None:
+            asked = responses.given(request, asked)
         ends_s = asyncio.get_running_loop().time() + request.entry.timeout_s
         left = _from_where_left(asked, record, feed)
         exchange = await self._exchanges.begin(request, left, _begins_by(request, ends_s))
@@ -102,6 +110,8 @@ class PodsWay:
             return Stream(self._stream(request, asked, exchange, feed, _left_s(ends_s)), exchange.content_type)
         body = await exchange.whole()
         pods_answer.note_usage(body, request.usage)
+        if responses is not None and connection.status == _OK:
+            responses.keep(request, body)
         headers = {name: connection.headers[name] for name in _PASSED_BACK if name in connection.headers}
         return Reply(body, connection.status, exchange.content_type, headers)
 

@@ -28,8 +28,6 @@ DEDICATED = msgspec.structs.replace(LEASE, isolation="dedicated")
         ({"front": "shared", "lease": None}, WayFacts(0), "pods", False, "engine of its own"),
         ({"lease": DEDICATED}, WayFacts(0), "pods", False, "dedicated"),
         ({"lease": DEDICATED, "front": "shared"}, WayFacts(0), "short", False, "front says so"),
-        ({"pods_ready": 1}, WayFacts(99, keeps_answer=True), "short", False, "kept here"),
-        ({"front": "pods"}, WayFacts(0, keeps_answer=True), "pods", False, "front says so"),
         ({"pods_ready": 1}, WayFacts(99, makes_tokens=False), "short", False, "no engine is needed"),
     ],
 )

@@ -1,7 +1,7 @@
 """What the /responses routes do: a response made whole or in events, kept, read again, continued and forgotten.
 
-Responsible for when a response is kept: when it is whole, before its last event is sent. It must not know how a model
-marks what it says.
+Responsible for when a response is kept: when it is whole, before its last event is sent, and by its sender where that
+keeps responses. It must not know how a model marks what it says.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pilotlight_text.responses_api.answers import (
     Response,
     usage_object,
 )
+from pilotlight_text.responses_api.given_history import take_history
 from pilotlight_text.responses_api.input_items import as_items, unread_keys
 from pilotlight_text.responses_api.item_pages import page_of
 from pilotlight_text.responses_api.requested_response import conversation_of, listed_items, response_of
@@ -39,8 +40,9 @@ from pilotlight_text.responses_api.response_output import ResponseOutput
 from pilotlight_text.responses_api.stored_responses import StoredResponse, StoredResponses
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
-from pilotlight_wire.hop_headers import TENANT
+from pilotlight_wire.hop_headers import HISTORY, TENANT
 
+Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -57,35 +59,40 @@ class Responses:
         self._new_token = new_token
 
     async def create(self, context: RequestContext) -> Reply | Stream:
-        request = self._asked(context)
+        request, given = self._asked(context)
         try:
-            return await self._created(request, context)
+            return await self._created(request, self._conversation(request, given, context), context)
         except PilotlightError as error:
             raise in_own_words(error) from error.__cause__
 
     async def count_input_tokens(self, context: RequestContext) -> Reply:
         """Of the prompt that the same request to `create` would have."""
-        request = self._asked(context)
+        request, given = self._asked(context)
         try:
-            ids = await self._conversations.prompt_ids(self._conversation(request, context), context)
+            ids = await self._conversations.prompt_ids(self._conversation(request, given, context), context)
         except PilotlightError as error:
             raise in_own_words(error) from error.__cause__
         return Reply(_encode(InputTokenCount(len(ids))))
 
-    def _asked(self, context: RequestContext) -> ResponsesRequest:
+    def _asked(self, context: RequestContext) -> tuple[ResponsesRequest, list[Json] | None]:
+        """And what it continues, where its sender knows that."""
+        given = take_history(context)
         request, ignored = read_responses_request(context.body)
         RESPONSE_FIELDS.note([*ignored, *unread_keys(as_items(request.input))], context)
         self._model.require(request.model)
-        return request
+        return request, given
 
-    def _conversation(self, request: ResponsesRequest, context: RequestContext) -> Conversation:
-        history: list[dict[str, Any]] = []
-        if request.previous_response_id is not None:
+    def _conversation(
+        self, request: ResponsesRequest, given: list[Json] | None, context: RequestContext
+    ) -> Conversation:
+        history = given or []
+        if given is None and request.previous_response_id is not None:
             history = self._stored.history(request.previous_response_id, _tenant(context), request.model, self._now_s())
         return conversation_of(request, history)
 
-    async def _created(self, request: ResponsesRequest, context: RequestContext) -> Reply | Stream:
-        conversation = self._conversation(request, context)
+    async def _created(
+        self, request: ResponsesRequest, conversation: Conversation, context: RequestContext
+    ) -> Reply | Stream:
         response = response_of(request, self._new_id("resp"), int(self._now_s()))
         output = ResponseOutput(response, self._new_id)
         if request.stream:
@@ -170,7 +177,7 @@ class Responses:
             await answer.close()
 
     def _keep(self, request: ResponsesRequest, response: Response, context: RequestContext) -> None:
-        if not response.store:
+        if not response.store or HISTORY in context.headers:
             return
         stored = StoredResponse(
             _tenant(context),

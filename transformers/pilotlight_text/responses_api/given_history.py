@@ -1,0 +1,38 @@
+"""The items that a request continues, where its sender keeps responses and gives them with it: behind its body. Pure.
+
+So whoever answers needs to have kept nothing, and any replica may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_wire.handlers import RequestContext
+from pilotlight_wire.hop_headers import HISTORY
+
+_items = msgspec.json.Decoder(list[dict[str, Any]])
+_encode = msgspec.json.Encoder().encode
+
+
+def with_history(body: bytes, items: Sequence[dict[str, Any]]) -> tuple[str, bytes]:
+    """What `HISTORY` says, and the body that goes with it."""
+    return str(len(body)), body + _encode(items)
+
+
+def take_history(context: RequestContext) -> list[dict[str, Any]] | None:
+    """The body is the client's own from here on. None where the sender keeps nothing. Raises InvalidInput."""
+    length = context.headers.get(HISTORY)
+    if length is None:
+        return None
+    if not (length.isascii() and length.isdigit() and len(length) < 12):
+        raise InvalidInput(f"the header {HISTORY} is no number of bytes")
+    try:
+        items = _items.decode(context.body[int(length) :])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInput(f"what stands behind the body is no list of items: {error}") from error
+    context.body = context.body[: int(length)]
+    return items
