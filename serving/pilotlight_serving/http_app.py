@@ -22,6 +22,7 @@ from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRe
 from pilotlight_serving.errors import MethodNotAllowed, RouteNotFound, bug, no_such_model
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
+from pilotlight_wire.hop_headers import TIMEOUT_HEADER
 from pilotlight_wire.http_exchange import (
     BodiesHeld,
     BodyAborted,
@@ -33,7 +34,7 @@ from pilotlight_wire.http_exchange import (
     body_pieces,
     server_timing,
 )
-from pilotlight_wire.request_time import TIMEOUT_HEADER, in_senders_time, keep_time
+from pilotlight_wire.request_time import in_senders_time, keep_time
 
 _WITH_BODY = ("POST", "PATCH")
 _ALL_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"

@@ -27,6 +27,12 @@ HISTORY = "x-pilotlight-history"
 """On a request for a response: its sender keeps responses. So many bytes of the body are the request's, the others the
 items of what it continues."""
 
+TIMEOUT_HEADER = "x-request-timeout"
+"""On a request: seconds that its sender waits for the answer to begin (`request_time`)."""
+LONGEST_WAIT_S = 999_999.0
+_LEAST_WAIT_S = 0.001
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+
 HOP_ONLY = frozenset({TENANT, ELSEWHERE, OUTPUT_TOKENS, TELL, RESUME, HISTORY})
 """What only hops behind a gateway say; a client's is none."""
 
@@ -36,6 +42,17 @@ def of_client(headers: Mapping[str, str]) -> dict[str, str]:
     it names in `Connection`. Done before a gateway says anything itself, of which nobody can name anything away."""
     named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
     return {name: value for name, value in headers.items() if name not in HOP_ONLY and name not in named}
+
+
+def waits_s(headers: Mapping[str, str]) -> float | None:
+    """How long its sender waits; None where nothing is said, or nothing that can be read."""
+    said = headers.get(TIMEOUT_HEADER)
+    return None if said is None or not _SECONDS.fullmatch(said) else float(said)
+
+
+def told_seconds(seconds: float) -> str:
+    """What is left of that, as `TIMEOUT_HEADER` says it."""
+    return f"{min(LONGEST_WAIT_S, max(_LEAST_WAIT_S, seconds)):.3f}"
 
 
 def output_tokens_of(headers: Mapping[str, str]) -> int:

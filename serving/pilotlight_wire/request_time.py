@@ -9,30 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from pilotlight_protocol.errors import DeadlineExceeded
 from pilotlight_wire.handlers import RequestContext
-from pilotlight_wire.hop_headers import forwarded_headers
-
-TIMEOUT_HEADER = "x-request-timeout"
-_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
-_LONGEST_S = 999_999.0
-_LEAST_S = 0.001
-
-
-def waits_s(headers: Mapping[str, str]) -> float | None:
-    """None where nothing is said, or nothing that can be read."""
-    said = headers.get(TIMEOUT_HEADER)
-    return None if said is None or not _SECONDS.fullmatch(said) else float(said)
+from pilotlight_wire.hop_headers import LONGEST_WAIT_S, TIMEOUT_HEADER, forwarded_headers, told_seconds, waits_s
 
 
 def keep_time(context: RequestContext, most_s: float | None = None) -> None:
     """From now on its sender waits as long as its header says, and `most_s` at most."""
     said_s = None if TIMEOUT_HEADER not in context.headers else waits_s(context.headers)
-    given = [each for each in (said_s, most_s) if each is not None and each <= _LONGEST_S]
+    given = [each for each in (said_s, most_s) if each is not None and each <= LONGEST_WAIT_S]
     if given:
         ends_s = time.monotonic() + min(given)
         context.ends_s = ends_s if context.ends_s is None else min(ends_s, context.ends_s)
@@ -43,17 +31,12 @@ def left_s(context: RequestContext) -> float | None:
     return None if context.ends_s is None else context.ends_s - time.monotonic()
 
 
-def told(seconds: float) -> str:
-    """What is left, as the header says it."""
-    return f"{min(_LONGEST_S, max(_LEAST_S, seconds)):.3f}"
-
-
 def passed_on(context: RequestContext) -> dict[str, str]:
     """The headers that the next hop gets of a request, and what is left of its time."""
     headers = forwarded_headers(context.headers)
     left = left_s(context)
     if left is not None:
-        headers[TIMEOUT_HEADER] = told(left)
+        headers[TIMEOUT_HEADER] = told_seconds(left)
     return headers
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -164,7 +165,8 @@ class PodsExchange:
         repeatable = is_repeatable(request.place.method, request.place.path)
         connection: HttpConnection | None = None
         try:
-            connection = await upstream.pool.exchange(asked.raw(upstream.address.host), repeatable=repeatable)
+            raw = asked.raw(upstream.address.host, time.monotonic())
+            connection = await upstream.pool.exchange(raw, repeatable=repeatable)
         except ConnectFailed as error:
             fail()
             return _Failed(Failure("no_connection"), error)

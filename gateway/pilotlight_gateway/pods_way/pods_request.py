@@ -1,8 +1,7 @@
-"""A request as the endpoint's pods get it: the model as they call it, of its headers no hop's and no key."""
+"""A request as the endpoint's pods get it: the model as they call it, of its headers no hop's and no key. Pure."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -13,8 +12,7 @@ from pilotlight_gateway.request_steps import GatewayRequest
 from pilotlight_gateway.surfaces import model_path
 from pilotlight_protocol.answer_record import RESUME, TELL
 from pilotlight_protocol.errors import InvalidInput
-from pilotlight_wire.hop_headers import OUTPUT_TOKENS
-from pilotlight_wire.request_time import TIMEOUT_HEADER, told
+from pilotlight_wire.hop_headers import OUTPUT_TOKENS, TIMEOUT_HEADER, told_seconds
 
 _KEPT_HERE = frozenset(
     ("authorization", "x-api-key", "api-key", "host", "content-length", "content-encoding", "accept-encoding")
@@ -36,11 +34,11 @@ class PodsRequest:
     body: bytes
     ends_s: float | None = None
 
-    def raw(self, host: str) -> bytes:
-        """For the replica that is called so, now."""
+    def raw(self, host: str, now_s: float) -> bytes:
+        """For the replica that is called so."""
         lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
         if self.ends_s is not None:
-            lines += f"{TIMEOUT_HEADER}: {told(self.ends_s - time.monotonic())}\r\n"
+            lines += f"{TIMEOUT_HEADER}: {told_seconds(self.ends_s - now_s)}\r\n"
         head = (
             f"{self.method} {self.target} HTTP/1.1\r\nhost: {host}\r\n{lines}content-length: {len(self.body)}\r\n\r\n"
         )

@@ -115,8 +115,7 @@ async def test_a_calls_deadline_is_its_requests_time(
     metadata: tuple[tuple[str, str], ...], deadline_s: float, timeout_us: int, most_s: float | None
 ) -> None:
     world = World(whole(ANSWER))
-    options = {"timeout": timeout_us} if timeout_us else {}
-    call = MemoryCall(infer(**options), metadata=[KEY, *metadata])
+    call = MemoryCall(infer(timeout=timeout_us) if timeout_us else infer(), metadata=[KEY, *metadata])
     call.deadline_s = deadline_s
     await call.run(world.inference, f"{SERVICE}/ModelInfer")
     left = left_s(world.asked[0][1])

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from pilotlight_wire.handlers import RequestContext
-from pilotlight_wire.request_time import keep_time, left_s, passed_on, told, too_late, waits_s
+from pilotlight_wire.hop_headers import told_seconds, waits_s
+from pilotlight_wire.request_time import keep_time, left_s, passed_on, too_late
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_what_can_be_read(said: str, seconds: float | None) -> None:
 
 @pytest.mark.parametrize("seconds", [-3.0, 0.0, 0.0004, 1.5, 1e9])
 def test_what_is_told_on_can_be_read(seconds: float) -> None:
-    read = waits_s({"x-request-timeout": told(seconds)})
+    read = waits_s({"x-request-timeout": told_seconds(seconds)})
     assert read is not None
     assert read > 0
 
