@@ -42,7 +42,7 @@ from churn_harness.tally import Tally, percentile
 OUT = Path(__file__).parent / "out"
 TWINS = 3
 STORED_EACH = 5
-POOL_FLAGS = ("--keep_alive_price_s", "10")
+POOL_FLAGS = ("--keep_alive_price_s", "10", "--uncontested_keep_s", "0")
 console = Console(width=130)
 
 

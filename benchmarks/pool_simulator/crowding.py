@@ -1,4 +1,7 @@
-"""How many tenants a slot carries: the same trace with more and more of its endpoints on so many slots."""
+"""How many tenants a slot carries: the same trace with more and more of its endpoints on so many slots.
+
+Only what arrives after the first quarter counts: a pool that has just been started boots an engine in every slot.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def crowds(trace: Trace, costs: Costs, bound_s: float, slot_counts: Sequence[int
     for slots in slot_counts:
         for tenants in sorted({min(slots * per_slot, len(trace.endpoints)) for per_slot in PER_SLOT}):
             part = some_endpoints(trace, tenants)
-            outcome = warm_pool.simulate(part, warm_pool.PoolSpec(costs, slots=slots), "ours")
+            outcome = warm_pool.simulate(part, warm_pool.PoolSpec(costs, slots=slots), "ours", part.horizon_s / 4)
             crowd = Crowd(slots, tenants, outcome.percentile_s(99))
             yield crowd
             if crowd.p99_s > 2 * bound_s:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from unittest import mock
 
+from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
 from pilotlight_pool.policy.placement import model_worth
 from pool_simulator import fixed_window, warm_pool
 from pool_simulator.costs import Costs
@@ -21,14 +22,15 @@ from pool_simulator.request_trace import Trace
 
 KNATIVE = "Knative's window, vLLM's server"
 FIXED = "fixed keep-alive, our fork"
-OURS = "ours"
+OURS = "ours, slots given back"
+AS_SHIPPED = "ours, as shipped"
 # Knative's stable window is 60 s, from 6 s to 1 h; its grace period comes on top.
 WINDOWS_S = (6.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 WINDOW_S, GRACE_S = 60.0, 30.0
 KEEPS_S = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-PRICES = (10.0, 40.0, 160.0, 300.0, 2560.0)
+PRICES = (10.0, 40.0, 160.0, 640.0)
 # Of what holds its few slots all the time whatever a cold start is worth.
-FEW_PRICES = (40.0, 300.0)
+FEW_PRICES = (40.0, 640.0)
 _NEVER = 10**9
 
 
@@ -62,11 +64,13 @@ def fixed(trace: Trace, costs: Costs) -> list[Figures]:
 
 
 def ours(costs: Costs, slots: int) -> list[Variant]:
-    """The whole policy first."""
-    base = warm_pool.PoolSpec(costs, slots=slots)
+    """The whole policy first: it gives slots back when keep-alive ends, as Knative does; as shipped, it keeps engines
+    in slots that nobody else wants."""
+    base = warm_pool.PoolSpec(costs, slots=slots, keep=KeepAliveSpec(uncontested_s=0.0))
     blind = replace(base.keep, min_gaps=_NEVER, max_standard_keep_alive_s=math.inf)
     found = [
         Variant(OURS, base),
+        Variant(AS_SHIPPED, replace(base, keep=KeepAliveSpec()), prices=(KeepAliveSpec().price_slot_s,)),
         Variant("without sharing between tenants", replace(base, isolation="dedicated"), prices=FEW_PRICES),
         Variant("without swap", replace(base, swappable=False), prices=FEW_PRICES),
         Variant("without the histogram (a fixed time)", replace(base, keep=blind)),

@@ -63,11 +63,13 @@ class PoolSpec:
         return f"model://{endpoint.fingerprint}/{endpoint.name}{'' if self.swappable else '?boot'}"
 
 
-def simulate(trace: Trace, spec: PoolSpec, name: str) -> Outcome:
+def simulate(trace: Trace, spec: PoolSpec, name: str, counted_from_s: float = 0.0) -> Outcome:
+    """`counted_from_s`: what arrives before is served, and left out of the figures but for slot-seconds and boots."""
     agent = VirtualAgent(spec.slots, spec.costs.durations(), spec.costs.sleepers)
 
     async def scenario(coordinator: Coordinator, clock: SlotClock) -> Outcome:
-        outcome = Outcome(name, len(trace.arrivals_s))
+        outcome = Outcome(name, sum(at_s >= counted_from_s for at_s in trace.arrivals_s))
+        left_out = Outcome(name, 0)
         holders = [_Holder(endpoint, coordinator, agent, spec) for endpoint in trace.endpoints]
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -79,7 +81,7 @@ def simulate(trace: Trace, spec: PoolSpec, name: str) -> Outcome:
             if holder.serves():
                 holder.begin(duration_s)
                 continue
-            task = asyncio.create_task(holder.request(duration_s, outcome))
+            task = asyncio.create_task(holder.request(duration_s, outcome if at_s >= counted_from_s else left_out))
             requests.add(task)
             task.add_done_callback(requests.discard)
         clock.look()

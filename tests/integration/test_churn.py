@@ -60,4 +60,5 @@ async def test_whatever_is_killed_every_completed_answer_is_the_models_own(
 
 
 def _pool(folder: Path, name: str, *flags: str) -> ChurnPool:
-    return ChurnPool(folder / name, free_port(), 2, flags=("--keep_alive_price_s", "10", *flags))
+    stops = ("--keep_alive_price_s", "10", "--uncontested_keep_s", "0")
+    return ChurnPool(folder / name, free_port(), 2, flags=(*stops, *flags))

@@ -272,7 +272,7 @@ async def test_a_prewarmed_model_is_loaded_when_its_lease_comes(start: Start, mo
 
 
 async def test_an_engine_nobody_pays_for_is_stopped(start: Start, models: Any) -> None:
-    async with start("--keep_alive_price_s", "0.5") as pool:
+    async with start("--keep_alive_price_s", "0.5", "--uncontested_keep_s", "0") as pool:
         await pool.release(await pool.lease(models(1)))
         await pool.state_becomes("idle")
         await pool.state_becomes("empty")

@@ -193,7 +193,7 @@ def _cancel(running: list[asyncio.Task[None]]) -> None:
 
 def _settings(arguments: Arguments) -> CoordinatorSettings:
     policy = PoolPolicy(fairness=FairnessSpec(weights=arguments.weights), expires_s=arguments.lease_expires_s)
-    keep_alive = replace(KeepAliveSpec(), price_slot_s=arguments.keep_alive_price_s)
+    keep_alive = KeepAliveSpec(price_slot_s=arguments.keep_alive_price_s, uncontested_s=arguments.uncontested_keep_s)
     presence = PresenceSpec(lost_after_s=arguments.agent_lost_s)
     return CoordinatorSettings(policy, keep_alive=keep_alive, isolation=arguments.isolation, presence=presence)
 

@@ -64,6 +64,7 @@ class Arguments:
     lease_expires_s: float
     agent_lost_s: float
     keep_alive_price_s: float
+    uncontested_keep_s: float
     drain_s: float
     log_level: str
 
@@ -92,6 +93,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         lease_expires_s=_positive("--lease_expires_s", given.lease_expires_s),
         agent_lost_s=_positive("--agent_lost_s", given.agent_lost_s),
         keep_alive_price_s=given.keep_alive_price_s,
+        uncontested_keep_s=given.uncontested_keep_s,
         drain_s=given.drain_s,
         log_level=given.log_level,
     )
@@ -129,6 +131,12 @@ def command_line() -> argparse.ArgumentParser:
         type=float,
         default=300.0,
         help="slot-seconds that one avoided cold start is worth; 0 keeps no idle engine",
+    )
+    add(
+        "--uncontested_keep_s",
+        type=float,
+        default=3600.0,
+        help="how long an idle engine stays in a slot that nobody else wants; 0 stops it when its keep-alive ends",
     )
     add("--drain_s", type=float, default=5.0, help="SIGTERM: how long leases may go on")
     add("--log_level", choices=("debug", "info", "warning", "error"), default="info")

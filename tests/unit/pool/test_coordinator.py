@@ -584,7 +584,7 @@ async def test_an_engine_of_its_tenant_is_swapped_for_a_prewarm_under_reset(star
 
 
 async def test_an_idle_engine_is_stopped_when_keeping_it_does_not_pay(start: Any) -> None:
-    world = await start(keep_alive=KeepAliveSpec(price_slot_s=60.0))
+    world = await start(keep_alive=KeepAliveSpec(price_slot_s=60.0, uncontested_s=0.0))
     await world.release(await world.lease(A))
     world.now_s += 50.0
     world.coordinator.keep_warm()
@@ -594,6 +594,43 @@ async def test_an_idle_engine_is_stopped_when_keeping_it_does_not_pay(start: Any
     world.coordinator.keep_warm()
     await world.settle()
     assert world.states() == ["empty"]
+
+
+async def test_an_endpoint_called_every_minute_finds_its_engine_in_a_slot_that_nobody_else_wants(start: Any) -> None:
+    """Eight gaps are enough to learn from, and the ninth is a little longer than what was learned."""
+    world = await start(keep_alive=KeepAliveSpec(price_slot_s=300.0))
+    await world.release(await world.lease(A))
+    for gap_s in (*[60.0] * 9, 64.5, 120.0):
+        for _ in range(10):
+            world.now_s += gap_s / 10
+            world.coordinator.keep_warm()
+            await world.settle()
+        lease = await world.lease(A)
+        assert lease.path == "loaded"
+        await world.release(lease)
+    assert "stop" not in world.commands()
+
+
+async def test_where_another_architecture_wants_the_slot_its_engine_goes_when_it_is_overdue(start: Any) -> None:
+    world = await start("s0", "s1", keep_alive=KeepAliveSpec(price_slot_s=60.0, uncontested_s=1000.0))
+
+    async def overdue() -> list[str]:
+        world.now_s += 61.0
+        world.coordinator.keep_warm()
+        await world.settle()
+        return sorted(world.states())
+
+    first = await world.lease(A)
+    await world.release(first)
+    assert await overdue() == ["empty", "idle"], "there is an empty slot for whoever comes"
+    other, another = await world.lease("model://g/x"), await world.lease("model://h/y")
+    await world.release(another)
+    assert await overdue() == ["idle", "leased"], "h's was used last, and nobody but the leased one wants a slot"
+    await world.release(other)
+    world.now_s += 1000.0
+    world.coordinator.keep_warm()
+    await world.settle()
+    assert world.states() == ["empty", "empty"], "idle power has its bound"
 
 
 async def test_predictions_are_learned_and_their_errors_shown(start: Any) -> None:

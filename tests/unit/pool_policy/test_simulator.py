@@ -60,11 +60,13 @@ def test_a_request_waits_for_a_slot_that_is_busy_and_an_idle_lease_gives_way() -
 
 
 def test_what_is_not_worth_keeping_is_released() -> None:
-    spec = replace(SPEC, keep=KeepAliveSpec(price_slot_s=100.0))
+    spec = replace(SPEC, keep=KeepAliveSpec(price_slot_s=100.0, uncontested_s=0.0))
     outcome = warm_pool.simulate(two_fine_tunes((0.0, 0, 10.0), (500.0, 0, 1.0)), spec, "ours")
     # 30 s of boot, 10 s of work, 5 s of lease, kept for 100 s; at 500 s one boots again.
     assert outcome.boots == 2
     assert outcome.slot_seconds == pytest.approx(144.0, abs=4.0)
+    kept = warm_pool.simulate(two_fine_tunes((0.0, 0, 10.0), (500.0, 0, 1.0)), SPEC, "as shipped")
+    assert (kept.boots, kept.boot_waits) == (1, 1), "nobody else wants its slot"
 
 
 def test_price_zero_keeps_nothing() -> None:

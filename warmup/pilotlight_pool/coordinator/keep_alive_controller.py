@@ -14,7 +14,7 @@ from typing import Protocol
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.warm_orders import WarmOrder
 from pilotlight_pool.engine_orders import EngineOrder
-from pilotlight_pool.policy.keep_warm import idle_histogram, keep_alive
+from pilotlight_pool.policy.keep_warm import idle_histogram, keep_alive, uncontested
 from pilotlight_pool.policy.leases.lease_terms import LeaseWish
 from pilotlight_pool.policy.leases.ledger import Slot
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
@@ -121,28 +121,39 @@ class KeepAliveController:
 
     def _stops(self, now_s: float) -> list[StopIdle]:
         by_fingerprint: dict[str, list[Slot]] = {}
-        engines: Counter[str] = Counter()
+        leased: Counter[str] = Counter()
         for slot in self._pool.ledger.slots.values():
             if slot.engine is None:
                 continue
             if slot.lease_id is not None:
-                engines[slot.engine.fingerprint] += 1
+                leased[slot.engine.fingerprint] += 1
             elif slot.state is SlotState.IDLE and not self._pool.warm_orders.is_held(slot.engine):
                 by_fingerprint.setdefault(slot.engine.fingerprint, []).append(slot)
-        stops: list[StopIdle] = []
+        overdue: dict[str, tuple[uncontested.Overdue, str]] = {}
         for fingerprint, idle in by_fingerprint.items():
             idle.sort(key=self._worth, reverse=True)
-            for k, slot in enumerate(idle, start=engines[fingerprint] + 1):
+            for k, slot in enumerate(idle, start=leased[fingerprint] + 1):
                 keep, reason = self._is_kept(fingerprint, k, slot, now_s)
                 if not keep:
-                    stops.append(StopIdle(slot.slot_id, reason))
-        return stops
+                    each = uncontested.Overdue(slot.slot_id, now_s - slot.since_s, self._worth(slot))
+                    overdue[slot.slot_id] = each, reason
+        if not overdue:
+            return []
+        goes = uncontested.to_stop(self._keep_alive, [each for each, _ in overdue.values()], self._contested(now_s))
+        return [StopIdle(slot_id, f"{overdue[slot_id][1]}; {why}") for slot_id, why in goes.items()]
+
+    def _contested(self, now_s: float) -> int:
+        slots = [slot for key, slot in self._pool.ledger.slots.items() if key not in self._pool.absent]
+        engines = Counter(slot.engine.fingerprint for slot in slots if slot.engine is not None)
+        empty = sum(slot.engine is None for slot in slots)
+        demands = (uncontested.Demand(*key, level.gap_began_s) for key, level in self._levels.items())
+        return uncontested.contested_slots(self._keep_alive, demands, engines, empty, now_s)
 
     def _is_kept(self, fingerprint: str, k: int, slot: Slot, now_s: float) -> tuple[bool, str]:
         level = self._levels.get((fingerprint, k))
         if level is None or level.plan is None or level.gap_began_s is None:
             # Booted for a lease that went elsewhere, or ahead: as long as one of which nothing is known.
-            keep_s = min(self._keep_alive.price_slot_s, self._keep_alive.max_standard_keep_alive_s)
+            keep_s = self._keep_alive.standard_keep_alive_s
             return now_s - slot.since_s < keep_s, f"idle for {keep_s:.0f} s, never used"
         if now_s - level.gap_began_s < level.plan.keep_s:
             return True, ""

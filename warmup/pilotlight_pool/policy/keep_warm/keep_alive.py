@@ -40,12 +40,19 @@ from pilotlight_pool.policy.keep_warm.idle_histogram import (
 
 @dataclass(frozen=True, slots=True)
 class KeepAliveSpec:
-    """`price_slot_s`: the knob, 0 keeps nothing."""
+    """`price_slot_s`: the knob, 0 keeps nothing. `uncontested_s`: how long an engine may be idle after its keep-alive
+    in a slot that nobody else wants (`uncontested`)."""
 
     price_slot_s: float = 300.0
     min_gaps: int = 8
     max_out_of_bounds: float = 0.5
     max_standard_keep_alive_s: float = 600.0
+    uncontested_s: float = 3600.0
+
+    @property
+    def standard_keep_alive_s(self) -> float:
+        """Where nothing is known."""
+        return min(self.price_slot_s, self.max_standard_keep_alive_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ def decide(spec: KeepAliveSpec, histogram: IdleHistogram) -> KeepAlivePlan:
     if spec.price_slot_s <= 0.0:
         return KeepAlivePlan(0.0, "price", "a cold start is worth nothing: release at once")
     if not is_representative(histogram, spec.min_gaps, spec.max_out_of_bounds):
-        keep_s = min(spec.price_slot_s, spec.max_standard_keep_alive_s)
+        keep_s = spec.standard_keep_alive_s
         why = f"{histogram.count} gaps seen, not representative: the standard keep-alive of {keep_s:.0f} s"
         return KeepAlivePlan(keep_s, "standard", why)
     cost, keep_s = _best_keep(spec, histogram)
