@@ -18,7 +18,7 @@ _LAST_EVENTS = {
     "/responses": (b'"response.completed"', b'"response.incomplete"', b'"response.failed"', _ERROR),
 }
 """Not of V2's streams: foreign servers end theirs with no sign that all of them have."""
-_NO_ENGINE = ("/tokenize", "/detokenize", "/render", "/derender", "/count_tokens")
+_NO_ENGINE = ("/tokenize", "/detokenize", "/render", "/derender", "/count_tokens", "/input_tokens")
 
 PLACEHOLDER = "m"
 """Stands for the model in a component's path: one segment, whatever the model is called."""

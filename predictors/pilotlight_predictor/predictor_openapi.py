@@ -6,16 +6,17 @@ from pilotlight_predictor.token_tensors import Generated
 from pilotlight_predictor.tokens_endpoint import PATH
 from pilotlight_protocol.generation import GenerateBody, TokenEvent
 from pilotlight_protocol.tokens_api import GeneratedTokens, GenerateTokens
-from pilotlight_serving.openapi_document import (
+from pilotlight_wire.handlers import ServedModel
+from pilotlight_wire.openapi_operations import (
     BODY_ERRORS,
     MODEL_PATHS,
+    ModelNames,
     Operation,
     Schema,
     described,
     event_stream,
     struct_schemas,
 )
-from pilotlight_wire.handlers import ServedModel
 
 _STREAMED = "one event per delta; an error after the first is an event too"
 _OPERATIONS = (
@@ -35,8 +36,9 @@ _TOKENS = (
 
 
 def predictor_openapi(model: ServedModel) -> Schema:
-    document = described(model, MODEL_PATHS, _OPERATIONS)
-    tokens = described(model, {"": ""}, _TOKENS)
+    names = ModelNames.of(model)
+    document = described(names, MODEL_PATHS, _OPERATIONS)
+    tokens = described(names, {"": ""}, _TOKENS)
     document["paths"] |= tokens["paths"]
     schemas = document["components"]["schemas"]
     schemas |= struct_schemas(TokenEvent) | tokens["components"]["schemas"]

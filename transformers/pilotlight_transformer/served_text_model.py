@@ -17,6 +17,7 @@ from pilotlight_text.token_source import TokenSource
 from pilotlight_text.tokenization.text_loading import load_text
 from pilotlight_text.tokenization.tokenizer_files import TokenizerFilesError
 from pilotlight_transformer.settings import TransformerSettings
+from pilotlight_wire.openapi_operations import ModelNames
 
 _log = logging.getLogger("pilotlight.transformer")
 
@@ -32,9 +33,9 @@ class ServedTextModel(ServedText):
         self.load_failed = False
 
     def openapi(self) -> Mapping[str, Any]:
-        from pilotlight_transformer.openapi import openapi  # not before somebody asks for it
+        from pilotlight_text.openapi.text_openapi import text_openapi  # not before somebody asks for it
 
-        return openapi(self)
+        return text_openapi(ModelNames.of(self))
 
     async def load(self) -> None:
         """Load the tokenizer and the template again. Raises Unavailable with what is wrong with the files."""

@@ -65,37 +65,66 @@ def came_to(batch: Batch, state: BatchState, now_s: float, **changes: Any) -> Ba
     return msgspec.structs.replace(batch, state=state, at_s={**batch.at_s, state: now_s}, **changes)
 
 
-def shown_batch(batch: Batch) -> dict[str, Any]:
-    times = {f"{state}_at": _seconds(batch.at_s.get(state)) for state in _TIMED}
-    errors = {"object": "list", "data": batch.errors} if batch.errors else None
-    return {
-        "id": batch.id,
-        "object": "batch",
-        "endpoint": batch.endpoint,
-        "errors": errors,
-        "input_file_id": batch.input_file_id,
-        "completion_window": batch.completion_window,
-        "status": batch.state,
-        "output_file_id": batch.output_file_id if batch.ended else None,
-        "error_file_id": batch.error_file_id if batch.ended else None,
-        "created_at": int(batch.created_s),
-        "expires_at": int(batch.expires_s),
-        **times,
-        "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
-        "metadata": batch.metadata,
-    }
+class BatchErrors(msgspec.Struct, frozen=True):
+    object: Literal["list"]
+    data: tuple[BatchError, ...]
 
 
-_TIMED: tuple[BatchState, ...] = (
-    "in_progress",
-    "finalizing",
-    "completed",
-    "failed",
-    "expired",
-    "cancelling",
-    "cancelled",
-)
+class RequestCounts(msgspec.Struct, frozen=True):
+    total: int
+    completed: int
+    failed: int
 
 
-def _seconds(time_s: float | None) -> int | None:
-    return None if time_s is None else int(time_s)
+class ShownBatch(msgspec.Struct, frozen=True):
+    """`in_progress_at` and its like: when it came to that state."""
+
+    id: str
+    object: Literal["batch"]
+    endpoint: str
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: str
+    status: BatchState
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    expires_at: int
+    in_progress_at: int | None
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    request_counts: RequestCounts
+    metadata: dict[str, str] | None
+
+
+def shown_batch(batch: Batch) -> ShownBatch:
+    def came(state: BatchState) -> int | None:
+        time_s = batch.at_s.get(state)
+        return None if time_s is None else int(time_s)
+
+    return ShownBatch(
+        id=batch.id,
+        object="batch",
+        endpoint=batch.endpoint,
+        errors=BatchErrors("list", batch.errors) if batch.errors else None,
+        input_file_id=batch.input_file_id,
+        completion_window=batch.completion_window,
+        status=batch.state,
+        output_file_id=batch.output_file_id if batch.ended else None,
+        error_file_id=batch.error_file_id if batch.ended else None,
+        created_at=int(batch.created_s),
+        expires_at=int(batch.expires_s),
+        in_progress_at=came("in_progress"),
+        finalizing_at=came("finalizing"),
+        completed_at=came("completed"),
+        failed_at=came("failed"),
+        expired_at=came("expired"),
+        cancelling_at=came("cancelling"),
+        cancelled_at=came("cancelled"),
+        request_counts=RequestCounts(batch.total, batch.completed, batch.failed),
+        metadata=batch.metadata,
+    )

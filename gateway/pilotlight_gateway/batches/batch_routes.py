@@ -14,7 +14,8 @@ from pilotlight_gateway.batches.batch_records import ENDPOINTS, Batch, BatchNotF
 from pilotlight_gateway.batches.batch_runner import BatchRunner
 from pilotlight_gateway.batches.batch_settings import BatchSettings
 from pilotlight_gateway.batches.file_folder import new_id
-from pilotlight_gateway.batches.file_routes import PREFIXES, Files, page
+from pilotlight_gateway.batches.file_records import page
+from pilotlight_gateway.batches.file_routes import PREFIXES, Files
 from pilotlight_gateway.batches.sqlite_batches import SqliteBatches
 from pilotlight_gateway.gateway_app import OwnRoute
 from pilotlight_gateway.jobs.disk_threads import on_disk

@@ -12,7 +12,15 @@ import msgspec
 
 from pilotlight_gateway.batches.batch_settings import BatchSettings
 from pilotlight_gateway.batches.file_folder import FileFolder, new_id
-from pilotlight_gateway.batches.file_records import FileNotKept, FileRecord, Purpose, fit_name, shown_file
+from pilotlight_gateway.batches.file_records import (
+    DeletedFile,
+    FileNotKept,
+    FileRecord,
+    Purpose,
+    fit_name,
+    page,
+    shown_file,
+)
 from pilotlight_gateway.batches.multipart_upload import Upload, read_upload
 from pilotlight_gateway.batches.sqlite_batches import SqliteBatches
 from pilotlight_gateway.gateway_app import OwnRoute
@@ -27,8 +35,8 @@ MOST_LISTED = 10_000
 UPLOADS_AT_ONCE = 8
 PIECE_BYTES = 256 << 10
 _PART = "upload"
-_FORM = "multipart/form-data"
-_LEAST_KEPT_S, _MOST_KEPT_S = 3600, 30 * 86_400
+FORM = "multipart/form-data"
+LEAST_KEPT_S, MOST_KEPT_S = 3600, 30 * 86_400
 
 
 class Files:
@@ -50,7 +58,7 @@ class Files:
             route
             for prefix in PREFIXES
             for route in (
-                OwnRoute("POST", f"{prefix}/files", self._create, content_types=(_FORM,), reads_body=False),
+                OwnRoute("POST", f"{prefix}/files", self._create, content_types=(FORM,), reads_body=False),
                 OwnRoute("GET", f"{prefix}/files", self._list),
                 OwnRoute("GET", f"{prefix}/files/{{file}}", self._get),
                 OwnRoute("DELETE", f"{prefix}/files/{{file}}", self._delete),
@@ -126,7 +134,7 @@ class Files:
         file = await self.file_of(caller.tenant, context.path_parameters["file"])
         await on_disk(self._store.delete_file, file.id)
         await on_disk(self._folder.delete, file.id)
-        return _json({"id": file.id, "object": "file", "deleted": True})
+        return _json(DeletedFile(file.id, "file", deleted=True))
 
     async def _content(self, context: RequestContext, caller: Caller) -> Stream:
         file = await self.file_of(caller.tenant, context.path_parameters["file"])
@@ -156,13 +164,6 @@ class _Pieces:
         self._file.close()
 
 
-def page(data: list[dict[str, Any]], limit: int) -> dict[str, Any]:
-    """OpenAI's page of a list of which one more than `limit` was asked for."""
-    shown = data[:limit]
-    ends = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
-    return {"object": "list", "data": shown, "first_id": ends[0], "last_id": ends[1], "has_more": len(data) > limit}
-
-
 def _purpose(given: str | None) -> Purpose | None:
     if given is None:
         return None
@@ -187,8 +188,8 @@ def _kept_s(upload: Upload, settings: BatchSettings) -> float:
         raise InvalidInput("expires_after[anchor] must be created_at", param="expires_after")
     if not (seconds.isascii() and seconds.isdigit() and len(seconds) < 9):
         raise InvalidInput("expires_after[seconds] must be a number of seconds", param="expires_after")
-    if not _LEAST_KEPT_S <= int(seconds) <= _MOST_KEPT_S:
-        message = f"expires_after[seconds] must be from {_LEAST_KEPT_S} to {_MOST_KEPT_S}"
+    if not LEAST_KEPT_S <= int(seconds) <= MOST_KEPT_S:
+        message = f"expires_after[seconds] must be from {LEAST_KEPT_S} to {MOST_KEPT_S}"
         raise InvalidInput(message, param="expires_after")
     return float(seconds)
 

@@ -99,29 +99,63 @@ def too_late(job: Job, settings: JobSettings, now_s: float) -> Job:
     return ended(job, "failed", settings, now_s, error=error)
 
 
-def shown(job: Job, result: bytes | None) -> dict[str, Any]:
+class JobResponse(msgspec.Struct, frozen=True):
+    """`body`: its JSON, or its text; null where the job is only listed."""
+
+    status_code: int
+    content_type: str
+    body: Any
+
+
+class ShownJob(msgspec.Struct, frozen=True):
+    """Times are seconds since the epoch."""
+
+    id: str
+    object: Literal["job"]
+    status: JobState
+    path: str
+    model: str
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+    expires_at: int
+    attempts: int
+    response: JobResponse | None
+    error: JobError | None
+
+
+class JobList(msgspec.Struct, frozen=True):
+    object: Literal["list"]
+    data: list[ShownJob]
+    has_more: bool
+
+
+class DeletedJob(msgspec.Struct, frozen=True):
+    id: str
+    object: Literal["job"]
+    deleted: bool
+
+
+def shown(job: Job, result: bytes | None) -> ShownJob:
     """`result`: where it has one."""
-    return {
-        "id": job.id,
-        "object": "job",
-        "status": job.state,
-        "path": job.path,
-        "model": job.model,
-        "created_at": int(job.created_s),
-        "started_at": _seconds(job.started_s),
-        "ended_at": _seconds(job.ended_s),
-        "expires_at": int(job.expires_s),
-        "attempts": job.attempts,
-        "response": None if job.response_status is None else _response(job, result),
-        "error": job.error,
-    }
+    return ShownJob(
+        id=job.id,
+        object="job",
+        status=job.state,
+        path=job.path,
+        model=job.model,
+        created_at=int(job.created_s),
+        started_at=_seconds(job.started_s),
+        ended_at=_seconds(job.ended_s),
+        expires_at=int(job.expires_s),
+        attempts=job.attempts,
+        response=None if job.response_status is None else _response(job, job.response_status, result),
+        error=job.error,
+    )
 
 
-def _response(job: Job, result: bytes | None) -> dict[str, Any]:
-    body: Any = None
-    if result is not None:
-        body = json_or_text(result)
-    return {"status_code": job.response_status, "content_type": job.content_type, "body": body}
+def _response(job: Job, status: int, result: bytes | None) -> JobResponse:
+    return JobResponse(status, job.content_type, None if result is None else json_or_text(result))
 
 
 def json_or_text(body: bytes) -> Any:

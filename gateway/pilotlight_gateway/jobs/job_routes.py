@@ -19,7 +19,7 @@ import msgspec
 from pilotlight_gateway.gateway_app import OwnRoute
 from pilotlight_gateway.jobs.disk_threads import on_disk
 from pilotlight_gateway.jobs.job_answer import EVENT_STREAM, JobAnswer, as_event, events_of, position_in
-from pilotlight_gateway.jobs.job_records import Job, JobNotFound, shown
+from pilotlight_gateway.jobs.job_records import DeletedJob, Job, JobList, JobNotFound, shown
 from pilotlight_gateway.jobs.job_runner import JobRunner
 from pilotlight_gateway.jobs.job_settings import JobSettings
 from pilotlight_gateway.jobs.prefer import LaterAnswer, later_answer
@@ -107,7 +107,7 @@ class Jobs:
         limit = listed(query.get("limit"))
         jobs = await on_disk(self._store.of_tenant, caller.tenant, query.get("after"), limit + 1)
         data = [shown(job, None) for job in jobs[:limit]]
-        return _json({"object": "list", "data": data, "has_more": len(jobs) > limit})
+        return _json(JobList("list", data, len(jobs) > limit))
 
     async def _get(self, context: RequestContext, caller: Caller) -> Reply:
         job = await self._own(context, caller)
@@ -123,7 +123,7 @@ class Jobs:
         job = await self._own(context, caller)
         await self._runner.cancel(job)
         await on_disk(self._store.delete, job.id)
-        return _json({"id": job.id, "object": "job", "deleted": True})
+        return _json(DeletedJob(job.id, "job", deleted=True))
 
     async def _events(self, context: RequestContext, caller: Caller) -> Stream:
         job = await self._own(context, caller)

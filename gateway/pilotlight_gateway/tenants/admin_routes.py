@@ -72,6 +72,22 @@ class ShownKey(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
 
 
+class TenantList(msgspec.Struct, frozen=True):
+    tenants: list[ShownTenant]
+
+
+class KeyList(msgspec.Struct, frozen=True):
+    keys: list[ShownKey]
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    deleted: bool
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    revoked: bool
+
+
 _new_tenants = msgspec.json.Decoder(NewTenant)
 _settings = msgspec.json.Decoder(TenantSettings)
 _new_keys = msgspec.json.Decoder(NewKey)
@@ -112,7 +128,7 @@ class TenantAdministration:
     async def _list(self, context: RequestContext, caller: Caller) -> Reply:
         _check_admin(caller)
         tenants = await asyncio.to_thread(self._store.tenants)
-        return _json({"tenants": [_shown_tenant(tenant) for tenant in tenants if tenant.deleted_s is None]})
+        return _json(TenantList([_shown_tenant(tenant) for tenant in tenants if tenant.deleted_s is None]))
 
     async def _create(self, context: RequestContext, caller: Caller) -> Reply:
         _check_admin(caller)
@@ -125,7 +141,7 @@ class TenantAdministration:
         _check_admin(caller)
         name = context.path_parameters["tenant"]
         await self._change(name, tenant_orders.delete_tenant(name, self._wall_s()))
-        return _json({"deleted": True})
+        return _json(Deleted(deleted=True))
 
     async def _change_settings(self, context: RequestContext, caller: Caller) -> Reply:
         _check_admin(caller)
@@ -138,7 +154,7 @@ class TenantAdministration:
     async def _list_keys(self, context: RequestContext, caller: Caller) -> Reply:
         _check_admin(caller)
         keys = await asyncio.to_thread(self._store.keys, context.path_parameters["tenant"])
-        return _json({"keys": [self._shown(key) for key in keys]})
+        return _json(KeyList([self._shown(key) for key in keys]))
 
     async def _create_key(self, context: RequestContext, caller: Caller) -> Reply:
         _check_admin(caller)
@@ -167,7 +183,7 @@ class TenantAdministration:
         _check_admin(caller)
         name = context.path_parameters["tenant"]
         await self._change(name, tenant_orders.revoke_key(name, context.path_parameters["key"], self._wall_s()))
-        return _json({"revoked": True})
+        return _json(Revoked(revoked=True))
 
     async def _change(self, tenant: str, decide: Decide) -> Change:
         change = await asyncio.to_thread(self._store.change, tenant, decide)

@@ -18,7 +18,8 @@ from pilotlight_protocol.errors import InvalidInput
 
 Quota = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None
 KeyState = Literal["active", "rotated", "revoked", "expired"]
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?").fullmatch
+TENANT_NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_is_name = re.compile(TENANT_NAME).fullmatch
 
 
 class TenantSettings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -71,7 +72,7 @@ class KeyRecord(msgspec.Struct, frozen=True):
 
 def checked_name(name: str) -> str:
     """Raises InvalidInput for what cannot be a namespace."""
-    if _NAME(name) is None:
+    if _is_name(name) is None:
         raise InvalidInput(
             f"{name[:80]!r} cannot be a tenant: take up to 63 lower-case letters, digits and hyphens", param="name"
         )

@@ -6,7 +6,6 @@ GET  /v1/usage?from=&to=&by=&endpoint=&tenant=
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -16,6 +15,7 @@ from pilotlight_gateway.usage.prices import PriceTable
 from pilotlight_gateway.usage.usage_book import UsageBook
 from pilotlight_gateway.usage.usage_report import (
     MOST_ROWS,
+    EndpointUsage,
     UsageQuestion,
     csv_of,
     read_question,
@@ -58,12 +58,12 @@ class UsageApi:
             return Reply(csv_of(question, rows, currency).encode(), content_type=f"{CSV}; charset=utf-8")
         return Reply(msgspec.json.encode(report(question, rows, currency)))
 
-    async def of_endpoint(self, tenant: str, name: str) -> dict[str, Any]:
+    async def of_endpoint(self, tenant: str, name: str) -> EndpointUsage:
         """What the tenant took of its own endpoint this month."""
         question = read_question({"by": "", "endpoint": name}, today(self._wall_s()), tenant)
         rows = await self._rows(question)
         taken = rows[0][1] if rows else Amounts()
-        return {"since": question.first.isoformat(), **shown_amounts(taken), "currency": self._prices().currency}
+        return EndpointUsage(since=question.first, **shown_amounts(taken), currency=self._prices().currency)
 
     async def _rows(self, question: UsageQuestion) -> list[Total]:
         first, last = question.days

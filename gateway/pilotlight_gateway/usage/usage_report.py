@@ -75,19 +75,50 @@ def today(now_s: float) -> date:
     return datetime.fromtimestamp(now_s, UTC).date()
 
 
-def report(question: UsageQuestion, rows: Sequence[Total], currency: str) -> dict[str, Any]:
-    """As JSON. Costs are texts: exact decimals, which not every reader of JSON numbers keeps."""
+class ShownAmounts(msgspec.Struct, frozen=True, kw_only=True):
+    """`cost` is a text: an exact decimal, which not every reader of JSON numbers keeps."""
+
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    slot_seconds: float
+    cost: str
+
+
+class UsageRow(ShownAmounts, frozen=True, kw_only=True):
+    """Of what the question is `by`."""
+
+    day: str | msgspec.UnsetType = msgspec.UNSET
+    tenant: str | msgspec.UnsetType = msgspec.UNSET
+    endpoint: str | msgspec.UnsetType = msgspec.UNSET
+    model: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class UsageReport(msgspec.Struct, frozen=True, rename={"first": "from", "last": "to"}):
+    first: date
+    last: date
+    by: tuple[str, ...]
+    currency: str
+    usage: list[UsageRow]
+    total: ShownAmounts
+
+
+class EndpointUsage(ShownAmounts, frozen=True, kw_only=True):
+    """`since`: a day of UTC."""
+
+    since: date
+    currency: str
+
+
+def report(question: UsageQuestion, rows: Sequence[Total], currency: str) -> UsageReport:
     total = Amounts()
     for _, amounts in rows:
         total.add(amounts)
-    return {
-        "from": question.first.isoformat(),
-        "to": question.last.isoformat(),
-        "by": list(question.by),
-        "currency": currency,
-        "usage": [{**_named(question.by, group), **shown_amounts(amounts)} for group, amounts in rows],
-        "total": shown_amounts(total),
-    }
+    lines = [UsageRow(**_named(question.by, group), **shown_amounts(amounts)) for group, amounts in rows]
+    return UsageReport(
+        question.first, question.last, question.by, currency, lines, ShownAmounts(**shown_amounts(total))
+    )
 
 
 def csv_of(question: UsageQuestion, rows: Sequence[Total], currency: str) -> str:

@@ -41,6 +41,7 @@ def test_paths_without_a_model(path: str) -> None:
         ("POST", "/v1/embeddings", True),
         ("POST", "/tokenize", False),
         ("POST", "/v1/messages/count_tokens", False),
+        ("POST", "/v1/responses/input_tokens", False),
         ("POST", "/v1/chat/completions/render", False),
         ("GET", "/v2/models/m", False),
     ],

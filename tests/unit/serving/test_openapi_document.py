@@ -6,7 +6,7 @@ import pytest
 
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.generation import GenerationParameters, parse_parameters
-from pilotlight_serving.openapi_document import generation_parameters
+from pilotlight_wire.openapi_operations import generation_parameters
 
 PROPERTIES = generation_parameters()["properties"]
 

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pilotlight_protocol.error_bodies import AnthropicError, OpenAIError
 from pilotlight_protocol.structured_outputs import StructuredOutputs
 from pilotlight_protocol.tokens_api import GenerateTokens
-from pilotlight_serving.openapi_document import (
-    BODY_ERRORS,
-    Operation,
-    Schema,
-    described,
-    event_stream,
-    openai_parameters,
-    struct_schemas,
-)
 from pilotlight_text.anthropic_api import requests as messages
 from pilotlight_text.anthropic_api import stream_events as message_events
 from pilotlight_text.anthropic_api.answers import MessageAnswer, TokenCount
@@ -24,7 +13,16 @@ from pilotlight_text.responses_api import requests as responses
 from pilotlight_text.responses_api import stream_events as response_events
 from pilotlight_text.responses_api.answers import DeletedResponse, InputItemList, InputTokenCount, Response
 from pilotlight_text.responses_api.item_pages import MAX_LIMIT
-from pilotlight_wire.handlers import ServedModel
+from pilotlight_wire.openapi_operations import (
+    BODY_ERRORS,
+    ModelNames,
+    Operation,
+    Schema,
+    described,
+    event_stream,
+    openai_parameters,
+    struct_schemas,
+)
 
 _ERRORS = (*BODY_ERRORS, 429, 504)
 _BASES = dict(zip(PREFIXES, ("", "_short"), strict=True))
@@ -69,29 +67,29 @@ _MESSAGES = (
 )
 
 
-def surface_openapi(model: ServedModel) -> Schema:
-    openai = described(model, _BASES, _RESPONSES, OpenAIError)
-    anthropic = described(model, _BASES, _MESSAGES, AnthropicError)
+def surface_openapi(models: ModelNames) -> Schema:
+    openai = described(models, _BASES, _RESPONSES, OpenAIError)
+    anthropic = described(models, _BASES, _MESSAGES, AnthropicError)
     events = struct_schemas(
         StructuredOutputs, *response_events.StreamEvent.__subclasses__(), message_events.MessageStart
     )
     schemas = {**events, **openai["components"]["schemas"], **anthropic["components"]["schemas"]}
-    _narrow(schemas["ResponsesRequest"]["properties"], responses.UNSUPPORTED, model.names())
+    _narrow(schemas["ResponsesRequest"]["properties"], responses.UNSUPPORTED, models.name)
     for name in ("MessagesRequest", "CountTokensRequest"):
-        _narrow(schemas[name]["properties"], messages.UNSUPPORTED, model.names())
+        _narrow(schemas[name]["properties"], messages.UNSUPPORTED, models.name)
         schemas[name]["properties"]["messages"] = _list(_said_by("user", "assistant"))
     items = _list(_said_by("user", "assistant", "system", "developer"))
     schemas["ResponsesRequest"]["properties"]["input"] = {"anyOf": [{"type": "string"}, items]}
     return {"paths": openai["paths"] | anthropic["paths"], "components": {"schemas": schemas}}
 
 
-def _narrow(fields: Schema, unsupported: dict[str, str], names: Sequence[str]) -> None:
+def _narrow(fields: Schema, unsupported: dict[str, str], model: Schema) -> None:
     """What is checked after the structs have decoded a request."""
     known = openai_parameters()
     for name in unsupported.keys() & fields:
         del fields[name]
     fields |= {name: known[name] for name in known.keys() & fields}
-    fields["model"] = {"enum": list(names)}
+    fields["model"] = model
 
 
 def _said_by(*roles: str) -> Schema:

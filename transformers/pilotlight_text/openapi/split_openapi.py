@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pilotlight_protocol.error_bodies import OpenAIError
 from pilotlight_protocol.tokens_api import GenerateTokens
-from pilotlight_serving.openapi_document import BODY_ERRORS, Operation, Schema, described, struct_schemas
 from pilotlight_text.openai_api.answers import ChatCompletion, Completion
 from pilotlight_text.split_api.chunk_answers import DerenderedChat, DerenderedCompletion
 from pilotlight_text.split_api.requests import DerenderChat, DerenderCompletion
 from pilotlight_text.split_api.routes import PREFIXES
-from pilotlight_wire.handlers import ServedModel
+from pilotlight_wire.openapi_operations import BODY_ERRORS, ModelNames, Operation, Schema, described, struct_schemas
 
 _BASES = dict(zip(PREFIXES, ("", "_short"), strict=True))
 _ERRORS = (*BODY_ERRORS, 429)
@@ -57,12 +56,12 @@ _OPERATIONS = (
 )
 
 
-def split_openapi(model: ServedModel) -> Schema:
-    document = described(model, _BASES, _OPERATIONS, OpenAIError)
+def split_openapi(models: ModelNames) -> Schema:
+    document = described(models, _BASES, _OPERATIONS, OpenAIError)
     schemas = document["components"]["schemas"]
     schemas |= struct_schemas(DerenderedChat, DerenderedCompletion)
     for name, field in (("DerenderChat", "chat_request"), ("DerenderCompletion", "completion_request")):
         request = "ChatRequest" if field == "chat_request" else "CompletionRequest"
         told = {"anyOf": [{"$ref": f"#/components/schemas/{request}"}, {"type": "null"}]}
-        schemas[name]["properties"] |= {field: told, "model": {"enum": [*model.names(), None]}}
+        schemas[name]["properties"] |= {field: told, "model": {"anyOf": [models.name, {"type": "null"}]}}
     return document

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from pilotlight_protocol.error_bodies import OpenAIError
-from pilotlight_serving.openapi_document import (
-    BODY_ERRORS,
-    MODEL_PATHS,
-    Operation,
-    Schema,
-    described,
-    event_stream,
-    generation_parameters,
-    openai_parameters,
-    struct_schemas,
-)
 from pilotlight_text.openai_api.answers import ChatCompletion, Completion
 from pilotlight_text.openai_api.field_tables import REFUSED
 from pilotlight_text.openai_api.model_cards import ModelCard, ModelList
 from pilotlight_text.openai_api.requests import ChatRequest, CompletionRequest
 from pilotlight_text.openai_api.routes import PREFIXES
+from pilotlight_text.openapi.split_openapi import split_openapi
+from pilotlight_text.openapi.surface_openapi import surface_openapi
 from pilotlight_text.pooling_api.answers import EmbeddingList, Ranking, ScoreList
 from pilotlight_text.pooling_api.requests import REFUSED as NO_POOLING_FIELDS
 from pilotlight_text.pooling_api.requests import EmbeddingRequest, RerankRequest, ScoreRequest
@@ -31,9 +21,18 @@ from pilotlight_text.tokenization_api.requests import UNSUPPORTED as NO_TOKENIZE
 from pilotlight_text.tokenization_api.requests import DetokenizeRequest, TokenizeRequest
 from pilotlight_text.tokenization_api.routes import PREFIXES as TOKENIZER_PREFIXES
 from pilotlight_text.v2_api.answers import TextAnswer, TextEvent
-from pilotlight_transformer.split_openapi import split_openapi
-from pilotlight_transformer.surface_openapi import surface_openapi
-from pilotlight_wire.handlers import ServedModel
+from pilotlight_wire.openapi_operations import (
+    BODY_ERRORS,
+    MODEL_PATHS,
+    ModelNames,
+    Operation,
+    Schema,
+    described,
+    event_stream,
+    generation_parameters,
+    openai_parameters,
+    struct_schemas,
+)
 
 _ERRORS = (*BODY_ERRORS, 429, 504)
 _TEXT = {"type": "string", "minLength": 1}
@@ -83,14 +82,14 @@ _POOLED_AT_ROOT = tuple(
 )
 
 
-def openapi(model: ServedModel) -> Schema:
-    generate = described(model, MODEL_PATHS, _GENERATE)
-    openai = described(model, dict(zip(PREFIXES, ("", "_short"), strict=True)), (*_OPENAI, *_POOLED), OpenAIError)
-    at_root = described(model, {"": ""}, _POOLED_AT_ROOT, OpenAIError)
+def text_openapi(models: ModelNames) -> Schema:
+    generate = described(models, MODEL_PATHS, _GENERATE)
+    openai = described(models, dict(zip(PREFIXES, ("", "_short"), strict=True)), (*_OPENAI, *_POOLED), OpenAIError)
+    at_root = described(models, {"": ""}, _POOLED_AT_ROOT, OpenAIError)
     tokenizer = described(
-        model, dict(zip(TOKENIZER_PREFIXES, ("", "_v1", "_openai"), strict=True)), _TOKENIZER, OpenAIError
+        models, dict(zip(TOKENIZER_PREFIXES, ("", "_v1", "_openai"), strict=True)), _TOKENIZER, OpenAIError
     )
-    surfaces, split = surface_openapi(model), split_openapi(model)
+    surfaces, split = surface_openapi(models), split_openapi(models)
     schemas = {
         **surfaces["components"]["schemas"],
         **split["components"]["schemas"],
@@ -102,11 +101,11 @@ def openapi(model: ServedModel) -> Schema:
     }
     for name in ("EmbeddingRequest", "RerankRequest", "ScoreRequest"):
         fields = schemas[name]["properties"]
-        fields["model"] = {"enum": list(model.names())}
+        fields["model"] = models.name
         for field in NO_POOLING_FIELDS.keys() & fields.keys():
             del fields[field]
-    _narrow_tokenizer(schemas["TokenizeRequest"], model.names())
-    _narrow(schemas["ChatRequest"]["properties"], schemas["CompletionRequest"]["properties"], model.names())
+    _narrow_tokenizer(schemas["TokenizeRequest"], models.name)
+    _narrow(schemas["ChatRequest"]["properties"], schemas["CompletionRequest"]["properties"], models.name)
     paths = (
         generate["paths"] | openai["paths"] | tokenizer["paths"] | surfaces["paths"] | split["paths"] | at_root["paths"]
     )
@@ -126,14 +125,14 @@ def _text_request() -> Schema:
     return {"type": "object", "required": ["text_input"], "additionalProperties": False, "properties": own | known}
 
 
-def _narrow(chat: Schema, completion: Schema, names: Sequence[str]) -> None:
+def _narrow(chat: Schema, completion: Schema, model: Schema) -> None:
     """What is checked after the structs have decoded a request."""
     known = openai_parameters()
     for fields in (chat, completion):
         for name in REFUSED.keys() & fields:
             del fields[name]
         fields |= {name: known[name] for name in known.keys() & fields if name != "logprobs"}
-        fields["model"] = {"enum": list(names)}
+        fields["model"] = model
     part = _object(type={"const": "text"}, text={"type": "string"})
     content = {"anyOf": [{"type": "string"}, {"type": "array", "items": part}]}
     message = _object(role={"enum": ["system", "user", "assistant"]}, content=content)
@@ -146,11 +145,11 @@ def _narrow(chat: Schema, completion: Schema, names: Sequence[str]) -> None:
     completion |= {"prompt": {"anyOf": [_TEXT, _list(_TEXT), ids, _list(ids)]}, "logprobs": known["logprobs"]}
 
 
-def _narrow_tokenizer(tokenize: Schema, names: Sequence[str]) -> None:
+def _narrow_tokenizer(tokenize: Schema, model: Schema) -> None:
     fields = tokenize["properties"]
     for name in NO_TOKENIZE_FIELDS:
         del fields[name]
-    fields["prompt"], fields["model"] = {"type": "string"}, {"enum": list(names)}
+    fields["prompt"], fields["model"] = {"type": "string"}, model
     tokenize["oneOf"] = [{"required": ["prompt"]}, {"required": ["messages"]}]
 
 
