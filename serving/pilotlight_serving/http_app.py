@@ -21,12 +21,11 @@ from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unsupporte
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter, CountedRequest
 from pilotlight_serving.errors import MethodNotAllowed, RouteNotFound, bug, no_such_model
 from pilotlight_serving.settings import ServerSettings
+from pilotlight_wire.bodies_held import BodiesHeld, HeldBytes
 from pilotlight_wire.handlers import Reply, RequestContext, Route, ServedModel, Stream
-from pilotlight_wire.hop_headers import TIMEOUT_HEADER
+from pilotlight_wire.hop_headers import TENANT, TIMEOUT_HEADER
 from pilotlight_wire.http_exchange import (
-    BodiesHeld,
     BodyAborted,
-    HeldBytes,
     HttpAnswer,
     Receive,
     Scope,
@@ -96,7 +95,7 @@ class HttpApp:
         self.limiter = limiter
         self.settings = settings
         self.observe_predict = observe_predict
-        self.bodies = BodiesHeld(max(settings.max_bodies_bytes, 2 * settings.max_body_bytes))
+        self.bodies = BodiesHeld(max(settings.max_bodies_bytes, 4 * settings.max_body_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = HttpAnswer(scope, receive, send, self.settings.cors, scope["path"])
@@ -129,9 +128,10 @@ class _Exchange:
                 route = self._app.router.route(self._scope, self._context)
                 if route.counted:
                     counted = CountedRequest(limiter, self._context, "http", self._app.observe_predict)
-                if route.admit is not None and not answer.body_is_here and route.method in _WITH_BODY:
+                if route.admit is not None and not answer.small_body_is_here and route.method in _WITH_BODY:
                     try:
                         await route.admit(self._context)
+                        self._held.tenant = self._context.headers.get(TENANT, "")
                     except PilotlightError as error:
                         if counted is not None:  # what it still sends is thrown away for a while, without a place
                             counted.end(self._what(), str(error.http_status))

@@ -79,8 +79,8 @@ class Route:
     `counted`: the request holds a place of the concurrency bound, delays the end of a drain and is timed in
     `request_predict_seconds`; False for probes and metadata. `content_types`: what a body may be. `reads_body`: the
     body is read before the handler runs, within the server's limit; else the handler reads its pieces, and bounds them.
-    `admit`: asked with the head of a request whose body is not here yet, before any of it is read; raises what the
-    client is refused with, which gives its place back at once. The handler asks again. `keeps_time`: the handler
+    `admit`: asked with the head of a request whose body is large or not here yet, before any of it is read; raises what
+    the client is refused with, which gives its place back at once. The handler asks again. `keeps_time`: the handler
     itself ends when the sender waits no longer; any other is ended.
     """
 

@@ -158,6 +158,11 @@ class HttpCycle:
     def body_is_here(self) -> bool:
         return not self._more and not self.gone
 
+    @property
+    def body_bytes(self) -> int:
+        """Of it that is here and was not taken."""
+        return len(self._body)
+
     def whole_body(self) -> bytes | None:
         """The body, which `receive` then does not give any more; None where it is not here as a whole."""
         if not self.body_is_here:

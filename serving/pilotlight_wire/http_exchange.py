@@ -20,9 +20,9 @@ from pilotlight_protocol.errors import (
     InvalidInput,
     PayloadTooLarge,
     PilotlightError,
-    Unavailable,
     UnsupportedMediaType,
 )
+from pilotlight_wire.bodies_held import HeldBytes
 from pilotlight_wire.cors import CorsPolicy
 from pilotlight_wire.edge_bounds import EdgeBounds
 from pilotlight_wire.http_cycle import HttpCycle
@@ -41,6 +41,9 @@ _UNPACK_IN_THREAD_BYTES = 128 * 1024
 _DISCARD_BYTES = 64 * 1024 * 1024
 _DISCARD_TIMEOUT_S = 2.0
 
+# Those of as many requests as a server has places for are a small part of what bodies may have.
+_SMALL_BODY_BYTES = 16 * 1024
+
 _FIT_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}").fullmatch
 
 
@@ -58,39 +61,6 @@ def timing_entry(phase: str, milliseconds: float, description: str = "") -> str:
 def server_timing(phases: Mapping[str, float]) -> str:
     """The whole header of phases with their milliseconds."""
     return ", ".join(timing_entry(phase, milliseconds) for phase, milliseconds in phases.items())
-
-
-class BodiesHeld:
-    """How many bytes of bodies all requests of one server hold: those of all its places would fill any memory."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
-        self.held_bytes = 0
-
-
-class HeldBytes:
-    """One request's, until `give_back`."""
-
-    __slots__ = ("_all", "_bytes")
-
-    def __init__(self, of_all: BodiesHeld) -> None:
-        self._all = of_all
-        self._bytes = 0
-
-    def take(self, size: int) -> None:
-        """Raises Unavailable."""
-        held = self._all
-        if held.held_bytes + size > held.most_bytes:
-            raise Unavailable(
-                f"the bodies of running requests have {held.most_bytes} bytes, the most this server takes; try again",
-                retry_after_s=1,
-            )
-        held.held_bytes += size
-        self._bytes += size
-
-    def give_back(self) -> None:
-        self._all.held_bytes -= self._bytes
-        self._bytes = 0
 
 
 class HttpAnswer:
@@ -161,9 +131,15 @@ class HttpAnswer:
         return message
 
     @property
-    def body_is_here(self) -> bool:
-        """All of it came with its head."""
-        return self.cycle is not None and self.cycle.body_is_here
+    def small_body_is_here(self) -> bool:
+        """All of it came with its head, and so little that it does not matter whose it is."""
+        cycle = self.cycle
+        return (
+            cycle is not None
+            and cycle.body_is_here
+            and cycle.body_bytes <= _SMALL_BODY_BYTES
+            and "content-encoding" not in self.headers
+        )
 
     async def body(self, bounds: EdgeBounds, held: HeldBytes) -> bytes:
         """As `read_body`; a body that came with its head is taken without waiting."""

@@ -21,9 +21,10 @@ from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.openapi_document import openapi_document
 from pilotlight_serving.settings import ServerSettings
 from pilotlight_serving.v2_routes import V2Routes
+from pilotlight_wire.bodies_held import HeldBytes
 from pilotlight_wire.cors import CorsPolicy
 from pilotlight_wire.handlers import Reply, RequestContext, Route
-from pilotlight_wire.http_exchange import HeldBytes
+from pilotlight_wire.hop_headers import TENANT
 
 MODEL = "/v2/models/counter"
 VALUES = {"name": "values", "shape": [2], "datatype": "INT32", "data": [1, 2]}
@@ -352,11 +353,13 @@ class Doorkeeper:
         self.shell = shell
         self.handled = 0
         self.held_at_end: list[int] = []
+        self.admitted_as = ""
 
     async def admit(self, context: RequestContext) -> None:
         assert not context.body
         if "x-api-key" not in context.headers:
             raise Unauthorized("no key")
+        context.headers = {**context.headers, TENANT: self.admitted_as}
 
     async def handle(self, context: RequestContext) -> Reply:
         self.handled += 1
@@ -403,3 +406,25 @@ async def test_beyond_what_all_bodies_may_have_one_is_refused_for_a_while(door: 
     answered = await ask(door.shell.app, "POST", "/", headers=JSON | {"x-api-key": "k"}, body=b"x" * 1000)
     assert (answered.status, answered.headers["retry-after"], door.handled) == (503, "1", 0)
     assert door.shell.app.bodies.held_bytes == door.shell.app.bodies.most_bytes - 999
+
+
+@pytest.mark.looptime
+async def test_a_tenant_that_fills_what_bodies_may_have_keeps_nobody_out(door: Doorkeeper) -> None:
+    """Also with bodies that grow as they are unpacked."""
+    held = door.shell.app.bodies
+    most = door.shell.app.settings.max_body_bytes
+    door.admitted_as = "greedy"
+    greedy = [HeldBytes(held) for _ in range(2)]
+    for request in greedy:
+        request.tenant = "greedy"
+    greedy[0].take(held.most_bytes // 2)
+    packed = gzip.compress(b"x" * 1000)
+    for body, coding in ((b"x" * most, {}), (packed, {"content-encoding": "gzip"})):
+        headers = JSON | {"x-api-key": "k"} | coding
+        door.admitted_as = "greedy"
+        refused = await ask(door.shell.app, "POST", "/", headers=headers, body=body)
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+        door.admitted_as = "modest"
+        answered = await ask(door.shell.app, "POST", "/", headers=headers, body=body)
+        assert answered.status == 200
+    assert held.of_tenants == {"greedy": held.most_bytes // 2}

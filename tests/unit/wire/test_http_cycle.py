@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from memory_transport import MemoryTransport, connect
 
+from pilotlight_wire.bodies_held import BodiesHeld, HeldBytes
 from pilotlight_wire.edge_bounds import EdgeBounds
 from pilotlight_wire.http_edge import HttpEdge
-from pilotlight_wire.http_exchange import BodiesHeld, HeldBytes, HttpAnswer
+from pilotlight_wire.http_exchange import HttpAnswer
 from pilotlight_wire.http_protocol import CYCLE, DISCONNECT
 
 pytestmark = pytest.mark.looptime

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pilotlight_protocol.errors import InvalidInput, PayloadTooLarge, Unavailable, UnsupportedMediaType
+from pilotlight_wire.bodies_held import BodiesHeld, HeldBytes
 from pilotlight_wire.edge_bounds import EdgeBounds
-from pilotlight_wire.http_exchange import BodiesHeld, BodyAborted, BodyStalled, HeldBytes, pack, read_body, unpack
+from pilotlight_wire.http_exchange import BodyAborted, BodyStalled, pack, read_body, unpack
 
 LIMIT = 100
 BOUNDS = EdgeBounds(max_body_bytes=LIMIT, body_stall_timeout_s=20, body_timeout_s=60, min_body_bytes_s=1)
