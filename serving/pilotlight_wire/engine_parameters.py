@@ -26,10 +26,10 @@ def for_engine(parameters: _Parameters, headers: Mapping[str, str]) -> _Paramete
     tenant = headers.get(TENANT)
     if not tenant:
         return parameters
-    return msgspec.structs.replace(parameters, cache_salt=_salt(tenant, parameters.cache_salt or ""))
+    return msgspec.structs.replace(parameters, cache_salt=tenant_salt(tenant, parameters.cache_salt or ""))
 
 
-def _salt(tenant: str, own: str) -> str:
+def tenant_salt(tenant: str, own: str) -> str:
     """A digest: an own salt may be as long as a salt may be."""
     both = f"{len(tenant)} {tenant}{own}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(both, digest_size=24).hexdigest()

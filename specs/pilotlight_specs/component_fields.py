@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from pilotlight_protocol.adapters import ADAPTER_ANNOTATION
-from pilotlight_protocol.endpoint_directory import FRONT_ANNOTATION, Front
+from pilotlight_protocol.endpoint_directory import CACHE_SALT_ANNOTATION, FRONT_ANNOTATION, CacheSalt, Front
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.leases import PREWARM_ANNOTATION
 from pilotlight_protocol.model_reference import parse_model_reference
@@ -39,10 +39,15 @@ _NOT_PROPAGATED = {
 }
 _KNOWN_ANNOTATIONS = {
     AUTOSCALING: KNOWN_KEYS,
-    PILOTLIGHT: frozenset({ADAPTER_ANNOTATION, FRONT_ANNOTATION, PREWARM_ANNOTATION}),
+    PILOTLIGHT: frozenset({ADAPTER_ANNOTATION, CACHE_SALT_ANNOTATION, FRONT_ANNOTATION, PREWARM_ANNOTATION}),
+}
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    CACHE_SALT_ANNOTATION: get_args(CacheSalt),
+    FRONT_ANNOTATION: get_args(Front),
 }
 _OF_THE_ENDPOINT = {
     ADAPTER_ANNOTATION: "predictor and transformer must have the same adapter",
+    CACHE_SALT_ANNOTATION: "it says how the whole endpoint is reached",
     FRONT_ANNOTATION: "it says how the whole endpoint is reached",
 }
 UNSUPPORTED_COMPONENT_FIELDS = {
@@ -126,8 +131,9 @@ def _propagated(annotations: Mapping[str, str], fields: Fields) -> dict[str, str
             fields.report.unknown(fields.at(key), did_you_mean(key, known) or f"; {group}/ has no such annotation")
         if key == ADAPTER_ANNOTATION:
             _check_adapter(value, fields)
-        if key == FRONT_ANNOTATION and value not in get_args(Front):
-            fields.report.error(fields.at(key), f"must be one of {', '.join(get_args(Front))}, was {value!r}")
+        words = _WORDS.get(key)
+        if words is not None and value not in words:
+            fields.report.error(fields.at(key), f"must be one of {', '.join(words)}, was {value!r}")
         kept[key] = value
     return kept
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from pilotlight_gateway.pods_way.cache_salts import FIELD, needs_salt, salt_for
 from pilotlight_gateway.request_steps import GatewayRequest
 from pilotlight_gateway.surfaces import model_path
 from pilotlight_protocol.answer_record import RESUME, TELL
@@ -51,8 +52,8 @@ def pods_request(request: GatewayRequest) -> PodsRequest:
     if named is not None:
         query = request.place.target[len(request.place.path) :]
         target = f"/v2/models/{quote(request.model_name, safe='')}{named.tail}{query}"
-    elif body and request.asked.model != request.model_name:
-        body = _with_model(body, request.model_name)
+    elif body and (request.asked.model != request.model_name or needs_salt(request)):
+        body = _for_pods(body, request)
     return PodsRequest(request.place.method, target, _headers(request), body, request.context.ends_s)
 
 
@@ -65,11 +66,13 @@ def _headers(request: GatewayRequest) -> dict[str, str]:
     return headers
 
 
-def _with_model(body: bytes, model_name: str) -> bytes:
-    """The body with its `model` as the pods call it, everything else byte for byte."""
+def _for_pods(body: bytes, request: GatewayRequest) -> bytes:
+    """The body with its `model` as the pods call it, and whose prefixes it may find; everything else byte for byte."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except RecursionError as error:  # how deeply one may read depends on how deeply one is called
         raise InvalidInput("the body is nested too deeply") from error
-    fields["model"] = msgspec.Raw(msgspec.json.encode(model_name))
+    fields["model"] = msgspec.Raw(msgspec.json.encode(request.model_name))
+    if needs_salt(request):
+        fields[FIELD] = msgspec.Raw(msgspec.json.encode(salt_for(request, fields.get(FIELD))))
     return msgspec.json.encode(fields)
