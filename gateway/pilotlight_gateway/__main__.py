@@ -263,6 +263,7 @@ class Gateway:
                 platform,
                 news,
                 lambda name: self._config.config.endpoints.of(None if tenants is None else tenants.tenant(name)),
+                table.holder_of,
             )
             usage_of = no_usage if usage is None else usage.of_endpoint
             routes += EndpointsApi(orders, table, records.cold_starts, usage_of).routes()

@@ -58,6 +58,11 @@ class StateDir:
         return self.root / "endpoints"
 
     @property
+    def creation_times(self) -> Path:
+        """When each endpoint was first there."""
+        return self.root / "created.json"
+
+    @property
     def gateway_log(self) -> Path:
         return self.gateway / "logs" / "gateway.log"
 

@@ -17,6 +17,11 @@ Front = Literal["auto", "shared", "pods"]
 """Which way requests go: `shared`: the gateway tokenizes and leases the engine itself, `pods`: through the endpoint's
 own pods, `auto`: as the gateway decides for each request."""
 
+CACHE_SALT_ANNOTATION = "pilotlight.dev/cache-salt"
+CacheSalt = Literal["send", "none"]
+"""Whether a container that is not ours is sent `cache_salt` with requests of tenants who share it; `none`: it refuses
+fields that it does not know."""
+
 LONGEST_WAIT_S = 30.0
 
 
@@ -77,7 +82,8 @@ class EndpointEntry(msgspec.Struct, frozen=True):
     where its transformer is not ours, or there is none. `spec_digest` changes with everything but `pods_ready`, the
     number of pods of the component that clients reach which take requests now. `replicas`: where each of them is
     reached, for a gateway that chooses among them; none: `pods` alone, behind which somebody else chooses.
-    `is_split`: between revisions, which may be different models.
+    `is_split`: between revisions, which may be different models. `created_s`: when it was first there, since the epoch;
+    who has a name first keeps it (`endpoint_names`).
     """
 
     namespace: str
@@ -93,6 +99,8 @@ class EndpointEntry(msgspec.Struct, frozen=True):
     bounds: RequestBounds = RequestBounds()
     replicas: tuple[PodsAddress, ...] = ()
     is_split: bool = False
+    created_s: float = 0.0
+    cache_salt: CacheSalt = "send"
 
     @property
     def key(self) -> tuple[str, str]:

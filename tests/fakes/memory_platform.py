@@ -23,18 +23,21 @@ EPOCH = "e1"
 
 
 class MemoryPlatform:
-    """Implements EndpointPlatform. `refuses`: what it finds wrong with every order."""
+    """Implements EndpointPlatform. `refuses`: what it finds wrong with every order. `models`: what an endpoint's
+    components call its models, its name alone without."""
 
     def __init__(self, table: EndpointTable) -> None:
         self.endpoints: dict[tuple[str, str], HeldEndpoint] = {}
         self.manifests: list[dict[str, Any]] = []
         self.refuses: tuple[Refusal, ...] = ()
+        self.models: dict[tuple[str, str], tuple[str, ...]] = {}
         self._table = table
         self._version = 0
         self._tell()
 
     def by_file(self, namespace: str, name: str) -> None:
         self.endpoints[namespace, name] = HeldEndpoint(namespace, name)
+        self._tell()
 
     async def held(self, namespace: str | None) -> list[HeldEndpoint]:
         return [held for key, held in sorted(self.endpoints.items()) if namespace in (None, key[0])]
@@ -63,5 +66,8 @@ class MemoryPlatform:
 
     def _tell(self) -> None:
         self._version += 1
-        entries = tuple(entry(name, namespace) for namespace, name in self.endpoints)
+        entries = tuple(
+            entry(name, namespace, model_names=self.models.get((namespace, name), (name,)))
+            for namespace, name in self.endpoints
+        )
         self._table.apply(DirectoryAnswer(EPOCH, self._version, whole=True, changed=entries))

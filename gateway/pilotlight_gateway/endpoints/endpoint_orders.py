@@ -32,10 +32,17 @@ _BY_FILES = (
 
 
 class EndpointOrders:
-    """`rules_of`: what this tenant may do, as of now."""
+    """`rules_of`: what this tenant may do, as of now. `holder_of`: which endpoint of a namespace a name means."""
 
-    def __init__(self, platform: EndpointPlatform, news: NewsWaiter, rules_of: Callable[[str], EndpointRules]) -> None:
+    def __init__(
+        self,
+        platform: EndpointPlatform,
+        news: NewsWaiter,
+        rules_of: Callable[[str], EndpointRules],
+        holder_of: Callable[[str, str], str | None],
+    ) -> None:
         self._platform = platform
+        self._holder_of = holder_of
         self._news = news
         self.rules_of = rules_of
         self._rate = OrderRate()
@@ -60,6 +67,7 @@ class EndpointOrders:
                 if known is not None:
                     _check_same(known, spec)
                     return known, False
+                self._check_name(namespace, spec.name)
                 self._check_quota(namespace, spec, there)
                 if await self._applied(namespace, spec, NEW):
                     return await self.get(namespace, spec.name), True
@@ -111,6 +119,16 @@ class EndpointOrders:
         if answer.refused:
             raise _in_the_tenants_words(answer.refused[0], manifest)
         return False
+
+    def _check_name(self, namespace: str, name: str) -> None:
+        """It would take over what another endpoint is asked for."""
+        holder = self._holder_of(namespace, name)
+        if holder not in (None, name):
+            raise Conflict(
+                f"'{name}' is the name of a model of the endpoint '{holder}', which goes on having it; take another "
+                "name, or delete that one first",
+                param="name",
+            )
 
     def _check_quota(self, namespace: str, spec: EndpointSpec, there: list[HeldEndpoint]) -> None:
         self._check_replicas(namespace, spec)

@@ -17,10 +17,11 @@ from pilotlight_gateway.directory.endpoint_table import EndpointTable
 from pilotlight_gateway.endpoints.cold_starts import ColdStarts
 from pilotlight_gateway.endpoints.endpoint_orders import EndpointOrders, not_found
 from pilotlight_gateway.endpoints.endpoint_spec import changed_spec, read_spec
-from pilotlight_gateway.endpoints.shown_endpoint import ShownEndpoint, base_url, shown
+from pilotlight_gateway.endpoints.shown_endpoint import DeletedEndpoint, ShownEndpoint, ShownEndpoints, base_url, shown
 from pilotlight_gateway.gateway_app import OwnRoute
 from pilotlight_gateway.request_steps import Caller
 from pilotlight_gateway.tenants.tenant_records import checked_name
+from pilotlight_gateway.usage.usage_report import EndpointUsage
 from pilotlight_protocol.endpoint_orders import HeldEndpoint
 from pilotlight_protocol.errors import Forbidden, InvalidInput
 from pilotlight_wire.handlers import Reply, RequestContext
@@ -36,7 +37,7 @@ class EndpointsApi:
         orders: EndpointOrders,
         table: EndpointTable,
         cold_starts: ColdStarts,
-        usage_of: Callable[[str, str], Awaitable[dict[str, Any] | None]],
+        usage_of: Callable[[str, str], Awaitable[EndpointUsage | None]],
     ) -> None:
         self._orders = orders
         self._table = table
@@ -56,7 +57,7 @@ class EndpointsApi:
     async def _list(self, context: RequestContext, caller: Caller) -> Reply:
         everybodys = caller.role == "admin" and "tenant" not in context.query
         held = await self._orders.held(None if everybodys else _namespace(context, caller))
-        return _json({"endpoints": [self._shown(each, context) for each in held if _may_name(caller, each.name)]})
+        return _json(ShownEndpoints([self._shown(each, context) for each in held if _may_name(caller, each.name)]))
 
     async def _create(self, context: RequestContext, caller: Caller) -> Reply:
         namespace = _namespace(context, caller)
@@ -89,7 +90,7 @@ class EndpointsApi:
         namespace, name = _namespace(context, caller), context.path_parameters["name"]
         _check_may_name(caller, name)
         deleted = await self._orders.delete(namespace, name, _if_match(context))
-        return _json({"name": name[:_NAME_CHARS], "deleted": deleted.deleted, "running": deleted.running})
+        return _json(DeletedEndpoint(name[:_NAME_CHARS], deleted.deleted, deleted.running))
 
     def _answer(self, held: HeldEndpoint, context: RequestContext, status: int = 200) -> Reply:
         headers = _etag(held)
@@ -99,7 +100,8 @@ class EndpointsApi:
 
     def _shown(self, held: HeldEndpoint, context: RequestContext) -> ShownEndpoint:
         url = base_url(self._orders.rules_of(held.namespace).public_url, context.headers)
-        return shown(held, self._table.get((held.namespace, held.name)), url)
+        key = held.namespace, held.name
+        return shown(held, self._table.get(key), self._table.held_by_others(key), url)
 
 
 def _etag(held: HeldEndpoint) -> dict[str, str]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from pilotlight_gateway.endpoints.cold_starts import ColdStart
 from pilotlight_gateway.endpoints.endpoint_orders import spec_of
 from pilotlight_gateway.endpoints.endpoint_spec import EndpointSpec
+from pilotlight_gateway.usage.usage_report import EndpointUsage
 from pilotlight_protocol.endpoint_directory import EndpointEntry
+from pilotlight_protocol.endpoint_names import told
 from pilotlight_protocol.endpoint_orders import HeldEndpoint, RevisionState
 
 Phase = Literal["Ready", "Starting", "Zero", "Failed"]
@@ -23,7 +25,8 @@ _STARTING = frozenset({"Mounting", "Starting", "Waiting", "NotReady"})
 
 class ShownEndpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """`url`: OpenAI's base URL; `model`: what to name there. `made_by`: `request` for what can be changed with another
-    one, `file` for what whoever runs the server has applied. `reason`: of a phase that is none of the good ones.
+    one, `file` for what whoever runs the server has applied. `reason`: of a phase that is none of the good ones, and
+    of a name that means another endpoint.
     `cold_starts` (of this gateway, the latest first) and `usage` (its own tenant's, this month) are told of one that is
     asked for by itself."""
 
@@ -40,11 +43,26 @@ class ShownEndpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     spec: EndpointSpec | None = None
     revisions: tuple[RevisionState, ...] = ()
     cold_starts: tuple[ColdStart, ...] = ()
-    usage: dict[str, Any] | None = None
+    usage: EndpointUsage | None = None
 
 
-def shown(held: HeldEndpoint, entry: EndpointEntry | None, url: str) -> ShownEndpoint:
-    """`entry`: as the gateway routes it now, None where it has not heard of it."""
+class ShownEndpoints(msgspec.Struct, frozen=True):
+    endpoints: list[ShownEndpoint]
+
+
+class DeletedEndpoint(msgspec.Struct, frozen=True):
+    """`running`: requests that go on to their end."""
+
+    name: str
+    deleted: bool
+    running: int
+
+
+def shown(
+    held: HeldEndpoint, entry: EndpointEntry | None, held_by_others: Mapping[str, str], url: str
+) -> ShownEndpoint:
+    """`entry`: as the gateway routes it now, None where it has not heard of it; `held_by_others`: names that it has and
+    that mean another endpoint."""
     revisions = tuple(
         msgspec.structs.replace(revision, reason=without_paths(revision.reason)) for revision in held.revisions
     )
@@ -56,7 +74,7 @@ def shown(held: HeldEndpoint, entry: EndpointEntry | None, url: str) -> ShownEnd
         model=held.name,
         phase=phase,
         made_by="file" if held.generation is None else "request",
-        reason=reason,
+        reason=reason or told(held_by_others),
         models=() if entry is None else entry.model_names,
         generation=held.generation,
         created_s=held.created_s,

@@ -15,11 +15,11 @@ from pilotlight_engine.admission import QueueLimits, RequestLimits
 from pilotlight_engine.errors import EngineMisconfigured
 from pilotlight_engine.leasing.engine_holder import EngineHolder
 from pilotlight_engine.leasing.leased_holder import LeaseTimes, PoolAddress, leased_holder
-from pilotlight_gateway.directory.endpoint_table import spellings
 from pilotlight_gateway.short_way.admitted_source import AdmittedSource
 from pilotlight_gateway.short_way.endpoint_routes import endpoint_routes
 from pilotlight_gateway.short_way.text_cache import TextCache
 from pilotlight_protocol.endpoint_directory import EndpointEntry
+from pilotlight_protocol.endpoint_names import spellings
 from pilotlight_protocol.leases import LeaseRequest
 from pilotlight_text.leased_engine_source import LeasedEngineSource
 from pilotlight_text.responses_api.stored_responses import StoredResponses

@@ -121,6 +121,7 @@ class Applier:
 
     def apply_desired(self, desired: Desired) -> Applied:
         """Apply what was loaded before; the first endpoint that leases engines starts the pool."""
+        self._publisher.expect(EndpointName(service.namespace, service.name) for service in desired.services)
         for service in desired.services:
             means = {each: desired.means[each] for each in service.components if each in desired.means}
             self._publisher.learn(EndpointName(service.namespace, service.name), means)

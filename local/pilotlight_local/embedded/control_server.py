@@ -14,19 +14,22 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
 from pilotlight_local.controller.controller import DELETE_GRACE_S, Controller
+from pilotlight_local.controller.platform_status import ComponentStatus
 from pilotlight_local.embedded.applying import Applier
 from pilotlight_local.embedded.endpoint_news import EndpointNews
 from pilotlight_local.embedded.endpoint_orders import EndpointOrders
 from pilotlight_local.embedded.warm_pool import WarmPool
 from pilotlight_local.errors import RefusedError
 from pilotlight_local.ingress.routes import EndpointName
+from pilotlight_protocol.endpoint_names import told
 from pilotlight_protocol.endpoint_orders import ApplyOrder, NotApplied
 from pilotlight_wire.unix_paths import short_unix_path
 
@@ -81,7 +84,7 @@ class ControlServer:
     async def _handle(self, request: web.BaseRequest) -> web.Response:
         match request.method, request.path:
             case "GET", "/status":
-                rows = [row.as_json() for row in self._controller.status()]
+                rows = [row.as_json() for row in with_names(self._controller.status(), self._news.held_by_others())]
                 pool = await self._pool.describe() if self._pool is not None else None
                 return web.json_response({"port": self._port, "pid": os.getpid(), "components": rows, "pool": pool})
             case "GET", "/endpoints":
@@ -130,6 +133,15 @@ class ControlServer:
         except RefusedError as error:
             return web.json_response({"applied": [], "findings": [], "errors": list(error.messages)})
         return web.json_response({"applied": list(result.applied), "findings": list(result.findings), "errors": []})
+
+
+def with_names(
+    rows: Iterable[ComponentStatus], held: Mapping[tuple[str, str], Mapping[str, str]]
+) -> Iterator[ComponentStatus]:
+    """Where nothing worse is wrong, who has a name that an endpoint does not answer to."""
+    for row in rows:
+        others = held.get((row.namespace, row.endpoint)) if row.path and not row.reason else None
+        yield row if others is None else replace(row, reason=told(others))
 
 
 def _encoded(answer: object) -> web.Response:

@@ -25,6 +25,7 @@ from pilotlight_local.controller.routing_table import RoutingTable
 from pilotlight_local.controller.service_addresses import ServiceAddresses
 from pilotlight_local.embedded.applying import Applier, Desired, load
 from pilotlight_local.embedded.control_server import ControlServer
+from pilotlight_local.embedded.creation_times import CreationTimes
 from pilotlight_local.embedded.display import Display
 from pilotlight_local.embedded.endpoint_news import EndpointNews
 from pilotlight_local.embedded.endpoint_orders import Earlier, EndpointOrders, load_kept
@@ -117,8 +118,10 @@ async def _run(
         ports = IngressPorts(table, settings.cors)
         start_pod = functools.partial(LivePod, surroundings)
         news = EndpointNews(secrets.token_hex(8))
+        created = CreationTimes(settings.state_dir.creation_times)
+        ingress_url = f"http://{LOOPBACK}:{settings.port}"
         publisher = EndpointPublisher(
-            table.endpoints.get, news, _folder_of, f"http://{LOOPBACK}:{settings.port}", has_pool=pool is not None
+            table.endpoints.get, news, _folder_of, ingress_url, created, has_pool=pool is not None
         )
         controller = Controller(
             table, ServiceAddresses(ports.open_service), start_pod, display, rng, changed=publisher.look
@@ -132,6 +135,7 @@ async def _run(
         stack.callback(settings.state_dir.control_socket.unlink, missing_ok=True)
         applier.apply_desired(desired)
         orders.start_with(earlier.endpoints)
+        created.keep(controller.names())
         if pool is not None and not settings.files:
             pool.start()  # endpoints are ordered, and the first of them must not wait for it
         ingress = ports.open_ingress(listening)

@@ -10,7 +10,9 @@ import msgspec
 
 from pilotlight_local.pods.pod_command import leases_engines
 from pilotlight_protocol.endpoint_directory import (
+    CACHE_SALT_ANNOTATION,
     FRONT_ANNOTATION,
+    CacheSalt,
     EndpointEntry,
     Front,
     PodsAddress,
@@ -58,7 +60,8 @@ def entry_of(
         text = _text(transformer.text, endpoint.transformer, folder_of)
     if lease is not None and lease.model_name != names[0]:
         lease = None
-    front = cast(Front, dict(entry_component.annotations).get(FRONT_ANNOTATION, "auto"))
+    annotations = dict(entry_component.annotations)
+    front = cast(Front, annotations.get(FRONT_ANNOTATION, "auto"))
     entry = EndpointEntry(
         namespace=endpoint.namespace,
         name=endpoint.name,
@@ -71,6 +74,7 @@ def entry_of(
         text=text,
         bounds=bounds or RequestBounds(),
         is_split=endpoint.is_split,
+        cache_salt=cast(CacheSalt, annotations.get(CACHE_SALT_ANNOTATION, "send")),
     )
     digest = hashlib.sha256(msgspec.msgpack.encode(entry)).hexdigest()[:16]
     return msgspec.structs.replace(entry, spec_digest=digest, pods_ready=endpoint.pods_ready)

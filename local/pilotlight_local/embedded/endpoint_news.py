@@ -8,6 +8,7 @@ import contextlib
 from collections import OrderedDict
 
 from pilotlight_protocol.endpoint_directory import LONGEST_WAIT_S, DirectoryAnswer, EndpointEntry
+from pilotlight_protocol.endpoint_names import held_by_others, spellings
 from pilotlight_protocol.endpoint_orders import NewsPlace
 
 _Key = tuple[str, str]
@@ -68,6 +69,15 @@ class EndpointNews:
             changed.append(entry)
         gone = tuple(key for key, at in self._gone.items() if at > version)
         return DirectoryAnswer(self._epoch, self._version, whole=False, changed=tuple(changed), gone=gone)
+
+    def held_by_others(self) -> dict[_Key, dict[str, str]]:
+        """Of each endpoint the names that mean another one, each with that one; of most there are none."""
+        having: dict[str, list[EndpointEntry]] = {}
+        entries = [entry for _, entry in self._entries.values()]
+        for entry in entries:
+            for name in spellings(entry):
+                having.setdefault(name, []).append(entry)
+        return {entry.key: held for entry in entries if (held := held_by_others(entry, having))}
 
     def _wake(self) -> None:
         self._changed.set()

@@ -3,11 +3,12 @@
 Must not: change an endpoint.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
 from pilotlight_local.controller.live_endpoint import LiveEndpoint
+from pilotlight_local.embedded.creation_times import CreationTimes
 from pilotlight_local.embedded.endpoint_entries import FolderOf, Meaning, RoutedEndpoint, entry_of
 from pilotlight_local.embedded.endpoint_news import EndpointNews
 from pilotlight_local.ingress.routes import EndpointName
@@ -24,6 +25,7 @@ class EndpointPublisher:
         news: EndpointNews,
         folder_of: FolderOf,
         ingress_url: str,
+        created: CreationTimes,
         *,
         has_pool: bool,
     ) -> None:
@@ -31,10 +33,15 @@ class EndpointPublisher:
         self._news = news
         self._folder_of = folder_of
         self._ingress_url = ingress_url
+        self._created = created
         self._has_pool = has_pool
         self._means: dict[EndpointName, dict[Component, Meaning]] = {}
         self._told: dict[EndpointName, tuple[RoutedEndpoint, EndpointEntry]] = {}
         """What was told last, and of what: mostly nothing but the number of pods has changed since."""
+
+    def expect(self, names: Iterable[EndpointName]) -> None:
+        """These are about to be applied."""
+        self._created.note(names)
 
     def learn(self, name: EndpointName, means: Mapping[Component, Meaning]) -> None:
         """Of the components of a spec that is about to be applied."""
@@ -46,6 +53,7 @@ class EndpointPublisher:
         if endpoint is None:
             self._means.pop(name, None)
             self._told.pop(name, None)
+            self._created.forget(name)
             self._news.remove(name.namespace, name.name)
             return
         means = self._means.get(name, {})
@@ -60,7 +68,8 @@ class EndpointPublisher:
         live |= {revision.component for revision in endpoint.revisions()}
         for component in means.keys() - live:
             del means[component]
-        entry = entry_of(routed, means, self._folder_of, has_pool=self._has_pool)
+        made = entry_of(routed, means, self._folder_of, has_pool=self._has_pool)
+        entry = msgspec.structs.replace(made, created_s=self._created.of(name))
         self._told[name] = routed, entry
         self._news.tell(entry)
 

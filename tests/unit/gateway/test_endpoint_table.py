@@ -6,9 +6,10 @@ from endpoint_entries import entry, whole
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotlight_gateway.directory.endpoint_table import EndpointTable, Target, spellings
+from pilotlight_gateway.directory.endpoint_table import EndpointTable, Target
 from pilotlight_gateway.request_steps import Caller
 from pilotlight_protocol.endpoint_directory import DirectoryAnswer, EndpointEntry
+from pilotlight_protocol.endpoint_names import spellings
 
 ALL = Caller("default", namespaces=None)
 TEAM = Caller("team")

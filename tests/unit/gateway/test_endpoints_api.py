@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import date
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from pilotlight_gateway.endpoints.endpoints_api import EndpointsApi
 from pilotlight_gateway.endpoints.news_waiter import NewsWaiter
 from pilotlight_gateway.endpoints.order_rate import MOST_A_MINUTE
 from pilotlight_gateway.request_steps import Caller
+from pilotlight_gateway.usage.usage_report import EndpointUsage, shown_amounts
+from pilotlight_gateway.usage.usage_rows import Amounts
 from pilotlight_protocol.endpoint_orders import NewsPlace, Refusal
 from pilotlight_protocol.errors import InvalidInput, PilotlightError, Unavailable
 from pilotlight_serving.http_app import RouteTable, route_of
@@ -30,13 +33,16 @@ class Api:
     def __init__(self, rules: EndpointRules = EndpointRules(most_endpoints=2, most_replicas=4)) -> None:  # noqa: B008
         self.table = EndpointTable()
         self.platform = MemoryPlatform(self.table)
-        orders = EndpointOrders(self.platform, NewsWaiter(self.table, patience_s=1.0), lambda tenant: rules)
+        orders = EndpointOrders(
+            self.platform, NewsWaiter(self.table, patience_s=1.0), lambda tenant: rules, self.table.holder_of
+        )
         self.cold_starts = ColdStarts(lambda: 7.0)
         made = EndpointsApi(orders, self.table, self.cold_starts, self.usage_of)
         self.routes = {(route.method, route.path): route for route in made.routes()}
 
-    async def usage_of(self, tenant: str, name: str) -> dict[str, Any]:
-        return {"requests": 3, "of": f"{tenant}/{name}"}
+    async def usage_of(self, tenant: str, name: str) -> EndpointUsage:
+        counts = shown_amounts(Amounts(requests=len(tenant), prompt_tokens=len(name)))
+        return EndpointUsage(since=date(2026, 11, 1), **counts, currency="USD")
 
     async def reply(
         self, method: str, path: str, body: Any = None, caller: Caller = ACME, **headers: str
@@ -83,7 +89,10 @@ async def test_an_endpoints_life() -> None:
     changed, shown = await api.reply("PATCH", "/v1/endpoints/chat", {"max_replicas": 3}, if_match='"1"')
     assert (changed.headers["etag"], shown["spec"]["max_replicas"]) == ('"2"', 3)
     one = await api.ask("GET", "/v1/endpoints/chat")
-    assert one == {**shown, "usage": {"requests": 3, "of": "acme/chat"}}
+    assert one == {
+        **shown,
+        "usage": {"since": "2026-11-01", **shown_amounts(Amounts(4, 4)), "currency": "USD"},
+    }
     assert (await api.ask("GET", "/v1/endpoints"))["endpoints"] == [shown]
     assert (await api.ask("DELETE", "/v1/endpoints/chat"))["deleted"] is True
     assert api.table.find(ACME, "chat") is None

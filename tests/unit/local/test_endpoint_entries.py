@@ -109,6 +109,11 @@ def test_a_foreign_transformer_has_no_text_of_ours(entry) -> None:
     assert entry(transformer="any\n      command: [python, -m, http.server]").text is None
 
 
+@pytest.mark.parametrize(("annotation", "told"), [("", "send"), ("pilotlight.dev/cache-salt: none", "none")])
+def test_whether_a_foreign_server_takes_salts_is_told(entry, annotation: str, told: str) -> None:
+    assert entry(annotation=annotation).cache_salt == told
+
+
 def test_traffic_that_is_split_goes_to_the_pods(entry) -> None:
     assert entry(is_split=True).front == "pods"
 

@@ -19,6 +19,7 @@ from pilotlight_local.controller.controller import Controller
 from pilotlight_local.controller.routing_table import RoutingTable
 from pilotlight_local.embedded import endpoint_entries, endpoint_publisher
 from pilotlight_local.embedded.applying import Applier, load
+from pilotlight_local.embedded.creation_times import CreationTimes
 from pilotlight_local.embedded.endpoint_entries import RoutedEndpoint
 from pilotlight_local.embedded.endpoint_news import EndpointNews
 from pilotlight_local.embedded.endpoint_orders import EndpointOrders, load_kept
@@ -77,7 +78,12 @@ class Platform:
         self.table = RoutingTable(random.Random(1), cast(Any, None))
         self.news = EndpointNews("e1")
         publisher = self.publisher = EndpointPublisher(
-            self.table.endpoints.get, self.news, lambda uri: None, "http://127.0.0.1:1", has_pool=True
+            self.table.endpoints.get,
+            self.news,
+            lambda uri: None,
+            "http://127.0.0.1:1",
+            CreationTimes(folder / "created.json"),
+            has_pool=True,
         )
         nobody = cast(Any, Nobody())
         self.controller = Controller(
