@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -123,7 +124,7 @@ def delete_tenant(name: str, state_dir: Path | None) -> None:
 
 @key.command("create")
 @click.argument("tenant_name", metavar="TENANT")
-@click.option("--role", type=click.Choice(["tenant", "admin"]), default="tenant", show_default=True)
+@click.option("--role", type=click.Choice(get_args(Role)), default="tenant", show_default=True)
 @click.option("--label", default="", help="What it is for.")
 @click.option(
     "--model", "models", multiple=True, metavar="NAME", help="A model it may ask for; its tenant's without one."

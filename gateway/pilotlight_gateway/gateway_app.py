@@ -5,12 +5,12 @@ Responsible for which requests name a model and where. What becomes of them is t
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -67,6 +67,7 @@ class GatewayRouter:
         self._plain: dict[tuple[str, str], Route] = {}
         """Of requests whose target is a route's path and nothing else: there are as many as routes."""
         self._own = RouteTable([*self._plain_routes(), *(self._for_caller(route) for route in own)])
+        self._document = functools.cache(lambda: _document(own))
 
     def route(self, scope: Scope, context: RequestContext) -> Route:
         method, path = scope["method"], scope["raw_path"].decode("ascii")
@@ -81,12 +82,12 @@ class GatewayRouter:
         of_component = component_path(path)
         route = _matched(self._endpoint_routes.find(method, of_component), context)
         named = model_path(path)
-        if named is None and method in ("GET", "HEAD", "DELETE"):
+        if named is None and (method in ("GET", "HEAD", "DELETE") or "{" in route.path):
             return replace(route, handler=self._with_caller(route.handler))
         query = context.query_string.decode("latin-1")
         target, model = f"{path}?{query}" if query else path, None if named is None else named.model
         place = Place(method, target, path, of_component, route.path, model)
-        answer, admit = partial(self._pipeline.answer, place), self._pipeline.admit
+        answer, admit = functools.partial(self._pipeline.answer, place), self._pipeline.admit
         found = replace(route, handler=answer, admit=admit, keeps_time=True)
         if target == path == route.path:
             self._plain[method, path] = found
@@ -101,6 +102,7 @@ class GatewayRouter:
             Route("GET", "/v2/health/ready", self._ready, counted=False),
             Route("GET", "/metrics", self._metrics, counted=False),
             Route("GET", "/v2/models", self._names, counted=False),
+            Route("GET", "/openapi.json", self._openapi, counted=False),
             *(
                 route
                 for prefix in ("/openai/v1", "/v1")
@@ -145,6 +147,7 @@ class GatewayRouter:
         return Reply(b'{"ready":true}')
 
     async def _metrics(self, context: RequestContext) -> Reply:
+        _check_no_web_page(await self._pipeline.metrics_reader(context), context.headers)
         return exposed()
 
     async def _names(self, context: RequestContext) -> Reply:
@@ -162,8 +165,20 @@ class GatewayRouter:
             raise no_such_model(name, full_names=self._table.full_names(caller, name))
         return Reply(msgspec.json.encode(self._shown(name)))
 
+    async def _openapi(self, context: RequestContext) -> Reply:
+        from pilotlight_gateway.openapi.gateway_document import with_models  # not before somebody asks for it
+
+        caller = await self._pipeline.caller(context)
+        return Reply(msgspec.json.encode(with_models(self._document(), self._routes.names(caller))))
+
     def _shown(self, name: str) -> ModelCard:
         return ModelCard(name, "model", self._started_s, OWNER)
+
+
+def _document(own: Sequence[OwnRoute]) -> dict[str, Any]:
+    from pilotlight_gateway.openapi.gateway_document import gateway_document  # not before somebody asks for it
+
+    return gateway_document({(route.method, route.path) for route in own})
 
 
 def _check_no_web_page(caller: Caller, headers: Mapping[str, str]) -> None:

@@ -46,6 +46,7 @@ from pilotlight_gateway.ways import WAY_HEADER, ChosenWay, WayName
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
     DeadlineExceeded,
+    Forbidden,
     InvalidInput,
     PilotlightError,
     TooManyRequests,
@@ -141,6 +142,19 @@ class Pipeline:
 
     async def caller(self, context: RequestContext) -> Caller:
         """Whose request it is. Its headers are those of the client from here on, and what the gateway says."""
+        caller = await self._known(context)
+        if caller.role == "metrics":
+            raise Forbidden("this key reads /metrics and nothing else; ask for one that may do more")
+        return caller
+
+    async def metrics_reader(self, context: RequestContext) -> Caller:
+        """Who may know what all tenants together do. Raises Unauthorized, Forbidden."""
+        caller = await self._known(context)
+        if caller.key_id and caller.role == "tenant":
+            raise Forbidden("this needs a key for metrics; `pilotlight key create TENANT --role metrics` makes one")
+        return caller
+
+    async def _known(self, context: RequestContext) -> Caller:
         try:
             caller = await self._steps.authenticator.caller(context.headers)
         except Unauthorized:

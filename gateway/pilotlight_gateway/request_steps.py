@@ -20,7 +20,9 @@ from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import Unauthorized
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
-Role = Literal["admin", "tenant"]
+Role = Literal["admin", "tenant", "metrics"]
+"""`metrics`: reads `/metrics`, and nothing else."""
+
 PriorityClass = Literal["high", "normal", "low"]
 Run = Callable[[], Awaitable[Reply | Stream]]
 Answering = Callable[["GatewayRequest"], Awaitable[Reply | Stream]]

@@ -43,6 +43,7 @@ class TenantsGateway:
     server was asked as, in their order."""
 
     gateway: RunningComponent
+    metrics_key: str
     keys: list[str]
     narrow_keys: list[str]
     hosts: list[str]
@@ -80,10 +81,27 @@ class _Endpoints(BaseHTTPRequestHandler):
         self.send_header("content-type", kind)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # the client has gone
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         return
+
+
+@contextlib.contextmanager
+def canned_endpoints() -> Iterator[tuple[str, list[str]]]:
+    """The URL of a server that answers every request with the host it was asked as, and those hosts in their order."""
+    hosts: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Endpoints", (_Endpoints,), {"hosts": hosts}))
+    server.daemon_threads = True
+    serving = threading.Thread(target=server.serve_forever, name="canned endpoints", kwargs={"poll_interval": 0.05})
+    serving.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", hosts
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
 
 
 @contextlib.contextmanager
@@ -95,14 +113,9 @@ def tenants_gateway(folder: Path, tenants: int, *more: str) -> Iterator[TenantsG
         world.tenant(tenant(number))
         keys.append(world.key(tenant(number)).shown)
         narrow.append(world.key(tenant(number), models=(own_model(number),)).shown)
+    metrics_key = world.key(tenant(0), role="metrics").shown
     world.store.close()
-    hosts: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Endpoints", (_Endpoints,), {"hosts": hosts}))
-    server.daemon_threads = True
-    serving = threading.Thread(target=server.serve_forever, name="canned endpoints", kwargs={"poll_interval": 0.05})
-    serving.start()
-    try:
-        url = f"http://127.0.0.1:{server.server_port}"
+    with canned_endpoints() as (url, hosts):
         known = [
             entry(name, tenant(number), pods=PodsAddress(url, host_of(name, number)), pods_ready=1, front="pods")
             for number in range(tenants)
@@ -113,8 +126,4 @@ def tenants_gateway(folder: Path, tenants: int, *more: str) -> Iterator[TenantsG
         port = free_port()
         argv = ["-m", "pilotlight_gateway", "--host", "127.0.0.1", "--port", str(port), "--endpoints", str(endpoints)]
         with running([*argv, "--state_dir", str(state), *more], port, folder / "gateway.log") as gateway:
-            yield TenantsGateway(gateway, keys, narrow, hosts)
-    finally:
-        server.shutdown()
-        serving.join()
-        server.server_close()
+            yield TenantsGateway(gateway, metrics_key, keys, narrow, hosts)

@@ -35,7 +35,7 @@ def backend() -> Iterator[tuple[V2Backend, int]]:
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A state folder, and a key for each of two tenants; `poor` may ask once a minute."""
+    """A state folder, and a key for each of two tenants and for metrics; `poor` may ask once a minute."""
     folder, shown = tmp_path_factory.mktemp("state"), {}
     store = SqliteTenants(folder / FILE_NAME)
     for tenant, limits in (("team", LimitTerms()), ("poor", LimitTerms(requests_per_minute=1))):
@@ -44,6 +44,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
         key = random_key()
         store.change(tenant, tenant_orders.create_key(tenant, key, time.time()))
         shown[tenant] = key.shown
+    key = random_key()
+    store.change("team", tenant_orders.create_key("team", key, time.time(), role="metrics"))
+    shown["metrics"] = key.shown
     store.close()
     return folder, shown
 
@@ -164,6 +167,6 @@ def test_limits_hold_for_both_protocols(gateway: RunningComponent, keys: tuple[P
     answer = httpx.post(f"{gateway.base}/v2/models/m/infer", json=body, headers=headers, timeout=30)
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
-    text = httpx.get(f"{gateway.base}/metrics", timeout=30).text
+    text = httpx.get(f"{gateway.base}/metrics", headers={"x-api-key": keys[1]["metrics"]}, timeout=30).text
     assert 'route="gRPC /v2/models/{model_name}/infer"' in text
     assert "poor" not in text, "metrics name no tenant"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenants_gateway import COMMON, TenantsGateway, host_of, own_model, tenant, tenants_gateway
+from waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(170)]
 
@@ -155,19 +157,165 @@ def test_a_request_id_is_its_tenants(world: TenantsGateway, http: httpx.Client, 
     assert host_of(COMMON, pair[1]) not in again.text
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    mine=NUMBERS,
-    kind=st.sampled_from(["responses", "jobs", "files", "batches"]),
-    verb=st.sampled_from(["GET", "DELETE", "POST"]),
-    number=st.integers(0, 2**60),
-)
-def test_what_is_kept_under_an_id_is_nobodys_to_guess(
-    world: TenantsGateway, http: httpx.Client, mine: int, kind: str, verb: str, number: int
+OWNERS = st.integers(0, 3)
+"""Of what is kept: each of these tenants has one of every kind."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The ids of what one tenant has, by kind, and what it is shown of each. `request`: of an answer that is kept."""
+
+    ids: dict[str, str]
+    shown: dict[str, Any]
+
+    def spelled(self, text: str) -> str:
+        for kind, made in self.ids.items():
+            text = text.replace(f"{{{kind}}}", made)
+        return text
+
+    @property
+    def nobodys(self) -> Kept:
+        """Ids that nobody has, like these in all but their last letters."""
+        return Kept({kind: f"{made[:-12]}{'0' * 12}" for kind, made in self.ids.items()}, {})
+
+
+FILES: list[Asked] = [
+    (method, f"{prefix}/files/{{{kind}}}{tail}", None, {})
+    for prefix in ("/v1", "/openai/v1")
+    for kind in ("file", "output")
+    for method, tail in (("GET", ""), ("GET", "/content"), ("DELETE", ""), ("HEAD", ""), ("HEAD", "/content"))
+]
+JOB = {"model": COMMON, **CHAT}
+
+
+def of_openai(prefix: str) -> list[Asked]:
+    batch = {"input_file_id": "{file}", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    return [
+        ("GET", f"{prefix}/batches/{{batch}}", None, {}),
+        ("POST", f"{prefix}/batches/{{batch}}/cancel", None, {}),
+        ("GET", f"{prefix}/batches?after={{batch}}", None, {}),
+        ("POST", f"{prefix}/batches", batch, {}),
+        ("GET", f"{prefix}/responses/{{response}}", None, {}),
+        ("DELETE", f"{prefix}/responses/{{response}}", None, {}),
+        ("GET", f"{prefix}/responses/{{response}}/input_items", None, {}),
+        ("POST", f"{prefix}/responses/{{response}}/cancel", None, {}),
+    ]
+
+
+ABOUT_WHAT_IS_KEPT: list[Asked] = [
+    *FILES,
+    *(
+        (method, f"/v1/jobs/{{{kind}}}{tail}", None, headers)
+        for kind in ("job", "streamed_job")
+        for method, tail, headers in (
+            ("GET", "", {}),
+            ("HEAD", "", {}),
+            ("DELETE", "", {}),
+            ("POST", "/cancel", {}),
+            ("GET", "/events", {}),
+            ("GET", "/events", {"last-event-id": "1.1"}),
+            ("GET", "/events", {"last-event-id": "no"}),
+        )
+    ),
+    ("GET", "/v1/jobs?after={job}", None, {}),
+    ("GET", "/v1/files?after={file}", None, {}),
+    ("GET", "/v1/files?after={output}&order=asc", None, {}),
+    *(asked for prefix in ("/v1", "/openai/v1") for asked in of_openai(prefix)),
+    *(
+        ("POST", "/v1/chat/completions", {**JOB, "stream": stream, **more}, {"x-request-id": f"{{{kind}}}", **headers})
+        for kind, stream in (("request", False), ("streamed_request", True))
+        for more in ({}, {"max_tokens": 7})
+        for headers in ({}, {"last-event-id": "1"}, {"idempotency-key": f"{{{kind}}}"}, {"prefer": "respond-async"})
+    ),
+]
+
+
+def own(http: httpx.Client, world: TenantsGateway, number: int) -> Kept:
+    """What a tenant makes for itself, over all that the gateway keeps."""
+    headers = {"authorization": f"Bearer {world.keys[number]}"}
+    chat, ids = "/v1/chat/completions", {"response": f"resp_{uuid4().hex}"}
+    for kind, stream in (("job", False), ("streamed_job", True)):
+        answer = http.post(chat, json={**JOB, "stream": stream}, headers={**headers, "prefer": "respond-async"})
+        ids[kind] = answer.json()["id"]
+    for kind, stream in (("request", False), ("streamed_request", True)):
+        ids[kind] = f"req-{uuid4().hex}"
+        asked = http.post(chat, json={**JOB, "stream": stream}, headers={**headers, "x-request-id": ids[kind]})
+        assert host_of(COMMON, number) in asked.text
+    line = json.dumps({"custom_id": "one", "url": chat, "body": JOB}).encode()
+    form: Any = {"data": {"purpose": "batch"}, "files": {"file": ("lines.jsonl", line)}}
+    ids["file"] = http.post("/v1/files", headers=headers, **form).json()["id"]
+    asked_for = {"input_file_id": ids["file"], "endpoint": chat, "completion_window": "24h"}
+    ids["batch"] = http.post("/v1/batches", headers=headers, json=asked_for).json()["id"]
+    batch = until(
+        lambda: http.get(f"/v1/batches/{ids['batch']}", headers=headers).json(),
+        holds=lambda seen: seen["status"] == "completed",
+    )
+    ids["output"] = batch["output_file_id"]
+    for kind in ("job", "streamed_job"):
+        until(
+            lambda kind=kind: http.get(f"/v1/jobs/{ids[kind]}", headers=headers).json(),  # type: ignore[misc]
+            holds=lambda seen: seen["status"] == "succeeded",
+        )
+    return Kept(ids, seen_by_its_owner(http, world, number, ids))
+
+
+def seen_by_its_owner(http: httpx.Client, world: TenantsGateway, number: int, ids: dict[str, str]) -> dict[str, Any]:
+    headers = {"authorization": f"Bearer {world.keys[number]}"}
+    paths = [f"/v1/files/{ids['file']}/content", f"/v1/files/{ids['output']}/content", f"/v1/batches/{ids['batch']}"]
+    paths += [f"/v1/jobs/{ids['job']}", f"/v1/jobs/{ids['streamed_job']}", f"/v1/jobs/{ids['streamed_job']}/events"]
+    paths += [f"/v1/files/{ids['file']}", f"/v1/files/{ids['output']}"]
+    return {path: http.get(path, headers=headers).text for path in paths}
+
+
+@pytest.fixture(scope="module")
+def kept(world: TenantsGateway, http: httpx.Client) -> Iterator[list[Kept]]:
+    """At the end all of it is as it was: whoever came by has changed nothing."""
+    made = [own(http, world, number) for number in range(4)]
+    yield made
+    for number, each in enumerate(made):
+        assert seen_by_its_owner(http, world, number, each.ids) == each.shown
+
+
+@settings(max_examples=150, deadline=None)
+@given(mine=NUMBERS, other=OWNERS, asked=st.sampled_from(ABOUT_WHAT_IS_KEPT))
+def test_what_another_keeps_is_told_from_nothing_in_nothing(
+    world: TenantsGateway, http: httpx.Client, kept: list[Kept], mine: int, other: int, asked: Asked
 ) -> None:
-    headers = {"authorization": f"Bearer {world.keys[mine]}"}
-    for path in (f"/v1/{kind}/{kind[:-1]}_{number:x}", f"/v1/{kind}/{number}/cancel", f"/v1/{kind}/{number}/content"):
-        assert http.request(verb, path, headers=headers).status_code in (400, 404, 405)
+    if mine == other:
+        mine = (mine + 1) % TENANTS
+    asked_before = len(world.hosts)
+    seen = []
+    for whose in (kept[other], kept[other].nobodys):
+        method, target, body, headers = asked
+        spelled = {name: whose.spelled(value) for name, value in headers.items()}
+        spelled_body = None if body is None else json.loads(whose.spelled(json.dumps(body)))
+        answer = ask(
+            http, world.keys[mine], (method, whose.spelled(target), spelled_body, spelled), NOBODYS, "tenantXX"
+        )
+        if answer.status_code == 202:
+            end_of_job(http, world.keys[mine], answer.headers["location"])
+        seen.append(without_ids(told(answer, NOBODYS, "tenantXX"), whose, of_jobs="prefer" in headers))
+    assert seen[0] == seen[1]
+    assert seen[0][0] < 500
+    assert not [each for each in kept[other].ids.values() if each in str(seen)]
+    assert {host.split(".")[1] for host in world.hosts[asked_before:]} <= {tenant(mine)}
+
+
+def end_of_job(http: httpx.Client, key: str, job: str) -> None:
+    """So that nothing of it is seen later, when another one asks."""
+    headers = {"authorization": f"Bearer {key}"}
+    until(lambda: http.get(job, headers=headers).json()["status"], holds=lambda status: status == "succeeded")
+    assert http.delete(job, headers=headers).status_code == 200
+
+
+def without_ids(seen: tuple[int, str, dict[str, str]], whose: Kept, of_jobs: bool) -> tuple[int, str, dict[str, str]]:
+    status, text, headers = seen
+    for made in whose.ids.values():
+        text = text.replace(made, "ID")
+    if of_jobs:
+        text = re.sub(r"job_[0-9a-f]{32}|_at\":\d+", "", text)
+        headers = {name: value for name, value in headers.items() if name != "location"}
+    return status, text, headers
 
 
 def test_without_a_key_nothing_is_told(world: TenantsGateway, http: httpx.Client) -> None:
@@ -180,8 +328,13 @@ def test_without_a_key_nothing_is_told(world: TenantsGateway, http: httpx.Client
 
 def test_metrics_and_log_name_nobody(world: TenantsGateway, http: httpx.Client) -> None:
     """Last: all of the above has left its traces."""
-    shown = http.get("/metrics").text
-    assert not re.findall(r"tenant\d\d|model\d\d", shown)
+    for key, status in (("plk_no", 401), (world.keys[1], 403), (world.narrow_keys[2], 403), (world.metrics_key, 200)):
+        answer = http.get("/metrics", headers={"authorization": f"Bearer {key}"})
+        assert answer.status_code == status
+        # Not to who may read them, either: what is asked often enough to be counted is nobody's secret to guess.
+        assert not re.findall(r"tenant\d\d|model\d\d", answer.text)
+    assert "pilotlight_gateway_requests_total" in answer.text
+    assert http.get("/v1/models", headers={"authorization": f"Bearer {world.metrics_key}"}).status_code == 403
     log = world.gateway.log.read_text(errors="replace")
     assert not [key for key in (*world.keys, *world.narrow_keys) if key in log]
     assert "Traceback" not in log
