@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage fuzz integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api bench-gateway bench-routes bench-overload bench-embeddings bench-structured bench-split bench-adapters adapters reference models load load-ui real-model lock clean
+.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage fuzz integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api bench-gateway bench-routes bench-endpoint-count bench-overload bench-embeddings bench-structured bench-split bench-adapters adapters reference models load load-ui real-model lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ bench-edges: $(READY) ## what the coordinator does when a lease's work begins or
 
 bench-routes: $(READY) ## how long the gateway looks for a name among 100,000 routes
 	@$(BIN)/python benchmarks/route_lookup.py
+
+bench-endpoint-count: $(READY) ## what 10 to 1,000 endpoints cost the gateway: start, memory, /v1/models, news of a new one
+	@$(BIN)/python benchmarks/endpoint_count.py
 
 bench-fairness: $(READY) ## lease waits of one tenant alone and beside a flood, real engines on two slots (4 minutes)
 	@$(BIN)/python benchmarks/fairness.py
