@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
+from pilotlight_gateway.idempotency.last_event import ALL_CUTS, LastEvent, lost
 from pilotlight_gateway.idempotency.redis_answers import Head, Key, Read, RedisAnswers
 from pilotlight_gateway.redis_calls import RedisAway
 from pilotlight_protocol.errors import Conflict, InternalError, Unavailable
@@ -18,8 +19,8 @@ LOOK_S = 0.1
 REDIS_BACK_WITHIN_S = 30.0
 BROKEN = "the gateway that made this answer is gone, and with it the rest; ask anew, with another id"
 
-GoOn = Callable[[int], Awaitable[AsyncIterator[bytes] | None]]
-"""The events behind so many, made here from now on; None where another replica makes them. Raises PilotlightError."""
+GoOn = Callable[[LastEvent], Awaitable[AsyncIterator[bytes] | None]]
+"""The events behind that one, made here from now on; None where another replica makes them. Raises PilotlightError."""
 
 
 class AnswerElsewhere:
@@ -30,10 +31,10 @@ class AnswerElsewhere:
         self._key = key
         self._fingerprint = fingerprint
 
-    async def follow(self, context: RequestContext, position: int, go_on: GoOn) -> Reply | Stream:
+    async def follow(self, context: RequestContext, last: LastEvent, go_on: GoOn) -> Reply | Stream:
         """Raises Unavailable where it comes to nothing."""
         while True:
-            what, told, events = await self.read(0)
+            what, told, events = await self.read(LastEvent(0, ALL_CUTS))
             if told:
                 head = kept(told)
                 if head.status is None:
@@ -48,18 +49,18 @@ class AnswerElsewhere:
             await asyncio.sleep(LOOK_S)
         context.response_headers.update(head.headers)
         context.server_timing.update(head.phases_ms)
-        return Stream(_Reader(self, position, go_on), head.content_type)
+        return Stream(_Reader(self, last, go_on), head.content_type)
 
-    async def read(self, position: int) -> tuple[Read, bytes, list[bytes]]:
-        return await self._records.read(self._key, self._fingerprint, position)
+    async def read(self, last: LastEvent) -> tuple[Read, bytes, list[bytes]]:
+        return await self._records.read(self._key, self._fingerprint, last)
 
 
 class _Reader:
     """What is kept, as it comes; where its owner is gone, what is made here from then on."""
 
-    def __init__(self, answer: AnswerElsewhere, position: int, go_on: GoOn) -> None:
+    def __init__(self, answer: AnswerElsewhere, last: LastEvent, go_on: GoOn) -> None:
         self._answer = answer
-        self._position = position
+        self._last = last
         self._go_on = go_on
         self._here: AsyncIterator[bytes] | None = None
         self._is_over = False
@@ -73,16 +74,19 @@ class _Reader:
                 return await anext(self._here)
             what, head, events = await self._looked()
             if what == "broken":
-                self._here = await self._go_on(self._position)
+                self._here = await self._go_on(self._last)
                 if self._here is None:
                     await asyncio.sleep(LOOK_S)
                 continue
+            if what == "beyond":
+                raise lost()
             if what == "gone":
                 raise Unavailable(BROKEN)
             kept(head)
             self._is_over = what == "finished"
-            self._position += len(events)
             if events:
+                # What is kept from here on is what it has.
+                self._last = LastEvent(self._last.number + len(events), ALL_CUTS)
                 return b"".join(events)
             if not self._is_over:
                 await asyncio.sleep(LOOK_S)
@@ -94,7 +98,7 @@ class _Reader:
         until_s = loop.time() + REDIS_BACK_WITHIN_S
         while True:
             try:
-                return await self._answer.read(self._position)
+                return await self._answer.read(self._last)
             except RedisAway:
                 if loop.time() > until_s:
                     raise

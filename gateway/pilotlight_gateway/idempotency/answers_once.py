@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import msgspec
 
 from pilotlight_gateway.idempotency.answer_elsewhere import AnswerElsewhere
-from pilotlight_gateway.idempotency.kept_answer import KeptAnswer, position_asked
+from pilotlight_gateway.idempotency.kept_answer import KeptAnswer
+from pilotlight_gateway.idempotency.last_event import LastEvent, last_event_asked
 from pilotlight_gateway.idempotency.owned_answer import OwnedAnswer
 from pilotlight_gateway.idempotency.shared_answers import SharedAnswers, TakenAnswer
 from pilotlight_gateway.idempotency.told_answer import end_told, told_while_made
@@ -73,7 +74,7 @@ class AnswersOnce:
         key = _key(request)
         if key is None:
             return await run()
-        position_asked(request.context)  # what is wrong with it is told before anything runs
+        last_event_asked(request.context)  # what is wrong with it is told before anything runs
         self._drop_old()
         named = _Named(key, _fingerprint(request), request, run)
         answer = await self._known(key)
@@ -117,7 +118,7 @@ class AnswersOnce:
         answer = KeptAnswer(named.fingerprint, lambda: self._abandoned(key), room, record)
         if kept is not None:
             head = kept.head
-            answer.continue_from(head.content_type, head.headers, head.phases_ms, kept.events)
+            answer.continue_from(head.content_type, head.headers, head.phases_ms, kept.events, kept.cuts)
         self._answers[key] = answer
         making = self._make(key, answer, named.request, named.run, owned)
         self._running[key] = asyncio.create_task(making, name="named request")
@@ -144,27 +145,25 @@ class AnswersOnce:
         most_s = min(named.request.entry.timeout_s, math.inf if waits_s is None else waits_s)
         try:
             async with asyncio.timeout(most_s):
-                return await elsewhere.follow(
-                    context, position_asked(context), lambda position: self._go_on(named, position)
-                )
+                return await elsewhere.follow(context, last_event_asked(context), lambda last: self._go_on(named, last))
         except TimeoutError as error:
             raise DeadlineExceeded(f"nothing came within {most_s:g} s") from error
 
-    async def _go_on(self, named: _Named, position: int) -> AsyncIterator[bytes] | None:
+    async def _go_on(self, named: _Named, last: LastEvent) -> AsyncIterator[bytes] | None:
         """What comes behind that event, of an answer whose replica is gone; None where it is not, or not yet."""
         answer = await self._known(named.key)
         if answer is None:
-            answer = await self._take_over(named, position)
+            answer = await self._take_over(named, last)
         if answer is None or answer.fingerprint != named.fingerprint:
             return None
-        return answer.events(position)
+        return answer.events(last)
 
-    async def _take_over(self, named: _Named, position: int) -> KeptAnswer | None:
+    async def _take_over(self, named: _Named, last: LastEvent) -> KeptAnswer | None:
         assert self._shared is not None
         self._check_running(named.key[0])
         self._claiming[named.key] = asyncio.Event()
         try:
-            taken = await self._shared.take_over(named.key, named.fingerprint, position)
+            taken = await self._shared.take_over(named.key, named.fingerprint, last)
             if taken is None:
                 return None
             left_off = taken.left_off
@@ -195,7 +194,6 @@ class AnswersOnce:
             is_kept = error is None and not answer.failed and self._answers.get(key) is answer
             if not is_kept:
                 self._answers.pop(key, None)
-                answer.stop_keeping()
             try:
                 if owned is not None:
                     is_left = self._closing and isinstance(error, asyncio.CancelledError)
@@ -203,7 +201,9 @@ class AnswersOnce:
             finally:
                 self._owned.pop(key, None)
                 del self._running[key]
-                if is_kept:
+                if not is_kept:
+                    answer.stop_keeping()
+                else:
                     self._ended_s[key] = self._now_s()
                     self._drop_too_many(key[0])
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pilotlight_gateway.idempotency.last_event import LastEvent, event_id, last_event_asked
 from pilotlight_gateway.stream_record import Passed, StreamRecord
-from pilotlight_protocol.errors import Conflict, InvalidInput, Unavailable
+from pilotlight_protocol.errors import Conflict, Unavailable
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
@@ -50,6 +51,7 @@ class KeptAnswer:
         self, fingerprint: bytes, abandoned: Callable[[], None], room: Room, record: StreamRecord | None = None
     ) -> None:
         self._record = record
+        self._cuts: Sequence[int] = ()
         self._passed: Passed | None = None
         self._shown: int | None = None  # None for all
         self.fingerprint = fingerprint
@@ -104,17 +106,26 @@ class KeptAnswer:
     # The side of who makes it
 
     def continue_from(
-        self, content_type: str, headers: dict[str, str], phases_ms: dict[str, float], events: list[bytes]
+        self,
+        content_type: str,
+        headers: dict[str, str],
+        phases_ms: dict[str, float],
+        events: list[bytes],
+        cuts: Sequence[int],
     ) -> None:
-        """As if it had begun here, and these had come. What is taken then is the rest."""
+        """As if it had begun here, and these had come. What is taken then is the rest. `cuts`: how many events there
+        were each time that somebody else went on with it."""
+        self._cuts = cuts
         self._content_type, self._headers, self._phases_ms = content_type, headers, phases_ms
         self._has_begun = True
         self._passed = None if self._record is None or self._record.left_off is None else self._record.left_off.passed
         self._events += events
         self._grow(sum(map(len, events)))
 
-    async def take(self, result: Reply | Stream, context: RequestContext) -> None:
-        """All of it, as it comes. Raises what the stream does."""
+    async def take(
+        self, result: Reply | Stream, context: RequestContext, before_end: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """All of it, as it comes. Raises what the stream does. `before_end`: all is here, and nothing was closed."""
         if not self._has_begun:
             self._headers, self._phases_ms = dict(context.response_headers), dict(context.server_timing)
             self._has_begun = True
@@ -130,6 +141,9 @@ class KeptAnswer:
                 self._add(piece)
                 while self._events and not self.is_kept:
                     await self._changed.wait()
+            self._end_part()
+            if before_end is not None:
+                await before_end()
         finally:
             await close_events(result.events)
 
@@ -138,7 +152,8 @@ class KeptAnswer:
         if self._content_type.startswith(_EVENT_STREAM):
             *whole, part = _BETWEEN_EVENTS.split(self._part + piece)
             first = self._dropped + len(self._events) + 1
-            whole = [b"id: %d\n%b\n\n" % (number, event) for number, event in enumerate(whole, first)]
+            cuts = len(self._cuts)
+            whole = [b"%b%b\n\n" % (event_id(number, cuts), event) for number, event in enumerate(whole, first)]
         more_bytes = sum(map(len, whole)) + len(part) - len(self._part)
         self._events += whole
         self._part = part
@@ -174,10 +189,13 @@ class KeptAnswer:
             self._room.count(self.size_bytes - before_bytes)
             self._wake()
 
-    def end(self, error: BaseException | None = None) -> None:
+    def _end_part(self) -> None:
         if self._part:
             self._events.append(self._part)
             self._part = b""
+
+    def end(self, error: BaseException | None = None) -> None:
+        self._end_part()
         self._error, self.ended = error, True
         if not self.is_kept:
             self._drop_read()
@@ -191,11 +209,7 @@ class KeptAnswer:
 
     async def follow(self, context: RequestContext) -> Reply | Stream:
         """Raises what the making of it raised, and Conflict for what was not kept."""
-        position = position_asked(context)
-        if self._is_gone(position):
-            raise _not_kept()
-        reader = _Reader(self, position)
-        self._readers.add(reader)
+        reader = self.events(last_event_asked(context))
         try:
             while not self._has_begun and not self.ended:
                 await self._changed.wait()
@@ -213,11 +227,12 @@ class KeptAnswer:
             return Reply(reply.body, reply.status, reply.content_type, dict(reply.headers))
         return Stream(reader, self._content_type)
 
-    def events(self, position: int) -> AsyncIterator[bytes]:
-        """Those behind so many. Raises Conflict for what was not kept."""
-        if self._is_gone(position):
+    def events(self, last: LastEvent) -> _Reader:
+        """Those behind that one. Raises Conflict for what was not kept."""
+        last.check(self._cuts)
+        if self._is_gone(last.number):
             raise _not_kept()
-        reader = _Reader(self, position)
+        reader = _Reader(self, last.number)
         self._readers.add(reader)
         return reader
 
@@ -276,13 +291,3 @@ class _Reader:
 
 def _not_kept() -> Conflict:
     return Conflict("this request was answered, at too great a length to be kept; ask anew, with another id")
-
-
-def position_asked(context: RequestContext) -> int:
-    """So many events the client has. Raises InvalidInput."""
-    given = context.headers.get("last-event-id")
-    if given is None:
-        return 0
-    if not given.isascii() or not given.isdigit() or len(given) > 9:
-        raise InvalidInput("Last-Event-ID must be the number of an event of this answer", param="Last-Event-ID")
-    return int(given)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from pilotlight_gateway.idempotency import redis_answers
 from pilotlight_gateway.idempotency.kept_answer import News
 from pilotlight_gateway.idempotency.redis_answers import (
     AS_IT_WAS,
@@ -46,6 +47,7 @@ class OwnedAnswer:
         self._told_bytes = 0 if left_off is None else len(left_off.told)
         self._size_bytes = 0
         self._is_shared = True
+        self._mine_until_s = asyncio.get_running_loop().time() + redis_answers.LEASE_S
 
     def has(self, events: Sequence[bytes]) -> None:
         """So much of it is kept already."""
@@ -78,6 +80,11 @@ class OwnedAnswer:
         async with self._telling:
             await self._append(news(self._told, self._told_bytes), finished=finished)
 
+    @property
+    def is_mine_alone(self) -> bool:
+        """As far as anybody can know here: nobody takes an answer whose lease runs, or while Redis is away."""
+        return not self._records.there or asyncio.get_running_loop().time() < self._mine_until_s
+
     async def forget(self) -> None:
         with contextlib.suppress(RedisAway):
             await self._records.forget(self._key, self._owner)
@@ -100,7 +107,7 @@ class OwnedAnswer:
         size_bytes = self._size_bytes + sum(map(len, events or ()))
         if (events is None or size_bytes > LONGEST_ANSWER_BYTES) and self._head is not None:
             self._head, events, finished = msgspec.structs.replace(self._head, kept=False), (), True
-        events = events or ()
+        events, asked_s = events or (), asyncio.get_running_loop().time()
         written = await self._records.append(
             self._key, self._owner, Appended(self._new_head(), events, self._told, finished, self._more(news))
         )
@@ -109,6 +116,7 @@ class OwnedAnswer:
         self._size_bytes = size_bytes
         self._told_bytes += len(told or b"")
         self.is_taken = written < 0
+        self._mine_until_s = asked_s + redis_answers.LEASE_S
         if written < 1 or (self._head is not None and not self._head.kept):
             self._is_shared = False
 

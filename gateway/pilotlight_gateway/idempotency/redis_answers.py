@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from pilotlight_gateway.idempotency.last_event import LastEvent
 from pilotlight_gateway.idempotency.shared_scripts import APPEND, CLAIM, FOLLOWED, FORGET, LEAVE, READ, TAKE
 from pilotlight_gateway.redis_calls import RedisCalls, Script, ScriptCall
 from pilotlight_gateway.stream_record import Began, LeftOff, Passed
@@ -30,7 +31,7 @@ _began = msgspec.json.Decoder(Began)
 _passed = msgspec.json.Decoder(Passed)
 
 Key = tuple[str, str]
-Read = Literal["finished", "running", "broken", "gone"]
+Read = Literal["finished", "running", "broken", "gone", "beyond"]
 Claimed = Literal["mine", "other", "gone", "elsewhere"]
 NotTaken = Literal["running", "gone", "lost", "beyond"]
 
@@ -75,11 +76,13 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What was kept of an answer that is somebody else's from now on: so many `events`, read by `read`."""
+    """What was kept of an answer that is somebody else's from now on: so many `events`, read by `read`. `cuts`: how
+    many there were each time, this one the last."""
 
     head: Head
     left_off: LeftOff
     events: int
+    cuts: tuple[int, ...]
 
 
 class RedisAnswers:
@@ -87,6 +90,10 @@ class RedisAnswers:
 
     def __init__(self, link: RedisCalls) -> None:
         self._link = link
+
+    @property
+    def there(self) -> bool:
+        return self._link.there
 
     async def claim(self, key: Key, owner: str, fingerprint: bytes, *, resumes: bool) -> Claimed:
         bounds = (LEASE_S, KEPT_S, MOST_ANSWERS_OF_TENANT, int(resumes))
@@ -100,13 +107,17 @@ class RedisAnswers:
         said = (more.head, int(more.finished), *told, more.before, *more.events)
         return int(await self._run(APPEND, key, owner, *bounds, *said))
 
-    async def take(self, key: Key, owner: str, fingerprint: bytes, position: int) -> Taken | NotTaken:
-        what, *told = await self._run(TAKE, key, owner, LEASE_S, KEPT_S, fingerprint, position, MOST_TAKEN)
+    async def take(
+        self, key: Key, owner: str, fingerprint: bytes, last: LastEvent, *, only_left: bool
+    ) -> Taken | NotTaken:
+        """`only_left`: by an owner who said so; that a lease has expired means nothing now."""
+        said = (LEASE_S, KEPT_S, fingerprint, last.number, last.cuts, MOST_TAKEN, int(only_left))
+        what, *told = await self._run(TAKE, key, owner, *said)
         if what != b"taken":
             return what.decode()  # type: ignore[no-any-return]
-        head, began, passed, lines, events = told
+        head, began, passed, lines, events, cuts = told
         left_off = LeftOff(_began.decode(began), lines, _passed.decode(passed))
-        return Taken(msgspec.json.decode(head, type=Head), left_off, events)
+        return Taken(msgspec.json.decode(head, type=Head), left_off, events, tuple(map(int, cuts.split())))
 
     async def leave(self, key: Key, owner: str) -> None:
         await self._run(LEAVE, key, owner)
@@ -117,8 +128,9 @@ class RedisAnswers:
     async def is_followed(self, key: Key) -> bool:
         return bool(await self._run(FOLLOWED, key))
 
-    async def read(self, key: Key, fingerprint: bytes, position: int) -> tuple[Read, bytes, list[bytes]]:
-        what, head, *events = await self._run(READ, key, position, _EVENTS_A_READ, READING_S, fingerprint)
+    async def read(self, key: Key, fingerprint: bytes, last: LastEvent) -> tuple[Read, bytes, list[bytes]]:
+        said = (last.number, last.cuts, _EVENTS_A_READ, READING_S, fingerprint)
+        what, head, *events = await self._run(READ, key, *said)
         return what.decode(), head, events
 
     async def _run(self, script: Script, key: Key, *arguments: Any) -> Any:

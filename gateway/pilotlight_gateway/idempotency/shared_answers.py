@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pilotlight_gateway.idempotency import redis_answers
 from pilotlight_gateway.idempotency.answer_elsewhere import BROKEN, AnswerElsewhere
+from pilotlight_gateway.idempotency.last_event import ALL_CUTS, LastEvent, lost
 from pilotlight_gateway.idempotency.owned_answer import OwnedAnswer
 from pilotlight_gateway.idempotency.redis_answers import Head, Key, RedisAnswers, Taken
 from pilotlight_gateway.redis_calls import RedisAway, RedisCalls
@@ -30,6 +31,7 @@ class TakenAnswer:
     head: Head
     left_off: LeftOff
     events: list[bytes]
+    cuts: tuple[int, ...]
 
 
 class SharedAnswers:
@@ -65,28 +67,28 @@ class SharedAnswers:
                 raise Conflict(f"what the id {key[1]!r} was answered is not kept any more; ask anew, with another id")
         return AnswerElsewhere(self._records, key, fingerprint)
 
-    async def take_over(self, key: Key, fingerprint: bytes, position: int) -> TakenAnswer | None:
-        """Where its owner is gone, it is this replica's to go on with; None where it is somebody's. `position`: so many
-        events somebody has of it who wants the rest. Raises Conflict, Unavailable."""
-        if asyncio.get_running_loop().time() - self._returned_s < redis_answers.LEASE_S:
-            return None  # its owner may have had no way to say that it lives
+    async def take_over(self, key: Key, fingerprint: bytes, last: LastEvent) -> TakenAnswer | None:
+        """Where its owner is gone, it is this replica's to go on with; None where it is somebody's. `last`: what
+        somebody has of it who wants the rest. Raises Conflict, Unavailable."""
+        # Just after Redis has come back its owner may have had no way to say that it lives.
+        is_back = asyncio.get_running_loop().time() - self._returned_s < redis_answers.LEASE_S
         owner = self._new_owner()
-        taken = await self._records.take(key, owner, fingerprint, position)
+        taken = await self._records.take(key, owner, fingerprint, last, only_left=is_back)
         if isinstance(taken, Taken):
             owned = OwnedAnswer(self._records, key, owner, taken.head, taken.left_off)
             events = await self._events(key, fingerprint, taken.events)
             owned.has(events)
-            return TakenAnswer(owned, taken.head, taken.left_off, events)
+            return TakenAnswer(owned, taken.head, taken.left_off, events, taken.cuts)
         if taken == "running":
             return None
         if taken == "beyond":
-            raise Conflict("the last events of this answer are lost with its gateway; ask anew, with another id")
+            raise lost()
         raise Unavailable(BROKEN)
 
     async def _events(self, key: Key, fingerprint: bytes, most: int) -> list[bytes]:
         kept: list[bytes] = []
         while len(kept) < most:
-            _, _, more = await self._records.read(key, fingerprint, len(kept))
+            _, _, more = await self._records.read(key, fingerprint, LastEvent(len(kept), ALL_CUTS))
             if not more:
                 raise Unavailable(BROKEN)
             kept += more

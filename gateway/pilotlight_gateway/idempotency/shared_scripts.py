@@ -7,7 +7,8 @@
     pilotlight:once:{tenant}:<id>:e     a list: its events, or the one body
     pilotlight:once:{tenant}:<id>:r     what it takes to go on with a running stream behind those events: lines of
                                         `answer_record`; the hash has how many bytes passed (`passed`), how it began
-                                        (`began`), and how often it was taken over (`taken`)
+                                        (`began`), and how many events there were each time that it was taken over
+                                        (`cuts`)
 
 Every script may be sent twice: APPEND says where what it brings begins.
 """
@@ -31,6 +32,18 @@ end
 local function written(kept_s)
   redis.call('ZADD', index, now, id)
   for _, key in ipairs({index, index .. ':bytes', record, events, told}) do redis.call('EXPIRE', key, kept_s) end
+end
+"""
+
+# Whether somebody has seen more of an answer than was kept when it was cut.
+_CUTS = """
+local function is_beyond(cuts, number, seen)
+  local at = 0
+  for cut in string.gmatch(cuts, '%d+') do
+    if at >= tonumber(seen) then return tonumber(number) > tonumber(cut) end
+    at = at + 1
+  end
+  return false
 end
 """
 
@@ -98,24 +111,30 @@ return 1
 """
 )
 
-# ARGV: id, owner, lease_s, kept_s, fingerprint, position, how often it may be taken over. Whose owner is gone is this
-# one's from now on. Answers {what}: running (it is somebody's), gone, lost (nobody can go on), beyond (somebody saw
-# more of it than there is); or {'taken', head, began, passed, told, events}.
+# ARGV: id, owner, lease_s, kept_s, fingerprint, last event's number and cuts, how often it may be taken over, 1 to take
+# only what its owner left. Whose owner is gone is this one's from now on. Answers {what}: running (it is somebody's),
+# gone, lost (nobody can go on), beyond (somebody saw more of it than there is); or {'taken', head, began, passed, told,
+# events, cuts}.
 TAKE = Script(
     _COMMON
+    + _CUTS
     + """
 local lease_s, kept_s = tonumber(ARGV[3]), tonumber(ARGV[4])
 local known = redis.call('HMGET', record, 'fingerprint', 'owner', 'until', 'head', 'finished', 'began', 'passed')
+local cuts, times, there = redis.call('HGET', record, 'cuts') or '', 0, redis.call('LLEN', events)
 if not known[1] or known[1] ~= ARGV[5] then return {'gone'} end
 if known[2] ~= ARGV[2] then
-  if known[5] or tonumber(known[3]) > now then return {'running'} end
+  if known[5] or tonumber(known[3]) > (ARGV[9] == '1' and 0 or now) then return {'running'} end
   if known[4] == '' or not known[6] or not known[7] then return {'lost'} end
-  if tonumber(ARGV[6]) > redis.call('LLEN', events) then return {'beyond'} end
-  if redis.call('HINCRBY', record, 'taken', 1) > tonumber(ARGV[7]) then return {'lost'} end
+  if tonumber(ARGV[6]) > there or is_beyond(cuts, ARGV[6], ARGV[7]) then return {'beyond'} end
+  for _ in string.gmatch(cuts, '%d+') do times = times + 1 end
+  if times >= tonumber(ARGV[8]) then return {'lost'} end
+  cuts = cuts .. ' ' .. there
+  redis.call('HSET', record, 'cuts', cuts)
 end
 redis.call('HSET', record, 'owner', ARGV[2], 'until', now + lease_s)
 written(kept_s)
-return {'taken', known[4], known[6], known[7], redis.call('GET', told) or '', redis.call('LLEN', events)}
+return {'taken', known[4], known[6], known[7], redis.call('GET', told) or '', there, cuts}
 """
 )
 
@@ -137,15 +156,17 @@ return 1
 """
 )
 
-# ARGV: id, position, most events, how long this reading counts, fingerprint.
-# Answers {what, head, events...}: what is finished where these are the last ones, running, broken, gone.
+# ARGV: id, last event's number and cuts, most events, how long this reading counts, fingerprint.
+# Answers {what, head, events...}: what is finished where these are the last ones, running, broken, beyond, gone.
 READ = Script(
     _COMMON
+    + _CUTS
     + """
-local known = redis.call('HMGET', record, 'until', 'head', 'finished', 'fingerprint')
-if not known[1] or known[4] ~= ARGV[5] then return {'gone', ''} end
-redis.call('HSET', record, 'followed', now + tonumber(ARGV[4]))
-local first, most = tonumber(ARGV[2]), tonumber(ARGV[3])
+local known = redis.call('HMGET', record, 'until', 'head', 'finished', 'fingerprint', 'cuts')
+if not known[1] or known[4] ~= ARGV[6] then return {'gone', ''} end
+redis.call('HSET', record, 'followed', now + tonumber(ARGV[5]))
+local first, most = tonumber(ARGV[2]), tonumber(ARGV[4])
+if is_beyond(known[5] or '', ARGV[2], ARGV[3]) then return {'beyond', known[2]} end
 local found = redis.call('LRANGE', events, first, first + most - 1)
 local what = 'running'
 if known[3] then

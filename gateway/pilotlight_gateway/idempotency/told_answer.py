@@ -20,6 +20,8 @@ from pilotlight_wire.handlers import Reply, Stream
 
 TELL_S = 0.02
 """Between two tellings of one stream: what comes meanwhile goes together."""
+MOST_TRIES = 3
+"""Of telling where this process may have stood still: whoever took its answer meanwhile can say so by then."""
 SHOWN_WITHIN_S = 0.25
 """However long Redis takes to keep it."""
 
@@ -36,12 +38,24 @@ async def told_while_made(
         taken()
         making.cancel()
 
+    async def finish() -> None:
+        """Whose answer is another's by now has nothing to bill, and nothing more to show."""
+        for _ in range(MOST_TRIES):
+            with contextlib.suppress(RedisAway):
+                await owned.tell(answer.news, finished=True)
+                break
+            if owned.is_mine_alone:
+                break
+        if owned.is_taken:
+            taken()
+            raise taken_over()
+
     answer.show(owned.told)
     telling = asyncio.create_task(_tell(owned, answer, lost), name="telling a named answer")
     try:
         result = await run()
         await _begin(owned, result, request)
-        await answer.take(result, request.context)
+        await answer.take(result, request.context, finish)
     except asyncio.CancelledError:
         if owned.is_taken and making.uncancel() == 0:
             raise taken_over() from None
@@ -72,33 +86,38 @@ async def end_told(owned: OwnedAnswer, answer: KeptAnswer, *, failed: bool, is_l
     """What failed is forgotten: a later one tries again. `is_left`: this replica ends before it."""
     try:
         if is_left and answer.is_stream:
-            await _told(owned, answer)
+            with contextlib.suppress(RedisAway):
+                await owned.tell(answer.news)
             await owned.leave()
         elif failed or answer.failed:
             await owned.forget()
-        elif answer.is_stream:
-            await _told(owned, answer, finished=True)
     finally:
         answer.show(None)
 
 
-async def _told(owned: OwnedAnswer, answer: KeptAnswer, *, finished: bool = False) -> None:
-    with contextlib.suppress(RedisAway):
-        await owned.tell(answer.news, finished=finished)
-
-
 async def _tell(owned: OwnedAnswer, answer: KeptAnswer, lost: Callable[[], None]) -> None:
     """Ends when it is cancelled, or there is nothing more to tell."""
+    loop, failures = asyncio.get_running_loop(), 0
+
+    def show() -> None:
+        """What is not kept, too. It may be another's already where this process stood still."""
+        if owned.is_mine_alone or failures >= MOST_TRIES:
+            answer.show(None)
+
     while owned.is_shared:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(redis_answers.LEASE_S / 3):
                 await answer.news_behind(owned.told)
+        late = loop.call_later(SHOWN_WITHIN_S, show)
         try:
-            async with asyncio.timeout(SHOWN_WITHIN_S):
-                await owned.tell(answer.news)
+            await owned.tell(answer.news)
             answer.show(owned.told)
-        except (RedisAway, TimeoutError):
-            answer.show(None)
+            failures = 0
+        except RedisAway:
+            failures += 1
+            show()
+        finally:
+            late.cancel()
         if owned.is_taken:
             lost()
             return

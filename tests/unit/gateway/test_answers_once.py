@@ -362,7 +362,7 @@ def test_running_answers_never_hold_more_than_the_bounds(asked: list[tuple[str, 
         asyncio.run(run_all())
 
 
-@pytest.mark.parametrize("given", ["x", "-1", "1.5", "9" * 10])
+@pytest.mark.parametrize("given", ["x", "-1", "1.", "1.x", ".5", "9" * 10])
 async def test_a_position_that_is_none_is_refused(world: World, given: str) -> None:
     await read(await world.ask(x_request_id="a"))
     with pytest.raises(InvalidInput):
