@@ -76,6 +76,10 @@ bench-coldstart: $(READY) ## from zero to the first token: vLLM's server, predic
 bench-swap: $(READY) ## weight swap and zygote fork of one engine beside the copy of the same bytes
 	@$(BIN)/python benchmarks/swap.py
 
+.PHONY: prove-swaps
+prove-swaps: $(READY) ## which combinations may be swapped on this machine: verdicts and evidence (five minutes)
+	@$(BIN)/python scripts/prove_swaps.py
+
 churn: $(READY) ## fifty fine-tunes on two slots for ten minutes while engines, pool and predictors are killed
 	@$(BIN)/python benchmarks/churn.py
 

@@ -9,6 +9,7 @@ from pathlib import Path
 # Ctrl-C while the imports below run ends the process without a traceback; `main` makes it an exception again.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from pilotlight_local.cli import proof_commands  # noqa: E402, F401  (adds its commands)
 from pilotlight_local.cli.commands import Surroundings, cli  # noqa: E402
 from pilotlight_protocol.model_reference import STORE_VARIABLE  # noqa: E402
 

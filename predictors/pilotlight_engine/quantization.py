@@ -51,13 +51,14 @@ class CheckpointFormat:
 @dataclass(frozen=True)
 class Device:
     """`capability` is CUDA's compute capability as (major, minor), (0, 0) on a CPU. `amx`: AMX tiles (x86).
-    `memory_bytes`: the GPU's, 0 on a CPU."""
+    `memory_bytes`: the GPU's, 0 on a CPU. `instructions`: of a CPU, those by which vLLM and oneDNN choose a kernel."""
 
     kind: Literal["cpu", "cuda"]
     capability: tuple[int, int] = (0, 0)
     amx: bool = False
     name: str = ""
     memory_bytes: int = 0
+    instructions: str = ""
 
 
 @dataclass(frozen=True)

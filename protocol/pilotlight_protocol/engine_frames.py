@@ -2,9 +2,9 @@
 
     data     holder -> host  Hello  Generate  Pool  Abort  Metrics  Check
              host -> holder  Welcome  Step  Pooled  Refused  MetricsText  Checked  Failed
-    control  agent -> host   Boot  Swap  Grant  Revoke  Sleep  Wake  Check  Ping  Shutdown
+    control  agent -> host   Boot  Swap  Grant  Revoke  Sleep  Wake  Check  Ping  Examine  Shutdown
              host  -> agent  Progress  Booted  Swapped  SwapRefused  SwapFailed  Granted  GrantRefused  Revoked
-                             Busy  Idle  Slept  Woken  Rejected  Checked  Pong  Failed
+                             Busy  Idle  Slept  Woken  Rejected  Checked  Pong  Examined  Failed
     zygote   agent -> zygote Fork                        (with two file descriptors, see `Fork`)
              zygote -> agent ZygoteReady  Forked  ForkFailed  HostExited
 
@@ -19,6 +19,7 @@ import msgspec
 
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 from pilotlight_protocol.pooling import PooledVector, PoolingInfo, PoolRequest
+from pilotlight_protocol.swap_proofs import EngineState
 
 
 class GenerateRequest(msgspec.Struct, array_like=True):
@@ -78,7 +79,9 @@ class HostConfig(msgspec.Struct, kw_only=True):
     says which). `device`: `cpu:0`, `cuda:0` or `cuda:<GPU or MIG UUID>`; empty for the one there is. `cpus`: CPU
     threads of this slot, None for the machine's share. `memory_bytes`: what it may take, None for the machine's.
     `adapter_rank`: grants may bring adapters of this rank class (`adapters.py`); 0: none. `adapter`: the directory of
-    the one with which everything is answered, where the engine has one holder.
+    the one with which everything is answered, where the engine has one holder. `swappable`: it may be swapped, so it
+    finds out at its boot how. `proving`: it is booted for a proof of
+    its swaps, and uses nothing that was compiled for another model.
     """
 
     slot: str = ""
@@ -93,6 +96,8 @@ class HostConfig(msgspec.Struct, kw_only=True):
     memory_bytes: int | None = None
     adapter_rank: int = 0
     adapter: str = ""
+    swappable: bool = True
+    proving: bool = False
 
 
 class SwapCheck(msgspec.Struct, array_like=True):
@@ -207,6 +212,11 @@ class Shutdown(msgspec.Struct, array_like=True, tag=5):
 
 class Ping(msgspec.Struct, array_like=True, tag=23):
     """Answered with `Pong` by the thread that reads the sockets, whatever the engine is doing."""
+
+
+class Examine(msgspec.Struct, array_like=True, tag=24):
+    """Tell every live tensor and the answers to fixed prompts, for a proof. Answered by `Examined`, or `Rejected` while
+    the engine is leased."""
 
 
 # ---- host -> lease holder and agent
@@ -341,6 +351,10 @@ class Pong(msgspec.Struct, array_like=True, tag=60):
     pass
 
 
+class Examined(msgspec.Struct, array_like=True, tag=61):
+    state: EngineState
+
+
 class Rejected(msgspec.Struct, array_like=True, tag=58):
     """A control frame that cannot be done, by its class's name; nothing changed. `status` as in errors.py."""
 
@@ -386,9 +400,9 @@ class HostExited(msgspec.Struct, array_like=True, tag=75):
 
 LeaseFrame = Hello | Generate | Pool | Abort | Metrics | Check
 LeaseHostFrame = Welcome | Step | Pooled | Refused | MetricsText | Checked | Failed
-AgentFrame = Boot | Swap | Grant | Revoke | Sleep | Wake | Check | Ping | Shutdown
+AgentFrame = Boot | Swap | Grant | Revoke | Sleep | Wake | Check | Ping | Examine | Shutdown
 ControlFrame = (
     Progress | Booted | Swapped | SwapRefused | SwapFailed | Granted | GrantRefused | Revoked | Busy | Idle | Slept
-    | Woken | Rejected | Checked | Pong | Failed
+    | Woken | Rejected | Checked | Pong | Examined | Failed
 )  # fmt: skip
 ZygoteFrame = ZygoteReady | Forked | ForkFailed | HostExited

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from pilotlight_protocol.swap_proofs import Combination, SwapEvidence, SwapProof, Verdict
+
 Priority = Literal["interactive", "normal", "batch"]
 """`interactive` is never preempted, `normal` only where it was lent beyond its tenant's share, `batch` always may."""
 
@@ -177,6 +179,48 @@ class ModelLine(msgspec.Struct, frozen=True):
     loaded_in: tuple[str, ...]
     held_until_s: float | None
     schedule: str
+
+
+class ProofRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/proofs`: boot both models, swap both ways, compare. `models`: URIs of one architecture; the
+    other fields as in a lease request. `wait_s`: how long a slot may take to become idle."""
+
+    models: tuple[Uri, Uri]
+    engine_args: dict[str, str] = {}
+    quantization: str = "auto"
+    wait_s: Seconds = 60.0
+
+
+class UnprovenLine(msgspec.Struct, frozen=True):
+    """Models of one fingerprint that were asked for, and of whose combination no verdict is known. The other fields as
+    in a lease request."""
+
+    key: str
+    name: str
+    models: tuple[str, ...]
+    engine_args: dict[str, str] = {}
+    quantization: str = "auto"
+
+
+class ProofLine(msgspec.Struct, frozen=True):
+    """A proof, and what a person calls its combination."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+    combination: Combination
+    evidence: SwapEvidence
+
+
+def proof_line(proof: SwapProof) -> ProofLine:
+    return ProofLine(proof.combination.name, proof.verdict, proof.reason, proof.combination, proof.evidence)
+
+
+class ProofsAnswer(msgspec.Struct, frozen=True):
+    """`GET /v1/proofs`."""
+
+    proofs: tuple[ProofLine, ...]
+    unproven: tuple[UnprovenLine, ...]
 
 
 class ErrorBody(msgspec.Struct, frozen=True):

@@ -16,12 +16,14 @@ from pilotlight_pool.agent_port import (
     ExitReport,
     Listener,
     SlotReport,
+    SwapProven,
 )
 from pilotlight_pool.engine_orders import EngineOrder, EngineReady, Grant, ModelFacts, ModelOrder, SlotFacts
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.errors import ModelNotFound, PilotlightError
 from pilotlight_protocol.leases import Isolation
+from pilotlight_protocol.swap_proofs import Combination, SwapEvidence, SwapProof
 
 GIB = 2**30
 
@@ -50,6 +52,8 @@ class MemoryAgent(CommandHandlers):
         )
         self.gate: asyncio.Event | None = None
         self.reports: dict[str, SlotReport] = {}
+        self.proofs: dict[str, SwapProof] = {}
+        self.combination: Combination | None = None
         self._listener: Listener = lambda event: None
 
     def zygote_ready_in_s(self) -> float:
@@ -90,11 +94,26 @@ class MemoryAgent(CommandHandlers):
         fingerprint = path.partition("/")[0] + arguments + self.release
         gib = int(query.removeprefix("gib=")) if query.startswith("gib=") else 1
         if not order.adapter:
-            return ModelFacts(order.uri, fingerprint, "awq", 1000, gib * GIB, "ram", query != "boot")
+            return ModelFacts(
+                order.uri, fingerprint, "awq", 1000, gib * GIB, "ram", query != "boot", combination=self.combination
+            )
         fingerprint += f"+adapters of rank {self.adapter_rank}"
         return ModelFacts(
             order.uri, fingerprint, "awq", 1000, gib * GIB, "ram", False, order.adapter, self.adapter_rank
         )
+
+    async def prove(self, a: EngineOrder, b: EngineOrder, wait_s: float) -> SwapProof:
+        self.asked.append(("prove", f"{a.facts.key} {b.facts.key}"))
+        assert a.facts.combination is not None
+        evidence = SwapEvidence(models=(a.model_name, b.model_name))
+        proof = SwapProof(combination=a.facts.combination, verdict="proven", reason="", evidence=evidence)
+        await self.learn((proof,))
+        self.tell(SwapProven(self.name, proof))
+        return proof
+
+    async def learn(self, proofs: tuple[SwapProof, ...]) -> tuple[SwapProof, ...]:
+        self.proofs |= {proof.combination.key: proof for proof in proofs}
+        return tuple(self.proofs.values())
 
     async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         assert slot_id not in self.loaded

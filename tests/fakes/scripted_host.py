@@ -40,6 +40,7 @@ from pilotlight_protocol.errors import InvalidInput, PilotlightError
 from pilotlight_protocol.frame_codec import encode
 from pilotlight_protocol.generation import FinishReason, TokenDelta
 from pilotlight_protocol.pooling import PooledVector, PoolRequest, not_pooling
+from pilotlight_protocol.swap_proofs import EngineState
 
 
 class ScriptedBatch:
@@ -100,6 +101,9 @@ class ScriptedBatch:
         raise NotImplementedError
 
     def load_adapter(self, adapter: Adapter, in_use: Container[str]) -> None: ...
+    def examine(self) -> EngineState:
+        raise NotImplementedError
+
     def forget(self) -> None: ...
     def renew_metrics(self) -> None: ...
     def rename(self, model_name: str) -> None: ...

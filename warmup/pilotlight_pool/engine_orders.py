@@ -9,6 +9,7 @@ import msgspec
 
 from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.leases import Isolation, Priority
+from pilotlight_protocol.swap_proofs import Combination
 
 
 class SlotFacts(msgspec.Struct, frozen=True):
@@ -42,9 +43,9 @@ class ModelOrder(msgspec.Struct, frozen=True):
 
 class ModelFacts(msgspec.Struct, frozen=True):
     """What the agent found out about a model. `key` names the bytes that an engine would serve (files and its own
-    adapters); `swappable`: exchanging weights of this quantization is proven on this device; `memory_bytes`: what an
-    engine for it needs of a slot. `adapter_key` names the bytes of the adapter that the lease brings, `adapter_rank`
-    its rank class, for which the engine is booted; "" and 0 without one."""
+    adapters); `combination`: what a proof of its swaps is for, None where it is never swapped; `swappable`: that is
+    proven; `memory_bytes`: what an engine for it needs of a slot. `adapter_key` names the bytes of the adapter that the
+    lease brings, `adapter_rank` its rank class, for which the engine is booted; "" and 0 without one."""
 
     key: str
     fingerprint: str
@@ -55,6 +56,7 @@ class ModelFacts(msgspec.Struct, frozen=True):
     swappable: bool
     adapter_key: str = ""
     adapter_rank: int = 0
+    combination: Combination | None = None
 
     @property
     def kind(self) -> tuple[str, str]:

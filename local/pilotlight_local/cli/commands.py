@@ -74,7 +74,7 @@ state_dir_option = click.option(
 )
 
 
-def _state_dir(surroundings: Surroundings, chosen: Path | None) -> StateDir:
+def chosen_state_dir(surroundings: Surroundings, chosen: Path | None) -> StateDir:
     return StateDir((chosen or surroundings.default_state_dir).absolute())
 
 
@@ -161,7 +161,7 @@ def up(
     except ValueError as error:
         raise RefusedError([f"--allowed-origins: {error}"]) from error
     settings = embedded_platform.PlatformSettings(
-        state_dir=_state_dir(surroundings, state_dir),
+        state_dir=chosen_state_dir(surroundings, state_dir),
         port=port,
         files=tuple(path.absolute() for path in files),
         kpa=config,
@@ -193,7 +193,7 @@ def apply(surroundings: Surroundings, files: tuple[Path, ...], state_dir: Path |
     """Apply FILES to the running platform: new endpoints, new revisions, canary percentages."""
     from pilotlight_local.cli.control_client import ControlClient
 
-    answer = ControlClient(_state_dir(surroundings, state_dir)).apply([str(path.absolute()) for path in files])
+    answer = ControlClient(chosen_state_dir(surroundings, state_dir)).apply([str(path.absolute()) for path in files])
     for finding in answer["findings"]:
         click.echo(finding, err=True)
     if answer["errors"]:
@@ -210,7 +210,7 @@ def status(surroundings: Surroundings, as_json: bool, state_dir: Path | None) ->
     """Show every endpoint, its revisions and their phase."""
     from pilotlight_local.cli.control_client import ControlClient
 
-    answer = ControlClient(_state_dir(surroundings, state_dir)).status()
+    answer = ControlClient(chosen_state_dir(surroundings, state_dir)).status()
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
@@ -254,7 +254,7 @@ def logs(
 
     if pool == (endpoint is not None):
         raise click.UsageError("Name an ENDPOINT or say --pool.")
-    paths = _state_dir(surroundings, state_dir)
+    paths = chosen_state_dir(surroundings, state_dir)
     folder = paths.pool_logs if endpoint is None else paths.component_logs(namespace, endpoint, component)
     found = newest_logs(folder)
     if follow or not found:
@@ -295,7 +295,7 @@ def delete(surroundings: Surroundings, endpoint: str, namespace: str, state_dir:
     """Remove ENDPOINT from the running platform and end its pods."""
     from pilotlight_local.cli.control_client import ControlClient
 
-    running = ControlClient(_state_dir(surroundings, state_dir)).delete(namespace, endpoint)
+    running = ControlClient(chosen_state_dir(surroundings, state_dir)).delete(namespace, endpoint)
     if running is None:
         raise _no_such_endpoint(namespace, endpoint)
     click.echo(f"{namespace}/{endpoint} deleted" + (f"; {running} request(s) still run to their end" * bool(running)))
@@ -309,5 +309,5 @@ def down(surroundings: Surroundings, state_dir: Path | None) -> None:
     from pilotlight_local.cli.control_client import ControlClient
 
     started_s = time.monotonic()
-    ControlClient(_state_dir(surroundings, state_dir)).down(timeout_s=END_GRACE_S * 3)
+    ControlClient(chosen_state_dir(surroundings, state_dir)).down(timeout_s=END_GRACE_S * 3)
     click.echo(f"ended in {time.monotonic() - started_s:.1f} s, no process is left")

@@ -12,12 +12,14 @@ from pilotlight_local.state_dir import StateDir
 from pilotlight_wire.unix_paths import short_unix_path
 
 ANSWER_TIMEOUT_S = 60.0
+# Two engines that compile, booted one after the other, and a slot that has to become idle.
+PROOF_TIMEOUT_S = 1800.0
 END_POLL_PERIOD_S = 0.05
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, state_dir: StateDir) -> None:
-        super().__init__("localhost", timeout=ANSWER_TIMEOUT_S)
+    def __init__(self, state_dir: StateDir, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._state_dir = state_dir
 
     def connect(self) -> None:
@@ -35,6 +37,14 @@ class ControlClient:
 
     def status(self) -> dict[str, Any]:
         return self._ask("GET", "/status")
+
+    def proofs(self) -> dict[str, Any]:
+        """The pool's `GET /v1/proofs`."""
+        return self._ask("GET", "/proofs")
+
+    def prove(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The pool's `POST /v1/proofs`."""
+        return self._ask("POST", "/proofs", body, PROOF_TIMEOUT_S)
 
     def apply(self, paths: list[str]) -> dict[str, Any]:
         return self._ask("POST", "/apply", {"paths": paths})
@@ -57,8 +67,10 @@ class ControlClient:
                 )
             time.sleep(END_POLL_PERIOD_S)
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        connection = _UnixConnection(self._state_dir)
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> dict[str, Any]:
+        connection = _UnixConnection(self._state_dir, timeout_s)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()

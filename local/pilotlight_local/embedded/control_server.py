@@ -39,7 +39,7 @@ DELETE_PATIENCE_S = DELETE_GRACE_S + 5.0
 
 
 class ControlServer:
-    """Answers `pilotlight status|apply|delete|down`."""
+    """Answers `pilotlight status|apply|delete|down|prove|proofs`."""
 
     def __init__(
         self,
@@ -93,6 +93,11 @@ class ControlServer:
                     query.get("epoch", ""), int(query.get("after", "0")), float(query.get("wait_s", "0"))
                 )
                 return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+            case ("GET" | "POST") as method, "/proofs":
+                if self._pool is None:
+                    return web.json_response({"error": "this platform has no warm pool"}, status=404)
+                status, body = await self._pool.proofs(method, await request.read())
+                return web.Response(body=body, status=status, content_type="application/json")
             case "POST", "/apply":
                 return await self._apply(await request.json())
             case "POST", "/delete":

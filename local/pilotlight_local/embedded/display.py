@@ -50,7 +50,11 @@ def slots_table(pool: Mapping[str, Any]) -> Table:
             "", "", f"{lease['age_s']:.0f} s", lease["state"], lease["tenant"], escape(lease["model_name"]), ""
         )
     slower = {path for slot in pool["slots"] if (path := slot.get("swap_path", "copied")) not in ("", "copied")}
-    table.caption = escape("\n".join(f"weights are {path}" for path in sorted(slower))) or None
+    lines = [f"weights are {path}" for path in sorted(slower)]
+    lines += [f"swaps of {proof['name']} are refuted, it is booted: {proof['reason']}"
+              for proof in pool.get("proofs", ()) if proof["verdict"] == "refuted"]  # fmt: skip
+    lines += [f"swaps of {line['name']} are not proven yet" for line in pool.get("unproven", ())]
+    table.caption = escape("\n".join(dict.fromkeys(lines))) or None
     table.caption_justify = "left"
     return table
 

@@ -21,6 +21,7 @@ SOCKET_NAME = "pool.sock"
 # An engine's socket lies in the same folder, and the kernel takes 107 bytes for its path.
 LONGEST_RUN_DIR_BYTES = 60
 STATUS_TIMEOUT_S = 2.0
+PROOF_TIMEOUT_S = 1800.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class WarmPool:
         self._process.start()
 
     async def describe(self) -> dict[str, Any]:
-        """`{"state": "off|starting|importing|ready", "slots": [...], "leases": [...]}`, the lists in the pool's words.
+        """`{"state": "off|starting|importing|ready", "slots", "leases", "proofs", "unproven": [...]}`, the lists in the
+        pool's words; the last two where it answers.
 
         `importing`: leases are taken already, an engine waits for the imports. `ready`: it takes a fork.
         """
@@ -73,11 +75,25 @@ class WarmPool:
             async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
                 slots = await _get(session, "/v1/slots")
                 leases = await _get(session, "/v1/leases")
+                proofs = await _get(session, "/v1/proofs")
                 async with session.get("http://pool/readyz") as answer:
                     state = "ready" if answer.status == HTTPStatus.OK else "importing"
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return {"state": "starting", "slots": [], "leases": []}
-        return {"state": state, "slots": slots.get("slots", []), "leases": leases.get("leases", [])}
+        return {"state": state, **slots, **leases, **proofs}
+
+    async def proofs(self, method: str, body: bytes) -> tuple[int, bytes]:
+        """Status and body of the pool's answer to `method /v1/proofs`; 503 while there is none."""
+        if self._process.is_started:
+            connector = aiohttp.UnixConnector(str(self._run_dir / SOCKET_NAME))
+            timeout = aiohttp.ClientTimeout(total=PROOF_TIMEOUT_S)
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                async with (
+                    aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+                    session.request(method, "http://pool/v1/proofs", data=body or None) as answer,
+                ):
+                    return answer.status, await answer.read()
+        return 503, b'{"error": "the warm pool does not run; it starts with the first endpoint that uses it"}'
 
     async def close(self, grace_s: float) -> None:
         """End it and every engine it has; returns when they are gone."""

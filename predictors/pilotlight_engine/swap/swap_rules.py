@@ -1,17 +1,13 @@
-"""Whether a running engine may exchange its weights for another checkpoint's. Pure.
+"""Which engines could exchange their weights for another checkpoint's at all. Pure.
 
-Two things must hold: the engine is of a kind whose swap is proven by a test (tests/integration/test_engine_swap.py),
-and the checkpoints have the same architecture (pilotlight_protocol.fingerprint): same config shape, same tensors.
-A compiled graph that is cached for the next fine-tune is the same question: will it do with other weights?
+The checkpoints must have the same architecture (pilotlight_protocol.fingerprint): same config shape, same tensors; and
+the engine none of the features that are refused here. Whether its combination of versions, kernels and quantization is
+also proven is for its agent to know (pilotlight_protocol.swap_proofs): an engine does what it is told.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-# (quantization as EngineInfo names it, device kind): greedy tokens and logprobs after a swap were compared with those
-# of a freshly booted engine, eager and compiled. Add a pair together with its test.
-PROVEN = frozenset({("none", "cpu"), ("awq", "cpu")})
 
 
 @dataclass(frozen=True)
@@ -21,8 +17,6 @@ class EngineShape:
     `folded_weights`: the compiler may have made weights into constants of the graph.
     """
 
-    quantization: str
-    device: str
     workers: int
     speculative: bool
     lora: bool
@@ -34,7 +28,7 @@ class EngineShape:
 
 def refusal(engine: EngineShape, current_architecture: str, wanted_architecture: str, wants_loras: bool) -> str | None:
     """Why the swap must not be tried, as a sentence that says what to do instead; None when it may."""
-    reason = _unproven(engine, wants_loras)
+    reason = _refused(engine, wants_loras)
     if reason is None and current_architecture != wanted_architecture:
         return (
             f"the model's architecture {wanted_architecture[:12]} is not the engine's {current_architecture[:12]}; "
@@ -44,14 +38,12 @@ def refusal(engine: EngineShape, current_architecture: str, wanted_architecture:
 
 
 def unswappable(engine: EngineShape) -> str | None:
-    """Why it may never be swapped; None for those that may, and may share their architecture's compiled graphs."""
-    return _unproven(engine, wants_loras=False)
+    """Why it may never be swapped; None for those that may, where it is proven."""
+    return _refused(engine, wants_loras=False)
 
 
-def _unproven(engine: EngineShape, wants_loras: bool) -> str | None:
-    if (engine.quantization, engine.device) not in PROVEN:
-        return f"swapping {engine.quantization} weights on {engine.device} is not proven; boot an engine for this model"
-    unproven = {
+def _refused(engine: EngineShape, wants_loras: bool) -> str | None:
+    refused = {
         "more than one worker": engine.workers > 1,
         "speculative decoding": engine.speculative,
         "LoRA adapters": engine.lora or wants_loras,
@@ -60,7 +52,7 @@ def _unproven(engine: EngineShape, wants_loras: bool) -> str | None:
         "a pooling model": engine.pooling,
         "weights folded into its compiled graph (max_autotune)": engine.folded_weights,
     }
-    for feature, present in unproven.items():
+    for feature, present in refused.items():
         if present:
-            return f"swapping an engine with {feature} is not proven; boot an engine for this model"
+            return f"an engine with {feature} is not swapped; boot an engine for this model"
     return None

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from vllm.v1.metrics.loggers import StatLoggerManager
 from pilotlight_engine.boot.boot_failures import told
 from pilotlight_engine.errors import EngineMisconfigured, SwapBroken, SwapNotPossible
 from pilotlight_engine.vllm_adapter import (
+    engine_examination,
     lora_kernels,
     model_defaults,
     pooler,
@@ -38,6 +37,7 @@ from pilotlight_engine.vllm_adapter.constrained_requests import ConstrainedReque
 from pilotlight_engine.vllm_adapter.constraint_preparation import Compiled
 from pilotlight_engine.vllm_adapter.loaded_adapters import LoadedAdapters
 from pilotlight_engine.vllm_adapter.model_defaults import ModelDefaults
+from pilotlight_engine.vllm_adapter.phase_clock import PhaseClock, SwapReport
 from pilotlight_engine.vllm_adapter.pooler import Pooler
 from pilotlight_engine.vllm_adapter.sampling import sampling_params
 from pilotlight_engine.vllm_adapter.token_deltas import Rate, Stream
@@ -53,21 +53,16 @@ from pilotlight_protocol.engine_frames import (
 from pilotlight_protocol.errors import InternalError, InvalidInput, PilotlightError
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 from pilotlight_protocol.pooling import PooledVector, PoolRequest, not_generating, not_pooling
+from pilotlight_protocol.swap_proofs import EngineState
 
-_SWAP_CHECK_PROMPT = [0]
-
-
-@dataclass(frozen=True)
-class SwapReport:
-    """`phases_s`: drain is the host's; inspect, weights, reset, defaults, check are here, in this order."""
-
-    phases_s: dict[str, float]
+_SWAP_CHECK_PROMPT = (0,)
 
 
 class VllmEngine:
     """`step` while `has_work`. `on_phase` is told the name of each boot phase as it begins.
 
-    `swap_threads`: how many threads a swap's copying may take; 1 where nobody swaps.
+    `swap_threads`: how many threads a swap's copying may take; 1 where nobody swaps. `share_graph`: use what was
+    compiled for another checkpoint of the architecture. `exchange`: what exchanges its weights.
     """
 
     def __init__(
@@ -76,6 +71,8 @@ class VllmEngine:
         loras: Sequence[tuple[str, str]],
         on_phase: Callable[[str], None],
         swap_threads: int = 1,
+        share_graph: bool = True,
+        exchange: type[WeightExchange] = WeightExchange,
     ) -> None:
         vllm_boot.allow_amx()
         on_phase("model-class")
@@ -88,8 +85,9 @@ class VllmEngine:
         on_phase("load")
         self._config = config
         vllm_boot.prepare_for_adapters(config)
-        self._weights = WeightExchange(config, swap_threads)
-        self._weights.share_compiled_graph()
+        self._weights = exchange(config, swap_threads)
+        if share_graph:
+            self._weights.share_compiled_graph()
         self._engine = LLMEngine(config, vllm_boot.with_phases(Executor.get_class(config), on_phase), log_stats=True)
         self._core = self._engine.engine_core.engine_core
         if config.parallel_config.world_size == 1:
@@ -140,10 +138,10 @@ class VllmEngine:
             pooling=None if self._pooler is None else self._pooler.info,
         )
 
-    def plan_swaps(self, spare_bytes: int = 0) -> None:
+    def plan_swaps(self, spare_bytes: int = 0, *, proven: bool = True) -> None:
         """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other.
         `spare_bytes`: of memory, for packed weights of models that come back."""
-        self._weights.plan(self._model, spare_bytes)
+        self._weights.plan(self._model, spare_bytes, proven=proven)
 
     def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]] = ()) -> SwapReport:
         """Serve the model in `model_dir` from now on, under `model_name` (design.md 4.2). No request may be running.
@@ -151,7 +149,7 @@ class VllmEngine:
         Raises SwapNotPossible: nothing was touched, the old model is served as before. Raises SwapBroken: the engine
         holds neither model and must not generate again.
         """
-        clock = _PhaseClock()
+        clock = PhaseClock()
         with clock.phase("inspect"):
             if self.has_work():
                 raise SwapNotPossible("requests are still running")
@@ -172,6 +170,11 @@ class VllmEngine:
         except Exception as error:
             raise SwapBroken(f"the swap to {model_dir} broke off: {type(error).__name__}: {error}") from error
         return SwapReport(clock.phases_s)
+
+    def examine(self) -> EngineState:
+        """See `engine_examination`. No request may be running."""
+        self.forget()
+        return engine_examination.examine(self._model(), self._answer_one, self._vocab_size, self._max_model_len)
 
     def forget(self) -> None:
         """Drop every cached key, value and encoder output, and the measured rate.
@@ -382,27 +385,14 @@ class VllmEngine:
             raise InternalError(f"the engine's logits are not finite (logprob {logprob})")
         return SwapCheck(token_id, logprob)
 
-    def _answer_one(self, parameters: SamplingParams | PoolingParams) -> Any:
+    def _answer_one(
+        self, parameters: SamplingParams | PoolingParams, prompt: Sequence[int] = _SWAP_CHECK_PROMPT
+    ) -> Any:
         # Not counted: the first request of a user must be the first in vLLM's metrics.
         loggers, self._engine.logger_manager = self._engine.logger_manager, None
-        self._engine.add_request("boot", tokens_input(_SWAP_CHECK_PROMPT), parameters)
+        self._engine.add_request("boot", tokens_input(list(prompt)), parameters)
         outputs: list[Any] = []
         while self.has_work():
             outputs += self._engine.step()
         self._engine.logger_manager = loggers
         return outputs[-1]
-
-
-class _PhaseClock:
-    """Seconds of each phase, in the order in which they ran."""
-
-    def __init__(self) -> None:
-        self.phases_s: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        began_s = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.phases_s[name] = round(time.perf_counter() - began_s, 6)

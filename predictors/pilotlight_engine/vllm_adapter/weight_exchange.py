@@ -1,6 +1,6 @@
 """How an engine's weights are exchanged for another model's of its architecture, and who may share its compiled graph.
 
-Adapter to vLLM's config and executor. `swap_rules` says what is proven; `weight_loading` copies.
+Adapter to vLLM's config and executor. `swap_rules` says what is refused; `weight_loading` copies.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ class WeightExchange:
         self._checkpoint: Checkpoint | None = None
         self._copier: weight_loading.WeightCopier | None = None
         self._spare_bytes = 0
+        self._prepared = False
 
     def share_compiled_graph(self) -> None:
         """Call it before anything compiles."""
         model = self._config.model_config
         if model.enforce_eager or swap_rules.unswappable(self._shape()) is not None:
+            return
+        if (quantization(self._config), str(self._config.device_config.device_type)) not in compile_cache.SHARED:
             return
         try:
             self._checkpoint = read_checkpoint(Path(model.model))
@@ -49,12 +52,15 @@ class WeightExchange:
         compile_cache.key_threads(self._config, torch.get_num_threads())
         compile_cache.share(model, self._checkpoint.architecture)
 
-    def plan(self, model: Callable[[], Any], spare_bytes: int) -> None:
+    def plan(self, model: Callable[[], Any], spare_bytes: int, *, proven: bool) -> None:
         """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other.
-        `spare_bytes`: as WeightCopier has it."""
+        `spare_bytes`: as WeightCopier has it. `proven`: it will be swapped."""
         self._spare_bytes = spare_bytes
         if (reason := swap_rules.unswappable(self._shape())) is not None:
             self.path = f"none: {reason}"
+            return
+        if not proven:
+            self.path = "none: swaps of this combination are not proven here"
             return
         try:
             self._prepare(model)
@@ -67,7 +73,7 @@ class WeightExchange:
         """What would be swapped in. Raises SwapNotPossible; nothing is touched."""
         if (reason := swap_rules.unswappable(self._shape())) is not None:
             raise SwapNotPossible(reason)
-        if self._checkpoint is None or not self.path:
+        if not self._prepared:
             self._prepare(model)
         assert self._checkpoint is not None
         try:
@@ -103,12 +109,11 @@ class WeightExchange:
             self.path = "copied"
         except weight_loading.NoPlan as no_plan:
             self.path = f"reloaded: {no_plan}"
+        self._prepared = True
 
     def _shape(self) -> swap_rules.EngineShape:
         config, model = self._config, self._config.model_config
         return swap_rules.EngineShape(
-            quantization=quantization(config),
-            device=str(config.device_config.device_type),
             workers=config.parallel_config.world_size,
             speculative=config.speculative_config is not None,
             lora=config.lora_config is not None,

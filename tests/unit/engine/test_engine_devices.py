@@ -1,4 +1,5 @@
 import ctypes
+import platform
 from pathlib import Path
 
 import pytest
@@ -62,21 +63,25 @@ def test_the_first_visible_gpu_counts(tmp_path: Path, visible: str | None, expec
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     found = device_probe.read(environment, tmp_path / "absent", lambda: nvml)
     if expected is None:
-        assert found == Device("cpu")
+        assert found == Device("cpu", instructions=platform.machine())
     else:
         assert found == Device("cuda", expected, name="NVIDIA Test", memory_bytes=GPU_BYTES)
     assert nvml.opened == 0
 
 
-@pytest.mark.parametrize(("flags", "amx"), [("fpu avx512f amx_tile amx_bf16", True), ("fpu avx2", False)])
-def test_without_a_driver_it_is_a_cpu(tmp_path: Path, flags: str, amx: bool) -> None:
+@pytest.mark.parametrize(
+    ("flags", "amx", "chosen"),
+    [("fpu avx512f amx_tile amx_bf16 avx2", True, "+avx2+avx512f+amx_tile"), ("fpu avx2", False, "+avx2")],
+)
+def test_without_a_driver_it_is_a_cpu(tmp_path: Path, flags: str, amx: bool, chosen: str) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
 
     def no_driver() -> None:
         raise OSError("libnvidia-ml.so.1: cannot open shared object file")
 
-    assert device_probe.read({}, cpuinfo, no_driver) == Device("cpu", amx=amx)
+    expected = Device("cpu", amx=amx, instructions=platform.machine() + chosen)
+    assert device_probe.read({}, cpuinfo, no_driver) == expected
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from pilotlight_protocol.engine_frames import (
     EngineInfo,
     EngineRequest,
     EngineStats,
+    Examine,
+    Examined,
     Failed,
     Generate,
     GenerateRequest,
@@ -55,6 +57,7 @@ from pilotlight_protocol.engine_frames import (
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.generation import GenerationParameters, TokenDelta
 from pilotlight_protocol.pooling import PooledVector, PoolingParameters, PoolRequest
+from pilotlight_protocol.swap_proofs import EngineState
 
 INFO = EngineInfo(512, 1000, [2], 16, 10, "none", "fake", {})
 
@@ -132,6 +135,10 @@ class FakeEngine:
         if self.swap_error is not None:
             raise self.swap_error
         return Report({"inspect": 0.1, "weights": 0.2})
+
+    def examine(self) -> EngineState:
+        self.log.append("examine")
+        return EngineState((), ())
 
     def forget(self) -> None:
         self.log.append("forget")
@@ -387,6 +394,15 @@ def test_a_swap_that_broke_ends_the_host_after_saying_so() -> None:
     with pytest.raises(SwapBroken):
         serve(link, FakeEngine(swap_error=SwapBroken("half")))
     assert link.control.frames == [SwapFailed(1, "half")]
+
+
+def test_an_engine_is_examined_while_nobody_holds_it() -> None:
+    first, engine = grant("L1"), FakeEngine()
+    link = play(engine, Examine(), first, Examine(), Revoke("L1", "over"), Examine())
+    assert [type(frame) for frame in link.control.frames if isinstance(frame, (Examined, Rejected))] == [
+        Examined, Rejected, Examined,
+    ]  # fmt: skip
+    assert engine.log == ["examine", "examine"]
 
 
 def test_a_refused_request_fails_alone() -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from adapter_folders import write_adapter
 
+from pilotlight_engine.quantization import Device
+from pilotlight_engine.swap.swap_combination import Versions
 from pilotlight_models.adapter import folder_stamp
-from pilotlight_pool.agent.model_files import ModelFiles, NodeFacts
+from pilotlight_pool.agent.model_files import ModelFiles
+from pilotlight_pool.agent.node_facts import NodeFacts, NodeKernels
 from pilotlight_pool.engine_orders import EngineOrder, GrantedAdapter, ModelFacts, ModelOrder
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound, Unavailable
 from pilotlight_store import Store, StoreSettings
@@ -20,7 +23,8 @@ BASE = "bundled://demo-bf16"
 
 @pytest.fixture
 def files() -> ModelFiles:
-    return ModelFiles(None, NodeFacts("cpu", "0.32.0"))
+    kernels = NodeKernels(Device("cpu"), Versions("0.32.0", "2.13.0", "ab"), {})
+    return ModelFiles(None, NodeFacts("cpu", "0.32.0", kernels=kernels))
 
 
 def described(files: ModelFiles, adapter: Path | str = "", base: str = BASE) -> ModelFacts:

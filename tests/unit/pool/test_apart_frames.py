@@ -22,6 +22,7 @@ from pilotlight_pool.agent_port import (
     SlotCommand,
     SlotReport,
     SwapFailed,
+    SwapProven,
     WorkBegan,
     WorkEnded,
 )
@@ -30,11 +31,20 @@ from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
 from pilotlight_pool.remote import frames
 from pilotlight_protocol.errors import InvalidInput, ModelNotFound, PilotlightError, Unavailable
 from pilotlight_protocol.leases import Isolation
+from pilotlight_protocol.swap_proofs import Combination, SwapEvidence, SwapProof
 from pilotlight_store.errors import SourceUnavailable, StoreFull, VerificationFailed
 
 FACTS = ModelFacts("k", "f", "awq", 1, 2, "remote", True)
 ORDER = EngineOrder(ModelOrder("hf://a/b", {"max_model_len": "64"}, loras=(("x", "/x"),)), FACTS, "m")
 GRANT = Grant("l", "h", "t", "m", "batch", "reset", 1.5)
+COMBINATION = Combination(
+    vllm="1", torch="2", loader="3", architecture="Llama", quantization="fp8", scheme="{}", dtype="bfloat16",
+    tied="true", device="cuda", capability="9.0", compiled=True, workers="1", arguments=(("block_size", "32"),),
+)  # fmt: skip
+PROOF = SwapProof(
+    combination=COMBINATION, verdict="refuted", reason="r",
+    evidence=SwapEvidence(models=("a", "b"), booted=("1", "2"), differences=("d",), times_s={"boot A": 1.5}),
+)  # fmt: skip
 REPORT = SlotReport("a/0", SlotState.LEASED, 3, ORDER, "t", "reset", (GRANT,), False, "tcp://h:1")
 
 
@@ -47,7 +57,12 @@ REPORT = SlotReport("a/0", SlotState.LEASED, 3, ORDER, "t", "reset", (GRANT,), F
         frames.Done(1, frames.value(FACTS)),
         *(
             frames.Happened(event)
-            for event in (EngineLost("s", 1, ExitReport("r", ("l",))), WorkBegan("s", "l"), WorkEnded("s", "l"))
+            for event in (
+                EngineLost("s", 1, ExitReport("r", ("l",))),
+                WorkBegan("s", "l"),
+                WorkEnded("s", "l"),
+                SwapProven("a", PROOF),
+            )
         ),
     ],
 )
@@ -59,6 +74,7 @@ COMMANDS: tuple[type[Command[Any]], ...] = get_args(AnyCommand)
 EXAMPLES: dict[Any, Any] = {
     str: "s", float: 1.0, int: 3, ModelOrder: ORDER.model, EngineOrder: ORDER, Grant: GRANT, Isolation: "dedicated",
     ModelFacts: FACTS, ModelFacts | None: None, EngineReady: EngineReady(3, 0.5, 0.0, {"load": 0.5}), NoneType: None,
+    SwapProof: PROOF, tuple[SwapProof, ...]: (PROOF, PROOF),
 }  # fmt: skip
 
 

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from pilotlight_pool.agent.model_files import ModelFiles, NodeFacts, kv_cache_bytes
+from pilotlight_engine.quantization import Device
+from pilotlight_engine.swap.swap_combination import Versions
+from pilotlight_pool.agent.model_files import ModelFiles
+from pilotlight_pool.agent.node_facts import NodeFacts, NodeKernels, kv_cache_bytes
 from pilotlight_pool.engine_orders import EngineOrder, ModelFacts, ModelOrder
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound
 from pilotlight_store import SourceSettings, Store, StoreSettings
@@ -40,9 +43,14 @@ def described(files: ModelFiles, order: ModelOrder) -> ModelFacts:
     return facts
 
 
+NODE = NodeFacts(
+    "cpu", "0.32.0", kernels=NodeKernels(Device("cpu", instructions="x86_64"), Versions("0.32.0", "2.13.0", "ab"), {})
+)
+
+
 @pytest.fixture
 def files() -> ModelFiles:
-    return ModelFiles(None, NodeFacts("cpu", "0.32.0"))
+    return ModelFiles(None, NODE)
 
 
 def test_folders_are_served_from_the_roots_alone_wherever_links_lead(tmp_path: Path) -> None:
@@ -73,7 +81,8 @@ def test_fine_tunes_share_a_fingerprint_and_not_a_key(files: ModelFiles, tmp_pat
     assert one.key != two.key
     assert one.fingerprint == two.fingerprint
     assert len({one.fingerprint, wide.fingerprint, quantized.fingerprint}) == 3
-    assert (one.swappable, one.quantization, quantized.swappable) == (True, "none", False)
+    assert (one.swappable, one.quantization) == (True, "none")
+    assert one.combination == two.combination == wide.combination != quantized.combination
     assert one.tier == "ram"
     assert one.memory_bytes > one.weights_bytes > 8
 
@@ -135,7 +144,8 @@ def test_a_quantization_among_the_engine_arguments_counts(files: ModelFiles, tmp
     plain = described(files, ModelOrder(folder))
     asked = described(files, ModelOrder(folder, {"quantization": "fp8"}))
     assert plain.kind != asked.kind
-    assert (asked.quantization, asked.swappable) == ("fp8", False)
+    assert asked.quantization == "fp8"
+    assert plain.combination != asked.combination
 
 
 def test_the_kv_cache_is_counted_as_vllm_will_take_it(tmp_path: Path) -> None:

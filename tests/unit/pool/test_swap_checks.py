@@ -9,9 +9,26 @@ from pilotlight_pool.agent.swap_checks import SwapChecks
 from pilotlight_pool.agent_port import SwapFailed
 from pilotlight_pool.engine_orders import ModelFacts
 from pilotlight_protocol.engine_frames import SwapCheck
+from pilotlight_protocol.swap_proofs import Combination, Verdict
 
 KIND = ("model", "fingerprint")
-FACTS = ModelFacts(*KIND, "awq", 1, 2, "ram", swappable=True)
+COMBINATION = Combination(
+    vllm="1", torch="2", loader="3", architecture="Llama", quantization="gptq", scheme="", dtype="float16", tied="true",
+    device="cpu", capability="x", compiled=False, workers="1",
+)  # fmt: skip
+FACTS = ModelFacts(*KIND, "gptq", 1, 2, "ram", swappable=True, combination=COMBINATION)
+
+
+@pytest.mark.parametrize("verdict", ["proven", "refuted", "failed", None])
+def test_what_is_not_proven_is_not_swapped(verdict: Verdict | None) -> None:
+    asked: list[Combination | None] = []
+
+    def told(combination: Combination | None) -> Verdict | None:
+        asked.append(combination)
+        return verdict
+
+    assert SwapChecks(lambda: 0.0, told).as_proven(FACTS).swappable == (verdict == "proven")
+    assert asked == [COMBINATION]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +41,7 @@ FACTS = ModelFacts(*KIND, "awq", 1, 2, "ram", swappable=True)
     ],
 )
 def test_a_swapped_engine_says_what_a_booted_one_said(found: SwapCheck, believed: bool) -> None:
-    checks = SwapChecks(lambda: 0.0)
+    checks = SwapChecks(lambda: 0.0, lambda combination: None)
     checks.compare(KIND, found)  # nothing is known yet
     checks.booted(KIND, SwapCheck(7, -0.5))
     if believed:
@@ -36,7 +53,7 @@ def test_a_swapped_engine_says_what_a_booted_one_said(found: SwapCheck, believed
 
 def test_what_failed_is_not_tried_again_for_a_while() -> None:
     now_s = [0.0]
-    checks = SwapChecks(lambda: now_s[0])
+    checks = SwapChecks(lambda: now_s[0], lambda combination: "proven")
     assert checks.as_proven(FACTS).swappable
     checks.failed(KIND)
     assert not checks.as_proven(FACTS).swappable
@@ -45,7 +62,7 @@ def test_what_failed_is_not_tried_again_for_a_while() -> None:
 
 
 def test_all_it_remembers_is_bounded_and_the_oldest_goes_first() -> None:
-    checks = SwapChecks(lambda: 0.0)
+    checks = SwapChecks(lambda: 0.0, lambda combination: None)
     kinds = [(f"m{n}", "f") for n in range(swap_checks.MOST_KINDS + 1)]
     for kind in (*kinds[:-1], kinds[0], kinds[-1]):
         checks.failed(kind)

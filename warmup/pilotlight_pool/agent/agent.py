@@ -9,18 +9,20 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import socket
 import time
 from collections.abc import Awaitable, Callable
 
 from pilotlight_pool.agent.engine_addresses import EngineAddresses
+from pilotlight_pool.agent.engine_forks import EngineForks
 from pilotlight_pool.agent.engine_instance import AgentSlot, EngineInstance
-from pilotlight_pool.agent.engine_output import EngineOutput
 from pilotlight_pool.agent.engine_process import EngineProcess
+from pilotlight_pool.agent.idle_proofs import IdleProofs
 from pilotlight_pool.agent.model_files import Located, ModelFiles
 from pilotlight_pool.agent.node_models import NodeModels
+from pilotlight_pool.agent.proof_book import ProofBook
 from pilotlight_pool.agent.stopped_processes import StoppedProcesses
 from pilotlight_pool.agent.swap_checks import SwapChecks
+from pilotlight_pool.agent.swap_prover import SwapProver
 from pilotlight_pool.agent.zygote import Zygote
 from pilotlight_pool.agent_port import (
     CommandHandlers,
@@ -31,14 +33,15 @@ from pilotlight_pool.agent_port import (
     Listener,
     SlotReport,
     SwapFailed,
+    SwapProven,
     SwapRefused,
     WorkBegan,
     WorkEnded,
 )
 from pilotlight_pool.engine_orders import EngineOrder, EngineReady, Grant, ModelFacts, ModelOrder, SlotFacts
 from pilotlight_protocol import engine_frames
-from pilotlight_protocol.engine_frames import HostConfig
 from pilotlight_protocol.leases import Isolation
+from pilotlight_protocol.swap_proofs import SwapProof
 from pilotlight_store import Hold
 
 log = logging.getLogger(__name__)
@@ -61,19 +64,27 @@ class Agent(CommandHandlers):
     """`run` until cancelled; then every engine is ended. `addresses`: where engines listen."""
 
     def __init__(
-        self, name: str, slots: tuple[SlotFacts, ...], files: ModelFiles, zygote: Zygote, addresses: EngineAddresses
+        self,
+        name: str,
+        slots: tuple[SlotFacts, ...],
+        files: ModelFiles,
+        zygote: Zygote,
+        addresses: EngineAddresses,
+        proofs: ProofBook,
     ) -> None:
         self.name = name
         self.slots = slots
         self._models = NodeModels(files)
-        self._zygote = zygote
-        self._addresses = addresses
+        self._forks = EngineForks(zygote, addresses)
         self._slots = {facts.slot_id: AgentSlot(facts) for facts in slots}
         self._listener: Listener | None = None
-        self._swap_checks = SwapChecks(time.monotonic)
+        self._swap_checks = SwapChecks(time.monotonic, proofs.verdict)
+        prover = SwapProver(self._forks, self._models.hold)
+        self._book = proofs
+        self._proofs = IdleProofs(tuple(self._slots.values()), prover, proofs, self._proven)
 
     def zygote_ready_in_s(self) -> float:
-        return self._zygote.ready_in_s()
+        return self._forks.zygote.ready_in_s()
 
     def listen(self, listener: Listener) -> None:
         self._listener = listener
@@ -81,7 +92,8 @@ class Agent(CommandHandlers):
     async def run(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._zygote.run(), name="zygote")
+                tasks.create_task(self._forks.zygote.run(), name="zygote")
+                tasks.create_task(self._proofs.run(), name="proofs")
                 tasks.create_task(self._asking(EngineProcess.ping, _PING_PERIOD_S, _PING_DEADLINE_S), name="pings")
                 tasks.create_task(self._asking(EngineProcess.check, _CHECK_PERIOD_S, _CHECK_DEADLINE_S), name="checks")
                 tasks.create_task(self._watching_starts(), name="starts")
@@ -100,14 +112,25 @@ class Agent(CommandHandlers):
     async def describe(self, order: ModelOrder) -> ModelFacts:
         return self._swap_checks.as_proven(await self._models.describe(order))
 
+    async def prove(self, a: EngineOrder, b: EngineOrder, wait_s: float) -> SwapProof:
+        return await self._proofs.prove(a, b, wait_s)
+
+    async def learn(self, proofs: tuple[SwapProof, ...]) -> tuple[SwapProof, ...]:
+        self._book.learn(proofs)
+        return tuple(self._book.proofs.values())
+
     async def boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
+        async with self._proofs.kept_out(slot_id):
+            return await self._boot(slot_id, order, deadline_s)
+
+    async def _boot(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         slot, began_s = self._slots[slot_id], time.monotonic()
         located, hold = await self._models.hold(order, deadline_s)
         slot.booted += 1
         slot.engine = engine = EngineInstance(slot.booted, order, hold)
         try:
             fetched_s = time.monotonic()
-            await self._zygote.wait_ready()
+            await self._forks.zygote.wait_ready()
             forking_s = time.monotonic()
             process = await self._fork(slot, engine, located)
             booting_s = time.monotonic()
@@ -117,6 +140,7 @@ class Agent(CommandHandlers):
             raise
         engine.endpoint, engine.swap_path = booted.endpoint, booted.info.swap_path
         self._swap_checks.booted(order.facts.kind, booted.swap_check)
+        self._proofs.pending.met(order)
         phases_s = {
             "fetch": fetched_s - began_s,
             "zygote": forking_s - fetched_s,
@@ -200,10 +224,11 @@ class Agent(CommandHandlers):
 
     async def wake(self, slot_id: str, incarnation: int, deadline_s: float) -> EngineReady:
         slot, began_s = self._slots[slot_id], time.monotonic()
-        engine = slot.asleep.pop(incarnation, None)
-        if engine is None:
-            raise EngineGone("that engine sleeps here no more")
-        slot.engine = engine
+        async with self._proofs.kept_out(slot_id):
+            engine = slot.asleep.pop(incarnation, None)
+            if engine is None:
+                raise EngineGone("that engine sleeps here no more")
+            slot.engine = engine
         await engine.living.wake(engine_frames.Wake(), deadline_s)
         return EngineReady(engine.incarnation, 0.0, 0.0, {"wake": time.monotonic() - began_s}, engine.swap_path)
 
@@ -231,43 +256,22 @@ class Agent(CommandHandlers):
         while True:
             await asyncio.sleep(_LOOK_PERIOD_S)
             engines = [engine.process for slot in self._slots.values() for engine in slot.engines()]
-            starting: list[Zygote | EngineProcess] = [self._zygote, *(each for each in engines if each is not None)]
+            started = [each for each in engines if each is not None]
+            starting: list[Zygote | EngineProcess] = [self._forks.zygote, *started]
             watched = {pid: each for each in starting if (pid := each.starting_pid) is not None}
             for pid in stopped.look(watched):
                 watched[pid].kill_because(_STOOD_STILL)
 
     async def _fork(self, slot: AgentSlot, engine: EngineInstance, located: Located) -> EngineProcess:
-        facts, order = slot.facts, engine.order
-        config = HostConfig(
-            slot=facts.slot_id,
-            listen=self._addresses.next(facts.device, engine.incarnation),
-            model_dir=str(located.folder),
-            model_name=order.model_name,
-            engine_args=_arguments(order, facts),
-            quantization=order.model.quantization,
-            loras=list(order.model.loras),
-            device=facts.device,
-            cpus=facts.cpus or None,
-            memory_bytes=facts.memory_bytes,
-            adapter_rank=order.facts.adapter_rank,
-        )
-        output, output_fd = await EngineOutput.open(facts.slot_id)
-        process = EngineProcess(
-            output,
+        def born(process: EngineProcess) -> None:
+            engine.process = process
+
+        return await self._forks.fork(
+            self._forks.config(slot.facts, engine.order, located, engine.incarnation),
             on_lost=lambda report: self._lost(slot, engine, report),
             on_work=lambda busy: self._work(slot, engine, busy),
+            on_process=born,
         )
-        engine.process = process
-        ours, theirs = socket.socketpair()
-        with theirs, open(output_fd, "wb", buffering=0):  # noqa: ASYNC230, PTH123  (closes the descriptor, nothing else)
-            ours.setblocking(False)
-            await asyncio.get_running_loop().create_connection(lambda: process, sock=ours)
-            try:
-                self._zygote.fork(config, process, theirs, output_fd)
-            except EngineGone as error:
-                process.not_started(str(error))
-                raise
-        return process
 
     def _lost(self, slot: AgentSlot, engine: EngineInstance, report: ExitReport) -> None:
         engine.endpoint, engine.busy = "", False
@@ -280,9 +284,14 @@ class Agent(CommandHandlers):
     def _work(self, slot: AgentSlot, engine: EngineInstance, busy: bool) -> None:
         """The engine's work is that of every lease on it: it is idle when all of them are."""
         engine.busy = busy
+        if busy:
+            self._proofs.work_began(slot.facts)
         kind = WorkBegan if busy else WorkEnded
         for lease_id in slot.grants if slot.engine is engine else ():
             self._tell(kind(slot.facts.slot_id, lease_id))
+
+    def _proven(self, proof: SwapProof) -> None:
+        self._tell(SwapProven(self.name, proof))
 
     def _tell(self, event: EngineEvent) -> None:
         if self._listener is not None:
@@ -292,8 +301,3 @@ class Agent(CommandHandlers):
 async def _asked(question: Awaitable[None]) -> None:
     with contextlib.suppress(EngineGone):
         await question
-
-
-def _arguments(order: EngineOrder, facts: SlotFacts) -> dict[str, str]:
-    """An engine can be put to sleep only where it was booted for it."""
-    return {**order.model.engine_args, **({"enable_sleep_mode": "true"} if facts.sleepers else {})}

@@ -24,6 +24,8 @@ from pilotlight_protocol.engine_frames import (
     Check,
     Checked,
     ControlFrame,
+    Examine,
+    Examined,
     Failed,
     Grant,
     Granted,
@@ -47,12 +49,15 @@ from pilotlight_protocol.engine_frames import (
 from pilotlight_protocol.engine_frames import SwapFailed as SwapFailedFrame
 from pilotlight_protocol.errors import from_status
 from pilotlight_protocol.frame_codec import FrameSplitter, encode
+from pilotlight_protocol.swap_proofs import EngineState
 
 _SHUTDOWN_GRACE_S = 2.0
 _REAP_DEADLINE_S = 10.0
 _REPORT_DEADLINE_S = 0.5
 _Answer = TypeVar("_Answer")
-_ANSWERS: dict[str, type] = {"Grant": Granted, "Revoke": Revoked, "Swap": Swapped, "Sleep": Slept, "Wake": Woken}
+_ANSWERS: dict[str, type] = {
+    "Grant": Granted, "Revoke": Revoked, "Swap": Swapped, "Sleep": Slept, "Wake": Woken, "Examine": Examined,
+}  # fmt: skip
 
 
 class EngineProcess(asyncio.Protocol):
@@ -140,6 +145,10 @@ class EngineProcess(asyncio.Protocol):
 
     async def wake(self, frame: Wake, deadline_s: float) -> None:
         await self._ask(frame, Woken, deadline_s)
+
+    async def examine(self, deadline_s: float) -> EngineState:
+        """Of an engine that nobody holds. Raises EngineGone."""
+        return cast(Examined, await self._ask(Examine(), Examined, deadline_s)).state
 
     async def ping(self, deadline_s: float) -> None:
         """Answered by the thread that reads sockets; a process that stands still is killed, and `on_lost` says so."""

@@ -11,30 +11,30 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from pilotlight_engine.boot import checkpoint_check
 from pilotlight_engine.boot.lora import adapter_arguments
-from pilotlight_engine.swap import swap_rules
 from pilotlight_models.adapter import folder_stamp
 from pilotlight_models.checkpoint import adapter_rank, read_checkpoint
 from pilotlight_models.folder_files import FileRefused, check_folder, read_object
 from pilotlight_models.in_place import folder_in_place
 from pilotlight_models.pooling_files import read_pooling_files
 from pilotlight_pool.agent.brought_adapters import Brought, BroughtAdapters
+from pilotlight_pool.agent.node_facts import NodeFacts, kv_bytes
 from pilotlight_pool.engine_orders import EngineOrder, GrantedAdapter, ModelFacts, ModelOrder
 from pilotlight_pool.policy.placement.prediction import Tier
 from pilotlight_protocol.errors import Forbidden, InvalidInput, ModelNotFound, Unavailable
 from pilotlight_protocol.fingerprint import engine_fingerprint
+from pilotlight_protocol.model_config import dtype_of
 from pilotlight_protocol.model_reference import parse_model_reference
 from pilotlight_protocol.pooling_config import is_encoder, pooling_task
 from pilotlight_store import Hold, Progress, Store
@@ -45,18 +45,6 @@ _REMEMBERED = 1024
 _RESOLUTION_KEPT_S = 300.0
 _TIER_KEPT_S = 2.0
 _ENGINE_BYTES = {"cpu": 1536 * 2**20, "cuda": 2 * 2**30}  # process and device context, without weights and KV cache
-_LEAST_KV_BYTES = 256 * 2**20
-_WHOLE_NUMBER = re.compile(r"[1-9][0-9]{0,18}")
-
-
-@dataclass(frozen=True)
-class NodeFacts:
-    """`device`: `cpu` or `cuda`; `vllm_version` as installed where the engines run. `kv_cache_bytes`: of every engine,
-    whatever its arguments say; None where they decide."""
-
-    device: str
-    vllm_version: str
-    kv_cache_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +62,14 @@ class Located:
 
 @dataclass(frozen=True)
 class _Architecture:
-    """`pools`: it embeds or classifies. `caches`: its engine has a KV cache."""
+    """`pools`: it embeds or classifies. `caches`: its engine has a KV cache. `dtype`: `model_config.dtype_of`."""
 
     hash: str
     quantization: str
     pools: bool
     caches: bool
+    config: Mapping[str, Any]
+    dtype: str | None
 
 
 class ModelFiles:
@@ -231,6 +221,9 @@ class ModelFiles:
             vllm_version=self._node.vllm_version,
             device=self._node.device,
         )
+        combination = None
+        if not (brought.rank or architecture.pools):
+            combination = self._node.combination(order, architecture.config, architecture.dtype)
         return ModelFacts(
             key=_hash([located.identity, adapters]) if adapters else located.identity,
             fingerprint=fingerprint,
@@ -238,13 +231,13 @@ class ModelFiles:
             weights_bytes=located.weights_bytes,
             memory_bytes=located.weights_bytes
             + _ENGINE_BYTES[self._node.device]
-            + (_kv_bytes(order, self._node) if architecture.caches else 0)
+            + (kv_bytes(order, self._node) if architecture.caches else 0)
             + brought.room_bytes,
             tier=self.tier(located),
-            swappable=not (brought.rank or architecture.pools)
-            and (by_argument or quantization, self._node.device) in swap_rules.PROVEN,
+            swappable=combination is not None,
             adapter_key=brought.key,
             adapter_rank=brought.rank,
+            combination=combination,
         )
 
     def tier(self, located: Located) -> Tier:
@@ -335,6 +328,8 @@ def _read_architecture(located: Located) -> _Architecture:
             checkpoint.quantization,
             pooling_task(checkpoint.config, has_modules=has_modules) is not None,
             not is_encoder(checkpoint.config),
+            checkpoint.config,
+            dtype_of(checkpoint.config, checkpoint.inventory),
         )
     except FileRefused as error:
         raise InvalidInput(f"{located.folder} cannot be served: {error.message}") from error
@@ -362,26 +357,6 @@ def _rank(path: str) -> int:
         return adapter_rank(_adapter_folder(path))
     except FileRefused as error:
         raise InvalidInput(f"{path}: {error.message}") from error
-
-
-def kv_cache_bytes(device: str, environment: Mapping[str, str]) -> int | None:
-    """NodeFacts' from the environment of engines: vLLM's VLLM_CPU_KVCACHE_SPACE, in GiB. Raises InvalidInput."""
-    space = environment.get("VLLM_CPU_KVCACHE_SPACE", "")
-    if device != "cpu" or not space:
-        return None
-    if not _WHOLE_NUMBER.fullmatch(space):
-        raise InvalidInput(f"VLLM_CPU_KVCACHE_SPACE must be whole GiB such as 1, not {space!r}")
-    return int(space) * 2**30
-
-
-def _kv_bytes(order: ModelOrder, node: NodeFacts) -> int:
-    asked = order.engine_args.get("kv_cache_memory_bytes")
-    if asked is not None and not _WHOLE_NUMBER.fullmatch(asked):
-        # vLLM would also read 64G: counted as nothing, it would step over its slot.
-        raise InvalidInput(f"engine argument 'kv_cache_memory_bytes' must be bytes in digits, not {asked!r}")
-    if node.kv_cache_bytes is not None:
-        return node.kv_cache_bytes
-    return int(asked) if asked is not None else _LEAST_KV_BYTES
 
 
 def _hash(value: object) -> str:

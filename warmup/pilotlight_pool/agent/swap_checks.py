@@ -13,18 +13,24 @@ import msgspec
 from pilotlight_pool.agent_port import SwapFailed
 from pilotlight_pool.engine_orders import ModelFacts
 from pilotlight_protocol.engine_frames import SwapCheck
+from pilotlight_protocol.swap_proofs import Combination, Verdict
 
 MOST_KINDS = 1024
 UNSWAPPABLE_S = 600.0
 # Logprobs of one prompt differ in the last bits between a boot and a swap at most; another model's differ by far more.
 TOLERANCE = 0.02
+# Believed without a proof: tests/integration/test_engine_swap.py compares them on whatever machine it runs.
+_TESTED = frozenset({("none", "cpu"), ("awq", "cpu")})
 _Kind = tuple[str, str]
 _Value = TypeVar("_Value")
 
 
 class SwapChecks:
-    def __init__(self, clock: Callable[[], float]) -> None:
+    """`verdict`: of a combination's proof, None without one."""
+
+    def __init__(self, clock: Callable[[], float], verdict: Callable[[Combination | None], Verdict | None]) -> None:
         self._clock = clock
+        self._verdict = verdict
         self._booted: dict[_Kind, SwapCheck] = {}
         self._failed_until_s: dict[_Kind, float] = {}
 
@@ -45,10 +51,17 @@ class SwapChecks:
         _keep(self._failed_until_s, kind, self._clock() + UNSWAPPABLE_S)
 
     def as_proven(self, facts: ModelFacts) -> ModelFacts:
-        """The same, but not swappable while a swap to it has failed lately."""
+        """The same, but not swappable where that is not proven, or while a swap to it has failed lately."""
+        verdict = self._verdict(facts.combination)
+        if facts.swappable and verdict != "proven" and not (verdict is None and _is_tested(facts)):
+            return msgspec.structs.replace(facts, swappable=False)
         if self._clock() < self._failed_until_s.get(facts.kind, 0.0):
             return msgspec.structs.replace(facts, swappable=False)
         return facts
+
+
+def _is_tested(facts: ModelFacts) -> bool:
+    return facts.combination is not None and (facts.quantization, facts.combination.device) in _TESTED
 
 
 def _keep(known: MutableMapping[_Kind, _Value], kind: _Kind, value: _Value) -> None:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any
 
-from pilotlight_pool.agent_port import AgentPort, EngineEvent, EngineLost, SlotReport, WorkBegan
+from pilotlight_pool.agent_port import AgentPort, EngineEvent, EngineLost, SlotReport, SwapProven, WorkBegan
 from pilotlight_pool.coordinator import slot_membership
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
 from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.pool import Pool
 from pilotlight_pool.coordinator.reported_state import reported_slot, served_leases
+from pilotlight_pool.coordinator.shared_proofs import SharedProofs
 from pilotlight_pool.coordinator.slot_driver import SlotDriver
 from pilotlight_pool.policy.leases import presence
 from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
@@ -48,6 +50,7 @@ class AgentRegistry:
         self._agents: dict[str, AgentPort] = {}
         self._driving: dict[str, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self.proofs = SharedProofs(self.agents)
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Drivers are tasks of this group from now on."""
@@ -100,6 +103,7 @@ class AgentRegistry:
             f"{report.slot_id} {report.state}{''.join(f' ({grant.lease_id})' for grant in report.grants)}"
             for report in told) or "no slot that is settled yet")  # fmt: skip
         self.arrived.set()
+        self._look_after(self.proofs.exchange(agent))
 
     def close_slots(self, agent: AgentPort, reason: str) -> None:
         """Nothing new goes to this agent; what it does goes on."""
@@ -128,6 +132,9 @@ class AgentRegistry:
             self._drop(slot_ids, Unavailable(why))
 
     def hear(self, event: EngineEvent) -> None:
+        if isinstance(event, SwapProven):
+            self._look_after(self.proofs.hear(event.proof, event.agent))
+            return
         driver = self.drivers.get(event.slot_id)
         if driver is None:
             return
@@ -141,6 +148,10 @@ class AgentRegistry:
         slot_membership.drop(self._pool, slot_ids, error)
         for slot_id in slot_ids:
             self.drivers.pop(slot_id, None)
+
+    def _look_after(self, exchange: Coroutine[Any, Any, None]) -> None:
+        assert self._tasks is not None  # `start` comes first
+        self._tasks.create_task(exchange, name="proofs")
 
     def _stop_driving(self, slot_id: str) -> None:
         task = self._driving.pop(slot_id, None)

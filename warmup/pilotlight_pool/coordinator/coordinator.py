@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pilotlight_pool.agent_port import AgentPort
+from pilotlight_pool.agent_port import AgentPort, Prove
 from pilotlight_pool.coordinator.agent_registry import AgentRegistry
 from pilotlight_pool.coordinator.dispatch import Dispatch
 from pilotlight_pool.coordinator.driver_settings import DriverSettings
@@ -25,6 +25,7 @@ from pilotlight_pool.coordinator.lease_service import LeaseService
 from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.model_search import Found, find
 from pilotlight_pool.coordinator.pool import Pool, PoolPolicy
+from pilotlight_pool.coordinator.proof_room import ProofRoom
 from pilotlight_pool.coordinator.slot_times import SlotTimes
 from pilotlight_pool.coordinator.warm_orders import WarmKey, WarmOrder
 from pilotlight_pool.engine_orders import EngineOrder, ModelOrder
@@ -33,15 +34,20 @@ from pilotlight_pool.policy.leases import access
 from pilotlight_pool.policy.leases.access import Caller
 from pilotlight_pool.policy.leases.lease_lifecycle import LeaseEvent
 from pilotlight_pool.policy.leases.presence import Applicant, PresenceSpec, Taken
-from pilotlight_protocol.errors import Unavailable
+from pilotlight_pool.policy.leases.slot_lifecycle import SlotState
+from pilotlight_protocol.errors import InvalidInput, Unavailable
 from pilotlight_protocol.leases import (
     Isolation,
     LeaseLine,
     LeaseState,
     ModelLine,
     PrewarmRequest,
+    ProofLine,
+    ProofRequest,
+    ProofsAnswer,
     SlotLine,
     SlotTimesAnswer,
+    proof_line,
 )
 
 log = logging.getLogger(__name__)
@@ -91,6 +97,7 @@ class Coordinator:
         self._changed_slots: dict[str, None] = {}
         self.pool.on_change.append(self._on_change)
         self._slot_times = SlotTimes(self.pool)
+        self._proof_room = ProofRoom(self.pool, self.registry.drivers, self.registry.proofs)
         self._epoch = f"{int(unix_clock() * 1000):x}-{secrets.token_hex(4)}"
 
     async def run(self, agents: list[AgentPort]) -> None:
@@ -149,6 +156,24 @@ class Coordinator:
         self.keep_warm()
         line = self._model_line(order, [warm.key])
         return line if caller.operator else msgspec.structs.replace(line, loaded_in=())
+
+    async def prove(self, asked: ProofRequest) -> ProofLine:
+        """Raises what `describe` and `Prove` raise; InvalidInput for models that no engine could be swapped between."""
+        orders = [ModelOrder(uri, asked.engine_args, asked.quantization) for uri in asked.models]
+        found = [await self.describe(order) for order in orders]
+        a, b = (EngineOrder(order, each.facts, order.uri) for order, each in zip(orders, found, strict=True))
+        if a.facts.combination is None or a.facts.fingerprint != b.facts.fingerprint:
+            raise InvalidInput("a proof takes two models of one architecture that are served without adapters")
+        agent = self.registry.agents()[0]
+        slots = [self.pool.ledger.slots[facts.slot_id] for facts in agent.slots]
+        idle = [slot.slot_id for slot in slots if slot.state is SlotState.IDLE and slot.lease_id is None]
+        if idle and not any(slot.state is SlotState.EMPTY for slot in slots):
+            # It gives way, as it would to a lease for another model.
+            self.registry.drivers[idle[0]].stop_idle("a proof of swaps was asked for")
+        return proof_line(await agent.do(Prove(a, b, asked.wait_s)))
+
+    def proofs(self) -> ProofsAnswer:
+        return self.registry.proofs.answer(self._known.values())
 
     def leases(self) -> list[LeaseLine]:
         now_s = self.pool.now_s()
@@ -233,6 +258,7 @@ class Coordinator:
             ticks += 1
             if ticks % _SWEEP_EVERY == 0:
                 self.pool.sweep()
+                self._proof_room.look(self._known.values())
 
     def _refuse_late(self) -> None:
         now_s = self.pool.now_s()

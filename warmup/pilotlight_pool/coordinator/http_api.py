@@ -6,6 +6,8 @@
     DELETE /v1/leases/{id}              204
     GET    /v1/leases, /v1/slots, /v1/models, /v1/slot_times
     POST   /v1/prewarm                  202
+    POST   /v1/proofs                   200 a proof of swaps, when it is made
+    GET    /v1/proofs                   what is proven, refuted, not proven yet
     GET    /metrics, /healthz, /readyz
 
 With lease keys every route under /v1 wants `Authorization: Bearer KEY`; a tenant sees its own leases and times, and
@@ -27,12 +29,13 @@ from pilotlight_pool.coordinator.coordinator import Coordinator
 from pilotlight_pool.policy.leases.access import Caller
 from pilotlight_protocol.errors import ClientGone, Forbidden, InvalidInput, PayloadTooLarge, PilotlightError
 from pilotlight_protocol.json_bodies import read_json
-from pilotlight_protocol.leases import LONGEST_WAIT_S, ErrorBody, LeaseRequest, PrewarmRequest
+from pilotlight_protocol.leases import LONGEST_WAIT_S, ErrorBody, LeaseRequest, PrewarmRequest, ProofRequest
 
 log = logging.getLogger(__name__)
 _MOST_BODY_BYTES = 64 * 1024
 _LEASE = msgspec.json.Decoder(LeaseRequest)
 _PREWARM = msgspec.json.Decoder(PrewarmRequest)
+_PROOF = msgspec.json.Decoder(ProofRequest)
 _Body = TypeVar("_Body")
 _Result = TypeVar("_Result")
 
@@ -88,6 +91,17 @@ def build_app(coordinator: Coordinator, is_ready: Callable[[], bool], caller_of:
     async def prewarm(request: Request) -> Response:
         caller, asked = who(request), await _read(request, _PREWARM, "a prewarm request")
         return _json(await _while_connected(request, coordinator.prewarm(asked, caller)), 202)
+
+    @app.post("/v1/proofs")
+    async def prove(request: Request) -> Response:
+        _operator(who(request))
+        asked = await _read(request, _PROOF, "a request for a proof")
+        return _json(await _while_connected(request, coordinator.prove(asked)))
+
+    @app.get("/v1/proofs")
+    async def proofs(request: Request) -> Response:
+        _operator(who(request))
+        return _json(coordinator.proofs())
 
     @app.get("/metrics")
     async def metrics() -> Response:
