@@ -40,11 +40,12 @@ from pilotlight_gateway.limits.sqlite_budgets import SqliteBudgets
 from pilotlight_gateway.limits.tenant_limits import TenantLimits
 from pilotlight_gateway.metrics import ENDPOINTS, TEXT_WORKER_BYTES
 from pilotlight_gateway.pipeline import Pipeline, Steps
-from pilotlight_gateway.pods_way.kept_responses import KeptResponses
 from pilotlight_gateway.pods_way.pods_way import PodsWay
 from pilotlight_gateway.priorities.fair_turns import FairTurns
 from pilotlight_gateway.request_log import RequestLog
 from pilotlight_gateway.request_steps import GatewayRequest, Limits, NoLimits, OpenDoor, Way
+from pilotlight_gateway.responses.pods_responses import PodsResponses
+from pilotlight_gateway.responses.shared_responses import SharedResponses
 from pilotlight_gateway.rollout.rollouts import FILE_NAME as ROLLOUTS
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.mirrors import Mirrors
@@ -80,7 +81,7 @@ from pilotlight_serving.http_app import HttpApp
 from pilotlight_serving.log_lines import log_to_stderr
 from pilotlight_serving.metrics import predict_observer
 from pilotlight_serving.settings import ServerSettings
-from pilotlight_text.responses_api.stored_responses import StoredResponses
+from pilotlight_text.responses_api.response_store import KeptHere, ResponseStore
 from pilotlight_text.text_workers.worker_room import WorkerRoom
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class Gateway:
         )
 
     def run(self) -> int:
-        stored = StoredResponses()
+        stored = self._responses()
         room = WorkerRoom(self._settings.text_cache_bytes * 3 // 4)
         TEXT_WORKER_BYTES.set_function(lambda: room.in_use_bytes)
         loader = WorkerLoader(room, self._settings.environment)
@@ -166,7 +167,7 @@ class Gateway:
         table = EndpointTable()
         ENDPOINTS.set_function(lambda: len(table))
         short = ShortWay(PoolAddress(self._settings.pool_url, self._settings.pool_key), texts, stored, table)
-        pods = PodsWay(short=short, table=table, responses=KeptResponses(stored))
+        pods = PodsWay(short=short, table=table, responses=PodsResponses(stored))
         watch_tenants = None if self._tenants is None else TenantWatch(self._tenants)
         authenticator: OpenDoor | TenantAuthenticator = OpenDoor()
         limits: Limits = NoLimits()
@@ -227,6 +228,10 @@ class Gateway:
         if self._redis is None:
             return None
         return SharedAnswers(self._redis[1], self._settings.limits_without_redis, self._process)
+
+    def _responses(self) -> ResponseStore:
+        here = KeptHere()
+        return here if self._redis is None else SharedResponses(self._redis[1], here)
 
     def _accounts(self, opened: list[Opened]) -> Accounts:
         """Those of this process alone, or those in Redis; what has to be started is added to `opened`."""

@@ -102,7 +102,7 @@ def command_line(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "--redis_url",
         default="",
         metavar="URL",
-        help="what replicas share limits and named requests by: redis(s):// or unix://",
+        help="what replicas share limits, named requests and responses by: redis(s):// or unix://",
     )
     add(
         "--limits_without_redis",

@@ -39,7 +39,7 @@ from pilotlight_gateway.short_way.text_loader import WorkerLoader
 from pilotlight_gateway.ways import ChosenWay
 from pilotlight_protocol.endpoint_directory import DirectoryAnswer, EndpointEntry, PodsAddress
 from pilotlight_protocol.errors import PilotlightError, Unavailable
-from pilotlight_text.responses_api.stored_responses import StoredResponses
+from pilotlight_text.responses_api.response_store import KeptHere
 from pilotlight_text.text_workers.worker_room import WorkerRoom
 from pilotlight_wire.handlers import RequestContext, Stream
 
@@ -84,7 +84,7 @@ class Gate:
         self._loader = WorkerLoader(self._room, os.environ)
         self._table = EndpointTable()
         texts = TextCache(self._loader)
-        self.short = ShortWay(PoolAddress(pool, ""), texts, StoredResponses(), self._table)
+        self.short = ShortWay(PoolAddress(pool, ""), texts, KeptHere(), self._table)
         self.pods = PodsWay(Timing(connect_s=5.0), PatienceSettings(floor_s=1.0, ceiling_s=10.0), short=self.short)
         self._once = AnswersOnce()
         steps = Steps(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import pytest
 from component_process import RunningComponent
 from fake_token_predictor import FakeTokenPredictor
 from gateway_process import GatewayProcess
+from redis_server import RedisServer
 from transformer_process import MODEL_URI, transformer
 
+from pilotlight_gateway.settings import REDIS_URL_VARIABLE
 from pilotlight_gateway.tenants.tenant_records import TenantSettings
 from pilotlight_protocol.endpoint_directory import PodsAddress, TextFiles
 
@@ -33,7 +35,12 @@ def replicas(tmp_path: Path) -> Iterator[list[RunningComponent]]:
 
 @pytest.fixture
 def gateway(tmp_path: Path, replicas: list[RunningComponent]) -> Iterator[GatewayProcess]:
-    folder = tmp_path / "gateway"
+    with serving(tmp_path / "gateway", replicas) as process:
+        yield process
+
+
+@contextmanager
+def serving(folder: Path, replicas: list[RunningComponent]) -> Iterator[GatewayProcess]:
     folder.mkdir()
     addresses = tuple(PodsAddress(pod.base, "demo.shared.localhost") for pod in replicas)
     tenants = {name: TenantSettings() for name in ("acme", "other")}
@@ -94,3 +101,23 @@ def test_a_conversation_goes_on_whoever_answers_and_whoever_has_gone(
         assert client.post("/v1/responses", json=gone).status_code == 404
         unkept = made(client, input="a", store=False)
         assert client.get(f"/v1/responses/{unkept['id']}").status_code == 404
+
+
+def test_a_conversation_goes_on_at_another_replica_of_the_gateway(
+    replicas: list[RunningComponent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        redis = RedisServer(tmp_path, kept=False)
+        redis.start()
+        stack.callback(redis.end)
+        monkeypatch.setenv(REDIS_URL_VARIABLE, redis.url)
+        gateways = [stack.enter_context(serving(tmp_path / name, replicas)) for name in ("one", "two")]
+        clients = [stack.enter_context(gateway.client("acme")) for gateway in gateways]
+        last = made(clients[0], input="0")
+        for number in range(1, 8):
+            last = made(clients[number % 2], input="x", previous_response_id=last["id"], stream=number % 3 == 0)
+            assert clients[(number + 1) % 2].get(f"/v1/responses/{last['id']}").json() == last
+        assert clients[0].delete(f"/v1/responses/{last['id']}").status_code == 200
+        assert clients[1].get(f"/v1/responses/{last['id']}").status_code == 404
+        other = stack.enter_context(gateways[1].client("other"))
+        assert other.get(f"/v1/responses/{last['previous_response_id']}").status_code == 404

@@ -21,14 +21,14 @@ from pilotlight_text.v2_api.requests import FINISH_REASON, TEXT_INPUT, TEXT_OUTP
 from pilotlight_wire.handlers import ModelMetadata, Reply, RequestContext, Route, Stream, TensorMetadata
 
 if TYPE_CHECKING:
-    from pilotlight_text.responses_api.stored_responses import StoredResponses
+    from pilotlight_text.responses_api.response_store import ResponseStore
 
 
 class ServedText:
     """The part of `ServedModel` that needs no files. `platform`: as V2's metadata names it. `stored`: where several
     models keep their responses; None for a place of its own."""
 
-    def __init__(self, model: TextModel, platform: str, stored: StoredResponses | None = None) -> None:
+    def __init__(self, model: TextModel, platform: str, stored: ResponseStore | None = None) -> None:
         self._model = model
         self._platform = platform
         self._stored = stored

@@ -13,13 +13,13 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
+from pilotlight_gateway.held_events import HeldEvents
 from pilotlight_gateway.pods_way import pods_answer
 from pilotlight_gateway.pods_way.event_feed import EventFeed
-from pilotlight_gateway.pods_way.kept_responses import KeptResponses, is_of_responses
 from pilotlight_gateway.pods_way.pods_exchange import Exchange, PodsExchange
 from pilotlight_gateway.pods_way.pods_request import PodsRequest, pods_request
 from pilotlight_gateway.pods_way.pods_stream import PodsSource, PodsStream, Source
@@ -28,6 +28,7 @@ from pilotlight_gateway.pods_way.short_source import goes_short, short_source
 from pilotlight_gateway.request_steps import GatewayRequest, Way
 from pilotlight_gateway.resilience.patience import PatienceSettings
 from pilotlight_gateway.resilience.retries import RetrySettings, is_repeatable
+from pilotlight_gateway.responses.pods_responses import PodsResponses, is_of_responses
 from pilotlight_gateway.stream_record import StreamRecord
 from pilotlight_gateway.surfaces import last_events
 from pilotlight_protocol.answer_record import RESUME, TELL, Seed
@@ -58,7 +59,7 @@ class PodsWay:
         jitter: Callable[[], float] = random.random,
         short: Way | None = None,
         table: EndpointTable | None = None,
-        responses: KeptResponses | None = None,
+        responses: PodsResponses | None = None,
     ) -> None:
         self._table = table
         self._responses = responses
@@ -88,14 +89,14 @@ class PodsWay:
     async def answer(self, request: GatewayRequest) -> Reply | Stream:
         asked = pods_request(request)
         responses = self._responses if is_of_responses(request) else None
-        watch = None if responses is None else responses.watch(request)
-        feed = EventFeed(request.usage, last_events(request.place.path), watch)
+        watched = None if responses is None else responses.watch(request)
+        feed = EventFeed(request.usage, last_events(request.place.path), None if watched is None else watched.look)
         record = request.record
         if request.entry.text is not None and request.may_stream:
             seed = Seed(int(time.time()), secrets.token_hex(16)) if record is None else record.seed
             asked = replace(asked, headers={**asked.headers, TELL: seed.header})
         if responses is not None:
-            asked = responses.given(request, asked)
+            asked = await responses.given(request, asked)
         ends_s = asyncio.get_running_loop().time() + request.entry.timeout_s
         left = _from_where_left(asked, record, feed)
         exchange = await self._exchanges.begin(request, left, _begins_by(request, ends_s))
@@ -107,11 +108,13 @@ class PodsWay:
         context.server_timing.update(parse_server_timing(connection.headers.get("server-timing", "")))
         context.response_headers.update(passed_back(connection.headers))
         if exchange.is_stream:
-            return Stream(self._stream(request, asked, exchange, feed, _left_s(ends_s)), exchange.content_type)
+            events: AsyncIterator[bytes] = self._stream(request, asked, exchange, feed, _left_s(ends_s))
+            events = events if watched is None else HeldEvents(events, watched)
+            return Stream(events, exchange.content_type)
         body = await exchange.whole()
         pods_answer.note_usage(body, request.usage)
         if responses is not None and connection.status == _OK:
-            responses.keep(request, body)
+            await responses.keep(request, body)
         headers = {name: connection.headers[name] for name in _PASSED_BACK if name in connection.headers}
         return Reply(body, connection.status, exchange.content_type, headers)
 

@@ -11,7 +11,7 @@ from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.data_plane import DataPlane
 from pilotlight_serving.http_app import RouteTable
 from pilotlight_serving.v2_routes import V2Routes
-from pilotlight_text.responses_api.stored_responses import StoredResponses
+from pilotlight_text.responses_api.response_store import ResponseStore
 from pilotlight_text.served_text import ServedText
 from pilotlight_text.text_model import TextModel
 from pilotlight_text.token_source import TokenRequest, TokenStream
@@ -33,7 +33,7 @@ class _Endpoint(ServedText):
     unload = load
 
 
-def endpoint_routes(model: TextModel, stored: StoredResponses) -> RouteTable:
+def endpoint_routes(model: TextModel, stored: ResponseStore) -> RouteTable:
     served = _Endpoint(model, PLATFORM, stored)
     # Nothing is counted here: the gateway's own limiter has done that.
     plane = DataPlane(served, ConcurrencyLimiter(1), model_control=False)
@@ -41,7 +41,7 @@ def endpoint_routes(model: TextModel, stored: StoredResponses) -> RouteTable:
     return RouteTable([*v2, *_over_a_model(served.routes())])
 
 
-def any_endpoints_routes(stored: StoredResponses) -> RouteTable:
+def any_endpoints_routes(stored: ResponseStore) -> RouteTable:
     """Those of an endpoint called `PLACEHOLDER`, for their paths, and for what is kept in `stored`."""
     return endpoint_routes(TextModel((PLACEHOLDER,), _NoTokens()), stored)
 

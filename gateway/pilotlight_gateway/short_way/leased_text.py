@@ -22,7 +22,7 @@ from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.endpoint_names import spellings
 from pilotlight_protocol.leases import LeaseRequest
 from pilotlight_text.leased_engine_source import LeasedEngineSource
-from pilotlight_text.responses_api.stored_responses import StoredResponses
+from pilotlight_text.responses_api.response_store import ResponseStore
 from pilotlight_text.text_model import TextModel
 
 FIRST_LEASE_S = 600.0
@@ -37,7 +37,7 @@ _log = logging.getLogger("pilotlight.gateway.short")
 class LeasedText:
     """`close` when nobody is inside `use` any more."""
 
-    def __init__(self, entry: EndpointEntry, pool: PoolAddress, texts: TextCache, stored: StoredResponses) -> None:
+    def __init__(self, entry: EndpointEntry, pool: PoolAddress, texts: TextCache, stored: ResponseStore) -> None:
         assert entry.lease is not None
         assert entry.text is not None
         self.entry = entry

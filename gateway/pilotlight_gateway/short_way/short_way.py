@@ -23,7 +23,7 @@ from pilotlight_gateway.surfaces import makes_tokens
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import PilotlightError
 from pilotlight_serving.http_app import route_of
-from pilotlight_text.responses_api.stored_responses import StoredResponses
+from pilotlight_text.responses_api.response_store import ResponseStore
 from pilotlight_text.text_model import VERSION
 from pilotlight_wire.handlers import Reply, Stream
 
@@ -33,7 +33,7 @@ _log = logging.getLogger("pilotlight.gateway.short")
 class ShortWay:
     """Implements `request_steps.Way`."""
 
-    def __init__(self, pool: PoolAddress, texts: TextCache, stored: StoredResponses, table: EndpointTable) -> None:
+    def __init__(self, pool: PoolAddress, texts: TextCache, stored: ResponseStore, table: EndpointTable) -> None:
         self._pool = pool
         self._texts = texts
         self._stored = stored

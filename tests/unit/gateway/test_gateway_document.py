@@ -20,7 +20,7 @@ from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
 from pilotlight_gateway.tenants.admin_routes import TenantAdministration
 from pilotlight_gateway.usage.usage_api import UsageApi
 from pilotlight_serving.http_app import RouteTable
-from pilotlight_text.responses_api.stored_responses import StoredResponses
+from pilotlight_text.responses_api.response_store import KeptHere
 
 NOTHING: Any = None
 OWN: list[OwnRoute] = [
@@ -47,7 +47,7 @@ def tables() -> tuple[RouteTable, RouteTable]:
 
     door: Any = Door()
     own = GatewayRouter(door, NOTHING, NOTHING, NOTHING, NOTHING, OWN)._own
-    return own, any_endpoints_routes(StoredResponses())
+    return own, any_endpoints_routes(KeptHere())
 
 
 def routes_of(table: RouteTable) -> set[tuple[str, str]]:

@@ -18,7 +18,7 @@ from pilotlight_protocol.errors import Unauthorized
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.http_app import HttpApp
 from pilotlight_serving.settings import ServerSettings
-from pilotlight_text.responses_api.stored_responses import StoredResponses
+from pilotlight_text.responses_api.response_store import KeptHere
 from pilotlight_wire.handlers import Reply, RequestContext
 
 NOBODY: Any = None
@@ -39,7 +39,7 @@ def app(door: Authenticator) -> HttpApp:
 
     steps = Steps(door, EndpointTable(), NoLimits(), AnswersOnce(), NOBODY, {}, lambda entry: None)
     limiter, own = ConcurrencyLimiter(8), [OwnRoute("GET", "/v1/kept", kept, is_free=True)]
-    paths = any_endpoints_routes(StoredResponses())
+    paths = any_endpoints_routes(KeptHere())
     router = GatewayRouter(Pipeline(steps), steps.table, NOBODY, paths, limiter, own)
     return HttpApp(router, limiter, ServerSettings(), lambda seconds: None)
 

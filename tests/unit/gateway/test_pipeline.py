@@ -38,7 +38,8 @@ from pilotlight_protocol.errors import (
 )
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.http_app import RouteTable
-from pilotlight_text.responses_api.stored_responses import ResponseNotFound, StoredResponses
+from pilotlight_text.responses_api.response_store import KeptHere
+from pilotlight_text.responses_api.stored_responses import ResponseNotFound
 from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
 from pilotlight_wire.request_time import keep_time
 
@@ -348,7 +349,7 @@ async def test_a_route_of_the_gateways_own_counts_and_one_that_is_free_does_not(
     facts = EndpointFacts(lambda key: False, lambda key: 0.0, lambda entry, way: None)
     own = [OwnRoute("GET", "/v1/own", handler), OwnRoute("DELETE", "/v1/free", handler, is_free=True)]
     routes = Routes(world.table, Mirrors(lambda: False), Rollouts(), TargetWaits(facts))
-    stored = any_endpoints_routes(StoredResponses())
+    stored = any_endpoints_routes(KeptHere())
     router = GatewayRouter(world.pipeline(), world.table, routes, stored, ConcurrencyLimiter(1), own)
 
     async def asked(method: str, path: str) -> Reply | Stream:

@@ -18,6 +18,7 @@ from pilotlight_gateway.short_way.endpoint_routes import any_endpoints_routes
 from pilotlight_serving.concurrency_limiter import ConcurrencyLimiter
 from pilotlight_serving.http_app import HttpApp
 from pilotlight_serving.settings import ServerSettings
+from pilotlight_text.responses_api.response_store import KeptHere
 from pilotlight_text.responses_api.stored_responses import StoredResponse, StoredResponses
 
 NOBODY: Any = None
@@ -32,11 +33,11 @@ class Door:
 
 class World:
     def __init__(self) -> None:
-        self.stored = StoredResponses()
-        self.stored.put(StoredResponse("acme", "m", ACMES, None, b"[]", b"[]", b'{"id":"secret"}'), time.time())
+        stored = StoredResponses()
+        stored.put(StoredResponse("acme", "m", ACMES, None, b"[]", b"[]", b'{"id":"secret"}'), time.time())
         steps = Steps(Door(), EndpointTable(), NoLimits(), AnswersOnce(), NOBODY, {}, lambda entry: None)
         limiter = ConcurrencyLimiter(8)
-        router = GatewayRouter(Pipeline(steps), steps.table, NOBODY, any_endpoints_routes(self.stored), limiter)
+        router = GatewayRouter(Pipeline(steps), steps.table, NOBODY, any_endpoints_routes(KeptHere(stored)), limiter)
         self.app = HttpApp(router, limiter, ServerSettings(), lambda seconds: None)
 
     async def ask(self, tenant: str, method: str, target: str) -> Answered:

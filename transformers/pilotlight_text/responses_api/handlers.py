@@ -37,7 +37,8 @@ from pilotlight_text.responses_api.requests import (
     wants_logprobs,
 )
 from pilotlight_text.responses_api.response_output import ResponseOutput
-from pilotlight_text.responses_api.stored_responses import StoredResponse, StoredResponses
+from pilotlight_text.responses_api.response_store import ResponseStore
+from pilotlight_text.responses_api.stored_responses import StoredResponse
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.hop_headers import HISTORY, TENANT
@@ -50,7 +51,7 @@ class Responses:
     """`now_s`: Unix seconds. `new_token`: letters and digits that nobody guesses, for ids."""
 
     def __init__(
-        self, model: TextModel, stored: StoredResponses, now_s: Callable[[], float], new_token: Callable[[], str]
+        self, model: TextModel, stored: ResponseStore, now_s: Callable[[], float], new_token: Callable[[], str]
     ) -> None:
         self._model = model
         self._conversations = Conversations(model)
@@ -61,7 +62,7 @@ class Responses:
     async def create(self, context: RequestContext) -> Reply | Stream:
         request, given = self._asked(context)
         try:
-            return await self._created(request, self._conversation(request, given, context), context)
+            return await self._created(request, await self._conversation(request, given, context), context)
         except PilotlightError as error:
             raise in_own_words(error) from error.__cause__
 
@@ -69,7 +70,7 @@ class Responses:
         """Of the prompt that the same request to `create` would have."""
         request, given = self._asked(context)
         try:
-            ids = await self._conversations.prompt_ids(self._conversation(request, given, context), context)
+            ids = await self._conversations.prompt_ids(await self._conversation(request, given, context), context)
         except PilotlightError as error:
             raise in_own_words(error) from error.__cause__
         return Reply(_encode(InputTokenCount(len(ids))))
@@ -82,12 +83,12 @@ class Responses:
         self._model.require(request.model)
         return request, given
 
-    def _conversation(
+    async def _conversation(
         self, request: ResponsesRequest, given: list[Json] | None, context: RequestContext
     ) -> Conversation:
         history = given or []
         if given is None and request.previous_response_id is not None:
-            history = self._stored.history(request.previous_response_id, _tenant(context), request.model, self._now_s())
+            history = await self._stored.history(request.previous_response_id, _tenant(context), request.model)
         return conversation_of(request, history)
 
     async def _created(
@@ -102,25 +103,25 @@ class Responses:
     async def retrieve(self, context: RequestContext) -> Reply:
         if context.query.get("stream") == "true":
             raise InvalidInput("'stream' is not supported: a stored response is whole; read it without", param="stream")
-        return Reply(self._found(context).response)
+        return Reply((await self._found(context)).response)
 
     async def delete(self, context: RequestContext) -> Reply:
         response_id = context.path_parameters["response_id"]
-        self._stored.delete(response_id, _tenant(context), self._now_s())
+        await self._stored.delete(response_id, _tenant(context))
         return Reply(_encode(DeletedResponse(response_id)))
 
     async def cancel(self, context: RequestContext) -> Reply:
-        self._found(context)
+        await self._found(context)
         raise InvalidInput("only a background response can be cancelled, and there are none here; close the connection")
 
     async def input_items(self, context: RequestContext) -> Reply:
-        items = msgspec.json.decode(self._found(context).input_items)
+        items = msgspec.json.decode((await self._found(context)).input_items)
         page, has_more = page_of(items, context.query)
         first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
         return Reply(_encode(InputItemList(page, first, last, has_more)))
 
-    def _found(self, context: RequestContext) -> StoredResponse:
-        return self._stored.get(context.path_parameters["response_id"], _tenant(context), self._now_s())
+    async def _found(self, context: RequestContext) -> StoredResponse:
+        return await self._stored.get(context.path_parameters["response_id"], _tenant(context))
 
     async def _whole(
         self, request: ResponsesRequest, conversation: Conversation, output: ResponseOutput, context: RequestContext
@@ -138,7 +139,7 @@ class Responses:
             choice.finish_reason,
             cuts_call=choice.cuts_call,
         )
-        self._keep(request, output.response, context)
+        await self._keep(request, output.response, context)
         return output.response
 
     async def _stream(
@@ -171,12 +172,12 @@ class Responses:
             assert last.finish_reason is not None
             usage = usage_object(await answer.usage())
             events = output.finish(usage, int(self._now_s()), last.finish_reason, cuts_call=last.cuts_call)
-            self._keep(request, output.response, context)
+            await self._keep(request, output.response, context)
             yield written(events)
         finally:
             await answer.close()
 
-    def _keep(self, request: ResponsesRequest, response: Response, context: RequestContext) -> None:
+    async def _keep(self, request: ResponsesRequest, response: Response, context: RequestContext) -> None:
         if not response.store or HISTORY in context.headers:
             return
         stored = StoredResponse(
@@ -188,7 +189,7 @@ class Responses:
             _encode(response.output),
             _encode(response),
         )
-        self._stored.put(stored, self._now_s())
+        await self._stored.put(stored)
 
     def _logprobs(self, logprobs: list[TokenLogprob] | None) -> list[dict[str, Any]] | None:
         if logprobs is None:

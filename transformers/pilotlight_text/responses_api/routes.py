@@ -11,7 +11,7 @@ from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
 
 if TYPE_CHECKING:
     from pilotlight_text.responses_api.handlers import Responses
-    from pilotlight_text.responses_api.stored_responses import StoredResponses
+    from pilotlight_text.responses_api.response_store import ResponseStore
 
 PREFIXES = ("/openai/v1", "/v1")
 
@@ -20,7 +20,7 @@ def responses_routes(
     model: TextModel,
     now_s: Callable[[], float] = now_s,
     new_token: Callable[[], str] = lambda: random_token(24),
-    stored: StoredResponses | None = None,
+    stored: ResponseStore | None = None,
 ) -> list[Route]:
     """`stored`: where several models keep theirs; None for one of its own."""
     made: list[Responses] = []
@@ -28,9 +28,9 @@ def responses_routes(
     def responses() -> Responses:
         if not made:
             from pilotlight_text.responses_api.handlers import Responses
-            from pilotlight_text.responses_api.stored_responses import StoredResponses
+            from pilotlight_text.responses_api.response_store import KeptHere
 
-            made.append(Responses(model, stored or StoredResponses(), now_s, new_token))
+            made.append(Responses(model, stored or KeptHere(), now_s, new_token))
         return made[0]
 
     async def create(context: RequestContext) -> Reply | Stream:

@@ -7,7 +7,7 @@ response is and which model made it is part of its key: nobody finds another's. 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ class StoredResponses:
         """Raises ResponseNotFound."""
         found = self._find(response_id, tenant, now_s)
         if found is None:
-            raise ResponseNotFound(f"Response with id '{response_id[:80]}' not found.", param="response_id")
+            raise not_found(response_id)
         return found
 
     def delete(self, response_id: str, tenant: str, now_s: float) -> None:
@@ -90,12 +90,10 @@ class StoredResponses:
         while wanted is not None:
             found = self._find(wanted, tenant, now_s)
             if found is None or found.model != model or len(chain) == MAX_CHAIN:
-                raise PreviousResponseNotFound(
-                    f"Previous response with id '{wanted[:80]}' not found.", param="previous_response_id"
-                )
+                raise previous_not_found(wanted)
             chain.append(found)
             wanted = found.previous_id
-        return [item for response in reversed(chain) for item in _items(response)]
+        return items_of(chain)
 
     def _find(self, response_id: str, tenant: str, now_s: float) -> StoredResponse | None:
         self._forget_old(now_s)
@@ -121,6 +119,21 @@ class StoredResponses:
             self._bytes[response.tenant] -= response.size_bytes
             if not self._bytes[response.tenant]:
                 del self._bytes[response.tenant]
+
+
+def items_of(chain: Sequence[StoredResponse]) -> list[dict[str, Any]]:
+    """Of responses, the latest first: their items, oldest first."""
+    return [item for response in reversed(chain) for item in _items(response)]
+
+
+def not_found(response_id: str) -> ResponseNotFound:
+    return ResponseNotFound(f"Response with id '{response_id[:80]}' not found.", param="response_id")
+
+
+def previous_not_found(response_id: str) -> PreviousResponseNotFound:
+    return PreviousResponseNotFound(
+        f"Previous response with id '{response_id[:80]}' not found.", param="previous_response_id"
+    )
 
 
 def _items(response: StoredResponse) -> Iterator[dict[str, Any]]:

@@ -12,17 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilotlight_gateway.pods_way.event_feed import EventFeed
-from pilotlight_gateway.pods_way.kept_responses import KeptResponses, is_of_responses
 from pilotlight_gateway.pods_way.pods_request import pods_request
 from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Place, TokenUsage
+from pilotlight_gateway.responses.pods_responses import PodsResponses, is_of_responses
 from pilotlight_gateway.surfaces import last_events
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_text.responses_api.given_history import take_history
-from pilotlight_text.responses_api.stored_responses import (
-    PreviousResponseNotFound,
-    ResponseNotFound,
-    StoredResponses,
-)
+from pilotlight_text.responses_api.response_store import KeptHere
+from pilotlight_text.responses_api.stored_responses import PreviousResponseNotFound, ResponseNotFound
 from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.hop_headers import HISTORY
 
@@ -42,75 +39,77 @@ def response(number: int = 1, **fields: Any) -> bytes:
     return json.dumps({**made, **fields}).encode()
 
 
-def given_to_pods(kept: KeptResponses, asks: GatewayRequest) -> tuple[bytes, Any]:
+async def given_to_pods(kept: PodsResponses, asks: GatewayRequest) -> tuple[bytes, Any]:
     """The body that pods read, and the items that they take with it."""
-    asked = kept.given(asks, pods_request(asks))
+    asked = await kept.given(asks, pods_request(asks))
     context = RequestContext("r1", asked.headers, asked.body)
     return context.body, (take_history(context), context.body)
 
 
-def test_what_is_continued_goes_with_the_request_and_bears_the_name_that_was_asked_for() -> None:
-    stored = StoredResponses()
-    kept = KeptResponses(stored, lambda: 0.0)
+async def test_what_is_continued_goes_with_the_request_and_bears_the_name_that_was_asked_for() -> None:
+    stored = KeptHere()
+    kept = PodsResponses(stored)
     first = request()
-    assert given_to_pods(kept, first)[1][0] == []
-    kept.keep(first, response())
-    assert json.loads(stored.get("resp_1", "acme", 0.0).response)["model"] == "smart"
+    assert (await given_to_pods(kept, first))[1][0] == []
+    await kept.keep(first, response())
+    assert json.loads((await stored.get("resp_1", "acme")).response)["model"] == "smart"
     second = request(previous_response_id="resp_1", input="more")
-    items, body = given_to_pods(kept, second)[1]
+    items, body = (await given_to_pods(kept, second))[1]
     assert [item["role"] for item in items] == ["user", "assistant"]
     assert json.loads(body) == {"model": "chat", "input": "more", "previous_response_id": "resp_1"}
-    kept.keep(second, response(2))
-    items, _ = given_to_pods(kept, request(previous_response_id="resp_2"))[1]
+    await kept.keep(second, response(2))
+    items, _ = (await given_to_pods(kept, request(previous_response_id="resp_2")))[1]
     assert [item["role"] for item in items] == ["user", "assistant"] * 2
 
 
 @pytest.mark.parametrize(
     "asks", [request(tenant="other", previous_response_id="resp_1"), request(previous_response_id="resp_9")]
 )
-def test_what_is_anothers_is_as_unknown_as_what_never_was(asks: GatewayRequest) -> None:
-    kept = KeptResponses(StoredResponses(), lambda: 0.0)
-    kept.keep(request(), response())
+async def test_what_is_anothers_is_as_unknown_as_what_never_was(asks: GatewayRequest) -> None:
+    kept = PodsResponses(KeptHere())
+    await kept.keep(request(), response())
     with pytest.raises(PreviousResponseNotFound):
-        kept.given(asks, pods_request(asks))
+        await kept.given(asks, pods_request(asks))
 
 
 @pytest.mark.parametrize(
     ("path", "made"),
     [(PATH, response(store=False)), (f"{PATH}/input_tokens", response()), (PATH, b"[]"), (PATH, b"{")],
 )
-def test_what_is_not_to_be_kept_or_is_no_response_is_not(path: str, made: bytes) -> None:
-    stored = StoredResponses()
-    KeptResponses(stored, lambda: 0.0).keep(request(path), made)
+async def test_what_is_not_to_be_kept_or_is_no_response_is_not(path: str, made: bytes) -> None:
+    stored = KeptHere()
+    await PodsResponses(stored).keep(request(path), made)
     with pytest.raises(ResponseNotFound):
-        stored.get("resp_1", "acme", 0.0)
+        await stored.get("resp_1", "acme")
 
 
 @pytest.mark.parametrize("body", [b"{", b'{"previous_response_id": 7}', b'{"input": 7}'])
-def test_a_body_that_is_no_request_is_the_pods_to_refuse(body: bytes) -> None:
+async def test_a_body_that_is_no_request_is_the_pods_to_refuse(body: bytes) -> None:
     asks = request()
     asks.context.body = body
     asked = pods_request(request())
-    assert KeptResponses(StoredResponses(), lambda: 0.0).given(asks, asked) == asked
+    assert await PodsResponses(KeptHere()).given(asks, asked) == asked
 
 
 @pytest.mark.parametrize("kind", ["completed", "incomplete", "failed"])
 @given(st.lists(st.integers(0, 1000), max_size=6))
-def test_of_a_stream_the_last_events_response_is_kept_however_it_comes(kind: str, cuts: list[int]) -> None:
+async def test_of_a_stream_the_last_events_response_is_kept_however_it_comes(kind: str, cuts: list[int]) -> None:
     delta = {"type": "response.output_text.delta", "delta": '"response.completed" {"id": 1}'}
     last = {"type": f"response.{kind}", "response": json.loads(response())}
     stream = b"".join(
         f"event: {each['type']}\ndata: {json.dumps(each, separators=(',', ':'))}\n\n".encode() for each in (delta, last)
     )
-    stored, asks = StoredResponses(), request(stream=True)
-    feed = EventFeed(TokenUsage(), last_events(PATH), KeptResponses(stored, lambda: 0.0).watch(asks))
+    stored, asks = KeptHere(), request(stream=True)
+    watched = PodsResponses(stored).watch(asks)
+    feed = EventFeed(TokenUsage(), last_events(PATH), watched.look)
     places = sorted({0, len(stream), *(cut % len(stream) for cut in cuts)})
     assert b"".join(feed.feed(stream[a:b]) for a, b in pairwise(places)) == stream
+    await watched.aclose()
     if kind == "failed":
         with pytest.raises(ResponseNotFound):
-            stored.get("resp_1", "acme", 0.0)
+            await stored.get("resp_1", "acme")
     else:
-        assert json.loads(stored.get("resp_1", "acme", 0.0).output_items) == [MESSAGE]
+        assert json.loads((await stored.get("resp_1", "acme")).output_items) == [MESSAGE]
 
 
 def test_only_components_of_ours_are_given_anything() -> None:

@@ -1,0 +1,50 @@
+"""Where the handlers of responses keep them: the seam, and its implementation in this process.
+
+A store that several processes share is a gateway's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pilotlight_text.responses_api.stored_responses import StoredResponse, StoredResponses
+
+
+class ResponseStore(Protocol):
+    """Whose a response is decides who finds it: another's is as unknown as one that never was."""
+
+    async def put(self, response: StoredResponse) -> None: ...
+
+    async def get(self, response_id: str, tenant: str) -> StoredResponse:
+        """Raises ResponseNotFound."""
+        ...
+
+    async def delete(self, response_id: str, tenant: str) -> None:
+        """Raises ResponseNotFound."""
+        ...
+
+    async def history(self, previous_id: str, tenant: str, model: str) -> list[dict[str, Any]]:
+        """The items of that response and of all it continues, oldest first. Raises PreviousResponseNotFound."""
+        ...
+
+
+class KeptHere:
+    """Implements ResponseStore. `now_s`: Unix seconds, or any that pass as these do."""
+
+    def __init__(self, stored: StoredResponses | None = None, now_s: Callable[[], float] = time.time) -> None:
+        self._stored = stored or StoredResponses()
+        self._now_s = now_s
+
+    async def put(self, response: StoredResponse) -> None:
+        self._stored.put(response, self._now_s())
+
+    async def get(self, response_id: str, tenant: str) -> StoredResponse:
+        return self._stored.get(response_id, tenant, self._now_s())
+
+    async def delete(self, response_id: str, tenant: str) -> None:
+        self._stored.delete(response_id, tenant, self._now_s())
+
+    async def history(self, previous_id: str, tenant: str, model: str) -> list[dict[str, Any]]:
+        return self._stored.history(previous_id, tenant, model, self._now_s())
