@@ -65,7 +65,7 @@ def replays(options: argparse.Namespace) -> Iterator[Replay]:
         )
     for each in chosen:
         whole = each.load(options.traces)
-        trace = some_endpoints(whole, each.endpoints)
+        trace = some_endpoints(whole, each.endpoints).until(each.hours * 3600)
         yield Replay(each.name, each.part, trace, whole.until(each.crowd_hours * 3600), options.slots or each.slots)
 
 

@@ -21,13 +21,14 @@ _DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class PublicTrace:
-    """`files`: below the folder of traces. `part`: what is replayed, for a reader; of its endpoints `endpoints`, on
-    `slots`. `crowd_hours`: how much of it is replayed for tenants per slot, where all of its endpoints count."""
+    """`files`: below the folder of traces. `part`: what is replayed, for a reader; of its endpoints `endpoints`, for
+    `hours`, on `slots`. `crowd_hours`: the same for tenants per slot, where all of its endpoints count."""
 
     name: str
     files: tuple[str, ...]
     part: str
     endpoints: int
+    hours: float
     slots: int
     crowd_hours: float
     read: Callable[[Sequence[Path]], Trace]
@@ -73,8 +74,9 @@ PUBLIC = (
     PublicTrace(
         "servegen",
         ("servegen.tar.xz",),
-        "the first day, all models, clients with at most 800 requests a day, work of 4 s in the mean",
+        "from the first day, all models, clients with at most 800 requests a day, work of 4 s in the mean",
         endpoints=40,
+        hours=12.0,
         slots=4,
         crowd_hours=8.0,
         read=_servegen,
@@ -82,8 +84,9 @@ PUBLIC = (
     PublicTrace(
         "azure-functions-2019",
         tuple(f"azure-functions-sampled/azure2019_500_{kind}.csv" for kind in ("invocations", "durations")),
-        f"eight hours, functions with at most one invocation a minute, {_ARCHITECTURES} architectures",
+        f"functions with at most one invocation a minute, {_ARCHITECTURES} architectures",
         endpoints=50,
+        hours=4.0,
         slots=8,
         crowd_hours=2.0,
         read=_azure_functions,
@@ -91,8 +94,9 @@ PUBLIC = (
     PublicTrace(
         "azure-llm-2023",
         ("azure-llm-2023/code.csv", "azure-llm-2023/conv.csv"),
-        "an hour, both services, each dealt to 200 tenants (Zipf), those with at most one request a minute",
+        "both services, each dealt to 200 tenants (Zipf), those with at most one request a minute",
         endpoints=60,
+        hours=1.0,
         slots=6,
         crowd_hours=1.0,
         read=_azure_llm,

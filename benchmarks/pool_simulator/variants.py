@@ -31,23 +31,27 @@ KEEPS_S = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 PRICES = (10.0, 40.0, 160.0, 640.0)
 # Of what holds its few slots all the time whatever a cold start is worth.
 FEW_PRICES = (40.0, 640.0)
+IDLES_S = (300.0, 900.0, KeepAliveSpec().uncontested_s)
 _NEVER = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """`prices`: slot-seconds that one avoided cold start is worth."""
+    """`prices`: slot-seconds that one avoided cold start is worth. `idles_s`: how long an engine may be idle in a slot
+    that nobody else wants. The longer of the two is swept, the other has one value."""
 
     name: str
     spec: warm_pool.PoolSpec
     within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     prices: Sequence[float] = PRICES
+    idles_s: Sequence[float] = (0.0,)
 
     def sweep(self, trace: Trace) -> Iterator[Figures]:
-        for price in self.prices:
-            spec = replace(self.spec, keep=replace(self.spec.keep, price_slot_s=price))
+        for price, idle_s in itertools.product(self.prices, self.idles_s):
+            keep = replace(self.spec.keep, price_slot_s=price, uncontested_s=idle_s)
+            knob = f"idle {idle_s:g} s" if len(self.idles_s) > len(self.prices) else f"{price:g}"
             with self.within():
-                yield figures(warm_pool.simulate(trace, spec, self.name), f"{price:g}")
+                yield figures(warm_pool.simulate(trace, replace(self.spec, keep=keep), self.name), knob)
 
 
 def knative(trace: Trace, costs: Costs) -> list[Figures]:
@@ -64,13 +68,15 @@ def fixed(trace: Trace, costs: Costs) -> list[Figures]:
 
 
 def ours(costs: Costs, slots: int) -> list[Variant]:
-    """The whole policy first: it gives slots back when keep-alive ends, as Knative does; as shipped, it keeps engines
-    in slots that nobody else wants."""
-    base = warm_pool.PoolSpec(costs, slots=slots, keep=KeepAliveSpec(uncontested_s=0.0))
+    """The whole policy first. It gives slots back when keep-alive ends, as Knative does, and so do those with a part
+    left out; as shipped, it keeps engines in slots that nobody else wants."""
+    base = warm_pool.PoolSpec(costs, slots=slots)
+    default = (base.keep.price_slot_s,)
     blind = replace(base.keep, min_gaps=_NEVER, max_standard_keep_alive_s=math.inf)
     found = [
         Variant(OURS, base),
-        Variant(AS_SHIPPED, replace(base, keep=KeepAliveSpec()), prices=(KeepAliveSpec().price_slot_s,)),
+        Variant(AS_SHIPPED, base, prices=default, idles_s=IDLES_S),
+        Variant(f"{AS_SHIPPED}, a fixed time", replace(base, keep=blind), prices=default, idles_s=IDLES_S),
         Variant("without sharing between tenants", replace(base, isolation="dedicated"), prices=FEW_PRICES),
         Variant("without swap", replace(base, swappable=False), prices=FEW_PRICES),
         Variant("without the histogram (a fixed time)", replace(base, keep=blind)),

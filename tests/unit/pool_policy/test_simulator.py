@@ -165,7 +165,7 @@ def test_every_part_can_be_left_out(costs: Costs) -> None:
     """Three fine-tunes in turn on one slot: swaps are what saves boots, and only between tenants that share."""
     fine_tunes = [Endpoint(f"e{n}", f"tenant-{n}", "f") for n in range(3)]
     story = request_trace.build(fine_tunes, [(60.0 * n, n % 3, 1.0) for n in range(30)])
-    at_one_price = [replace(variant, prices=[300.0]) for variant in variants.ours(costs, slots=1)]
+    at_one_price = [replace(variant, prices=[300.0], idles_s=[0.0]) for variant in variants.ours(costs, slots=1)]
     boots = {variant.name: next(variant.sweep(story)).boots for variant in at_one_price}
     few = {name for name, count in boots.items() if count == 1}
     assert {name for name in boots if name.startswith("without s") and name != "without sleep"} == set(boots) - few
