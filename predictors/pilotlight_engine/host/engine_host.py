@@ -54,11 +54,12 @@ def run(control: socket.socket, config: HostConfig | None, data: socket.socket |
     run_to_end(sockets.control, lambda: _serve(sockets, config or _first(sockets), data))
 
 
-def _serve(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -> None:
+def _serve(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -> HostedEngine:
     engine, boot_phases_s = boot(sockets, config, data)
     leases = LeaseService(sockets, engine, config.model_name, boot_phases_s)
     leases.serve(AgentCommands(sockets, engine, leases).obey)
     engine.close()
+    return engine
 
 
 def boot(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -> tuple[HostedEngine, dict[str, float]]:

@@ -18,11 +18,15 @@ from pilotlight_protocol.frame_codec import encode
 _LAST_FRAME_DEADLINE_S = 2.0
 
 
-def run_to_end(outbox: Outbox, serve: Callable[[], None]) -> NoReturn:
-    """Run `serve`, then end the process: 0 when it returned, 1 when it raised; `outbox` then carries `Failed`."""
+def run_to_end(outbox: Outbox, serve: Callable[[], object]) -> NoReturn:
+    """Run `serve`, then end the process: 0 when it returned, 1 when it raised; `outbox` then carries `Failed`.
+
+    What it returns is held until the process is gone: an engine that goes out of scope collects all it has, which takes
+    longer than a fork of the next one.
+    """
     exit_code = 0
     try:
-        serve()
+        _kept = serve()
     except (HolderStalled, BrokenPipeError, ConnectionResetError) as error:
         sys.stderr.write(f"engine host ends: {error}\n")
         exit_code = 1

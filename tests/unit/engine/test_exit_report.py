@@ -1,6 +1,7 @@
 """The end of an engine host: exit code and last frame by what ended it."""
 
 import os
+import weakref
 from typing import NoReturn
 
 import pytest
@@ -63,6 +64,30 @@ def test_exit_code_and_last_frame(
     sock = FakeSocket()
     assert end(monkeypatch, sock, error) == code
     assert sock.taken == (encode(last) if last is not None else b"")
+
+
+def test_what_was_served_is_not_collected_before_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that goes out of scope collects all that vLLM has: over a second in which its slot is not free."""
+
+    class Engine:
+        pass
+
+    living: weakref.ref[Engine] | None = None
+
+    def serve() -> Engine:
+        nonlocal living
+        engine = Engine()
+        living = weakref.ref(engine)
+        return engine
+
+    def leave(code: int) -> NoReturn:
+        assert living is not None
+        raise Ended(code if living() is not None else "collected")
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(Ended) as ended:
+        run_to_end(Outbox(FakeSocket(), lambda: None, 100, 0.0), serve)  # type: ignore[arg-type]  # a fake
+    assert ended.value.args == (0,)
 
 
 def test_a_predictor_that_is_gone_does_not_keep_the_process(
