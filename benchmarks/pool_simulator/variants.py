@@ -1,20 +1,17 @@
 """The policies that are compared: Knative's window, fixed keep-alive, ours, and ours with each part left out.
 
-Ours is the product's coordinator and its policy modules as they are; a part is left out by its own setting, by what the
-agent says of its models, or by putting another function in its place.
+Ours is the product's coordinator and its policy modules as they are; a part is left out by its own setting, or by
+what the agent says of its models.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from unittest import mock
 
 from pilotlight_pool.policy.keep_warm.keep_alive import KeepAliveSpec
-from pilotlight_pool.policy.placement import model_worth
 from pool_simulator import fixed_window, warm_pool
 from pool_simulator.costs import Costs
 from pool_simulator.frontier import Figures, figures
@@ -42,7 +39,6 @@ class Variant:
 
     name: str
     spec: warm_pool.PoolSpec
-    within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     prices: Sequence[float] = PRICES
     idles_s: Sequence[float] = (0.0,)
 
@@ -50,8 +46,7 @@ class Variant:
         for price, idle_s in itertools.product(self.prices, self.idles_s):
             keep = replace(self.spec.keep, price_slot_s=price, uncontested_s=idle_s)
             knob = f"idle {idle_s:g} s" if len(self.idles_s) > len(self.prices) else f"{price:g}"
-            with self.within():
-                yield figures(warm_pool.simulate(trace, replace(self.spec, keep=keep), self.name), knob)
+            yield figures(warm_pool.simulate(trace, replace(self.spec, keep=keep), self.name), knob)
 
 
 def knative(trace: Trace, costs: Costs) -> list[Figures]:
@@ -80,20 +75,7 @@ def ours(costs: Costs, slots: int) -> list[Variant]:
         Variant("without sharing between tenants", replace(base, isolation="dedicated"), prices=FEW_PRICES),
         Variant("without swap", replace(base, swappable=False), prices=FEW_PRICES),
         Variant("without the histogram (a fixed time)", replace(base, keep=blind)),
-        Variant("without greedy-dual (least recently used)", base, least_recently_used),
     ]
     if costs.sleepers:
         found.append(Variant("without sleep", replace(base, costs=replace(costs, sleepers=0))))
     return found
-
-
-@contextlib.contextmanager
-def least_recently_used() -> Iterator[None]:
-    """Whose engine is overwritten: the one used longest ago, instead of greedy-dual's choice."""
-    uses = itertools.count(1)
-
-    def used(state: model_worth.WorthState, model: str, back_s: float) -> model_worth.WorthState:
-        return replace(state, models={**state.models, model: model_worth.Worth(1, float(next(uses)))})
-
-    with mock.patch.object(model_worth, "used", used):
-        yield

@@ -87,8 +87,8 @@ def test_isolation_decides_whether_a_process_is_fresh(engine: Engine, mode: Isol
     assert (placed.chosen.path if placed.chosen else None) == path
 
 
-def test_among_equals_the_least_valuable_content_is_overwritten() -> None:
-    pool = [replace(SAME, slot_id="busy fine-tune", keep_value=9.0), replace(SAME, slot_id="old one", keep_value=1.0)]
+def test_among_equals_what_was_used_longest_ago_is_overwritten() -> None:
+    pool = [replace(SAME, slot_id="busy fine-tune", used_s=9.0), replace(SAME, slot_id="old one", used_s=1.0)]
     placed = place(SPEC, WISH, pool, PredictionState(), 0.0)
     assert placed.chosen is not None
     assert placed.chosen.slot_id == "old one"

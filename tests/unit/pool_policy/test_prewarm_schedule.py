@@ -1,4 +1,4 @@
-"""What a model in an engine is worth, and cron schedules."""
+"""Cron schedules."""
 
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -7,24 +7,6 @@ import pytest
 
 from pilotlight_pool.policy.keep_warm import prewarm_schedule
 from pilotlight_pool.policy.keep_warm.prewarm_schedule import InvalidSchedule
-from pilotlight_pool.policy.placement.model_worth import WorthState, used
-
-
-def test_what_costs_more_to_bring_back_and_what_is_used_often_is_worth_more() -> None:
-    state = WorthState()
-    for model, back_s in (("cheap", 1.0), ("dear", 9.0), ("often", 1.0), ("often", 1.0)):
-        state = used(state, model, back_s)
-    assert (state.of("dear"), state.of("often"), state.of("cheap"), state.of("unknown")) == (9.0, 2.0, 1.0, 0.0)
-
-
-def test_of_many_models_those_worth_most_are_remembered_and_the_others_age() -> None:
-    state = WorthState()
-    for number in range(20):
-        state = used(state, f"once {number}", 1.0, most=4)
-        state = used(state, "dear", 9.0, most=4)
-    assert len(state.models) == 4
-    assert "dear" in state.models
-    assert state.clock > 1.0
 
 
 def at(text: str, zone: str = "UTC") -> float:

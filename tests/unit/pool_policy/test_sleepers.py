@@ -1,4 +1,4 @@
-"""The tier of sleeping engines: bounded in number and bytes, kept by worth."""
+"""The tier of sleeping engines: bounded in number and bytes, those used longest ago go."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from pilotlight_pool.policy.placement.sleepers import SleepBudget, Sleeper, make
 GB = 10**9
 
 
-def sleeper(incarnation: int, gb: float, worth: float) -> Sleeper:
-    return Sleeper(incarnation, Engine(f"m{incarnation}", "f"), int(gb * GB), worth)
+def sleeper(incarnation: int, gb: float, used_s: float) -> Sleeper:
+    return Sleeper(incarnation, Engine(f"m{incarnation}", "f"), int(gb * GB), used_s)
 
 
 OLD, GOOD, NEW = sleeper(1, 8, 1.0), sleeper(2, 8, 5.0), sleeper(3, 8, 3.0)
@@ -29,7 +29,7 @@ OLD, GOOD, NEW = sleeper(1, 8, 1.0), sleeper(2, 8, 5.0), sleeper(3, 8, 3.0)
         (SleepBudget(9, 8 * GB), [OLD], (1,)),
     ],
 )
-def test_room_is_made_by_ending_what_is_worth_least(
+def test_room_is_made_by_ending_what_was_used_longest_ago(
     budget: SleepBudget, asleep: list[Sleeper], ended: tuple[int, ...] | None
 ) -> None:
     assert make_room(budget, asleep, NEW) == ended

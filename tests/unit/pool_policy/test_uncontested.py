@@ -58,7 +58,7 @@ def test_slots_that_are_wanted_beyond_the_empty_ones(
     ids=[
         "idle power has its bound",
         "one is wanted, and one goes anyhow",
-        "the least worth first",
+        "used longest ago first",
         "all are wanted",
         "idle power costs too much",
         "nothing is kept",

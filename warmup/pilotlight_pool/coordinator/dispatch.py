@@ -193,7 +193,7 @@ class Dispatch:
             there = on_agents.get(outlook.agent_name, msgspec.structs.replace(facts, tier="remote"))
             absent = absent or ("" if there is not None else "the model cannot be had on its node")
             facts = there or facts
-        worth = pool.models.worth.of(slot.engine.model) if slot.engine is not None else 0.0
+        used_s = pool.models.last_used_s(slot.engine.model) if slot.engine is not None else 0.0
         held_warm = slot.engine is not None and pool.warm_orders.is_held(slot.engine)
         return placement.SlotView(
             slot.slot_id,
@@ -210,7 +210,7 @@ class Dispatch:
             absent=absent,
             fingerprint=facts.fingerprint,
             way_back="wake" if pool.slots[slot.slot_id].sleepers else "fork",
-            keep_value=float("inf") if held_warm else worth,
+            used_s=float("inf") if held_warm else used_s,
         )
 
     def _refusal(self, wish: LeaseWish, decision: placement.Placement, now_s: float) -> PilotlightError:

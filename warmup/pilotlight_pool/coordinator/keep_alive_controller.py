@@ -131,11 +131,11 @@ class KeepAliveController:
                 by_fingerprint.setdefault(slot.engine.fingerprint, []).append(slot)
         overdue: dict[str, tuple[uncontested.Overdue, str]] = {}
         for fingerprint, idle in by_fingerprint.items():
-            idle.sort(key=self._worth, reverse=True)
+            idle.sort(key=self._used_s, reverse=True)
             for k, slot in enumerate(idle, start=leased[fingerprint] + 1):
                 keep, reason = self._is_kept(fingerprint, k, slot, now_s)
                 if not keep:
-                    each = uncontested.Overdue(slot.slot_id, now_s - slot.since_s, self._worth(slot))
+                    each = uncontested.Overdue(slot.slot_id, now_s - slot.since_s, self._used_s(slot))
                     overdue[slot.slot_id] = each, reason
         if not overdue:
             return []
@@ -174,5 +174,5 @@ class KeepAliveController:
     def _fork_s(self, order: EngineOrder) -> float:
         return self._pool.models.predicted_s("fork", order.facts)
 
-    def _worth(self, slot: Slot) -> float:
-        return self._pool.models.worth.of(slot.engine.model) if slot.engine is not None else 0.0
+    def _used_s(self, slot: Slot) -> float:
+        return self._pool.models.last_used_s(slot.engine.model) if slot.engine is not None else 0.0

@@ -1,27 +1,28 @@
-"""What the pool has learned of models: how long engines take, what is worth keeping, what fails, what never starts."""
+"""What the pool has learned of models: how long engines take, when each was used, what fails, what never starts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from pilotlight_pool.engine_orders import ModelFacts
-from pilotlight_pool.policy.placement import boot_backoff, model_worth, prediction
+from pilotlight_pool.policy.placement import boot_backoff, prediction
 from pilotlight_pool.policy.placement.prediction import Outcome, Path, PredictionSpec
 from pilotlight_protocol.back_off import BackOff
 from pilotlight_protocol.errors import PilotlightError
 
 _MOST_REFUSALS = 1024
+_MOST_USED = 1024
 
 
 class ModelHistory:
     def __init__(self, spec: PredictionSpec, back_off: BackOff, clock: Callable[[], float]) -> None:
         self.predictions = prediction.PredictionState()
-        self.worth = model_worth.WorthState()
         self._spec = spec
         self._back_off = back_off
         self._clock = clock
         self._failing = boot_backoff.ModelFailures()
         self._refused: dict[tuple[str, str], PilotlightError] = {}
+        self._used_s: dict[str, float] = {}
 
     def predicted_s(self, path: Path, facts: ModelFacts) -> float:
         """Until an engine is ready by this path."""
@@ -41,7 +42,14 @@ class ModelHistory:
         self.predictions = prediction.observe_promise(self._spec, self.predictions, queued, promised_s, took_s)
 
     def used(self, facts: ModelFacts) -> None:
-        self.worth = model_worth.used(self.worth, facts.key, self.predicted_s("swap", facts))
+        self._used_s.pop(facts.key, None)
+        self._used_s[facts.key] = self._clock()
+        if len(self._used_s) > _MOST_USED:
+            del self._used_s[next(iter(self._used_s))]
+
+    def last_used_s(self, model: str) -> float:
+        """0 where it never was, or too long ago to be known."""
+        return self._used_s.get(model, 0.0)
 
     def failed(self, model: str) -> None:
         """An engine for it failed: the next one has to wait, wherever."""

@@ -67,5 +67,5 @@ class SlotSleepers:
         return dormant is not None
 
     def _sleeper(self, dormant: Dormant) -> Sleeper:
-        weights_bytes, worth = dormant.order.facts.weights_bytes, self._pool.models.worth.of(dormant.engine.model)
-        return Sleeper(dormant.incarnation, dormant.engine, weights_bytes, worth)
+        weights_bytes, used_s = dormant.order.facts.weights_bytes, self._pool.models.last_used_s(dormant.engine.model)
+        return Sleeper(dormant.incarnation, dormant.engine, weights_bytes, used_s)

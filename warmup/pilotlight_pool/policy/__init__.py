@@ -15,7 +15,6 @@
     what keeps failing         boot_backoff          how long a model whose engines fail waits for the next
     how long to keep warm      keep_alive            layers, from the idle-time histogram
     when idling costs nobody   uncontested           engines that stay in slots nobody else wants
-    what to drop when full     model_worth           the model that is cheapest to bring back
     what to warm ahead         prewarm_schedule      cron annotations
 
 Times are seconds on whatever clock the caller uses, passed as `now_s`; only `prewarm_schedule` needs that

@@ -3,8 +3,8 @@
 An idle endpoint's engine can fall through layers (RainbowCake, ASPLOS'24), each cheaper to hold, dearer to leave:
 
     layer            holds                    way back        kept while
-    loaded           a slot, its own weights  nothing         nobody else wants the engine (greedy-dual picks whose
-                                                              weights are overwritten)
+    loaded           a slot, its own weights  nothing         nobody else wants the engine (those used longest ago
+                                                              are overwritten)
     engine process   a slot                   swap            the fingerprint's histogram says it pays (`decide`)
     weights in RAM   RAM of the budget        fork            greedy-dual over the RAM budget
     weights on disk  disk of the budget       fork + disk     greedy-dual over the disk budget

@@ -4,7 +4,7 @@ Keep-alive weighs slot-seconds against boots. A slot-second that nobody else wou
 more, and what is stopped there for nobody's sake is what its own endpoint then waits for.
 
     wanted      for each fingerprint, the engines that it had work for within the last `wanted_s`, beyond those it has
-    contested   as many slots as are wanted beyond the empty ones: so many overdue engines go, the least worth first
+    contested   as many slots as are wanted beyond the empty ones: so many overdue engines go, used longest ago first
     the others  stay, until they have been idle for `uncontested_s`
 
 Pure.
@@ -30,11 +30,11 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """An idle engine whose keep-alive is over."""
+    """An idle engine whose keep-alive is over. `used_s`: when its model was last used."""
 
     slot_id: str
     idle_s: float
-    worth: float
+    used_s: float
 
 
 def contested_slots(
@@ -55,6 +55,6 @@ def to_stop(spec: KeepAliveSpec, overdue: Sequence[Overdue], contested: int) -> 
     why = f"an idle engine has {most_s:g} s in a slot that nobody else wants"
     stopped = {each.slot_id: why for each in overdue if each.idle_s >= most_s}
     left = [each for each in overdue if each.slot_id not in stopped]
-    others = sorted(left, key=lambda each: (each.worth, each.slot_id))
+    others = sorted(left, key=lambda each: (each.used_s, each.slot_id))
     why = f"{contested} slots are wanted for others"
     return stopped | {each.slot_id: why for each in others[: max(0, contested - len(stopped))]}

@@ -13,8 +13,8 @@
     held by a lease that may be preempted     any       drain + one of the above
     held by another lease                     any       predicted rest of that lease + one of the above: it waits
 
-Among slots within `eta_grain_s` of each other it takes the one whose content is least worth keeping (`keep_value`,
-greedy-dual's priority): a few milliseconds are not worth throwing out a model that comes back every minute.
+Among slots within `eta_grain_s` of each other it takes the one whose content was used longest ago (`used_s`): a
+few milliseconds are not worth throwing out a model that comes back every minute.
 
 When nothing is possible now the lease queues; when it never will be, or its deadline is nearer than the lowest
 prediction, it is refused with numbers, early. Pure: it reserves nothing (the ledger does).
@@ -51,8 +51,8 @@ class SlotView:
     `free`: no lease holds or has reserved it. `since_s`: when its state began. `free_in_s`: predicted rest of a lease
     at work; None: unknown. `busy_left_s`: predicted rest of a boot, wake, swap or drain under way. `swappable`: swaps
     of this quantization are proven on this device. `tier`: where the wish's weights are, seen from this node.
-    `memory_bytes`: free for an engine if the present one is stopped. `keep_value`: what its content is worth
-    (greedy-dual priority). From `contention`: `preempts`, the lease that would have to give way, and `preempt_loss_s`,
+    `memory_bytes`: free for an engine if the present one is stopped. `used_s`: when its model was last
+    used. From `contention`: `preempts`, the lease that would have to give way, and `preempt_loss_s`,
     what that costs; `stoppable_in_s`, before which its engine may not be stopped; `kept_for`, the tenant within whose
     share its parked engine is. `absent`: why it cannot be used at all now, "" where it can. `fingerprint`: what this
     node calls the wish's (it contains vLLM's version), "" where that is the wish's own. `way_back`: what bringing its
@@ -78,7 +78,7 @@ class SlotView:
     swappable: bool = True
     has_zygote: bool = True
     way_back: Path = "fork"
-    keep_value: float = 0.0
+    used_s: float = 0.0
     absent: str = ""
     fingerprint: str = ""
     beside: bool = False
@@ -88,7 +88,7 @@ class SlotView:
 class Candidate:
     """One way to serve the wish. `stops_engine`: the slot's engine dies for it. `waits`: not yet, its lease must end or
     its engine be old enough first, which takes `wait_s` of the `eta_s`. `loss`: what others lose, compared from left to
-    right: a parked engine within its tenant's share, the run of a preempted lease in seconds, `keep_value`.
+    right: a parked engine within its tenant's share, the run of a preempted lease in seconds, `used_s`.
     `reason` and `preempt_reason` are told to holders and name no other tenant; `preempt_detail` is the log's. `beside`:
     with those that hold the slot, who lose nothing.
     """
@@ -209,7 +209,7 @@ def _candidate(
         wait_s = slot.stoppable_in_s
         whose = "kept for its tenant" if slot.kept_for else "too young to be stopped"
         reason = f"{reason}; its engine is {whose} for another {slot.stoppable_in_s:.1f} s"
-    loss = (bool(slot.kept_for) and first not in {"loaded", "adapter"}, slot.preempt_loss_s, slot.keep_value)
+    loss = (bool(slot.kept_for) and first not in {"loaded", "adapter"}, slot.preempt_loss_s, slot.used_s)
     waits = held or (stops and slot.stoppable_in_s > 0.0)
     candidate = Candidate(
         slot.slot_id, first, eta_s + wait_s, loss, stops, slot.preempts, waits, wait_s, reason, slot.preempt_reason,

@@ -2,7 +2,7 @@
 
 A sleeping engine keeps its process, its compiled graphs and its weights, and gives the device's memory up but for its
 context. Waking it costs a copy; waking one of the same fingerprint and swapping its weights is still far cheaper than
-a fork. The tier is bounded in bytes and in number, and kept by worth (greedy-dual's priority). Pure.
+a fork. The tier is bounded in bytes and in number, and those used longest ago go. Pure.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ class SleepBudget:
 
 @dataclass(frozen=True, slots=True)
 class Sleeper:
-    """`incarnation`: the agent's number of the process. `worth`: greedy-dual's priority of its model."""
+    """`incarnation`: the agent's number of the process. `used_s`: when its model was last used."""
 
     incarnation: int
     engine: Engine
     weights_bytes: int
-    worth: float
+    used_s: float
 
 
 def make_room(budget: SleepBudget, sleepers: Iterable[Sleeper], newcomer: Sleeper) -> tuple[int, ...] | None:
-    """The processes to end so that `newcomer` may fall asleep, the least worth first; None: it is to be stopped.
+    """The processes to end so that `newcomer` may fall asleep, used longest ago first; None: it is to be stopped.
 
-    It is stopped when it does not fit at all, or when something worth more would have to go for it.
+    It is stopped when it does not fit at all, or when something used later would have to go for it.
     """
     if budget.most < 1 or newcomer.weights_bytes > budget.host_bytes:
         return None
-    kept = sorted(sleepers, key=lambda each: (each.worth, each.incarnation))
+    kept = sorted(sleepers, key=lambda each: (each.used_s, each.incarnation))
     ended: list[int] = []
     while len(kept) >= budget.most or sum(s.weights_bytes for s in kept) + newcomer.weights_bytes > budget.host_bytes:
-        least = kept.pop(0)
-        if least.worth > newcomer.worth:
+        oldest = kept.pop(0)
+        if oldest.used_s > newcomer.used_s:
             return None
-        ended.append(least.incarnation)
+        ended.append(oldest.incarnation)
     return tuple(ended)
 
 
