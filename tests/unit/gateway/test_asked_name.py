@@ -18,7 +18,9 @@ ASKED = 'sm"art\n'
 
 
 def read(pieces: Sequence[bytes]) -> bytes:
-    return b"".join(map(AskedName(ASKED).in_events, pieces))
+    """By one that learns from the first how the next ones begin."""
+    asked = AskedName(ASKED)
+    return b"".join(map(asked.in_events, pieces))
 
 
 def event(data: object, name: str = "") -> bytes:
@@ -42,6 +44,28 @@ def test_wherever_a_surface_names_the_model(shape) -> None:
     assert data[-1] == b"[DONE]"
     result = AskedName(ASKED).in_reply(Reply(json.dumps(shape("own")).encode()))
     assert json.loads(result.body) == shape(ASKED)
+
+
+FIELDS = st.dictionaries(
+    st.sampled_from(("id", "model", "model_name", "model_version", "message", "choices", '"model":"own"')),
+    st.sampled_from(("own", "ow", "own'", '"model":"own"', None, 1, {"model": "own"}, {"a": [{"model": "own"}]})),
+)
+EVENTS = st.lists(
+    st.sampled_from((b"data: [DONE]\n\n", b": comment\n\n", b"data:\n\n"))
+    | FIELDS.map(lambda fields: b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"),
+    max_size=8,
+)
+
+
+@given(EVENTS, st.lists(st.integers(1, 3), max_size=8))
+def test_what_was_learned_from_one_event_changes_nothing_in_the_next(events: list[bytes], sizes: list[int]) -> None:
+    """`sizes`: how many events come in a piece."""
+    pieces, left = [], list(events * 2)
+    for size in sizes:
+        pieces.append(b"".join(left[:size]))
+        del left[:size]
+    pieces.extend(left)
+    assert read(pieces) == b"".join(AskedName(ASKED).in_events(each) for each in events * 2)
 
 
 @given(st.sampled_from(("own", "a" * 40)), st.binary(max_size=40), st.booleans())
