@@ -40,7 +40,7 @@ def main() -> None:
     print(f"{given.endpoints} endpoints told of in {time.perf_counter() - began_s:.3f} s")
     specs = tuple(route(number, given.endpoints) for number in range(given.routes))
     table = RouteTable(specs)
-    facts = EndpointFacts(lambda key: True, lambda key: 0.0, lambda entry, way: None)
+    facts = EndpointFacts(lambda key: True, lambda key: 0.0, lambda entry, way, woken: None)
     routes = Routes(endpoints, Mirrors(lambda: False), Rollouts(), TargetWaits(facts))
     began_s = time.perf_counter()
     routes.apply(GatewayConfig(routes=specs))

@@ -123,6 +123,16 @@ class _Chooser:
         return choose_way(request.entry, WayFacts(running, tokens))
 
 
+def _wakes(short: ShortWay, pods: PodsWay) -> Callable[[EndpointEntry, WayName, Callable[[float], None]], None]:
+    def wake(entry: EndpointEntry, way: WayName, woken: Callable[[float], None]) -> None:
+        if way == "short":
+            short.warm(entry, woken)
+        else:
+            pods.wake(entry)  # which says when one of them is there, and not when the other one is
+
+    return wake
+
+
 def _redis_links(url: str) -> tuple[RedisLink, RedisLink]:
     """For limits, and for named answers: large ones must not keep limits waiting."""
     from pilotlight_gateway.redis_link import LARGE_DEADLINE_S, RedisLink  # with its client, which only replicas need
@@ -187,17 +197,17 @@ class Gateway:
             opened.append(watch_tenants)
             limits = TenantLimits(self._accounts(opened), watch_tenants.limits_of, self._process)
             own = TenantAdministration(self._tenants, random_key, time.time, watch_tenants.refresh).routes()
-        records = EndpointRecords(ColdStarts(), None if self._usage is None else UsageBook(self._usage, self._prices))
-        own += self._endpoints_api(table, records, watch_tenants)
         once = AnswersOnce(shared=self._shared_answers())
         folder = self._settings.state_dir
         later = None if folder is None else self._later_work(folder, authenticator.caller_again)
         jobs = None if later is None else later.jobs
         ways: dict[WayName, Way] = {"short": short if self._redis is None else RecordedShortWay(short), "pods": pods}
         turns = FairTurns(lambda: self._config.config.queue)
-        wakes: dict[WayName, Callable[[EndpointEntry], None]] = {"short": short.warm, "pods": pods.wake}
-        facts = EndpointFacts(short.has_engine, turns.wait_s, lambda entry, way: wakes[way](entry))
-        routes = Routes(table, Mirrors(self._is_busy), self._rollouts, TargetWaits(facts))
+        waits = TargetWaits(EndpointFacts(short.has_engine, turns.wait_s, _wakes(short, pods)))
+        book = None if self._usage is None else UsageBook(self._usage, self._prices)
+        records = EndpointRecords(ColdStarts(), book, waits)
+        own += self._endpoints_api(table, records, watch_tenants)
+        routes = Routes(table, Mirrors(self._is_busy), self._rollouts, waits)
         self._config.tell(routes.apply)
         own = [*own, *RouteList(routes).routes()]
         steps = Steps(

@@ -42,6 +42,7 @@ from pilotlight_gateway.request_steps import (
 )
 from pilotlight_gateway.routing.fallbacks import by_route
 from pilotlight_gateway.stream_record import Began
+from pilotlight_gateway.surfaces import makes_tokens
 from pilotlight_gateway.ways import WAY_HEADER, ChosenWay, WayName
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import (
@@ -198,6 +199,8 @@ class Pipeline:
 
     async def _while_waited_for(self, request: GatewayRequest, started_s: float, outcome: _Outcome) -> Reply | Stream:
         """In the client's own time, which is less than the endpoint's; that it is over is no fault of the endpoint."""
+        if request.routed is None and makes_tokens(request.place.method, request.place.component_path):
+            self._steps.router.check_time(request.entry, request.context)
         async with in_senders_time(request.context):
             return await self._by_its_route(request, started_s, outcome)
 

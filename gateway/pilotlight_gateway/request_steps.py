@@ -201,6 +201,11 @@ class Router(Protocol):
         ModelNotFound for a version that the route has not."""
         ...
 
+    def check_time(self, entry: EndpointEntry, context: RequestContext) -> None:
+        """Of a request by no route. Raises Unavailable, with the time, where the endpoint is known to start later than
+        the sender waits."""
+        ...
+
 
 class Reservation(Protocol):
     @property
@@ -297,6 +302,9 @@ class OpenDoor:
 class NoRoutes:
     def find(self, caller: Caller, name: str, place: Place, context: RequestContext) -> Routed | None:
         return None
+
+    def check_time(self, entry: EndpointEntry, context: RequestContext) -> None:
+        return
 
 
 class NoReservation:

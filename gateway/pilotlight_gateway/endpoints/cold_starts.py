@@ -34,13 +34,13 @@ class ColdStarts:
         self._wall_s = wall_s
         self._of: OrderedDict[tuple[str, str], deque[ColdStart]] = OrderedDict()
 
-    def begun(self, request: GatewayRequest, first_s: float) -> None:
-        """The first part of an answer is there, `first_s` after the request."""
+    def begun(self, request: GatewayRequest, first_s: float) -> bool:
+        """The first part of an answer is there, `first_s` after the request. Whether that was a cold start."""
         headers = request.context.response_headers
         lease = headers.get(LEASE_HEADER)
         way = headers.get(WAY_HEADER, "")
         if lease is None and (request.entry.pods_ready or not way.startswith("pods")):
-            return
+            return False
         path = (lease or "").partition("path=")[2].partition(";")[0].strip()
         start = ColdStart(round(self._wall_s(), 3), way, round(first_s * 1000, 1), path)
         known = self._of.get(request.entry.key)
@@ -50,6 +50,7 @@ class ColdStarts:
                 self._of.popitem(last=False)
         self._of.move_to_end(request.entry.key)
         known.append(start)
+        return True
 
     def of(self, namespace: str, name: str) -> tuple[ColdStart, ...]:
         """The latest first."""

@@ -27,7 +27,7 @@ from pilotlight_gateway.request_steps import (
 )
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.choosing import CANARY, OWN_TARGETS, Chosen, choose
-from pilotlight_gateway.routing.cold_choice import TooLate, is_soon, order
+from pilotlight_gateway.routing.cold_choice import TooLate, Wait, is_in_time, is_soon, order
 from pilotlight_gateway.routing.mirrors import Mirrors
 from pilotlight_gateway.routing.prompt_lengths import PromptLengths
 from pilotlight_gateway.routing.request_facts import RequestFacts
@@ -35,6 +35,7 @@ from pilotlight_gateway.routing.route_spec import MirrorSpec, RouteSpec
 from pilotlight_gateway.routing.route_table import RouteTable
 from pilotlight_gateway.routing.target_waits import TargetWaits
 from pilotlight_gateway.surfaces import component_path, model_path, without_version
+from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.request_time import left_s
@@ -114,11 +115,7 @@ class Routes:
         waits = [first, *(self._waits.wait(choice.entry, most_s) for choice in choices[1:])]
         found = order(waits, patience_s)
         if isinstance(found, TooLate):
-            self._waits.wake(choices[found.place].entry)
-            raise Unavailable(
-                f"nothing can answer within {waits[found.place].most_s:.3g} s: it takes {found.eta_s:.1f} s to start",
-                retry_after_s=found.eta_s,
-            )
+            raise self._too_late(choices[found.place].entry, waits[found.place])
         if found.note and waits[0].is_cold:
             self._waits.wake(choices[0].entry)
         ordered = tuple(
@@ -126,6 +123,19 @@ class Routes:
             for place in found.places
         )
         return ordered, found.note
+
+    def check_time(self, entry: EndpointEntry, context: RequestContext) -> None:
+        wait = self._waits.wait(entry, left_s(context))
+        if wait.is_cold and not is_in_time(wait):
+            raise self._too_late(entry, wait)
+
+    def _too_late(self, entry: EndpointEntry, wait: Wait) -> Unavailable:
+        """It is woken, for who asks again."""
+        self._waits.wake(entry)
+        eta_s = wait.seconds or 0.0
+        return Unavailable(
+            f"nothing can answer within {wait.most_s:.3g} s: it takes {eta_s:.1f} s to start", retry_after_s=eta_s
+        )
 
     def _cascade(self, route: RouteSpec, chosen: Chosen) -> Cascade | None:
         """Where neither a version nor a rule has chosen."""

@@ -1,4 +1,5 @@
-"""How long endpoints take to answer from cold, as seen by this gateway: a moving average for each. Pure.
+"""How long endpoints take to answer from cold, as seen by this gateway: a moving average for each, and never more than
+the last one took: whoever is refused for it cannot show that it takes less by now. Pure.
 
 What the warm pool told of a start that is under way counts until then, where it is longer.
 """
@@ -21,7 +22,7 @@ class StartTimes:
 
     def observe(self, key: StartKey, start_s: float) -> None:
         usual_s = self._usual_s.get(key, start_s)
-        _put(self._usual_s, key, usual_s + _WEIGHT * (start_s - usual_s))
+        _put(self._usual_s, key, min(start_s, usual_s + _WEIGHT * (start_s - usual_s)))
         self._told_s.pop(key, None)
 
     def told(self, key: StartKey, eta_s: float, now_s: float) -> None:

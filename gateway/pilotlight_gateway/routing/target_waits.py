@@ -13,23 +13,24 @@ from pilotlight_gateway.routing.start_times import StartKey, StartTimes
 from pilotlight_gateway.ways import WayFacts, WayName, choose_way
 from pilotlight_protocol.endpoint_directory import EndpointEntry
 
-COLD_PHASES = ("lease", "activate")
-"""Phases of an answer's Server-Timing in which an engine or a pod was waited for."""
+COLD_PHASES = frozenset(("activate", "lease", "prefetch", "stop", "fork", "boot", "swap"))
+"""Phases of an answer's Server-Timing in which an engine or a pod was waited for, one after the other."""
 
 
 def start_s(request: GatewayRequest) -> float:
-    """What of an answer's time was waiting for an engine or a pod."""
-    phases = request.context.server_timing
-    return sum(phases.get(phase, 0.0) for phase in COLD_PHASES) / 1000
+    """What of an answer's time was waiting for an engine or a pod. A phase's name may say whose it was."""
+    phases = request.context.server_timing.items()
+    return sum(took_ms for phase, took_ms in phases if phase.partition(";")[0] in COLD_PHASES) / 1000
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointFacts:
-    """`has_engine`: on the short way, now. `queue_s`: how long one that comes now waits for its turn."""
+    """`has_engine`: on the short way, now. `queue_s`: how long one that comes now waits for its turn. `wake` may tell
+    how long that took."""
 
     has_engine: Callable[[EndpointKey], bool]
     queue_s: Callable[[EndpointKey], float]
-    wake: Callable[[EndpointEntry, WayName], None]
+    wake: Callable[[EndpointEntry, WayName, Callable[[float], None]], None]
 
 
 class TargetWaits:
@@ -49,7 +50,7 @@ class TargetWaits:
 
     def wake(self, entry: EndpointEntry) -> None:
         """Let it start for requests to come. Returns at once."""
-        self._facts.wake(entry, _way_of(entry))
+        self._facts.wake(entry, _way_of(entry), lambda took_s: self.started(entry, took_s))
 
     def started(self, entry: EndpointEntry, took_s: float) -> None:
         self._starts.observe(_key(entry, _way_of(entry)), took_s)

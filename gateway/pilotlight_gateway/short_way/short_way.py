@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from pilotlight_engine.leasing.leased_holder import PoolAddress
@@ -52,15 +54,17 @@ class ShortWay:
         endpoint = self._open.get(key)
         return endpoint is not None and endpoint.has_engine
 
-    def warm(self, entry: EndpointEntry) -> None:
-        """Let it get an engine for requests to come. Returns at once."""
+    def warm(self, entry: EndpointEntry, warmed: Callable[[float], None]) -> None:
+        """Let it get an engine for requests to come; `warmed` is told how many seconds that took. Returns at once."""
         if entry.key not in self._warming:
-            task = self._warming[entry.key] = asyncio.create_task(self._warm(entry), name=f"warm-{entry.name}")
+            task = self._warming[entry.key] = asyncio.create_task(self._warm(entry, warmed), name=f"warm-{entry.name}")
             task.add_done_callback(lambda _: self._warming.pop(entry.key, None))
 
-    async def _warm(self, entry: EndpointEntry) -> None:
+    async def _warm(self, entry: EndpointEntry, warmed: Callable[[float], None]) -> None:
+        began_s = time.perf_counter()
         try:
             await self._endpoint(entry).warm()
+            warmed(time.perf_counter() - began_s)
         except PilotlightError as error:
             _log.info("no engine for %s/%s beforehand: %s", *entry.key, error)
 

@@ -20,7 +20,7 @@ from pilotlight_gateway.pipeline import Pipeline, Steps, asked_of
 from pilotlight_gateway.pods_way.pods_request import pods_request
 from pilotlight_gateway.priorities.fair_turns import FairTurns
 from pilotlight_gateway.priorities.queue_settings import QueueSettings
-from pilotlight_gateway.request_steps import Caller, Choice, GatewayRequest, Place, Routed, TokenUsage
+from pilotlight_gateway.request_steps import Caller, Choice, GatewayRequest, NoRoutes, Place, Routed, TokenUsage
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.mirrors import Mirrors
 from pilotlight_gateway.routing.routes import Routes
@@ -181,7 +181,7 @@ async def test_what_a_target_took_that_died_is_nobodys(world: World) -> None:
     endpoints = [entry("one"), entry("two")]
     choices = tuple(Choice(each, each.name, "target", place) for place, each in enumerate(endpoints))
 
-    class Smart:
+    class Smart(NoRoutes):
         def find(self, caller: Caller, name: str, place: Place, context: RequestContext) -> Routed:
             return Routed(name, "", choices, place)
 
@@ -233,6 +233,20 @@ async def test_an_answer_that_does_not_begin_while_its_client_waits(world: World
     took_s = asyncio.get_running_loop().time() - started_s
     assert took_s == pytest.approx({"2": 2, "0": 0}.get(said, 5), abs=0.5)
     assert world.committed == [TokenUsage()]
+
+
+class NeverInTime(NoRoutes):
+    def check_time(self, entry: EndpointEntry, context: RequestContext) -> None:
+        raise Unavailable("it takes 9 s to start", retry_after_s=9)
+
+
+async def test_what_is_known_to_begin_too_late_is_refused_at_once(world: World) -> None:
+    pipeline = Pipeline(replace(world.steps(), router=NeverInTime()))
+    with pytest.raises(Unavailable, match="9 s to start"):
+        await pipeline.answer(CHAT, request(**{"x-request-timeout": "2"}))
+    assert world.committed == [TokenUsage()]
+    for headers in ({}, {"x-request-timeout": "60"}):  # which is longer than the endpoint's own time
+        assert await read(await pipeline.answer(CHAT, request(**headers)))
 
 
 async def handled(*_: object) -> Reply:
@@ -346,7 +360,7 @@ async def test_a_route_of_the_gateways_own_counts_and_one_that_is_free_does_not(
     async def handler(context: RequestContext, caller: Caller) -> Reply:
         return Reply(caller.tenant.encode())
 
-    facts = EndpointFacts(lambda key: False, lambda key: 0.0, lambda entry, way: None)
+    facts = EndpointFacts(lambda key: False, lambda key: 0.0, lambda entry, way, woken: None)
     own = [OwnRoute("GET", "/v1/own", handler), OwnRoute("DELETE", "/v1/free", handler, is_free=True)]
     routes = Routes(world.table, Mirrors(lambda: False), Rollouts(), TargetWaits(facts))
     stored = any_endpoints_routes(KeptHere())

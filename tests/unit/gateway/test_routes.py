@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from pilotlight_gateway.configuration.gateway_config import GatewayConfig
 from pilotlight_gateway.directory.endpoint_table import EndpointTable
-from pilotlight_gateway.request_steps import Attempted, Caller, Place, Routed
+from pilotlight_gateway.request_steps import Asked, Attempted, Caller, GatewayRequest, Place, Routed
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.mirrors import Mirrors
 from pilotlight_gateway.routing.route_list import RouteList
@@ -20,6 +21,8 @@ from pilotlight_gateway.routing.route_spec import CanarySpec, HeaderMatch, Route
 from pilotlight_gateway.routing.route_table import RouteTable
 from pilotlight_gateway.routing.routes import Routes
 from pilotlight_gateway.routing.target_waits import EndpointFacts, TargetWaits
+from pilotlight_gateway.routing.target_waits import start_s as start_s_of
+from pilotlight_protocol.endpoint_directory import EndpointEntry
 from pilotlight_protocol.errors import Forbidden, ModelNotFound, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext
 from pilotlight_wire.request_time import keep_time
@@ -58,11 +61,17 @@ class Warmth:
         self.cold: set[str] = set()
         self.queues: dict[str, float] = {}
         self.woken: list[str] = []
+        self.warm_after_s: float | None = None
         self.facts = EndpointFacts(
             lambda key: key[1] not in self.cold,
             lambda key: self.queues.get(key[1], 0.0),
-            lambda entry, way: self.woken.append(entry.name),
+            self.wake,
         )
+
+    def wake(self, entry: EndpointEntry, way: str, woken: Callable[[float], None]) -> None:
+        self.woken.append(entry.name)
+        if self.warm_after_s is not None:
+            woken(self.warm_after_s)
 
 
 def routes(*specs: RouteSpec, world: Warmth = Warmth()) -> Routes:  # noqa: B008 - everything is warm in it
@@ -182,6 +191,42 @@ async def test_an_admin_sees_all_routes_and_how_canaries_do() -> None:
     reply = await route.handler(context, Caller("team", role="admin"))
     assert isinstance(reply, Reply)
     assert [each["route"]["name"] for each in json.loads(reply.body)["routes"]] == ["s"]
+
+
+def test_an_endpoint_without_a_route_is_not_waited_for_longer_than_its_client_waits() -> None:
+    world, place = Warmth(), entry("chat")
+    known = routes(world=world)
+    context = RequestContext("r1", {"x-request-timeout": "3"})
+    keep_time(context)
+    world.cold = {"chat"}
+    known.check_time(place, context)  # nobody knows how long it takes
+    known._waits.started(place, 12.0)
+    with pytest.raises(Unavailable, match=r"it takes 12\.0 s to start") as refused:
+        known.check_time(place, context)
+    assert (refused.value.retry_after_header, world.woken) == ("12", ["chat"])
+    known.check_time(place, RequestContext("r1", {}))
+    world.warm_after_s = 0.1  # as it turns out for who was refused
+    with pytest.raises(Unavailable):
+        known.check_time(place, context)
+    known.check_time(place, context)
+    world.cold, world.queues = set(), {"chat": 9.0}
+    known.check_time(place, context)  # whose turn it is is the queue's affair
+
+
+@pytest.mark.parametrize(
+    ("phases", "start_s"),
+    [
+        ({"gateway": 1.0, "queue": 5.0, "prefill": 70.0}, 0.0),
+        ({"lease": 100.0, "boot": 4000.0, "prefill": 70.0}, 4.1),
+        ({"lease": 100.0, "stop": 50.0, "swap": 150.0}, 0.3),
+        ({'activate;desc="transformer"': 900.0, 'activate;desc="predictor"': 600.0, "lease": 10.0}, 1.51),
+    ],
+)
+def test_what_of_an_answers_time_was_its_start(phases: dict[str, float], start_s: float) -> None:
+    place = Place("POST", "/", "/", "/", "/", None)
+    context = RequestContext("r1", {}, server_timing=phases)
+    request = GatewayRequest(context, place, Asked("chat"), Caller("team"), entry("chat"), "chat")
+    assert start_s_of(request) == pytest.approx(start_s)
 
 
 async def test_a_target_that_is_cold_for_longer_than_patience_is_woken_and_another_answers() -> None:

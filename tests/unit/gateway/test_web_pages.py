@@ -53,7 +53,7 @@ async def asked(door: Authenticator, method: str, path: str, **headers: str) -> 
 
     table, way = EndpointTable(), AnyWay()
     table.apply(whole(entry("chat", "default")))
-    facts = EndpointFacts(lambda key: True, lambda key: 0.0, lambda entry, way: None)
+    facts = EndpointFacts(lambda key: True, lambda key: 0.0, lambda entry, way, woken: None)
     routes = Routes(table, Mirrors(lambda: False), Rollouts(), TargetWaits(facts))
     pipeline = Pipeline(Steps(door, table, NoLimits(), AnswersOnce(), way, {"short": way}, lambda entry: None))
     of_endpoints = RouteTable([Route("POST", "/v1/chat/completions", nothing)])
