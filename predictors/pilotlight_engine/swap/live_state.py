@@ -20,8 +20,8 @@ from pilotlight_protocol.swap_proofs import LiveTensor
 _DEEPEST = 6
 # Keys and values of requests are no part of a model; configs hold every layer of it again.
 _NOT_WEIGHTS = frozenset({"kv_cache", "kv_caches"})
-# Of a handler there is only its address, see packed_layers.
-_NOT_WALKED = ("vllm.config", "vllm._custom_ops")
+# Of a handler there is only its address (see packed_layers); buffers of captured graphs hold the last request.
+_NOT_WALKED = ("vllm.config", "vllm.compilation", "vllm._custom_ops")
 
 _TORCHS_OWN = frozenset({"_parameters", "_buffers", "_modules", "training"})
 

@@ -160,6 +160,17 @@ async def test_what_cannot_be_tried_waits_for_an_hour_and_an_engine_that_fails_f
 
 
 @pytest.mark.looptime
+async def test_a_bug_in_a_proof_is_no_end_of_the_agent() -> None:
+    world = World(FakeProver(error=ZeroDivisionError("a bug")))
+    for key in ("a", "b"):
+        world.proofs.pending.met(order(key))
+    await asyncio.sleep(FAILED_AGAIN_S / 4)
+    assert len(world.prover.asked) == 1
+    assert not world.task.done()
+    await world.end()
+
+
+@pytest.mark.looptime
 async def test_who_asks_waits_for_an_empty_slot_and_no_longer_than_it_said() -> None:
     world = World(FakeProver("refuted"))
     engines = [world.load(0), world.load(1)]

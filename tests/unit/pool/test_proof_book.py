@@ -41,6 +41,16 @@ def test_what_was_found_here_is_believed_instead_of_what_came_along(tmp_path: Pa
     assert (again.verdict(COMBINATION), again.verdict(OTHER)) == ("refuted", "proven")
 
 
+@pytest.mark.parametrize("verdict", ["proven", "refuted"])
+def test_what_could_not_be_tried_again_is_as_known_as_it_was(tmp_path: Path, verdict: Verdict) -> None:
+    book = ProofBook(tmp_path, None)
+    book.add(proof("failed"))
+    assert not list(tmp_path.iterdir())
+    book.add(proof(verdict))
+    book.add(proof("failed"))
+    assert book.verdict(COMBINATION) == ProofBook(tmp_path, None).verdict(COMBINATION) == verdict
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", msgspec.json.encode(proof("proven", OTHER)).decode(), "9" * 99])
 def test_a_file_that_is_no_proof_of_its_name_is_not_believed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from pilotlight_pool.agent import swap_checks
@@ -49,6 +50,12 @@ def test_a_swapped_engine_says_what_a_booted_one_said(found: SwapCheck, believed
         return
     with pytest.raises(SwapFailed, match="first token"):
         checks.compare(KIND, found)
+
+
+@pytest.mark.parametrize(("verdict", "swapped"), [(None, True), ("failed", True), ("refuted", False)])
+def test_what_our_tests_compare_is_believed_until_it_is_refuted_here(verdict: Verdict | None, swapped: bool) -> None:
+    facts = msgspec.structs.replace(FACTS, quantization="awq")
+    assert SwapChecks(lambda: 0.0, lambda combination: verdict).as_proven(facts).swappable == swapped
 
 
 def test_what_failed_is_not_tried_again_for_a_while() -> None:

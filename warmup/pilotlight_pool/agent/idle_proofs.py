@@ -81,10 +81,16 @@ class IdleProofs:
             combination = pair[0].facts.combination
             assert combination is not None
             self.pending.wait(combination, now_s, AGAIN_S)
-            with contextlib.suppress(PilotlightError, AgentError):
+            try:
                 proof = await self._prove(slot, *pair)
                 if proof.verdict == "failed":
                     self.pending.wait(combination, self._clock(), FAILED_AGAIN_S)
+            except (PilotlightError, AgentError) as error:
+                log.info("no proof of %s yet: %s", combination.name, error)
+            except Exception:
+                # Whatever is wrong with a proof, leases go on.
+                log.exception("the proof of %s", combination.name)
+                self.pending.wait(combination, self._clock(), FAILED_AGAIN_S)
 
     async def prove(self, a: EngineOrder, b: EngineOrder, deadline_s: float) -> SwapProof:
         """In the first slot that is empty. Raises Unavailable where none is in time, or when it had to give way."""
@@ -92,7 +98,7 @@ class IdleProofs:
         while True:
             now_s = self._clock()
             slot = self._free(now_s, 0.0)
-            if slot is not None:
+            if slot is not None and max(a.facts.memory_bytes, b.facts.memory_bytes) <= slot.facts.memory_bytes:
                 return await self._prove(slot, a, b)
             if now_s >= until_s:
                 raise Unavailable("no slot of this node is empty, or its engines work; ask again when they are idle")

@@ -49,8 +49,10 @@ class ProofBook:
                 self.add(proof)
 
     def add(self, proof: SwapProof) -> None:
-        """Made here."""
+        """Made here. What could not be tried again is as known as it was."""
         key = proof.combination.key
+        if proof.verdict == "failed" and key in self._proofs:
+            return
         if key not in self._proofs and len(self._proofs) >= _MOST_PROOFS:
             log.warning("there are %d proofs of swaps; %s is not kept", _MOST_PROOFS, key)
             return

@@ -53,7 +53,7 @@ class SwapChecks:
     def as_proven(self, facts: ModelFacts) -> ModelFacts:
         """The same, but not swappable where that is not proven, or while a swap to it has failed lately."""
         verdict = self._verdict(facts.combination)
-        if facts.swappable and verdict != "proven" and not (verdict is None and _is_tested(facts)):
+        if facts.swappable and verdict != "proven" and not (verdict != "refuted" and _is_tested(facts)):
             return msgspec.structs.replace(facts, swappable=False)
         if self._clock() < self._failed_until_s.get(facts.kind, 0.0):
             return msgspec.structs.replace(facts, swappable=False)

@@ -121,8 +121,11 @@ async def _swapped(
     began_s = time.monotonic()
     try:
         answer = await engine.swap(Swap(generation, str(located.folder), order.model_name), STEP_DEADLINE_S)
-    except (SwapFailed, EngineGone) as error:
+    except SwapFailed as error:
         raise _NotSwapped("refuted", f"{step}: {error}") from error
+    except EngineGone as error:
+        # It may have been killed from outside, which says nothing of its swaps.
+        raise _NotSwapped("failed", f"{step}: {error}") from error
     if isinstance(answer, SwapRefused):
         raise _NotSwapped("failed", f"{step}: {answer.reason}")
     times_s[step] = round(time.monotonic() - began_s, 3)
