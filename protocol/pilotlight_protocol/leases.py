@@ -192,14 +192,15 @@ class ProofRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UnprovenLine(msgspec.Struct, frozen=True):
-    """Models of one fingerprint that were asked for, and of whose combination no verdict is known. The other fields as
-    in a lease request."""
+    """Models of one fingerprint that were asked for, and of whose combination no verdict is known. `swapped`: they
+    are all the same, as our tests compare them. The other fields as in a lease request."""
 
     key: str
     name: str
     models: tuple[str, ...]
     engine_args: dict[str, str] = {}
     quantization: str = "auto"
+    swapped: bool = False
 
 
 class ProofLine(msgspec.Struct, frozen=True):

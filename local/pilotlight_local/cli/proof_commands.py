@@ -70,7 +70,8 @@ def proofs(surroundings: Surroundings, output: str, state_dir: Path | None) -> N
     for proof in answer["proofs"]:
         click.echo(_told(proof))
     for line in answer["unproven"]:
-        click.echo(f"unproven  {line['name']}: {', '.join(line['models'])}")
+        all_the_same = ", swapped all the same" * line["swapped"]
+        click.echo(f"unproven  {line['name']}{all_the_same}: {', '.join(line['models'])}")
 
 
 def _told(proof: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ def slots_table(pool: Mapping[str, Any]) -> Table:
     lines = [f"weights are {path}" for path in sorted(slower)]
     lines += [f"swaps of {proof['name']} are refuted, it is booted: {proof['reason']}"
               for proof in pool.get("proofs", ()) if proof["verdict"] == "refuted"]  # fmt: skip
-    lines += [f"swaps of {line['name']} are not proven yet" for line in pool.get("unproven", ())]
+    lines += [f"swaps of {line['name']} are not proven yet" for line in pool.get("unproven", ()) if not line["swapped"]]
     table.caption = escape("\n".join(dict.fromkeys(lines))) or None
     table.caption_justify = "left"
     return table

@@ -72,4 +72,5 @@ def _unproven(orders: Sequence[EngineOrder]) -> UnprovenLine:
     assert first.facts.combination is not None  # else they were not listed
     uris = tuple(dict.fromkeys(order.model.uri for order in orders))[:_MOST_MODELS]
     combination, model = first.facts.combination, first.model
-    return UnprovenLine(combination.key, combination.name, uris, model.engine_args, model.quantization)
+    swapped = first.facts.swappable
+    return UnprovenLine(combination.key, combination.name, uris, model.engine_args, model.quantization, swapped)
