@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -59,17 +59,26 @@ def main() -> None:
     if args.make_only:
         print(*(model for case in cases for model in swap_cases.made(case, args.models)), sep="\n")
         return
+    proofs: list[SwapProof] = []
+
+    def keep(proof: SwapProof) -> None:
+        """At once: what has been proven is not lost with what comes after it."""
+        proofs.append(proof)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_bytes(msgspec.json.format(msgspec.json.encode(proofs)) + b"\n")
+        if args.ship and proof.verdict == "proven":
+            ship(proof)
+
     with tempfile.TemporaryDirectory() as folder:
-        proofs = asyncio.run(prove(cases, Path(folder), args.models or Path(folder) / "models", quiet=not args.verbose))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_bytes(msgspec.json.format(msgspec.json.encode(proofs)) + b"\n")
-    if args.ship:
-        ship([proof for proof in proofs if proof.verdict == "proven"])
+        models = args.models or Path(folder) / "models"
+        asyncio.run(prove(cases, Path(folder), models, keep, quiet=not args.verbose))
     if any(proof.verdict == "refuted" for proof in proofs):
         raise SystemExit("a swap was refuted")
 
 
-async def prove(cases: list[SwapCase], folder: Path, models: Path, *, quiet: bool) -> list[SwapProof]:
+async def prove(
+    cases: list[SwapCase], folder: Path, models: Path, on_proof: Callable[[SwapProof], None], *, quiet: bool
+) -> None:
     """Prints a line for each case."""
     work, sockets = folder / "work", folder / "sockets"
     for path in (work, sockets):
@@ -83,19 +92,17 @@ async def prove(cases: list[SwapCase], folder: Path, models: Path, *, quiet: boo
     slot = SlotFacts(f"{device.kind}:0", f"{device.kind}:0", 4 * GIB, len(os.sched_getaffinity(0)))
     running = asyncio.create_task(zygote.run())
     print(ROW.format("case", "verdict", "tensors", "tokens", "swap s", "all s", "way, or why not"), flush=True)
-    proofs: list[SwapProof] = []
     try:
         for case in cases:
             with _quiet(quiet):
                 found = await _one(case, models, node_models, prover, slot)
             if isinstance(found, SwapProof):
-                proofs.append(found)
+                on_proof(found)
             print(_line(case, found), flush=True)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await node_models.close()
-    return proofs
 
 
 async def _one(
@@ -123,18 +130,18 @@ def _line(case: SwapCase, found: SwapProof | str) -> str:
     return ROW.format(case.name, found.verdict, evidence.tensors, evidence.tokens, f"{swap_s:.2f}", f"{all_s:.1f}", why)
 
 
-def ship(proofs: list[SwapProof]) -> None:
-    """Made on this machine, or on others with the same versions of everything."""
-    path, new = proof_book.SHIPPED, {proof.combination.key: proof for proof in proofs}
+def ship(proof: SwapProof) -> None:
+    """Beside those made on this machine or on others with the same versions of everything."""
+    path, ours = proof_book.SHIPPED, proof.combination
     kept = msgspec.json.decode(path.read_bytes(), type=list[SwapProof]) if path.exists() else []
-    if not proofs:
-        return
-    ours = proofs[0].combination
-    for proof in kept:
-        made = proof.combination
-        if (made.vllm, made.torch, made.loader) == (ours.vllm, ours.torch, ours.loader):
-            new.setdefault(made.key, proof)
-    ordered = sorted(new.values(), key=lambda proof: proof.combination.name)
+    same = [
+        each
+        for each in kept
+        if (each.combination.vllm, each.combination.torch, each.combination.loader)
+        == (ours.vllm, ours.torch, ours.loader)
+        and each.combination.key != ours.key
+    ]
+    ordered = sorted([*same, proof], key=lambda each: each.combination.name)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(ordered)) + b"\n")
 
 

@@ -13,7 +13,7 @@ from pilotlight_pool.agent.idle_proofs import EMPTY_S, LONGEST_S, IdleProofs
 from pilotlight_pool.agent.pending_proofs import AGAIN_S, FAILED_AGAIN_S, MOST_FINGERPRINTS, PendingProofs
 from pilotlight_pool.agent.proof_book import ProofBook
 from pilotlight_pool.agent_port import EngineGone
-from pilotlight_pool.engine_orders import EngineOrder, ModelFacts, ModelOrder, SlotFacts
+from pilotlight_pool.engine_orders import EngineOrder, Grant, ModelFacts, ModelOrder, SlotFacts
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.swap_proofs import Combination, SwapEvidence, SwapProof, Verdict
 
@@ -144,6 +144,29 @@ async def test_work_anywhere_on_the_cpu_ends_it_and_keeps_it_from_beginning() ->
     await asyncio.sleep(30.0)
     assert world.book.verdict(COMBINATION) == "proven"
     await world.end()
+
+
+@pytest.mark.looptime
+async def test_what_is_leased_on_the_cpu_keeps_it_from_beginning() -> None:
+    world = World(FakeProver())
+    for key in ("a", "b"):
+        world.proofs.pending.met(order(key))
+    world.load(0)
+    world.slots[0].let_in(Grant("lease", "hash", "tenant", "m", "normal", "shared"), None)
+    await asyncio.sleep(5 * EMPTY_S)
+    assert not world.prover.asked
+    world.slots[0].forget_grants()
+    await asyncio.sleep(30.0)
+    assert world.book.verdict(COMBINATION) == "proven"
+    await world.end()
+
+
+def test_what_is_swapped_already_is_not_proven_of_its_own_accord() -> None:
+    pending = PendingProofs(lambda combination: None)
+    for key in ("a", "b"):
+        booted = order(key)
+        pending.met(msgspec.structs.replace(booted, facts=msgspec.structs.replace(booted.facts, swappable=True)))
+    assert pending.next(10, 0.0) is None
 
 
 @pytest.mark.looptime

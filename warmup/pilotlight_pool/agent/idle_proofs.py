@@ -1,7 +1,7 @@
 """Makes proofs of swaps while a slot has nothing to do, or because somebody asked; one at a time, and it gives way.
 
-Begun when a slot has been empty for a while and no engine of this node works; ended, its engines killed, as soon as the
-slot is wanted or work begins anywhere on a CPU that all slots share. What gave way is tried again.
+Begun when a slot has been empty for a while, no engine of this node works and, on a CPU that all slots share, none is
+leased; ended, its engines killed, as soon as the slot is wanted or work begins there. What gave way is tried again.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class IdleProofs:
                 self._empty_since_s.setdefault(slot.facts.slot_id, now_s)
             else:
                 self._empty_since_s.pop(slot.facts.slot_id, None)
-        if self._proving is not None or any(engine.busy for slot in self._slots for engine in slot.engines()):
+        if self._proving is not None or any(map(_needs_the_cpu, self._slots)):
             return None
         empty = [
             slot
@@ -159,3 +159,8 @@ class IdleProofs:
         self._book.add(proof)
         self._on_proof(proof)
         return proof
+
+
+def _needs_the_cpu(slot: AgentSlot) -> bool:
+    busy = any(engine.busy for engine in slot.engines())
+    return busy or (bool(slot.grants) and slot.facts.device.startswith("cpu"))

@@ -34,9 +34,9 @@ class PendingProofs:
         self._not_before_s: dict[str, float] = {}
 
     def met(self, order: EngineOrder) -> None:
-        """An engine was booted for it."""
+        """An engine was booted for it. What is swapped without a proof waits until somebody asks for one."""
         facts = order.facts
-        if facts.combination is None or self._verdict(facts.combination) in ("proven", "refuted"):
+        if facts.combination is None or facts.swappable or self._verdict(facts.combination) in ("proven", "refuted"):
             return
         met = self._met.setdefault(facts.fingerprint, _Met())
         self._met.move_to_end(facts.fingerprint)
