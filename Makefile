@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage fuzz integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api bench-gateway bench-routes bench-endpoint-count bench-overload bench-embeddings bench-structured bench-split bench-adapters adapters reference models load load-ui real-model lock clean
+.PHONY: help trace-request setup demo demo-pool demo-agent up test check unit coverage fuzz integration soak bench bench-coldstart bench-swap churn bench-overhead bench-endpoints bench-replicas bench-policy bench-edges bench-fairness bench-prefetch bench-api bench-gateway bench-ways bench-routes bench-endpoint-count bench-overload bench-embeddings bench-structured bench-split bench-adapters adapters reference models load load-ui real-model lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
@@ -120,6 +120,9 @@ adapters: $(READY) ## train the adapters of the real model again (needs make rea
 
 bench-gateway: $(READY) ## the gateway beside vllm-router (Rust) and LiteLLM's proxy, before the same canned backend
 	@$(BIN)/python benchmarks/gateway.py
+
+bench-ways: $(READY) ## CPU of a streamed token: the gateway's short way beside transformer and predictor, one engine
+	@$(BIN)/python benchmarks/ways.py
 
 bench-overload: $(READY) ## five times what an endpoint can answer, for five minutes (SECONDS=300): who waits, who is sent away
 	@$(BIN)/python benchmarks/gateway_overload.py --seconds $(or $(SECONDS),300)

@@ -216,16 +216,18 @@ def lease_phases(told: Mapping[str, float]) -> dict[str, float]:
 class Platform:
     """`pilotlight up` with two endpoints of one architecture, a pool of one slot, and little time until zero."""
 
-    def __init__(self, control: ControlClient, port: int, gateway_port: int) -> None:
+    def __init__(self, control: ControlClient, process: psutil.Process, port: int, gateway_port: int) -> None:
         self._control, self._port, self._gateway_port = control, port, gateway_port
+        self.process = process
 
     @classmethod
     @contextlib.contextmanager
-    def running(cls, setting: Setting) -> Iterator[Platform]:
+    def running(cls, setting: Setting, fronts: tuple[str, str] = ("auto", "auto")) -> Iterator[Platform]:
+        """`fronts`: which way each endpoint's requests go at the gateway."""
         folder, port, gateway_port = setting.work / "up", free_port(), free_port()
         folder.mkdir(exist_ok=True)
         spec = folder / "endpoints.yaml"
-        spec.write_text(yaml.safe_dump_all([_endpoint(setting, number) for number in range(2)]))
+        spec.write_text(yaml.safe_dump_all([_endpoint(setting, number, front) for number, front in enumerate(fronts)]))
         command = [
             str(Path(sys.executable).with_name("pilotlight")),
             "up",
@@ -236,7 +238,7 @@ class Platform:
         command += ["--autoscaler", "scale-to-zero-grace-period=6s", "--state-dir", str(folder / "state")]
         with (folder / "up.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
-        platform = cls(ControlClient(StateDir(folder / "state")), port, gateway_port)
+        platform = cls(ControlClient(StateDir(folder / "state")), psutil.Process(process.pid), port, gateway_port)
         try:
             platform._until_up(process, folder / "up.log")
             platform.first_text(0)
@@ -247,12 +249,18 @@ class Platform:
 
     def first_text(self, number: int) -> Sample:
         """From sending a chat request through the ingress to the first byte of text of its answer."""
-        name = f"cold-{number}"
-        return self._first_text(name, f"http://127.0.0.1:{self._port}/serving/default/{name}/openai/v1", "")
+        return self._first_text(f"cold-{number}", self.ingress_url(number), "")
+
+    def ingress_url(self, number: int) -> str:
+        return f"http://127.0.0.1:{self._port}/serving/default/cold-{number}/openai/v1"
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://127.0.0.1:{self._gateway_port}/v1"
 
     def first_text_of_gateway(self, number: int) -> Sample:
         """The same through the gateway, whose way is the short one."""
-        return self._first_text(f"cold-{number}", f"http://127.0.0.1:{self._gateway_port}/v1", "short")
+        return self._first_text(f"cold-{number}", self.gateway_url, "short")
 
     def _first_text(self, name: str, base: str, way: str) -> Sample:
         url = f"{base}/chat/completions"
@@ -303,11 +311,11 @@ class Platform:
             time.sleep(POLL_S)
 
 
-def _endpoint(setting: Setting, number: int) -> dict[str, Any]:
+def _endpoint(setting: Setting, number: int, front: str) -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load((ROOT / "inferenceservices" / "quickstart.yaml").read_text())
     name, uri = f"cold-{number}", f"--model_uri=file://{setting.models[number]}"
     document["metadata"]["name"] = name
-    document["metadata"]["annotations"]["autoscaling.knative.dev/window"] = "6s"
+    document["metadata"]["annotations"] |= {"autoscaling.knative.dev/window": "6s", "pilotlight.dev/front": front}
     for role in ("predictor", "transformer"):
         document["spec"][role]["containers"][0]["args"] = [f"--model_name={name}", uri]
     engine_args = [f"--engine_arg={key}={text}" for key, text in setting.engine_args.items()]

@@ -89,12 +89,20 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 def cpu_by_role(root: psutil.Process, roles: dict[str, str], default: str) -> dict[str, float]:
     """CPU seconds of `root` (role `default`) and of its descendants, by a substring of their name or command line."""
-    spent = {default: cpu_seconds(root)}
+    spent: dict[str, float] = {}
+    for (role, _), seconds in cpu_by_process(root, roles, default).items():
+        spent[role] = spent.get(role, 0.0) + seconds
+    return spent
+
+
+def cpu_by_process(root: psutil.Process, roles: dict[str, str], default: str) -> dict[tuple[str, int], float]:
+    """The same of each process, by its role and pid: where some end meanwhile, sums by role would shrink."""
+    spent = {(default, root.pid): cpu_seconds(root)}
     for child in root.children(recursive=True):
         try:
             text = f"{child.name()} {' '.join(child.cmdline())}"
             role = next((name for needle, name in roles.items() if needle in text), "other")
-            spent[role] = spent.get(role, 0.0) + cpu_seconds(child)
+            spent[role, child.pid] = cpu_seconds(child)
         except psutil.NoSuchProcess:
             continue
     return spent
