@@ -41,6 +41,7 @@ def door() -> Iterator[FrontDoor]:
 
 def stream(door: FrontDoor, surface: str, fault: signal.Signals | None = None, **fields: Any) -> list[dict[str, Any]]:
     """All events. `fault`: what the engine gets once the stream has begun."""
+    engines = set() if fault is None else door.engine_pids()
     body = {"model": "alone", "stream": True, "stream_options": {"include_usage": True}, **ASKED[surface], **fields}
     events: list[str] = []
     with httpx.stream("POST", f"{door.url}/v1/{surface}", json=body, timeout=DEADLINE_S) as answer:
@@ -50,7 +51,7 @@ def stream(door: FrontDoor, surface: str, fault: signal.Signals | None = None, *
             if line.startswith("data: "):
                 events.append(line.removeprefix("data: "))
             if fault is not None and len(events) == 3:
-                for engine in door.engine_pids():
+                for engine in engines:
                     os.kill(engine, fault)
                 fault = None
     assert events[-1] == "[DONE]" or "error" in json.loads(events[-1]), events[-1]

@@ -57,6 +57,9 @@ class Generator:
                             aborted = book(deltas, delivered)
                             if "prefill" not in context.server_timing:
                                 _tell_first_token(context, deltas, time.perf_counter() - started_at)
+                            if resumes and all(choice.finished for choice in delivered):
+                                # Not behind the loop: who has read the last tokens asks for no more, and closes this.
+                                RESUMES.labels("resumed").inc()
                             yield deltas
                             if aborted:
                                 raise Unavailable("the engine stopped the request before its end")
@@ -66,8 +69,6 @@ class Generator:
                     parts = self._parts_after(lost, request, delivered, engine, resumes)
                     engine = await self._next_engine(engine, lost)
                     content = self._checked_content(content, parts, lost)
-            if resumes:
-                RESUMES.labels("resumed").inc()
 
     async def pool(self, request: PoolRequest, context: RequestContext) -> PooledVector:
         """As `contract.Engine.pool`, over losses: what was lost is asked again, for nothing of it was delivered.

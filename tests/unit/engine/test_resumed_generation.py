@@ -13,6 +13,7 @@ from scripted_engine import ScriptedEngine, ScriptedProvider
 
 from pilotlight_engine.contract import GenerateRequest
 from pilotlight_engine.leasing.engine_holder import EngineHolder, LeaseNews, Lending
+from pilotlight_engine.leasing.metrics import RESUMES
 from pilotlight_engine.leasing.resume import Delivered, ResumeLimits
 from pilotlight_engine.leasing.resumed_generation import Generator, book
 from pilotlight_protocol.errors import Unavailable
@@ -82,6 +83,21 @@ async def test_phases_add_up_to_the_time_to_the_first_token(prefill_s: float) ->
     assert 0 < sum(phases.values()) <= waited_ms
     if prefill_s >= 0:
         assert phases["prefill"] <= prefill_s * 1000
+
+
+async def test_a_resume_is_counted_though_nobody_reads_on_after_the_last_token() -> None:
+    counted = RESUMES.labels("resumed")._value
+    before, provider = counted.get(), ScriptedProvider()
+    async with holding(provider) as holder:
+        request = GenerateRequest("r", [1], GenerationParameters(max_tokens=4))
+        stream = Generator(holder, ResumeLimits()).generate(request, RequestContext("r", {}))
+        await anext(stream)
+        provider.engines[-1].lose("killed by the test")
+        async for deltas in stream:
+            if deltas[-1].finish_reason is not None:
+                break
+        await stream.aclose()
+    assert counted.get() == before + 1
 
 
 async def test_every_choice_goes_on() -> None:
