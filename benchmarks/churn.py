@@ -50,7 +50,9 @@ async def oracle(folder: Path, endpoints: list[Endpoint], booted: int, slots: in
     """The endpoints with all answers known. Raises SystemExit when torch and a booted engine disagree."""
     plain = [each for each in endpoints if each.answers is not None]
     asked = [*plain[:booted], *(each for each in endpoints if each.answers is None)]
-    answered = await booted_answers(ChurnPool(folder, free_port(), slots, flags=("--isolation", "reset")), asked)
+    # Nobody falls silent here, and on a machine with other work an answer may take longer than a heartbeat's time.
+    flags = ("--isolation", "reset", "--lease_expires_s", "60")
+    answered = await booted_answers(ChurnPool(folder, free_port(), slots, flags=flags), asked)
     differ = [each.name for each in plain[:booted] if answered[each.name].answers != each.answers]
     if differ:
         raise SystemExit(f"plain torch and freshly booted engines disagree, so there is no oracle: {differ}")
