@@ -7,7 +7,7 @@ No I/O is done here. Beside each seam stands its simplest implementation: no key
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -132,6 +132,7 @@ class Routed(msgspec.Struct, frozen=True):
     the first target is not the first choice, "" where it is. `said`: what the request says
     beside its body that the route depends on: the version, and the headers of its rules.
 
+    `behind`: in which order those are asked that are left when one could not answer, by what is known then.
     `observe` is told of every attempt, `ended` when the answer has ended, and `began` when it has begun; that one gets
     what else would answer a request, past limits and idempotency.
     """
@@ -143,6 +144,7 @@ class Routed(msgspec.Struct, frozen=True):
     cascade: Cascade | None = None
     note: str = ""
     said: Mapping[str, str] = {}
+    behind: Callable[[Sequence[Choice]], Sequence[Choice]] = lambda choices: choices
     observe: Callable[[Attempted], None] = lambda attempted: None
     ended: Callable[[GatewayRequest], None] = lambda request: None
     began: Callable[[GatewayRequest, Answering], None] = lambda request, answering: None

@@ -60,8 +60,13 @@ def order(waits: Sequence[Wait], patience_s: float | None) -> Order | TooLate:
         first = min(in_time or places, key=lambda place: waits[place].seconds or 0.0)
         if not in_time:
             return TooLate(first, waits[first].seconds or 0.0)
-    behind = sorted((place for place in places if place != first), key=lambda place: not is_in_time(waits[place]))
+    behind = (place for place in in_time_first(waits) if place != first)
     return Order((first, *behind), _why_not_the_first(waits[0]) if first else "")
+
+
+def in_time_first(waits: Sequence[Wait]) -> list[int]:
+    """The places of all, those that would be too late behind the others."""
+    return sorted(range(len(waits)), key=lambda place: not is_in_time(waits[place]))
 
 
 def _why_not_the_first(skipped: Wait) -> str:

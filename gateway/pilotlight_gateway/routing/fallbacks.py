@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from pilotlight_gateway.metering import count_anew, count_unbilled
 from pilotlight_gateway.metrics import routed
@@ -42,13 +42,14 @@ async def by_route(request: GatewayRequest, route: Routed, attempt: Answering) -
 
 async def answered(request: GatewayRequest, route: Routed, attempt: Answering) -> Reply | Stream:
     """`attempt` answers the request as it is then; a stream has begun when it returns. Raises what the last one did."""
-    context, body = request.context, request.context.body
-    headers, last = dict(context.response_headers), route.choices[-1]
+    context, body, headers = request.context, request.context.body, dict(request.context.response_headers)
     failed = route.note or ("404" if route.choices[0].place else "")
-    for choice in route.choices:
+    left: Sequence[Choice] = route.choices
+    while True:
+        choice, *behind = left
         shown = f"fallback {choice.place}" if choice.place else choice.why
         context.response_headers = {**headers, ROUTE_HEADER: f"{shown}; {failed}" if failed else shown}
-        may_go_on = choice is not last and is_repeatable(request.place.method, request.place.path)
+        may_go_on = bool(behind) and is_repeatable(request.place.method, request.place.path)
         request.entry, request.model_name, request.choice = choice.entry, choice.model_name, choice
         request.elsewhere, request.answers_as, context.body = may_go_on, "", body
         count_unbilled(request.usage)  # of one that could not answer
@@ -71,7 +72,8 @@ async def answered(request: GatewayRequest, route: Routed, attempt: Answering) -
         _log.info(
             "request %s: target %d of its route answers %s, the next", context.request_id, choice.place + 1, failed
         )
-    raise AssertionError
+        left = route.behind(behind)
+        context.server_timing.clear()  # which is in the next one's `gateway`
 
 
 def _watched(

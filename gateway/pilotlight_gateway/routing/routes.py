@@ -6,7 +6,7 @@ It stands on what the directory has told of and must not know how an endpoint is
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,7 +27,7 @@ from pilotlight_gateway.request_steps import (
 )
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.choosing import CANARY, OWN_TARGETS, Chosen, choose
-from pilotlight_gateway.routing.cold_choice import TooLate, Wait, is_in_time, is_soon, order
+from pilotlight_gateway.routing.cold_choice import TooLate, Wait, in_time_first, is_in_time, is_soon, order
 from pilotlight_gateway.routing.mirrors import Mirrors
 from pilotlight_gateway.routing.prompt_lengths import PromptLengths
 from pilotlight_gateway.routing.request_facts import RequestFacts
@@ -98,6 +98,7 @@ class Routes:
             cascade,
             note,
             _said(route, facts),
+            behind=partial(self._behind, context),
             observe=partial(self._observe, route),
             ended=partial(self._ended, route, facts),
             began=partial(self._began, route),
@@ -110,7 +111,7 @@ class Routes:
         if not choices:
             return choices, ""
         first = self._waits.wait(choices[0].entry, most_s)
-        if len(choices) == 1 and not first.is_cold and is_soon(first, patience_s):
+        if not first.is_cold and is_soon(first, patience_s):
             return choices, ""
         waits = [first, *(self._waits.wait(choice.entry, most_s) for choice in choices[1:])]
         found = order(waits, patience_s)
@@ -118,11 +119,11 @@ class Routes:
             raise self._too_late(choices[found.place].entry, waits[found.place])
         if found.note and waits[0].is_cold:
             self._waits.wake(choices[0].entry)
-        ordered = tuple(
-            msgspec.structs.replace(choices[place], is_cold=True) if waits[place].is_cold else choices[place]
-            for place in found.places
-        )
-        return ordered, found.note
+        return _marked(choices, waits, found.places), found.note
+
+    def _behind(self, context: RequestContext, choices: Sequence[Choice]) -> Sequence[Choice]:
+        waits = [self._waits.wait(choice.entry, left_s(context)) for choice in choices]
+        return _marked(choices, waits, in_time_first(waits))
 
     def check_time(self, entry: EndpointEntry, context: RequestContext) -> None:
         wait = self._waits.wait(entry, left_s(context))
@@ -187,6 +188,14 @@ class Routes:
     def _mirror(self, mirror: MirrorSpec, route_name: str, request: GatewayRequest, answering: Answering) -> None:
         for choice in self._choices({mirror.target: "mirror"}):
             self._mirrors.begin(choice, route_name, mirror.most_running, request, answering)
+
+
+def _marked(choices: Sequence[Choice], waits: Sequence[Wait], places: Sequence[int]) -> tuple[Choice, ...]:
+    """In that order, each with whether it is cold."""
+    return tuple(
+        msgspec.structs.replace(choices[place], is_cold=True) if waits[place].is_cold else choices[place]
+        for place in places
+    )
 
 
 def _said(route: RouteSpec, facts: RequestFacts) -> Mapping[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotlight_gateway.routing.cold_choice import Order, TooLate, Wait, order
+from pilotlight_gateway.routing.cold_choice import Order, TooLate, Wait, in_time_first, order
 from pilotlight_gateway.routing.start_times import StartTimes
 
 SECONDS = st.sampled_from((0.0, 1.0, 3.0, 10.0, 50.0))
@@ -25,6 +25,7 @@ def test_none_is_asked_that_is_too_late_where_another_one_is_not(waits: list[Wai
     if isinstance(found, TooLate):
         assert found.eta_s == min(wait.seconds or 0.0 for wait in waits) == waits[found.place].seconds
         return
+    assert [waits[place] for place in in_time_first(waits)] == sorted(waits, key=is_late)
     late = [is_late(waits[place]) for place in found.places]
     assert late == sorted(late)
     assert not late[0]

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Mapping
 
+import msgspec
 import pytest
 from endpoint_entries import entry
 
@@ -59,6 +60,7 @@ class Endpoints:
         word = self.script[len(self.asked)]
         self.asked.append((request.entry.name, request.model_name, json.loads(request.context.body)["model"]))
         request.context.response_headers["x-of-attempt"] = request.entry.name
+        request.context.server_timing[f"lease;desc={request.entry.name}"] = 1000.0
         if len(self.asked) < len(self.script):
             request.context.response_headers["x-of-a-failed-one"] = "1"
         if self.result is not None:
@@ -104,6 +106,7 @@ async def test_the_first_that_can_answers_by_the_name_that_was_asked_for(script:
     assert told["x-ratelimit"] == "1"
     assert told["x-of-attempt"] == f"e{len(script) - 1}"
     assert "x-of-a-failed-one" not in told
+    assert list(endpoints.context.server_timing) == [f"lease;desc=e{len(script) - 1}"]
     assert [(attempt.choice.place, attempt.failed) for attempt in endpoints.attempts] == [
         (place, word not in ("gone", "404", "whole", "stream")) for place, word in enumerate(script)
     ]
@@ -172,6 +175,15 @@ async def test_when_none_can_the_last_one_says_why(word: str) -> None:
     endpoints = Endpoints("502", word)
     assert await outcome(endpoints) in (404, 502, 503)
     assert len(endpoints.asked) == 2
+
+
+async def test_who_is_left_is_asked_in_the_order_that_is_right_then() -> None:
+    endpoints = Endpoints("503", "502", "whole")
+    routed = endpoints.request.routed
+    assert routed is not None
+    endpoints.request.routed = msgspec.structs.replace(routed, behind=lambda choices: choices[::-1])
+    assert await outcome(endpoints) == b'{"model":"smart"}'
+    assert [name for name, _, _ in endpoints.asked] == ["e0", "e2", "e1"]
 
 
 async def test_what_does_harm_twice_is_asked_once() -> None:

@@ -250,6 +250,18 @@ async def test_a_target_that_is_cold_for_longer_than_patience_is_woken_and_anoth
     assert (routed.choices[0].entry.name, routed.note, world.woken) == ("chat", "queue 5.0 s", ["large"])
 
 
+def test_when_the_first_cannot_those_in_time_are_asked_before_those_too_late() -> None:
+    world = Warmth()
+    known = routes(RouteSpec(name="s", targets=("team/chat", "prod/large", "other/x")), world=world)
+    known._waits.started(entry("large", "prod"), 40.0)
+    routed = find(known, "s", timeout="5")
+    assert routed is not None
+    assert [choice.entry.name for choice in routed.choices] == ["chat", "large", "x"]
+    world.cold = {"large"}  # by now
+    behind = routed.behind(routed.choices[1:])
+    assert [(choice.entry.name, choice.is_cold) for choice in behind] == [("x", False), ("large", True)]
+
+
 def test_where_all_are_too_late_the_client_is_told_when_and_the_soonest_is_woken() -> None:
     world = Warmth()
     known = routes(RouteSpec(name="s", targets=("prod/large", "team/chat")), world=world)
