@@ -19,8 +19,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def with_history(body: bytes, items: Sequence[dict[str, Any]]) -> tuple[str, bytes]:
-    """What `HISTORY` says, and the body that goes with it."""
-    return str(len(body)), body + _encode(items)
+    """What `HISTORY` says, and the body that goes with it: the same where there is nothing to continue, which who does
+    not know the header can read, too."""
+    return str(len(body)), body + _encode(items) if items else body
 
 
 def take_history(context: RequestContext) -> list[dict[str, Any]] | None:
@@ -28,10 +29,11 @@ def take_history(context: RequestContext) -> list[dict[str, Any]] | None:
     length = context.headers.get(HISTORY)
     if length is None:
         return None
-    if not (length.isascii() and length.isdigit() and len(length) < 12):
-        raise InvalidInput(f"the header {HISTORY} is no number of bytes")
+    if not (length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= len(context.body)):
+        raise InvalidInput(f"the header {HISTORY} is no number of bytes of the body")
+    behind = context.body[int(length) :]
     try:
-        items = _items.decode(context.body[int(length) :])
+        items = _items.decode(behind) if behind else []
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInput(f"what stands behind the body is no list of items: {error}") from error
     context.body = context.body[: int(length)]
