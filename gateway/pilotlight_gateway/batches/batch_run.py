@@ -31,6 +31,7 @@ from pilotlight_gateway.jobs.job_runner import CallerAgain, Run
 from pilotlight_gateway.jobs.later_metrics import BATCH_LINES
 from pilotlight_gateway.jobs.stored_request import StoredRequest
 from pilotlight_gateway.priorities.fair_turns import PHASE as WAITED
+from pilotlight_gateway.request_steps import Place
 from pilotlight_gateway.surfaces import component_path
 from pilotlight_protocol.error_bodies import error_body
 from pilotlight_protocol.errors import InternalError, PilotlightError, TooManyRequests, Unavailable
@@ -283,7 +284,7 @@ class BatchRun:
 
 def line_request(endpoint: str, body: bytes) -> StoredRequest:
     headers = {"content-type": JSON, PRIORITY_HEADER: "idle"}
-    return StoredRequest("POST", endpoint, endpoint, component_path(endpoint), endpoint, None, headers, body)
+    return StoredRequest(Place("POST", endpoint, endpoint, component_path(endpoint), endpoint, None), headers, body)
 
 
 def _told(batch_id: str, error: Unavailable) -> float:

@@ -117,7 +117,7 @@ class OwnedAnswer:
         self._told_bytes += len(told or b"")
         self.is_taken = written < 0
         self._mine_until_s = asked_s + redis_answers.LEASE_S
-        if written < 1 or (self._head is not None and not self._head.kept):
+        if written < 1 or finished:
             self._is_shared = False
 
     def _new_head(self) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import msgspec
 
@@ -22,28 +23,16 @@ CREDENTIALS = frozenset(
 
 
 class StoredRequest(msgspec.Struct, frozen=True):
-    """Without its query, which may hold a key."""
+    """`place`: without its query, which may hold a key."""
 
-    method: str
-    target: str
-    path: str
-    component_path: str
-    route: str
-    model: str | None
+    place: Place
     headers: dict[str, str]
     body: bytes
 
     @classmethod
     def of(cls, place: Place, context: RequestContext, routed_by: Collection[str] = ()) -> StoredRequest:
         """`routed_by`: headers that rules look at, so that it runs where it would have run now."""
-        kept = kept_headers(context.headers, routed_by)
-        return cls(
-            place.method, place.path, place.path, place.component_path, place.route, place.model, kept, context.body
-        )
-
-    @property
-    def place(self) -> Place:
-        return Place(self.method, self.target, self.path, self.component_path, self.route, self.model)
+        return cls(replace(place, target=place.path), kept_headers(context.headers, routed_by), context.body)
 
 
 def kept_headers(headers: Mapping[str, str], routed_by: Collection[str] = ()) -> dict[str, str]:

@@ -21,7 +21,7 @@ from pilotlight_gateway.jobs.job_settings import JobSettings
 from pilotlight_gateway.jobs.prefer import LaterAnswer, later_answer
 from pilotlight_gateway.jobs.sqlite_jobs import FILE_NAME, SqliteJobs
 from pilotlight_gateway.jobs.stored_request import StoredRequest, kept_headers
-from pilotlight_gateway.request_steps import Caller
+from pilotlight_gateway.request_steps import Caller, Place
 from pilotlight_gateway.routing.choosing import choose
 from pilotlight_gateway.routing.request_facts import RequestFacts
 from pilotlight_gateway.routing.route_spec import CanarySpec, HeaderMatch, RouteSpec, RuleSpec, headers_of_rules
@@ -36,7 +36,7 @@ from pilotlight_protocol.errors import (
 )
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 
-REQUEST = StoredRequest("POST", "/v1/x", "/v1/x", "/v1/x", "/v1/x", None, {}, b"the body")
+REQUEST = StoredRequest(Place("POST", "/v1/x", "/v1/x", "/v1/x", "/v1/x", None), {}, b"the body")
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from pilotlight_serving.http_app import RouteTable
 from pilotlight_text.responses_api.response_store import KeptHere
 from pilotlight_text.responses_api.stored_responses import ResponseNotFound
 from pilotlight_wire.handlers import Reply, RequestContext, Route, Stream
+from pilotlight_wire.hop_headers import trace_id
 from pilotlight_wire.request_time import keep_time
 
 PATH = "/v1/chat/completions"
@@ -160,6 +161,23 @@ async def test_a_stream_passes_and_is_committed_when_it_has_ended(world: World) 
     )
     assert context.response_headers == {"x-ratelimit-remaining-requests": "3", "x-pilotlight-way": "short; a test"}
     assert "gateway" in context.server_timing
+
+
+@pytest.mark.parametrize("said", ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "nonsense", ""])
+@pytest.mark.parametrize("of_its_own", [False, True])
+async def test_every_request_has_a_trace_that_its_log_and_its_pods_share(
+    world: World, said: str, of_its_own: bool
+) -> None:
+    """Also one that the gateway sends itself: a job's, a batch's."""
+    context = request(**({"traceparent": said} if said else {}))
+    if of_its_own:
+        result = await world.pipeline().answer_as(Caller("team"), CHAT, context)
+    else:
+        result = await world.pipeline().answer(CHAT, context)
+    await read(result)
+    told = pods_request(world.seen[0]).headers["traceparent"]
+    assert trace_id({"traceparent": told}) == trace_id(context.headers) != ""
+    assert (told == said) == said.startswith("00-")
 
 
 async def test_a_client_that_leaves_is_committed_with_what_it_had(world: World) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pilotlight_wire.hop_headers import forwarded_headers, parse_retry_after, parse_server_timing, passed_back
+from pilotlight_wire.hop_headers import (
+    forwarded_headers,
+    parse_retry_after,
+    parse_server_timing,
+    passed_back,
+    trace_id,
+    traced,
+)
 from pilotlight_wire.upstream_address import UpstreamAddress, predictor_address
 
 ADDRESSES = [
@@ -46,6 +53,32 @@ def test_forwarded_headers() -> None:
         "tracestate": "a=b",
         "x-pilotlight-priority": "high",
     }
+
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize(
+    "given", [f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00", f"cc-{TRACE}-{SPAN}-01-what-follows"]
+)
+def test_a_trace_that_can_be_read_is_kept(given: str) -> None:
+    headers = {"traceparent": given, "tracestate": "a=b"}
+    traced(headers, lambda bits: 1)
+    assert headers == {"traceparent": given, "tracestate": "a=b"}
+    assert trace_id(headers) == TRACE
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, "", "00-1", f"ff-{TRACE}-{SPAN}-01", f"00-{TRACE.upper()}-{SPAN}-01", f"00-{'0' * 32}-{SPAN}-01"]
+    + [f"00-{TRACE}-{'0' * 16}-01", f"00-{TRACE}-{SPAN}-01-more", f"00-{TRACE}-{SPAN}-0g", f"00-{TRACE}-{SPAN}-01\n"],
+)
+def test_any_other_is_a_new_one(given: str | None) -> None:
+    """And what was said of the other one goes with it."""
+    headers = {"tracestate": "a=b", **({} if given is None else {"traceparent": given})}
+    traced(headers, lambda bits: 0)
+    assert headers == {"traceparent": f"00-{1:032x}-{1:016x}-00"}
+    assert trace_id(headers) == f"{1:032x}"
 
 
 @pytest.mark.parametrize(
