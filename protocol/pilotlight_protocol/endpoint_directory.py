@@ -82,8 +82,9 @@ class EndpointEntry(msgspec.Struct, frozen=True):
     where its transformer is not ours, or there is none. `spec_digest` changes with everything but `pods_ready`, the
     number of pods of the component that clients reach which take requests now. `replicas`: where each of them is
     reached, for a gateway that chooses among them; none: `pods` alone, behind which somebody else chooses.
-    `is_split`: between revisions, which may be different models. `created_s`: when it was first there, since the epoch;
-    who has a name first keeps it (`endpoint_names`).
+    `is_split`: between revisions, which may be different models. `created_s`: when it was first there, and
+    `names_since_s` when it first had each of its models' names, since the epoch; none: since it was there. Who has a
+    name first keeps it (`endpoint_names`).
     """
 
     namespace: str
@@ -100,6 +101,7 @@ class EndpointEntry(msgspec.Struct, frozen=True):
     replicas: tuple[PodsAddress, ...] = ()
     is_split: bool = False
     created_s: float = 0.0
+    names_since_s: tuple[float, ...] = ()
     cache_salt: CacheSalt = "send"
 
     @property

@@ -1,7 +1,7 @@
 """What clients may call an endpoint's models, and who holds a name that two endpoints of a namespace have. Pure.
 
-Who was there first keeps a name, so that a new endpoint takes no traffic of another. Of two that came at the same time
-it is the endpoint's that is called so, else that of the one whose name comes first.
+Who had it first keeps a name, so that neither a new endpoint nor one that is changed takes traffic of another. Of two
+that came at the same time it is the endpoint's that is called so, else that of the one whose name comes first.
 """
 
 from __future__ import annotations
@@ -29,9 +29,16 @@ def holder(name: str, entries: Iterable[EndpointEntry]) -> EndpointEntry:
     """Of these, which have the name and are of one namespace."""
 
     def precedence(entry: EndpointEntry) -> tuple[float, bool, str]:
-        return entry.created_s, name not in (entry.name, f"{entry.namespace}/{entry.name}"), entry.name
+        is_own = name in (entry.name, f"{entry.namespace}/{entry.name}")
+        return _since_s(entry, name, is_own=is_own), not is_own, entry.name
 
     return min(entries, key=precedence)
+
+
+def _since_s(entry: EndpointEntry, name: str, *, is_own: bool) -> float:
+    if is_own or not entry.names_since_s:
+        return entry.created_s
+    return entry.names_since_s[entry.model_names.index(spellings(entry)[name])]
 
 
 def held_by_others(entry: EndpointEntry, by_name: Mapping[str, Iterable[EndpointEntry]]) -> dict[str, str]:

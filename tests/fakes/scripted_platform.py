@@ -43,6 +43,7 @@ class ScriptedPlatform:
             yield self
         finally:
             self.stop()
+            self._run(_end_others())
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join(10)
             self._loop.close()
@@ -67,6 +68,14 @@ class ScriptedPlatform:
 
     def _run(self, coroutine: Any) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+
+async def _end_others() -> None:
+    """Whoever still waits for news."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Orders:

@@ -69,7 +69,8 @@ class EndpointPublisher:
         for component in means.keys() - live:
             del means[component]
         made = entry_of(routed, means, self._folder_of, has_pool=self._has_pool)
-        entry = msgspec.structs.replace(made, created_s=self._created.of(name))
+        since_s = self._created.of_models(name, made.model_names)
+        entry = msgspec.structs.replace(made, created_s=self._created.of(name), names_since_s=since_s)
         self._told[name] = routed, entry
         self._news.tell(entry)
 

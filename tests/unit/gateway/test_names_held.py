@@ -57,6 +57,15 @@ def test_a_newcomer_takes_no_name_and_is_told_which(
         assert after.held_by_others(each.key) == before.held_by_others(each.key)
 
 
+def test_an_endpoint_that_is_changed_takes_no_name_either() -> None:
+    old = entry("chat", model_names=("base", "tuned"), created_s=1.0, names_since_s=(1.0, 3.0))
+    known = table([old, entry("tuned", created_s=2.0), entry("base", created_s=2.0)])
+    assert known.holder_of("team", "tuned") == "tuned"
+    assert known.holder_of("team", "team/tuned") == "tuned"
+    assert known.holder_of("team", "base") == "chat"
+    assert known.held_by_others(old.key) == {"tuned": "tuned"}
+
+
 def test_an_order_of_a_name_that_another_endpoint_has_is_refused() -> None:
     known = table([entry("chat", model_names=("llama", "tuned"))])
     assert known.holder_of("team", "tuned") == "chat"

@@ -30,6 +30,18 @@ def test_who_was_there_first_is_over_restarts(tmp_path: Path) -> None:
     assert (CreationTimes(path).of(MAIL), CreationTimes(path).of(CHAT)) == (0.0, 2.0)
 
 
+def test_a_name_that_an_old_endpoint_gets_later_is_its_own_since_then(tmp_path: Path) -> None:
+    path = tmp_path / "created.json"
+    CreationTimes(path, lambda: 1.0).note([MAIL])
+    assert CreationTimes(path, lambda: 2.0).of_models(MAIL, ("base", "a")) == (1.0, 1.0)
+    assert CreationTimes(path, lambda: 3.0).of_models(MAIL, ("base", "b", "a")) == (1.0, 3.0, 1.0)
+    assert CreationTimes(path, lambda: 4.0).of_models(MAIL, ("base", "b")) == (1.0, 3.0)
+    assert CreationTimes(path, lambda: 5.0).of_models(MAIL, ("base", "a")) == (1.0, 5.0), "it was another's to take"
+    again = CreationTimes(path, lambda: 6.0)
+    again.note([MAIL])
+    assert again.of(MAIL) == 1.0
+
+
 def test_a_file_that_cannot_be_read_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "created.json"
     path.write_text("{")
