@@ -101,7 +101,9 @@ class IdleProofs:
             if slot is not None and max(a.facts.memory_bytes, b.facts.memory_bytes) <= slot.facts.memory_bytes:
                 return await self._prove(slot, a, b)
             if now_s >= until_s:
-                raise Unavailable("no slot of this node is empty, or its engines work; ask again when they are idle")
+                raise Unavailable(
+                    "no slot of this node that is large enough is empty while nothing on it is leased; ask again"
+                )
             await asyncio.sleep(_LOOK_PERIOD_S)
 
     @contextlib.asynccontextmanager
