@@ -29,7 +29,10 @@ SEEN = 40
 def gateway(platform: PooledPlatform, redis: RedisServer, log: Path) -> Iterator[RunningComponent]:
     port = free_port()
     argv = ["-m", "pilotlight_gateway", "--host=127.0.0.1", f"--port={port}", "--auth=open"]
-    argv += [f"--directory=unix://{platform.state}/control.sock", f"--pool_url=unix://{platform.state}/pool/pool.sock"]
+    argv += [
+        f"--directory=unix://{platform.state}/control.sock",
+        f"--pool_url=unix://{platform.state}/pool/run/pool.sock",
+    ]
     with running(argv, port, log, environment={"PILOTLIGHT_REDIS_URL": redis.url}) as started:
         yield started
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
@@ -74,7 +75,8 @@ class _Reader:
                 return await anext(self._here)
             what, head, events = await self._looked()
             if what == "broken":
-                self._here = await self._go_on(self._last)
+                with contextlib.suppress(RedisAway):
+                    self._here = await self._go_on(self._last)
                 if self._here is None:
                     await asyncio.sleep(LOOK_S)
                 continue

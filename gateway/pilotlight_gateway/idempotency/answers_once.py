@@ -196,7 +196,7 @@ class AnswersOnce:
                 self._answers.pop(key, None)
             try:
                 if owned is not None:
-                    is_left = self._closing and isinstance(error, asyncio.CancelledError)
+                    is_left = self._is_left(owned, error)
                     await end_told(owned, answer, failed=error is not None, is_left=is_left)
             finally:
                 self._owned.pop(key, None)
@@ -206,6 +206,12 @@ class AnswersOnce:
                 else:
                     self._ended_s[key] = self._now_s()
                     self._drop_too_many(key[0])
+
+    def _is_left(self, owned: OwnedAnswer, error: BaseException | None) -> bool:
+        """Another one may make it: this process ends, or had no room to go on with it."""
+        if isinstance(error, TooManyRequests):
+            return owned.left_off is not None
+        return self._closing and isinstance(error, asyncio.CancelledError)
 
     def _abandoned(self, key: _Key) -> None:
         asyncio.get_running_loop().call_later(RETURN_WITHIN_S, self._end_unread, key)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from pilotlight_gateway.idempotency.gathered_calls import GatheredCalls
 from pilotlight_gateway.idempotency.last_event import LastEvent
 from pilotlight_gateway.idempotency.shared_scripts import APPEND, CLAIM, FOLLOWED, FORGET, LEAVE, READ, TAKE
 from pilotlight_gateway.redis_calls import RedisCalls, Script, ScriptCall
@@ -90,6 +91,7 @@ class RedisAnswers:
 
     def __init__(self, link: RedisCalls) -> None:
         self._link = link
+        self._appends = GatheredCalls(link)
 
     @property
     def there(self) -> bool:
@@ -105,7 +107,7 @@ class RedisAnswers:
         bounds, rest = (LEASE_S, KEPT_S, MOST_BYTES_OF_TENANT), more.going_on
         told = (rest.began, rest.passed, rest.told_before, rest.told)
         said = (more.head, int(more.finished), *told, more.before, *more.events)
-        return int(await self._run(APPEND, key, owner, *bounds, *said))
+        return int(await self._appends.call(_call(APPEND, key, owner, *bounds, *said)))
 
     async def take(
         self, key: Key, owner: str, fingerprint: bytes, last: LastEvent, *, only_left: bool
@@ -134,7 +136,10 @@ class RedisAnswers:
         return what.decode(), head, events
 
     async def _run(self, script: Script, key: Key, *arguments: Any) -> Any:
-        tenant, named = key
-        index = f"pilotlight:once:{{{quote(tenant, safe='')}}}"
-        record_id = hashlib.sha256(named.encode()).hexdigest()
-        return await self._link.call(ScriptCall(script, [index], [record_id, *arguments]))
+        return await self._link.call(_call(script, key, *arguments))
+
+
+def _call(script: Script, key: Key, *arguments: Any) -> ScriptCall:
+    tenant, named = key
+    index = f"pilotlight:once:{{{quote(tenant, safe='')}}}"
+    return ScriptCall(script, [index], [hashlib.sha256(named.encode()).hexdigest(), *arguments])

@@ -19,7 +19,7 @@ from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, Stream
 
 TELL_S = 0.02
-"""Between two tellings of one stream: what comes meanwhile goes together."""
+"""Between two tellings of one stream: what comes meanwhile goes together, and with that of all other streams."""
 MOST_TRIES = 3
 """Of telling where this process may have stood still: whoever took its answer meanwhile can say so by then."""
 SHOWN_WITHIN_S = 0.25
@@ -121,5 +121,5 @@ async def _tell(owned: OwnedAnswer, answer: KeptAnswer, lost: Callable[[], None]
         if owned.is_taken:
             lost()
             return
-        await asyncio.sleep(TELL_S)
+        await asyncio.sleep(TELL_S - loop.time() % TELL_S)
     answer.show(None)
