@@ -79,6 +79,20 @@ def key_of_a_tenant(state_dir: Path) -> str:
     return pilotlight("key", "create")
 
 
+def until_known(door: Door) -> None:
+    """A key is good within a second everywhere, not at once."""
+    asked = urllib.request.Request(f"{door.url}/v1/models", headers={"x-api-key": door.key})
+    deadline_s = time.monotonic() + START_DEADLINE_S
+    while True:
+        try:
+            with urllib.request.urlopen(asked, timeout=5):
+                return
+        except urllib.error.HTTPError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.1)
+
+
 async def traffic(
     args: argparse.Namespace, control: ControlClient, platform: psutil.Process, door: Door, folder: Path
 ) -> tuple[Tally, list[Reading]]:
@@ -148,6 +162,7 @@ def main() -> None:
         try:
             wait_for(control, process, f"http://127.0.0.1:{front}/readyz")
             door = Door(f"http://127.0.0.1:{front}", key_of_a_tenant(folder / "state"))
+            until_known(door)
             tally, readings = asyncio.run(traffic(args, control, platform, door, folder))
         finally:
             children = platform.children(recursive=True) if process.poll() is None else []
