@@ -141,7 +141,11 @@ class VllmEngine:
     def plan_swaps(self, spare_bytes: int = 0, *, proven: bool = True) -> None:
         """Part of the boot of an engine that may be swapped: its first swap then takes as long as any other.
         `spare_bytes`: of memory, for packed weights of models that come back."""
-        self._weights.plan(self._model, spare_bytes, proven=proven)
+        try:
+            self._weights.plan(self._model, spare_bytes, proven=proven)
+        except Exception as error:
+            # A layer of a kind that nobody has met (a mixture's gate) is no reason not to serve the model.
+            self._weights.path = f"none: {type(error).__name__}: {error}"
 
     def swap(self, model_dir: Path, model_name: str, loras: Sequence[tuple[str, str]] = ()) -> SwapReport:
         """Serve the model in `model_dir` from now on, under `model_name` (design.md 4.2). No request may be running.
@@ -153,7 +157,10 @@ class VllmEngine:
         with clock.phase("inspect"):
             if self.has_work():
                 raise SwapNotPossible("requests are still running")
-            wanted, defaults = self._weights.inspect(self._model, model_dir, loras)
+            try:
+                wanted, defaults = self._weights.inspect(self._model, model_dir, loras)
+            except (AttributeError, RuntimeError, ValueError) as error:
+                raise SwapNotPossible(f"its weights are kept in a way not known here: {error}") from error
         model = self._config.model_config
         try:
             with clock.phase("weights"):
