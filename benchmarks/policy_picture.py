@@ -13,6 +13,7 @@ from pool_simulator.frontier import Figures
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 _STYLES = ("k*-", "k+:", "C0o-", "C1v--", "C2^--", "C3s:", "C4d:", "C5x:", "C6.:")
 _LEAST = 1e-4
@@ -27,8 +28,8 @@ def draw(
         hours = [point.slot_hours for point in ranked]
         boots.plot(hours, [100 * max(_LEAST, p.boot_rate) for p in ranked], style, label=name, markersize=4)
         cold.plot(hours, [100 * max(_LEAST, p.cold_rate) for p in ranked], style, markersize=4)
-    _rates(boots, "requests that wait for a boot (%)")
-    _rates(cold, "requests that wait > 1 s (%)")
+    _logarithmic(boots, "slot-hours held", "requests that wait for a boot (%)")
+    _logarithmic(cold, "slot-hours held", "requests that wait > 1 s (%)")
     boots.legend(fontsize=7)
     for slots in dict.fromkeys(crowd.slots for crowd in crowds):
         own = [crowd for crowd in crowds if crowd.slots == slots]
@@ -40,11 +41,7 @@ def draw(
             markersize=4,
         )
     crowded.axhline(bound_s, color="k", linewidth=0.8, linestyle=":")
-    crowded.set_xscale("log")
-    crowded.set_yscale("log")
-    crowded.set_xlabel("tenants")
-    crowded.set_ylabel("p99 added latency (s)")
-    crowded.grid(visible=True, which="both", alpha=0.2)
+    _logarithmic(crowded, "tenants", "p99 added latency (s)")
     crowded.legend(fontsize=7)
     sheet.suptitle(title, fontsize=10)
     sheet.tight_layout()
@@ -53,9 +50,13 @@ def draw(
     plt.close(sheet)
 
 
-def _rates(axes: Axes, label: str) -> None:
+def _logarithmic(axes: Axes, x: str, y: str) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("slot-hours held")
-    axes.set_ylabel(label)
-    axes.grid(visible=True, which="both", alpha=0.2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(visible=True, alpha=0.3)
