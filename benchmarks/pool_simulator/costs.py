@@ -6,7 +6,7 @@
     gpu       8B, FP8, 9 GB, one GPU     not measured by us, published: vLLM's snapshot restore 23.9 -> 9.4 s; copies at
                                          half of PCIe 5 x16 (9 GB in 0.16 s) and half of an NVMe gen 5 (0.64 s)
 
-A stop is what a cluster was seen to take (2.06 s) before engine hosts held their engines to the end (decision 64).
+A stop took 2.06 s before engine hosts held their engines to the end (decision 64), and 0.11 to 0.46 s after.
 
 For the GPU the published restore of a snapshot stands in for our fork, and the boot that it was compared with for
 Knative's pod; both favour Knative, whose images and weights are taken to be on the node already.
@@ -46,6 +46,6 @@ class Costs:
         )
 
 
-CPU = Costs("cpu", 52.3, 1.67, 0.13, 0.47, 0.005, 2.06)
+CPU = Costs("cpu", 52.3, 1.67, 0.13, 0.47, 0.005, 0.12)
 GPU = Costs("gpu", 23.9, 9.4, 0.32, 1.28, 0.005, 0.5, wake_s=0.32, sleepers=2)
 PROFILES = {costs.name: costs for costs in (CPU, GPU)}
