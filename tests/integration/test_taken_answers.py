@@ -164,6 +164,20 @@ async def test_who_lives_is_not_taken_for_dead(redis: RedisServer) -> None:
         assert second.runs == 0
 
 
+async def test_whose_answer_was_taken_shows_nothing_that_the_other_does_not_have(redis: RedisServer) -> None:
+    async with replicas(redis, 1) as (first,):
+        first.open(4)
+        result = await first.ask()
+        shown = b"".join([await anext(result.events) for _ in range(4)])
+        assert shown == b"".join(map(event, range(1, 5)))
+        (events,) = await redis.command("KEYS", "pilotlight:once:{team}:*:e")
+        await redis.command("HSET", events[: -len(":e")], "owner", "another")
+        first.open(2)
+        with pytest.raises(Unavailable, match="another gateway"):
+            await anext(result.events)
+        await result.events.aclose()
+
+
 async def test_nobody_gets_other_events_than_those_it_saw(redis: RedisServer) -> None:
     """The sixth was shown while Redis was away, and died with who had made it."""
     async with replicas(redis, 2) as (first, second):

@@ -111,11 +111,13 @@ class OwnedAnswer:
         written = await self._records.append(
             self._key, self._owner, Appended(self._new_head(), events, self._told, finished, self._more(news))
         )
+        self.is_taken = written < 0
+        if self.is_taken:
+            return
         self._told_head = self._head
         self._told += len(events)
         self._size_bytes = size_bytes
         self._told_bytes += len(told or b"")
-        self.is_taken = written < 0
         self._mine_until_s = asked_s + redis_answers.LEASE_S
         if written < 1 or finished:
             self._is_shared = False
