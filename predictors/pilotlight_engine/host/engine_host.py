@@ -80,13 +80,14 @@ def boot(sockets: HostSockets, config: HostConfig, data: socket.socket | None) -
     if ("enforce_eager", "true") in arguments:
         do_without_compiler()
     from pilotlight_engine.boot import vllm_arguments
-    from pilotlight_engine.vllm_adapter import vllm_engine, vllm_metrics
+    from pilotlight_engine.vllm_adapter import poisoned_exchange, vllm_engine, vllm_metrics, weight_exchange
 
     fixed = {"model": config.model_dir, "tokenizer": config.model_dir, "served_model_name": config.model_name}
     engine_args = vllm_arguments.build(fixed, arguments)
+    exchange = poisoned_exchange.PoisonedExchange if config.proving else weight_exchange.WeightExchange
     with boot_failures.explained(str(memory), fixed_memory=memory.fixed, on_cpu=on_cpu):
         engine = vllm_engine.VllmEngine(
-            engine_args, config.loras, clock.enter, swap_threads=limits.cpus, share_graph=not config.proving
+            engine_args, config.loras, clock.enter, limits.cpus, share_graph=not config.proving, exchange=exchange
         )
         if data is None:
             clock.enter("swap-plan")

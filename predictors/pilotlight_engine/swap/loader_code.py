@@ -9,7 +9,7 @@ from pathlib import Path
 _CODE = (
     "swap/awq_weights.py", "swap/kept_packs.py", "swap/mapped_weights.py", "swap/weight_loading.py",
     "swap/weight_steps.py", "swap/live_state.py", "swap/packed_layers.py", "swap/tensor_digest.py",
-    "vllm_adapter/engine_examination.py", "vllm_adapter/weight_exchange.py",
+    "vllm_adapter/engine_examination.py", "vllm_adapter/poisoned_exchange.py", "vllm_adapter/weight_exchange.py",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ of the combination: a proof too few costs a boot, one too many a wrong answer.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _KERNEL_VARIABLES = (
     "VLLM_DISABLED_KERNELS", "VLLM_USE_AOT_COMPILE", "VLLM_ZENTORCH_WEIGHT_PREPACK",
 )  # fmt: skip
 # Names of layers: they say which are quantized, never how.
+_LONGEST_TEXT = 2048
 _LAYER_NAMES = frozenset({"ignore", "modules_to_not_convert"})
 
 
@@ -61,17 +63,22 @@ def combination_of(
         vllm=versions.vllm,
         torch=versions.torch,
         loader=versions.loader,
-        architecture=",".join(map(str, config.get("architectures") or ())),
+        architecture=_bounded(",".join(map(str, config.get("architectures") or ()))),
         quantization=arguments.get("quantization", choice.vllm_method or "none"),
-        scheme=json.dumps(settings, sort_keys=True, separators=(",", ":")) if settings else "",
+        scheme=_bounded(json.dumps(settings, sort_keys=True, separators=(",", ":"))) if settings else "",
         dtype=str(stated_dtype) if dtype == "auto" else dtype,
-        tied=json.dumps(_tied(config)),
+        tied=_bounded(json.dumps(_tied(config))),
         device=device.kind,
         capability=device.instructions if device.kind == "cpu" else ".".join(map(str, device.capability)),
         compiled=arguments.get("enforce_eager", "false") != "true",
         workers=_workers(arguments),
         arguments=tuple(sorted(others.items())),
     )
+
+
+def _bounded(text: str) -> str:
+    """A checkpoint says as much as its maker likes, and every node is told all of it."""
+    return text if len(text) <= _LONGEST_TEXT else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _tied(config: Mapping[str, Any]) -> object:

@@ -67,8 +67,8 @@ class World:
         self.proofs = IdleProofs(self.slots, prover, self.book, self.told.append, clock)
         self.task = asyncio.create_task(self.proofs.run())
 
-    def load(self, slot: int, *, busy: bool = False) -> EngineInstance:
-        engine = EngineInstance(1, order("loaded"), None, busy=busy)
+    def load(self, slot: int, *, busy: bool = False, endpoint: str = "unix:///e.sock") -> EngineInstance:
+        engine = EngineInstance(1, order("loaded"), None, busy=busy, endpoint=endpoint)
         self.slots[slot].engine = engine
         return engine
 
@@ -112,8 +112,6 @@ async def test_it_is_out_of_the_slot_before_an_engine_is_in_and_tried_again_late
         world.proofs.pending.met(order(key))
     await asyncio.sleep(EMPTY_S + 5)
     assert world.prover.running == 1
-    async with world.proofs.kept_out("two"):
-        assert world.prover.running == 1, "it is in the other slot"
     async with world.proofs.kept_out("one"):
         assert world.prover.running == 0
         await asyncio.sleep(AGAIN_S - 10)
@@ -239,3 +237,19 @@ def test_what_does_not_fit_is_left_and_the_oldest_is_forgotten(tmp_path: Path) -
     assert found is not None
     assert [each.model_name for each in found] == ["1a", "1b"], "number 0 was forgotten, all others are too large"
     assert pending.next(0, 0.0) is None
+
+
+@pytest.mark.looptime
+async def test_a_boot_in_another_slot_has_the_cpu_for_itself() -> None:
+    world = World(FakeProver())
+    for key in ("a", "b"):
+        world.proofs.pending.met(order(key))
+    engine = world.load(0, endpoint="")
+    await asyncio.sleep(10 * EMPTY_S)
+    assert not world.prover.asked
+    engine.endpoint = "unix:///e.sock"
+    await asyncio.sleep(5)
+    assert world.prover.running == 1
+    async with world.proofs.kept_out("one"):
+        assert world.prover.running == 0, "it is in the other slot, and the CPU is the same"
+    await world.end()

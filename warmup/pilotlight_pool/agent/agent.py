@@ -40,6 +40,7 @@ from pilotlight_pool.agent_port import (
 )
 from pilotlight_pool.engine_orders import EngineOrder, EngineReady, Grant, ModelFacts, ModelOrder, SlotFacts
 from pilotlight_protocol import engine_frames
+from pilotlight_protocol.errors import InvalidInput
 from pilotlight_protocol.leases import Isolation
 from pilotlight_protocol.swap_proofs import SwapProof
 from pilotlight_store import Hold
@@ -113,7 +114,16 @@ class Agent(CommandHandlers):
         return self._swap_checks.as_proven(await self._models.describe(order))
 
     async def prove(self, a: EngineOrder, b: EngineOrder, wait_s: float) -> SwapProof:
+        """Raises InvalidInput where this node would make other engines of them: it can prove its own swaps alone."""
+        for order in (a, b):
+            if not await self._is_ours(order):
+                raise InvalidInput("this node serves these models in another way; ask for a proof of its own")
         return await self._proofs.prove(a, b, wait_s)
+
+    async def _is_ours(self, order: EngineOrder) -> bool:
+        """What was found out of the model, here or on another node, is what this node finds."""
+        facts = await self._models.describe(order.model)
+        return (facts.fingerprint, facts.combination) == (order.facts.fingerprint, order.facts.combination)
 
     async def learn(self, proofs: tuple[SwapProof, ...]) -> tuple[SwapProof, ...]:
         self._book.learn(proofs)
@@ -140,7 +150,8 @@ class Agent(CommandHandlers):
             raise
         engine.endpoint, engine.swap_path = booted.endpoint, booted.info.swap_path
         self._swap_checks.booted(order.facts.kind, booted.swap_check)
-        self._proofs.pending.met(order)
+        if await self._is_ours(order):
+            self._proofs.pending.met(order)
         phases_s = {
             "fetch": fetched_s - began_s,
             "zygote": forking_s - fetched_s,
@@ -153,6 +164,9 @@ class Agent(CommandHandlers):
 
     async def swap(self, slot_id: str, order: EngineOrder, deadline_s: float) -> EngineReady:
         engine = self._slots[slot_id].awake
+        if not self._swap_checks.as_proven(order.facts).swappable:
+            # What ordered it may be older than the news: a schedule's engine, a hold.
+            raise SwapRefused("swaps of this kind are not proven on this node, or one has failed lately")
         located, hold = await self._models.hold(order, deadline_s)
         engine.generation += 1
         frame = engine_frames.Swap(engine.generation, str(located.folder), order.model_name, list(order.model.loras))

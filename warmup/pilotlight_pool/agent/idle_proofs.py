@@ -40,6 +40,7 @@ class _Proving:
     """A proof under way. A second cancellation would reach it while it ends its engines."""
 
     slot_id: str
+    on_cpu: bool
     task: asyncio.Task[SwapProof]
     ending: bool = False
 
@@ -108,10 +109,11 @@ class IdleProofs:
 
     @contextlib.asynccontextmanager
     async def kept_out(self, slot_id: str) -> AsyncIterator[None]:
-        """No proof is in the slot within this block."""
+        """No proof is in the slot within this block, nor in another one on the CPU that all share."""
         self._wanted[slot_id] += 1
         try:
-            if (proving := self._proving) is not None and proving.slot_id == slot_id:
+            proving = self._proving
+            if proving is not None and (proving.slot_id == slot_id or proving.on_cpu):
                 proving.end()
                 await asyncio.wait({proving.task})
             yield
@@ -146,7 +148,7 @@ class IdleProofs:
         name = combination.name if combination is not None else ""
         log.info("proving swaps of %s in %s", name, slot.facts.slot_id)
         task = asyncio.create_task(self._prover.prove(slot.facts, a, b), name="proof")
-        self._proving = proving = _Proving(slot.facts.slot_id, task)
+        self._proving = proving = _Proving(slot.facts.slot_id, slot.facts.device.startswith("cpu"), task)
         try:
             await asyncio.wait({task}, timeout=LONGEST_S)
         finally:
@@ -164,5 +166,6 @@ class IdleProofs:
 
 
 def _needs_the_cpu(slot: AgentSlot) -> bool:
-    busy = any(engine.busy for engine in slot.engines())
+    """Or boots: an engine that nobody can ask yet is one that somebody waits for."""
+    busy = any(engine.busy or not engine.endpoint for engine in slot.engines())
     return busy or (bool(slot.grants) and slot.facts.device.startswith("cpu"))

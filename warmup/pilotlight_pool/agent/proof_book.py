@@ -53,16 +53,23 @@ class ProofBook:
         key = proof.combination.key
         if proof.verdict == "failed" and key in self._proofs:
             return
-        if key not in self._proofs and len(self._proofs) >= _MOST_PROOFS:
-            log.warning("there are %d proofs of swaps; %s is not kept", _MOST_PROOFS, key)
-            return
+        self._proofs.pop(key, None)
         self._proofs[key] = proof
+        if len(self._proofs) > _MOST_PROOFS:
+            self._forget()
         # What could not be tried is no knowledge of the combination.
         if self._folder is not None and proof.verdict != "failed":
             try:
                 _write(self._folder / f"{key}.json", proof)
             except OSError as error:
                 log.warning("the proof %s is known to this process alone: %s", key, error)
+
+    def _forget(self) -> None:
+        """The one that was learned first, of those that refute nothing where there are any: to be booted is safe."""
+        key = next((key for key, proof in self._proofs.items() if proof.verdict != "refuted"), next(iter(self._proofs)))
+        del self._proofs[key]
+        if self._folder is not None:
+            (self._folder / f"{key}.json").unlink(missing_ok=True)
 
 
 def _shipped(path: Path) -> list[SwapProof]:
@@ -78,7 +85,7 @@ def _kept(folder: Path) -> list[SwapProof]:
             proof = _DECODER.decode(path.read_bytes())
             if path.stem != proof.combination.key:
                 raise ValueError("it has another combination's name")
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             log.warning("%s is no proof of a swap: %s", path, error)
             continue
         found.append(proof)

@@ -122,7 +122,8 @@ async def _swapped(
     try:
         answer = await engine.swap(Swap(generation, str(located.folder), order.model_name), STEP_DEADLINE_S)
     except SwapFailed as error:
-        raise _NotSwapped("refuted", f"{step}: {error}") from error
+        # A file that could not be read, or memory that was short, says nothing of swaps; a difference of states does.
+        raise _NotSwapped("failed", f"{step}: {error}") from error
     except EngineGone as error:
         # It may have been killed from outside, which says nothing of its swaps.
         raise _NotSwapped("failed", f"{step}: {error}") from error

@@ -25,7 +25,6 @@ from pilotlight_pool.coordinator.lease_service import LeaseService
 from pilotlight_pool.coordinator.metrics import PoolMetrics
 from pilotlight_pool.coordinator.model_search import Found, find
 from pilotlight_pool.coordinator.pool import Pool, PoolPolicy
-from pilotlight_pool.coordinator.proof_room import ProofRoom
 from pilotlight_pool.coordinator.slot_times import SlotTimes
 from pilotlight_pool.coordinator.warm_orders import WarmKey, WarmOrder
 from pilotlight_pool.engine_orders import EngineOrder, ModelOrder
@@ -97,7 +96,6 @@ class Coordinator:
         self._changed_slots: dict[str, None] = {}
         self.pool.on_change.append(self._on_change)
         self._slot_times = SlotTimes(self.pool)
-        self._proof_room = ProofRoom(self.pool, self.registry.drivers, self.registry.proofs)
         self._epoch = f"{int(unix_clock() * 1000):x}-{secrets.token_hex(4)}"
 
     async def run(self, agents: list[AgentPort]) -> None:
@@ -258,7 +256,6 @@ class Coordinator:
             ticks += 1
             if ticks % _SWEEP_EVERY == 0:
                 self.pool.sweep()
-                self._proof_room.look(self._known.values())
 
     def _refuse_late(self) -> None:
         now_s = self.pool.now_s()
