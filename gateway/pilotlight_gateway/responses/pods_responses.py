@@ -12,7 +12,7 @@ import logging
 import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -40,13 +40,14 @@ class _Response(msgspec.Struct):
     store: bool = True
 
 
-class _Event(msgspec.Struct):
+class _LastEvent(msgspec.Struct):
+    type: Literal["response.completed", "response.incomplete"]
     response: msgspec.Raw
 
 
 _asked = msgspec.json.Decoder(_Asked)
 _responses = msgspec.json.Decoder(_Response)
-_events = msgspec.json.Decoder(_Event)
+_last_events = msgspec.json.Decoder(_LastEvent)
 
 
 def is_of_responses(request: GatewayRequest) -> bool:
@@ -94,9 +95,9 @@ class WatchedStream:
         for line in events.splitlines():
             if line.startswith(b"data:") and any(last in line for last in _LAST):
                 try:
-                    response = _events.decode(line[5:]).response
+                    response = _last_events.decode(line[5:]).response
                 except (msgspec.MsgspecError, RecursionError):
-                    continue
+                    continue  # another event that holds the words, such as the first with a client's metadata
                 self._keeping = asyncio.create_task(self._keep(bytes(response)), name="keep a response")
                 return
 

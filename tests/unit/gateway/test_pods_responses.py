@@ -94,10 +94,13 @@ async def test_a_body_that_is_no_request_is_the_pods_to_refuse(body: bytes) -> N
 @pytest.mark.parametrize("kind", ["completed", "incomplete", "failed"])
 @given(st.lists(st.integers(0, 1000), max_size=6))
 async def test_of_a_stream_the_last_events_response_is_kept_however_it_comes(kind: str, cuts: list[int]) -> None:
+    said = {"stage": "response.completed", "type": "response.incomplete"}
+    first = {"response": json.loads(response(output=[], metadata=said)), "type": "response.created"}
     delta = {"type": "response.output_text.delta", "delta": '"response.completed" {"id": 1}'}
-    last = {"type": f"response.{kind}", "response": json.loads(response())}
+    last = {"type": f"response.{kind}", "response": json.loads(response(metadata=said))}
     stream = b"".join(
-        f"event: {each['type']}\ndata: {json.dumps(each, separators=(',', ':'))}\n\n".encode() for each in (delta, last)
+        f"event: {each['type']}\ndata: {json.dumps(each, separators=(',', ':'))}\n\n".encode()
+        for each in (first, delta, last)
     )
     stored, asks = KeptHere(), request(stream=True)
     watched = PodsResponses(stored).watch(asks)
