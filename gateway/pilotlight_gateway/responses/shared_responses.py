@@ -122,22 +122,20 @@ class SharedResponses:
             return  # which makes it this replica's alone
 
     async def get(self, response_id: str, tenant: str) -> StoredResponse:
-        found = await self._chain(response_id, tenant, 1)
-        if found is None or not found.records:
-            if found is not None and found.was_forgotten:
-                raise not_found(response_id)
-            return await self._here.get(response_id, tenant)
-        return found.records[0]
+        found = await self._chain_if_there(response_id, tenant, 1)
+        return (
+            await self._here.get(response_id, tenant) if found is None else await self._one(found, response_id, tenant)
+        )
 
     async def delete(self, response_id: str, tenant: str) -> None:
-        await self.get(response_id, tenant)
+        """Raises RedisAway, too: what was forgotten at one replica alone would still be found at the others."""
+        await self._one(await self._chain(response_id, tenant, 1), response_id, tenant)
+        await self._link.call(ScriptCall(FORGET, _keys(tenant), (response_id, int(MAX_AGE_S))))
         with contextlib.suppress(ResponseNotFound):
             await self._here.delete(response_id, tenant)
-        with contextlib.suppress(RedisAway):
-            await self._link.call(ScriptCall(FORGET, _keys(tenant), (response_id, int(MAX_AGE_S))))
 
     async def history(self, previous_id: str, tenant: str, model: str) -> list[dict[str, Any]]:
-        found = await self._chain(previous_id, tenant, MAX_CHAIN)
+        found = await self._chain_if_there(previous_id, tenant, MAX_CHAIN)
         if found is None or (not found.is_whole and not found.was_forgotten):
             # Redis was away when one of them was made, and it is this replica's alone.
             return await self._here.history(previous_id, tenant, model)
@@ -145,13 +143,21 @@ class SharedResponses:
             raise previous_not_found(previous_id)
         return items_of(found.records)
 
-    async def _chain(self, response_id: str, tenant: str, most: int) -> _Chain | None:
+    async def _one(self, found: _Chain, response_id: str, tenant: str) -> StoredResponse:
+        if found.was_forgotten:
+            raise not_found(response_id)
+        return found.records[0] if found.records else await self._here.get(response_id, tenant)
+
+    async def _chain_if_there(self, response_id: str, tenant: str, most: int) -> _Chain | None:
         """None while Redis is away."""
         try:
-            arguments = (response_id, int(MAX_AGE_S), most)
-            ended, *records = await self._link.call(ScriptCall(CHAIN, _keys(tenant), arguments))
+            return await self._chain(response_id, tenant, most)
         except RedisAway:
             return None
+
+    async def _chain(self, response_id: str, tenant: str, most: int) -> _Chain:
+        arguments = (response_id, int(MAX_AGE_S), most)
+        ended, *records = await self._link.call(ScriptCall(CHAIN, _keys(tenant), arguments))
         return _Chain([_stored.decode(record) for record in records], bytes(ended).decode())
 
 

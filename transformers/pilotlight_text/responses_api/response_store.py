@@ -22,7 +22,7 @@ class ResponseStore(Protocol):
         ...
 
     async def delete(self, response_id: str, tenant: str) -> None:
-        """Raises ResponseNotFound."""
+        """Raises ResponseNotFound; Unavailable where it would still be found elsewhere."""
         ...
 
     async def history(self, previous_id: str, tenant: str, model: str) -> list[dict[str, Any]]:
