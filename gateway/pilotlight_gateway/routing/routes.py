@@ -27,7 +27,7 @@ from pilotlight_gateway.request_steps import (
 )
 from pilotlight_gateway.rollout.rollouts import Rollouts
 from pilotlight_gateway.routing.choosing import CANARY, OWN_TARGETS, Chosen, choose
-from pilotlight_gateway.routing.cold_choice import TooLate, Wait, in_time_first, is_in_time, is_soon, order
+from pilotlight_gateway.routing.cold_choice import TooLate, Wait, in_time_first, is_soon, may_be_in_time, order
 from pilotlight_gateway.routing.mirrors import Mirrors
 from pilotlight_gateway.routing.prompt_lengths import PromptLengths
 from pilotlight_gateway.routing.request_facts import RequestFacts
@@ -127,7 +127,7 @@ class Routes:
 
     def check_time(self, entry: EndpointEntry, context: RequestContext) -> None:
         wait = self._waits.wait(entry, left_s(context))
-        if wait.is_cold and not is_in_time(wait):
+        if wait.is_cold and not may_be_in_time(wait):
             raise self._too_late(entry, wait)
 
     def _too_late(self, entry: EndpointEntry, wait: Wait) -> Unavailable:

@@ -46,7 +46,8 @@ class TargetWaits:
         is_cold = entry.pods_ready == 0 if way == "pods" else not self._facts.has_engine(entry.key)
         if not is_cold:
             return Wait(self._facts.queue_s(entry.key), False, time_s)
-        return Wait(self._starts.predicted_s(_key(entry, way), self._now_s()), True, time_s)
+        key, now_s = _key(entry, way), self._now_s()
+        return Wait(self._starts.predicted_s(key, now_s), True, time_s, self._starts.at_best_s(key, now_s))
 
     def wake(self, entry: EndpointEntry) -> None:
         """Let it start for requests to come. Returns at once."""

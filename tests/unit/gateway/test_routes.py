@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 
@@ -211,6 +212,34 @@ def test_an_endpoint_without_a_route_is_not_waited_for_longer_than_its_client_wa
     known.check_time(place, context)
     world.cold, world.queues = set(), {"chat": 9.0}
     known.check_time(place, context)  # whose turn it is is the queue's affair
+
+
+@pytest.mark.parametrize(
+    ("starts_s", "timeout", "is_refused"),
+    [
+        ((0.2, 0.2, 0.2, 45.0), "5", False),  # the next may be a swap again
+        ((45.0, 0.2), "5", False),
+        ((45.0, 45.0), "5", True),
+        ((0.2, *[45.0] * 7), "5", False),
+        ((0.2, *[45.0] * 8), "5", True),
+        ((0.2, 45.0), "0.1", True),
+    ],
+)
+def test_who_may_be_answered_in_time_is_not_refused_for_one_slow_start(
+    starts_s: tuple[float, ...], timeout: str, is_refused: bool
+) -> None:
+    world, place = Warmth(), entry("chat")
+    known = routes(RouteSpec(name="s", targets=("team/chat",)), world=world)
+    world.cold = {"chat"}
+    for took_s in starts_s:
+        known._waits.started(place, took_s)
+    context = RequestContext("r1", {"x-request-timeout": timeout})
+    keep_time(context)
+    refused = pytest.raises(Unavailable) if is_refused else contextlib.nullcontext()
+    with refused:
+        known.check_time(place, context)
+    with refused:
+        assert keys(find(known, "s", timeout=timeout)) == [("team", "chat")]
 
 
 @pytest.mark.parametrize(
