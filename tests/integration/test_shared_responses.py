@@ -4,6 +4,7 @@ bounded for each tenant, and still its own while Redis is away."""
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def stored(
 
 
 async def names(store: SharedResponses, previous: str, tenant: str = "a", model: str = "m") -> list[str]:
-    return [item["id"] for item in await store.history(previous, tenant, model)]
+    return [item["id"] for item in json.loads(await store.history(previous, tenant, model))]
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ class _Asked(msgspec.Struct):
 
 class _Response(msgspec.Struct):
     id: str
-    output: msgspec.Raw
+    output: list[msgspec.Raw]
     store: bool = True
 
 
@@ -45,6 +45,7 @@ class _LastEvent(msgspec.Struct):
     response: msgspec.Raw
 
 
+_encode = msgspec.json.Encoder().encode
 _asked = msgspec.json.Decoder(_Asked)
 _responses = msgspec.json.Decoder(_Response)
 _last_events = msgspec.json.Decoder(_LastEvent)
@@ -61,12 +62,12 @@ class PodsResponses:
         self._store = store
 
     async def given(self, request: GatewayRequest, asked: PodsRequest) -> PodsRequest:
-        """With all that it continues. Raises PreviousResponseNotFound."""
+        """With all that it continues. Raises PreviousResponseNotFound, and InvalidInput where that is too much."""
         try:
             previous = _asked.decode(request.context.body).previous_response_id
         except (msgspec.MsgspecError, RecursionError):
             return asked  # which the pods refuse in their own words
-        items: list[dict[str, Any]] = []
+        items = b""
         if previous is not None:
             items = await self._store.history(previous, _tenant(request), request.asked.model or "")
         length, body = with_history(asked.body, items)
@@ -114,13 +115,13 @@ def _stored(request: GatewayRequest, response: bytes) -> StoredResponse | None:
         asked, made = _asked.decode(request.context.body), _responses.decode(response)
         if not made.store:
             return None
-        items = msgspec.json.encode(listed_items(as_items(asked.input), _new_id))
+        items, output = _encode(listed_items(as_items(asked.input), _new_id)), _encode(made.output)
     except (msgspec.MsgspecError, RecursionError, KeyError):
         _log.warning("the response to request %s cannot be kept: it is none", request.context.request_id)
         return None
     name = request.asked.model or request.model_name
     shown = response if name == request.model_name else with_model(response, name)
-    return StoredResponse(_tenant(request), name, made.id, asked.previous_response_id, items, bytes(made.output), shown)
+    return StoredResponse(_tenant(request), name, made.id, asked.previous_response_id, items, output, shown)
 
 
 def _tenant(request: GatewayRequest) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -134,7 +133,7 @@ class SharedResponses:
         with contextlib.suppress(ResponseNotFound):
             await self._here.delete(response_id, tenant)
 
-    async def history(self, previous_id: str, tenant: str, model: str) -> list[dict[str, Any]]:
+    async def history(self, previous_id: str, tenant: str, model: str) -> bytes:
         found = await self._chain_if_there(previous_id, tenant, MAX_CHAIN)
         if found is None or (not found.is_whole and not found.was_forgotten):
             # Redis was away when one of them was made, and it is this replica's alone.

@@ -19,7 +19,7 @@ from pilotlight_gateway.surfaces import last_events
 from pilotlight_protocol.errors import InvalidInput
 from pilotlight_text.responses_api.given_history import take_history
 from pilotlight_text.responses_api.response_store import KeptHere
-from pilotlight_text.responses_api.stored_responses import PreviousResponseNotFound, ResponseNotFound
+from pilotlight_text.responses_api.stored_responses import MAX_CHAIN_BYTES, PreviousResponseNotFound, ResponseNotFound
 from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.hop_headers import HISTORY
 
@@ -72,9 +72,28 @@ async def test_what_is_anothers_is_as_unknown_as_what_never_was(asks: GatewayReq
         await kept.given(asks, pods_request(asks))
 
 
+async def test_a_small_request_that_continues_too_much_is_refused_and_no_pods_are_asked() -> None:
+    kept = PodsResponses(KeptHere())
+    for number in (1, 2, 3):
+        continued = {"previous_response_id": f"resp_{number - 1}"} if number > 1 else {}
+        await kept.keep(request(input="x" * (MAX_CHAIN_BYTES * 2 // 5), **continued), response(number))
+    asks = request(previous_response_id="resp_2")
+    assert len((await given_to_pods(kept, asks))[1][0]) == 4
+    asks = request(previous_response_id="resp_3")
+    with pytest.raises(InvalidInput, match="previous_response_id") as refused:
+        await kept.given(asks, pods_request(asks))
+    assert refused.value.param == "previous_response_id"
+
+
 @pytest.mark.parametrize(
     ("path", "made"),
-    [(PATH, response(store=False)), (f"{PATH}/input_tokens", response()), (PATH, b"[]"), (PATH, b"{")],
+    [
+        (PATH, response(store=False)),
+        (f"{PATH}/input_tokens", response()),
+        (PATH, b"[]"),
+        (PATH, b"{"),
+        (PATH, response(output=7)),
+    ],
 )
 async def test_what_is_not_to_be_kept_or_is_no_response_is_not(path: str, made: bytes) -> None:
     stored = KeptHere()

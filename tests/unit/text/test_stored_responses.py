@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilotlight_protocol.errors import InvalidInput
+from pilotlight_text.responses_api.response_store import LONGEST_ON_THE_LOOP_BYTES, read_items
 from pilotlight_text.responses_api.stored_responses import (
+    MAX_CHAIN_BYTES,
     PreviousResponseNotFound,
     ResponseNotFound,
     StoredResponse,
     StoredResponses,
+    items_of,
 )
 
 
@@ -22,7 +29,7 @@ def stored(
 
 
 def names(store: StoredResponses, previous: str, tenant: str = "a", model: str = "m", now_s: float = 0) -> list[str]:
-    return [item["id"] for item in store.history(previous, tenant, model, now_s)]
+    return [item["id"] for item in json.loads(store.history(previous, tenant, model, now_s))]
 
 
 def test_a_chain_is_read_from_its_beginning() -> None:
@@ -92,3 +99,35 @@ def test_its_bounds_hold(puts: list[tuple[str, str, int]]) -> None:
         kept = [response for _, response in store._stored.values()]
         assert len(kept) <= 4
         assert sum(response.size_bytes for response in kept) == store._bytes.total() <= 6000
+
+
+WRITTEN = st.builds(
+    lambda items, indent: json.dumps(items, indent=indent).encode(),
+    st.lists(st.dictionaries(st.text(max_size=3), st.text("],[ x", max_size=3), max_size=2), max_size=3),
+    st.none() | st.just(1),
+)
+
+
+@given(st.lists(st.tuples(WRITTEN, WRITTEN), max_size=4))
+async def test_the_items_of_a_chain_are_those_of_its_responses_in_their_order(kept: list[tuple[bytes, bytes]]) -> None:
+    chain = [StoredResponse("a", "m", "1", None, asked, made, b"{}") for asked, made in kept]
+    items = [item for pair in reversed(kept) for part in pair for item in json.loads(part)]
+    assert json.loads(items_of(chain)) == items == await read_items(items_of(chain))
+
+
+async def test_many_items_are_read_beside_the_loop() -> None:
+    history = json.dumps([{"text": "x" * 100}] * (LONGEST_ON_THE_LOOP_BYTES // 100)).encode()
+    reading = asyncio.ensure_future(read_items(history))
+    await asyncio.sleep(0)
+    assert not reading.done()
+    assert await reading == json.loads(history)
+
+
+def test_a_chain_of_too_many_bytes_is_refused_with_what_to_do_about_it() -> None:
+    store, half = StoredResponses(), b'[{"a": "%s"}]' % (b"x" * (MAX_CHAIN_BYTES // 2 - 20))
+    for name, previous in (("1", None), ("2", "1"), ("3", "2")):
+        store.put(StoredResponse("a", "m", name, previous, half, b"[]", b"{}"), 0)
+    assert len(json.loads(store.history("2", "a", "m", 0))) == 2
+    with pytest.raises(InvalidInput, match="send the items that are still needed in 'input'") as refused:
+        store.history("3", "a", "m", 0)
+    assert (refused.value.http_status, refused.value.param) == (400, "previous_response_id")

@@ -5,7 +5,6 @@ So whoever answers needs to have kept nothing, and any replica may.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,13 +14,12 @@ from pilotlight_wire.handlers import RequestContext
 from pilotlight_wire.hop_headers import HISTORY
 
 _items = msgspec.json.Decoder(list[dict[str, Any]])
-_encode = msgspec.json.Encoder().encode
 
 
-def with_history(body: bytes, items: Sequence[dict[str, Any]]) -> tuple[str, bytes]:
-    """What `HISTORY` says, and the body that goes with it: the same where there is nothing to continue, which who does
-    not know the header can read, too."""
-    return str(len(body)), body + _encode(items) if items else body
+def with_history(body: bytes, items: bytes) -> tuple[str, bytes]:
+    """What `HISTORY` says, and the body that goes with it. `items`: a JSON list; b"" where nothing is continued, and
+    who does not know the header can read the body, too."""
+    return str(len(body)), body + items
 
 
 def take_history(context: RequestContext) -> list[dict[str, Any]] | None:

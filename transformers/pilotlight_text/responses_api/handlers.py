@@ -37,7 +37,7 @@ from pilotlight_text.responses_api.requests import (
     wants_logprobs,
 )
 from pilotlight_text.responses_api.response_output import ResponseOutput
-from pilotlight_text.responses_api.response_store import ResponseStore
+from pilotlight_text.responses_api.response_store import ResponseStore, read_items
 from pilotlight_text.responses_api.stored_responses import StoredResponse
 from pilotlight_text.text_model import TextModel
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
@@ -88,7 +88,8 @@ class Responses:
     ) -> Conversation:
         history = given or []
         if given is None and request.previous_response_id is not None:
-            history = await self._stored.history(request.previous_response_id, _tenant(context), request.model)
+            kept = await self._stored.history(request.previous_response_id, _tenant(context), request.model)
+            history = await read_items(kept)
         return conversation_of(request, history)
 
     async def _created(

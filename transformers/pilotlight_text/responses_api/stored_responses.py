@@ -7,13 +7,10 @@ response is and which model made it is part of its key: nobody finds another's. 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import msgspec
-
-from pilotlight_protocol.errors import PilotlightError
+from pilotlight_protocol.errors import InvalidInput, PilotlightError
 
 MAX_RESPONSES = 4096
 MAX_BYTES = 32 * 1024 * 1024
@@ -22,6 +19,9 @@ MAX_AGE_S = 24 * 3600.0
 
 MAX_CHAIN = 512
 """How many responses one may be the continuation of."""
+
+MAX_CHAIN_BYTES = 8 * 1024 * 1024
+"""Of their items: a request of a few bytes must not cost what a body of 32 MiB would."""
 
 
 class ResponseNotFound(PilotlightError):
@@ -83,8 +83,8 @@ class StoredResponses:
         """Raises ResponseNotFound."""
         self._drop(self.get(response_id, tenant, now_s).response_id)
 
-    def history(self, previous_id: str, tenant: str, model: str, now_s: float) -> list[dict[str, Any]]:
-        """The items of that response and of all it continues, oldest first. Raises PreviousResponseNotFound."""
+    def history(self, previous_id: str, tenant: str, model: str, now_s: float) -> bytes:
+        """As `ResponseStore.history`."""
         chain: list[StoredResponse] = []
         wanted: str | None = previous_id
         while wanted is not None:
@@ -121,9 +121,18 @@ class StoredResponses:
                 del self._bytes[response.tenant]
 
 
-def items_of(chain: Sequence[StoredResponse]) -> list[dict[str, Any]]:
-    """Of responses, the latest first: their items, oldest first."""
-    return [item for response in reversed(chain) for item in _items(response)]
+def items_of(chain: Sequence[StoredResponse]) -> bytes:
+    """Of responses, the latest first: their items as a JSON list, oldest first. Raises InvalidInput for too many."""
+    lists = [items for response in reversed(chain) for items in (response.input_items, response.output_items)]
+    total = sum(map(len, lists))
+    if total > MAX_CHAIN_BYTES:
+        raise InvalidInput(
+            f"what 'previous_response_id' continues has {total} bytes of items, and {MAX_CHAIN_BYTES} are the most: "
+            "send the items that are still needed in 'input', without 'previous_response_id'",
+            param="previous_response_id",
+        )
+    within = (items.strip()[1:-1].strip() for items in lists)
+    return b"[%b]" % b",".join(items for items in within if items)
 
 
 def not_found(response_id: str) -> ResponseNotFound:
@@ -134,8 +143,3 @@ def previous_not_found(response_id: str) -> PreviousResponseNotFound:
     return PreviousResponseNotFound(
         f"Previous response with id '{response_id[:80]}' not found.", param="previous_response_id"
     )
-
-
-def _items(response: StoredResponse) -> Iterator[dict[str, Any]]:
-    yield from msgspec.json.decode(response.input_items)
-    yield from msgspec.json.decode(response.output_items)
