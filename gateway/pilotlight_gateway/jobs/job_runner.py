@@ -20,7 +20,7 @@ from pilotlight_gateway.jobs.job_records import Job, JobError
 from pilotlight_gateway.jobs.job_settings import JobSettings
 from pilotlight_gateway.jobs.kept_work import LOOK_S, KeptWork
 from pilotlight_gateway.jobs.later_metrics import JOBS
-from pilotlight_gateway.jobs.sqlite_jobs import Change, SqliteJobs
+from pilotlight_gateway.jobs.sqlite_jobs import Change, SqliteJobs, UnreadableRequest
 from pilotlight_gateway.jobs.stored_request import StoredRequest
 from pilotlight_gateway.request_steps import Caller
 from pilotlight_protocol.errors import (
@@ -178,8 +178,14 @@ class JobRunner:
 
     async def _attempt(self, job_id: str) -> None:
         job = await self._begin(job_id)
-        request = await on_disk(self._store.request, job_id)
-        if job is None or request is None:
+        if job is None:
+            return
+        try:
+            request = await on_disk(self._store.request, job_id)
+        except UnreadableRequest as unreadable:
+            await self._end(job, JobAnswer(job.attempts), unreadable)
+            return
+        if request is None:
             return
         answer = self._answers[job_id] = JobAnswer(job.attempts)
         self._tell(job_id)

@@ -15,7 +15,7 @@ from pilotlight_gateway.jobs.job_records import Job
 from pilotlight_gateway.jobs.job_settings import JobSettings
 from pilotlight_gateway.jobs.stored_request import StoredRequest
 from pilotlight_gateway.sqlite_file import SqliteFile
-from pilotlight_protocol.errors import TooManyRequests
+from pilotlight_protocol.errors import InternalError, TooManyRequests
 
 FILE_NAME = "jobs.sqlite3"
 RECORD_BYTES = 1024
@@ -34,6 +34,10 @@ _MIGRATIONS = (
 
 Change = Callable[[Job], Job | None]
 """What becomes of a job; None: nothing."""
+
+
+class UnreadableRequest(InternalError):
+    pass
 
 
 class SqliteJobs:
@@ -62,9 +66,17 @@ class SqliteJobs:
             return _job(connection, job_id)
 
     def request(self, job_id: str) -> StoredRequest | None:
+        """Raises UnreadableRequest."""
         with self._file.transaction("DEFERRED") as connection:
             found = connection.execute("SELECT request FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return None if found is None or found[0] is None else msgspec.msgpack.decode(found[0], type=StoredRequest)
+        if found is None or found[0] is None:
+            return None
+        try:
+            return msgspec.msgpack.decode(found[0], type=StoredRequest)
+        except msgspec.MsgspecError as error:
+            raise UnreadableRequest(
+                "the job's request was kept by another version of the gateway, and cannot be read; send it again"
+            ) from error
 
     def result(self, job_id: str) -> bytes | None:
         with self._file.transaction("DEFERRED") as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -245,6 +246,31 @@ async def test_a_job_whose_time_is_over_fails_and_results_are_forgotten(tmp_path
     assert world.store.job("late") is None
     await world.runner.close()
     assert not world.asked
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        msgspec.msgpack.encode({"method": "POST", "target": "/v1/x", "headers": {}, "body": b"the body"}),
+        msgspec.msgpack.encode(REQUEST)[:-1],
+        b"",
+    ],
+)
+async def test_a_request_that_another_version_kept_fails_at_once_and_says_so(tmp_path: Path, kept: bytes) -> None:
+    world = World(tmp_path, attempts=3)
+    await world.runner.add(world.job("old"), REQUEST)
+    with sqlite3.connect(world.path) as connection:
+        connection.execute("UPDATE jobs SET request = ?", (kept,))
+    connection.close()
+    world.runner.start()
+    job = await world.ended("old")
+    assert job.error is not None
+    assert (job.state, job.attempts, job.error.status, job.response_status) == ("failed", 1, 500, None)
+    assert "another version" in job.error.message
+    assert "send it again" in job.error.message
+    await world.runner.add(world.job("new"), REQUEST)
+    assert (await world.ended("new")).state == "succeeded"
+    await world.runner.close()
 
 
 async def test_what_found_no_room_was_no_attempt(tmp_path: Path) -> None:
