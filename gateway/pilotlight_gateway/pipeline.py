@@ -315,6 +315,9 @@ class _Outcome:
         if not self.open:
             return
         self.open = False
+        if self.request.record is not None and self.request.record.is_left:
+            self.turn.end()
+            return  # whoever goes on with it takes over the reservation, too
         try:
             self.turn.end()
             self._observe()

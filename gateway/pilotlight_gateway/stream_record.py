@@ -64,11 +64,13 @@ class Feed(Protocol):
 
 
 class StreamRecord:
-    """`left_off`: where another process had begun it; then whoever answers the request goes on from there."""
+    """`left_off`: where another process had begun it; then whoever answers the request goes on from there. `is_left`:
+    this process ends before it, and whoever goes on with it is billed for all of it."""
 
     def __init__(self, seed: Seed, left_off: LeftOff | None = None) -> None:
         self.seed = seed
         self.left_off = left_off
+        self.is_left = False
         self.began: Began | None = None if left_off is None else left_off.began
         self.reservation: OpenReservation | None = None
         self._feed: Feed | None = None

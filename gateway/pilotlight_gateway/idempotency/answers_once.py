@@ -285,7 +285,12 @@ class AnswersOnce:
     async def close(self) -> None:
         self._closing = True
         running = list(self._running.values())
-        for task in running:
+        for key, task in self._running.items():
+            owned = self._owned.get(key)
+            if owned is not None:
+                owned.will_be_left()
+                if owned.is_finishing:
+                    continue  # cut now, nobody would know whether it was told, and who bills it
             task.cancel()
         if running:
             await asyncio.wait(running)

@@ -29,33 +29,39 @@ LONGEST_ANSWER_BYTES = 4 * 1024 * 1024
 class OwnedAnswer:
     """One that this replica makes. Where Redis is away, or has no room for it, it is made all the same.
 
-    `is_taken`: another replica makes it by now. `left_off`: what this one goes on with."""
+    `is_taken`: another replica makes it by now. `is_finishing`: all of it is here, and about to be told. `left_off`:
+    what this one goes on with. `record`: what it is made of."""
 
     def __init__(
         self, records: RedisAnswers, key: Key, owner: str, head: Head | None = None, left_off: LeftOff | None = None
     ) -> None:
         self.is_taken = False
+        self.is_finishing = False
         self.left_off = left_off
+        self.record: StreamRecord | None = None
         self._records = records
         self._key = key
         self._owner = owner
         self._telling = asyncio.Lock()
         self._head = head
         self._told_head = head
-        self._began: Began | None = None
+        self._told_began: Began | None = None if left_off is None else left_off.began
+        self._may_go_on = left_off is not None
+        self._cuts = 0
         self._told = 0
         self._told_bytes = 0 if left_off is None else len(left_off.told)
         self._size_bytes = 0
         self._is_shared = True
         self._mine_until_s = asyncio.get_running_loop().time() + redis_answers.LEASE_S
 
-    def has(self, events: Sequence[bytes]) -> None:
-        """So much of it is kept already."""
+    def has(self, events: Sequence[bytes], cuts: int) -> None:
+        """So much of it is kept already, and it was taken over so often."""
         self._told, self._size_bytes = len(events), sum(map(len, events))
+        self._cuts = cuts
 
-    async def begin(self, head: Head, body: bytes | None = None, record: StreamRecord | None = None) -> None:
+    async def begin(self, head: Head, body: bytes | None = None) -> None:
         """Before anything of it is shown; `body`: all of it. Raises Unavailable where another replica makes it."""
-        self._began = None if record is None else record.began
+        record = self.record if body is None else None
         told = None if record is None or record.began is None or record.told_from(0) is None else b""
         news = News(() if body is None else (body,), Passed(0, 0), told)
         async with self._telling:
@@ -77,6 +83,7 @@ class OwnedAnswer:
     async def tell(self, news: Callable[[int, int], News], *, finished: bool = False) -> None:
         """What there is behind what is told, and that it is still made. Raises RedisAway; then, as where it is
         cancelled, it may be called again."""
+        self.is_finishing |= finished
         async with self._telling:
             await self._append(news(self._told, self._told_bytes), finished=finished)
 
@@ -88,6 +95,12 @@ class OwnedAnswer:
     async def forget(self) -> None:
         with contextlib.suppress(RedisAway):
             await self._records.forget(self._key, self._owner)
+
+    def will_be_left(self) -> None:
+        """This replica ends before it. Who cannot be told, or has nobody to go on, ends it here."""
+        can_be = self._may_go_on and self._is_shared and not self.is_taken and self._records.there
+        if self.record is not None and can_be and not self.is_finishing and self._cuts < redis_answers.MOST_TAKEN:
+            self.record.is_left = True
 
     async def leave(self) -> None:
         """This replica ends: another one may go on at once."""
@@ -108,8 +121,10 @@ class OwnedAnswer:
         if (events is None or size_bytes > LONGEST_ANSWER_BYTES) and self._head is not None:
             self._head, events, finished = msgspec.structs.replace(self._head, kept=False), (), True
         events, asked_s = events or (), asyncio.get_running_loop().time()
+        began = None if self.record is None else self.record.began
+        going_on = self._more(news, began)
         written = await self._records.append(
-            self._key, self._owner, Appended(self._new_head(), events, self._told, finished, self._more(news))
+            self._key, self._owner, Appended(self._new_head(), events, self._told, finished, going_on)
         )
         self.is_taken = written < 0
         if self.is_taken:
@@ -118,6 +133,9 @@ class OwnedAnswer:
         self._told += len(events)
         self._size_bytes = size_bytes
         self._told_bytes += len(told or b"")
+        if going_on.told_before >= 0:
+            self._told_began = began
+        self._may_go_on = going_on is not NOBODY and (self._may_go_on or going_on is not AS_IT_WAS)
         self._mine_until_s = asked_s + redis_answers.LEASE_S
         if written < 1 or finished:
             self._is_shared = False
@@ -125,13 +143,14 @@ class OwnedAnswer:
     def _new_head(self) -> bytes:
         return b"" if self._head is self._told_head else msgspec.json.encode(self._head)
 
-    def _more(self, news: News) -> GoingOn:
+    def _more(self, news: News, began: Began | None) -> GoingOn:
         if news.told is None:
             return NOBODY
         if news.passed is None:
             return AS_IT_WAS
-        began = b"" if self._told_bytes or self._began is None else msgspec.json.encode(self._began)
-        return GoingOn(self._told_bytes, news.told, began, msgspec.json.encode(news.passed))
+        # Who takes it over has a reservation of its own.
+        told_began = b"" if began is None or began is self._told_began else msgspec.json.encode(began)
+        return GoingOn(self._told_bytes, news.told, told_began, msgspec.json.encode(news.passed))
 
 
 def taken_over() -> Unavailable:

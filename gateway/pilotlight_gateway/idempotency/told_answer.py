@@ -50,6 +50,7 @@ async def told_while_made(
             taken()
             raise taken_over()
 
+    owned.record = request.record
     answer.show(owned.told)
     telling = asyncio.create_task(_tell(owned, answer, lost), name="telling a named answer")
     try:
@@ -76,7 +77,7 @@ async def _begin(owned: OwnedAnswer, result: Reply | Stream, request: GatewayReq
             await owned.begin(head, result.body)
     elif owned.left_off is None:
         try:
-            await owned.begin(Head(result.content_type, headers, phases_ms), record=request.record)
+            await owned.begin(Head(result.content_type, headers, phases_ms))
         except BaseException:
             await close_events(result.events)
             raise
