@@ -168,6 +168,7 @@ class AnswersOnce:
                 return None
             left_off = taken.left_off
             named.request.record = StreamRecord(Seed.read(left_off.began.seed), left_off)
+            named.request.context.ends_s = None  # whoever has the beginning waits for the rest
             self._owned[named.key] = taken.owned
             _log.info("request %s goes on here behind %d events", left_off.began.request_id, len(taken.events))
             return self._begin(named, taken.owned, taken)

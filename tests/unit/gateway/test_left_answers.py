@@ -191,3 +191,14 @@ async def test_who_goes_on_tells_its_own_reservation_and_leaves_it_where_anybody
     assert [each.reservation for each in told] == [OpenReservation("here-1", 9)]
     await world.once.close()
     assert len(world.billed) == (taken == 3)
+
+
+async def test_whoever_has_the_beginning_waits_for_the_rest(world: World) -> None:
+    """A client's own time is that of the beginning."""
+    world.link.is_begun_elsewhere(taken=1)
+    result = await world.ask(x_request_timeout="2")
+    assert len(await read(result, 2)) == 2
+    await asyncio.sleep(3)
+    asyncio.get_running_loop().call_later(5, world.open, 1)
+    assert len(await read(result, 1)) == 1
+    await world.once.close()
