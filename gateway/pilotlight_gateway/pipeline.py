@@ -15,7 +15,7 @@ import msgspec
 from pilotlight_gateway.directory.endpoint_table import EndpointTable, Target
 from pilotlight_gateway.errors import no_such_model, nothing_known_yet
 from pilotlight_gateway.held_events import Held, HeldEvents
-from pilotlight_gateway.metering import USAGE
+from pilotlight_gateway.metering import USAGE, count_anew
 from pilotlight_gateway.metrics import OUTPUT_TOKENS, PROMPT_TOKENS, WENT, first_byte, requests, seconds
 from pilotlight_gateway.request_steps import (
     NO_RECORDS,
@@ -42,7 +42,7 @@ from pilotlight_gateway.request_steps import (
     WayChooser,
 )
 from pilotlight_gateway.routing.fallbacks import by_route
-from pilotlight_gateway.stream_record import Began
+from pilotlight_gateway.stream_record import Began, NobodyGoesOn
 from pilotlight_gateway.surfaces import makes_tokens
 from pilotlight_gateway.ways import WAY_HEADER, ChosenWay, WayName
 from pilotlight_protocol.endpoint_directory import EndpointEntry
@@ -132,6 +132,8 @@ class Pipeline:
             result = await self._in_time(request, started_s, outcome)
         except BaseException as error:
             outcome.status = error.http_status if isinstance(error, PilotlightError) else _CLIENT_GONE
+            if request.record is not None and request.record.may_try_elsewhere(error):
+                count_anew(request)  # whoever goes on with it is billed for the beginning, too
             await outcome.aclose()
             raise
         if isinstance(result, Reply):
@@ -261,7 +263,7 @@ class Pipeline:
 
 
 def _as_it_began(request: GatewayRequest, began: Began) -> None:
-    """Whoever made its beginning makes the rest. Raises Unavailable."""
+    """Whoever made its beginning makes the rest. Raises NobodyGoesOn."""
     choices = [Choice(request.entry, request.model_name, "")] if request.routed is None else request.routed.choices
     for choice in choices:
         entry = choice.entry
@@ -273,7 +275,7 @@ def _as_it_began(request: GatewayRequest, began: Began) -> None:
             request.entry, request.model_name = entry, choice.model_name
             request.context.request_id = began.request_id
             return
-    raise Unavailable("the endpoint's model may be another one by now; ask anew, with another id")
+    raise NobodyGoesOn("the endpoint's model may be another one by now; ask anew, with another id")
 
 
 def asked_of(body: bytes) -> Asked:

@@ -13,6 +13,11 @@ import msgspec
 
 from pilotlight_gateway.ways import WayName
 from pilotlight_protocol.answer_record import Seed
+from pilotlight_protocol.errors import DeadlineExceeded, TooManyRequests, Unavailable
+
+
+class NobodyGoesOn(Unavailable):
+    """What had begun cannot become the same answer any more, wherever it is tried."""
 
 
 class OpenReservation(msgspec.Struct, frozen=True):
@@ -65,15 +70,23 @@ class Feed(Protocol):
 
 class StreamRecord:
     """`left_off`: where another process had begun it; then whoever answers the request goes on from there. `is_left`:
-    this process ends before it, and whoever goes on with it is billed for all of it."""
+    this process ends before it, and whoever goes on with it is billed for all of it. `is_last`: nobody may take it over
+    any more."""
 
-    def __init__(self, seed: Seed, left_off: LeftOff | None = None) -> None:
+    def __init__(self, seed: Seed, left_off: LeftOff | None = None, *, is_last: bool = False) -> None:
         self.seed = seed
         self.left_off = left_off
         self.is_left = False
+        self.is_last = is_last
         self.began: Began | None = None if left_off is None else left_off.began
         self.reservation: OpenReservation | None = None
         self._feed: Feed | None = None
+
+    def may_try_elsewhere(self, error: BaseException | None) -> bool:
+        """After that error of who was to go on, and had not yet."""
+        if self.left_off is None or self.is_last or isinstance(error, NobodyGoesOn):
+            return False
+        return isinstance(error, (TooManyRequests, Unavailable, DeadlineExceeded))
 
     def make(self, began: Began, feed: Feed) -> None:
         """It is made so from now on."""

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from pilotlight_gateway.idempotency import redis_answers
 from pilotlight_gateway.idempotency.answer_elsewhere import AnswerElsewhere
 from pilotlight_gateway.idempotency.kept_answer import KeptAnswer
 from pilotlight_gateway.idempotency.last_event import LastEvent, last_event_asked
@@ -167,7 +168,8 @@ class AnswersOnce:
             if taken is None:
                 return None
             left_off = taken.left_off
-            named.request.record = StreamRecord(Seed.read(left_off.began.seed), left_off)
+            is_last = len(taken.cuts) >= redis_answers.MOST_TAKEN
+            named.request.record = StreamRecord(Seed.read(left_off.began.seed), left_off, is_last=is_last)
             named.request.context.ends_s = None  # whoever has the beginning waits for the rest
             self._owned[named.key] = taken.owned
             _log.info("request %s goes on here behind %d events", left_off.began.request_id, len(taken.events))
@@ -197,7 +199,7 @@ class AnswersOnce:
                 self._answers.pop(key, None)
             try:
                 if owned is not None:
-                    is_left = self._is_left(owned, error)
+                    is_left = self._is_left(owned, answer, error)
                     await end_told(owned, answer, failed=error is not None, is_left=is_left)
             finally:
                 self._owned.pop(key, None)
@@ -208,10 +210,10 @@ class AnswersOnce:
                     self._ended_s[key] = self._now_s()
                     self._drop_too_many(key[0])
 
-    def _is_left(self, owned: OwnedAnswer, error: BaseException | None) -> bool:
-        """Another one may make it: this process ends, or had no room to go on with it."""
-        if isinstance(error, TooManyRequests):
-            return owned.left_off is not None
+    def _is_left(self, owned: OwnedAnswer, answer: KeptAnswer, error: BaseException | None) -> bool:
+        """Another one may make it: this process ends, or could not go on with it now."""
+        if owned.record is not None and owned.record.may_try_elsewhere(error):
+            return not answer.has_more
         return self._closing and isinstance(error, asyncio.CancelledError)
 
     def _abandoned(self, key: _Key) -> None:

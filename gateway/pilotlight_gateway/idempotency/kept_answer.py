@@ -68,6 +68,7 @@ class KeptAnswer:
         self._content_type = ""
         self._events: list[bytes] = []
         self._dropped = 0  # events before those
+        self._continued = 0
         self._part = b""
         self._error: BaseException | None = None
         self._headers: dict[str, str] = {}
@@ -80,6 +81,11 @@ class KeptAnswer:
     @property
     def is_stream(self) -> bool:
         return bool(self._content_type)
+
+    @property
+    def has_more(self) -> bool:
+        """Than it had where it was continued from."""
+        return self._dropped + len(self._events) > self._continued
 
     def news(self, events: int, told_bytes: int) -> News:
         """Behind so many events, and so much of what is told."""
@@ -120,6 +126,7 @@ class KeptAnswer:
         self._has_begun = True
         self._passed = None if self._record is None or self._record.left_off is None else self._record.left_off.passed
         self._events += events
+        self._continued = len(events)
         self._grow(sum(map(len, events)))
 
     async def take(

@@ -47,17 +47,15 @@ class OwnedAnswer:
         self._told_head = head
         self._told_began: Began | None = None if left_off is None else left_off.began
         self._may_go_on = left_off is not None
-        self._cuts = 0
         self._told = 0
         self._told_bytes = 0 if left_off is None else len(left_off.told)
         self._size_bytes = 0
         self._is_shared = True
         self._mine_until_s = asyncio.get_running_loop().time() + redis_answers.LEASE_S
 
-    def has(self, events: Sequence[bytes], cuts: int) -> None:
-        """So much of it is kept already, and it was taken over so often."""
+    def has(self, events: Sequence[bytes]) -> None:
+        """So much of it is kept already."""
         self._told, self._size_bytes = len(events), sum(map(len, events))
-        self._cuts = cuts
 
     async def begin(self, head: Head, body: bytes | None = None) -> None:
         """Before anything of it is shown; `body`: all of it. Raises Unavailable where another replica makes it."""
@@ -99,7 +97,7 @@ class OwnedAnswer:
     def will_be_left(self) -> None:
         """This replica ends before it. Who cannot be told, or has nobody to go on, ends it here."""
         can_be = self._may_go_on and self._is_shared and not self.is_taken and self._records.there
-        if self.record is not None and can_be and not self.is_finishing and self._cuts < redis_answers.MOST_TAKEN:
+        if self.record is not None and not self.record.is_last and can_be and not self.is_finishing:
             self.record.is_left = True
 
     async def leave(self) -> None:

@@ -77,7 +77,7 @@ class SharedAnswers:
         if isinstance(taken, Taken):
             owned = OwnedAnswer(self._records, key, owner, taken.head, taken.left_off)
             events = await self._events(key, fingerprint, taken.events)
-            owned.has(events, len(taken.cuts))
+            owned.has(events)
             return TakenAnswer(owned, taken.head, taken.left_off, events, taken.cuts)
         if taken == "running":
             return None

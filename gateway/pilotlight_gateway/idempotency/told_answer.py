@@ -14,7 +14,7 @@ from pilotlight_gateway.idempotency.owned_answer import OwnedAnswer, taken_over
 from pilotlight_gateway.idempotency.redis_answers import Head
 from pilotlight_gateway.redis_calls import RedisAway
 from pilotlight_gateway.request_steps import GatewayRequest, Run
-from pilotlight_protocol.errors import Unavailable
+from pilotlight_gateway.stream_record import NobodyGoesOn
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, Stream
 
@@ -71,7 +71,7 @@ async def _begin(owned: OwnedAnswer, result: Reply | Stream, request: GatewayReq
     headers, phases_ms = dict(request.context.response_headers), dict(request.context.server_timing)
     if isinstance(result, Reply):
         if owned.left_off is not None:
-            raise Unavailable(BROKEN)
+            raise NobodyGoesOn(BROKEN)
         if result.status < FIRST_FAILURE:
             head = Head(result.content_type, headers, phases_ms, result.status, dict(result.headers))
             await owned.begin(head, result.body)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pilotlight_gateway.metering import USAGE
 from pilotlight_gateway.pods_way.event_feed import EventFeed
 from pilotlight_gateway.request_steps import GatewayRequest, TokenUsage, Way
-from pilotlight_gateway.stream_record import StreamRecord
+from pilotlight_gateway.stream_record import NobodyGoesOn, StreamRecord
 from pilotlight_protocol.answer_record import RESUME, TELL
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_serving.http_app import close_events
@@ -49,7 +49,7 @@ class RecordedShortWay:
             record.make(request.begun_by("short", record), feed)
             return replace(result, events=_Told(result.events, feed, request.usage, counted))
         if record.left_off is not None:
-            raise Unavailable("the answer that had begun is no stream any more; ask anew, with another id")
+            raise NobodyGoesOn("the answer that had begun is no stream any more; ask anew, with another id")
         _count(request.usage, counted)
         return result
 

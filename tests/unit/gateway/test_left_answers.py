@@ -19,9 +19,10 @@ from pilotlight_gateway.metering import usage_now
 from pilotlight_gateway.pipeline import Pipeline, Steps
 from pilotlight_gateway.redis_calls import Script, ScriptCall
 from pilotlight_gateway.request_steps import GatewayRequest, NoLimits, OpenDoor, Place, TokenUsage
-from pilotlight_gateway.stream_record import Began, LeftOff, OpenReservation, Passed
+from pilotlight_gateway.stream_record import Began, LeftOff, NobodyGoesOn, OpenReservation, Passed
 from pilotlight_gateway.ways import ChosenWay
 from pilotlight_protocol.answer_record import Seed
+from pilotlight_protocol.errors import DeadlineExceeded, TooManyRequests, Unavailable
 from pilotlight_wire.handlers import Reply, RequestContext, Stream
 from pilotlight_wire.request_time import keep_time
 
@@ -30,6 +31,7 @@ PATH = "/v1/chat/completions"
 HEAD = Head("text/event-stream", {}, {})
 ENTRY = entry("chat", timeout_s=30.0)
 SEED = Seed(1, "5eed")
+TOLD_TOKENS = 7
 KEPT = [b"id: 1\ndata: a\n\n", b"id: 2\ndata: b\n\n"]
 
 
@@ -89,9 +91,9 @@ class World:
         self.refuses: Exception | None = None
         self.billed: list[TokenUsage] = []
         self.left_off: list[LeftOff | None] = []
-        table = EndpointTable()
-        table.apply(whole(ENTRY))
-        steps = Steps(OpenDoor(), table, self, self.once, self, {"short": self}, lambda entry: None)
+        self.table = EndpointTable()
+        self.table.apply(whole(ENTRY))
+        steps = Steps(OpenDoor(), self.table, self, self.once, self, {"short": self}, lambda entry: None)
         self.pipeline = Pipeline(steps)
 
     # Its limits, and their reservation
@@ -117,6 +119,8 @@ class World:
         record = request.record
         assert record is not None
         self.left_off.append(record.left_off)
+        if record.left_off is not None:
+            usage_now().output_tokens += TOLD_TOKENS
         if self.refuses is not None:
             raise self.refuses
         record.make(request.begun_by("short", record), self)
@@ -202,3 +206,31 @@ async def test_whoever_has_the_beginning_waits_for_the_rest(world: World) -> Non
     asyncio.get_running_loop().call_later(5, world.open, 1)
     assert len(await read(result, 1)) == 1
     await world.once.close()
+
+
+@pytest.mark.parametrize("error", [TooManyRequests("full"), Unavailable("full"), DeadlineExceeded("late")])
+@pytest.mark.parametrize("taken", [1, 3])
+async def test_who_cannot_go_on_now_leaves_it_to_the_next_and_bills_nothing(
+    world: World, error: Exception, taken: int
+) -> None:
+    """The last one that may have it forgets it, and bills the beginning."""
+    world.link.is_begun_elsewhere(taken=taken)
+    world.refuses = error
+    result = await world.ask()
+    with pytest.raises(type(error)):
+        await read(result, 3)
+    await asyncio.sleep(1)
+    left = taken == 1
+    assert (LEAVE in world.link.scripts(), FORGET in world.link.scripts()) == (left, not left)
+    assert [each.total for each in world.billed] == [0 if left else TOLD_TOKENS]
+
+
+async def test_what_nobody_can_go_on_with_is_forgotten(world: World) -> None:
+    world.link.is_begun_elsewhere(taken=1)
+    world.table.apply(whole(entry("chat", spec_digest="another")))
+    result = await world.ask()
+    with pytest.raises(NobodyGoesOn):
+        await read(result, 3)
+    await asyncio.sleep(1)
+    assert FORGET in world.link.scripts()
+    assert not world.billed
