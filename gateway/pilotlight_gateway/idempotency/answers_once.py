@@ -37,7 +37,7 @@ from pilotlight_gateway.stream_record import StreamRecord
 from pilotlight_protocol.answer_record import Seed
 from pilotlight_protocol.errors import Conflict, DeadlineExceeded, TooManyRequests
 from pilotlight_wire.handlers import Reply, Stream
-from pilotlight_wire.request_time import left_s
+from pilotlight_wire.request_time import in_senders_time, left_s
 
 KEPT_S = 300.0
 RETURN_WITHIN_S = 5.0
@@ -78,22 +78,31 @@ class AnswersOnce:
         last_event_asked(request.context)  # what is wrong with it is told before anything runs
         self._drop_old()
         named = _Named(key, _fingerprint(request), request, run)
-        answer = await self._known(key)
-        if answer is None:
-            self._check_running(key[0])
-            elsewhere = await self._claim(key, named.fingerprint, request)
-            if elsewhere is not None:
-                return await self._follow(elsewhere, named)
-            owned = self._owned.get(key)
-            if owned is None and "last-event-id" in request.context.headers:
-                # Another run would give other events under the same numbers.
-                raise Conflict(f"what the id {key[1]!r} was answered is not kept any more; ask anew, with another id")
-            if owned is not None and (request.routed is None or request.routed.cascade is None):
-                request.record = StreamRecord(Seed(int(time.time()), secrets.token_hex(16)))
-            answer = self._begin(named, owned)
-        elif answer.fingerprint != named.fingerprint:
-            raise Conflict(f"another request had the id {key[1]!r} within the last minutes; take a new one")
-        return await answer.follow(request.context)
+        async with in_senders_time(request.context):
+            return await self._answered(named)
+
+    async def _answered(self, named: _Named) -> Reply | Stream:
+        context = named.request.context
+        while (answer := await self._known(named.key)) is not None:
+            if answer.fingerprint != named.fingerprint:
+                raise Conflict(f"another request had the id {named.key[1]!r} within the last minutes; take a new one")
+            try:
+                return await answer.follow(context)
+            except DeadlineExceeded:
+                if not answer.is_out_of_its_askers_time:
+                    raise
+        self._check_running(named.key[0])
+        elsewhere = await self._claim(named.key, named.fingerprint, named.request)
+        if elsewhere is not None:
+            return await self._follow(elsewhere, named)
+        owned = self._owned.get(named.key)
+        if owned is None and "last-event-id" in context.headers:
+            # Another run would give other events under the same numbers.
+            raise Conflict(f"what the id {named.key[1]!r} was answered is not kept any more; ask anew, with another id")
+        request = named.request
+        if owned is not None and (request.routed is None or request.routed.cascade is None):
+            request.record = StreamRecord(Seed(int(time.time()), secrets.token_hex(16)))
+        return await self._begin(named, owned).follow(context)
 
     async def _known(self, key: _Key) -> KeptAnswer | None:
         """None where there is none here, and nobody is about to have it."""
@@ -193,6 +202,10 @@ class AnswersOnce:
         finally:
             if owned is None or not owned.is_taken:
                 answer.show(None)
+            waits_s = left_s(request.context)
+            answer.is_out_of_its_askers_time = (
+                isinstance(error, DeadlineExceeded) and waits_s is not None and waits_s <= 0
+            )
             answer.end(error)
             is_kept = error is None and not answer.failed and self._answers.get(key) is answer
             if not is_kept:

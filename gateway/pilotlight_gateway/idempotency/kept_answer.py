@@ -45,7 +45,8 @@ class News:
 
 class KeptAnswer:
     """`fingerprint`: of the request. `abandoned` is called when the last reader has left before the end. `record`: what
-    the stream is made of, where that is kept elsewhere."""
+    the stream is made of, where that is kept elsewhere. `is_out_of_its_askers_time`: it came to nothing because who
+    asked first waits no longer; who joined may ask in its own time."""
 
     def __init__(
         self, fingerprint: bytes, abandoned: Callable[[], None], room: Room, record: StreamRecord | None = None
@@ -56,7 +57,7 @@ class KeptAnswer:
         self._shown: int | None = None  # None for all
         self.fingerprint = fingerprint
         self.size_bytes = 0
-        self.ended = False
+        self.ended = self.is_out_of_its_askers_time = False
         self.is_kept = True
         self._abandoned = abandoned
         self._room = room

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
@@ -251,6 +252,28 @@ async def test_an_answer_that_does_not_begin_while_its_client_waits(world: World
     took_s = asyncio.get_running_loop().time() - started_s
     assert took_s == pytest.approx({"2": 2, "0": 0}.get(said, 5), abs=0.5)
     assert world.committed == [TokenUsage()]
+
+
+@pytest.mark.parametrize(
+    ("said", "told_s"), [((None, "0.2"), (0.6, 0.2)), (("0.2", "0.5"), (0.2, 0.5)), (("0.2", None), (0.2, 0.8))]
+)
+async def test_who_joins_a_named_request_waits_as_long_as_it_says_itself(
+    world: World, said: tuple[str | None, str | None], told_s: tuple[float, float]
+) -> None:
+    """Neither longer, nor only as long as the first one: then it is asked anew."""
+    world.table.apply(whole(entry("chat", timeout_s=0.6)))
+    world.silent = True
+    pipeline = world.pipeline()
+
+    async def ask(waits: str | None) -> float:
+        named = {"x-request-id": "a"} if waits is None else {"x-request-id": "a", "x-request-timeout": waits}
+        began_s = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await pipeline.answer(CHAT, request(**named))
+        return time.monotonic() - began_s
+
+    assert await asyncio.gather(*map(ask, said)) == pytest.approx(told_s, abs=0.15)
+    assert len(world.seen) == (1 if said[0] is None else 2)
 
 
 class NeverInTime(NoRoutes):
