@@ -13,6 +13,7 @@ that no client sent cost nothing of this.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import math
@@ -35,7 +36,7 @@ from pilotlight_gateway.metering import count_anew, count_unbilled
 from pilotlight_gateway.request_steps import GatewayRequest, Run
 from pilotlight_gateway.stream_record import StreamRecord
 from pilotlight_protocol.answer_record import Seed
-from pilotlight_protocol.errors import Conflict, DeadlineExceeded, TooManyRequests
+from pilotlight_protocol.errors import Conflict, DeadlineExceeded, PilotlightError, TooManyRequests
 from pilotlight_wire.handlers import Reply, Stream
 from pilotlight_wire.request_time import in_senders_time, left_s
 
@@ -139,15 +140,34 @@ class AnswersOnce:
         if self._shared is None:
             return None
         self._claiming[key] = asyncio.Event()
+        resumes = "last-event-id" in request.context.headers
+        claim = self._shared.claim(key, fingerprint, resumes=resumes)
+        claiming = asyncio.create_task(claim, name="claiming a named request")
         try:
-            resumes = "last-event-id" in request.context.headers
-            claimed = await self._shared.claim(key, fingerprint, resumes=resumes)
-        finally:
+            claimed = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            giving_up = asyncio.create_task(self._give_up(key, claiming), name="giving up a named request")
+            self._looking.add(giving_up)
+            giving_up.add_done_callback(self._looking.discard)
+            raise
+        except BaseException:
             self._claiming.pop(key).set()
+            raise
+        self._claiming.pop(key).set()
         if isinstance(claimed, OwnedAnswer):
             self._owned[key] = claimed
             return None
         return claimed
+
+    async def _give_up(self, key: _Key, claiming: asyncio.Task[OwnedAnswer | AnswerElsewhere | None]) -> None:
+        """Who asked has left: nobody need wait until its claim expires."""
+        try:
+            with contextlib.suppress(PilotlightError):
+                claimed = await claiming
+                if isinstance(claimed, OwnedAnswer):
+                    await claimed.forget()
+        finally:
+            self._claiming.pop(key).set()
 
     async def _follow(self, elsewhere: AnswerElsewhere, named: _Named) -> Reply | Stream:
         context = named.request.context

@@ -8,6 +8,7 @@ gives what was kept, and goes on behind that; where nobody can, an error says so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class SharedAnswers:
         self._process = process
         self._numbers = itertools.count()
         self._returned_s = -math.inf
+        self._forgetting: set[asyncio.Task[None]] = set()
         link.on_return(self._returned)
 
     def _returned(self) -> None:
@@ -55,6 +57,10 @@ class SharedAnswers:
         try:
             claimed = await self._records.claim(key, owner, fingerprint, resumes=resumes)
         except RedisAway:
+            # It may have come there all the same, where others would wait until it expires.
+            forgetting = asyncio.create_task(self._forget(key, owner), name="forgetting a claim")
+            self._forgetting.add(forgetting)
+            forgetting.add_done_callback(self._forgetting.discard)
             if self._without == "local":
                 return None
             raise
@@ -66,6 +72,10 @@ class SharedAnswers:
             case "gone":
                 raise Conflict(f"what the id {key[1]!r} was answered is not kept any more; ask anew, with another id")
         return AnswerElsewhere(self._records, key, fingerprint)
+
+    async def _forget(self, key: Key, owner: str) -> None:
+        with contextlib.suppress(RedisAway):
+            await self._records.forget(key, owner)
 
     async def take_over(self, key: Key, fingerprint: bytes, last: LastEvent) -> TakenAnswer | None:
         """Where its owner is gone, it is this replica's to go on with; None where it is somebody's. `last`: what

@@ -17,9 +17,9 @@ from pilotlight_gateway.idempotency.shared_answers import SharedAnswers
 from pilotlight_gateway.idempotency.shared_scripts import APPEND, CLAIM, FOLLOWED, FORGET, LEAVE, READ, TAKE
 from pilotlight_gateway.metering import usage_now
 from pilotlight_gateway.pipeline import Pipeline, Steps
-from pilotlight_gateway.redis_calls import Script, ScriptCall
+from pilotlight_gateway.redis_calls import RedisAway, Script, ScriptCall
 from pilotlight_gateway.request_steps import GatewayRequest, NoLimits, OpenDoor, Place, TokenUsage
-from pilotlight_gateway.stream_record import Began, LeftOff, NobodyGoesOn, OpenReservation, Passed
+from pilotlight_gateway.stream_record import Began, NobodyGoesOn, OpenReservation, Passed
 from pilotlight_gateway.ways import ChosenWay
 from pilotlight_protocol.answer_record import Seed
 from pilotlight_protocol.errors import DeadlineExceeded, TooManyRequests, Unavailable
@@ -90,7 +90,6 @@ class World:
         self.recorded = True
         self.refuses: Exception | None = None
         self.billed: list[TokenUsage] = []
-        self.left_off: list[LeftOff | None] = []
         self.table = EndpointTable()
         self.table.apply(whole(ENTRY))
         steps = Steps(OpenDoor(), self.table, self, self.once, self, {"short": self}, lambda entry: None)
@@ -101,8 +100,8 @@ class World:
     headers: dict[str, str] = {}  # noqa: RUF012
 
     async def reserve(self, request: GatewayRequest) -> World:
-        assert request.record is not None
-        request.record.reservation = OpenReservation("here-1", 9)
+        if request.record is not None:
+            request.record.reservation = OpenReservation("here-1", 9)
         return self
 
     count = NoLimits.count
@@ -117,8 +116,8 @@ class World:
 
     async def answer(self, request: GatewayRequest) -> Reply | Stream:
         record = request.record
-        assert record is not None
-        self.left_off.append(record.left_off)
+        if record is None:
+            return Stream(self._events())
         if record.left_off is not None:
             usage_now().output_tokens += TOLD_TOKENS
         if self.refuses is not None:
@@ -234,3 +233,25 @@ async def test_what_nobody_can_go_on_with_is_forgotten(world: World) -> None:
     await asyncio.sleep(1)
     assert FORGET in world.link.scripts()
     assert not world.billed
+
+
+async def test_who_leaves_while_its_id_is_claimed_keeps_it_from_nobody(world: World) -> None:
+    world.link.takes_s = 0.2
+    asked = asyncio.create_task(world.ask())
+    await asyncio.sleep(0.1)
+    asked.cancel()
+    world.open(1)
+    result = await world.ask()
+    assert world.link.scripts()[:3] == [CLAIM, FORGET, CLAIM]
+    assert len(await read(result, 1)) == 1
+    await world.once.close()
+
+
+async def test_a_claim_that_redis_did_not_answer_is_forgotten(world: World) -> None:
+    world.link.answers[CLAIM] = RedisAway("late")
+    world.open(1)
+    result = await world.ask()
+    assert len(await read(result, 1)) == 1
+    assert world.link.scripts() == [CLAIM, FORGET]
+    assert world.link.called[0].arguments[2] == world.link.called[1].arguments[1], "of the same owner"
+    await world.once.close()
