@@ -71,7 +71,11 @@ def _real(name: str) -> Tokenizer:
 KINDS: dict[str, Callable[[], Tokenizer]] = {
     **ALL,
     "demo": lambda: Tokenizer.from_buffer(demo_json()),
-    **{name: partial(_real, name) for name in ("smollm2-135m", "minilm-l6-v2") if REAL_MODELS.exists()},
+    **{
+        name: partial(_real, name)
+        for name in ("smollm2-135m", "minilm-l6-v2")
+        if (REAL_MODELS / name / "tokenizer.json").exists()
+    },
 }
 
 

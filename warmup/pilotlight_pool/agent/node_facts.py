@@ -41,7 +41,7 @@ class NodeFacts:
         """What a proof of its swaps is for. `dtype`: `model_config.dtype_of`. What vLLM itself refuses is told by the
         boot."""
         kernels = self.kernels
-        if kernels is None or order.loras or order.quantization not in REQUESTS:
+        if kernels is None or kernels.device.kind != self.device or order.loras or order.quantization not in REQUESTS:
             return None
         return combination_of(
             config,
