@@ -86,7 +86,9 @@ class StreamRecord:
         """After that error of who was to go on, and had not yet."""
         if self.left_off is None or self.is_last or isinstance(error, NobodyGoesOn):
             return False
-        return isinstance(error, (TooManyRequests, Unavailable, DeadlineExceeded))
+        if isinstance(error, Unavailable):
+            return error.retry_after_s > 0  # who cannot at all, however often it is tried, says no time
+        return isinstance(error, (TooManyRequests, DeadlineExceeded))
 
     def make(self, began: Began, feed: Feed) -> None:
         """It is made so from now on."""

@@ -15,6 +15,7 @@ from pilotlight_gateway.metrics import RESUMES
 from pilotlight_gateway.pods_way.event_feed import EventFeed
 from pilotlight_gateway.pods_way.pods_exchange import Exchange
 from pilotlight_gateway.resilience.patience import Patience, PatienceSettings
+from pilotlight_gateway.stream_record import NobodyGoesOn
 from pilotlight_protocol.errors import DeadlineExceeded, PilotlightError, Unavailable
 from pilotlight_wire.http_connection import ConnectionLost, Silence
 from pilotlight_wire.poured_events import Sink
@@ -164,7 +165,7 @@ class PodsStream:
     def _check(self, *, is_over: bool) -> None:
         """Raises Unavailable where the rest has to come from somebody else."""
         if self._feed.lost is not None:
-            raise Unavailable(self._feed.lost)
+            raise NobodyGoesOn(self._feed.lost)
         if is_over and not self._feed.may_end:
             raise Unavailable("the pods ended their answer before it was complete; try again")
 
@@ -196,7 +197,8 @@ class PodsStream:
             self._source = await self._go_on(self._feed, self._resumes)
         except PilotlightError as error:
             RESUMES.labels("failed").inc()
-            raise Unavailable(f"{lost.message} (and it cannot go on elsewhere: {error.message})") from lost
+            kind = NobodyGoesOn if isinstance(lost, NobodyGoesOn) else Unavailable
+            raise kind(f"{lost.message} (and it cannot go on elsewhere: {error.message})") from lost
         _log.info("a stream goes on elsewhere after %d bytes: %s", self._feed.passed, lost.message)
         RESUMES.labels("resumed").inc()
         self._expected_s = 0.0

@@ -14,7 +14,6 @@ from pilotlight_gateway.pods_way.event_feed import EventFeed
 from pilotlight_gateway.request_steps import GatewayRequest, TokenUsage, Way
 from pilotlight_gateway.stream_record import NobodyGoesOn, StreamRecord
 from pilotlight_protocol.answer_record import RESUME, TELL
-from pilotlight_protocol.errors import Unavailable
 from pilotlight_serving.http_app import close_events
 from pilotlight_wire.handlers import Reply, Stream
 
@@ -80,7 +79,7 @@ class _Told:
                 if events := self._feed.feed(piece) if piece else self._feed.rest():
                     return events
                 if self._feed.lost is not None:
-                    raise Unavailable(self._feed.lost)
+                    raise NobodyGoesOn(self._feed.lost)
         finally:
             USAGE.reset(outer)
         raise StopAsyncIteration

@@ -207,7 +207,9 @@ async def test_whoever_has_the_beginning_waits_for_the_rest(world: World) -> Non
     await world.once.close()
 
 
-@pytest.mark.parametrize("error", [TooManyRequests("full"), Unavailable("full"), DeadlineExceeded("late")])
+@pytest.mark.parametrize(
+    "error", [TooManyRequests("full"), Unavailable("full", retry_after_s=1), DeadlineExceeded("late")]
+)
 @pytest.mark.parametrize("taken", [1, 3])
 async def test_who_cannot_go_on_now_leaves_it_to_the_next_and_bills_nothing(
     world: World, error: Exception, taken: int
@@ -222,6 +224,16 @@ async def test_who_cannot_go_on_now_leaves_it_to_the_next_and_bills_nothing(
     left = taken == 1
     assert (LEAVE in world.link.scripts(), FORGET in world.link.scripts()) == (left, not left)
     assert [each.total for each in world.billed] == [0 if left else TOLD_TOKENS]
+
+
+async def test_what_cannot_go_on_at_all_is_forgotten(world: World) -> None:
+    world.link.is_begun_elsewhere(taken=1)
+    world.refuses = Unavailable("a request with a seed cannot go on", retry_after_s=0)
+    result = await world.ask()
+    with pytest.raises(Unavailable):
+        await read(result, 3)
+    await asyncio.sleep(1)
+    assert FORGET in world.link.scripts()
 
 
 async def test_what_nobody_can_go_on_with_is_forgotten(world: World) -> None:

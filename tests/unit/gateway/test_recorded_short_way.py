@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pilotlight_gateway.metering import USAGE, usage_now
 from pilotlight_gateway.request_steps import Asked, Caller, GatewayRequest, Place, TokenUsage
 from pilotlight_gateway.short_way.recorded_short_way import RecordedShortWay
-from pilotlight_gateway.stream_record import LeftOff, StreamRecord
-from pilotlight_protocol.answer_record import TELL, Seed
+from pilotlight_gateway.stream_record import LeftOff, NobodyGoesOn, StreamRecord
+from pilotlight_protocol.answer_record import TELL, Seed, lost_line
 from pilotlight_protocol.errors import Unavailable
 from pilotlight_protocol.generation import GenerationParameters, TokenEvent
 from pilotlight_protocol.pooling import not_pooling
@@ -185,6 +185,22 @@ async def test_other_bytes_than_were_shown_end_it() -> None:
     other = replace(kept, passed=kept.passed.__class__(kept.passed.sent, kept.passed.crc ^ 1))
     with pytest.raises(Unavailable, match="another one than what was sent"):
         await said(way([1]), asked(StreamRecord(Seed.read(kept.began.seed), other)))
+
+
+class Losing(Short):
+    """It says only why there is no more."""
+
+    async def answer(self, request: GatewayRequest) -> Reply | Stream:
+        return Stream(self._lost())
+
+    async def _lost(self) -> AsyncIterator[bytes]:
+        yield lost_line("a seed cannot go on")
+
+
+async def test_what_cannot_go_on_exactly_cannot_anywhere() -> None:
+    losing = RecordedShortWay(Losing(Engine([1]), GenerationParameters()))
+    with pytest.raises(NobodyGoesOn, match="a seed cannot go on"):
+        await said(losing, asked(seeded()))
 
 
 async def test_nothing_is_told_of_a_request_that_nobody_keeps_and_of_no_whole_answer() -> None:

@@ -75,7 +75,9 @@ class AnswerRecord:
         told = self._told
         if self._streams > 1:
             if told is not None:
-                raise Unavailable("an answer of several generations cannot go on elsewhere; send it again")
+                raise Unavailable(
+                    "an answer of several generations cannot go on elsewhere; send it again", retry_after_s=0
+                )
             self._lines.append(line(SEVERAL))
             return _Told(await source.stream(request), self)
         crc = prompt_crc(request.input_ids)
@@ -84,7 +86,7 @@ class AnswerRecord:
             self._lines.append(prompt_line(crc))
             return _Told(stream, self)
         if told.prompt != crc:
-            raise Unavailable("the request's prompt is another one than when it began; send it again")
+            raise Unavailable("the request's prompt is another one than when it began; send it again", retry_after_s=0)
         return _Replayed(told, Rest(source, request), self)
 
     def note(self, batch: Batch, *, is_new: bool) -> None:

@@ -65,7 +65,7 @@ class Rest:
         whole = GenerateRequest(request.request_id, request.input_ids, request.parameters)
         rest = rest_of(whole, self._delivered, None, 1)
         if isinstance(rest, CannotResume):
-            raise Unavailable(f"the answer was cut {rest.reason}")
+            raise Unavailable(f"the answer was cut {rest.reason}", retry_after_s=0)
         return rest
 
     async def _start(self, parts: Sequence[Part]) -> None:

@@ -95,7 +95,9 @@ class _ToldEvents:
 
     def _check(self) -> None:
         if self._crc != self._owed.crc:
-            raise Unavailable("the answer is another one than what was sent of it already; send the request again")
+            raise Unavailable(
+                "the answer is another one than what was sent of it already; send the request again", retry_after_s=0
+            )
 
     async def aclose(self) -> None:
         close = getattr(self._events, "aclose", None)
