@@ -29,7 +29,7 @@ from pilotlight_gateway.request_steps import GatewayRequest, Way
 from pilotlight_gateway.resilience.patience import PatienceSettings
 from pilotlight_gateway.resilience.retries import RetrySettings, is_repeatable
 from pilotlight_gateway.responses.pods_responses import PodsResponses, is_of_responses
-from pilotlight_gateway.stream_record import StreamRecord
+from pilotlight_gateway.stream_record import NobodyGoesOn, StreamRecord
 from pilotlight_gateway.surfaces import last_events
 from pilotlight_protocol.answer_record import RESUME, TELL, Seed
 from pilotlight_protocol.endpoint_directory import EndpointEntry
@@ -103,7 +103,7 @@ class PodsWay:
         if record is not None:
             record.make(request.begun_by("pods", record), feed)
             if record.left_off is not None and not exchange.is_stream:
-                raise Unavailable(pods_answer.refusal(await exchange.whole(), exchange.connection.status))
+                raise NobodyGoesOn(pods_answer.refusal(await exchange.whole(), exchange.connection.status))
         context, connection = request.context, exchange.connection
         context.server_timing.update(parse_server_timing(connection.headers.get("server-timing", "")))
         context.response_headers.update(passed_back(connection.headers))
