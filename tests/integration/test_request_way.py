@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-MOST_FILES = {"platform": 12, "transformer": 32, "predictor": 19, "engine host": 10}
+MOST_FILES = {"platform": 12, "transformer": 32, "predictor": 20, "engine host": 10}
 """Today's, and one more for a path of chance; the goals are 6, 10, 9 and 5. The transformer's way grew with what the
 text API takes: its fields, the shape of a conversation and the core of its answer have files of their own; the engine
 host's with the mapping of its parameters, the adapter of a lease and the constraint of an output; the edge of each by
