@@ -22,7 +22,7 @@ from waiting import until
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 TOKENS = 200
-SEEN = 40
+SEEN = 8  # events of several tokens each: on an idle machine there are some forty
 
 
 @contextlib.contextmanager
