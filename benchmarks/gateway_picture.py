@@ -18,8 +18,11 @@ def draw(figures: Mapping[str, Mapping[str, float]], goals: Mapping[str, float],
         names, values = list(by_gateway), list(by_gateway.values())
         bars = axes.barh(names, values, color="#2980b9", height=0.6)
         axes.bar_label(bars, [f" {value:,.3g}" if value < 1000 else f" {value:,.0f}" for value in values], fontsize=7)
-        axes.set_xscale("log")
-        axes.set_xlim(min(values) / 2, max(values) * 3)
+        if max(values) > 10 * min(values):
+            axes.set_xscale("log")
+            axes.set_xlim(min(values) / 2, max(values) * 3)
+        else:
+            axes.set_xlim(0, max(values) * 1.2)
         axes.set_title(what, fontsize=8, loc="left")
         axes.invert_yaxis()
         axes.tick_params(labelsize=7)
